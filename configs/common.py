@@ -1,0 +1,153 @@
+"""Fields that several configs share, and what a data set changes in them.
+
+Plain values only: nothing here is derived from another field, so that no
+override leaves a stale value behind.
+"""
+
+import difflib
+
+from ml_collections import ConfigDict
+
+DATASETS = (
+  "coffee_bar",
+  "taskmaster_coffee",
+  "taskmaster_ticketing",
+  "hh_rlhf",
+  "jsonl",
+)
+
+
+def dataset(arg: str | None) -> str:
+  """The data set that a config was asked for, `configs/rl.py:NAME`."""
+  name = arg or "coffee_bar"
+  if name not in DATASETS:
+    near = difflib.get_close_matches(name, DATASETS, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(
+      f"There is no data set {name!r}.{hint} Known: {', '.join(DATASETS)}."
+    )
+  return name
+
+
+def model(name: str) -> ConfigDict:
+  """Backbone to draw at random where no `init` is given."""
+  return ConfigDict(
+    {
+      "preset": "small" if name == "coffee_bar" else "medium",
+      "remat": "none",
+      "dtype": "float32",
+    }
+  )
+
+
+def lora() -> ConfigDict:
+  """Adapters on every attention projection, as in the paper."""
+  return ConfigDict(
+    {
+      "rank": 8,
+      "alpha": 16.0,
+      "dropout": 0.0,
+      "rslora": False,
+      "targets": "attention",
+    }
+  )
+
+
+def data(name: str) -> ConfigDict:
+  """Where rows come from, and how long they may be, in tokens."""
+  config = ConfigDict(
+    {
+      "name": name,
+      "dir": "",
+      "path": "",
+      "validation_path": "",
+      "cache": "",
+      "tokenizer": "",
+      "vocab_size": 4096,
+      "folds": 5,
+      "fold": 0,
+      "limit": 0,
+      "max_len": 512,
+      "prompt_len": 384,
+      "response_len": 128,
+      "buckets": (64, 128, 192, 256, 320, 384, 448),
+      "long": "cut",
+      "options": {},
+    }
+  )
+  if name == "coffee_bar":
+    config.update(
+      {
+        "vocab_size": 1024,
+        "max_len": 96,
+        "prompt_len": 56,
+        "response_len": 40,
+        "buckets": (64, 80),
+        "long": "error",
+        "options": {
+          "size": 20_000,
+          "validation_size": 512,
+          "demo_quality": 0.5,
+          "label_noise": 0.1,
+        },
+      }
+    )
+  if name == "taskmaster_coffee":
+    config.update({"max_len": 320, "prompt_len": 224, "response_len": 64})
+    config.buckets = (64, 96, 128, 192, 256)
+  if name == "taskmaster_ticketing":
+    config.update({"max_len": 1024, "prompt_len": 928})
+    config.buckets = (128, 256, 384, 512, 640, 768, 896)
+  if name == "jsonl":
+    config.long = "turns"
+  return config
+
+
+def optimizer(learning_rate: float, warmup_steps: int) -> ConfigDict:
+  """AdamW with clipping."""
+  return ConfigDict(
+    {
+      "name": "adamw",
+      "schedule": "cosine",
+      "learning_rate": learning_rate,
+      "warmup_steps": warmup_steps,
+      "b1": 0.9,
+      "b2": 0.99,
+      "weight_decay": 0.0,
+      "clip_norm": 1.0,
+    }
+  )
+
+
+def evaluation(rows: int, batch_size: int = 64) -> ConfigDict:
+  """How often and on how much a stage is judged."""
+  return ConfigDict(
+    {
+      "rows": rows,
+      "batch_size": batch_size,
+      "samples": 64,
+      "temperature": 0.7,
+      "greedy": False,
+    }
+  )
+
+
+def mesh() -> ConfigDict:
+  """All devices on the data axis."""
+  return ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
+
+
+def stage(task: str, name: str) -> ConfigDict:
+  """What every training stage has."""
+  return ConfigDict(
+    {
+      "task": task,
+      "seed": 0,
+      "tuning": "lora",
+      "model": model(name),
+      "lora": lora(),
+      "data": data(name),
+      "mesh": mesh(),
+      "microbatches": 1,
+    }
+  )

@@ -1,0 +1,20 @@
+"""Measures a policy, a reward model, or both, on held-out rows.
+
+  python -m perl_jax.main --config=configs/evaluate.py --workdir=runs/evaluate \
+      --config.policy.init=runs/rl --config.reward.init=runs/reward
+
+The policy is compared with the anchor that it started from, prompt by prompt.
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+  name = common.dataset(arg)
+  config = common.stage("evaluate", name)
+  config.policy = {"init": "", "checkpoint": "last"}
+  config.reward = {"init": "", "checkpoint": "best"}
+  config.loss = "pointwise" if name.startswith("taskmaster") else "pairwise"
+  config.batch_size = 1
+  config.eval = common.evaluation(rows=512)
+  return config

@@ -1,0 +1,28 @@
+"""sft -> reward -> rl -> evaluate -> report, in one run and one workdir.
+
+  python -m perl_jax.main --config=configs/pipeline.py --workdir=runs/pipeline
+  python -m perl_jax.main --config=configs/pipeline.py:taskmaster_coffee \
+      --workdir=runs/coffee --config.data.dir=PATH
+
+Each stage has a sub-config (`--config.rl.beta=0.1`) and a workdir of its own
+below the run's. `data.dir`, `data.path` and `seed` here reach all stages.
+"""
+
+from configs import common, evaluate, reward, rl, sft
+
+
+def get_config(arg=None):
+  name = common.dataset(arg)
+  config = common.ConfigDict({"task": "pipeline", "seed": 0})
+  config.data = {
+    "dir": "",
+    "path": "",
+    "validation_path": "",
+    "cache": "",
+    "tokenizer": "",
+  }
+  config.sft = sft.get_config(name)
+  config.reward = reward.get_config(name)
+  config.rl = rl.get_config(name)
+  config.evaluate = evaluate.get_config(name)
+  return config

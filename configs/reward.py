@@ -1,0 +1,34 @@
+"""Trains a reward model with LoRA, pairwise or pointwise.
+
+  python -m perl_jax.main --config=configs/reward.py --workdir=runs/reward \
+      --config.reward.init=runs/sft
+  python -m perl_jax.main --config=configs/reward.py:taskmaster_coffee \
+      --config.data.dir=PATH --config.reward.init=runs/coffee/sft \
+      --config.data.fold=0 --workdir=runs/coffee/reward
+
+`loss` is "pairwise" for chosen / rejected pairs and "pointwise" for labels.
+Time and results: README.md.
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+  name = common.dataset(arg)
+  config = common.stage("reward", name)
+  config.reward = {"init": "", "checkpoint": "best"}
+  config.loss = "pointwise" if name.startswith("taskmaster") else "pairwise"
+  config.optimizer = common.optimizer(learning_rate=2e-3, warmup_steps=20)
+  config.steps = 300
+  config.batch_size = 64
+  config.eval_every = 100
+  config.log_every = 10
+  config.eval = common.evaluation(rows=0)
+  if name.startswith("taskmaster"):
+    config.optimizer.learning_rate = 1e-3
+    config.lora.dropout = 0.1
+    config.batch_size = 32
+    config.steps = 180
+    config.eval_every = 30
+    config.eval.batch_size = 32
+  return config

@@ -1,0 +1,39 @@
+"""Trains the policy with LoRA against a reward model: the paper's algorithm.
+
+  python -m perl_jax.main --config=configs/rl.py --workdir=runs/rl \
+      --config.policy.init=runs/sft --config.reward.init=runs/reward
+  python -m perl_jax.main --config=configs/rl.py:taskmaster_coffee \
+      --config.data.dir=PATH --config.policy.init=runs/coffee/sft \
+      --config.reward.init=runs/coffee/reward --workdir=runs/coffee/rl
+
+`beta` weighs the KL to the anchor and 1 - beta the reward. Temperature and
+beta are the paper's. Time and results: README.md.
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+  name = common.dataset(arg)
+  config = common.stage("rl", name)
+  config.policy = {"init": "", "checkpoint": "best"}
+  config.reward = {"init": "", "checkpoint": "best"}
+  config.value = {"init": "policy"}
+  config.sampling = {"temperature": 0.7, "top_k": 0, "top_p": 1.0}
+  config.beta = 0.05
+  config.value_coef = 1.0
+  config.reduction = "token"
+  config.unstopped_penalty = 1.0
+  config.center_reward = True
+  config.optimizer = common.optimizer(learning_rate=1e-3, warmup_steps=5)
+  config.optimizer.schedule = "constant"
+  config.steps = 60
+  config.batch_size = 128
+  config.eval_every = 20
+  config.log_every = 1
+  config.eval = common.evaluation(rows=256, batch_size=128)
+  if name.startswith("taskmaster"):
+    config.optimizer.learning_rate = 3e-4
+    config.batch_size = 64
+    config.eval = common.evaluation(rows=192, batch_size=64)
+  return config

@@ -1,0 +1,32 @@
+"""Trains the anchor on demonstrations.
+
+  python -m perl_jax.main --config=configs/sft.py --workdir=runs/sft
+  python -m perl_jax.main --config=configs/sft.py:taskmaster_coffee \
+      --config.data.dir=PATH --workdir=runs/coffee/sft
+
+Without `policy.init` the backbone starts from random weights (`model.preset`)
+and is trained whole; with it, `tuning="lora"` trains an adapter instead.
+Time and results: README.md.
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+  name = common.dataset(arg)
+  config = common.stage("sft", name)
+  config.tuning = "full"
+  config.policy = {"init": "", "checkpoint": "best"}
+  config.optimizer = common.optimizer(learning_rate=2e-3, warmup_steps=50)
+  config.steps = 600
+  config.batch_size = 32
+  config.eval_every = 200
+  config.log_every = 10
+  config.eval = common.evaluation(rows=256)
+  if name == "taskmaster_coffee":
+    config.optimizer.learning_rate = 1e-3
+    config.batch_size = 24
+    config.steps = 440
+    config.eval_every = 44
+    config.eval = common.evaluation(rows=128, batch_size=32)
+  return config

@@ -1,0 +1,1 @@
+"""PERL: parameter-efficient RLHF in JAX (arXiv:2403.10704)."""

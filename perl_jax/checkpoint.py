@@ -1,0 +1,195 @@
+"""Orbax checkpoints: what is saved, how a run resumes, how a stage is taken.
+
+A checkpoint holds three items: `trainable` (adapters and heads; with full
+tuning the whole tree), `optimizer` (Optax state and step count) and `meta`
+(data position and whatever else the loop needs, as JSON). The base is never in
+it. Saving is asynchronous; the latest and the best checkpoint are kept.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from perl_jax import params as params_lib
+from perl_jax import steps
+
+DIRECTORY = "checkpoints"
+
+
+def _score(metrics: Mapping[str, float]) -> float:
+  return metrics["score"]
+
+
+class Resumed(NamedTuple):
+  """What a run continues from."""
+
+  state: steps.TrainState
+  meta: dict[str, Any]
+
+
+class Checkpointer:
+  """Saves and restores the state of one stage under `workdir/checkpoints`.
+
+  Attributes:
+    metric: Name in the metrics given to `save` that "best" refers to.
+    mode: "max" or "min": which end of it is best.
+  """
+
+  def __init__(self, workdir: str | Path, *, metric: str, mode: str):
+    if mode not in ("max", "min"):
+      raise ValueError(f"mode={mode!r} must be 'max' or 'min'.")
+    self.metric, self.mode = metric, mode
+    # Stored so that more is better, whatever the metric: who loads "best"
+    # later needs to know nothing about the stage.
+    self._sign = 1.0 if mode == "max" else -1.0
+    policy = checkpoint_managers.AnyPreservationPolicy(
+      [
+        checkpoint_managers.LatestN(1),
+        checkpoint_managers.BestN(
+          get_metric_fn=_score,
+          n=1,
+          keep_checkpoints_without_metrics=False,
+        ),
+      ]
+    )
+    self._manager = ocp.CheckpointManager(
+      Path(workdir).absolute() / DIRECTORY,
+      item_names=("trainable", "optimizer", "meta"),
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=policy,
+        best_fn=_score,
+        cleanup_tmp_directories=True,
+        enable_async_checkpointing=True,
+      ),
+    )
+
+  def __enter__(self) -> "Checkpointer":
+    return self
+
+  def __exit__(self, *exception) -> None:
+    self.close()
+
+  @property
+  def latest_step(self) -> int | None:
+    """Step of the latest complete checkpoint."""
+    return self._manager.latest_step()
+
+  @property
+  def best_step(self) -> int | None:
+    """Step of the best complete checkpoint."""
+    return self._manager.best_step()
+
+  def save(
+    self,
+    step: int,
+    state: steps.TrainState,
+    meta: Mapping[str, Any],
+    metrics: Mapping[str, float],
+  ) -> None:
+    """Starts writing; returns as soon as the arrays may be donated."""
+    optimizer = {"opt_state": state.opt_state, "step": state.step}
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        trainable=ocp.args.StandardSave(state.trainable),
+        optimizer=ocp.args.StandardSave(optimizer),
+        meta=ocp.args.JsonSave(dict(meta)),
+      ),
+      metrics={"score": self._sign * float(metrics[self.metric])},
+    )
+
+  def restore(self, like: steps.TrainState) -> Resumed | None:
+    """The latest state, laid out like `like`; None in a fresh workdir."""
+    step = self.latest_step
+    if step is None:
+      return None
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    found = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        trainable=ocp.args.StandardRestore(abstract.trainable),
+        optimizer=ocp.args.StandardRestore(
+          {"opt_state": abstract.opt_state, "step": abstract.step}
+        ),
+        meta=ocp.args.JsonRestore(),
+      ),
+    )
+    optimizer = found["optimizer"]
+    state = steps.TrainState(
+      found["trainable"], optimizer["opt_state"], optimizer["step"]
+    )
+    return Resumed(state, found["meta"])
+
+  def best_trainable(self, like: params_lib.Params) -> dict[str, Any]:
+    """The trainable leaves of the best checkpoint, laid out like `like`."""
+    self._manager.wait_until_finished()
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    found = self._manager.restore(
+      self.best_step,
+      args=ocp.args.Composite(trainable=ocp.args.StandardRestore(abstract)),
+    )
+    return found["trainable"]
+
+  def close(self) -> None:
+    """Waits for writes under way; errors of theirs are raised here."""
+    self._manager.wait_until_finished()
+    self._manager.close()
+
+
+def load_trainable(
+  workdir: str | Path, which: str, like: params_lib.Params
+) -> dict[str, Any]:
+  """Reads the trained leaves of a finished or running stage.
+
+  Args:
+    workdir: Of the stage that trained them.
+    which: "best" or "last".
+    like: Tree of arrays or shape structs that the leaves must fit.
+
+  Raises:
+    FileNotFoundError: The workdir holds no complete checkpoint.
+    ValueError: `which` is unknown, or leaves are missing, extra or of another
+      shape.
+  """
+  directory = Path(workdir).absolute() / DIRECTORY
+  if which not in ("best", "last"):
+    raise ValueError(f"checkpoint={which!r}: choose 'best' or 'last'.")
+  if not directory.is_dir():
+    raise FileNotFoundError(
+      f"{directory} does not exist: {workdir} holds no checkpoint. Point the"
+      " init field at the workdir of a stage that has run."
+    )
+  with ocp.CheckpointManager(
+    directory,
+    item_handlers={
+      "trainable": ocp.StandardCheckpointHandler(),
+      "optimizer": ocp.StandardCheckpointHandler(),
+      "meta": ocp.JsonCheckpointHandler(),
+    },
+    options=ocp.CheckpointManagerOptions(create=False, best_fn=_score),
+  ) as manager:
+    step = _pick_step(manager, directory, which)
+    found = manager.item_metadata(step)["trainable"]
+    params_lib.require_same_leaves(
+      like, dict(found), f"Checkpoint {directory}/{step}"
+    )
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    restored = manager.restore(
+      step,
+      args=ocp.args.Composite(trainable=ocp.args.StandardRestore(abstract)),
+    )
+  return restored["trainable"]
+
+
+def _pick_step(manager, directory: Path, which: str) -> int:
+  step = manager.latest_step() if which == "last" else manager.best_step()
+  if step is None:
+    raise FileNotFoundError(
+      f"{directory} holds no complete checkpoint; let the stage reach its"
+      " first evaluation, or run its command again."
+    )
+  return step

@@ -1,0 +1,1 @@
+"""Sources, splits, tokenisation and batches: host-side, numpy, no jax."""

@@ -1,0 +1,458 @@
+"""Batches: records as tokens, packed or padded to a few fixed lengths.
+
+`encode_*` turns records into rows of tokens, `collate_*` turns rows into the
+arrays that a step takes. A batch is a NamedTuple of numpy arrays, and therefore
+a pytree. Lengths and segments say what is real; the pad id never does.
+"""
+
+import bisect
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from perl_jax.data import records
+from perl_jax.data.text import Tokenization
+
+
+class TargetBatch(NamedTuple):
+  """Packed dialogues for language modelling.
+
+  Attributes:
+    tokens: `[B, T]`, int32.
+    positions: `[B, T]`, int32; from 0 in every segment.
+    segments: `[B, T]`, int32; from 1, and 0 on padding. A token attends
+      only inside its own segment.
+    target_mask: `[B, T]`, bool; entry t: `tokens[:, t]` is a target (the loss
+      is on predicting it). Never true on the first token of a segment.
+  """
+
+  tokens: np.ndarray
+  positions: np.ndarray
+  segments: np.ndarray
+  target_mask: np.ndarray
+
+
+class PreferenceBatch(NamedTuple):
+  """Pairs of prompt + response, right padded.
+
+  Attributes:
+    chosen_tokens: `[B, T]`, int32.
+    chosen_lengths: `[B]`, int32.
+    rejected_tokens: `[B, T]`, int32; begins with the same prompt as chosen.
+    rejected_lengths: `[B]`, int32.
+    valid: `[B]`, bool; false on rows that only fill the batch.
+    index: `[B]`, int32; row in the sequence of records, -1 where not valid.
+  """
+
+  chosen_tokens: np.ndarray
+  chosen_lengths: np.ndarray
+  rejected_tokens: np.ndarray
+  rejected_lengths: np.ndarray
+  valid: np.ndarray
+  index: np.ndarray
+
+
+class LabelledBatch(NamedTuple):
+  """Prompt + response with a label, right padded.
+
+  Attributes:
+    tokens: `[B, T]`, int32.
+    lengths: `[B]`, int32.
+    labels: `[B]`, float32.
+    valid: `[B]`, bool; false on rows that only fill the batch.
+    index: `[B]`, int32; row in the sequence of records, -1 where not valid.
+  """
+
+  tokens: np.ndarray
+  lengths: np.ndarray
+  labels: np.ndarray
+  valid: np.ndarray
+  index: np.ndarray
+
+
+class PromptBatch(NamedTuple):
+  """Prompts to respond to, LEFT padded, so that all end in the last column.
+
+  Attributes:
+    tokens: `[B, P]`, int32.
+    lengths: `[B]`, int32.
+    valid: `[B]`, bool; false on rows that only fill the batch.
+    index: `[B]`, int32; row in the sequence of records, -1 where not valid.
+  """
+
+  tokens: np.ndarray
+  lengths: np.ndarray
+  valid: np.ndarray
+  index: np.ndarray
+
+
+class EncodedPreference(NamedTuple):
+  """Tokens of one preference; both sequences begin with the same prompt."""
+
+  chosen: list[int]
+  rejected: list[int]
+  index: int
+
+  @property
+  def length(self) -> int:
+    """Tokens of the longer sequence."""
+    return max(len(self.chosen), len(self.rejected))
+
+
+class EncodedLabelled(NamedTuple):
+  """Tokens of one labelled response, after its prompt."""
+
+  tokens: list[int]
+  label: float
+  index: int
+
+  @property
+  def length(self) -> int:
+    """Number of tokens."""
+    return len(self.tokens)
+
+
+class EncodedPrompt(NamedTuple):
+  """Tokens of one prompt."""
+
+  tokens: list[int]
+  index: int
+
+  @property
+  def length(self) -> int:
+    """Number of tokens."""
+    return len(self.tokens)
+
+
+def encode_demonstrations(
+  rows: Iterable[records.Demonstration], tokenization: Tokenization
+) -> list[tuple[list[int], list[bool]]]:
+  """Tokens and target mask of every dialogue, for `pack_dialogues`."""
+  encoded = []
+  for row in rows:
+    try:
+      encoded.append(tokenization.encode_dialog(row.prompt, row.turns))
+    except ValueError as error:
+      raise ValueError(f"{row.id}: {error}") from error
+  return encoded
+
+
+def encode_preferences(
+  rows: Iterable[records.Preference],
+  tokenization: Tokenization,
+  limit: int,
+  long: str = "turns",
+) -> tuple[list[EncodedPreference], dict[str, int]]:
+  """Tokens of prompt + response, for both responses of every row.
+
+  Args:
+    rows: The records.
+    tokenization: The tokenizer.
+    limit: Most tokens of a sequence: the largest bucket.
+    long: How the prompt of a longer row is shortened (`encode_prompt`); the
+      same for both responses. Responses are never shortened.
+
+  Returns:
+    The rows, and how much was left out: {"truncated_rows", "dropped_turns",
+    "cut_tokens"}.
+
+  Raises:
+    ValueError: Names the row that does not fit.
+  """
+  encoded, counts = [], _no_cuts()
+  for index, row in enumerate(rows):
+    prompt, (chosen, rejected) = _encode_row(
+      row, (row.chosen, row.rejected), tokenization, limit, long, counts
+    )
+    encoded.append(EncodedPreference(prompt + chosen, prompt + rejected, index))
+  return encoded, counts
+
+
+def encode_labelled(
+  rows: Iterable[records.Labelled],
+  tokenization: Tokenization,
+  limit: int,
+  long: str = "turns",
+) -> tuple[list[EncodedLabelled], dict[str, int]]:
+  """Tokens of prompt + response; see `encode_preferences`."""
+  encoded, counts = [], _no_cuts()
+  for index, row in enumerate(rows):
+    prompt, (response,) = _encode_row(
+      row, (row.response,), tokenization, limit, long, counts
+    )
+    encoded.append(EncodedLabelled(prompt + response, float(row.label), index))
+  return encoded, counts
+
+
+def encode_prompts(
+  rows: Iterable[records.Prompt],
+  tokenization: Tokenization,
+  limit: int,
+  long: str = "turns",
+) -> tuple[list[EncodedPrompt], dict[str, int]]:
+  """Tokens of the prompts; see `encode_preferences`."""
+  encoded, counts = [], _no_cuts()
+  for index, row in enumerate(rows):
+    prompt, _ = _encode_row(row, (), tokenization, limit, long, counts)
+    encoded.append(EncodedPrompt(prompt, index))
+  return encoded, counts
+
+
+def _no_cuts() -> dict[str, int]:
+  return {"truncated_rows": 0, "dropped_turns": 0, "cut_tokens": 0}
+
+
+def _encode_row(
+  row: records.Preference | records.Labelled | records.Prompt,
+  responses: Sequence[str],
+  tokenization: Tokenization,
+  limit: int,
+  long: str,
+  counts: dict[str, int],
+) -> tuple[list[int], list[list[int]]]:
+  """Prompt, shortened so that every response fits after it, and responses."""
+  try:
+    encoded = [tokenization.encode_response(row.prompt, r) for r in responses]
+    longest = max(map(len, encoded), default=0)
+    if longest >= limit:
+      raise ValueError(
+        f"A response has {longest} tokens, which leaves nothing for the prompt "
+        f"within the limit of {limit}. Raise the limit or leave the row out; "
+        "responses are never shortened."
+      )
+    prompt, flags = tokenization.encode_prompt(
+      row.prompt, limit - longest, long
+    )
+  except ValueError as error:
+    raise ValueError(f"{row.id}: {error}") from error
+  counts["truncated_rows"] += any(flags.values())
+  for key, value in flags.items():
+    counts[key] += value
+  return prompt, encoded
+
+
+def bucket_for(length: int, buckets: Sequence[int]) -> int:
+  """The smallest of the buckets that holds `length` tokens."""
+  fitting = [bucket for bucket in buckets if bucket >= length]
+  if not fitting:
+    raise ValueError(
+      f"A row of {length} tokens fits in none of the buckets {list(buckets)}."
+    )
+  return min(fitting)
+
+
+def pack_dialogues(
+  encoded: Sequence[tuple[Sequence[int], Sequence[bool]]],
+  length: int,
+  prefix: Sequence[int] = (),
+) -> list[TargetBatch]:
+  """Packs whole dialogues into rows of `length` tokens (best fit decreasing).
+
+  A dialogue that is longer than `length` is first cut into windows. A window
+  begins where an assistant turn has ended (where one ends in reach), keeps as
+  much of what precedes its targets as fits, and every target token is in
+  exactly one window.
+
+  Args:
+    encoded: Tokens and target mask of each dialogue.
+    length: T.
+    prefix: Tokens to put before a window that does not begin its dialogue:
+      BOS, as a prompt that was truncated to whole turns has it.
+
+  Returns:
+    Rows, as TargetBatch without the leading axis; the same input gives the
+    same rows.
+  """
+  windows = [
+    window
+    for tokens, mask in encoded
+    for window in _windows(tokens, mask, length, prefix)
+  ]
+  order = sorted(range(len(windows)), key=lambda i: (-len(windows[i][0]), i))
+  rows: list[list[int]] = []
+  open_rows: list[tuple[int, int]] = []  # (tokens left, row), ascending
+  for i in order:
+    size = len(windows[i][0])
+    place = bisect.bisect_left(open_rows, (size, -1))
+    if place == len(open_rows):
+      rows.append([i])
+      left, row = length - size, len(rows) - 1
+    else:
+      left, row = open_rows.pop(place)
+      rows[row].append(i)
+      left -= size
+    bisect.insort(open_rows, (left, row))
+  return [_packed_row([windows[i] for i in row], length) for row in rows]
+
+
+def _packed_row(
+  windows: Sequence[tuple[Sequence[int], Sequence[bool]]], length: int
+) -> TargetBatch:
+  row = TargetBatch(
+    *(np.zeros(length, np.int32) for _ in range(3)), np.zeros(length, np.bool_)
+  )
+  start = 0
+  for segment, (tokens, mask) in enumerate(windows, 1):
+    end = start + len(tokens)
+    row.tokens[start:end] = tokens
+    row.positions[start:end] = np.arange(len(tokens))
+    row.segments[start:end] = segment
+    row.target_mask[start:end] = mask
+    start = end
+  return row
+
+
+def _windows(
+  tokens: Sequence[int],
+  mask: Sequence[bool],
+  length: int,
+  prefix: Sequence[int],
+) -> list[tuple[list[int], list[bool]]]:
+  """Cuts one dialogue so that each piece has at most `length` tokens."""
+  tokens, mask = list(tokens), list(mask)
+  if mask and mask[0]:
+    raise ValueError("The first token of a dialogue cannot be a target.")
+  if len(tokens) <= length:
+    return [(tokens, mask)] if any(mask) else []
+  room = length - len(prefix)
+  if room < 2:
+    raise ValueError(
+      f"A row of {length} tokens has no room for a target after a prefix of "
+      f"{len(prefix)}."
+    )
+  spans = _target_spans(mask, max(1, room // 2))
+  turn_ends = [end for _, end in spans if end == len(mask) or not mask[end]]
+  pieces = []
+  done = 0
+  while done < len(spans):
+    # Half of the room is context of the first new target, where there is any,
+    # and the rest takes as many targets as fit.
+    first_begin = spans[done][0]
+    begin = max(0, first_begin - room // 2)
+    last = done
+    size = length if begin == 0 else room
+    while last + 1 < len(spans) and spans[last + 1][1] - begin <= size:
+      last += 1
+    end = spans[last][1]
+    begin = 0 if end <= length else end - room
+    place = bisect.bisect_left(turn_ends, begin)
+    if begin and place < len(turn_ends) and turn_ends[place] < first_begin:
+      begin = turn_ends[place]
+    kept = [False] * (end - begin)
+    for span_begin, span_end in spans[done : last + 1]:
+      kept[span_begin - begin : span_end - begin] = [True] * (
+        span_end - span_begin
+      )
+    before = list(prefix) if begin else []
+    pieces.append((before + tokens[begin:end], [False] * len(before) + kept))
+    done = last + 1
+  return pieces
+
+
+def _target_spans(mask: Sequence[bool], most: int) -> list[tuple[int, int]]:
+  """[begin, end) of each run of targets, in parts of at most `most`."""
+  spans = []
+  begin = None
+  for i, is_target in enumerate([*mask, False]):
+    if is_target and begin is None:
+      begin = i
+    elif begin is not None and not is_target:
+      spans += [(j, min(j + most, i)) for j in range(begin, i, most)]
+      begin = None
+  return spans
+
+
+def collate_targets(
+  rows: Sequence[TargetBatch], length: int, batch_size: int | None = None
+) -> TargetBatch:
+  """Stacks packed rows; missing ones are padding (segment 0) throughout."""
+  batch_size = _batch_size(rows, batch_size)
+  for row in rows:
+    if row.tokens.shape != (length,):
+      raise ValueError(
+        f"A packed row has {row.tokens.shape[0]} tokens, the batch {length}."
+      )
+  empty = _packed_row((), length)
+  rows = [*rows, *[empty] * (batch_size - len(rows))]
+  return TargetBatch(*map(np.stack, zip(*rows, strict=True)))
+
+
+def collate_preferences(
+  rows: Sequence[EncodedPreference],
+  length: int,
+  batch_size: int | None = None,
+  pad_id: int = 0,
+) -> PreferenceBatch:
+  """Pads pairs on the right to `length`, and the batch to `batch_size` rows."""
+  size = _batch_size(rows, batch_size)
+  chosen = _pad([row.chosen for row in rows], length, size, pad_id)
+  rejected = _pad([row.rejected for row in rows], length, size, pad_id)
+  return PreferenceBatch(*chosen, *rejected, *_validity(rows, size))
+
+
+def collate_labelled(
+  rows: Sequence[EncodedLabelled],
+  length: int,
+  batch_size: int | None = None,
+  pad_id: int = 0,
+) -> LabelledBatch:
+  """Pads rows on the right to `length`, and the batch to `batch_size` rows."""
+  size = _batch_size(rows, batch_size)
+  tokens, lengths = _pad([row.tokens for row in rows], length, size, pad_id)
+  labels = np.zeros(size, np.float32)
+  labels[: len(rows)] = [row.label for row in rows]
+  return LabelledBatch(tokens, lengths, labels, *_validity(rows, size))
+
+
+def collate_prompts(
+  rows: Sequence[EncodedPrompt],
+  length: int,
+  batch_size: int | None = None,
+  pad_id: int = 0,
+) -> PromptBatch:
+  """Pads prompts on the LEFT to `length`, and the batch to `batch_size`."""
+  size = _batch_size(rows, batch_size)
+  tokens, lengths = _pad(
+    [row.tokens for row in rows], length, size, pad_id, left=True
+  )
+  return PromptBatch(tokens, lengths, *_validity(rows, size))
+
+
+def _batch_size(rows: Sequence, batch_size: int | None) -> int:
+  if batch_size is None:
+    return len(rows)
+  if len(rows) > batch_size:
+    raise ValueError(f"{len(rows)} rows do not fit in a batch of {batch_size}.")
+  return batch_size
+
+
+def _pad(
+  sequences: Sequence[Sequence[int]],
+  length: int,
+  batch_size: int,
+  pad_id: int,
+  left: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Tokens `[B, length]` and lengths `[B]`.
+
+  Rows that are missing are all padding with length 1, not 0, so that nothing
+  that divides by a length, or reads its last token, meets a 0.
+  """
+  tokens = np.full((batch_size, length), pad_id, np.int32)
+  lengths = np.ones(batch_size, np.int32)
+  for i, sequence in enumerate(sequences):
+    if not 0 < len(sequence) <= length:
+      raise ValueError(
+        f"A row has {len(sequence)} tokens; the batch takes 1 to {length}."
+      )
+    start = length - len(sequence) if left else 0
+    tokens[i, start : start + len(sequence)] = sequence
+    lengths[i] = len(sequence)
+  return tokens, lengths
+
+
+def _validity(rows: Sequence, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+  index = np.full(batch_size, -1, np.int32)
+  index[: len(rows)] = [row.index for row in rows]
+  return np.arange(batch_size) < len(rows), index

@@ -1,0 +1,102 @@
+"""Upstream files: where a copy of one is, and the rows in it."""
+
+import dataclasses
+import gzip
+import hashlib
+import json
+import pathlib
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceFile:
+  """One upstream file.
+
+  Attributes:
+    local: Path below the local data directory, without `.gz`.
+    url: Upstream address.
+  """
+
+  local: str
+  url: str
+
+
+def local_path(data_dir: str, file: SourceFile) -> pathlib.Path:
+  """Returns the path of a local copy, plain or with `.gz`.
+
+  Raises:
+    FileNotFoundError: There is neither.
+  """
+  plain = pathlib.Path(data_dir).expanduser() / file.local
+  for path in (plain, plain.with_name(plain.name + ".gz")):
+    if path.is_file():
+      return path
+  raise FileNotFoundError(
+    f"{plain} (or the same with .gz) does not exist, but `data.dir` is"
+    f" {data_dir!r}: put a copy of {file.url} there, or leave `data.dir` empty"
+    " to download it."
+  )
+
+
+def parse_rows(path: str, name: str) -> Iterator[dict[str, Any]]:
+  """Yields the rows of a file: a JSON list, or one JSON object per line.
+
+  Args:
+    path: The file, plain or gzip-compressed (told by its first bytes, since
+      downloads have made-up names).
+    name: Its upstream name; one that ends in `.jsonl` has a row per line.
+
+  Raises:
+    ValueError: Not UTF-8, broken gzip, malformed JSON, or not rows; names the
+      file and the line.
+  """
+  data = pathlib.Path(path).read_bytes()
+  try:
+    if data[:2] == b"\x1f\x8b":
+      data = gzip.decompress(data)
+    text = data.decode("utf-8")
+  except (EOFError, OSError, UnicodeDecodeError, zlib.error) as error:
+    raise ValueError(
+      f"{path} ({name}) is not a text file, plain or gzip: {error}."
+    ) from error
+  if name.endswith(".jsonl"):
+    # Not splitlines: JSON text may hold U+2028 and the like.
+    lines = text.split("\n")
+    rows = (
+      _parse_json(line, f"{path}:{number}")
+      for number, line in enumerate(lines, 1)
+      if line.strip()
+    )
+  else:
+    rows = _parse_json(text, path)
+    if not isinstance(rows, list):
+      raise ValueError(f"{path} must hold a JSON list of rows.")
+  for number, row in enumerate(rows):
+    if not isinstance(row, dict):
+      raise ValueError(
+        f"{path}: row {number} must be a JSON object, but is {row!r:.60}."
+      )
+    yield row
+
+
+def _parse_json(text: str, where: str) -> Any:
+  try:
+    return json.loads(text)
+  except json.JSONDecodeError as error:
+    raise ValueError(
+      f"{where} is not valid JSON: {error}. Fetch the file again, or mend it."
+    ) from error
+
+
+def fingerprint(files: Sequence[SourceFile], data_dir: str) -> str:
+  """Names the source: the addresses, or the names and contents of the files."""
+  if not data_dir:
+    text = "\n".join(file.url for file in files)
+    return "upstream-" + hashlib.sha256(text.encode()).hexdigest()[:16]
+  total = hashlib.sha256()
+  for path in [local_path(data_dir, file) for file in files]:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    total.update(f"{path.name}\n{path.stat().st_size}\n{digest}\n".encode())
+  return "local-" + total.hexdigest()[:16]

@@ -1,0 +1,285 @@
+"""One row of a user's file, as a record.
+
+The shapes are described in `jsonl.py`, which reads the files. Every error here
+names the line, the field, what was found there and the way out.
+"""
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from perl_jax.data import splits
+from perl_jax.data.records import (
+  Demonstration,
+  Labelled,
+  Message,
+  Preference,
+  Prompt,
+)
+
+SHAPES = {
+  "preferences": "prompt/chosen/rejected",
+  "labelled": "prompt/response/label or messages/label",
+  "demonstrations": "prompt/response or messages",
+  "prompts": "prompt",
+}
+ROLES = ("system", "user", "assistant", "tool")
+_FIELDS = (
+  "prompt", "chosen", "rejected", "response", "completion", "label", "messages",
+)  # fmt: skip
+
+
+def found(value: Any) -> str:
+  """A value as it stands in the file, shortened."""
+  text = json.dumps(value, ensure_ascii=False)
+  return text if len(text) <= 60 else text[:57] + "..."
+
+
+def listed(names: Iterable[str]) -> str:
+  """Names with commas, as they stand in errors."""
+  return ", ".join(names) or "none"
+
+
+def shape_of(fields: Mapping[str, Any], where: str) -> str:
+  """The shape of a row, a key of `SHAPES`, by the fields that it has.
+
+  Raises:
+    ValueError: None of them is a field to learn from.
+  """
+  if "chosen" in fields or "rejected" in fields:
+    return "preferences"
+  if "label" in fields:
+    return "labelled"
+  if not fields.keys().isdisjoint(("response", "completion", "messages")):
+    return "demonstrations"
+  if "prompt" in fields:
+    return "prompts"
+  near = [
+    f"{name!r} for {match[0]!r}"
+    for name in fields
+    if (match := difflib.get_close_matches(name, _FIELDS, n=1))
+  ]
+  raise ValueError(
+    f"{where}: no field to learn from: it has {listed(fields)}. The shapes are"
+    f" {'; '.join(SHAPES.values())}."
+    + (f" Is {' and '.join(near)} a slip?" if near else "")
+  )
+
+
+def parse(
+  fields: Mapping[str, Any], where: str
+) -> tuple[Demonstration | Preference | Labelled | Prompt, bool]:
+  """Turns a row into the record of its shape.
+
+  Args:
+    fields: The row.
+    where: File and line, for the id and for errors.
+
+  Returns:
+    The record, and whether the row or a message of it has further fields.
+
+  Raises:
+    ValueError: A field is missing or is not what it should be.
+  """
+  row = _Row(fields, where)
+  shape = shape_of(fields, where)
+  if shape == "preferences":
+    prompt, chosen, rejected = row.pair()
+    group = row.group(prompt)
+    record = Preference(where, group, prompt, chosen, rejected)
+  elif shape == "prompts":
+    prompt = row.prompt()
+    record = Prompt(where, row.group(prompt), prompt, None)
+  else:
+    messages = row.conversation()
+    group = row.group(messages)
+    if shape == "labelled":
+      *before, last = messages
+      record = Labelled(
+        where, group, tuple(before), last["content"], row.label()
+      )
+    else:
+      given = row.given(messages)
+      record = Demonstration(where, group, messages[:given], messages[given:])
+  return record, row.ignored()
+
+
+class _Row:
+  """Reads the fields of one row; every error names the line and the field."""
+
+  def __init__(self, fields: Mapping[str, Any], where: str):
+    self._fields = fields
+    self._where = where
+    self._used: set[str] = set()
+    self._further_keys = False
+
+  def error(self, field: str, problem: str) -> ValueError:
+    return ValueError(f"{self._where}: field {field!r}: {problem}")
+
+  def get(self, field: str) -> Any:
+    if field not in self._fields:
+      near = difflib.get_close_matches(field, self._fields, n=1)
+      hint = f" Is {near[0]!r} a slip?" if near else ""
+      raise self.error(
+        field,
+        f"missing: this row has {listed(self._fields)}. The shapes are"
+        f" {'; '.join(SHAPES.values())}.{hint}",
+      )
+    self._used.add(field)
+    return self._fields[field]
+
+  def ignored(self) -> bool:
+    return self._further_keys or not self._fields.keys() <= self._used
+
+  def group(self, messages: Sequence[Message]) -> str:
+    """The first user turn, or the first text there is."""
+    texts = [splits.text_key(message["content"]) for message in messages]
+    return splits.first_user_turn(messages) or next(
+      filter(None, texts), self._where
+    )
+
+  def messages(self, field: str, value: Any) -> tuple[Message, ...]:
+    """A list of role/content messages, checked."""
+    if not isinstance(value, list) or not value:
+      raise self.error(
+        field,
+        "must be a list of {'role', 'content'} messages, but is"
+        f" {found(value)}.",
+      )
+    for number, message in enumerate(value):
+      name = f"{field}[{number}]"
+      if not isinstance(message, dict):
+        raise self.error(
+          name,
+          f"must be a {{'role', 'content'}} object, not {found(message)}.",
+        )
+      for key in ("role", "content"):
+        if not isinstance(message.get(key), str):
+          raise self.error(
+            name, f"{key!r} must be text, but is {found(message.get(key))}."
+          )
+      if message["role"] not in ROLES:
+        raise self.error(
+          name,
+          f"unknown role {message['role']!r}: it is one of {listed(ROLES)}.",
+        )
+      self._further_keys |= len(message) > 2
+    return tuple({"role": m["role"], "content": m["content"]} for m in value)
+
+  def prompt(self) -> tuple[Message, ...]:
+    value = self.get("prompt")
+    if isinstance(value, str):
+      if not value.strip():
+        raise self.error("prompt", "is empty: there is nothing to answer.")
+      return ({"role": "user", "content": value},)
+    if not isinstance(value, list):
+      raise self.error(
+        "prompt", f"must be text or a list of messages, not {found(value)}."
+      )
+    messages = self.messages("prompt", value)
+    if messages[-1]["role"] == "assistant":
+      raise self.error(
+        "prompt",
+        "ends with a message of the assistant: leave the answer to `response`"
+        " (or `chosen` and `rejected`).",
+      )
+    return messages
+
+  def conversation(self) -> tuple[Message, ...]:
+    """`messages`, or prompt and response: it ends with the assistant."""
+    if "messages" in self._fields:
+      messages = self.messages("messages", self.get("messages"))
+      self._check_last("messages", messages)
+      if len(messages) < 2:
+        raise self.error("messages", "has an answer, but nothing before it.")
+      return messages
+    if "response" in self._fields and "completion" in self._fields:
+      raise self.error(
+        "completion", "is another name for `response`, and both are here."
+      )
+    field = "completion" if "completion" in self._fields else "response"
+    reply = self.get(field)
+    prompt = self.prompt()
+    return (*prompt, self._reply(field, reply, prompt))
+
+  def given(self, messages: Sequence[Message]) -> int:
+    """How many messages carry no loss: those before the first answer."""
+    if "messages" not in self._fields:
+      return len(messages) - 1
+    return next(
+      n for n, message in enumerate(messages) if message["role"] == "assistant"
+    )
+
+  def label(self) -> float:
+    value = self.get("label")
+    if not isinstance(value, (bool, int, float)) or value not in (0, 1):
+      raise self.error(
+        "label", f"must be 0, 1, true or false, but is {found(value)}."
+      )
+    return float(value)
+
+  def pair(self) -> tuple[tuple[Message, ...], str, str]:
+    """Prompt, chosen and rejected."""
+    values = {name: self.get(name) for name in ("chosen", "rejected")}
+    texts = [isinstance(value, str) for value in values.values()]
+    if texts[0] != texts[1]:
+      raise self.error(
+        "rejected",
+        f"is {found(values['rejected'])}, but `chosen` is"
+        f" {found(values['chosen'])}: both must be text or both messages.",
+      )
+    if "prompt" in self._fields or texts[0]:
+      prompt = self.prompt()
+    else:
+      prompt = self._shared_prompt(values)
+    chosen, rejected = (
+      self._reply(name, value, prompt)["content"]
+      for name, value in values.items()
+    )
+    return prompt, chosen, rejected
+
+  def _shared_prompt(self, values: Mapping[str, Any]) -> tuple[Message, ...]:
+    """The beginning that two whole conversations have in common."""
+    chosen, rejected = (self.messages(n, v) for n, v in values.items())
+    shared = 0
+    while (
+      shared < min(len(chosen), len(rejected)) - 1
+      and chosen[shared] == rejected[shared]
+    ):
+      shared += 1
+    if not shared:
+      raise self.error(
+        "prompt",
+        "missing, and `chosen` and `rejected` do not begin with the same"
+        " message: give the prompt, or whole conversations.",
+      )
+    return chosen[:shared]
+
+  def _reply(
+    self, field: str, value: Any, prompt: tuple[Message, ...]
+  ) -> Message:
+    """An assistant message: text, or a list that may repeat the prompt."""
+    if isinstance(value, str):
+      return {"role": "assistant", "content": value}
+    if not isinstance(value, list):
+      raise self.error(
+        field, f"must be text or a list of messages, not {found(value)}."
+      )
+    messages = self.messages(field, value)
+    self._check_last(field, messages)
+    if len(messages) > 1 and messages[:-1] != prompt:
+      raise self.error(
+        field,
+        f"has {len(messages)} messages that are not the prompt"
+        f" ({len(prompt)} messages) and one answer.",
+      )
+    return messages[-1]
+
+  def _check_last(self, field: str, messages: Sequence[Message]) -> None:
+    if messages[-1]["role"] != "assistant":
+      raise self.error(
+        field,
+        f"the last message is of the {messages[-1]['role']}, but must be the"
+        " assistant's answer. Add it, or give what is before as `prompt`.",
+      )

@@ -1,0 +1,228 @@
+"""Order, shuffling, length buckets and sharding by process, on Grain.
+
+Rows of similar length go into the same batch, so that a batch is padded to one
+of a few lengths. Everything follows from (rows, seed, step): the position of a
+training run is one integer, and resuming does not replay what came before.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import grain
+import numpy as np
+
+from perl_jax.data.batches import bucket_for
+
+Row = Any
+Batch = Any
+
+
+class Collate(Protocol):
+  """Makes a batch of `batch_size` rows out of at most as many."""
+
+  def __call__(
+    self, rows: Sequence[Row], length: int, batch_size: int
+  ) -> Batch:
+    """Pads `rows` to `length` tokens, and their number to `batch_size`."""
+
+
+class TrainBatches(Iterator[Batch]):
+  """Endless batches with a position that can be saved and restored.
+
+  Attributes:
+    batches_per_epoch: After as many batches every row was seen once, except
+      for the remainder (fewer rows than a batch, others in each epoch).
+  """
+
+  def __init__(
+    self,
+    batches: grain.MapDataset,
+    assemble: Callable[[tuple[int, list[int]]], Batch],
+    identity: dict[str, int],
+  ) -> None:
+    self.batches_per_epoch = len(batches)
+    self._identity = identity
+    # No threads: a batch costs little, and this way nothing is left running.
+    options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+    endless = batches.repeat().map(assemble)
+    self._iterator = iter(endless.to_iter_dataset(options))
+
+  def __next__(self) -> Batch:
+    return next(self._iterator)
+
+  def get_state(self) -> dict[str, int]:
+    """Position for a checkpoint; plain JSON."""
+    return {**self._identity, **self._iterator.get_state()}
+
+  def set_state(self, state: dict[str, int]) -> None:
+    """Continues after the batch at which `state` was taken, in O(1).
+
+    Raises:
+      ValueError: The state is of other data, another seed or batch size.
+    """
+    state = dict(state)
+    position = {
+      key: state.pop(key) for key in self._iterator.get_state() if key in state
+    }
+    if state != self._identity or not position:
+      raise ValueError(
+        f"The position to resume from was saved with {state}, but this run has "
+        f"{self._identity}. Resume with the data, seed and batch size of the "
+        "saved run, or start in another workdir."
+      )
+    self._iterator.set_state(position)
+
+
+def train_batches(
+  rows: Sequence[Row],
+  lengths: Sequence[int],
+  batch_size: int,
+  buckets: Sequence[int],
+  collate: Collate,
+  seed: int,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> TrainBatches:
+  """Endless shuffled batches; every epoch has an order of its own.
+
+  A row goes into the smallest bucket that holds it. So that no bucket drops
+  a remainder, the longest rows that do not fill a batch of their bucket move up
+  into the next one; only the last bucket has a remainder, and it is other rows
+  in each epoch.
+
+  Args:
+    rows: What `collate` takes.
+    lengths: Tokens of each row.
+    batch_size: Rows of the global batch, over all processes.
+    buckets: Lengths that a batch may be padded to.
+    collate: Called with the rows of this process, the bucket and their number.
+    seed: Of the order.
+    process_index: This process. All processes see the same bucket at the same
+      step, and their batches together are the global batch.
+    process_count: Number of processes.
+
+  Raises:
+    ValueError: Fewer rows than a batch, a row longer than every bucket, or a
+      batch size that the processes cannot share evenly.
+  """
+  local_size = _local_size(batch_size, process_index, process_count)
+  if len(rows) < batch_size:
+    raise ValueError(
+      f"There are {len(rows)} training rows, fewer than one batch of "
+      f"batch_size={batch_size}. Lower batch_size, or give more rows (data.*)."
+    )
+  parts = []
+  groups = _full_buckets(lengths, batch_size, buckets)
+  for number, (bucket, indices) in enumerate(groups.items()):
+    parts.append(
+      grain.MapDataset.source(indices)
+      .shuffle(_derive(seed, number))
+      .batch(batch_size, drop_remainder=True, batch_fn=list)
+      .map(lambda batch, bucket=bucket: (bucket, batch))
+    )
+  batches = grain.MapDataset.concatenate(parts).shuffle(
+    _derive(seed, len(parts))
+  )
+  start = process_index * local_size
+
+  def assemble(batch: tuple[int, list[int]]) -> Batch:
+    bucket, indices = batch
+    mine = [rows[i] for i in indices[start : start + local_size]]
+    return collate(mine, bucket, local_size)
+
+  identity = {
+    "rows": len(rows),
+    "tokens": int(sum(lengths)),
+    "batch_size": batch_size,
+    "batches_per_epoch": len(batches),
+    "seed": seed,
+  }
+  return TrainBatches(batches, assemble, identity)
+
+
+def eval_batches(
+  rows: Sequence[Row],
+  lengths: Sequence[int],
+  batch_size: int,
+  buckets: Sequence[int],
+  collate: Collate,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> Iterator[Batch]:
+  """Every row exactly once, from short to long, in a fixed order.
+
+  Each batch has `batch_size` rows (over all processes) and is as long as the
+  bucket of its longest row; the last one is filled up by `collate`.
+  """
+  local_size = _local_size(batch_size, process_index, process_count)
+  order = np.argsort(np.asarray(lengths, np.int64), kind="stable")
+  if len(order):
+    bucket_for(int(lengths[order[-1]]), buckets)  # Fail now, not at the end.
+  return _eval_batches(
+    rows,
+    lengths,
+    [order[i : i + batch_size] for i in range(0, len(order), batch_size)],
+    buckets,
+    collate,
+    slice(process_index * local_size, (process_index + 1) * local_size),
+  )
+
+
+def _eval_batches(
+  rows: Sequence[Row],
+  lengths: Sequence[int],
+  batches: Sequence[np.ndarray],
+  buckets: Sequence[int],
+  collate: Collate,
+  mine: slice,
+) -> Iterator[Batch]:
+  for indices in batches:
+    bucket = bucket_for(int(lengths[indices[-1]]), buckets)
+    local = [rows[int(i)] for i in indices[mine]]
+    yield collate(local, bucket, mine.stop - mine.start)
+
+
+def _local_size(batch_size: int, process_index: int, process_count: int) -> int:
+  if batch_size < 1 or batch_size % process_count:
+    raise ValueError(
+      f"batch_size={batch_size} is not a positive multiple of the "
+      f"{process_count} processes."
+    )
+  if not 0 <= process_index < process_count:
+    raise ValueError(
+      f"process_index={process_index} is not one of {process_count} processes."
+    )
+  return batch_size // process_count
+
+
+def _full_buckets(
+  lengths: Sequence[int], batch_size: int, buckets: Sequence[int]
+) -> dict[int, list[int]]:
+  """Row numbers by bucket; each bucket has at least a batch of them.
+
+  All but the last have a multiple of the batch size.
+  """
+  sizes = sorted(set(buckets))
+  groups: dict[int, list[int]] = {size: [] for size in sizes}
+  order = np.argsort(np.asarray(lengths, np.int64), kind="stable")
+  for i in order:
+    groups[bucket_for(int(lengths[i]), sizes)].append(int(i))
+  for size, larger in itertools.pairwise(sizes):
+    group = groups[size]
+    whole = len(group) - len(group) % batch_size
+    groups[larger] = group[whole:] + groups[larger]
+    groups[size] = group[:whole]
+  groups = {size: group for size, group in groups.items() if group}
+  *_, last = groups
+  if len(groups[last]) < batch_size:
+    # Its rows would never be seen: it takes a batch from the one below.
+    below = list(groups)[-2]
+    groups[last] = groups[below][-batch_size:] + groups[last]
+    groups[below] = groups[below][:-batch_size]
+  return {size: sorted(group) for size, group in groups.items() if group}
+
+
+def _derive(seed: int, number: int) -> int:
+  # Grain adds the epoch to the seed: seeds close together would share orders.
+  return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])

@@ -1,0 +1,131 @@
+"""Train / validation splits that keep overlapping rows on one side.
+
+Rows of one conversation overlap almost completely (one row's context plus
+response is the beginning of the next row's context), so rows are split by the
+`group` of their record and never by row or by file. The folds are those of
+scikit-learn's `GroupKFold(shuffle=True)`, which depend only on the set of
+groups, `folds` and `seed`: not on the order of the rows, how often a group
+occurs, or which kind of record was made from the rows. So a row that one stage
+validates on is in no other stage's training set, as long as both are given the
+same groups; where two files feed two stages (dialogues and rated turns), pass
+the folds of one as `fixed` for the other.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from sklearn.model_selection import GroupKFold
+
+from perl_jax.data.records import Message, Record, Splits
+
+_PUNCTUATION = re.compile(r"[^\w\s]|_")
+
+
+def text_key(text: str) -> str:
+  """Returns `text` lower-cased, without punctuation, whitespace folded."""
+  return " ".join(_PUNCTUATION.sub("", text.lower()).split())
+
+
+def first_user_turn(messages: Iterable[Message]) -> str:
+  """Returns the `text_key` of the first user message, "" if there is none."""
+  for message in messages:
+    if message["role"] == "user":
+      return text_key(message["content"])
+  return ""
+
+
+def assign_folds(
+  groups: Iterable[str],
+  *,
+  folds: int,
+  seed: int,
+  fixed: Mapping[str, int] | None = None,
+) -> dict[str, int]:
+  """Assigns each distinct group the fold in which it is validated on.
+
+  Args:
+    groups: Group keys, repeats allowed, in any order.
+    folds: Number of folds, at least 2.
+    seed: Seed of the shuffle; same seed and same groups, same folds.
+    fixed: Folds already given to some groups (of another data set); kept for
+      these, and the other groups are divided among the folds anew.
+
+  Returns:
+    The fold, 0 to `folds - 1`, of each distinct group.
+
+  Raises:
+    ValueError: No groups, `folds` below 2, fewer groups than folds, or a fold
+      in `fixed` that is out of range.
+  """
+  unique = sorted(set(groups))
+  if folds < 2:
+    raise ValueError(f"folds={folds}: a split needs at least 2 folds.")
+  if not unique:
+    raise ValueError("The data set is empty: there is no row to split.")
+  fixed = fixed or {}
+  wrong = {key: value for key, value in fixed.items() if not 0 <= value < folds}
+  if wrong:
+    key, value = next(iter(wrong.items()))
+    raise ValueError(
+      f"Group {key!r} was assigned fold {value}, but there are {folds} folds:"
+      " use the same number of folds for both data sets."
+    )
+  assigned = {key: fixed[key] for key in unique if key in fixed}
+  free = [key for key in unique if key not in fixed]
+  if not assigned and len(free) < folds:
+    raise ValueError(
+      f"{len(free)} distinct group(s) cannot be divided into {folds} folds"
+      f" (the first is {free[0]!r}): lower `folds`, or add rows that begin"
+      " differently."
+    )
+  if assigned and len(free) < folds:
+    # Too few to divide: they follow the fixed ones without a shuffle.
+    return assigned | {key: n % folds for n, key in enumerate(free)}
+  rows = np.arange(len(free))
+  splitter = GroupKFold(folds, shuffle=True, random_state=seed)
+  for fold, (_, held_out) in enumerate(splitter.split(rows, groups=rows)):
+    assigned |= {free[row]: fold for row in held_out}
+  return assigned
+
+
+def split_records(
+  records: Sequence[Record],
+  *,
+  folds: int,
+  fold: int,
+  seed: int,
+  counts: Mapping[str, int] | None = None,
+  assigned: Mapping[str, int] | None = None,
+) -> Splits:
+  """Splits records by group: fold number `fold` is held out for validation.
+
+  Args:
+    records: Rows of one kind; their order is kept on both sides.
+    folds: Number of folds, at least 2.
+    fold: The fold to validate on, 0 to `folds - 1`.
+    seed: Seed of the fold assignment.
+    counts: Passed through to the result.
+    assigned: Folds of groups of another data set that this one must agree
+      with; see `assign_folds`.
+
+  Raises:
+    ValueError: `fold` out of range, or as `assign_folds`.
+  """
+  if not 0 <= fold < folds:
+    raise ValueError(
+      f"fold={fold} is out of range: with folds={folds} it is one of 0 to"
+      f" {folds - 1}."
+    )
+  fold_of = assign_folds(
+    (record.group for record in records), folds=folds, seed=seed, fixed=assigned
+  )
+  train = [r for r in records if fold_of[r.group] != fold]
+  validation = [r for r in records if fold_of[r.group] == fold]
+  for name, side in (("training", train), ("validation", validation)):
+    if not side:
+      raise ValueError(
+        f"Fold {fold} of {folds} leaves no {name} rows: choose another fold"
+        " or fewer folds."
+      )
+  return Splits(train, validation, dict(counts or {}))

@@ -1,0 +1,287 @@
+"""What a run writes down: JSON lines, TensorBoard events, a summary, progress.
+
+Only process 0 writes. A stage has one `Writer` on its own directory:
+
+  metrics.jsonl   one flat object a line: {"step": 3, "train/loss": 0.7}
+  samples.jsonl   one object a line: {"step": 3, "prompt": ..., ...}
+  summary.json    what the stage achieved, replaced as a whole
+  tensorboard/    the same scalars as event files
+
+Every write reaches the operating system before it returns, so a kill loses
+nothing. JSON has no non-finite numbers: they are written as the strings
+"nan", "inf" and "-inf", which `float()` reads back. Text is ASCII with escapes,
+so that a lone surrogate in a response can not stop a run. What differs
+between two equal runs, the time, lives only under `seconds/` and `rate/`.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from rich.console import Console
+from tensorboardX import summary as tensorboard_summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
+
+from perl_jax.reporting import terminal
+from perl_jax.reporting.terminal import achieved_table
+
+__all__ = [
+  "Writer",
+  "achieved_table",
+  "read_jsonl",
+  "write_json",
+  "write_jsonl",
+  "write_text",
+]
+
+
+class Writer:
+  """Writes the scalars, samples and summary of one stage, and shows progress.
+
+    with Writer(workdir, total_steps=600, name="rl", show=("reward",)) as writer:
+      writer.write(step, {"rollout/reward": 0.3})
+
+  Resuming drops the lines with step >= `resume_step` first (and a last line
+  that a kill has torn), so that a killed run started again writes what an
+  uninterrupted one would have. A fresh run starts from empty files.
+  """
+
+  def __init__(
+    self,
+    workdir: str | Path,
+    *,
+    total_steps: int,
+    name: str = "train",
+    resume_step: int = 0,
+    show: Sequence[str] = (),
+    enabled: bool = True,
+    console: Console | None = None,
+    plain_seconds: float = 5.0,
+  ):
+    """Touches nothing before it is entered.
+
+    Args:
+      workdir: The stage's own directory; made if need be.
+      total_steps: Steps of the whole stage, for the time that is left.
+      name: What the progress line is called.
+      resume_step: The first step that this process writes.
+      show: Metrics on the progress line, by whole key or last part.
+      enabled: False on every process but 0; the writer then does nothing.
+      console: Where progress goes; the standard output if None.
+      plain_seconds: Least time between two plain progress lines.
+    """
+    self._workdir, self._enabled = Path(workdir), enabled
+    self._resume_step = resume_step
+    self._open = False
+    self._progress = terminal.Progress(
+      name, total_steps, resume_step, show, console, plain_seconds
+    )
+
+  def __enter__(self) -> Self:
+    if not self._enabled:
+      return self
+    self._workdir.mkdir(parents=True, exist_ok=True)
+    self._files = {}
+    for name in ("metrics.jsonl", "samples.jsonl"):
+      path = self._workdir / name
+      _drop_from_step(path, self._resume_step)
+      self._files[name] = path.open("a", encoding="ascii")
+    self._events = _Events(self._workdir / "tensorboard", self._resume_step)
+    self._progress.start()
+    self._open = True
+    return self
+
+  def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    if not self._open:
+      return
+    self._open = False
+    self._progress.stop(finished=kind is None)
+    self._events.close()
+    for file in self._files.values():
+      file.close()
+
+  def write(self, step: int, metrics: Mapping[str, object]) -> None:
+    """Writes scalars: one line, one event, and the progress.
+
+    A step may be written more than once (training, then validation).
+
+    Args:
+      step: The step that the metrics belong to.
+      metrics: Flat names to scalars: Python, NumPy or JAX.
+    """
+    if not self._active():
+      return
+    row = {"step": int(step)}
+    for key, value in metrics.items():
+      row[key] = _scalar(key, value)
+    self._append("metrics.jsonl", [row])
+    del row["step"]
+    self._events.write(int(step), row)
+    self._progress.update(int(step), row)
+
+  def tick(self, step: int) -> None:
+    """Moves the progress line on; for steps that write no metrics."""
+    if self._active():
+      self._progress.update(int(step))
+
+  def samples(self, step: int, rows: Iterable[Mapping[str, object]]) -> None:
+    """Appends rows to samples.jsonl, each with the step in front."""
+    if not self._active():
+      return
+    rows = [{"step": int(step), **row} for row in rows]
+    for row in rows:
+      if row["step"] != int(step):
+        raise ValueError(f"a sample of step {step} says step {row['step']}")
+    self._append("samples.jsonl", rows)
+
+  def summary(self, values: Mapping[str, object]) -> None:
+    """Replaces summary.json, all of it or nothing."""
+    if self._active():
+      write_json(self._workdir / "summary.json", values)
+
+  def _append(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
+    self._files[name].write("".join(map(_line, rows)))
+    self._files[name].flush()
+
+  def _active(self) -> bool:
+    if self._enabled and not self._open:
+      raise ValueError("a Writer writes only inside its `with` block")
+    return self._enabled
+
+
+class _Events:
+  """Scalars as TensorBoard events, each on disk when `write` returns.
+
+  tensorboardX's SummaryWriter hands events to a thread and opens its file by
+  second and host name: a kill would lose what is queued, and a run that
+  resumes within the second would empty the file of the run before.
+  """
+
+  def __init__(self, directory: Path, resume_step: int):
+    directory.mkdir(parents=True, exist_ok=True)
+    earlier = len(list(directory.iterdir()))
+    self._writer = EventsWriter(str(directory / "events"), f".{earlier:04}")
+    if earlier:
+      # TensorBoard hides events at or after the step of such a restart.
+      restart = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+      self._add(step=resume_step, session_log=restart)
+    self._writer.flush()
+
+  def write(self, step: int, scalars: Mapping[str, object]) -> None:
+    for key, value in scalars.items():
+      scalar = tensorboard_summary.scalar(key, float(value))
+      self._add(step=step, summary=scalar)
+    self._writer.flush()
+
+  def close(self) -> None:
+    self._writer.close()
+
+  def _add(self, **fields: object) -> None:
+    event = event_pb2.Event(wall_time=time.time(), **fields)
+    self._writer.write_event(event)
+
+
+def read_jsonl(
+  path: str | Path, *, torn_end: bool = False
+) -> list[dict[str, object]]:
+  """The objects of a JSON-lines file; blank lines are skipped.
+
+  Args:
+    path: The file.
+    torn_end: Leave out a last line without a line break that is no object:
+      its writer was killed, or is still at it.
+
+  Raises:
+    ValueError: A line is not one JSON object; names the file and the line.
+  """
+  lines = Path(path).read_bytes().split(b"\n")
+  rows = []
+  for number, line in enumerate(lines, start=1):
+    if not line.strip():
+      continue
+    try:
+      row = json.loads(line)
+      if type(row) is not dict:
+        raise ValueError(f"is {type(row).__name__}, not an object")
+    except ValueError as error:
+      if torn_end and number == len(lines):
+        break
+      raise ValueError(
+        f"{path}:{number}: not a JSON object ({error}): {line[:60]!r}"
+      ) from error
+    rows.append(row)
+  return rows
+
+
+def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, object]]) -> None:
+  """Writes a JSON-lines file whole, or leaves the old one as it was."""
+  write_text(path, "".join(map(_line, rows)))
+
+
+def write_json(path: str | Path, value: Mapping[str, object]) -> None:
+  """Writes one JSON object whole, or leaves the old file as it was."""
+  write_text(path, json.dumps(_plain(value), indent=2) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+  """Writes a file whole, or leaves the old one as it was."""
+  path = Path(path)
+  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  try:
+    with temporary.open("w", encoding="utf-8") as file:
+      file.write(text)
+      file.flush()
+      os.fsync(file.fileno())
+    temporary.replace(path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def _drop_from_step(path: Path, step: int) -> None:
+  """Keeps the rows before `step`; the file appears only if it was there."""
+  if not path.exists():
+    return
+  rows = read_jsonl(path, torn_end=True) if step > 0 else []
+  for row in rows:
+    if type(row.get("step")) is not int:
+      raise ValueError(f"{path}: a row has no step: {str(row)[:60]}")
+  write_jsonl(path, (row for row in rows if row["step"] < step))
+
+
+def _line(row: Mapping[str, object]) -> str:
+  return json.dumps(_plain(row), allow_nan=False) + "\n"
+
+
+def _scalar(key: str, value: object) -> float | int:
+  if key == "step" or np.ndim(value) != 0:
+    raise ValueError(
+      f"metric {key!r} must be a scalar, and not called 'step'; it has shape "
+      f"{np.shape(value)}"
+    )
+  plain = np.asarray(value).item()
+  if type(plain) not in (bool, int, float):
+    raise ValueError(f"metric {key!r} is {value!r}, not a number")
+  return plain
+
+
+def _plain(value: object) -> object:
+  """The value in types that JSON has; see the module on non-finite floats."""
+  if value is None or isinstance(value, str | bool | int):
+    return value
+  if isinstance(value, float):
+    return float(value) if math.isfinite(value) else str(float(value))
+  if isinstance(value, Mapping):
+    return {str(key): _plain(item) for key, item in value.items()}
+  if isinstance(value, Path):
+    return str(value)
+  if hasattr(value, "shape") and hasattr(value, "dtype"):
+    return _plain(np.asarray(value).tolist())
+  if isinstance(value, Iterable):
+    return [_plain(item) for item in value]
+  raise ValueError(f"{value!r} ({type(value).__name__}) can not be written")

@@ -1,0 +1,1 @@
+"""Linen modules: layers, LoRA, the decoder-only transformer, heads, presets."""

@@ -1,0 +1,120 @@
+"""Static description of a backbone: what open decoder-only families differ in.
+
+One frozen dataclass covers Llama, Mistral, Qwen and Gemma. It is hashable, so
+that it can be a static argument of a jitted function, and it round-trips
+through JSON, so that a workdir says which model it holds.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+ACTIVATIONS = ("silu", "gelu_tanh")
+REMAT_POLICIES = ("none", "dots", "full")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """Shapes and switches of a decoder-only transformer.
+
+  Attributes:
+    vocab_size: `V`.
+    num_layers: `L`.
+    width: `D`.
+    mlp_width: `F`.
+    num_heads: `N` query heads.
+    num_kv_heads: `K` key/value heads; `N` is a multiple of it.
+    head_dim: `H`.
+    max_len: Longest sequence (prompt + response) that may be asked for.
+    activation: Gate of the MLP, "silu" (Llama, Qwen) or "gelu_tanh" (Gemma).
+    norm_eps: Added to the mean square in RMSNorm.
+    norm_plus_one: RMSNorm scales by `1 + w` (Gemma) instead of `w`.
+    post_norms: Norms after attention and MLP as well (Gemma 2 and 3).
+    qk_norm: RMSNorm over `H` of queries and keys (Qwen3, Gemma 3).
+    qkv_bias: Bias on q, k, v (Qwen2).
+    out_bias: Bias on o as well (Llama with `attention_bias`).
+    mlp_bias: Bias on the MLP projections.
+    tied_head: Logits use the transposed embedding.
+    embed_scale: Embeddings times sqrt(D) (Gemma).
+    query_scale: Factor on queries; None is `H ** -0.5`.
+    attn_softcap: `c * tanh(scores / c)`; None is off (Gemma 2).
+    final_softcap: The same on the logits.
+    rope_theta: Base of the rotary frequencies.
+    rope_local_theta: Base in windowed layers (Gemma 3); None is `rope_theta`.
+    sliding_window: A token sees this many latest tokens, itself included.
+    global_every: With a window, every n-th layer (counted from 1) is global;
+      0 windows every layer (Mistral), 2 is Gemma 2, 6 is Gemma 3.
+    remat: What the backward pass recomputes: "none" keeps all activations,
+      "dots" keeps matrix products, "full" keeps layer inputs only.
+    dtype: Compute dtype, "float32" or "bfloat16".
+  """
+
+  vocab_size: int
+  num_layers: int
+  width: int
+  mlp_width: int
+  num_heads: int
+  num_kv_heads: int
+  head_dim: int
+  max_len: int = 1024
+  activation: str = "silu"
+  norm_eps: float = 1e-6
+  norm_plus_one: bool = False
+  post_norms: bool = False
+  qk_norm: bool = False
+  qkv_bias: bool = False
+  out_bias: bool = False
+  mlp_bias: bool = False
+  tied_head: bool = True
+  embed_scale: bool = False
+  query_scale: float | None = None
+  attn_softcap: float | None = None
+  final_softcap: float | None = None
+  rope_theta: float = 10_000.0
+  rope_local_theta: float | None = None
+  sliding_window: int | None = None
+  global_every: int = 0
+  remat: str = "none"
+  dtype: str = "float32"
+
+  def __post_init__(self):
+    if self.num_heads % self.num_kv_heads:
+      raise ValueError(
+        f"num_heads={self.num_heads} is not a multiple of "
+        f"num_kv_heads={self.num_kv_heads}."
+      )
+    if self.head_dim % 2:
+      raise ValueError(f"head_dim={self.head_dim} must be even (RoPE).")
+    for field, allowed in (
+      ("activation", ACTIVATIONS),
+      ("remat", REMAT_POLICIES),
+      ("dtype", ("float32", "bfloat16")),
+    ):
+      if getattr(self, field) not in allowed:
+        raise ValueError(
+          f"model.{field}={getattr(self, field)!r}: choose one of {allowed}."
+        )
+
+  @property
+  def layer_is_windowed(self) -> tuple[bool, ...]:
+    """Whether each layer attends through the sliding window, `L` values."""
+    if self.sliding_window is None:
+      return (False,) * self.num_layers
+    if not self.global_every:
+      return (True,) * self.num_layers
+    return tuple(
+      (i + 1) % self.global_every != 0 for i in range(self.num_layers)
+    )
+
+  def to_dict(self) -> dict[str, Any]:
+    """JSON-able fields."""
+    return dataclasses.asdict(self)
+
+  @classmethod
+  def from_dict(cls, fields: Mapping[str, Any]) -> "ModelConfig":
+    """Inverse of `to_dict`; an unknown field is an error that names it."""
+    known = {f.name for f in dataclasses.fields(cls)}
+    extra = sorted(set(fields) - known)
+    if extra:
+      raise ValueError(f"Unknown model fields {extra}; known: {sorted(known)}.")
+    return cls(**fields)

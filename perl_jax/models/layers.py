@@ -1,0 +1,213 @@
+"""Parts of a decoder block: RMSNorm, rotary positions, attention, gated MLP."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from perl_jax.models.config import ModelConfig
+from perl_jax.models.lora import LoraSpec, Projection
+
+
+class RMSNorm(nn.Module):
+  """x / sqrt(mean(x^2) + eps) * w, or * (1 + w) with `plus_one` (Gemma).
+
+  Computed in float32 and returned in the dtype of x.
+  Reference: Zhang & Sennrich 2019, arXiv:1910.07467.
+  """
+
+  eps: float
+  plus_one: bool
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    init = nn.initializers.zeros if self.plus_one else nn.initializers.ones
+    scale = self.param("scale", init, (x.shape[-1],)).astype(jnp.float32)
+    y = x.astype(jnp.float32)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
+    return (y * (scale + 1.0 if self.plus_one else scale)).astype(x.dtype)
+
+
+class Rotary(NamedTuple):
+  """Cosines and sines of the rotary angles, `[B, T, 1, H / 2]`, float32."""
+
+  cos: jax.Array
+  sin: jax.Array
+
+
+def rotary_angles(
+  positions: jax.Array, *, head_dim: int, theta: float
+) -> Rotary:
+  """Angles positions * theta^(-2 i / H) for i in [0, H / 2).
+
+  Args:
+    positions: Position of each token in its sequence, `[B, T]`, int.
+    head_dim: `H`.
+    theta: Base of the frequencies.
+
+  Reference: Su et al. 2021, arXiv:2104.09864.
+  """
+  exponents = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
+  angles = positions[..., None, None].astype(jnp.float32) * theta**-exponents
+  return Rotary(jnp.cos(angles), jnp.sin(angles))
+
+
+def rotate(x: jax.Array, rotary: Rotary) -> jax.Array:
+  """Rotates pairs (x_i, x_{i + H/2}) of `[B, T, heads, H]` by their angle."""
+  x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  cos, sin = rotary
+  return jnp.concatenate(
+    [x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1
+  ).astype(x.dtype)
+
+
+def attend(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  attention_mask: jax.Array,
+  *,
+  scale: float,
+  softcap: float | None,
+) -> jax.Array:
+  """Grouped-query attention with a float32 softmax.
+
+  Args:
+    q: Queries, `[B, T, N, H]`; query head n reads key/value head n // G.
+    k: Keys, `[B, S, K, H]`.
+    v: Values, `[B, S, K, H]`.
+    attention_mask: True where a query may see a key, `[B, T, S]`. A row that
+      sees nothing gets finite, meaningless output.
+    scale: Factor on the scores.
+    softcap: `c * tanh(scores / c)` where given.
+
+  Returns:
+    `[B, T, N * H]` in the dtype of `v`.
+  """
+  batch, length, heads, head_dim = q.shape
+  kv_heads = k.shape[2]
+  q = q.reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
+  scores = jnp.einsum(
+    "BTKGH,BSKH->BKGTS", q, k, preferred_element_type=jnp.float32
+  )
+  scores = scores * scale
+  if softcap is not None:
+    scores = softcap * jnp.tanh(scores / softcap)
+  # A large finite value, not -inf: a fully masked row must not become NaN.
+  scores = jnp.where(attention_mask[:, None, None], scores, -1e30)
+  weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+  out = jnp.einsum("BKGTS,BSKH->BTKGH", weights, v)
+  return out.reshape(batch, length, heads * head_dim)
+
+
+class KVSlots(NamedTuple):
+  """Keys and values of all layers, and where this pass writes.
+
+  Attributes:
+    keys: `[L, B, S, K, H]`.
+    values: `[L, B, S, K, H]`.
+    start: First slot that this pass writes, scalar int.
+  """
+
+  keys: jax.Array
+  values: jax.Array
+  start: jax.Array
+
+
+class Attention(nn.Module):
+  """Self-attention with rotary positions and an optional KV cache."""
+
+  config: ModelConfig
+  lora: LoraSpec
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    *,
+    rotary: Rotary,
+    attention_mask: jax.Array,
+    slots: KVSlots | None,
+    layer: jax.Array,
+    deterministic: bool,
+  ) -> tuple[jax.Array, KVSlots | None]:
+    """Maps `[B, T, D]` to `[B, T, D]`; writes its keys into `slots`."""
+    cfg = self.config
+    batch, length, _ = x.shape
+
+    def project(name, features, bias):
+      return Projection(
+        features,
+        name_for_lora=f"attention/{name}",
+        lora=self.lora,
+        use_bias=bias,
+        dtype=cfg.dtype,
+        kernel_init=nn.initializers.lecun_normal(),
+        name=name,
+      )
+
+    def heads(name, count):
+      y = project(name, count * cfg.head_dim, cfg.qkv_bias)(
+        x, deterministic=deterministic
+      )
+      return y.reshape(batch, length, count, cfg.head_dim)
+
+    q = heads("q", cfg.num_heads)
+    k = heads("k", cfg.num_kv_heads)
+    v = heads("v", cfg.num_kv_heads)
+    if cfg.qk_norm:
+      q = RMSNorm(cfg.norm_eps, cfg.norm_plus_one, name="q_norm")(q)
+      k = RMSNorm(cfg.norm_eps, cfg.norm_plus_one, name="k_norm")(k)
+    q, k = rotate(q, rotary), rotate(k, rotary)
+    if slots is not None:
+      at = (layer, 0, slots.start, 0, 0)
+      slots = slots._replace(
+        keys=jax.lax.dynamic_update_slice(
+          slots.keys, k[None].astype(slots.keys.dtype), at
+        ),
+        values=jax.lax.dynamic_update_slice(
+          slots.values, v[None].astype(slots.values.dtype), at
+        ),
+      )
+      k = jax.lax.dynamic_index_in_dim(slots.keys, layer, keepdims=False)
+      v = jax.lax.dynamic_index_in_dim(slots.values, layer, keepdims=False)
+    scale = cfg.head_dim**-0.5 if cfg.query_scale is None else cfg.query_scale
+    out = attend(q, k, v, attention_mask, scale=scale, softcap=cfg.attn_softcap)
+    out = project("o", cfg.width, cfg.out_bias)(
+      out, deterministic=deterministic
+    )
+    return out, slots
+
+
+class GatedMLP(nn.Module):
+  """down(activation(gate(x)) * up(x)).
+
+  Reference: Shazeer 2020, arXiv:2002.05202.
+  """
+
+  config: ModelConfig
+  lora: LoraSpec
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, deterministic: bool) -> jax.Array:
+    """Maps `[B, T, D]` to `[B, T, D]`."""
+    cfg = self.config
+
+    def project(name, features, y):
+      return Projection(
+        features,
+        name_for_lora=f"mlp/{name}",
+        lora=self.lora,
+        use_bias=cfg.mlp_bias,
+        dtype=cfg.dtype,
+        kernel_init=nn.initializers.lecun_normal(),
+        name=name,
+      )(y, deterministic=deterministic)
+
+    gate = project("gate", cfg.mlp_width, x)
+    if cfg.activation == "silu":
+      gate = jax.nn.silu(gate)
+    else:
+      gate = jax.nn.gelu(gate, approximate=True)
+    return project("down", cfg.width, gate * project("up", cfg.mlp_width, x))

@@ -1,0 +1,108 @@
+"""Named backbones: small ones to train from scratch, one per open family.
+
+`vocab_size` comes from the tokenizer and `max_len` from the data, so that a
+preset says only what is left. The `*_tiny` presets have the switches of a
+family at toy size, for tests.
+"""
+
+import dataclasses
+import difflib
+from typing import Any
+
+from perl_jax.models.config import ModelConfig
+
+_LLAMA = dict(activation="silu", tied_head=True, norm_eps=1e-5)
+_TINY = dict(
+  num_layers=2,
+  width=32,
+  mlp_width=64,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=8,
+)
+
+PRESETS: dict[str, dict[str, Any]] = {
+  # For tests, and for seeing a stage run at all.
+  "tiny": dict(_TINY, **_LLAMA),
+  # The embedded data set: minutes on two CPU cores.
+  "small": dict(
+    _LLAMA,
+    num_layers=4,
+    width=128,
+    mlp_width=384,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=32,
+  ),
+  # Taskmaster: half an hour on two CPU cores.
+  "medium": dict(
+    _LLAMA,
+    num_layers=6,
+    width=256,
+    mlp_width=768,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=64,
+  ),
+  # One accelerator.
+  "base": dict(
+    _LLAMA,
+    num_layers=12,
+    width=768,
+    mlp_width=2048,
+    num_heads=12,
+    num_kv_heads=12,
+    head_dim=64,
+  ),
+  "llama_tiny": dict(_TINY, **_LLAMA) | dict(tied_head=False),
+  "mistral_tiny": dict(_TINY, **_LLAMA)
+  | dict(tied_head=False, sliding_window=5),
+  "qwen2_tiny": dict(_TINY, **_LLAMA) | dict(qkv_bias=True, norm_eps=1e-6),
+  "qwen3_tiny": dict(_TINY, **_LLAMA) | dict(qk_norm=True, norm_eps=1e-6),
+  "gemma_tiny": dict(
+    _TINY, activation="gelu_tanh", norm_plus_one=True, embed_scale=True
+  ),
+  "gemma2_tiny": dict(
+    _TINY,
+    activation="gelu_tanh",
+    norm_plus_one=True,
+    embed_scale=True,
+    post_norms=True,
+    attn_softcap=50.0,
+    final_softcap=30.0,
+    query_scale=0.3,
+    sliding_window=5,
+    global_every=2,
+  ),
+  "gemma3_tiny": dict(
+    _TINY,
+    activation="gelu_tanh",
+    norm_plus_one=True,
+    embed_scale=True,
+    post_norms=True,
+    qk_norm=True,
+    sliding_window=5,
+    global_every=2,
+    rope_theta=1_000_000.0,
+    rope_local_theta=10_000.0,
+  ),
+}
+
+
+def preset(name: str, **overrides: Any) -> ModelConfig:
+  """The `ModelConfig` of a preset with fields set or replaced.
+
+  Raises:
+    ValueError: The preset or a field is unknown; the nearest name is given.
+  """
+  if name not in PRESETS:
+    near = difflib.get_close_matches(name, PRESETS, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(
+      f"model.preset={name!r} is unknown.{hint} Known: {sorted(PRESETS)}."
+    )
+  known = {f.name for f in dataclasses.fields(ModelConfig)}
+  extra = sorted(set(overrides) - known)
+  if extra:
+    raise ValueError(f"Unknown model fields {extra}; known: {sorted(known)}.")
+  return ModelConfig(**(PRESETS[name] | overrides))

@@ -1,0 +1,228 @@
+"""A decoder-only transformer: embeds, runs its layers under scan, norms.
+
+Masks come from `positions` and `segments`, never from pad ids: a token sees
+the tokens of its own segment at its own position or before; segment 0 is
+padding. One rule serves right padding, left padding and packed rows alike.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from perl_jax.models import layers
+from perl_jax.models.config import ModelConfig
+from perl_jax.models.lora import LoraSpec
+
+
+class Cache(NamedTuple):
+  """Everything that decoding remembers of the tokens it has seen.
+
+  Attributes:
+    keys: `[L, B, S, K, H]`.
+    values: `[L, B, S, K, H]`.
+    positions: Position of the token in each slot, `[B, S]`, int32.
+    segments: Its segment, 0 where the slot is empty, `[B, S]`, int32.
+    length: Slots written so far, the same in each row, int32 scalar.
+  """
+
+  keys: jax.Array
+  values: jax.Array
+  positions: jax.Array
+  segments: jax.Array
+  length: jax.Array
+
+
+def init_cache(config: ModelConfig, batch: int, slots: int) -> Cache:
+  """An empty cache of `slots` slots in the compute dtype."""
+  shape = (
+    config.num_layers,
+    batch,
+    slots,
+    config.num_kv_heads,
+    config.head_dim,
+  )
+  return Cache(
+    keys=jnp.zeros(shape, config.dtype),
+    values=jnp.zeros(shape, config.dtype),
+    positions=jnp.zeros((batch, slots), jnp.int32),
+    segments=jnp.zeros((batch, slots), jnp.int32),
+    length=jnp.zeros((), jnp.int32),
+  )
+
+
+class LayerInputs(NamedTuple):
+  """What differs from layer to layer, scanned along `L`."""
+
+  index: jax.Array
+  windowed: jax.Array
+
+
+class SharedInputs(NamedTuple):
+  """What every layer reads: angles and masks, global and windowed."""
+
+  rotary: layers.Rotary
+  attention_mask: jax.Array
+  local_rotary: layers.Rotary | None
+  local_mask: jax.Array | None
+
+
+class Block(nn.Module):
+  """Pre-norm attention and MLP, with Gemma's post-norms where asked."""
+
+  config: ModelConfig
+  lora: LoraSpec
+  deterministic: bool
+
+  @nn.compact
+  def __call__(self, carry, layer: LayerInputs, shared: SharedInputs):
+    """One layer; `carry` is (activations `[B, T, D]`, KV slots or None)."""
+    cfg = self.config
+    x, slots = carry
+    rotary, attention_mask = shared.rotary, shared.attention_mask
+    if shared.local_mask is not None:
+      attention_mask = jnp.where(
+        layer.windowed, shared.local_mask, attention_mask
+      )
+    if shared.local_rotary is not None:
+      rotary = jax.tree.map(
+        lambda local, full: jnp.where(layer.windowed, local, full),
+        shared.local_rotary,
+        rotary,
+      )
+
+    def norm(name, y):
+      return layers.RMSNorm(cfg.norm_eps, cfg.norm_plus_one, name=name)(y)
+
+    out, slots = layers.Attention(cfg, self.lora, name="attention")(
+      norm("attention_norm", x),
+      rotary=rotary,
+      attention_mask=attention_mask,
+      slots=slots,
+      layer=layer.index,
+      deterministic=self.deterministic,
+    )
+    x = x + (norm("post_attention_norm", out) if cfg.post_norms else out)
+    out = layers.GatedMLP(cfg, self.lora, name="mlp")(
+      norm("mlp_norm", x), deterministic=self.deterministic
+    )
+    x = x + (norm("post_mlp_norm", out) if cfg.post_norms else out)
+    return (x, slots), None
+
+
+def _layer_stack(config: ModelConfig, lora: LoraSpec, deterministic: bool):
+  """The blocks under `nn.scan`, rematerialised as the config says."""
+  block = Block
+  if config.remat != "none":
+    policy = None
+    if config.remat == "dots":
+      policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    # Under scan the loop itself keeps XLA from merging the two passes.
+    block = nn.remat(Block, policy=policy, prevent_cse=False)
+  stack = nn.scan(
+    block,
+    variable_axes={"params": 0},
+    split_rngs={"params": True, "dropout": True},
+    in_axes=(0, nn.broadcast),
+    length=config.num_layers,
+  )
+  return stack(config, lora, deterministic, name="layers")
+
+
+class Transformer(nn.Module):
+  """Tokens to final hidden states; logits are the business of `roles`.
+
+  Attributes:
+    config: Shapes and switches.
+    lora: Adapter shape; rank 0 creates the base tree and nothing else.
+  """
+
+  config: ModelConfig
+  lora: LoraSpec = LoraSpec()
+
+  @nn.compact
+  def __call__(
+    self,
+    tokens: jax.Array,
+    positions: jax.Array,
+    segments: jax.Array,
+    *,
+    cache: Cache | None = None,
+    deterministic: bool = True,
+  ) -> tuple[jax.Array, Cache | None]:
+    """Final hidden states, after the last norm.
+
+    Args:
+      tokens: `[B, T]`, int32.
+      positions: Position of each token in its sequence, `[B, T]`, int32.
+      segments: Sequence that a token belongs to, `[B, T]`, int32; 0 is padding.
+      cache: Where given, the tokens follow those already in it.
+      deterministic: False turns on LoRA dropout and needs a "dropout" key.
+
+    Returns:
+      Hidden states `[B, T, D]` in the compute dtype, and the grown cache.
+    """
+    cfg = self.config
+    embedding = self.param(
+      "embedding",
+      nn.initializers.normal(cfg.width**-0.5),
+      (cfg.vocab_size, cfg.width),
+    )
+    x = embedding[tokens].astype(cfg.dtype)
+    if cfg.embed_scale:
+      x = x * jnp.asarray(cfg.width**0.5, cfg.dtype)
+    if not cfg.tied_head:
+      # Read by `roles.head_kernel`; created here so that it is in the tree.
+      self.param(
+        "lm_head",
+        nn.initializers.lecun_normal(),
+        (cfg.width, cfg.vocab_size),
+      )
+    slots, key_positions, key_segments = None, positions, segments
+    if cache is not None:
+      at = (0, cache.length)
+      key_positions = jax.lax.dynamic_update_slice(
+        cache.positions, positions, at
+      )
+      key_segments = jax.lax.dynamic_update_slice(cache.segments, segments, at)
+      slots = layers.KVSlots(cache.keys, cache.values, cache.length)
+
+    shared = self._shared_inputs(
+      positions, segments, key_positions, key_segments
+    )
+    per_layer = LayerInputs(
+      index=jnp.arange(cfg.num_layers),
+      windowed=jnp.asarray(cfg.layer_is_windowed),
+    )
+    stack = _layer_stack(cfg, self.lora, deterministic)
+    (x, slots), _ = stack((x, slots), per_layer, shared)
+    x = layers.RMSNorm(cfg.norm_eps, cfg.norm_plus_one, name="final_norm")(x)
+    if cache is not None:
+      cache = Cache(
+        keys=slots.keys,
+        values=slots.values,
+        positions=key_positions,
+        segments=key_segments,
+        length=cache.length + tokens.shape[1],
+      )
+    return x, cache
+
+  def _shared_inputs(
+    self, positions, segments, key_positions, key_segments
+  ) -> SharedInputs:
+    cfg = self.config
+    distance = positions[:, :, None] - key_positions[:, None, :]
+    same = segments[:, :, None] == key_segments[:, None, :]
+    mask = same & (segments > 0)[:, :, None] & (distance >= 0)
+    local_mask = local_rotary = None
+    if any(cfg.layer_is_windowed):
+      local_mask = mask & (distance < cfg.sliding_window)
+      if cfg.rope_local_theta is not None:
+        local_rotary = layers.rotary_angles(
+          positions, head_dim=cfg.head_dim, theta=cfg.rope_local_theta
+        )
+    rotary = layers.rotary_angles(
+      positions, head_dim=cfg.head_dim, theta=cfg.rope_theta
+    )
+    return SharedInputs(rotary, mask, local_rotary, local_mask)

@@ -1,0 +1,203 @@
+"""Log-probabilities of given tokens, without an array of size [B, T, V].
+
+The head's logits are the largest array of a training step by far. They are made
+here for a few time steps at once, reduced to one number a token, and made again
+in the backward pass.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import chex
+import jax
+import jax.numpy as jnp
+
+Inputs = TypeVar("Inputs")
+Outputs = TypeVar("Outputs")
+
+
+class TokenScores(NamedTuple):
+  """What the model says about given tokens.
+
+  Attributes:
+    logprobs: log pi(target), in nats, `[B, T]`, float32.
+    entropy: Entropy of pi, in nats, `[B, T]`, float32, or None.
+    correct: Whether the target has the largest logit (the first of equals),
+      `[B, T]`, bool, or None.
+  """
+
+  logprobs: jax.Array
+  entropy: jax.Array | None
+  correct: jax.Array | None
+
+
+def head_logits(
+  hidden: jax.Array,
+  head_kernel: jax.Array,
+  *,
+  temperature: float = 1.0,
+  softcap: float | None = None,
+) -> jax.Array:
+  """Logits of the distribution that is sampled and scored.
+
+  z = c tanh(h W / c) / temperature, or h W / temperature without softcap.
+
+  Args:
+    hidden: Final hidden states, `[..., D]`.
+    head_kernel: Output projection W, `[D, V]`.
+    temperature: Divides the (capped) logits, > 0.
+    softcap: The bound c that tanh puts on the logits, > 0, or None.
+
+  Returns:
+    Logits, `[..., V]`, float32, accumulated in float32 from any input dtype.
+
+  Raises:
+    ValueError: If temperature or softcap is not positive.
+
+  Reference: softcap is of Gemma 2, arXiv:2408.00118, section 2.
+  """
+  if temperature <= 0:
+    raise ValueError(
+      f"temperature must be > 0, got {temperature}; score greedy samples with "
+      "the temperature that the training used"
+    )
+  if softcap is not None and softcap <= 0:
+    raise ValueError(f"softcap must be > 0 or None, got {softcap}")
+  logits = jnp.einsum(
+    "...d,dv->...v", hidden, head_kernel, preferred_element_type=jnp.float32
+  ).astype(jnp.float32)
+  if softcap is not None:
+    logits = softcap * jnp.tanh(logits / softcap)
+  return logits / temperature
+
+
+def token_logprobs(
+  hidden: jax.Array,
+  head_kernel: jax.Array,
+  targets: jax.Array,
+  *,
+  temperature: float = 1.0,
+  softcap: float | None = None,
+  chunk_size: int = 512,
+  entropy: bool = False,
+  correct: bool = False,
+) -> TokenScores:
+  """Log-probability of each target token.
+
+  logprobs[b, t] = z[targets[b, t]] - log sum_v exp(z[v]), z = head_logits(...)
+
+  There is no shift inside: `hidden[:, t]` must be the state that predicts
+  `targets[:, t]`. The gradient of `head_kernel` is summed over chunks in its
+  own dtype, so a head that is trained should be float32.
+
+  Args:
+    hidden: Final hidden states, `[B, T, D]`.
+    head_kernel: Output projection, `[D, V]`.
+    targets: Token ids in [0, V), `[B, T]`, integer.
+    temperature: Divides the logits, > 0.
+    softcap: Bound on the logits, > 0, or None.
+    chunk_size: Tokens of the batch whose logits exist at once. At least one
+      time step is taken, so the largest array is `[max(B, chunk_size), V]`.
+    entropy: Whether to compute the entropy.
+    correct: Whether to compare the target with the largest logit.
+
+  Returns:
+    `TokenScores`, not reduced. A target outside [0, V) gets NaN.
+
+  Raises:
+    ValueError: If temperature, softcap or chunk_size is not positive.
+    AssertionError: If shapes do not fit or targets are not integers.
+  """
+  chex.assert_rank([hidden, head_kernel, targets], [3, 2, 2])
+  chex.assert_equal_shape_prefix([hidden, targets], 2)
+  chex.assert_axis_dimension(hidden, 2, head_kernel.shape[0])
+  chex.assert_type(targets, int)
+
+  def score(chunk: tuple[jax.Array, jax.Array]) -> TokenScores:
+    logits = head_logits(
+      chunk[0], head_kernel, temperature=temperature, softcap=softcap
+    )
+    return _score(logits, chunk[1], entropy=entropy, correct=correct)
+
+  return map_time_chunks(score, (hidden, targets), chunk_size=chunk_size)
+
+
+def next_token_loss(logprobs: jax.Array) -> jax.Array:
+  """Cross-entropy of the target tokens.
+
+  loss_t = -log pi(target_t)
+
+  Args:
+    logprobs: From `token_logprobs`, `[B, T]`, float32.
+
+  Returns:
+    Loss in nats per token, `[B, T]`, not reduced.
+  """
+  chex.assert_rank(logprobs, 2)
+  chex.assert_type(logprobs, jnp.float32)
+  return -logprobs
+
+
+def map_time_chunks(
+  fn: Callable[[Inputs], Outputs], inputs: Inputs, *, chunk_size: int
+) -> Outputs:
+  """Applies a per-token function to a few time steps of the batch at a time.
+
+  Equals `fn(inputs)` when `fn` treats every token alone. Only the inputs are
+  kept for the backward pass; what `fn` makes inside is made again there.
+
+  Args:
+    fn: Maps a tree of `[B, t, ...]` arrays to a tree of `[B, t, ...]` arrays.
+    inputs: Tree of `[B, T, ...]` arrays. Zeros fill the last chunk.
+    chunk_size: The most tokens in a chunk, B times t; but t is at least 1.
+
+  Returns:
+    Tree of `[B, T, ...]` arrays.
+
+  Raises:
+    ValueError: If chunk_size is not positive.
+  """
+  if chunk_size < 1:
+    raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+  # Time is cut and the batch is not: a batch that is sharded over devices would
+  # be gathered by a loop over pieces of it.
+  batch, time = jax.tree.leaves(inputs)[0].shape[:2]
+  count = -(-time // max(1, chunk_size // batch))
+  width = -(-time // count)
+  count = -(-time // width)
+  padding = count * width - time
+
+  def split(array: jax.Array) -> jax.Array:
+    pads = [(0, 0), (0, padding)] + [(0, 0)] * (array.ndim - 2)
+    padded = jnp.pad(array, pads)
+    chunks = padded.reshape(batch, count, width, *array.shape[2:])
+    return jnp.moveaxis(chunks, 1, 0)
+
+  def join(chunks: jax.Array) -> jax.Array:
+    padded = jnp.moveaxis(chunks, 0, 1)
+    return padded.reshape(batch, -1, *chunks.shape[3:])[:, :time]
+
+  # A loop already keeps the two passes apart, so prevent_cse would only slow
+  # the compiler's work.
+  remade = jax.checkpoint(fn, prevent_cse=False)
+  return jax.tree.map(join, jax.lax.map(remade, jax.tree.map(split, inputs)))
+
+
+def _score(
+  logits: jax.Array, targets: jax.Array, *, entropy: bool, correct: bool
+) -> TokenScores:
+  """Scores of one chunk: logits `[B, t, V]`, targets `[B, t]`."""
+  size = logits.shape[-1]
+  logprobs = jax.nn.log_softmax(logits)
+  # Compare and sum instead of gather: it splits over a sharded vocabulary, and
+  # its gradient is no scatter.
+  hit = jnp.arange(size) == targets[..., None]
+  # Without this a target such as -100 would quietly score as 0.
+  known = (targets >= 0) & (targets < size)
+  return TokenScores(
+    logprobs=jnp.where(
+      known, jnp.sum(jnp.where(hit, logprobs, 0.0), axis=-1), jnp.nan
+    ),
+    entropy=-jnp.sum(jnp.exp(logprobs) * logprobs, -1) if entropy else None,
+    correct=jnp.argmax(logits, -1) == targets if correct else None,
+  )

@@ -1,0 +1,160 @@
+"""Statistics over the entries that a boolean mask keeps, in float32.
+
+What a mask drops may be NaN or infinite: it reaches neither the result nor the
+gradient with respect to `values`.
+
+One thing no reduction can do: when `values` were themselves computed from a bad
+number, the chain rule multiplies the zero gradient of a dropped entry by an
+infinite or NaN derivative, and 0 * inf = NaN. Clean the inputs of such a
+formula with `keep` before it, and reduce after it ("the double where").
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+Axis = int | tuple[int, ...] | None
+
+
+def keep(values: jax.Array, mask: jax.Array) -> jax.Array:
+  """Values where the mask is true, zeros elsewhere.
+
+  Args:
+    values: Numbers or booleans, any shape.
+    mask: What to keep, same shape, boolean.
+
+  Returns:
+    Same shape, float32. The gradient of a dropped entry is exactly 0.
+
+  Raises:
+    AssertionError: If the shapes differ or the mask is not boolean.
+  """
+  chex.assert_equal_shape([values, mask])
+  chex.assert_type(mask, bool)
+  return jnp.where(mask, jnp.asarray(values).astype(jnp.float32), 0.0)
+
+
+def masked_sum(
+  values: jax.Array, mask: jax.Array, axis: Axis = None
+) -> jax.Array:
+  """Sum of the kept values.
+
+  sum = sum_i m_i x_i
+
+  Args:
+    values: Numbers or booleans, any shape.
+    mask: What to keep, same shape, boolean.
+    axis: Axis or axes to reduce; all of them by default.
+
+  Returns:
+    Float32, `values.shape` without `axis`. 0 where nothing is kept.
+
+  Raises:
+    AssertionError: If the shapes differ or the mask is not boolean.
+  """
+  return jnp.sum(keep(values, mask), axis=axis)
+
+
+def masked_mean(
+  values: jax.Array, mask: jax.Array, axis: Axis = None
+) -> jax.Array:
+  """Mean of the kept values: divided by how many they are, never by the size.
+
+  mean = (sum_i m_i x_i) / max(sum_i m_i, 1)
+
+  Args:
+    values: Numbers or booleans, any shape.
+    mask: What to keep, same shape, boolean.
+    axis: Axis or axes to reduce; all of them by default.
+
+  Returns:
+    Float32, `values.shape` without `axis`. 0 where nothing is kept.
+
+  Raises:
+    AssertionError: If the shapes differ or the mask is not boolean.
+  """
+  return masked_sum(values, mask, axis) / _count(mask, axis)
+
+
+def masked_var(
+  values: jax.Array, mask: jax.Array, axis: Axis = None
+) -> jax.Array:
+  """Population variance of the kept values.
+
+  var = (sum_i m_i (x_i - mean)^2) / max(sum_i m_i, 1)
+
+  Args:
+    values: Numbers or booleans, any shape.
+    mask: What to keep, same shape, boolean.
+    axis: Axis or axes to reduce; all of them by default.
+
+  Returns:
+    Float32, `values.shape` without `axis`. 0 where nothing is kept, and exactly
+    0 where all kept values are equal.
+
+  Raises:
+    AssertionError: If the shapes differ or the mask is not boolean.
+  """
+  centered, _ = _center(values, mask, axis)
+  return masked_mean(jnp.square(centered), mask, axis)
+
+
+def masked_whiten(
+  values: jax.Array,
+  mask: jax.Array,
+  shift_mean: bool = True,
+  *,
+  epsilon: float = 1e-8,
+) -> jax.Array:
+  """Kept values scaled to variance 1 and, by default, moved to mean 0.
+
+  y_i = (x_i - mean) / sqrt(var + epsilon)  [+ mean if not shift_mean]
+
+  The statistics are over all kept entries of the array. Under `jax.jit` with a
+  sharded batch that is the whole batch, on every device and process.
+
+  Args:
+    values: Numbers, any shape.
+    mask: What to keep, same shape, boolean.
+    shift_mean: Whether the result has mean 0 or keeps the mean it had.
+    epsilon: Floor of the variance, > 0. It keeps the gradient finite when all
+      kept values are equal.
+
+  Returns:
+    Same shape, float32, 0 at dropped entries. Equal values become exactly 0
+    (the mean if not `shift_mean`).
+
+  Raises:
+    AssertionError: If the shapes differ or the mask is not boolean.
+  """
+  centered, mean = _center(values, mask, None)
+  scale = jax.lax.rsqrt(masked_mean(jnp.square(centered), mask) + epsilon)
+  whitened = centered * scale
+  return keep(whitened if shift_mean else whitened + mean, mask)
+
+
+def _count(mask: jax.Array, axis: Axis, keepdims: bool = False) -> jax.Array:
+  """How many entries are kept, at least 1. Counted as integers: exact."""
+  kept = jnp.sum(mask, axis=axis, dtype=jnp.int32, keepdims=keepdims)
+  return jnp.maximum(kept, 1).astype(jnp.float32)
+
+
+def _center(
+  values: jax.Array, mask: jax.Array, axis: Axis
+) -> tuple[jax.Array, jax.Array]:
+  """Kept values minus their mean (0 if dropped), and the mean, axes kept.
+
+  The mean is taken of the distance to one of the values. Rounding is then
+  relative to the spread and not to the size, and equal values, which have a
+  rounded mean that differs from them, come out as exactly 0.
+  """
+  kept = keep(values, mask)
+  largest = jnp.max(jnp.where(mask, kept, -jnp.inf), axis=axis, keepdims=True)
+  some = jnp.any(mask, axis=axis, keepdims=True)
+  # Any constant gives the same mean, so no gradient belongs to the choice.
+  pivot = jax.lax.stop_gradient(jnp.where(some, largest, 0.0))
+  offsets = keep(kept - pivot, mask)
+  offset_mean = jnp.sum(offsets, axis=axis, keepdims=True) / _count(
+    mask, axis, keepdims=True
+  )
+  return keep(offsets - offset_mean, mask), pivot + offset_mean

@@ -1,0 +1,61 @@
+"""Learning-rate schedules and the optimiser chain, from Optax."""
+
+import difflib
+
+import optax
+
+SCHEDULES = ("constant", "linear", "cosine")
+OPTIMIZERS = ("adamw", "adafactor", "sgd")
+
+
+def make_schedule(
+  *, name: str, learning_rate: float, warmup_steps: int, total_steps: int
+) -> optax.Schedule:
+  """Warm-up to `learning_rate`, then constant or a decay to 0.
+
+  rate(t) = learning_rate * (t + 1) / (warmup_steps + 1) while t < warmup_steps,
+  so that the very first step already moves the parameters.
+  """
+  _require("optimizer.schedule", name, SCHEDULES)
+  decay_steps = max(total_steps - warmup_steps, 1)
+  after = {
+    "constant": optax.constant_schedule(learning_rate),
+    "linear": optax.linear_schedule(learning_rate, 0.0, decay_steps),
+    "cosine": optax.cosine_decay_schedule(learning_rate, decay_steps),
+  }[name]
+  if not warmup_steps:
+    return after
+  first = learning_rate / (warmup_steps + 1)
+  warmup = optax.linear_schedule(first, learning_rate, warmup_steps)
+  return optax.join_schedules([warmup, after], [warmup_steps])
+
+
+def make_optimizer(
+  *,
+  name: str,
+  schedule: optax.Schedule,
+  b1: float,
+  b2: float,
+  weight_decay: float,
+  clip_norm: float,
+) -> optax.GradientTransformation:
+  """Global-norm clipping (0 is off), then the named optimiser."""
+  _require("optimizer.name", name, OPTIMIZERS)
+  if name == "adamw":
+    update = optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay)
+  elif name == "adafactor":
+    update = optax.adafactor(
+      schedule, multiply_by_parameter_scale=False, clipping_threshold=None
+    )
+  else:
+    update = optax.sgd(schedule, momentum=b1 or None)
+  if not clip_norm:
+    return update
+  return optax.chain(optax.clip_by_global_norm(clip_norm), update)
+
+
+def _require(field: str, value: str, allowed: tuple[str, ...]) -> None:
+  if value not in allowed:
+    near = difflib.get_close_matches(value, allowed, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"{field}={value!r}: choose one of {allowed}.{hint}")

@@ -1,0 +1,199 @@
+"""Parameter trees: what is trained, what is frozen, merging and identity.
+
+A parameter tree is a nested dict of arrays. The tree of the backbone is the
+*base*; what a role adds to it (adapter, scalar head) or replaces in it (full
+tuning) is its *trainable* tree. `combine(trainable, frozen)` is what a model
+reads. Splits are by path, and cover every leaf.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from perl_jax.models import lora as lora_lib
+
+Params = Mapping[str, Any]
+TUNINGS = ("lora", "full")
+HEAD = "head"
+
+
+def flatten(tree: Params) -> dict[str, Any]:
+  """Nested dicts to `{"layers/attention/q/kernel": leaf}`, sorted by path."""
+  return dict(sorted(traverse_util.flatten_dict(dict(tree), sep="/").items()))
+
+
+def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
+  """Inverse of `flatten`."""
+  return traverse_util.unflatten_dict(dict(leaves), sep="/")
+
+
+def is_adapter(path: str) -> bool:
+  """Whether a path names a LoRA leaf."""
+  return path.rsplit("/", 1)[-1] in lora_lib.LEAVES
+
+
+def is_head(path: str) -> bool:
+  """Whether a path belongs to a scalar head."""
+  return path.split("/", 1)[0] == HEAD
+
+
+def partition(
+  params: Params, tuning: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Splits a tree into (trainable, frozen).
+
+  Args:
+    params: Base, adapter and head of one role.
+    tuning: "lora" trains adapters and the head; "full" trains every leaf but
+      has no adapters.
+
+  Raises:
+    ValueError: `tuning` is unknown, nothing would be trained, or a full tuning
+      was asked for of a tree with adapters.
+  """
+  if tuning not in TUNINGS:
+    raise ValueError(f"tuning={tuning!r}: choose one of {TUNINGS}.")
+  leaves = flatten(params)
+  adapters = [path for path in leaves if is_adapter(path)]
+  if tuning == "full" and adapters:
+    raise ValueError(
+      "tuning='full' trains the base itself, but the tree has adapters:"
+      f" {adapters[:4]}. Merge them first or use tuning='lora'."
+    )
+  if tuning == "lora" and not adapters:
+    raise ValueError(
+      "tuning='lora' but the tree has no adapter, so that nothing but a head"
+      " would be trained. Set lora.rank above 0, or tuning='full'."
+    )
+  trainable, frozen = {}, {}
+  for path, leaf in leaves.items():
+    chosen = tuning == "full" or is_adapter(path) or is_head(path)
+    (trainable if chosen else frozen)[path] = leaf
+  return unflatten(trainable), unflatten(frozen)
+
+
+def combine(trainable: Params, frozen: Params) -> dict[str, Any]:
+  """The union of two trees that share no leaf.
+
+  Raises:
+    ValueError: A path is in both; the paths are listed.
+  """
+  first, second = flatten(trainable), flatten(frozen)
+  both = sorted(set(first) & set(second))
+  if both:
+    raise ValueError(f"Leaves in trainable and frozen alike: {both[:8]}.")
+  return unflatten(first | second)
+
+
+def rest_of(base: Params, trainable: Params) -> dict[str, Any]:
+  """Leaves of `base` that `trainable` does not replace: the frozen side.
+
+  With LoRA this is the whole base; with full tuning it is empty.
+  """
+  replaced = set(flatten(trainable))
+  return unflatten(
+    {p: leaf for p, leaf in flatten(base).items() if p not in replaced}
+  )
+
+
+def has_adapters(params: Params) -> bool:
+  """Whether any leaf is a LoRA leaf."""
+  return any(map(is_adapter, flatten(params)))
+
+
+def count(params: Params) -> int:
+  """Number of parameters."""
+  return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))
+
+
+def nbytes(params: Params) -> int:
+  """Bytes of all leaves."""
+  return sum(
+    int(np.prod(x.shape)) * jnp.dtype(x.dtype).itemsize
+    for x in jax.tree.leaves(params)
+  )
+
+
+def fingerprint(params: Params) -> str:
+  """SHA-256 over paths, shapes, dtypes and bytes, as hex.
+
+  Two trees have the same fingerprint if and only if (but for collisions) they
+  have the same leaves with the same bits.
+  """
+  digest = hashlib.sha256()
+  for path, leaf in flatten(params).items():
+    array = np.ascontiguousarray(jax.device_get(leaf))
+    digest.update(f"{path}:{array.shape}:{array.dtype}\n".encode())
+    digest.update(array.tobytes())
+  return digest.hexdigest()
+
+
+def require_same_leaves(expected: Params, found: Params, what: str) -> None:
+  """Checks that two trees have the same paths and shapes.
+
+  Raises:
+    ValueError: Lists what is missing, what is extra and what differs in shape.
+  """
+  expected, found = flatten(expected), flatten(found)
+  missing = sorted(set(expected) - set(found))
+  extra = sorted(set(found) - set(expected))
+  shapes = [
+    f"{path}: {tuple(found[path].shape)}, expected {tuple(leaf.shape)}"
+    for path, leaf in expected.items()
+    if path in found and tuple(found[path].shape) != tuple(leaf.shape)
+  ]
+  if missing or extra or shapes:
+    raise ValueError(
+      f"{what} does not fit.\n  missing: {missing}\n  extra: {extra}\n"
+      f"  shapes: {shapes}"
+    )
+
+
+def _delta(lora_a: jax.Array, lora_b: jax.Array, scale: float) -> jax.Array:
+  """scale * A B in float32, with leading layer axes kept."""
+  return scale * jnp.einsum(
+    "...ir,...ro->...io",
+    lora_a.astype(jnp.float32),
+    lora_b.astype(jnp.float32),
+    precision="highest",
+  )
+
+
+def _add_adapters(base, adapters, spec, sign):
+  leaves = flatten(base)
+  for path, lora_a in flatten(adapters).items():
+    if not path.endswith("/lora_a"):
+      continue
+    stem = path.removesuffix("/lora_a")
+    kernel = leaves[f"{stem}/kernel"]
+    lora_b = flatten(adapters)[f"{stem}/lora_b"]
+    merged = kernel.astype(jnp.float32) + sign * _delta(
+      lora_a, lora_b, spec.scale
+    )
+    leaves[f"{stem}/kernel"] = merged.astype(kernel.dtype)
+  return unflatten(leaves)
+
+
+def merge(
+  base: Params, adapters: Params, spec: lora_lib.LoraSpec
+) -> dict[str, Any]:
+  """W + scale * A B for each adapted kernel, in float32, cast back.
+
+  Args:
+    base: Tree of the backbone, without adapters.
+    adapters: LoRA leaves; other leaves (a head) are ignored.
+    spec: Shape of the adapters; gives the scale.
+  """
+  return _add_adapters(base, adapters, spec, 1.0)
+
+
+def unmerge(
+  merged: Params, adapters: Params, spec: lora_lib.LoraSpec
+) -> dict[str, Any]:
+  """W - scale * A B: takes back `merge`, up to rounding in the kernel's dtype."""
+  return _add_adapters(merged, adapters, spec, -1.0)

@@ -1,0 +1,174 @@
+"""Responses of anchor and policy side by side, as HTML.
+
+Everything that a model or a data set has written is escaped. A response that
+is JSON is shown indented; when it was judged wrong, its lines that the
+reference does not have are marked.
+"""
+
+import collections
+import json
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from perl_jax.reporting import headline
+
+Row = Mapping[str, object]
+
+# Longer texts are cut on the page (samples.jsonl has them whole).
+_MOST_CHARACTERS = 4000
+_OPEN, _FOLDED = 4, 40
+
+
+def samples_html(rows: Sequence[Row]) -> str:
+  """The samples of the last step, in the order written; "" if there are none.
+
+  Args:
+    rows: Lines of samples.jsonl: `prompt`, `reference`, and for each of
+      `anchor` and `policy` the response, `<who>_reward` and judgements such as
+      `<who>_gold`; all optional but some response.
+  """
+  rows = [row for row in rows if _speakers(row)]
+  if not rows:
+    return ""
+  last = max(headline.number(row.get("step")) for row in rows)
+  if not math.isnan(last):
+    rows = [row for row in rows if headline.number(row.get("step")) == last]
+  cards = [_card(row, i) for i, row in enumerate(rows, start=1)]
+  parts = [f"<p>{_tally(rows)}</p>", *cards[:_OPEN]]
+  if cards[_OPEN:]:
+    folded = cards[_OPEN : _OPEN + _FOLDED]
+    parts.append(
+      f"<details><summary>{len(folded)} more samples</summary>"
+      f"{''.join(folded)}</details>"
+    )
+  return "\n".join(parts)
+
+
+def _tally(rows: Sequence[Row]) -> str:
+  """How the samples were chosen, and how often each of the two was right."""
+  step = headline.number(rows[0].get("step"))
+  when = "" if math.isnan(step) else f" of step {step:g}"
+  text = f"The first samples{when} in the order in which they were written, "
+  text += "not selected."
+  judged = [
+    (judgement(row, "anchor"), judgement(row, "policy")) for row in rows
+  ]
+  judged = [pair for pair in judged if None not in pair]
+  if judged:
+    count = collections.Counter(judged)
+    text += (
+      f" Of {len(judged)}: both right {count[True, True]}, only the policy "
+      f"{count[False, True]}, only the anchor {count[True, False]}, neither "
+      f"{count[False, False]}."
+    )
+  return text
+
+
+def judgement(row: Row, who: str) -> bool | None:
+  """Whether the response was judged right; None if nobody said."""
+  for name in headline.JUDGEMENTS:
+    value = headline.number(row.get(f"{who}_{name}"))
+    if not math.isnan(value):
+      return value >= 0.5
+  return None
+
+
+def _speakers(row: Row) -> list[str]:
+  known = ("anchor", "policy", "response", "chosen", "rejected")
+  return [who for who in known if row.get(who) is not None]
+
+
+def _card(row: Row, number: int) -> str:
+  speakers = _speakers(row)
+  reference = row.get("reference")
+  answers = [_answer(row, who, reference) for who in speakers]
+  if reference is not None:
+    answers.append(
+      '<div class="answer"><header><h4>Reference</h4></header>'
+      f"<pre>{escape(_cut(_indented(reference)))}</pre></div>"
+    )
+  return (
+    f'<article class="sample"><h3>Sample {number}</h3>'
+    f"{_prompt(row.get('prompt'))}"
+    f'<div class="answers">{"".join(answers)}</div></article>'
+  )
+
+
+def _answer(row: Row, who: str, reference: object) -> str:
+  right = judgement(row, who)
+  kind = {True: " right", False: " wrong", None: ""}[right]
+  facts = []
+  if right is not None:
+    mark, style = ("✓ right", "good") if right else ("✗ wrong", "bad")
+    facts.append(f'<span class="{style}">{mark}</span>')
+  reward = headline.number(row.get(f"{who}_reward"))
+  if not math.isnan(reward):
+    text = f"{reward:.3g}".replace("-", "−")
+    facts.append(f"<span>reward {text}</span>")
+  text = _marked(row[who], reference if right is False else None)
+  return (
+    f'<div class="answer{kind}"><header><h4>{escape(who.capitalize())}</h4>'
+    f"{''.join(facts)}</header><pre>{text}</pre></div>"
+  )
+
+
+def _prompt(prompt: object) -> str:
+  if prompt is None:
+    return ""
+  if isinstance(prompt, str):
+    return f'<div class="prompt" tabindex="0"><p>{escape(prompt)}</p></div>'
+  turns = []
+  for turn in prompt if isinstance(prompt, list) else [prompt]:
+    if isinstance(turn, Mapping):
+      role = escape(str(turn.get("role", "")))
+      content = escape(str(turn.get("content", "")))
+      turns.append(f"<p><b>{role}</b>{content}</p>")
+    else:
+      turns.append(f"<p>{escape(str(turn))}</p>")
+  return f'<div class="prompt" tabindex="0">{"".join(turns)}</div>'
+
+
+def _marked(response: object, reference: object) -> str:
+  """Escaped text; with a reference in JSON, lines it lacks are marked."""
+  text = _cut(_indented(response))
+  if reference is None or not (_is_json(response) and _is_json(reference)):
+    return escape(text)
+  left = collections.Counter(_bare(_indented(reference).splitlines()))
+  lines = []
+  for line, bare in zip(
+    text.splitlines(), _bare(text.splitlines()), strict=True
+  ):
+    if left[bare]:
+      left[bare] -= 1
+      lines.append(escape(line))
+    else:
+      indent = line[: len(line) - len(line.lstrip())]
+      lines.append(f"{indent}<mark>{escape(line.lstrip())}</mark>")
+  return "\n".join(lines)
+
+
+def _bare(lines: Sequence[str]) -> list[str]:
+  return [line.strip().rstrip(",") for line in lines]
+
+
+def _is_json(text: object) -> bool:
+  return _indented(text) != text
+
+
+def _indented(text: object) -> str:
+  """JSON objects and lists indented, any other text as it is."""
+  if not isinstance(text, str):
+    return json.dumps(text, indent=2, ensure_ascii=False)
+  try:
+    value = json.loads(text)
+  except ValueError:
+    return text
+  if not isinstance(value, dict | list):
+    return text
+  return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def _cut(text: str) -> str:
+  more = len(text) - _MOST_CHARACTERS
+  return text if more <= 0 else f"{text[:-more]}… ({more} characters more)"

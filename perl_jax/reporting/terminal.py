@@ -1,0 +1,219 @@
+"""What a running stage shows: a progress bar, or plain lines when piped."""
+
+import collections
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from absl import logging as absl_logging
+from rich import box, progress, text
+from rich.console import Console
+from rich.table import Column, Table
+
+from perl_jax.reporting import headline
+
+# Steps in this many last updates give the rate, so that a slow first step
+# (compilation) is soon forgotten.
+_WINDOW = 30
+
+
+class Progress:
+  """Step, rate, time left and the metrics that matter, on one line.
+
+  On a terminal the line is a live bar, and what is logged meanwhile scrolls
+  above it. Elsewhere a plain line is printed for the first update, then at
+  most every `plain_seconds`, and for the last step.
+  """
+
+  def __init__(
+    self,
+    name: str,
+    total_steps: int,
+    first_step: int = 0,
+    show: Sequence[str] = (),
+    console: Console | None = None,
+    plain_seconds: float = 5.0,
+  ):
+    """`show` names metrics, whole (`train/loss`) or by last part (`loss`)."""
+    self._name, self._total = name, total_steps
+    self._show, self._shown = tuple(show), {}
+    self._console = console or Console()
+    self._live = self._console.is_terminal
+    self._live &= not self._console.is_dumb_terminal
+    self._plain_seconds, self._last_line = plain_seconds, -float("inf")
+    self._step, self._printed_step = first_step, -1
+    self._times = collections.deque(maxlen=_WINDOW)
+    self._stack = contextlib.ExitStack()
+
+  def start(self) -> None:
+    if not self._live:
+      return
+    columns = (
+      progress.TextColumn(
+        "[bold]{task.description}",
+        table_column=Column(no_wrap=True, min_width=len(self._name)),
+      ),
+      progress.BarColumn(20, table_column=Column(min_width=8)),
+      progress.TextColumn("{task.fields[status]}", markup=False),
+    )
+    self._bar = progress.Progress(*columns, console=self._console)
+    self._task = self._bar.add_task(
+      self._name, total=self._total, completed=self._step, status=self._status()
+    )
+    self._stack.enter_context(self._bar)
+    self._stack.enter_context(_logging_to_current_streams())
+
+  def update(self, step: int, metrics: Mapping[str, float] = {}) -> None:
+    """Notes that `step` is done and keeps the metrics that are to be shown."""
+    self._step = step
+    if not self._times or self._times[-1][1] != step:
+      self._times.append((time.monotonic(), step))
+    for key, value in metrics.items():
+      label = self._label(key)
+      if label:
+        self._shown[label] = value
+    if self._live:
+      self._bar.update(self._task, completed=step, status=self._status())
+    else:
+      self._print(force=step >= self._total)
+
+  def stop(self, finished: bool) -> None:
+    """Ends the line; a finished run shows all of its steps as done."""
+    # The last step of a loop over range(total_steps) is total_steps - 1.
+    if finished and self._step >= self._total - 1:
+      self._step = self._total
+    if self._live:
+      self._bar.update(self._task, completed=self._step, status=self._status())
+    elif self._times and self._printed_step < self._step:
+      self._print(force=True)
+    self._stack.close()
+
+  def _label(self, key: str) -> str:
+    prefix, _, name = key.rpartition("/")
+    if key in self._show:
+      return key
+    if name not in self._show:
+      return ""
+    return f"{prefix} {name}" if prefix == "validation" else name
+
+  def _rate(self) -> float:
+    if len(self._times) < 2:
+      return 0.0
+    (start, first), (end, last) = self._times[0], self._times[-1]
+    return max(0.0, (last - first) / max(end - start, 1e-9))
+
+  def _status(self) -> str:
+    """`120/600  3.2 steps/s  2:29 left  loss 0.412`."""
+    rate = self._rate()
+    parts = [f"{self._step}/{self._total}"]
+    if rate >= 1:
+      parts.append(f"{rate:.3g} steps/s")
+    elif rate > 0:
+      parts.append(f"{1 / rate:.3g} s/step")
+    if rate > 0 and self._step < self._total:
+      left = headline.duration((self._total - self._step) / rate)
+      parts.append(f"{left} left")
+    parts += [f"{k} {float(v):.4g}" for k, v in self._shown.items()]
+    return "  ".join(parts)
+
+  def _print(self, force: bool) -> None:
+    now = time.monotonic()
+    if force or now - self._last_line >= self._plain_seconds:
+      self._last_line, self._printed_step = now, self._step
+      print_plain(self._console, f"{self._name}  {self._status()}")
+
+
+def print_plain(console: Console, line: str) -> None:
+  """One line as it is: no wrapping, markup or colour."""
+  console.print(text.Text(line), soft_wrap=True, highlight=False)
+
+
+@contextlib.contextmanager
+def _logging_to_current_streams() -> Iterator[None]:
+  """Sends log records through sys.stderr as the live bar has replaced it.
+
+  Handlers hold the stream that was there when they were made. Writing to it
+  directly would tear the bar; the replacement prints above it.
+  """
+  handlers = {*logging.getLogger().handlers}
+  handlers.add(absl_logging.get_absl_handler().python_handler)
+  moved = [
+    (handler, handler.stream)
+    for handler in handlers
+    if isinstance(handler, logging.StreamHandler)
+    and handler.stream in (sys.__stderr__, sys.__stdout__)
+  ]
+  for handler, _ in moved:
+    handler.setStream(sys.stderr)
+  try:
+    yield
+  finally:
+    for handler, stream in moved:
+      handler.setStream(stream)
+
+
+def achieved_table(
+  summary: Mapping[str, object],
+  paths: Mapping[str, str | Path],
+  *,
+  title: str = "What was achieved",
+  console: Console | None = None,
+) -> None:
+  """Prints the end of a run: the headline rows, then where things are.
+
+  Args:
+    summary: The flat summary, see `perl_jax.reporting.headline`. Without any
+      headline row in it, its scalars are printed as they are.
+    paths: What to look at, by name, for example `{"report": workdir /
+      "report.html"}`; printed whole so that they can be clicked or copied.
+    title: Heading of the table.
+    console: Where to print; the standard output if None.
+  """
+  console = console or Console()
+  rows = headline.headline(summary)
+  if not rows:
+    rows = [
+      headline.Row(key, "", headline.show(key, value), "", None)
+      for key, value in summary.items()
+      if headline.number(value) == headline.number(value)
+    ]
+  if console.is_terminal:
+    _print_table(console, title, rows)
+  else:
+    _print_lines(console, title, rows)
+  width = max((len(name) for name in paths), default=0)
+  for name, path in paths.items():
+    print_plain(console, f"  {name:<{width}}  {path}")
+
+
+def _print_table(
+  console: Console, title: str, rows: Sequence[headline.Row]
+) -> None:
+  table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+  table.add_column("")
+  for column in ("before", "after", "change"):
+    table.add_column(column, justify="right")
+  for row in rows:
+    style = {True: "green", False: "red", None: ""}[row.better]
+    table.add_row(
+      text.Text(row.label),
+      text.Text(row.before),
+      text.Text(row.after, style="bold"),
+      text.Text(row.change, style=style),
+    )
+  console.print(table)
+
+
+def _print_lines(
+  console: Console, title: str, rows: Sequence[headline.Row]
+) -> None:
+  cells = [("", "before", "after", "change"), *(row[:4] for row in rows)]
+  widths = [max(len(row[i]) for row in cells) for i in range(4)]
+  print_plain(console, title)
+  for label, *values in cells:
+    numbers = [f"{v:>{w}}" for v, w in zip(values, widths[1:], strict=True)]
+    line = f"  {label:<{widths[0]}}  {'  '.join(numbers)}"
+    print_plain(console, line.rstrip())

@@ -1,0 +1,243 @@
+"""The four roles on one backbone: log-probs, scores and values.
+
+Policy, anchor, reward and value are the same base weights with different
+adapters and heads. Every function takes `params = combine(trainable, frozen)`
+of one role; whether an adapter runs is decided by the tree alone.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from perl_jax import params as params_lib
+from perl_jax.models import heads, transformer
+from perl_jax.models.config import ModelConfig
+from perl_jax.models.lora import LoraSpec
+from perl_jax.objectives import language_model
+
+Params = params_lib.Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+  """Static description of the model that all roles share.
+
+  Attributes:
+    config: Shapes and switches of the transformer.
+    lora: Shape of every adapter on it.
+  """
+
+  config: ModelConfig
+  lora: LoraSpec
+
+  def module(self, params: Params) -> transformer.Transformer:
+    """The transformer; at rank 0 if the tree holds no adapter."""
+    spec = self.lora if params_lib.has_adapters(params) else LoraSpec()
+    return transformer.Transformer(self.config, spec)
+
+
+class Sequence(NamedTuple):
+  """Tokens with what masks are made of, each `[B, T]`, int32."""
+
+  tokens: jax.Array
+  positions: jax.Array
+  segments: jax.Array
+
+
+def right_padded(tokens: jax.Array, lengths: jax.Array) -> Sequence:
+  """Sequences that start in column 0; `lengths` `[B]` says where they end."""
+  columns = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+  inside = columns < lengths[:, None]
+  return Sequence(tokens, jnp.where(inside, columns, 0), inside.astype("int32"))
+
+
+def left_padded(tokens: jax.Array, lengths: jax.Array) -> Sequence:
+  """Sequences that end in the last column."""
+  start = tokens.shape[1] - lengths[:, None]
+  positions = jnp.arange(tokens.shape[1]) - start
+  inside = positions >= 0
+  return Sequence(
+    tokens, jnp.where(inside, positions, 0), inside.astype("int32")
+  )
+
+
+def with_response(
+  prompts: jax.Array,
+  prompt_lengths: jax.Array,
+  responses: jax.Array,
+  response_mask: jax.Array,
+) -> Sequence:
+  """Left-padded prompts `[B, P]` followed by responses `[B, T]`."""
+  prompt = left_padded(prompts, prompt_lengths)
+  steps = jnp.arange(responses.shape[1])
+  positions = jnp.where(response_mask, prompt_lengths[:, None] + steps, 0)
+  return Sequence(
+    jnp.concatenate([prompts, responses], axis=1),
+    jnp.concatenate([prompt.positions, positions], axis=1),
+    jnp.concatenate([prompt.segments, response_mask.astype("int32")], axis=1),
+  )
+
+
+def init_base(key: jax.Array, config: ModelConfig) -> dict[str, Any]:
+  """Random base weights, float32."""
+  return _init(key, config, LoraSpec())
+
+
+def init_adapter(
+  key: jax.Array, config: ModelConfig, lora: LoraSpec
+) -> dict[str, Any]:
+  """The LoRA leaves of a new adapter; its B is zero."""
+  leaves = params_lib.flatten(_init(key, config, lora))
+  return params_lib.unflatten(
+    {p: leaf for p, leaf in leaves.items() if params_lib.is_adapter(p)}
+  )
+
+
+def _init(key, config, lora):
+  one = jnp.zeros((1, 1), jnp.int32)
+  module = transformer.Transformer(config, lora)
+  return module.init(key, one, one, one + 1)["params"]
+
+
+def init_head(config: ModelConfig) -> dict[str, Any]:
+  """A scalar head that says 0 everywhere."""
+  return {
+    params_lib.HEAD: {
+      "kernel": jnp.zeros((config.width,), jnp.float32),
+      "bias": jnp.zeros((), jnp.float32),
+    }
+  }
+
+
+def head_kernel(config: ModelConfig, params: Params) -> jax.Array:
+  """The matrix `[D, V]` that maps hidden states to logits."""
+  if config.tied_head:
+    return params["embedding"].T
+  return params["lm_head"]
+
+
+def hidden_states(
+  backbone: Backbone,
+  params: Params,
+  sequence: Sequence,
+  *,
+  key: jax.Array | None = None,
+) -> jax.Array:
+  """Final hidden states `[B, T, D]`.
+
+  Args:
+    backbone: Model and adapter shape.
+    params: Parameters of one role; a scalar head in it is ignored.
+    sequence: Tokens, positions, segments.
+    key: Turns LoRA dropout on.
+  """
+  body = {k: v for k, v in params.items() if k != params_lib.HEAD}
+  hidden, _ = backbone.module(body).apply(
+    {"params": body},
+    *sequence,
+    deterministic=key is None,
+    rngs=None if key is None else {"dropout": key},
+  )
+  return hidden
+
+
+def _token_scores(backbone, params, hidden, targets, temperature, extras):
+  return language_model.token_logprobs(
+    hidden,
+    head_kernel(backbone.config, params).astype(hidden.dtype),
+    targets,
+    temperature=temperature,
+    softcap=backbone.config.final_softcap,
+    **extras,
+  )
+
+
+def target_logprobs(
+  backbone: Backbone,
+  params: Params,
+  sequence: Sequence,
+  *,
+  key: jax.Array | None = None,
+) -> language_model.TokenScores:
+  """Scores of each token given those before it, `[B, T]`.
+
+  Entry t is about producing `tokens[:, t]`; entry 0 has nothing before it and
+  must be masked by the caller.
+  """
+  hidden = hidden_states(backbone, params, sequence, key=key)
+  before = jnp.roll(hidden, 1, axis=1)
+  return _token_scores(
+    backbone, params, before, sequence.tokens, 1.0, {"correct": True}
+  )
+
+
+def _before_response(hidden, response_len):
+  """Hidden states that the response's tokens were produced from, `[B, T, D]`."""
+  prompt_len = hidden.shape[1] - response_len
+  return hidden[:, prompt_len - 1 : -1]
+
+
+def response_logprobs(
+  backbone: Backbone,
+  params: Params,
+  sequence: Sequence,
+  *,
+  response_len: int,
+  temperature: float,
+  entropy: bool = False,
+) -> language_model.TokenScores:
+  """Scores `[B, T]` of the last `response_len` columns of a sequence.
+
+  Args:
+    backbone: Model and adapter shape.
+    params: Parameters of the policy or the anchor.
+    sequence: From `with_response`.
+    response_len: `T`.
+    temperature: Divides the logits, as it did when the response was sampled.
+    entropy: Fills in the entropy of each distribution.
+  """
+  hidden = hidden_states(backbone, params, sequence)
+  return _token_scores(
+    backbone,
+    params,
+    _before_response(hidden, response_len),
+    sequence.tokens[:, -response_len:],
+    temperature,
+    {"entropy": entropy},
+  )
+
+
+def response_values(
+  backbone: Backbone, params: Params, sequence: Sequence, *, response_len: int
+) -> jax.Array:
+  """V(s_t), `[B, T]` float32: the value of the state before each action."""
+  hidden = hidden_states(backbone, params, sequence)
+  return _scalar_head(params, _before_response(hidden, response_len))
+
+
+def last_token_scores(
+  backbone: Backbone,
+  params: Params,
+  sequence: Sequence,
+  last: jax.Array,
+  *,
+  key: jax.Array | None = None,
+) -> jax.Array:
+  """Scalar head at one column of each sequence, `[B]` float32.
+
+  Args:
+    backbone: Model and adapter shape.
+    params: Parameters of the reward model, head included.
+    sequence: Tokens, positions, segments.
+    last: Column of the last real token, `[B]`, int32.
+    key: Turns LoRA dropout on (training only).
+  """
+  hidden = hidden_states(backbone, params, sequence, key=key)
+  rows = jnp.arange(hidden.shape[0])
+  return _scalar_head(params, hidden[rows, last])
+
+
+def _scalar_head(params, hidden):
+  return heads.ScalarHead().apply({"params": params[params_lib.HEAD]}, hidden)

@@ -1,0 +1,127 @@
+"""The mesh, and path rules that say how each leaf is laid out on it.
+
+Axes: "data" (batch), "fsdp" (batch and parameters), "tensor" (widths). One
+device is the mesh (1, 1, 1), so that nothing is special about it.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+# First match wins. Patterns are searched for in "layers/attention/q/kernel";
+# paths under "layers/" have a leading layer axis.
+RULES: tuple[tuple[str, P], ...] = (
+  (r"(^|/)embedding$", P("tensor", "fsdp")),
+  (r"(^|/)lm_head$", P("fsdp", "tensor")),
+  (r"/(q|k|v|gate|up)/kernel$", P(None, "fsdp", "tensor")),
+  (r"/(o|down)/kernel$", P(None, "tensor", "fsdp")),
+  (r"/(q|k|v|gate|up)/bias$", P(None, "tensor")),
+  (r"/(o|down)/bias$", P()),
+  # Adapters are thousands of times smaller than what they adapt.
+  (r"/lora_[ab]$", P()),
+  (r"norm/scale$", P()),
+  (r"(^|/)head/(kernel|bias)$", P()),
+  (r"(^|/)(count|step|mini_step|gradient_step)$", P()),
+)
+
+
+def make_mesh(
+  *, data: int, fsdp: int, tensor: int, devices: Iterable[Any] | None = None
+) -> Mesh:
+  """A mesh over all devices; one of the sizes may be -1 ("what is left").
+
+  Raises:
+    ValueError: The sizes do not multiply to the number of devices.
+  """
+  devices = list(jax.devices() if devices is None else devices)
+  sizes = [data, fsdp, tensor]
+  known = int(np.prod([s for s in sizes if s != -1]))
+  if sizes.count(-1) == 1 and known > 0 and len(devices) % known == 0:
+    sizes[sizes.index(-1)] = len(devices) // known
+  product = int(np.prod(sizes))
+  if min(sizes) < 1 or product > len(devices):
+    raise ValueError(
+      f"mesh data={data}, fsdp={fsdp}, tensor={tensor} does not fit"
+      f" {len(devices)} devices; the product must be that number, and at"
+      " most one size may be -1."
+    )
+  return jax.make_mesh(
+    tuple(sizes),
+    AXES,
+    axis_types=(AxisType.Auto,) * len(AXES),
+    devices=devices[:product],
+  )
+
+
+def path_string(path: tuple[Any, ...]) -> str:
+  """A key path as "layers/attention/q/kernel"."""
+  return "/".join(
+    str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))))
+    for k in path
+  )
+
+
+def spec_for(path: str, ndim: int) -> P:
+  """The layout of one leaf.
+
+  Raises:
+    ValueError: No rule matches the path.
+  """
+  for pattern, spec in RULES:
+    if re.search(pattern, path):
+      return spec if ndim >= len(spec) else P()
+  raise ValueError(
+    f"No sharding rule matches {path!r}; add one to sharding.RULES."
+  )
+
+
+def shardings(mesh: Mesh, tree: Any) -> Any:
+  """A `NamedSharding` for each leaf of a parameter or optimiser tree."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, leaf: NamedSharding(
+      mesh, spec_for(path_string(path), np.ndim(leaf))
+    ),
+    tree,
+  )
+
+
+def place(mesh: Mesh, tree: Any) -> Any:
+  """Copies host or device arrays to where the rules put them.
+
+  The copy never shares buffers with `tree`, so that a step may donate one and
+  a role keep the other.
+  """
+  return jax.tree.map(
+    lambda leaf, sharding: jax.device_put(leaf, sharding, may_alias=False),
+    tree,
+    shardings(mesh, tree),
+  )
+
+
+def place_batch(mesh: Mesh, batch: Any) -> Any:
+  """Host arrays of this process to a batch that is split over the mesh.
+
+  Raises:
+    ValueError: The batch does not divide by the number of batch shards.
+  """
+  shards = mesh.shape["data"] * mesh.shape["fsdp"]
+  sharding = NamedSharding(mesh, P(BATCH_AXES))
+
+  def put(leaf):
+    rows = leaf.shape[0] * jax.process_count()
+    if rows % shards:
+      raise ValueError(
+        f"A batch of {rows} rows does not divide over mesh.data *"
+        f" mesh.fsdp = {shards}; change batch_size or the mesh."
+      )
+    return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
+
+  return jax.tree.map(put, batch)

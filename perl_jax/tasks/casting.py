@@ -1,0 +1,111 @@
+"""Casts the roles of an RL run or an evaluation on one backbone."""
+
+import dataclasses
+from pathlib import Path
+
+from perl_jax import params as params_lib
+from perl_jax import roles, sampling
+from perl_jax.data import text as text_lib
+from perl_jax.models.lora import LoraSpec
+from perl_jax.tasks import setup, stage
+
+
+@dataclasses.dataclass(frozen=True)
+class Cast:
+  """A role that is only run: its model and its two trees, on the host.
+
+  Attributes:
+    backbone: Model and adapter shape.
+    trainable: Adapter and head, or the whole tree.
+    shares_base: Whether the role stands on the policy's base; if not,
+      `trainable` and `own_base` are all there is of it.
+    own_base: Base of a role that does not share, else empty.
+  """
+
+  backbone: roles.Backbone
+  trainable: params_lib.Params
+  shares_base: bool
+  own_base: params_lib.Params
+
+
+def as_trained(start: stage.Start, known: stage.Start | None) -> Cast:
+  """What a stage trained, to be run as it is.
+
+  Args:
+    start: From `stage.load`.
+    known: The start whose base is already there.
+  """
+  head = start.head or {}
+  lora = start.lora or LoraSpec()
+  backbone = roles.Backbone(start.config, lora)
+  if start.adapter is None:
+    shares = known is not None and start.fingerprint == known.fingerprint
+    if shares:
+      return Cast(backbone, dict(head), True, {})
+    return Cast(backbone, start.base | head, False, {})
+  shares = known is not None and start.base is known.base
+  return Cast(
+    backbone, start.adapter | head, shares, {} if shares else start.base
+  )
+
+
+def load_reward(config: setup.Config, policy: stage.Start) -> Cast:
+  """The reward model of `config.reward`, sharing the policy's base.
+
+  Raises:
+    ValueError: It has no head, another tokenizer, or stands on another base.
+  """
+  init = config.reward.init
+  start = stage.load(
+    init, config.reward.checkpoint, "reward", "reward.init", known=policy
+  )
+  if start.head is None:
+    raise ValueError(
+      f"config.reward.init={init!r} has no scalar head: it is no reward"
+      " model. Train one with configs/reward.py."
+    )
+  require_same_tokenizer(policy.tokenizer, start.tokenizer)
+  if start.adapter is not None and start.base is not policy.base:
+    raise ValueError(
+      f"config.reward.init={init!r} was trained on a base with fingerprint"
+      f" {start.fingerprint[:12]}, the policy stands on"
+      f" {policy.fingerprint[:12]}. Train the reward model from the policy's"
+      " start: --config.reward.init of configs/reward.py ="
+      f" {config.policy.init!r}."
+    )
+  return as_trained(start, policy)
+
+
+def require_same_tokenizer(first: Path, second: Path) -> None:
+  """Checks that two stages cut text into the same tokens.
+
+  Raises:
+    ValueError: `tokenizer.json` differs.
+  """
+  contents = [(p / "tokenizer.json").read_bytes() for p in (first, second)]
+  if contents[0] != contents[1]:
+    raise ValueError(
+      f"{first} and {second} are different tokenizers; policy and reward"
+      " model must share one. Train them from the same start."
+    )
+
+
+def sampling_spec(
+  config: setup.Config,
+  tokenization: text_lib.Tokenization,
+  *,
+  temperature: float,
+  top_k: int = 0,
+  top_p: float = 1.0,
+  greedy: bool = False,
+) -> sampling.SamplingSpec:
+  """How responses are drawn, with the tokenizer's stop set."""
+  return sampling.SamplingSpec(
+    response_len=config.data.response_len,
+    stop_ids=tokenization.stop_ids,
+    pad_id=tokenization.pad_id,
+    temperature=temperature,
+    top_k=top_k,
+    top_p=top_p,
+    greedy=greedy,
+  )

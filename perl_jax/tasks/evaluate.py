@@ -1,0 +1,144 @@
+"""Measures what was trained on held-out rows: a policy, a reward model, both.
+
+The policy is compared with the anchor that it started from, on the same prompts
+with the same keys. Works for the checkpoint of any stage.
+"""
+
+import time
+from pathlib import Path
+
+import jax
+
+from perl_jax import metrics as metrics_lib
+from perl_jax import sharding
+from perl_jax.data import sources
+from perl_jax.data import text as text_lib
+from perl_jax.tasks import casting, inputs, judging, setup, stage
+from perl_jax.tasks import reward as reward_task
+from perl_jax.tasks.compiled import Compiled
+
+
+def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
+  """Writes summary.json, samples.jsonl and scores.jsonl; returns the summary."""
+  started = time.perf_counter()
+  if not config.policy.init and not config.reward.init:
+    raise ValueError(
+      "Nothing to evaluate: give config.policy.init, config.reward.init or"
+      " both."
+    )
+  kind = reward_task.require_loss(config.loss)
+  del kind
+  mesh = setup.make_mesh(config)
+  summary = {}
+  with jax.set_mesh(mesh), setup.preparing(config, workdir) as workdir:
+    policy = anchor = reward = reward_start = None
+    if config.policy.init:
+      policy = stage.load(
+        config.policy.init, config.policy.checkpoint, "policy", "policy.init"
+      )
+      inputs.require_room(config, policy.config.max_len)
+      anchor = load_anchor(config, policy)
+    if config.reward.init:
+      reward_start = stage.load(
+        config.reward.init,
+        config.reward.checkpoint,
+        "reward",
+        "reward.init",
+        known=policy,
+      )
+      reward = place(mesh, casting.as_trained(reward_start, None))
+    with metrics_lib.Writer(
+      workdir,
+      total_steps=1,
+      name="evaluate",
+      enabled=jax.process_index() == 0,
+    ) as writer:
+      if reward is not None:
+        found, rows = judge_reward(config, mesh, reward_start, reward)
+        summary |= {f"reward_model.{k}": v for k, v in found.items()}
+        metrics_lib.write_jsonl(workdir / reward_task.SCORES, rows)
+      if policy is not None:
+        found, samples = judge_policy(
+          config, mesh, policy, anchor, reward_start, reward
+        )
+        summary |= found
+        writer.samples(0, samples[: config.eval.samples])
+      summary["seconds"] = time.perf_counter() - started
+      writer.summary(summary)
+      writer.write(1, summary)
+  return summary
+
+
+def load_anchor(config, policy: stage.Start) -> stage.Start:
+  """The stage that a policy went on from, or the policy itself if none."""
+  workdir = Path(config.policy.init)
+  init = stage.read_model(workdir, "policy.init")["init"]
+  if not init["init"]:
+    return policy
+  return stage.load(
+    workdir / init["init"],
+    init["checkpoint"],
+    "policy",
+    "policy.init",
+    known=policy,
+  )
+
+
+def place(mesh, cast: casting.Cast):
+  """(backbone, role on the mesh) of a role that is only run."""
+  return cast.backbone, judging.Role(
+    sharding.place(mesh, cast.trainable), sharding.place(mesh, cast.own_base)
+  )
+
+
+def judge_reward(config, mesh, start, reward):
+  """Quality of the reward model on held-out rated rows."""
+  backbone, role = reward
+  tokenization = text_lib.load_tokenizer(start.tokenizer)
+  data = reward_task.read(config, tokenization)
+  score = Compiled(reward_task.make_scorer(backbone), name="reward scores")
+  rows = reward_task.score_rows(
+    score, role.trainable, role.frozen, data, config.loss, mesh
+  )
+  return reward_task.quality(rows), rows
+
+
+def judge_policy(config, mesh, policy, anchor, reward_start, reward):
+  """Policy and anchor on the same held-out prompts."""
+  if reward_start is not None:
+    casting.require_same_tokenizer(policy.tokenizer, reward_start.tokenizer)
+  tokenization = text_lib.load_tokenizer(policy.tokenizer)
+  data = inputs.prompts(config, tokenization)
+  policy_backbone, policy_role = place(mesh, casting.as_trained(policy, None))
+  anchor_backbone, anchor_role = place(mesh, casting.as_trained(anchor, None))
+  # One engine serves both: a tree without adapters runs at rank 0.
+  backbone = policy_backbone if policy.lora else anchor_backbone
+  engine = judging.Engine(
+    backbone,
+    casting.sampling_spec(
+      config,
+      tokenization,
+      temperature=config.eval.temperature,
+      greedy=config.eval.greedy,
+    ),
+    None if reward is None else reward[0],
+  )
+  judge = judging.PolicyJudge(
+    engine,
+    mesh=mesh,
+    batches=data.validation,
+    rows=data.rows,
+    tokenization=tokenization,
+    checker=sources.checker(config.data.name),
+    key=jax.random.fold_in(jax.random.key(config.seed), 6),
+  )
+  reward_role = None if reward is None else reward[1]
+  before, before_rows = judge(anchor_role, anchor_role, reward_role)
+  after, after_rows = judge(policy_role, anchor_role, reward_role)
+  summary = {}
+  for name, value in after.items():
+    summary[f"policy.{name}"] = value
+    if not name.startswith("kl"):
+      summary[f"anchor.{name}"] = before[name]
+  summary["n"] = len(after_rows)
+  return summary, judging.side_by_side(before_rows, after_rows)

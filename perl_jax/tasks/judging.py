@@ -1,0 +1,209 @@
+"""Measures a policy on held-out prompts: reward, KL, length, right or wrong."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from perl_jax import params as params_lib
+from perl_jax import roles, sampling, sharding
+from perl_jax import rollout as rollout_lib
+from perl_jax.data import records
+from perl_jax.data import text as text_lib
+from perl_jax.tasks.compiled import Compiled
+
+
+@dataclasses.dataclass(frozen=True)
+class Role:
+  """What a compiled function is given of a role: two trees on the mesh."""
+
+  trainable: params_lib.Params
+  frozen: params_lib.Params
+
+
+class Engine:
+  """The compiled functions of one policy: sample, log-probs, rewards.
+
+  Policy and anchor share `logprobs`: one executable, two sets of arguments.
+  """
+
+  def __init__(
+    self,
+    backbone: roles.Backbone,
+    sampling_spec: sampling.SamplingSpec,
+    reward_backbone: roles.Backbone | None,
+  ):
+    sampler = sampling.make_sampler(backbone, sampling_spec)
+
+    def sample(trainable, frozen, prompts, lengths, row_ids, key):
+      params = params_lib.combine(trainable, frozen)
+      return sampler(params, prompts, lengths, row_ids, key)
+
+    self.spec = sampling_spec
+    self.sample = Compiled(sample, name="sample")
+    self.logprobs = Compiled(
+      rollout_lib.make_logprobs(
+        backbone, temperature=sampling_spec.temperature
+      ),
+      name="logprobs",
+    )
+    self.rewards = None
+    if reward_backbone is not None:
+      self.rewards = Compiled(
+        rollout_lib.make_rewards(reward_backbone), name="rewards"
+      )
+
+  @property
+  def compiled(self) -> tuple[Compiled, ...]:
+    """All compiled functions, for what they cost."""
+    found = (self.sample, self.logprobs, self.rewards)
+    return tuple(f for f in found if f is not None)
+
+
+class PolicyJudge:
+  """Samples a policy on fixed prompts and measures what came out.
+
+  The same key is used at each call, so that two equal policies give the same
+  responses and a change is the policy's.
+  """
+
+  def __init__(
+    self,
+    engine: Engine,
+    *,
+    mesh: jax.sharding.Mesh,
+    batches: Callable[[], Any],
+    rows: list[records.Prompt],
+    tokenization: text_lib.Tokenization,
+    checker: Callable[[records.Prompt, str], dict[str, float]],
+    key: jax.Array,
+  ):
+    self._engine = engine
+    self._mesh = mesh
+    self._batches = batches
+    self._rows = rows
+    self._tokenization = tokenization
+    self._checker = checker
+    self._key = key
+
+  def __call__(
+    self, policy: Role, anchor: Role, reward: Role | None
+  ) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Means over the prompts, and one record per prompt in their order.
+
+    Metrics: `reward`, `kl` (sum over a response of log pi - log pi_anchor on
+    the policy's samples: k1), `kl_per_token`, `entropy`, `length`, `stop_rate`,
+    `repetition` (share of 4-grams that occurred before in the response), and
+    what the data set's checker says.
+    """
+    found: dict[int, dict[str, Any]] = {}
+    for batch in self._batches():
+      found |= self._judge_batch(batch, policy, anchor, reward)
+    rows = [found[i] for i in sorted(found)]
+    return summarise(rows), rows
+
+  def _judge_batch(self, batch, policy, anchor, reward):
+    device = sharding.place_batch(self._mesh, batch)
+    samples = self._engine.sample(
+      policy.trainable,
+      policy.frozen,
+      device.tokens,
+      device.lengths,
+      device.index,
+      self._key,
+    )
+    args = (device.tokens, device.lengths, samples.tokens, samples.mask)
+    logprobs, entropy = self._engine.logprobs(
+      policy.trainable, policy.frozen, *args
+    )
+    anchor_logprobs, _ = self._engine.logprobs(
+      anchor.trainable, anchor.frozen, *args
+    )
+    rewards = None
+    if reward is not None:
+      rewards = self._engine.rewards(reward.trainable, reward.frozen, *args)
+    host = jax.device_get((samples, logprobs - anchor_logprobs, entropy))
+    rewards = None if rewards is None else jax.device_get(rewards)
+    samples, kl, entropy = host
+    found = {}
+    for row in np.flatnonzero(batch.valid):
+      index = int(batch.index[row])
+      mask = samples.mask[row]
+      ids = samples.tokens[row][mask].tolist()
+      response = self._tokenization.decode(ids)
+      found[index] = {
+        "prompt": prompt_text(self._rows[index]),
+        "reference": self._rows[index].reference,
+        "response": response,
+        "kl": float(kl[row].sum()),
+        "entropy": float(entropy[row].sum() / mask.sum()),
+        "length": int(mask.sum()),
+        "stopped": bool(samples.stopped[row]),
+        "repetition": repetition(ids),
+        "judgements": self._checker(self._rows[index], response),
+      }
+      if rewards is not None:
+        found[index]["reward"] = float(rewards[row])
+    return found
+
+
+def prompt_text(row: records.Prompt) -> str:
+  """The messages of a prompt, a line each, for people to read."""
+  return "\n".join(f"{m['role']}: {m['content']}" for m in row.prompt)
+
+
+def repetition(ids: list[int], n: int = 4) -> float:
+  """Share of n-grams of a response that occurred earlier in it, in [0, 1]."""
+  grams = [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
+  return 1.0 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def summarise(rows: list[Mapping[str, Any]]) -> dict[str, float]:
+  """Means of what `PolicyJudge` measured; see there.
+
+  A judgement is averaged over the rows that have it.
+  """
+  metrics = {
+    "kl": _mean(row["kl"] for row in rows),
+    "kl_per_token": sum(row["kl"] for row in rows)
+    / sum(row["length"] for row in rows),
+    "entropy": _mean(row["entropy"] for row in rows),
+    "length": _mean(row["length"] for row in rows),
+    "stop_rate": _mean(row["stopped"] for row in rows),
+    "repetition": _mean(row["repetition"] for row in rows),
+  }
+  if "reward" in rows[0]:
+    metrics["reward"] = _mean(row["reward"] for row in rows)
+  names = sorted({name for row in rows for name in row["judgements"]})
+  for name in names:
+    metrics[name] = _mean(
+      row["judgements"][name] for row in rows if name in row["judgements"]
+    )
+  return metrics
+
+
+def _mean(values) -> float:
+  return float(np.mean([float(v) for v in values]))
+
+
+def side_by_side(
+  anchor: list[Mapping[str, Any]], policy: list[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+  """Rows of samples.jsonl: the anchor's response beside the policy's."""
+  rows = []
+  for before, after in zip(anchor, policy, strict=True):
+    row = {
+      "prompt": after["prompt"],
+      "reference": after["reference"],
+      "anchor": before["response"],
+      "policy": after["response"],
+      "policy_kl": after["kl"],
+    }
+    for name, side in (("anchor", before), ("policy", after)):
+      if "reward" in side:
+        row[f"{name}_reward"] = side["reward"]
+      row |= {f"{name}_{k}": v for k, v in side["judgements"].items()}
+    rows.append(row)
+  return rows

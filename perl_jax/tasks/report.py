@@ -1,0 +1,146 @@
+"""One HTML page from what a run has written: `write_report(workdir)`.
+
+A workdir is a single stage, or a pipeline with a directory for each stage.
+Every file and every key is optional, so a run can be looked at while it is
+still going or after it was killed; a section without data is left out.
+"""
+
+import datetime
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from absl import logging
+
+from perl_jax import metrics
+from perl_jax.reporting import page
+
+STAGES = ("sft", "reward", "rl", "dpo", "evaluate")
+_LINES = ("metrics.jsonl", "samples.jsonl", "scores.jsonl")
+_FILES = (*_LINES, "summary.json", "config.json")
+
+
+def run(config: Mapping[str, object], workdir: str | Path) -> Path:
+  """The task `report`: writes the report of `workdir`; no config is needed."""
+  del config
+  path = write_report(workdir)
+  logging.info("report written to %s", path)
+  return path
+
+
+def write_report(workdir: str | Path) -> Path:
+  """Writes `report.html` into the workdir and returns its path.
+
+  Args:
+    workdir: Directory of a stage, or of a pipeline with `sft/`, `reward/`,
+      `rl/`, `dpo/`, `evaluate/`. Read of each: `metrics.jsonl`,
+      `samples.jsonl`, `scores.jsonl`, `summary.json`, `config.json`. The
+      command is `command` in the root's summary or config.
+
+  Raises:
+    ValueError: None of the files has anything in it, or one is malformed.
+    FileNotFoundError: There is no such directory.
+  """
+  workdir = Path(workdir)
+  if not workdir.is_dir():
+    raise FileNotFoundError(
+      f"{workdir}: no such directory; give the --workdir of a run"
+    )
+  config, summary = _read_object(workdir, "config"), {}
+  root_summary = _read_object(workdir, "summary")
+  found = [
+    (name, workdir / name)
+    for name in STAGES
+    if any((workdir / name / file).exists() for file in _FILES)
+  ]
+  if not found:
+    found, config = [(_guess(workdir, config), workdir)], {}
+  stages = [_stage(name, directory) for name, directory in found]
+  for stage, (name, directory) in zip(stages, found, strict=True):
+    own = _read_object(directory, "summary")
+    summary |= {_full_key(name, key): value for key, value in own.items()}
+  if found[0][1] != workdir:
+    summary = root_summary | {
+      key: value for key, value in summary.items() if key not in root_summary
+    }
+  if not summary and not any(s.rows or s.samples or s.scores for s in stages):
+    raise ValueError(
+      f"{workdir}: nothing to report; a run leaves at least one of "
+      f"{', '.join(_FILES[:-1])} there or in {', '.join(STAGES)}"
+    )
+  command = root_summary.get("command") or config.get("command") or ""
+  text = page.page(
+    title=workdir.resolve().name,
+    when=_when(workdir),
+    summary={k: v for k, v in summary.items() if k != "command"},
+    stages=stages,
+    config=config,
+    command=command if isinstance(command, str) else shlex.join(command),
+  )
+  path = workdir / "report.html"
+  metrics.write_text(path, text)
+  return path
+
+
+def _stage(name: str, directory: Path) -> page.Stage:
+  lines = {}
+  for file in _LINES:
+    path = directory / file
+    lines[file] = (
+      metrics.read_jsonl(path, torn_end=True) if path.exists() else []
+    )
+  config = _read_object(directory, "config")
+  return page.Stage(name, config, *lines.values())
+
+
+def _read_object(directory: Path, name: str) -> dict[str, object]:
+  path = directory / f"{name}.json"
+  if not path.exists():
+    return {}
+  try:
+    value = json.loads(path.read_text(encoding="utf-8"))
+  except ValueError as error:
+    raise ValueError(f"{path}: not JSON: {error}") from error
+  if type(value) is not dict:
+    raise ValueError(f"{path}: is {type(value).__name__}, not a JSON object")
+  return value
+
+
+def _guess(workdir: Path, config: Mapping[str, object]) -> str:
+  """Which stage a directory is of: by its config, its name, its metrics."""
+  for name in (config.get("task"), workdir.resolve().name):
+    if name in STAGES:
+      return name
+  if (workdir / "scores.jsonl").exists():
+    return "reward"
+  path = workdir / "metrics.jsonl"
+  rows = metrics.read_jsonl(path, torn_end=True) if path.exists() else []
+  keys = {key for row in rows for key in row}
+  if any(key.startswith("rollout/") for key in keys):
+    return "rl"
+  return "reward" if "validation/auroc" in keys else "sft"
+
+
+def _full_key(stage: str, key: str) -> str:
+  """A stage's own key as the pipeline's summary spells it.
+
+  `gold_after` -> `rl.gold_after`, `seconds.total` -> `seconds.rl`.
+  """
+  if "." in key and key.split(".")[0] in STAGES:
+    return key
+  kind, _, rest = key.replace("/", ".").partition(".")
+  if kind in ("seconds", "memory") and rest in ("", "total", "peak", stage):
+    return f"{kind}.{stage}"
+  return f"{stage}.{key.replace('/', '.')}"
+
+
+def _when(workdir: Path) -> str:
+  """The time of the newest file that was read, not of the report."""
+  places = [workdir, *(workdir / name for name in STAGES)]
+  files = [place / file for place in places for file in _FILES]
+  times = [file.stat().st_mtime for file in files if file.exists()]
+  if not times:
+    return ""
+  moment = datetime.datetime.fromtimestamp(max(times), datetime.UTC)
+  return moment.strftime("%d %B %Y, %H:%M UTC").lstrip("0")

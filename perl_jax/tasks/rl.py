@@ -1,0 +1,284 @@
+"""The paper's RL: REINFORCE with a learned LoRA value baseline, KL to anchor.
+
+One iteration: sample responses, score them (policy and anchor log-probs, the
+reward model), learn. All four roles stand on one copy of the base.
+"""
+
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from perl_jax import checkpoint, roles, sharding, steps
+from perl_jax import metrics as metrics_lib
+from perl_jax import params as params_lib
+from perl_jax import rollout as rollout_lib
+from perl_jax.data import sources
+from perl_jax.data import text as text_lib
+from perl_jax.tasks import casting, inputs, judging, loop, setup, stage
+from perl_jax.tasks.compiled import Compiled
+
+METRIC, MODE = "validation/reward", "max"
+
+
+def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
+  """Trains to `config.steps`, resuming if need be; returns the summary."""
+  started = time.perf_counter()
+  check(config)
+  with setup.preparing(config, workdir) as workdir:
+    start = inputs.start(config, "policy", workdir, "prompts")
+    reward_cast = casting.load_reward(config, start)
+    inputs.require_room(config, start.config.max_len)
+    tokenization = text_lib.load_tokenizer(start.tokenizer)
+    data = inputs.prompts(config, tokenization)
+    lora = start.lora or setup.lora_spec(config)
+    policy, frozen = stage.trainable_of(
+      start, lora=lora, tuning=config.tuning, seed=config.seed, head=False
+    )
+    value = initial_value(config, start, reward_cast, lora)
+    stage.write_model(
+      workdir,
+      start,
+      lora=lora,
+      tuning=config.tuning,
+      trained=("policy", "value"),
+      init=config.policy.to_dict(),
+    )
+  inputs.log_counts(data.counts)
+  summary = setup.share(policy, frozen or start.base)
+  summary["value_parameters"] = params_lib.count(value)
+  logging.info("rl: %s", summary)
+
+  mesh = setup.make_mesh(config)
+  with jax.set_mesh(mesh):
+    # With full tuning the reward model may still stand on the base: it is then
+    # placed for it alone.
+    base = sharding.place(
+      mesh, start.base if frozen or reward_cast.shares_base else {}
+    )
+    frozen = base if frozen else {}
+    anchor = judging.Role(sharding.place(mesh, policy), frozen)
+    reward = judging.Role(
+      sharding.place(mesh, reward_cast.trainable),
+      base if reward_cast.shares_base else {},
+    )
+    optimizer = setup.make_optimizer(config)
+    backbone = roles.Backbone(start.config, lora)
+    state = steps.init_state(
+      sharding.place(mesh, {"policy": policy, "value": value}), optimizer
+    )
+    state = sharding.place(mesh, state)
+    del start, policy, value
+    key = jax.random.fold_in(jax.random.key(config.seed), 5)
+    engine = judging.Engine(
+      backbone,
+      casting.sampling_spec(config, tokenization, **config.sampling.to_dict()),
+      reward_cast.backbone,
+    )
+    checker = sources.checker(config.data.name)
+    judge = judging.PolicyJudge(
+      engine,
+      mesh=mesh,
+      batches=data.validation,
+      rows=data.rows,
+      tokenization=tokenization,
+      checker=checker,
+      key=jax.random.fold_in(key, 0),
+    )
+    learn = Compiled(
+      steps.make_train_step(
+        steps.reinforce_loss(
+          backbone,
+          temperature=config.sampling.temperature,
+          beta=config.beta,
+          value_coef=config.value_coef,
+          reduction=config.reduction,
+        ),
+        optimizer,
+        microbatches=config.microbatches,
+      ),
+      name="rl step",
+      donate=(0,),
+    )
+
+    with checkpoint.Checkpointer(workdir, metric=METRIC, mode=MODE) as saver:
+      resumed = saver.restore(state)
+      state = resumed.state if resumed else state
+      before, before_rows = judge(anchor, anchor, reward)
+      if before["kl"] != 0.0:
+        raise ValueError(
+          f"KL of the policy to its own start is {before['kl']}, not 0."
+        )
+      shift = before["reward"] if config.center_reward else 0.0
+      iterate = make_iteration(
+        config, mesh, engine, learn, anchor, reward, frozen, key, shift
+      )
+      with metrics_lib.Writer(
+        workdir,
+        total_steps=config.steps,
+        name="rl",
+        resume_step=int(state.step) + 1 if resumed else 0,
+        show=("rollout/reward", "rollout/kl", "validation/reward"),
+        enabled=jax.process_index() == 0,
+      ) as writer:
+        if not resumed:
+          writer.write(0, {f"validation/{k}": v for k, v in before.items()})
+
+        def evaluate(state, step):
+          role = judging.Role(state.trainable["policy"], frozen)
+          found, rows = judge(role, anchor, reward)
+          shown = judging.side_by_side(before_rows, rows)
+          writer.samples(step, shown[: config.eval.samples])
+          return {f"validation/{k}": v for k, v in found.items()}
+
+        state, evaluated = loop.run_loop(
+          state=state,
+          total_steps=config.steps,
+          batches=data.train,
+          update=iterate,
+          evaluate=evaluate,
+          checkpointer=saver,
+          writer=writer,
+          resumed=resumed,
+          eval_every=config.eval_every,
+          log_every=config.log_every,
+          must_change=config.optimizer.learning_rate > 0,
+        )
+        summary |= compare(before, evaluated) | {
+          "seconds": time.perf_counter() - started,
+          "seconds_compiling": sum(
+            f.compile_seconds for f in (*engine.compiled, learn)
+          ),
+          "peak_bytes": max(f.peak_bytes for f in (*engine.compiled, learn)),
+        }
+        writer.summary(summary)
+  return summary
+
+
+def check(config: setup.Config) -> None:
+  """Checks what only RL asks for.
+
+  Raises:
+    ValueError: Names the field, the value and the way out.
+  """
+  setup.check_counts(config)
+  if not config.reward.init:
+    raise ValueError(
+      "config.reward.init is empty: RL needs a reward model. Train one with"
+      " configs/reward.py and give its workdir."
+    )
+  if not 0.0 <= config.beta <= 1.0:
+    raise ValueError(f"config.beta={config.beta} must be in [0, 1].")
+  if config.sampling.top_k or config.sampling.top_p < 1.0:
+    raise ValueError(
+      f"config.sampling.top_k={config.sampling.top_k},"
+      f" top_p={config.sampling.top_p}: the policy gradient is that of the"
+      " sampled distribution, which these cut. Use top_k=0 and top_p=1; they"
+      " are for evaluation."
+    )
+  if config.reduction not in ("token", "sequence"):
+    raise ValueError(
+      f"config.reduction={config.reduction!r}: choose 'token' or 'sequence'."
+    )
+
+
+def initial_value(config, start, reward_cast, lora):
+  """Adapter and head that the value model starts from.
+
+  "policy": the policy's start with a head of zeros, as in the paper.
+  "reward": the reward model's adapter and head.
+  """
+  if config.value.init == "policy":
+    trainable, _ = stage.trainable_of(
+      start,
+      lora=lora,
+      tuning=config.tuning,
+      seed=config.seed + 1,
+      head=True,
+    )
+    return trainable
+  if config.value.init != "reward":
+    raise ValueError(
+      f"config.value.init={config.value.init!r}: choose 'policy' or 'reward'."
+    )
+  if config.tuning == "lora" and reward_cast.backbone.lora != lora:
+    raise ValueError(
+      "config.value.init='reward' needs a reward model with the policy's"
+      f" lora {lora}; it has {reward_cast.backbone.lora}."
+    )
+  return reward_cast.trainable
+
+
+def make_iteration(
+  config, mesh, engine, learn, anchor, reward, frozen, key, shift
+):
+  """Returns `iterate(state, batch, step) -> (state, metrics)`."""
+
+  def iterate(state, batch, step):
+    step_key = jax.random.fold_in(key, step)
+    device = sharding.place_batch(mesh, batch)
+    policy = state.trainable["policy"]
+    clock = [time.perf_counter()]
+
+    def lap(arrays):
+      jax.block_until_ready(arrays)
+      clock.append(time.perf_counter())
+
+    samples = engine.sample(
+      policy, frozen, device.tokens, device.lengths, device.index, step_key
+    )
+    lap(samples)
+    args = (device.tokens, device.lengths, samples.tokens, samples.mask)
+    logprobs, entropy = engine.logprobs(policy, frozen, *args)
+    anchor_logprobs, _ = engine.logprobs(anchor.trainable, anchor.frozen, *args)
+    scores = engine.rewards(reward.trainable, reward.frozen, *args)
+    rewards = rollout_lib.penalise_unstopped(
+      scores - jnp.float32(shift), samples.stopped, config.unstopped_penalty
+    )
+    rollout = rollout_lib.Rollout(*args, logprobs, anchor_logprobs, rewards)
+    lap(rollout)
+    state, found = learn(state, frozen, rollout, step_key)
+    lap(state)
+    metrics = {f"train/{k}": v for k, v in found.items()}
+    metrics |= rollout_metrics(
+      *jax.device_get((samples, scores, logprobs - anchor_logprobs, entropy))
+    )
+    for name, seconds in zip(("sample", "score", "learn"), np.diff(clock)):
+      metrics[f"seconds/{name}"] = seconds
+    return state, metrics
+
+  return iterate
+
+
+def rollout_metrics(samples, scores, kl, entropy) -> dict[str, float]:
+  """What a batch of rollouts looked like; the reward is the model's own."""
+  lengths = samples.mask.sum(axis=1)
+  tokens = lengths.sum()
+  return {
+    "rollout/reward": scores.mean(),
+    "rollout/reward_std": scores.std(),
+    "rollout/kl": kl.sum(axis=1).mean(),
+    "rollout/kl_per_token": kl.sum() / tokens,
+    "rollout/kl_k3": (np.expm1(-kl) + kl).sum() / tokens,
+    "rollout/entropy": entropy.sum() / tokens,
+    "rollout/length": lengths.mean(),
+    "rollout/stop_rate": samples.stopped.mean(),
+  }
+
+
+def compare(before, evaluated) -> dict[str, float]:
+  """{"reward_before", "reward_after", ...}, KL once, and the KL at step 0."""
+  after = {k.removeprefix("validation/"): v for k, v in evaluated.items()}
+  summary = {
+    "kl": after["kl"],
+    "kl_per_token": after["kl_per_token"],
+    "kl_at_step_0": before["kl"],
+  }
+  for name in after:
+    if name not in summary:
+      summary[f"{name}_before"] = before[name]
+      summary[f"{name}_after"] = after[name]
+  return summary

@@ -1,0 +1,133 @@
+"""From a config to the objects that tasks share: workdir, mesh, optimiser."""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import optax
+
+from perl_jax import metrics as metrics_lib
+from perl_jax import optim, sharding
+from perl_jax import params as params_lib
+from perl_jax.models.lora import LoraSpec
+
+Config = ml_collections.ConfigDict
+
+CONFIG_FILE = "config.json"
+
+
+@contextlib.contextmanager
+def preparing(config: Config, workdir: str | Path) -> Iterator[Path]:
+  """Claims a workdir for a config once everything in the block has worked.
+
+  The block reads data and earlier stages, and may write into the workdir. If
+  it fails, a workdir that was not there before is gone again; if it succeeds,
+  config.json is written.
+
+  Raises:
+    ValueError: The workdir belongs to a run with another config; the fields
+      that differ are listed. Nothing is changed.
+  """
+  workdir = Path(workdir).absolute()
+  mine = json.loads(config.to_json())
+  fresh = not workdir.exists()
+  _refuse_other(workdir, mine)
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    yield workdir
+  except BaseException:
+    if fresh:
+      shutil.rmtree(workdir, ignore_errors=True)
+    raise
+  if jax.process_index() == 0:
+    metrics_lib.write_json(workdir / CONFIG_FILE, mine)
+
+
+def _refuse_other(workdir: Path, mine: Mapping[str, Any]) -> None:
+  if workdir.exists() and not workdir.is_dir():
+    raise ValueError(f"--workdir={workdir} is a file, not a directory.")
+  path = workdir / CONFIG_FILE
+  if not path.exists():
+    return
+  lines = differences(json.loads(path.read_text()), mine)
+  if lines:
+    listed = "\n  ".join(lines)
+    raise ValueError(
+      f"{workdir} belongs to a run with another config:\n  {listed}\n"
+      "Give another --workdir, or remove this one to start afresh."
+    )
+
+
+def differences(theirs: Any, mine: Any, path: str = "config") -> list[str]:
+  """Lines "config.field: theirs -> mine" for each field that differs."""
+  if isinstance(theirs, Mapping) and isinstance(mine, Mapping):
+    lines = []
+    for key in sorted(set(theirs) | set(mine)):
+      missing = "(absent)"
+      lines += differences(
+        theirs.get(key, missing), mine.get(key, missing), f"{path}.{key}"
+      )
+    return lines
+  return [] if theirs == mine else [f"{path}: {theirs!r} -> {mine!r}"]
+
+
+def make_mesh(config: Config) -> jax.sharding.Mesh:
+  """The mesh of `config.mesh`."""
+  return sharding.make_mesh(**config.mesh.to_dict())
+
+
+def lora_spec(config: Config) -> LoraSpec:
+  """The adapter's shape; rank 0 when the whole model is tuned."""
+  if config.tuning == "full":
+    return LoraSpec(rank=0)
+  return LoraSpec(**config.lora.to_dict())
+
+
+def make_optimizer(config: Config) -> optax.GradientTransformation:
+  """The optimiser of `config.optimizer`, scheduled over `config.steps`."""
+  fields = config.optimizer.to_dict()
+  schedule = optim.make_schedule(
+    name=fields.pop("schedule"),
+    learning_rate=fields.pop("learning_rate"),
+    warmup_steps=fields.pop("warmup_steps"),
+    total_steps=config.steps,
+  )
+  return optim.make_optimizer(schedule=schedule, **fields)
+
+
+def check_counts(config: Config) -> None:
+  """Checks the numbers that the loop divides by.
+
+  Raises:
+    ValueError: Names the field and the value.
+  """
+  for field in ("steps", "batch_size", "microbatches", "eval_every"):
+    if config[field] < 1:
+      raise ValueError(f"config.{field}={config[field]} must be at least 1.")
+  if config.batch_size % config.microbatches:
+    raise ValueError(
+      f"config.batch_size={config.batch_size} is not a multiple of"
+      f" config.microbatches={config.microbatches}."
+    )
+
+
+def share(trainable: Any, frozen: Any) -> dict[str, float]:
+  """What is trained, in numbers for the log and summary.json.
+
+  `trainable_share` is trained parameters over all parameters of the role;
+  `adapter_bytes` and `base_bytes` are the bytes of the two trees.
+  """
+  mine, rest = params_lib.count(trainable), params_lib.count(frozen)
+  if not mine:
+    raise ValueError("Nothing is trainable: check config.tuning and lora.*.")
+  return {
+    "trainable_parameters": mine,
+    "trainable_share": mine / (mine + rest),
+    "trainable_bytes": params_lib.nbytes(trainable),
+    "frozen_bytes": params_lib.nbytes(frozen),
+  }

@@ -1,0 +1,166 @@
+"""Supervised fine-tuning: trains the anchor on demonstrations.
+
+With tuning="full" what comes out is a base of its own; with tuning="lora" an
+adapter, which the policy then starts from and the anchor keeps.
+"""
+
+import time
+from pathlib import Path
+
+import jax
+from absl import logging
+
+from perl_jax import checkpoint, roles, sampling, sharding, steps
+from perl_jax import metrics as metrics_lib
+from perl_jax.data import sources
+from perl_jax.data import text as text_lib
+from perl_jax.tasks import inputs, judging, loop, setup, stage
+from perl_jax.tasks.compiled import Compiled
+
+METRIC, MODE = "validation/loss", "min"
+
+
+def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
+  """Trains to `config.steps`, resuming if need be; returns the summary."""
+  started = time.perf_counter()
+  setup.check_counts(config)
+  with setup.preparing(config, workdir) as workdir:
+    start = inputs.start(config, "policy", workdir, "demonstrations")
+    inputs.require_room(config, start.config.max_len)
+    tokenization = text_lib.load_tokenizer(start.tokenizer)
+    data = inputs.targets(config, tokenization)
+    lora = start.lora or setup.lora_spec(config)
+    trainable, frozen = stage.trainable_of(
+      start, lora=lora, tuning=config.tuning, seed=config.seed, head=False
+    )
+    stage.write_model(
+      workdir,
+      start,
+      lora=lora,
+      tuning=config.tuning,
+      trained=("policy",),
+      init=config.policy.to_dict(),
+    )
+  inputs.log_counts(data.counts)
+  summary = setup.share(trainable, frozen)
+  logging.info("sft: %s", summary)
+
+  mesh = setup.make_mesh(config)
+  with jax.set_mesh(mesh):
+    backbone = roles.Backbone(start.config, lora)
+    optimizer = setup.make_optimizer(config)
+    frozen = sharding.place(mesh, frozen)
+    state = steps.init_state(sharding.place(mesh, trainable), optimizer)
+    state = sharding.place(mesh, state)
+    del start, trainable
+    key = jax.random.fold_in(jax.random.key(config.seed), 2)
+    loss_fn = steps.language_model_loss(backbone)
+    train_step = Compiled(
+      steps.make_train_step(
+        loss_fn, optimizer, microbatches=config.microbatches
+      ),
+      name="sft step",
+      donate=(0,),
+    )
+    eval_step = Compiled(loss_fn, name="sft evaluation")
+
+    def update(state, batch, step):
+      batch = sharding.place_batch(mesh, batch)
+      state, found = train_step(
+        state, frozen, batch, jax.random.fold_in(key, step)
+      )
+      return state, {f"train/{k}": v for k, v in found.items()}
+
+    def evaluate(state, step):
+      del step
+      return evaluate_loss(
+        eval_step, state.trainable, frozen, data.validation(), mesh
+      )
+
+    with checkpoint.Checkpointer(workdir, metric=METRIC, mode=MODE) as saver:
+      resumed = saver.restore(state)
+      state = resumed.state if resumed else state
+      with metrics_lib.Writer(
+        workdir,
+        total_steps=config.steps,
+        name="sft",
+        resume_step=int(state.step) + 1 if resumed else 0,
+        show=("train/loss", "validation/loss", "train/accuracy"),
+        enabled=jax.process_index() == 0,
+      ) as writer:
+        state, evaluated = loop.run_loop(
+          state=state,
+          total_steps=config.steps,
+          batches=data.train,
+          update=update,
+          evaluate=evaluate,
+          checkpointer=saver,
+          writer=writer,
+          resumed=resumed,
+          eval_every=config.eval_every,
+          log_every=config.log_every,
+          must_change=config.optimizer.learning_rate > 0,
+        )
+        seconds = time.perf_counter() - started
+        if config.eval.rows:
+          role = judging.Role(state.trainable, frozen)
+          judged, samples = judge(config, backbone, role, tokenization, mesh)
+          evaluated |= {f"validation/{k}": v for k, v in judged.items()}
+          writer.write(config.steps, evaluated)
+          writer.samples(config.steps, samples)
+        summary |= _plain(evaluated) | {
+          "seconds": seconds,
+          "seconds_compiling": train_step.compile_seconds,
+          "peak_bytes": train_step.peak_bytes,
+        }
+        writer.summary(summary)
+  return summary
+
+
+def evaluate_loss(eval_step, trainable, frozen, batches, mesh):
+  """Loss and token accuracy over all validation targets."""
+  totals: dict[str, list[float]] = {}
+  key = None
+  for batch in batches:
+    batch = sharding.place_batch(mesh, batch)
+    sums = jax.device_get(eval_step(trainable, frozen, batch, key))
+    for name, (total, count) in sums.items():
+      entry = totals.setdefault(name, [0.0, 0.0])
+      entry[0] += float(total)
+      entry[1] += float(count)
+  return {
+    f"validation/{name}": total / max(count, 1.0)
+    for name, (total, count) in totals.items()
+  }
+
+
+def judge(config, backbone, role, tokenization, mesh):
+  """Samples the trained model on held-out prompts, against itself as anchor."""
+  data = inputs.prompts(config, tokenization)
+  spec = sampling.SamplingSpec(
+    response_len=config.data.response_len,
+    stop_ids=tokenization.stop_ids,
+    pad_id=tokenization.pad_id,
+    temperature=config.eval.temperature,
+    greedy=config.eval.greedy,
+  )
+  judge_policy = judging.PolicyJudge(
+    judging.Engine(backbone, spec, None),
+    mesh=mesh,
+    batches=data.validation,
+    rows=data.rows,
+    tokenization=tokenization,
+    checker=sources.checker(config.data.name),
+    key=jax.random.fold_in(jax.random.key(config.seed), 3),
+  )
+  found, rows = judge_policy(role, role, None)
+  for name in ("kl", "kl_per_token"):
+    del found[name]
+  samples = [
+    {k: row[k] for k in ("prompt", "reference", "response")} for row in rows
+  ]
+  return found, samples[: config.eval.samples]
+
+
+def _plain(metrics):
+  return {k.removeprefix("validation/"): v for k, v in metrics.items()}

@@ -1,0 +1,430 @@
+"""What the writer leaves on disk, also after a kill, and what it shows."""
+
+import io
+import json
+import logging
+import math
+import os
+import signal
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from absl import logging as absl_logging
+from rich.console import Console
+from tensorboardX.proto import event_pb2
+
+from perl_jax import metrics
+from perl_jax.reporting import headline, terminal
+
+
+def plain_console():
+  return Console(file=io.StringIO(), width=60)
+
+
+def run(workdir, steps, resume_step=0, **options):
+  options.setdefault("console", plain_console())
+  with metrics.Writer(
+    workdir, total_steps=10, resume_step=resume_step, **options
+  ) as writer:
+    for step in steps:
+      writer.write(step, {"train/loss": 1 / (step + 1), "train/accuracy": 0.5})
+      if step % 3 == 0:
+        writer.samples(step, [{"prompt": f"p{step}"}, {"prompt": "q"}])
+  return workdir
+
+
+def one_step(workdir):
+  return metrics.Writer(workdir, total_steps=1, console=plain_console())
+
+
+def events(workdir):
+  """Every event below workdir in the order in which TensorBoard reads them."""
+  found = []
+  for path in sorted((workdir / "tensorboard").iterdir()):
+    data = path.read_bytes()
+    while data:
+      (length,) = struct.unpack("<Q", data[:8])
+      found.append(event_pb2.Event.FromString(data[12 : 12 + length]))
+      data = data[16 + length :]
+  return found
+
+
+def visible_scalars(workdir):
+  """(tag, step, value) that TensorBoard shows: restarts hide what they redo."""
+  shown = []
+  for event in events(workdir):
+    if event.session_log.status == event_pb2.SessionLog.START:
+      shown = [scalar for scalar in shown if scalar[1] < event.step]
+    for value in event.summary.value:
+      shown.append((value.tag, event.step, value.simple_value))
+  return shown
+
+
+def test_lines_and_events(tmp_path):
+  run(tmp_path, range(4))
+  lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  assert lines[0] == '{"step": 0, "train/loss": 1.0, "train/accuracy": 0.5}'
+  assert [json.loads(line)["step"] for line in lines] == [0, 1, 2, 3]
+  rows = metrics.read_jsonl(tmp_path / "samples.jsonl")
+  assert rows[2] == {"step": 3, "prompt": "p3"}
+  assert visible_scalars(tmp_path) == [
+    (tag, step, pytest.approx(value))
+    for step in range(4)
+    for tag, value in [("train/loss", 1 / (step + 1)), ("train/accuracy", 0.5)]
+  ]
+
+
+def test_scalars_of_every_kind_and_non_finite_ones(tmp_path):
+  import jax.numpy as jnp
+
+  with one_step(tmp_path) as writer:
+    writer.write(
+      np.int64(0),
+      {
+        "float32": np.float32(0.5),
+        "int": np.int32(3),
+        "jax": jnp.float32(0.25),
+        "bfloat16": jnp.bfloat16(1.5),
+        "nan": float("nan"),
+        "inf": jnp.inf,
+        "minus": np.float32(-np.inf),
+      },
+    )
+  text = (tmp_path / "metrics.jsonl").read_text()
+  row = json.loads(text, parse_constant=pytest.fail)
+  assert row == {
+    "step": 0,
+    "float32": 0.5,
+    "int": 3,
+    "jax": 0.25,
+    "bfloat16": 1.5,
+    "nan": "nan",
+    "inf": "inf",
+    "minus": "-inf",
+  }
+  assert float(row["minus"]) == -math.inf
+
+
+def test_every_write_is_on_disk_at_once(tmp_path):
+  """A kill -9 right after a write loses none of it."""
+  code = (
+    "import os, signal, sys\n"
+    "from perl_jax import metrics\n"
+    "writer = metrics.Writer(sys.argv[1], total_steps=9).__enter__()\n"
+    "writer.write(0, {'loss': 1.0})\n"
+    "writer.samples(0, [{'prompt': 'p'}])\n"
+    "os.kill(os.getpid(), signal.SIGKILL)\n"
+  )
+  environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+  done = subprocess.run(
+    [sys.executable, "-c", code, str(tmp_path)],
+    env=environment,
+    capture_output=True,
+    check=False,
+  )
+  assert done.returncode == -signal.SIGKILL, done.stderr
+  assert metrics.read_jsonl(tmp_path / "metrics.jsonl") == [
+    {"step": 0, "loss": 1.0}
+  ]
+  assert len(metrics.read_jsonl(tmp_path / "samples.jsonl")) == 1
+  assert visible_scalars(tmp_path) == [("loss", 0, 1.0)]
+
+
+def test_a_resumed_run_writes_the_same_bytes(tmp_path):
+  whole = run(tmp_path / "whole", range(8))
+  killed = run(tmp_path / "killed", range(6))
+  for name in ("metrics.jsonl", "samples.jsonl"):
+    with (killed / name).open("a") as file:
+      file.write('{"step": 6, "train/lo')
+  run(killed, range(4, 8), resume_step=4)
+  for name in ("metrics.jsonl", "samples.jsonl"):
+    assert (killed / name).read_bytes() == (whole / name).read_bytes()
+  assert visible_scalars(killed) == visible_scalars(whole)
+  assert len(events(killed)) > len(events(whole))  # nothing was overwritten
+
+
+def test_a_complete_last_line_without_a_line_break_is_kept(tmp_path):
+  (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n{"step": 1}')
+  run(tmp_path, [2], resume_step=2)
+  rows = metrics.read_jsonl(tmp_path / "metrics.jsonl")
+  assert [row["step"] for row in rows] == [0, 1, 2]
+
+
+def test_a_fresh_run_starts_from_empty_files(tmp_path):
+  run(tmp_path, range(5))
+  run(tmp_path, range(2))
+  rows = metrics.read_jsonl(tmp_path / "metrics.jsonl")
+  assert [row["step"] for row in rows] == [0, 1]
+  assert {step for _, step, _ in visible_scalars(tmp_path)} == {0, 1}
+
+
+def test_resume_refuses_damaged_files_and_leaves_them(tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  path.write_text('{"step": 0}\n{"st\n{"step": 2}\n')
+  with pytest.raises(ValueError, match=r"metrics\.jsonl:2: not a JSON object"):
+    run(tmp_path, [3], resume_step=3)
+  path.write_text('{"loss": 0}\n')
+  with pytest.raises(ValueError, match="a row has no step"):
+    run(tmp_path, [3], resume_step=3)
+  assert path.read_text() == '{"loss": 0}\n'
+
+
+def test_other_processes_do_nothing(tmp_path):
+  console = plain_console()
+  run(tmp_path / "x", range(3), enabled=False, console=console)
+  with metrics.Writer(
+    tmp_path / "x", total_steps=1, enabled=False, console=console
+  ) as writer:
+    writer.summary({"a": 1})
+    writer.tick(0)
+  assert not (tmp_path / "x").exists()
+  assert console.file.getvalue() == ""
+
+
+def test_summary_is_replaced_whole(tmp_path):
+  with one_step(tmp_path) as writer:
+    writer.summary({"rl.kl_at_step_0": np.float32(0), "path": tmp_path})
+    with pytest.raises(ValueError, match="can not be written"):
+      writer.summary({"rl.kl": object()})
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary == {"rl.kl_at_step_0": 0.0, "path": str(tmp_path)}
+    writer.summary({"rl.kl": math.nan, "curve": np.arange(2)})
+  summary = json.loads((tmp_path / "summary.json").read_text())
+  assert summary == {"rl.kl": "nan", "curve": [0, 1]}
+  assert not list(tmp_path.glob(".*"))
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+  path = tmp_path / "scores.jsonl"
+  metrics.write_jsonl(path, [{"score": 0.5, "label": 1}])
+  with pytest.raises(ValueError, match="can not be written"):
+    metrics.write_jsonl(path, [{"score": 0.1}, {"score": object()}])
+  assert path.read_text() == '{"score": 0.5, "label": 1}\n'
+  assert [p.name for p in tmp_path.iterdir()] == ["scores.jsonl"]
+
+
+def test_text_of_any_kind_survives(tmp_path):
+  text = "caf\u00e9 \u2028 \ud800 <b>\n"
+  metrics.write_jsonl(tmp_path / "t.jsonl", [{"text": text}])
+  assert metrics.read_jsonl(tmp_path / "t.jsonl") == [{"text": text}]
+
+
+@pytest.mark.parametrize(
+  ("row", "message"),
+  [
+    ({"loss": np.zeros(2)}, r"metric 'loss' must be a scalar.*\(2,\)"),
+    ({"step": 1.0}, "not called 'step'"),
+    ({"loss": "low"}, "'low', not a number"),
+    ({"loss": None}, "None, not a number"),
+  ],
+)
+def test_bad_metrics_are_named_and_not_written(tmp_path, row, message):
+  with one_step(tmp_path) as writer, pytest.raises(ValueError, match=message):
+    writer.write(0, row)
+  assert (tmp_path / "metrics.jsonl").read_text() == ""
+
+
+def test_a_sample_of_another_step_is_refused(tmp_path):
+  message = "step 2 says step 1"
+  with one_step(tmp_path) as writer, pytest.raises(ValueError, match=message):
+    writer.samples(2, [{"step": 1}])
+
+
+def test_writing_outside_the_block_is_refused(tmp_path):
+  writer = metrics.Writer(tmp_path, total_steps=1)
+  with pytest.raises(ValueError, match="inside its `with` block"):
+    writer.write(0, {})
+
+
+def test_read_jsonl_names_file_and_line(tmp_path):
+  path = tmp_path / "x.jsonl"
+  path.write_text('{"a": 1}\n\n{"a": 2\n{"a": 3}\n')
+  with pytest.raises(ValueError, match=r"x\.jsonl:3: not a JSON object"):
+    metrics.read_jsonl(path)
+  with pytest.raises(ValueError, match=r"x\.jsonl:3"):
+    metrics.read_jsonl(path, torn_end=True)
+  path.write_text('{"a": 1}\n[1]\n')
+  with pytest.raises(ValueError, match=r"x\.jsonl:2.*is list, not an object"):
+    metrics.read_jsonl(path)
+  path.write_bytes(b'{"a": 1}\n{"b": "\xff"}\n')
+  with pytest.raises(ValueError, match=r"x\.jsonl:2"):
+    metrics.read_jsonl(path)
+  path.write_text('{"a": 1}\n{"a"')
+  assert metrics.read_jsonl(path, torn_end=True) == [{"a": 1}]
+  with pytest.raises(FileNotFoundError):
+    metrics.read_jsonl(tmp_path / "none.jsonl")
+
+
+@pytest.fixture
+def clock(monkeypatch):
+  """A clock that stands until the test moves it."""
+  now = [100.0]
+  monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+  return now
+
+
+def test_plain_lines_are_few_and_say_rate_and_time_left(tmp_path, clock):
+  console = plain_console()
+  with metrics.Writer(
+    tmp_path,
+    total_steps=100,
+    name="rl",
+    show=("reward", "rollout/kl"),
+    console=console,
+    plain_seconds=5.0,
+  ) as writer:
+    for step in range(100):
+      clock[0] += 0.5
+      writer.write(step, {"rollout/reward": step / 4, "rollout/kl": 0.125})
+  lines = console.file.getvalue().splitlines()
+  assert lines[0] == "rl  0/100  reward 0  rollout/kl 0.125"
+  assert lines[1] == (
+    "rl  10/100  2 steps/s  45.0 s left  reward 2.5  rollout/kl 0.125"
+  )
+  assert len(lines) == 11
+  assert lines[-1].startswith("rl  100/100  2 steps/s  reward 24.75")
+
+
+def test_the_rate_after_a_resume_counts_only_new_steps(tmp_path, clock):
+  console = plain_console()
+  with metrics.Writer(
+    tmp_path, total_steps=1000, resume_step=900, console=console
+  ) as writer:
+    for step in (900, 904, 908):
+      clock[0] += 8
+      writer.write(step, {})
+  assert "908/1000  2 s/step  3:04 left" in console.file.getvalue()
+
+
+def test_a_failed_run_is_not_shown_as_finished(tmp_path):
+  console = plain_console()
+  writer = metrics.Writer(tmp_path, total_steps=2, console=console)
+  with pytest.raises(RuntimeError, match="boom"), writer:
+    writer.write(0, {})
+    writer.write(1, {})
+    raise RuntimeError("boom")
+  assert "2/2" not in console.file.getvalue()
+  assert "1/2" in console.file.getvalue()
+
+
+def test_validation_metrics_are_told_from_training(tmp_path):
+  console = plain_console()
+  with metrics.Writer(
+    tmp_path, total_steps=2, show=("loss",), console=console
+  ) as writer:
+    writer.write(1, {"train/loss": 0.5, "validation/loss": 0.75})
+  assert "loss 0.5  validation loss 0.75" in console.file.getvalue()
+
+
+def test_the_bar_is_live_and_logging_goes_through_it(tmp_path, monkeypatch):
+  console = Console(file=io.StringIO(), force_terminal=True, width=100)
+  stderr = io.StringIO()
+  monkeypatch.setattr(sys, "stderr", stderr)
+  monkeypatch.setattr(sys, "__stderr__", stderr)
+  python_handler = absl_logging.get_absl_handler().python_handler
+  other = logging.StreamHandler(stderr)
+  logging.getLogger().addHandler(other)
+  before = python_handler.setStream(stderr)
+  try:
+    with metrics.Writer(
+      tmp_path, total_steps=3, name="sft", show=("loss",), console=console
+    ) as writer:
+      for step in range(3):
+        writer.write(step, {"train/loss": 0.5})
+      logging.getLogger().error("checkpoint saved")
+      assert python_handler.stream is sys.stderr
+      assert python_handler.stream is not stderr
+    assert python_handler.stream is stderr
+    assert other.stream is stderr
+  finally:
+    logging.getLogger().removeHandler(other)
+    if before is not None:
+      python_handler.setStream(before)
+  shown = console.file.getvalue()
+  assert "checkpoint saved" in shown
+  assert "checkpoint saved" not in stderr.getvalue()
+  assert "3/3" in shown
+  assert "loss 0.5" in shown
+
+
+SUMMARY = {
+  "rl.gold_before": 0.412,
+  "rl.gold_after": 0.79,
+  "rl.reward_before": 1.5,
+  "rl.reward_after": 1.25,
+  "rl.kl": 5.25,
+  "rl.kl_at_step_0": 0.0,
+  "reward.accuracy": 0.91,
+  "reward.accuracy_low": 0.89,
+  "reward.accuracy_high": 0.93,
+  "seconds.total": 3723.0,
+}
+
+
+def test_headline_rows():
+  rows = headline.headline(SUMMARY)
+  assert rows[0] == (
+    "Policy: gold success",
+    "41.2%",
+    "79.0%",
+    "+37.8 points",
+    True,
+  )
+  assert rows[1][1:] == ("1.500", "1.250", "-0.250", False)
+  assert rows[2][1:] == ("0", "5.250", "+5.250", None)
+  assert rows[3].after == "91.0% (89.0% to 93.0%)"
+  assert rows[4] == ("Time", "", "1:02:03", "", None)
+  assert headline.headline({"something": 1}) == []
+
+
+def test_takeaway_tells_rise_from_fall():
+  assert headline.takeaway(SUMMARY) == (
+    "Gold success rose from 41.2% to 79.0%, 5.25 nats from the anchor."
+  )
+  worse = {"rl.gold_before": 0.5, "rl.gold_after": 0.25}
+  assert headline.takeaway(worse) == "Gold success fell from 50.0% to 25.0%."
+  assert headline.takeaway({"sft.gold": 1.0}) == ""
+
+
+@pytest.mark.parametrize(
+  ("call", "value", "expected"),
+  [
+    (headline.duration, 12.34, "12.3 s"),
+    (headline.duration, 59.96, "1:00"),
+    (headline.duration, "nan", "–"),
+    (headline.size, 1023, "1023 B"),
+    (headline.size, 1.5 * 2**20, "1.5 MiB"),
+    (headline.size, 2**45, "32 TiB"),
+    (headline.number, True, math.nan),
+    (headline.number, "inf", math.inf),
+  ],
+)
+def test_formats(call, value, expected):
+  assert call(value) == pytest.approx(expected, nan_ok=True)
+
+
+def test_achieved_table_plain_and_on_a_terminal():
+  plain = plain_console()
+  path = "/a/very/long/path/that/does/not/fit/a/terminal/of/60/report.html"
+  metrics.achieved_table(SUMMARY, {"report": path}, console=plain)
+  lines = plain.file.getvalue().splitlines()
+  assert lines[0] == "What was achieved"
+  assert " ".join(lines[2].split()) == (
+    "Policy: gold success 41.2% 79.0% +37.8 points"
+  )
+  assert lines[-1] == f"  report  {path}"
+  assert "\x1b" not in plain.file.getvalue()
+  colour = Console(file=io.StringIO(), force_terminal=True, width=100)
+  metrics.achieved_table(SUMMARY, {"report": path}, console=colour)
+  assert "+37.8 points" in colour.file.getvalue()
+
+
+def test_achieved_table_without_headline_shows_what_there_is():
+  console = plain_console()
+  metrics.achieved_table({"loss": 0.5, "name": "x"}, {}, console=console)
+  assert " ".join(console.file.getvalue().split()) == (
+    "What was achieved before after change loss 0.500"
+  )
