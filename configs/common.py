@@ -34,6 +34,7 @@ def model(name: str) -> ConfigDict:
   return ConfigDict(
     {
       "preset": "small" if name == "coffee_bar" else "medium",
+      "scan_unroll": 4,
       "remat": "none",
       "dtype": "float32",
     }
@@ -79,10 +80,10 @@ def data(name: str) -> ConfigDict:
     config.update(
       {
         "vocab_size": 1024,
-        "max_len": 96,
-        "prompt_len": 56,
-        "response_len": 40,
-        "buckets": (64, 80),
+        "max_len": 64,
+        "prompt_len": 40,
+        "response_len": 24,
+        "buckets": (32, 40, 48),
         "long": "error",
         "options": {
           "size": 20_000,
@@ -93,8 +94,8 @@ def data(name: str) -> ConfigDict:
       }
     )
   if name == "taskmaster_coffee":
-    config.update({"max_len": 320, "prompt_len": 224, "response_len": 64})
-    config.buckets = (64, 96, 128, 192, 256)
+    config.update({"max_len": 384, "prompt_len": 320, "response_len": 64})
+    config.buckets = (64, 96, 128, 192, 256, 320)
   if name == "taskmaster_ticketing":
     config.update({"max_len": 1024, "prompt_len": 928})
     config.buckets = (128, 256, 384, 512, 640, 768, 896)

@@ -25,8 +25,8 @@ def get_config(arg=None):
   config.eval = common.evaluation(rows=256)
   if name == "taskmaster_coffee":
     config.optimizer.learning_rate = 1e-3
-    config.batch_size = 24
-    config.steps = 440
-    config.eval_every = 44
+    config.batch_size = 20
+    config.steps = 252
+    config.eval_every = 63
     config.eval = common.evaluation(rows=128, batch_size=32)
   return config

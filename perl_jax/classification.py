@@ -261,18 +261,17 @@ def paired_bootstrap_auroc(
     differences[i] = _weighted_auroc(ranks_a, labels, weights)
     differences[i] -= _weighted_auroc(ranks_b, labels, weights)
   defined = differences[~np.isnan(differences)]
-  low, high = (
-    np.quantile(defined, [0.025, 0.975]) if defined.size else [math.nan] * 2
-  )
+  if not defined.size:
+    defined = np.array([math.nan])
   a, b = auroc(scores_a, labels), auroc(scores_b, labels)
   return BootstrapDifference(
     auroc_a=a,
     auroc_b=b,
     difference=a - b,
-    mean=float(defined.mean()) if defined.size else math.nan,
-    low=float(low),
-    high=float(high),
-    undefined=samples - defined.size,
+    mean=float(defined.mean()),
+    low=float(np.quantile(defined, 0.025)),
+    high=float(np.quantile(defined, 0.975)),
+    undefined=int(np.isnan(differences).sum()),
   )
 
 

@@ -5,6 +5,7 @@
 """
 
 import ast
+import contextlib
 import logging as standard_logging
 import os
 import sys
@@ -80,10 +81,8 @@ def parse(argv: list[str]) -> list[str]:
   except AttributeError as error:
     # ml_collections wraps its message, "'rnk'\nDid you mean ...", in quotes.
     text = str(error)
-    try:
+    with contextlib.suppress(SyntaxError, ValueError):
       text = str(ast.literal_eval(text))
-    except (SyntaxError, ValueError):
-      pass
     sys.exit(f"error: no such config field: {' '.join(text.split())}")
   except (flags.Error, OSError) as error:
     # A config file that raises brings its traceback along; its last line says

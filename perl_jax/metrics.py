@@ -44,7 +44,7 @@ __all__ = [
 class Writer:
   """Writes the scalars, samples and summary of one stage, and shows progress.
 
-    with Writer(workdir, total_steps=600, name="rl", show=("reward",)) as writer:
+    with Writer(workdir, total_steps=600, show=("reward",)) as writer:
       writer.write(step, {"rollout/reward": 0.3})
 
   Resuming drops the lines with step >= `resume_step` first (and a last line

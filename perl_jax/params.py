@@ -127,7 +127,7 @@ def fingerprint(params: Params) -> str:
   """
   digest = hashlib.sha256()
   for path, leaf in flatten(params).items():
-    array = np.ascontiguousarray(jax.device_get(leaf))
+    array = np.asarray(jax.device_get(leaf))
     digest.update(f"{path}:{array.shape}:{array.dtype}\n".encode())
     digest.update(array.tobytes())
   return digest.hexdigest()
@@ -195,5 +195,5 @@ def merge(
 def unmerge(
   merged: Params, adapters: Params, spec: lora_lib.LoraSpec
 ) -> dict[str, Any]:
-  """W - scale * A B: takes back `merge`, up to rounding in the kernel's dtype."""
+  """W - scale * A B: takes back `merge`, up to rounding of the kernel."""
   return _add_adapters(merged, adapters, spec, -1.0)

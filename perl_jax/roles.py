@@ -158,23 +158,43 @@ def target_logprobs(
   backbone: Backbone,
   params: Params,
   sequence: Sequence,
+  target_mask: jax.Array,
   *,
+  max_targets: int,
   key: jax.Array | None = None,
-) -> language_model.TokenScores:
-  """Scores of each token given those before it, `[B, T]`.
+) -> tuple[language_model.TokenScores, jax.Array]:
+  """Scores of the target tokens, each given those before it.
 
-  Entry t is about producing `tokens[:, t]`; entry 0 has nothing before it and
-  must be masked by the caller.
+  Most tokens of a dialogue are no targets, and the head is a large part of a
+  small model: it is run on the targets alone.
+
+  Args:
+    backbone: Model and adapter shape.
+    params: Parameters of the policy.
+    sequence: Tokens, positions, segments.
+    target_mask: Which tokens are targets, `[B, T]`, bool; false in column 0.
+    max_targets: `C`, at least the number of targets of any row.
+    key: Turns LoRA dropout on.
+
+  Returns:
+    Scores `[B, C]` of each row's targets in order, and a mask `[B, C]` that is
+    false where the row has fewer.
   """
   hidden = hidden_states(backbone, params, sequence, key=key)
-  before = jnp.roll(hidden, 1, axis=1)
-  return _token_scores(
-    backbone, params, before, sequence.tokens, 1.0, {"correct": True}
+  columns = jnp.argsort(~target_mask, axis=1, stable=True)[:, :max_targets]
+  found = jnp.take_along_axis(target_mask, columns, axis=1)
+  targets = jnp.take_along_axis(sequence.tokens, columns, axis=1)
+  before = jnp.take_along_axis(
+    hidden, jnp.maximum(columns - 1, 0)[..., None], axis=1
   )
+  scores = _token_scores(
+    backbone, params, before, targets, 1.0, {"correct": True}
+  )
+  return scores, found
 
 
 def _before_response(hidden, response_len):
-  """Hidden states that the response's tokens were produced from, `[B, T, D]`."""
+  """Hidden states that the response was produced from, `[B, T, D]`."""
   prompt_len = hidden.shape[1] - response_len
   return hidden[:, prompt_len - 1 : -1]
 

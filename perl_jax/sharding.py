@@ -36,10 +36,13 @@ RULES: tuple[tuple[str, P], ...] = (
 def make_mesh(
   *, data: int, fsdp: int, tensor: int, devices: Iterable[Any] | None = None
 ) -> Mesh:
-  """A mesh over all devices; one of the sizes may be -1 ("what is left").
+  """A mesh; one of the sizes may be -1 ("what is left").
+
+  Sizes whose product is below the number of devices take the first of them.
 
   Raises:
-    ValueError: The sizes do not multiply to the number of devices.
+    ValueError: The sizes need more devices than there are, or what is left
+      does not divide.
   """
   devices = list(jax.devices() if devices is None else devices)
   sizes = [data, fsdp, tensor]
@@ -50,8 +53,8 @@ def make_mesh(
   if min(sizes) < 1 or product > len(devices):
     raise ValueError(
       f"mesh data={data}, fsdp={fsdp}, tensor={tensor} does not fit"
-      f" {len(devices)} devices; the product must be that number, and at"
-      " most one size may be -1."
+      f" {len(devices)} devices; the product must not be above that number,"
+      " and at most one size may be -1, which takes what is left."
     )
   return jax.make_mesh(
     tuple(sizes),

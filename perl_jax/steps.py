@@ -129,19 +129,29 @@ def _masked_sums(values: jax.Array, mask: jax.Array):
   return masked.masked_sum(values, mask), jnp.sum(mask, dtype=jnp.float32)
 
 
-def language_model_loss(backbone: roles.Backbone) -> LossFn:
-  """Next-token cross-entropy on the targets of a `TargetBatch`, per token."""
+def language_model_loss(
+  backbone: roles.Backbone, *, max_targets: int
+) -> LossFn:
+  """Next-token cross-entropy on the targets of a `TargetBatch`, per token.
+
+  `max_targets` is at least the number of targets of any row.
+  """
 
   def loss_fn(trainable, frozen, batch, key):
     params = params_lib.combine(trainable, frozen)
     sequence = roles.Sequence(batch.tokens, batch.positions, batch.segments)
-    scores = roles.target_logprobs(backbone, params, sequence, key=key)
+    scores, mask = roles.target_logprobs(
+      backbone,
+      params,
+      sequence,
+      batch.target_mask,
+      max_targets=max_targets,
+      key=key,
+    )
     loss = language_model.next_token_loss(scores.logprobs)
     return {
-      "loss": _masked_sums(loss, batch.target_mask),
-      "accuracy": _masked_sums(
-        scores.correct.astype(jnp.float32), batch.target_mask
-      ),
+      "loss": _masked_sums(loss, mask),
+      "accuracy": _masked_sums(scores.correct.astype(jnp.float32), mask),
     }
 
   return loss_fn

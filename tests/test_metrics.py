@@ -202,6 +202,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
   metrics.write_jsonl(path, [{"score": 0.5, "label": 1}])
   with pytest.raises(ValueError, match="can not be written"):
     metrics.write_jsonl(path, [{"score": 0.1}, {"score": object()}])
+  with pytest.raises(UnicodeEncodeError):
+    metrics.write_text(path, "half a pair: \ud800")
   assert path.read_text() == '{"score": 0.5, "label": 1}\n'
   assert [p.name for p in tmp_path.iterdir()] == ["scores.jsonl"]
 
@@ -382,11 +384,20 @@ def test_headline_rows():
 
 def test_takeaway_tells_rise_from_fall():
   assert headline.takeaway(SUMMARY) == (
-    "Gold success rose from 41.2% to 79.0%, 5.25 nats from the anchor."
+    "Gold success rose from 41.2% to 79.0%, at a KL of 5.25 nats to the anchor."
   )
   worse = {"rl.gold_before": 0.5, "rl.gold_after": 0.25}
   assert headline.takeaway(worse) == "Gold success fell from 50.0% to 25.0%."
+  same = {"rl.gold_before": 0.5, "rl.gold_after": 0.5}
+  assert headline.takeaway(same) == "Gold success stayed at 50.0%."
   assert headline.takeaway({"sft.gold": 1.0}) == ""
+
+
+def test_an_evaluation_does_not_repeat_the_reward_model():
+  found = {"evaluate.reward_model.auroc": 0.75}
+  assert [row.after for row in headline.headline(found)] == ["0.750"]
+  found["reward.auroc"] = 0.5
+  assert [row.after for row in headline.headline(found)] == ["0.500"]
 
 
 @pytest.mark.parametrize(
@@ -394,7 +405,8 @@ def test_takeaway_tells_rise_from_fall():
   [
     (headline.duration, 12.34, "12.3 s"),
     (headline.duration, 59.96, "1:00"),
-    (headline.duration, "nan", "–"),
+    (headline.duration, "nan", "n/a"),
+    (headline.duration, 0.0123, "12 ms"),
     (headline.size, 1023, "1023 B"),
     (headline.size, 1.5 * 2**20, "1.5 MiB"),
     (headline.size, 2**45, "32 TiB"),

@@ -8,9 +8,9 @@ here and nowhere else.
 A turn becomes a message: user text -> role "user"; agent text -> "assistant";
 agent API call -> "assistant" with the JSON text of `{name: arguments}`; API
 response -> "tool" with the JSON text of `{name: response}`. JSON text is
-`canonical_json`: keys sorted, no spaces, lists of attributes and add-ons (which
-are sets) sorted by their id. Every text is stripped, and runs of whitespace
-inside JSON strings are folded.
+`canonical_json`: keys sorted, a space after each comma and colon, lists of
+attributes and add-ons (which are sets) sorted by their id. Every text is
+stripped, and runs of whitespace inside JSON strings are folded.
 
 What is made equal, for the coffee data (dialogs | rated turns):
 
@@ -73,15 +73,12 @@ _DOUBLED_CLOSE = re.compile(r'(?<=[^\s:,\[{])""(?=\s*[,\]}])')
 def canonical_json(value: Any) -> str:
   """Returns JSON text in which equal calls are equal strings.
 
-  Keys are sorted, there are no spaces, and in `attributes` and `addons` (sets,
-  whose order means nothing) the entries are sorted by their id.
+  Keys are sorted, and in `attributes` and `addons` (sets, whose order means
+  nothing) the entries are sorted by their id. There is a space after each comma
+  and colon: tokens are cut before spaces, so without any a frequent call would
+  be one token, and a policy would choose it as a whole.
   """
-  return json.dumps(
-    _sorted_sets(value),
-    ensure_ascii=False,
-    separators=(",", ":"),
-    sort_keys=True,
-  )
+  return json.dumps(_sorted_sets(value), ensure_ascii=False, sort_keys=True)
 
 
 def _sorted_sets(value: Any, key: str = "") -> Any:

@@ -14,6 +14,7 @@ class ScalarHead(nn.Module):
 
   @nn.compact
   def __call__(self, hidden: jax.Array) -> jax.Array:
+    """Maps hidden states `[..., D]` to float32 scalars `[...]`."""
     hidden = hidden.astype(jnp.float32)
     kernel = self.param("kernel", nn.initializers.zeros, (hidden.shape[-1],))
     bias = self.param("bias", nn.initializers.zeros, ())

@@ -22,6 +22,7 @@ class RMSNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    """Normalises the last axis of `[..., D]`."""
     init = nn.initializers.zeros if self.plus_one else nn.initializers.ones
     scale = self.param("scale", init, (x.shape[-1],)).astype(jnp.float32)
     y = x.astype(jnp.float32)

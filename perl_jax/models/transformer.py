@@ -126,6 +126,7 @@ def _layer_stack(config: ModelConfig, lora: LoraSpec, deterministic: bool):
     split_rngs={"params": True, "dropout": True},
     in_axes=(0, nn.broadcast),
     length=config.num_layers,
+    unroll=config.scan_unroll,
   )
   return stack(config, lora, deterministic, name="layers")
 

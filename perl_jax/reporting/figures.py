@@ -25,6 +25,8 @@ _FIRST = (
   "value_loss",
   "length",
   "stop_rate",
+  "entropy",
+  "repetition",
   "margin",
   "calibration_error",
 )
@@ -37,6 +39,8 @@ _UNITS = {
   "kl": "nats",
   "log_loss": "nats",
   "length": "tokens",
+  "entropy": "nats per token",
+  "kl_per_token": "nats",
   "reward": "score of the reward model",
   "gold": "% of responses",
   "gradient_norm": "L2 norm",
@@ -73,10 +77,11 @@ def policy_figures(
   gained against how far the policy went from the anchor.
   """
   names, ends = policy_metrics(rows), _ends(rows)
+  found = headline.comparisons(summary, stage)
   figures = []
   for name in names:
     lines, remark = _lines(rows, name)
-    before = headline.number(summary.get(f"{stage}.{name}_before"))
+    before = headline.number(found.get(name, (None, None))[0])
     if ends and np.isfinite(before):
       at = np.array([before, before])
       lines.append(svg.Line("anchor", np.array(ends), at, "muted", "dashed"))
@@ -109,8 +114,8 @@ def stage_figures(
     names, key=lambda n: _FIRST.index(n) if n in _FIRST else len(_FIRST)
   ):
     lines, remark = _lines(rows, name)
-    if not lines:
-      continue
+    if all(len(line.x) < 2 for line in lines):
+      continue  # a point is no curve; the summary has its value
     figure = svg.curves(
       f"{stage}-{_identifier(name)}",
       _title(name),
@@ -141,7 +146,8 @@ def _frontier(rows: Rows, stage: str, name: str) -> list[svg.Figure]:
   axes = drawing.axes()
   svg.draw_line(axes, svg.Line("", kl, gained, "c2", "points"))
   rise = 12 if gained[-1] >= gained[0] else -12
-  for i, side, up in ((0, "left", -rise), (-1, "right", rise)):
+  sides = ("left", "right") if kl[-1] >= kl[0] else ("right", "left")
+  for i, side, up in ((0, sides[0], -rise), (-1, sides[1], rise)):
     axes.annotate(
       f"step {steps[i]:g}",
       (kl[i], gained[i]),

@@ -1,14 +1,15 @@
 """What a run achieved, as rows for the terminal table and for the report.
 
 A summary is flat: `<stage>.<name>`, `seconds.<stage>`, `memory.<stage>`. Names
-that end in `_before` and `_after` make one row with the change between them.
+that end in `_before` and `_after` make one row with the change between them,
+and so do `evaluate.anchor.<name>` and `evaluate.policy.<name>`.
 """
 
 import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-MISSING = "–"
+MISSING = "n/a"
 
 # Shares of something, shown in percent.
 RATES = frozenset(
@@ -20,6 +21,7 @@ RATES = frozenset(
     "exact_match",
     "gold",
     "known_api",
+    "repetition",
     "stop_rate",
     "trainable_share",
     "truncated_rate",
@@ -43,6 +45,9 @@ _NAMES = {
   "win_rate": "win rate against the anchor",
   "auroc": "AUROC",
   "kl": "KL to the anchor (nats)",
+  "kl_per_token": "KL per token (nats)",
+  "entropy": "entropy (nats per token)",
+  "repetition": "repeated 4-grams",
   "log_loss": "log loss (nats)",
   "calibration_error": "calibration error",
   "trainable_share": "trainable share of all parameters",
@@ -60,6 +65,8 @@ _SINGLES = (
   "reward.auroc",
   "reward.calibration_error",
   "reward.trainable_share",
+  "evaluate.reward_model.accuracy",
+  "evaluate.reward_model.auroc",
 )
 
 
@@ -96,6 +103,8 @@ def show(name: str, value: object) -> str:
   if name in RATES:
     digits = 3 if 0 < abs(x) < 0.001 else 2 if 0 < abs(x) < 0.01 else 1
     return f"{100 * x:.{digits}f}%"
+  if name == "length":
+    return f"{x:.1f}"
   if x == 0 or isinstance(value, int):
     return f"{x:,.0f}"
   if abs(x) >= 100:
@@ -133,27 +142,15 @@ def headline(summary: Mapping[str, object]) -> list[Row]:
   """The rows that matter, in a fixed order; empty if there are none of them."""
   rows = []
   for stage in ("rl", "dpo", "evaluate"):
-    pairs = [
-      key.removeprefix(f"{stage}.").removesuffix("_before")
-      for key in summary
-      if key.startswith(f"{stage}.")
-      and key.endswith("_before")
-      and f"{key.removesuffix('_before')}_after" in summary
-    ]
-    order = {name: i for i, name in enumerate((*JUDGEMENTS, "reward"))}
-    for name in sorted(pairs, key=lambda n: (order.get(n, 99), n)):
-      rows.append(_before_after(summary, stage, name))
-    if f"{stage}.kl" in summary:
-      rows.append(
-        _row(
-          stage,
-          "kl",
-          summary.get(f"{stage}.kl_at_step_0"),
-          summary[f"{stage}.kl"],
-        )
-      )
+    found = comparisons(summary, stage)
+    wanted = [name for name in (*JUDGEMENTS, "reward", "kl") if name in found]
+    # An evaluation repeats what its stage has measured on the way.
+    rest = sorted(set(found) - set(wanted)) if stage != "evaluate" else []
+    rows += [_row(stage, name, *found[name]) for name in (*wanted, *rest)]
   for key in _SINGLES:
-    if key in summary:
+    # So does an evaluation of the reward model.
+    measured = key.replace("evaluate.reward_model.", "reward.")
+    if key in summary and (measured == key or measured not in summary):
       rows.append(_single(summary, key))
   if "seconds.total" in summary:
     total = duration(summary["seconds.total"])
@@ -161,30 +158,54 @@ def headline(summary: Mapping[str, object]) -> list[Row]:
   return rows
 
 
+def comparisons(
+  summary: Mapping[str, object], stage: str
+) -> dict[str, tuple[object, object]]:
+  """What a stage has of anchor and policy: {name: (before, after)}.
+
+  Spelled `<stage>.<name>_before` and `_after` by a stage that trains, and
+  `<stage>.anchor.<name>` and `<stage>.policy.<name>` by an evaluation.
+  """
+  found = {}
+  for key, after in summary.items():
+    name = key.removeprefix(f"{stage}.")
+    if name == key:
+      continue
+    if name.endswith("_after"):
+      name = name.removesuffix("_after")
+      before = summary.get(f"{stage}.{name}_before")
+    elif name.startswith("policy."):
+      name = name.removeprefix("policy.")
+      before = summary.get(f"{stage}.anchor.{name}")
+    elif name == "kl":
+      before = summary.get(f"{stage}.kl_at_step_0")
+    else:
+      continue
+    if before is not None or name == "kl":
+      found[name] = (before, after)
+  return found
+
+
 def takeaway(summary: Mapping[str, object]) -> str:
-  """One sentence on whether the policy got better; empty without RL."""
-  for stage in ("rl", "dpo"):
+  """One sentence on whether the policy got better; empty without a policy."""
+  for stage in ("rl", "dpo", "evaluate"):
+    found = comparisons(summary, stage)
     for name in (*JUDGEMENTS, "reward"):
-      before = number(summary.get(f"{stage}.{name}_before"))
-      after = number(summary.get(f"{stage}.{name}_after"))
+      before, after = map(number, found.get(name, (None, None)))
       if math.isnan(before) or math.isnan(after):
         continue
-      verb = (
-        "rose" if after > before else "fell" if after < before else "stayed"
-      )
       what = readable(name)
-      text = f"{what[0].upper()}{what[1:]} {verb} "
-      text += f"from {show(name, before)} to {show(name, after)}"
-      kl = number(summary.get(f"{stage}.kl"))
+      text = f"{what[0].upper()}{what[1:]} "
+      if after == before:
+        text += f"stayed at {show(name, after)}"
+      else:
+        text += "rose" if after > before else "fell"
+        text += f" from {show(name, before)} to {show(name, after)}"
+      kl = number(found.get("kl", (None, None))[1])
       if not math.isnan(kl):
-        text += f", {kl:.3g} nats from the anchor"
+        text += f", at a KL of {kl:.3g} nats to the anchor"
       return text + "."
   return ""
-
-
-def _before_after(summary: Mapping[str, object], stage: str, name: str) -> Row:
-  before = summary[f"{stage}.{name}_before"]
-  return _row(stage, name, before, summary[f"{stage}.{name}_after"])
 
 
 def _row(stage: str, name: str, before: object, after: object) -> Row:
@@ -192,7 +213,7 @@ def _row(stage: str, name: str, before: object, after: object) -> Row:
   change, better = "", None
   if math.isfinite(a) and math.isfinite(b):
     if name in RATES:
-      change = f"{100 * (b - a):+.1f} points"
+      change = f"{100 * (b - a):+.1f} points" if a != b else "0"
     else:
       change = ("+" if b > a else "") + show(name, b - a)
     if name in WANTED and a != b:
@@ -204,7 +225,7 @@ def _row(stage: str, name: str, before: object, after: object) -> Row:
 
 
 def _single(summary: Mapping[str, object], key: str) -> Row:
-  stage, name = key.split(".", 1)
+  stage, name = key.split(".")[0], key.split(".")[-1]
   text = show(name, summary[key])
   low, high = summary.get(f"{key}_low"), summary.get(f"{key}_high")
   if low is not None and high is not None:

@@ -64,11 +64,28 @@ def page(
     ),
     Section("Curves", "Curves of each stage", _curves(stages, policies)),
     Section("Reward model", "How good the reward model is", _scores(stages)),
-    Section("Samples", "Samples, anchor beside policy", _samples(stages)),
+    Section("Samples", "Samples", _samples(stages)),
     Section("Time and memory", "Time and memory", _costs(summary, stages)),
     Section("Rerun", "How to run it again", _configs(stages, config, command)),
   ]
   sections = [section for section in sections if section.body]
+  lede = headline.takeaway(summary)
+  lede = escape(lede).replace("-", "&minus;")
+  lede = f'<p class="lede">{lede}</p>' if lede else ""
+  return (
+    '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+    f"<title>{escape(title)} · perl_jax report</title>\n"
+    f"<style>{style.CSS}</style>\n</head>\n<body>\n<header>"
+    f'<p class="kicker">perl_jax report{escape(when and f" · {when}")}</p>'
+    f"<h1>{escape(title)}</h1>{lede}{_body(sections)}\n"
+    "<footer>Made by perl_jax from the run's own files.</footer>\n"
+    "</body>\n</html>\n"
+  )
+
+
+def _body(sections: Sequence[Section]) -> str:
+  """The links, which end the page's header, and the sections."""
   ids = [section.link.lower().replace(" ", "-") for section in sections]
   links = "".join(
     f'<li><a href="#{i}">{escape(s.link)}</a></li>'
@@ -79,19 +96,9 @@ def page(
     f"{s.body}</section>"
     for i, s in zip(ids, sections, strict=True)
   )
-  lede = headline.takeaway(summary)
-  lede = f'<p class="lede">{escape(lede)}</p>' if lede else ""
   return (
-    '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-    '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-    f"<title>{escape(title)} · perl_jax report</title>\n"
-    f"<style>{style.CSS}</style>\n</head>\n<body>\n<header>"
-    f'<p class="kicker">perl_jax report{escape(when and f" · {when}")}</p>'
-    f"<h1>{escape(title)}</h1>{lede}"
     f'<nav aria-label="Sections"><ul>{links}</ul></nav></header>\n'
-    f"<main>{body}</main>\n"
-    "<footer>Made by perl_jax from the run's own files.</footer>\n"
-    "</body>\n</html>\n"
+    f"<main>{body}</main>"
   )
 
 
@@ -130,7 +137,7 @@ def _progress(stage: Stage, summary: Mapping[str, object]) -> tuple[str, str]:
   text = (
     "<p>The reward is what the policy was trained on. Success is judged "
     "independently of it: where the reward rises and success does not, the "
-    "policy exploits the reward model. Thin lines are every step.</p>"
+    "policy exploits the reward model.</p>"
   )
   if len(titles) < 3:
     text = ""
@@ -212,18 +219,15 @@ def _costs(summary: Mapping[str, object], stages: Sequence[Stage]) -> str:
 
 def _phases(stage: Stage) -> str:
   """Where a step spends its time; `seconds/step`, if there, is the whole."""
-  keys = {key for row in stage.rows for key in row}
-  medians, step = {}, 0.0
-  for key in sorted(key for key in keys if key.startswith("seconds/")):
-    values = figures.series(stage.rows, key)[1]
+  # An evaluation is timed on a line of its own; it is no part of every step.
+  rows = [row for row in stage.rows if "seconds/step" in row] or stage.rows
+  medians = {}
+  for key in sorted({key for row in rows for key in row}):
+    values = figures.series(rows, key)[1]
     values = values[np.isfinite(values)]
-    name = key.removeprefix("seconds/")
-    if not values.size or name in ("total", "elapsed"):
-      continue
-    if name == "step":
-      step = float(np.median(values))
-    else:
-      medians[name] = float(np.median(values))
+    if key.startswith("seconds/") and values.size:
+      medians[key.removeprefix("seconds/")] = float(np.median(values))
+  step = medians.pop("step", 0.0)
   if not medians or sum(medians.values()) <= 0:
     return ""
   rest = step - sum(medians.values())
@@ -311,7 +315,7 @@ def _table(header: Sequence[str], rows: Sequence[str]) -> str:
 
 def _figure_text(text: str) -> str:
   """A number with a true minus, its interval in small print below."""
-  text, bracket, interval = escape(text).replace("-", "−").partition(" (")
+  text, bracket, interval = escape(text).replace("-", "&minus;").partition(" (")
   small = f'<br><span class="note">({interval}</span>' if bracket else ""
   return text + small
 

@@ -104,7 +104,7 @@ def _answer(row: Row, who: str, reference: object) -> str:
     facts.append(f'<span class="{style}">{mark}</span>')
   reward = headline.number(row.get(f"{who}_reward"))
   if not math.isnan(reward):
-    text = f"{reward:.3g}".replace("-", "−")
+    text = f"{reward:.3g}".replace("-", "&minus;")
     facts.append(f"<span>reward {text}</span>")
   text = _marked(row[who], reference if right is False else None)
   return (

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from scipy import special
 from sklearn import metrics as sklearn_metrics
@@ -90,41 +91,11 @@ def _reliability(
   axes = drawing.axes(bottom=112)
   below = drawing.axes(top=208)
   below.sharex(axes)
-  ends = np.array([start, 1.0])
-  svg.draw_line(axes, svg.Line("", ends, ends, "muted", "dashed"))
-  colour = svg.COLOURS["c1"]
   filled = np.flatnonzero(bins.counts)
-  x, y = bins.predicted[filled], bins.observed[filled]
-  intervals = [
-    classification.wilson_interval(bins.observed[i] * bins.counts[i], n)
-    for i, n in ((i, int(bins.counts[i])) for i in filled)
-  ]
-  low, high = np.array(intervals).T
-  spread = np.maximum([y - low, high - y], 0)
-  axes.errorbar(
-    x, y, spread, fmt="o-", color=colour, ms=4, lw=1.4, elinewidth=1
-  )
-  width = 1 / len(bins.counts)
-  centres = (filled + 0.5) * width
-  below.bar(
-    centres, bins.counts[filled], 0.86 * width, color=colour, alpha=0.45
-  )
-  for at, n in zip(centres, bins.counts[filled], strict=True):
-    below.text(
-      at,
-      n,
-      f"{n}",
-      ha="center",
-      va="bottom",
-      fontsize=8,
-      color=svg.COLOURS["muted"],
-    )
-  axes.set(xlim=(start - 0.02, 1.02), ylim=(-0.03, 1.03))
-  axes.tick_params(labelbottom=False)
-  axes.yaxis.set_major_formatter(svg.in_percent())
-  below.xaxis.set_major_formatter(svg.in_percent())
-  below.set_yticks([])
-  below.set_ylim(0, 1.3 * bins.counts.max())
+  bins = classification.CalibrationBins(*(column[filled] for column in bins))
+  centres = (filled + 0.5) / classification.CALIBRATION_BINS
+  _draw_reliability(axes, bins, start)
+  _draw_counts(below, bins, centres)
   below.set_xlabel(axis)
   drawing.text(6, 4, "observed frequency")
   drawing.text(6, 190, counted)
@@ -132,7 +103,7 @@ def _reliability(
     f"Reliability diagram, expected calibration error {error:.3f}. "
     + "; ".join(
       f"{100 * p:.0f}% predicted, {100 * o:.0f}% observed, {n} {counted}"
-      for p, o, n in zip(x, y, bins.counts[filled], strict=True)
+      for n, p, o in zip(*bins, strict=True)
     )
     + "."
   )
@@ -142,6 +113,54 @@ def _reliability(
   )
   note = f"Bars: 95% Wilson intervals. Below: {counted} in each bin."
   return svg.Figure("Calibration", drawing.svg("cal"), alt, legend, note)
+
+
+def _draw_reliability(
+  axes: Axes, bins: classification.CalibrationBins, start: float
+) -> None:
+  ends = np.array([start, 1.0])
+  svg.draw_line(axes, svg.Line("", ends, ends, "muted", "dashed"))
+  intervals = [
+    classification.wilson_interval(observed * n, int(n))
+    for n, observed in zip(bins.counts, bins.observed, strict=True)
+  ]
+  low, high = np.array(intervals).T
+  # A share of exactly 0 or 1 can lie outside its interval by a rounding error.
+  spread = np.maximum([bins.observed - low, high - bins.observed], 0)
+  axes.errorbar(
+    bins.predicted,
+    bins.observed,
+    spread,
+    fmt="o-",
+    color=svg.COLOURS["c1"],
+    ms=4,
+    lw=1.4,
+    elinewidth=1,
+  )
+  axes.set(xlim=(start - 0.02, 1.02), ylim=(-0.03, 1.03))
+  axes.tick_params(labelbottom=False)
+  axes.yaxis.set_major_formatter(svg.in_percent())
+
+
+def _draw_counts(
+  axes: Axes, bins: classification.CalibrationBins, centres: np.ndarray
+) -> None:
+  width = 0.86 / classification.CALIBRATION_BINS
+  colour = svg.COLOURS["c1"]
+  axes.bar(centres, bins.counts, width, color=colour, alpha=0.45)
+  for at, n in zip(centres, bins.counts, strict=True):
+    axes.text(
+      at,
+      n,
+      f"{n}",
+      ha="center",
+      va="bottom",
+      fontsize=8,
+      color=svg.COLOURS["muted"],
+    )
+  axes.xaxis.set_major_formatter(svg.in_percent())
+  axes.set_yticks([])
+  axes.set_ylim(0, 1.3 * bins.counts.max())
 
 
 def _histogram(

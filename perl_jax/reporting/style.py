@@ -104,6 +104,7 @@ summary { cursor: pointer; color: var(--muted); }
 td.bars { width: 34%; padding-right: 1.2rem; }
 footer { margin-top: 4rem; border-top: 1px solid var(--line);
   padding-top: 1rem; }
+@media (min-width: 40rem) { tbody th { white-space: nowrap; } }
 @media (max-width: 40rem) {
   body { padding: 1.4rem 1rem 3rem; }
   h1 { font-size: 1.6rem; }

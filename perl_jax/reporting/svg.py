@@ -142,6 +142,7 @@ class Drawing:
 
 
 def draw_line(axes: Axes, line: Line) -> None:
+  """Draws a line in the manner of its kind."""
   colour, x, y = COLOURS[line.colour], line.x, line.y
   if line.kind == "thin":
     x, y = _thin_out(x, y)
@@ -189,11 +190,6 @@ def curves(
   """
   drawing = Drawing()
   axes = drawing.axes()
-  lost = sum(int(np.sum(~np.isfinite(line.y))) for line in lines)
-  lines = [
-    line._replace(y=np.where(np.isfinite(line.y), line.y, np.nan))
-    for line in lines
-  ]
   for line in lines:
     draw_line(axes, line)
   axes.set_ylim(*_limits(lines, percent, whole, zero))
@@ -210,6 +206,7 @@ def curves(
   legend = tuple(
     (line.label, line.colour, line.kind) for line in lines if line.label
   )
+  lost = sum(int(np.sum(~np.isfinite(line.y))) for line in lines)
   note = f"{lost} values that are not finite are left out." if lost else ""
   alt = describe(title, unit, lines, percent, x_label)
   return Figure(title, drawing.svg(name), alt, legend, note)
@@ -282,8 +279,9 @@ def _limits(
   least = 0.05 if percent else max(1e-3, 0.02 * max(abs(low), abs(high)))
   missing = max(0.0, least - (high - low)) / 2
   low, high = low - missing, high + missing
-  pad = 0.06 * (high - low)
-  bottom, top = low - pad, high + pad
   if percent:
-    bottom, top = max(bottom, -0.03), min(top, 1.03)
-  return bottom, top
+    # No share is below 0 or above 1, so the axis does not suggest it.
+    shift = max(0.0, -low) - max(0.0, high - 1)
+    low, high = low + shift, high + shift
+  pad = 0.06 * (high - low)
+  return low - pad, high + pad

@@ -49,6 +49,7 @@ class Progress:
     self._stack = contextlib.ExitStack()
 
   def start(self) -> None:
+    """Shows the bar, if there is a terminal for it."""
     if not self._live:
       return
     columns = (

@@ -19,7 +19,6 @@ class Compiled:
     compile_seconds: Spent lowering and compiling so far.
     peak_bytes: Largest compiler estimate over all shapes: arguments, outputs
       and temporaries, less what is donated. 0 before the first call.
-    traces: Number of executables.
   """
 
   def __init__(
@@ -33,9 +32,11 @@ class Compiled:
 
   @property
   def traces(self) -> int:
+    """Number of executables, one per set of shapes."""
     return len(self._executables)
 
   def __call__(self, *args: Any) -> Any:
+    """Runs the function, compiling it first for shapes it has not seen."""
     leaves, tree = jax.tree.flatten(args)
     key = tree, tuple((x.shape, x.dtype) for x in leaves)
     if key not in self._executables:

@@ -19,15 +19,14 @@ from perl_jax.tasks.compiled import Compiled
 
 
 def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
-  """Writes summary.json, samples.jsonl and scores.jsonl; returns the summary."""
+  """Writes summary, samples and scores; returns the summary."""
   started = time.perf_counter()
   if not config.policy.init and not config.reward.init:
     raise ValueError(
       "Nothing to evaluate: give config.policy.init, config.reward.init or"
       " both."
     )
-  kind = reward_task.require_loss(config.loss)
-  del kind
+  reward_task.require_loss(config.loss)
   mesh = setup.make_mesh(config)
   summary = {}
   with jax.set_mesh(mesh), setup.preparing(config, workdir) as workdir:
@@ -95,7 +94,7 @@ def judge_reward(config, mesh, start, reward):
   """Quality of the reward model on held-out rated rows."""
   backbone, role = reward
   tokenization = text_lib.load_tokenizer(start.tokenizer)
-  data = reward_task.read(config, tokenization)
+  data = reward_task.read(config, tokenization, train=False)
   score = Compiled(reward_task.make_scorer(backbone), name="reward scores")
   rows = reward_task.score_rows(
     score, role.trainable, role.frozen, data, config.loss, mesh
@@ -108,7 +107,7 @@ def judge_policy(config, mesh, policy, anchor, reward_start, reward):
   if reward_start is not None:
     casting.require_same_tokenizer(policy.tokenizer, reward_start.tokenizer)
   tokenization = text_lib.load_tokenizer(policy.tokenizer)
-  data = inputs.prompts(config, tokenization)
+  data = inputs.prompts(config, tokenization, train=False)
   policy_backbone, policy_role = place(mesh, casting.as_trained(policy, None))
   anchor_backbone, anchor_role = place(mesh, casting.as_trained(anchor, None))
   # One engine serves both: a tree without adapters runs at rank 0.

@@ -1,16 +1,17 @@
 """From `config.data` to records, tokens and batches; and the stage's start."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from absl import logging
 
 from perl_jax.data import batches as batches_lib
-from perl_jax.data import loader, records, sources
+from perl_jax.data import loader, packing, records, sources
 from perl_jax.data import text as text_lib
 from perl_jax.data import tokenizer as tokenizer_lib
 from perl_jax.models import presets
@@ -28,12 +29,14 @@ class Inputs:
     validation: Makes a fresh pass over the validation rows.
     rows: Validation records that the batches' `index` points into.
     counts: What the source and the tokenisation mended, dropped or cut.
+    max_targets: Most targets in a packed row; 0 where there are none.
   """
 
   train: Any
   validation: Callable[[], Iterator[Any]]
   rows: list[Any]
   counts: dict[str, int]
+  max_targets: int = 0
 
 
 def load(data: Config, kind: str, seed: int) -> records.Splits:
@@ -71,7 +74,9 @@ def start(config: Config, role: str, workdir: Path, kind: str) -> stage.Start:
   if config.data.tokenizer:
     tokenizer = Path(config.data.tokenizer)
   elif not tokenizer.exists():
-    texts = _texts(load(config.data, kind, config.seed).train)
+    texts = tokenizer_lib.record_texts(
+      load(config.data, kind, config.seed).train
+    )
     tokenizer_lib.train_tokenizer(texts, config.data.vocab_size, tokenizer)
   tokenization = text_lib.load_tokenizer(tokenizer)
   model = presets.preset(
@@ -80,22 +85,11 @@ def start(config: Config, role: str, workdir: Path, kind: str) -> stage.Start:
     max_len=max(
       config.data.max_len, config.data.prompt_len + config.data.response_len
     ),
+    scan_unroll=config.model.scan_unroll,
     remat=config.model.remat,
     dtype=config.model.dtype,
   )
   return stage.random_start(model, config.seed, tokenizer)
-
-
-def _texts(rows) -> Iterator[str]:
-  for row in rows:
-    for message in row.prompt:
-      yield message["content"]
-    if isinstance(row, records.Demonstration):
-      yield from (message["content"] for message in row.turns)
-    elif isinstance(row, records.Preference):
-      yield from (row.chosen, row.rejected)
-    elif isinstance(row, records.Labelled):
-      yield row.response
 
 
 def require_room(config: Config, max_len: int) -> None:
@@ -115,37 +109,6 @@ def require_room(config: Config, max_len: int) -> None:
     )
 
 
-def _buckets(data: Config, longest: int) -> tuple[int, ...]:
-  return tuple(b for b in data.buckets if b < longest) + (longest,)
-
-
-def _batched(config, train, validation, buckets, collate) -> tuple[Any, Any]:
-  process = dict(
-    process_index=jax.process_index(), process_count=jax.process_count()
-  )
-  batches = loader.train_batches(
-    train,
-    [row.length for row in train],
-    config.batch_size,
-    buckets,
-    collate,
-    config.seed,
-    **process,
-  )
-
-  def fresh():
-    return loader.eval_batches(
-      validation,
-      [row.length for row in validation],
-      config.eval.batch_size,
-      buckets,
-      collate,
-      **process,
-    )
-
-  return batches, fresh
-
-
 def targets(config: Config, tokenization: text_lib.Tokenization) -> Inputs:
   """Packed dialogues for language modelling."""
   splits = load(config.data, "demonstrations", config.seed)
@@ -154,95 +117,132 @@ def targets(config: Config, tokenization: text_lib.Tokenization) -> Inputs:
 
   def pack(rows):
     encoded = batches_lib.encode_demonstrations(rows, tokenization)
-    return batches_lib.pack_dialogues(encoded, length, prefix)
+    return packing.pack_dialogues(encoded, length, prefix)
 
   train, validation = pack(splits.train), pack(splits.validation)
-  _require_rows(config, train, validation)
-  process = dict(
-    process_index=jax.process_index(), process_count=jax.process_count()
+  found = _batched(
+    config,
+    Encoded(train, [length] * len(train)),
+    Encoded(validation, [length] * len(validation)),
+    (length,),
+    batches_lib.collate_targets,
   )
-
-  def fresh():
-    return loader.eval_batches(
-      validation,
-      [length] * len(validation),
-      config.eval.batch_size,
-      (length,),
-      batches_lib.collate_targets,
-      **process,
-    )
-
-  return Inputs(
-    train=loader.train_batches(
-      train,
-      [length] * len(train),
-      config.batch_size,
-      (length,),
-      batches_lib.collate_targets,
-      config.seed,
-      **process,
-    ),
-    validation=fresh,
+  return dataclasses.replace(
+    found,
     rows=list(splits.validation),
     counts=splits.counts | {"packed_rows": len(train)},
+    max_targets=max(int(row.target_mask.sum()) for row in train + validation),
   )
 
 
-def preferences(config: Config, tokenization: text_lib.Tokenization) -> Inputs:
-  """Pairs of prompt + response."""
-  return _rated(
+def preferences(
+  config: Config, tokenization: text_lib.Tokenization, *, train: bool = True
+) -> Inputs:
+  """Pairs of prompt + response; without `train` only those held out."""
+  return _bucketed(
     config,
     tokenization,
     "preferences",
+    config.data.max_len,
     batches_lib.encode_preferences,
     batches_lib.collate_preferences,
+    train,
   )
 
 
-def labelled(config: Config, tokenization: text_lib.Tokenization) -> Inputs:
-  """Labelled prompt + response."""
-  return _rated(
+def labelled(
+  config: Config, tokenization: text_lib.Tokenization, *, train: bool = True
+) -> Inputs:
+  """Labelled prompt + response; without `train` only those held out."""
+  return _bucketed(
     config,
     tokenization,
     "labelled",
+    config.data.max_len,
     batches_lib.encode_labelled,
     batches_lib.collate_labelled,
-  )
-
-
-def _rated(config, tokenization, kind, encode, collate) -> Inputs:
-  splits = load(config.data, kind, config.seed)
-  longest = config.data.max_len
-  train, cut = encode(splits.train, tokenization, longest, config.data.long)
-  held_out = pick(list(splits.validation), config.eval.rows, config.seed)
-  validation, _ = encode(held_out, tokenization, longest, config.data.long)
-  _require_rows(config, train, validation)
-  batches, fresh = _batched(
-    config, train, validation, _buckets(config.data, longest), collate
-  )
-  return Inputs(batches, fresh, held_out, splits.counts | cut)
-
-
-def prompts(config: Config, tokenization: text_lib.Tokenization) -> Inputs:
-  """Prompts to respond to."""
-  splits = load(config.data, "prompts", config.seed)
-  longest = config.data.prompt_len
-  train, cut = batches_lib.encode_prompts(
-    splits.train, tokenization, longest, config.data.long
-  )
-  held_out = pick(list(splits.validation), config.eval.rows, config.seed)
-  validation, _ = batches_lib.encode_prompts(
-    held_out, tokenization, longest, config.data.long
-  )
-  _require_rows(config, train, validation)
-  batches, fresh = _batched(
-    config,
     train,
-    validation,
-    _buckets(config.data, longest),
-    batches_lib.collate_prompts,
   )
-  return Inputs(batches, fresh, held_out, splits.counts | cut)
+
+
+def prompts(
+  config: Config, tokenization: text_lib.Tokenization, *, train: bool = True
+) -> Inputs:
+  """Prompts to respond to; without `train` only those held out."""
+  return _bucketed(
+    config,
+    tokenization,
+    "prompts",
+    config.data.prompt_len,
+    batches_lib.encode_prompts,
+    batches_lib.collate_prompts,
+    train,
+  )
+
+
+class Encoded(NamedTuple):
+  """What a loader batches: rows, and the tokens of each."""
+
+  rows: list[Any]
+  lengths: list[int]
+
+
+def _bucketed(
+  config, tokenization, kind, longest, encode, collate, train
+) -> Inputs:
+  splits = load(config.data, kind, config.seed)
+  held_out = pick(list(splits.validation), config.eval.rows, config.seed)
+  counts = dict(splits.counts)
+
+  def encoded(records_):
+    rows, cut = encode(records_, tokenization, longest, config.data.long)
+    return Encoded(rows, [row.length for row in rows]), cut
+
+  validation, _ = encoded(held_out)
+  training = None
+  if train:
+    training, cut = encoded(splits.train)
+    counts |= cut
+  smaller = [b for b in config.data.buckets if b < longest]
+  found = _batched(
+    config,
+    training,
+    validation,
+    (*smaller, longest),
+    functools.partial(collate, pad_id=tokenization.pad_id),
+  )
+  return dataclasses.replace(found, rows=held_out, counts=counts)
+
+
+def _batched(
+  config: Config,
+  train: Encoded | None,
+  validation: Encoded,
+  buckets: tuple[int, ...],
+  collate: Callable[..., Any],
+) -> Inputs:
+  for name, found in (("training", train), ("validation", validation)):
+    if found is not None and not found.rows:
+      raise ValueError(
+        f"config.data.name={config.data.name!r} gave no {name} rows. Check"
+        " data.path / data.validation_path, data.folds and data.limit."
+      )
+  process = {
+    "process_index": jax.process_index(),
+    "process_count": jax.process_count(),
+  }
+  batches = None
+  if train is not None:
+    batches = loader.train_batches(
+      *train, config.batch_size, buckets, collate, config.seed, **process
+    )
+
+  def fresh():
+    return loader.eval_batches(
+      *validation, config.eval.batch_size, buckets, collate, **process
+    )
+
+  return Inputs(batches, fresh, rows=[], counts={})
 
 
 def pick(rows: list[Any], count: int, seed: int) -> list[Any]:
@@ -251,15 +251,6 @@ def pick(rows: list[Any], count: int, seed: int) -> list[Any]:
     return rows
   chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
   return [rows[i] for i in sorted(chosen)]
-
-
-def _require_rows(config, train, validation) -> None:
-  for name, rows in (("training", train), ("validation", validation)):
-    if not rows:
-      raise ValueError(
-        f"config.data.name={config.data.name!r} gave no {name} rows. Check"
-        " data.path / data.validation_path, data.folds and data.limit."
-      )
 
 
 def log_counts(counts: dict[str, int]) -> None:

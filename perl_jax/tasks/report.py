@@ -7,7 +7,6 @@ still going or after it was killed; a section without data is left out.
 
 import datetime
 import json
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,12 +20,11 @@ _LINES = ("metrics.jsonl", "samples.jsonl", "scores.jsonl")
 _FILES = (*_LINES, "summary.json", "config.json")
 
 
-def run(config: Mapping[str, object], workdir: str | Path) -> Path:
+def run(config: Mapping[str, object], workdir: str | Path) -> dict[str, float]:
   """The task `report`: writes the report of `workdir`; no config is needed."""
   del config
-  path = write_report(workdir)
-  logging.info("report written to %s", path)
-  return path
+  logging.info("report: %s", write_report(workdir))
+  return {}  # it measures nothing
 
 
 def write_report(workdir: str | Path) -> Path:
@@ -36,7 +34,7 @@ def write_report(workdir: str | Path) -> Path:
     workdir: Directory of a stage, or of a pipeline with `sft/`, `reward/`,
       `rl/`, `dpo/`, `evaluate/`. Read of each: `metrics.jsonl`,
       `samples.jsonl`, `scores.jsonl`, `summary.json`, `config.json`. The
-      command is `command` in the root's summary or config.
+      command is `command` in the root's summary, or in `command.txt` there.
 
   Raises:
     ValueError: None of the files has anything in it, or one is malformed.
@@ -57,7 +55,7 @@ def write_report(workdir: str | Path) -> Path:
   if not found:
     found, config = [(_guess(workdir, config), workdir)], {}
   stages = [_stage(name, directory) for name, directory in found]
-  for stage, (name, directory) in zip(stages, found, strict=True):
+  for name, directory in found:
     own = _read_object(directory, "summary")
     summary |= {_full_key(name, key): value for key, value in own.items()}
   if found[0][1] != workdir:
@@ -69,18 +67,25 @@ def write_report(workdir: str | Path) -> Path:
       f"{workdir}: nothing to report; a run leaves at least one of "
       f"{', '.join(_FILES[:-1])} there or in {', '.join(STAGES)}"
     )
-  command = root_summary.get("command") or config.get("command") or ""
   text = page.page(
     title=workdir.resolve().name,
     when=_when(workdir),
     summary={k: v for k, v in summary.items() if k != "command"},
     stages=stages,
     config=config,
-    command=command if isinstance(command, str) else shlex.join(command),
+    command=_command(workdir, root_summary),
   )
   path = workdir / "report.html"
-  metrics.write_text(path, text)
+  # A model can write half of a surrogate pair; a page can not hold it.
+  metrics.write_text(path, text.encode("utf-8", "replace").decode("utf-8"))
   return path
+
+
+def _command(workdir: Path, summary: Mapping[str, object]) -> str:
+  path = workdir / "command.txt"
+  if path.is_file():
+    return path.read_text(encoding="utf-8").strip()
+  return str(summary.get("command", ""))
 
 
 def _stage(name: str, directory: Path) -> page.Stage:
@@ -125,14 +130,16 @@ def _guess(workdir: Path, config: Mapping[str, object]) -> str:
 def _full_key(stage: str, key: str) -> str:
   """A stage's own key as the pipeline's summary spells it.
 
-  `gold_after` -> `rl.gold_after`, `seconds.total` -> `seconds.rl`.
+  `gold_after` -> `rl.gold_after`, `seconds` -> `seconds.rl`, `peak_bytes` ->
+  `memory.rl`.
   """
   if "." in key and key.split(".")[0] in STAGES:
     return key
-  kind, _, rest = key.replace("/", ".").partition(".")
+  key = key.replace("peak_bytes", "memory").replace("/", ".")
+  kind, _, rest = key.partition(".")
   if kind in ("seconds", "memory") and rest in ("", "total", "peak", stage):
     return f"{kind}.{stage}"
-  return f"{stage}.{key.replace('/', '.')}"
+  return f"{stage}.{key}"
 
 
 def _when(workdir: Path) -> str:

@@ -91,7 +91,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
         show=("train/loss", "validation/accuracy", "validation/auroc"),
         enabled=jax.process_index() == 0,
       ) as writer:
-        state, evaluated = loop.run_loop(
+        state, _ = loop.run_loop(
           state=state,
           total_steps=config.steps,
           batches=data.train,
@@ -129,10 +129,12 @@ def require_loss(loss: str) -> str:
   return KINDS[loss]
 
 
-def read(config: setup.Config, tokenization) -> inputs.Inputs:
+def read(
+  config: setup.Config, tokenization, *, train: bool = True
+) -> inputs.Inputs:
   """Pairs or labelled rows, as `config.loss` asks."""
   reader = {"pairwise": inputs.preferences, "pointwise": inputs.labelled}
-  return reader[config.loss](config, tokenization)
+  return reader[config.loss](config, tokenization, train=train)
 
 
 def make_scorer(backbone: roles.Backbone):

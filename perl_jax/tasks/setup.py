@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import shlex
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,9 @@ def preparing(config: Config, workdir: str | Path) -> Iterator[Path]:
     raise
   if jax.process_index() == 0:
     metrics_lib.write_json(workdir / CONFIG_FILE, mine)
+    # The report shows it; a resumed run may have been started by another.
+    command = shlex.join(["python", "-m", "perl_jax.main", *sys.argv[1:]])
+    metrics_lib.write_text(workdir / "command.txt", command + "\n")
 
 
 def _refuse_other(workdir: Path, mine: Mapping[str, Any]) -> None:

@@ -54,7 +54,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
     state = sharding.place(mesh, state)
     del start, trainable
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
-    loss_fn = steps.language_model_loss(backbone)
+    loss_fn = steps.language_model_loss(backbone, max_targets=data.max_targets)
     train_step = Compiled(
       steps.make_train_step(
         loss_fn, optimizer, microbatches=config.microbatches
@@ -136,7 +136,7 @@ def evaluate_loss(eval_step, trainable, frozen, batches, mesh):
 
 def judge(config, backbone, role, tokenization, mesh):
   """Samples the trained model on held-out prompts, against itself as anchor."""
-  data = inputs.prompts(config, tokenization)
+  data = inputs.prompts(config, tokenization, train=False)
   spec = sampling.SamplingSpec(
     response_len=config.data.response_len,
     stop_ids=tokenization.stop_ids,

@@ -163,20 +163,21 @@ def test_both_dialects_become_the_same_messages():
   assert dialog.prompt == (_GREETING,)
   assert [m["content"] for m in dialog.turns] == [
     "Two lattes, please",
-    '{"get_menu_items":{"query":"Latte"}}',
-    '{"get_menu_items":{"items":[{"menu_item_id":"latte","name":"Latte"}]}}',
-    '{"add_order_item":{"attributes":[{"attribute_id":"caffeine","option":'
-    '"Decaf"},{"attribute_id":"milk-options","option":"Oat Milk"}],'
-    '"menu_item_id":"latte","quantity":"1"}}',
-    '{"add_order_item":{"order_id":"order-1","order_item_id":"item-1"}}',
-    '{"get_order_details":{"order_id":"order-1"}}',
-    '{"get_order_details":{"attributes":[{"attribute_id":"name","option":'
-    '"four of diamonds"},{"attribute_id":"order-type","option":"here"}],'
-    '"items":[{"menu_item_id":"latte","order_item_id":"item-1",'
-    '"quantity":"2"}],"order_id":"order-1"}}',
+    '{"get_menu_items": {"query": "Latte"}}',
+    '{"get_menu_items": {"items": [{"menu_item_id": "latte", "name":'
+    ' "Latte"}]}}',
+    '{"add_order_item": {"attributes": [{"attribute_id": "caffeine", "option":'
+    ' "Decaf"}, {"attribute_id": "milk-options", "option": "Oat Milk"}],'
+    ' "menu_item_id": "latte", "quantity": "1"}}',
+    '{"add_order_item": {"order_id": "order-1", "order_item_id": "item-1"}}',
+    '{"get_order_details": {"order_id": "order-1"}}',
+    '{"get_order_details": {"attributes": [{"attribute_id": "name", "option":'
+    ' "four of diamonds"}, {"attribute_id": "order-type", "option": "here"}],'
+    ' "items": [{"menu_item_id": "latte", "order_item_id": "item-1",'
+    ' "quantity": "2"}], "order_id": "order-1"}}',
     "is it right?",
     "and the menu",
-    '{"show_menu":{}}',
+    '{"show_menu": {}}',
   ]
   roles = "user assistant tool assistant tool assistant tool assistant user"
   assert [m["role"] for m in dialog.turns] == [*roles.split(), "assistant"]
@@ -219,7 +220,7 @@ def _response(generation, context=_CONTEXT):
 
 
 def test_ids_that_are_not_in_the_context_stay_apart():
-  known = '{"add_order_item":{"menu_item_id":"latte","quantity":"1"}}'
+  known = '{"add_order_item": {"menu_item_id": "latte", "quantity": "1"}}'
   assert _response(_add("latte-0002")) == (known, 0)
   # The same drink under another id, and one that was never looked up.
   for raw, name in (
@@ -232,7 +233,7 @@ def test_ids_that_are_not_in_the_context_stay_apart():
   details = {"role": "agent", "api": {"get_order_details": {"order_id": "x"}}}
   for raw, name in (("c" * 32, "order-2"), (_ITEM, "item-1")):
     details["api"]["get_order_details"]["order_id"] = raw
-    expected = f'{{"get_order_details":{{"order_id":"{name}"}}}}'
+    expected = f'{{"get_order_details": {{"order_id": "{name}"}}}}'
     assert _response(details) == (expected, 1)
 
 
@@ -258,13 +259,8 @@ def test_ids_of_numbers_only_are_named_after_the_item():
     ("5", "assam-2"),
   ):
     response, unknown = _response(_add(raw), context)
-    assert (
-      json.loads(response)["add_order_item"]["menu_item_id"],
-      unknown,
-    ) == (
-      name,
-      0,
-    )
+    assert json.loads(response)["add_order_item"]["menu_item_id"] == name
+    assert unknown == 0
 
 
 def test_ids_in_texts_are_renamed_if_they_are_known():
@@ -307,14 +303,14 @@ def test_responses_lose_what_only_one_dialect_has():
     [{"role": "api", "response": response} for response in responses], counts
   )
   assert [m["content"] for m in messages] == [
-    '{"get_order_details":{"items":[{"addons":[{"addon_id":"honey","option":'
-    '"ADD"}],"order_item_id":"item-1"}]}}',
-    '{"finish_order":{"success":true}}',
-    '{"finish_order":{"order":{"total_price":"12.34"},"success":true}}',
-    '{"show_menu":{"success":true}}',
-    '{"get_addons":"empty"}',
-    '{"add_order_item":{}}',
-    '{"get_addons":{"addons":null,"attributes":"empty"}}',
+    '{"get_order_details": {"items": [{"addons": [{"addon_id": "honey",'
+    ' "option": "ADD"}], "order_item_id": "item-1"}]}}',
+    '{"finish_order": {"success": true}}',
+    '{"finish_order": {"order": {"total_price": "12.34"}, "success": true}}',
+    '{"show_menu": {"success": true}}',
+    '{"get_addons": "empty"}',
+    '{"add_order_item": {}}',
+    '{"get_addons": {"addons": null, "attributes": "empty"}}',
   ]
   assert counts["menu_left_out"] == 1
 
@@ -397,7 +393,7 @@ def test_ticketing_keeps_its_words():
   (row,), counts = taskmaster.reward_labelled(rows, _TICKETS)
   assert [m["content"] for m in row.prompt] == ["Hi.", "Dune?", ""]
   assert row.response == (
-    '{"find_theaters":{"location":"_AUTOMATIC","name.movie":"Dune"}}'
+    '{"find_theaters": {"location": "_AUTOMATIC", "name.movie": "Dune"}}'
   )
   assert "greeting_added" not in counts
 
@@ -444,7 +440,7 @@ def test_missing_fields_and_unknown_data_sets_are_named():
       function("tea")
 
 
-_REFERENCE = '{"get_addons":{"menu_item_id":"latte","query":"oat"}}'
+_REFERENCE = '{"get_addons": {"menu_item_id": "latte", "query": "oat"}}'
 
 
 @pytest.mark.parametrize(
@@ -453,22 +449,22 @@ _REFERENCE = '{"get_addons":{"menu_item_id":"latte","query":"oat"}}'
     (_REFERENCE, _REFERENCE, (1, 1, 1)),
     (
       _REFERENCE,
-      ' {"get_addons": {"query": "oat", "menu_item_id": "latte"}} ',
+      ' {"get_addons":{"query":"oat",  "menu_item_id": "latte"}} ',
       (1, 1, 1),
     ),
-    (_REFERENCE, '{"get_addons":{"query":"oat"}}', (1, 1, 0)),
-    (_REFERENCE, '{"get_addon":{"query":"oat"}}', (1, 0, 0)),
+    (_REFERENCE, '{"get_addons": {"query": "oat"}}', (1, 1, 0)),
+    (_REFERENCE, '{"get_addon": {"query": "oat"}}', (1, 0, 0)),
     (_REFERENCE, _REFERENCE[:-1], (0, 0, 0)),
-    (_REFERENCE, '{"get_addons":"oat"}', (0, 0, 0)),
-    (_REFERENCE, '{"get_addons":{},"show_menu":{}}', (0, 0, 0)),
+    (_REFERENCE, '{"get_addons": "oat"}', (0, 0, 0)),
+    (_REFERENCE, '{"get_addons": {}, "show_menu": {}}', (0, 0, 0)),
     (_REFERENCE, "Oat milk?", (0, 0, 0)),
     (_REFERENCE, "[" * 100_000, (0, 0, 0)),
     ('{"":{}}', '{"": {}}', (1, 1, 1)),
     ("Right?", " Right?\n", (None, None, 1)),
     ("Right?", "right?", (None, None, 0)),
-    ("Right?", '{"show_menu":{}}', (1, 1, 0)),
+    ("Right?", '{"show_menu": {}}', (1, 1, 0)),
     ("Right?", "{right", (0, 0, 0)),
-    (None, '{"show_menu":{}}', (1, 1, None)),
+    (None, '{"show_menu": {}}', (1, 1, None)),
     (None, "Right?", (None, None, None)),
   ],
 )
@@ -486,9 +482,9 @@ def test_judge(reference, response, expected):
 
 def test_exact_match_ignores_the_order_of_attributes():
   judge = taskmaster.make_judge(_COFFEE)
-  first = '{"attribute_id":"a","option":"x"}'
-  second = '{"option":"y","attribute_id":"b"}'
-  call = '{"add_order_item":{"attributes":[%s,%s],"menu_item_id":"m"}}'
+  first = '{"attribute_id": "a", "option": "x"}'
+  second = '{"option": "y", "attribute_id": "b"}'
+  call = '{"add_order_item": {"attributes": [%s, %s], "menu_item_id": "m"}}'
   prompt = Prompt("x", "", (), call % (first, second))
   assert judge(prompt, call % (second, first))["exact_match"] == 1.0
   assert judge(prompt, call % (second, second))["exact_match"] == 0.0
@@ -530,7 +526,8 @@ def test_upstream_coffee():
   contents = [m["content"] for row in labelled for m in row.prompt]
   contents += [row.response for row in labelled] + calls
   contents += [m["content"] for p in prompts for m in p.prompt[-1:]]
-  raw = re.compile(r'(item|order|addon)_id":"[^"]*\d{3}|[0-9a-f]{32}')
+  raw = re.compile(r'(item|order|addon)_id": "[^"]*\d{3}|[0-9a-f]{32}')
+  assert raw.search(json.dumps({"menu_item_id": "latte-0002"}))
   assert [c for c in contents if c.startswith("{") and raw.search(c)] == []
 
   names = {next(iter(json.loads(call))) for call in calls}

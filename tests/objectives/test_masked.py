@@ -138,9 +138,11 @@ def test_masked_entries_change_nothing(name, bad):
   values, mask = draw(1, (4, 5))
   clean = np.where(mask, values, np.float32(0.0))
   dirty = np.where(mask, values, np.float32(bad))
-  np.testing.assert_array_equal(
-    JITTED[name](clean, mask), JITTED[name](dirty, mask)
-  )
+  # XLA may make a select of x * mask, which would hide a NaN * 0.
+  with jax.disable_jit():
+    np.testing.assert_array_equal(
+      FUNCTIONS[name](clean, mask), FUNCTIONS[name](dirty, mask)
+    )
   gradient = GRADIENTS[name](dirty, mask)
   np.testing.assert_array_equal(gradient, GRADIENTS[name](clean, mask))
   assert np.all(np.isfinite(gradient))

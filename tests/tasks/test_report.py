@@ -256,7 +256,7 @@ ALL = [
   "Reinforcement learning: reward, success and KL",
   "Curves of each stage",
   "How good the reward model is",
-  "Samples, anchor beside policy",
+  "Samples",
   "Time and memory",
   "How to run it again",
 ]
@@ -265,8 +265,7 @@ ALL = [
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
   workdir = make_pipeline(tmp_path_factory.mktemp("runs") / "quickstart")
-  path = report.run(None, workdir)
-  assert path == workdir / "report.html"
+  assert report.run(None, workdir) == {}
   return workdir
 
 
@@ -277,9 +276,9 @@ def text(pipeline):
 
 def test_every_section_is_there_and_the_numbers_are(text):
   assert headings(text) == ALL
-  assert "Gold success rose from 41.2% to 79.5%, 5.83 nats" in text
+  assert "Gold success rose from 41.2% to 79.5%, at a KL of 5.83 nats" in text
   assert "+38.3 points" in text
-  assert "−0.310" in text
+  assert "&minus;0.310" in text
   assert "(87.2% to 91.7%)" in text
   assert "9:21" in text
   assert "689 MiB" in text
@@ -465,8 +464,9 @@ def test_values_that_are_not_finite_are_counted_not_drawn(tmp_path):
 def test_stage_summaries_are_spelled_like_the_pipeline(tmp_path):
   workdir = make_lean_pipeline(tmp_path / "killed")
   (workdir / "summary.json").unlink()
-  own = {"gold_before": 0.25, "gold_after": 0.5, "seconds.total": 7200.0}
-  metrics.write_json(workdir / "rl" / "summary.json", own | {"memory": 2**30})
+  own = {"gold_before": 0.25, "gold_after": 0.5, "seconds": 7200.0}
+  own["peak_bytes"] = 2**30
+  metrics.write_json(workdir / "rl" / "summary.json", own)
   text = report.write_report(workdir).read_text(encoding="utf-8")
   assert "Gold success rose from 25.0% to 50.0%." in text
   assert "2:00:00" in text
@@ -478,6 +478,45 @@ def test_the_root_summary_wins_over_the_stages(tmp_path):
   metrics.write_json(workdir / "rl" / "summary.json", {"gold_after": 0.01})
   text = report.write_report(workdir).read_text(encoding="utf-8")
   assert "to 79.5%" in text
+
+
+def test_an_evaluation_compares_policy_and_anchor(tmp_path):
+  found = {
+    "reward_model.accuracy": 0.875,
+    "anchor.gold": 0.25,
+    "policy.gold": 0.5,
+    "policy.kl": 3.0,
+    "n": 64,
+  }
+  (tmp_path / "evaluate").mkdir()
+  metrics.write_json(tmp_path / "evaluate" / "summary.json", found)
+  row = {"step": 1} | found
+  metrics.write_jsonl(tmp_path / "evaluate" / "metrics.jsonl", [row])
+  text = report.write_report(tmp_path).read_text(encoding="utf-8")
+  assert "Gold success rose from 25.0% to 50.0%, at a KL of 3 nats" in text
+  assert "+25.0 points" in text
+  assert "87.5%" in text
+  assert "<figure>" not in text  # single points are no curves
+
+
+def test_phases_are_those_of_every_step(tmp_path):
+  rows = [
+    {"step": i, "seconds/step": 2.0, "seconds/learn": 0.5} for i in range(9)
+  ]
+  rows[0] |= {"seconds/learn": 90.0}  # compilation
+  rows.append({"step": 8, "seconds/evaluate": 7.0})
+  metrics.write_jsonl(tmp_path / "metrics.jsonl", rows)
+  text = report.write_report(tmp_path).read_text(encoding="utf-8")
+  assert "learn 0.50 s" in text
+  assert "other 1.5 s" in text
+  assert "evaluate" not in text.split("</style>")[1]
+
+
+def test_the_command_is_read_from_its_file(tmp_path, pipeline):
+  shutil.copy(pipeline / "summary.json", tmp_path)
+  (tmp_path / "command.txt").write_text("python -m perl_jax.main <rl>\n")
+  text = report.write_report(tmp_path).read_text(encoding="utf-8")
+  assert "python -m perl_jax.main &lt;rl&gt;</code>" in text
 
 
 def test_series_take_the_rows_that_have_the_key():
@@ -538,7 +577,7 @@ def test_only_the_wrong_lines_of_a_wrong_answer_are_marked():
   assert re.findall("<mark>(.*?)</mark>", text) == ["&quot;b&quot;: 3,"]
   assert "✗ wrong" in text
   assert "✓ right" in text
-  assert "reward −0.5" in text
+  assert "reward &minus;0.5" in text
   assert "a plain prompt" in text
   assert "only the policy 1, only the anchor 0" in text
 
@@ -554,6 +593,13 @@ def test_samples_are_of_the_last_step_and_not_selected():
   assert shown == [("10", str(i)) for i in range(30)]
   assert "26 more samples" in text
   assert samples.samples_html([{"step": 1, "prompt": "p"}]) == ""
+
+
+def test_half_a_surrogate_pair_does_not_stop_the_report(tmp_path):
+  rows = [{"step": 0, "prompt": "p", "policy": "half \ud800 pair"}]
+  metrics.write_jsonl(tmp_path / "samples.jsonl", rows)
+  text = report.write_report(tmp_path).read_text(encoding="utf-8")
+  assert "half ? pair" in text
 
 
 def test_judgement_falls_back_to_what_the_data_set_has():

@@ -1,0 +1,313 @@
+"""How far a reward model gets without a language model: bag of words, on folds.
+
+  python -m benchmarks.reward_baseline --data taskmaster_coffee \
+      --data_dir PATH --out runs/baseline/coffee.jsonl
+
+Two classifiers on the folds that reward models are trained on, their logits
+averaged: a logistic regression on TF-IDF of the response and of the end of the
+context beside features made by hand, and boosted trees on the same features
+with the TF-IDF vectors reduced. All that is fitted, vocabularies included, is
+fitted on a fold's training side. `compare_reward.py` compares a reward model's
+scores with the output, row by row.
+"""
+
+import argparse
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+from sklearn.decomposition import TruncatedSVD
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.feature_extraction import DictVectorizer
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from perl_jax import classification, metrics
+from perl_jax.data import sources
+from perl_jax.data.records import Labelled, Message
+
+TAIL = 4  # messages at the end of the context
+COMPONENTS = 24  # that the trees see of each TF-IDF vector
+SHOWN = ("auroc", "balanced_accuracy", "log_loss", "accuracy", "base_rate", "n")
+
+_WORD = re.compile(r"[^\W_]+")
+_NUMBERS = {
+  "a": "1", "an": "1", "one": "1", "two": "2", "three": "3", "four": "4",
+  "five": "5", "six": "6",
+}  # fmt: skip
+
+
+def parse_call(text: str) -> tuple[str, Any] | None:
+  """(name, arguments) if the text is an object of one entry, else None."""
+  try:
+    value = json.loads(text)
+  except (json.JSONDecodeError, RecursionError):
+    return None
+  if not isinstance(value, dict) or len(value) != 1:
+    return None
+  return next(iter(value.items()))
+
+
+def leaves(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+  """(key, text) of each scalar inside a JSON value."""
+  if isinstance(value, dict):
+    for name, entry in value.items():
+      yield from leaves(entry, name)
+  elif isinstance(value, list):
+    for entry in value:
+      yield from leaves(entry, key)
+  else:
+    yield key, str(value)
+
+
+def words(text: str) -> list[str]:
+  """Lower-cased words and numbers of a text."""
+  return _WORD.findall(text.lower())
+
+
+def share_of(inner: Sequence[Any], outer: Sequence[Any]) -> float:
+  """Share of `inner` that occurs in `outer`; -1 if `inner` is empty."""
+  known = set(outer)
+  return sum(x in known for x in inner) / len(inner) if inner else -1.0
+
+
+def _pairs(tokens: Sequence[str]) -> list[tuple[str, str]]:
+  return list(zip(tokens, tokens[1:]))
+
+
+def _last(messages: Sequence[Message], role: str) -> str:
+  found = [m["content"] for m in messages if m["role"] == role]
+  return found[-1] if found else ""
+
+
+def _name(text: str) -> str:
+  """What a message is: the name of an API call, or "text"."""
+  call = parse_call(text)
+  return f"call {call[0]}" if call else "text"
+
+
+def hand_features(row: Labelled) -> dict[str, float | str]:
+  """Named features of one row; strings are categories."""
+  prompt, response = row.prompt, row.response
+  last = prompt[-1] if prompt else {"role": "none", "content": ""}
+  mine = [m["content"] for m in prompt if m["role"] == "assistant"]
+  kind, before = _name(response), _name(mine[-1]) if mine else "none"
+  says = words(response)
+  context = words(" ".join(m["content"] for m in prompt))
+  user = words(" ".join(m["content"] for m in prompt if m["role"] == "user"))
+  tool = _last(prompt, "tool")
+  features = {
+    "kind": kind,
+    "last role": last["role"],
+    "previous": before,
+    "previous, kind": f"{before} > {kind}",
+    "last role, kind": f"{last['role']} > {kind}",
+    "is call": float(kind != "text"),
+    "starts as call": float(response.startswith("{")),
+    "asks": float(response.rstrip().endswith("?")),
+    "characters": float(np.log1p(len(response))),
+    "words": float(np.log1p(len(says))),
+    "context words": float(np.log1p(len(context))),
+    "messages": float(len(prompt)),
+    "user turns": float(sum(m["role"] == "user" for m in prompt)),
+    "last words": float(np.log1p(len(words(last["content"])))),
+    "repeats": float(mine.count(response)),
+    "same kind before": float(sum(_name(text) == kind for text in mine)),
+    "nothing found": float('"empty"' in tool or ": {}" in tool),
+    "words in context": share_of(says, context),
+    "words said by user": share_of(says, user),
+    "words in last": share_of(says, words(last["content"])),
+    "pairs in context": share_of(_pairs(says), _pairs(context)),
+    "last user's words": share_of(words(_last(prompt, "user")), says),
+    "tool's words": share_of(words(tool), says),
+  }
+  return features | _call_features(row, context, user)
+
+
+def _call_features(
+  row: Labelled, context: list[str], user: list[str]
+) -> dict[str, float]:
+  """What the arguments of an API call have to do with the context."""
+  call = parse_call(row.response)
+  if call is None:
+    return {}
+  arguments = list(leaves(call[1]))
+  ids = [text for key, text in arguments if key.endswith("_id")]
+  texts = [text for key, text in arguments if not key.endswith("_id")]
+  shown = {
+    text for m in row.prompt if m["role"] == "tool"
+    for _, text in leaves(parse_call(m["content"]))
+  }  # fmt: skip
+  counted = [text for key, text in arguments if key == "quantity"]
+  numbers = Counter(_NUMBERS.get(word, word) for word in user)
+  spoken = [words(text) for text in texts]
+  return {
+    "arguments": float(len(arguments)),
+    "ids": float(len(ids)),
+    "ids not shown": float(sum(text not in shown for text in ids)),
+    "texts not shown": float(sum(text not in shown for text in texts)),
+    "argument words by user": share_of(sum(spoken, []), user),
+    "argument words in context": share_of(sum(spoken, []), context),
+    "quantity by user": share_of(counted, list(numbers)),
+    "quantity above 1": float(any(text != "1" for text in counted)),
+    "longest argument": float(max(map(len, spoken), default=0)),
+  } | {f"has {key}": 1.0 for key, _ in arguments}
+
+
+def tail_text(row: Labelled) -> str:
+  """The last messages of the context, each opened by its role."""
+  return "\n".join(
+    f"{m['role']}_says {m['content']}" for m in row.prompt[-TAIL:]
+  )
+
+
+class Features:
+  """Vectors of rows; everything that they are made with is fitted once."""
+
+  def __init__(self, train: Sequence[Labelled], seed: int):
+    options = dict(sublinear_tf=True, dtype=np.float64)
+    self._response = TfidfVectorizer(ngram_range=(1, 2), min_df=2, **options)
+    self._tail = TfidfVectorizer(ngram_range=(1, 2), min_df=3, **options)
+    self._hand = DictVectorizer()
+    self._scale = StandardScaler(with_mean=False)
+    hand = self._hand.fit_transform(map(hand_features, train))
+    self._scale.fit(hand)
+    self._reduce = []
+    for vectorizer, texts in (
+      (self._response, [row.response for row in train]),
+      (self._tail, [tail_text(row) for row in train]),
+    ):
+      found = vectorizer.fit_transform(texts)
+      size = min(COMPONENTS, min(found.shape) - 1)
+      self._reduce.append(TruncatedSVD(size, random_state=seed).fit(found))
+
+  def __call__(self, rows: Sequence[Labelled]):
+    """(sparse vectors for a linear model, dense ones for trees)."""
+    hand = self._hand.transform(map(hand_features, rows))
+    texts = (
+      self._response.transform([row.response for row in rows]),
+      self._tail.transform([tail_text(row) for row in rows]),
+    )
+    reduced = [svd.transform(t) for svd, t in zip(self._reduce, texts)]
+    sparse = scipy.sparse.hstack([self._scale.transform(hand), *texts])
+    return sparse.tocsr(), np.hstack([hand.toarray(), *reduced])
+
+
+class Baseline:
+  """Both classifiers, fitted on the rows that it is made with."""
+
+  def __init__(self, train: Sequence[Labelled], seed: int):
+    self._features = Features(train, seed)
+    labels = np.array([row.label for row in train])
+    sparse, dense = self._features(train)
+    self._linear = LogisticRegression(
+      C=0.1, solver="liblinear", max_iter=1000, random_state=seed
+    ).fit(sparse, labels)
+    self._trees = HistGradientBoostingClassifier(
+      max_iter=120,
+      learning_rate=0.05,
+      max_leaf_nodes=8,
+      min_samples_leaf=20,
+      l2_regularization=1.0,
+      early_stopping=False,
+      random_state=seed,
+    ).fit(dense, labels)
+
+  def parts(self, rows: Sequence[Labelled]) -> dict[str, np.ndarray]:
+    """Logits `[n]` of label 1 by each classifier."""
+    sparse, dense = self._features(rows)
+    return {
+      "linear": self._linear.decision_function(sparse),
+      "trees": self._trees.decision_function(dense),
+    }
+
+  def logits(self, rows: Sequence[Labelled]) -> np.ndarray:
+    """The mean of the two logits, `[n]`."""
+    return np.mean(list(self.parts(rows).values()), axis=0)
+
+
+def cross_validate(
+  data: str, *, folds: int, seed: int, **options: Any
+) -> list[dict[str, Any]]:
+  """Scores every row by a baseline that was fitted on the other folds.
+
+  Args:
+    data: Name of a source with labelled rows.
+    folds: Number of folds of the groups.
+    seed: Of the folds and of the fit; a reward model is compared on its folds,
+      so this must be its `config.seed`.
+    **options: Further arguments of `sources.load`.
+
+  Returns:
+    {"id", "group", "fold", "score", "label"} for each row, by fold.
+  """
+  found = []
+  for fold in range(folds):
+    splits = sources.load(
+      data, "labelled", seed=seed, folds=folds, fold=fold, **options
+    )
+    baseline = Baseline(splits.train, seed)
+    scores = baseline.logits(splits.validation)
+    found += [
+      {
+        "id": row.id,
+        "group": row.group,
+        "fold": fold,
+        "score": float(score),
+        "label": row.label,
+      }
+      for row, score in zip(splits.validation, scores, strict=True)
+    ]
+  return found
+
+
+def quality(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+  """`classification.binary_metrics` of rows."""
+  return classification.binary_metrics(
+    np.array([row["score"] for row in rows]),
+    np.array([row["label"] for row in rows]),
+  )
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+  """A Markdown table: each fold, and all rows pooled."""
+  lines = [
+    "| fold | " + " | ".join(SHOWN) + " |",
+    "|---" * (len(SHOWN) + 1) + "|",
+  ]
+  folds = sorted({row["fold"] for row in rows})
+  parts = [(fold, [r for r in rows if r["fold"] == fold]) for fold in folds]
+  for name, part in (*parts, ("pooled", rows)):
+    found = quality(part)
+    cells = [f"{found[k]:.3f}" for k in SHOWN[:-1]] + [str(found["n"])]
+    lines.append(f"| {name} | " + " | ".join(cells) + " |")
+  return "\n".join(lines)
+
+
+def main() -> None:
+  """Scores all rows of a data set, prints a table, writes the rows."""
+  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser.add_argument("--data", default="taskmaster_coffee")
+  parser.add_argument("--data_dir", default="")
+  parser.add_argument("--cache_dir", default="")
+  parser.add_argument("--path", default="", help="of --data=jsonl")
+  parser.add_argument("--folds", type=int, default=5)
+  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--out", type=Path, required=True)
+  flags = vars(parser.parse_args())
+  out = flags.pop("out")
+  rows = cross_validate(flags.pop("data"), **flags)
+  out.parent.mkdir(parents=True, exist_ok=True)
+  metrics.write_jsonl(out, rows)
+  print(table(rows))
+  print(f"\n{len(rows)} rows in {out}")
+
+
+if __name__ == "__main__":
+  main()

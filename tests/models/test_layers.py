@@ -1,0 +1,130 @@
+"""Parts of a block, each against a formula written out in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from perl_jax.models import heads, layers
+from tests import toys
+from tests.models import reference
+
+TOLERANCE = dict(rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("plus_one", [False, True])
+def test_rms_norm(rng, plus_one):
+  x = rng.normal(size=(2, 3, 8)).astype(np.float32)
+  scale = rng.normal(size=8).astype(np.float32)
+  module = layers.RMSNorm(eps=0.1, plus_one=plus_one)
+  found = module.apply({"params": {"scale": scale}}, x)
+  expected = reference.rms_norm(
+    np.float64(x), np.float64(scale), eps=0.1, plus_one=plus_one
+  )
+  np.testing.assert_allclose(found, expected, **TOLERANCE)
+  start = module.init(jax.random.key(0), x)["params"]["scale"]
+  # Both start as a plain norm.
+  assert np.all(start == (0.0 if plus_one else 1.0))
+
+
+def test_rms_norm_is_computed_in_float32():
+  """300^2 is far over what 8 bits of mantissa add up without loss."""
+  x = jnp.asarray([[300.0, 1.0, -2.0, 0.5]], jnp.bfloat16)
+  module = layers.RMSNorm(eps=1e-6, plus_one=False)
+  found = module.apply({"params": {"scale": np.ones(4, np.float32)}}, x)
+  assert found.dtype == jnp.bfloat16
+  exact = np.float64(x) / np.sqrt(np.mean(np.float64(x) ** 2) + 1e-6)
+  np.testing.assert_array_equal(found, jnp.asarray(exact, jnp.bfloat16))
+
+
+@pytest.mark.parametrize("theta", [10_000.0, 1_000_000.0])
+def test_rotation(rng, theta):
+  positions = np.array([[0, 1, 5], [100, 2, 77]], np.int32)
+  x = rng.normal(size=(2, 3, 4, 8)).astype(np.float32)
+  rotary = layers.rotary_angles(positions, head_dim=8, theta=theta)
+  found = layers.rotate(x, rotary)
+  expected = np.empty(x.shape)
+  for b, t, n in np.ndindex(x.shape[:3]):
+    expected[b, t, n] = reference.rope(
+      np.float64(x[b, t, n]), positions[b, t], theta
+    )
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5)
+  np.testing.assert_array_equal(found[0, 0], x[0, 0])  # position 0
+
+
+def test_rotated_products_depend_on_the_distance_alone(rng):
+  q, k = rng.normal(size=(2, 8)).astype(np.float32)
+
+  def product(query_at, key_at):
+    at = np.array([[query_at, key_at]], np.int32)
+    rotary = layers.rotary_angles(at, head_dim=8, theta=100.0)
+    turned = layers.rotate(np.stack([q, k])[None, :, None], rotary)[0, :, 0]
+    return float(turned[0] @ turned[1])
+
+  np.testing.assert_allclose(product(9, 4), product(25, 20), rtol=1e-4)
+  assert abs(product(9, 4) - product(4, 9)) > 0.1
+
+
+@pytest.mark.parametrize("softcap", [None, 1.5])
+def test_attend_with_grouped_heads(rng, softcap):
+  batch, time, slots, heads_, shared, width = 2, 3, 5, 6, 2, 4
+  q = rng.normal(size=(batch, time, heads_, width)).astype(np.float32)
+  k = rng.normal(size=(batch, slots, shared, width)).astype(np.float32)
+  v = rng.normal(size=(batch, slots, shared, width)).astype(np.float32)
+  mask = rng.random((batch, time, slots)) < 0.6
+  mask[..., 0] = True
+  found = layers.attend(q, k, v, mask, scale=0.7, softcap=softcap)
+  expected = np.empty((batch, time, heads_, width))
+  for b, t, n in np.ndindex(batch, time, heads_):
+    seen = np.flatnonzero(mask[b, t])
+    scores = np.array([0.7 * q[b, t, n] @ k[b, s, n // 3] for s in seen])
+    weights = reference.softmax(
+      reference.soft_cap(np.float64(scores), softcap)
+    )
+    expected[b, t, n] = weights @ v[b, seen, n // 3]
+  np.testing.assert_allclose(
+    found, expected.reshape(batch, time, -1), **TOLERANCE
+  )
+
+
+def test_a_query_that_sees_nothing_is_finite_and_keeps_gradients_finite(rng):
+  q, k, v = rng.normal(size=(3, 1, 2, 1, 4)).astype(np.float32)
+  mask = np.array([[[True, False], [False, False]]])
+
+  def total(q, k, v):
+    out = layers.attend(q, k, v, mask, scale=1.0, softcap=None)
+    return jnp.sum(out**2)
+
+  value, grads = jax.value_and_grad(total, argnums=(0, 1, 2))(q, k, v)
+  assert np.isfinite(value)
+  assert all(np.all(np.isfinite(g)) for g in grads)
+
+
+@pytest.mark.parametrize("name", ["llama_tiny", "gemma_tiny"])
+def test_gated_mlp(rng, name):
+  cfg = toys.config(name)
+  leaves = toys.random_params(cfg)["layers"]["mlp"]
+  leaves = reference.layer_of(leaves, 1)
+  x = 2.0 * rng.normal(size=(1, 3, cfg.width)).astype(np.float32)
+  module = layers.GatedMLP(cfg, toys.NO_LORA)
+  found = module.apply({"params": leaves}, x, deterministic=True)
+  expected = reference.mlp(
+    cfg, reference.float64(leaves), np.float64(x[0]), lora_scale=None
+  )
+  np.testing.assert_allclose(found[0], expected, **TOLERANCE)
+
+
+def test_scalar_head(rng):
+  hidden = rng.normal(size=(2, 3, 8)).astype(np.float32)
+  start = heads.ScalarHead().init(jax.random.key(0), hidden)["params"]
+  assert not any(np.any(leaf) for leaf in jax.tree.leaves(start))
+  leaves = {
+    "kernel": rng.normal(size=8).astype(np.float32),
+    "bias": np.float32(0.5),
+  }
+  # Scores are float32 whatever the backbone computes in.
+  half = jnp.asarray(hidden, jnp.bfloat16)
+  found = heads.ScalarHead().apply({"params": leaves}, half)
+  assert found.dtype == jnp.float32
+  expected = np.float64(half) @ leaves["kernel"] + 0.5
+  np.testing.assert_allclose(found, expected, **TOLERANCE)
