@@ -140,10 +140,8 @@ def _call_features(
   arguments = list(leaves(call[1]))
   ids = [text for key, text in arguments if key.endswith("_id")]
   texts = [text for key, text in arguments if not key.endswith("_id")]
-  shown = {
-    text for m in row.prompt if m["role"] == "tool"
-    for _, text in leaves(parse_call(m["content"]))
-  }  # fmt: skip
+  answers = [parse_call(m["content"]) for m in row.prompt if m["role"] == "tool"]
+  shown = {text for answer in answers if answer for _, text in leaves(answer[1])}
   counted = [text for key, text in arguments if key == "quantity"]
   numbers = Counter(_NUMBERS.get(word, word) for word in user)
   spoken = [words(text) for text in texts]

@@ -71,7 +71,7 @@ def data(name: str) -> ConfigDict:
       "max_len": 512,
       "prompt_len": 384,
       "response_len": 128,
-      "buckets": (64, 128, 192, 256, 320, 384, 448),
+      "buckets": (128, 256),
       "long": "cut",
       "options": {},
     }
@@ -83,7 +83,7 @@ def data(name: str) -> ConfigDict:
         "max_len": 64,
         "prompt_len": 40,
         "response_len": 24,
-        "buckets": (32, 40, 48),
+        "buckets": (40,),
         "long": "error",
         "options": {
           "size": 20_000,
@@ -95,10 +95,10 @@ def data(name: str) -> ConfigDict:
     )
   if name == "taskmaster_coffee":
     config.update({"max_len": 384, "prompt_len": 320, "response_len": 64})
-    config.buckets = (64, 96, 128, 192, 256, 320)
+    config.buckets = (96, 192)
   if name == "taskmaster_ticketing":
     config.update({"max_len": 1024, "prompt_len": 928})
-    config.buckets = (128, 256, 384, 512, 640, 768, 896)
+    config.buckets = (256, 512, 768)
   if name == "jsonl":
     config.long = "turns"
   return config

@@ -109,8 +109,8 @@ def make_train_step(
       grads, state.opt_state, state.trainable
     )
     metrics = means(sums)
-    metrics["gradient_norm"] = optax.global_norm(grads)
-    metrics["update_norm"] = optax.global_norm(updates)
+    metrics["gradient_norm"] = optax.tree.norm(grads)
+    metrics["update_norm"] = optax.tree.norm(updates)
     trainable = optax.apply_updates(state.trainable, updates)
     return TrainState(trainable, opt_state, state.step + 1), metrics
 

@@ -23,6 +23,11 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
   started = time.perf_counter()
   setup.check_counts(config)
   kind = require_loss(config.loss)
+  if config.report_checkpoint not in ("best", "last"):
+    raise ValueError(
+      f"config.report_checkpoint={config.report_checkpoint!r}: choose 'best'"
+      " or 'last'."
+    )
   with setup.preparing(config, workdir) as workdir:
     start = inputs.start(config, "reward", workdir, kind)
     inputs.require_room(config, start.config.max_len)
@@ -104,8 +109,10 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
           log_every=config.log_every,
           must_change=config.optimizer.learning_rate > 0,
         )
-        best = saver.best_trainable(state.trainable)
-        rows = score_rows(score, best, frozen, data, config.loss, mesh)
+        reported = state.trainable
+        if config.report_checkpoint == "best":
+          reported = saver.best_trainable(state.trainable)
+        rows = score_rows(score, reported, frozen, data, config.loss, mesh)
         if jax.process_index() == 0:
           metrics_lib.write_jsonl(workdir / SCORES, rows)
         summary |= quality(rows) | {

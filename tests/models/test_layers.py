@@ -78,9 +78,7 @@ def test_attend_with_grouped_heads(rng, softcap):
   for b, t, n in np.ndindex(batch, time, heads_):
     seen = np.flatnonzero(mask[b, t])
     scores = np.array([0.7 * q[b, t, n] @ k[b, s, n // 3] for s in seen])
-    weights = reference.softmax(
-      reference.soft_cap(np.float64(scores), softcap)
-    )
+    weights = reference.softmax(reference.soft_cap(np.float64(scores), softcap))
     expected[b, t, n] = weights @ v[b, seen, n // 3]
   np.testing.assert_allclose(
     found, expected.reshape(batch, time, -1), **TOLERANCE

@@ -73,7 +73,9 @@ def states(name, arrays):
   return np.asarray(forward(params, *arrays)[0])
 
 
-A, B, C, D = (toys.random_tokens(seed, n) for seed, n in enumerate([14, 9, 6, 8]))
+A, B, C, D = (
+  toys.random_tokens(seed, n) for seed, n in enumerate([14, 9, 6, 8])
+)
 
 
 @families
@@ -128,9 +130,7 @@ def test_batch_order_and_company_change_nothing(name):
   order = [2, 0, 3, 1]
   shuffled = states(name, layout([rows[i] for i in order]))
   real = arrays[2][order] > 0
-  np.testing.assert_allclose(
-    shuffled[real], plain[order][real], **REASSOCIATED
-  )
+  np.testing.assert_allclose(shuffled[real], plain[order][real], **REASSOCIATED)
   other = toys.random_tokens(5, TIME)
   company = states(name, layout([rows[0]] + [[(0, other)]] * 3))
   np.testing.assert_allclose(company[0], plain[0], **REASSOCIATED)
