@@ -5,13 +5,14 @@
 
 Two classifiers on the folds that reward models are trained on, their logits
 averaged: a logistic regression on TF-IDF of the response and of the end of the
-context beside features made by hand, and boosted trees on the same features
-with the TF-IDF vectors reduced. All that is fitted, vocabularies included, is
-fitted on a fold's training side. `compare_reward.py` compares a reward model's
-scores with the output, row by row.
+context, and boosted trees on features made by hand beside the same TF-IDF
+vectors, reduced. All that is fitted, vocabularies included, is fitted on a
+fold's training side. `compare_reward.py` compares a reward model's scores with
+the output, row by row.
 """
 
 import argparse
+import itertools
 import json
 import re
 from collections import Counter
@@ -26,7 +27,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from perl_jax import classification, metrics
 from perl_jax.data import sources
@@ -34,7 +35,7 @@ from perl_jax.data.records import Labelled, Message
 
 TAIL = 4  # messages at the end of the context
 COMPONENTS = 24  # that the trees see of each TF-IDF vector
-SHOWN = ("auroc", "balanced_accuracy", "log_loss", "accuracy", "base_rate", "n")
+SHOWN = ("auroc", "balanced_accuracy", "log_loss", "accuracy", "base_rate")
 
 _WORD = re.compile(r"[^\W_]+")
 _NUMBERS = {
@@ -78,7 +79,7 @@ def share_of(inner: Sequence[Any], outer: Sequence[Any]) -> float:
 
 
 def _pairs(tokens: Sequence[str]) -> list[tuple[str, str]]:
-  return list(zip(tokens, tokens[1:]))
+  return list(itertools.pairwise(tokens))
 
 
 def _last(messages: Sequence[Message], role: str) -> str:
@@ -140,21 +141,27 @@ def _call_features(
   arguments = list(leaves(call[1]))
   ids = [text for key, text in arguments if key.endswith("_id")]
   texts = [text for key, text in arguments if not key.endswith("_id")]
-  answers = [parse_call(m["content"]) for m in row.prompt if m["role"] == "tool"]
-  shown = {text for answer in answers if answer for _, text in leaves(answer[1])}
+  answers = [
+    parse_call(m["content"]) for m in row.prompt if m["role"] == "tool"
+  ]
+  shown = {
+    text for answer in answers if answer for _, text in leaves(answer[1])
+  }
   counted = [text for key, text in arguments if key == "quantity"]
   numbers = Counter(_NUMBERS.get(word, word) for word in user)
-  spoken = [words(text) for text in texts]
+  spoken = [word for text in texts for word in words(text)]
   return {
     "arguments": float(len(arguments)),
     "ids": float(len(ids)),
     "ids not shown": float(sum(text not in shown for text in ids)),
     "texts not shown": float(sum(text not in shown for text in texts)),
-    "argument words by user": share_of(sum(spoken, []), user),
-    "argument words in context": share_of(sum(spoken, []), context),
+    "argument words by user": share_of(spoken, user),
+    "argument words in context": share_of(spoken, context),
     "quantity by user": share_of(counted, list(numbers)),
     "quantity above 1": float(any(text != "1" for text in counted)),
-    "longest argument": float(max(map(len, spoken), default=0)),
+    "longest argument": float(
+      max((len(words(text)) for text in texts), default=0)
+    ),
   } | {f"has {key}": 1.0 for key, _ in arguments}
 
 
@@ -169,44 +176,43 @@ class Features:
   """Vectors of rows; everything that they are made with is fitted once."""
 
   def __init__(self, train: Sequence[Labelled], seed: int):
-    options = dict(sublinear_tf=True, dtype=np.float64)
-    self._response = TfidfVectorizer(ngram_range=(1, 2), min_df=2, **options)
-    self._tail = TfidfVectorizer(ngram_range=(1, 2), min_df=3, **options)
-    self._hand = DictVectorizer()
-    self._scale = StandardScaler(with_mean=False)
-    hand = self._hand.fit_transform(map(hand_features, train))
-    self._scale.fit(hand)
+    self._texts = (
+      TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True),
+      TfidfVectorizer(ngram_range=(1, 2), min_df=3, sublinear_tf=True),
+    )
+    self._hand = DictVectorizer(sparse=False)
+    self._hand.fit(map(hand_features, train))
     self._reduce = []
-    for vectorizer, texts in (
-      (self._response, [row.response for row in train]),
-      (self._tail, [tail_text(row) for row in train]),
-    ):
+    for vectorizer, texts in zip(self._texts, _texts(train), strict=True):
       found = vectorizer.fit_transform(texts)
       size = min(COMPONENTS, min(found.shape) - 1)
       self._reduce.append(TruncatedSVD(size, random_state=seed).fit(found))
 
   def __call__(self, rows: Sequence[Labelled]):
     """(sparse vectors for a linear model, dense ones for trees)."""
-    hand = self._hand.transform(map(hand_features, rows))
-    texts = (
-      self._response.transform([row.response for row in rows]),
-      self._tail.transform([tail_text(row) for row in rows]),
-    )
+    texts = [v.transform(t) for v, t in zip(self._texts, _texts(rows))]
     reduced = [svd.transform(t) for svd, t in zip(self._reduce, texts)]
-    sparse = scipy.sparse.hstack([self._scale.transform(hand), *texts])
-    return sparse.tocsr(), np.hstack([hand.toarray(), *reduced])
+    hand = self._hand.transform(map(hand_features, rows))
+    return scipy.sparse.hstack(texts).tocsr(), np.hstack([hand, *reduced])
+
+
+def _texts(rows: Sequence[Labelled]) -> tuple[list[str], list[str]]:
+  """What the two TF-IDF vectors are of: responses, ends of contexts."""
+  return [row.response for row in rows], [tail_text(row) for row in rows]
 
 
 class Baseline:
   """Both classifiers, fitted on the rows that it is made with."""
 
+  # One thread: the same bits on any machine, and nothing here is large.
+  @threadpool_limits.wrap(1)
   def __init__(self, train: Sequence[Labelled], seed: int):
     self._features = Features(train, seed)
     labels = np.array([row.label for row in train])
-    sparse, dense = self._features(train)
+    texts, dense = self._features(train)
     self._linear = LogisticRegression(
-      C=0.1, solver="liblinear", max_iter=1000, random_state=seed
-    ).fit(sparse, labels)
+      C=1.0, solver="liblinear", max_iter=1000, random_state=seed
+    ).fit(texts, labels)
     self._trees = HistGradientBoostingClassifier(
       max_iter=120,
       learning_rate=0.05,
@@ -217,17 +223,12 @@ class Baseline:
       random_state=seed,
     ).fit(dense, labels)
 
-  def parts(self, rows: Sequence[Labelled]) -> dict[str, np.ndarray]:
-    """Logits `[n]` of label 1 by each classifier."""
-    sparse, dense = self._features(rows)
-    return {
-      "linear": self._linear.decision_function(sparse),
-      "trees": self._trees.decision_function(dense),
-    }
-
+  @threadpool_limits.wrap(1)
   def logits(self, rows: Sequence[Labelled]) -> np.ndarray:
-    """The mean of the two logits, `[n]`."""
-    return np.mean(list(self.parts(rows).values()), axis=0)
+    """The mean of both classifiers' logits of label 1, `[n]`."""
+    texts, dense = self._features(rows)
+    linear = self._linear.decision_function(texts)
+    return (linear + self._trees.decision_function(dense)) / 2
 
 
 def cross_validate(
@@ -274,17 +275,24 @@ def quality(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-  """A Markdown table: each fold, and all rows pooled."""
+  """A Markdown table: each fold, their mean, and all rows pooled."""
   lines = [
-    "| fold | " + " | ".join(SHOWN) + " |",
-    "|---" * (len(SHOWN) + 1) + "|",
+    "| fold | " + " | ".join(SHOWN) + " | rows |",
+    "|---" * (len(SHOWN) + 2) + "|",
   ]
-  folds = sorted({row["fold"] for row in rows})
-  parts = [(fold, [r for r in rows if r["fold"] == fold]) for fold in folds]
-  for name, part in (*parts, ("pooled", rows)):
-    found = quality(part)
-    cells = [f"{found[k]:.3f}" for k in SHOWN[:-1]] + [str(found["n"])]
-    lines.append(f"| {name} | " + " | ".join(cells) + " |")
+
+  def line(name, found, n):
+    cells = [f"{found[key]:.3f}" for key in SHOWN]
+    lines.append(f"| {name} | " + " | ".join(cells) + f" | {n} |")
+
+  found = []
+  for fold in sorted({row["fold"] for row in rows}):
+    part = [row for row in rows if row["fold"] == fold]
+    found.append(quality(part))
+    line(fold, found[-1], len(part))
+  mean = {key: np.mean([f[key] for f in found]) for key in SHOWN}
+  line("mean of folds", mean, len(rows))
+  line("pooled", quality(rows), len(rows))
   return "\n".join(lines)
 
 

@@ -216,10 +216,9 @@ def test_unmerge_restores_and_nothing_was_changed_in_place():
     np.testing.assert_allclose(restored[path], leaf, rtol=0, atol=4e-6)
 
 
-@pytest.mark.parametrize("name", ["gemma2_tiny", "qwen2_tiny"])
-def test_merged_model_equals_unmerged(name):
-  """W x + s A B x against (W + s A B) x: float32 rounding over two layers."""
-  cfg = toys.config(name)
+def test_merged_model_equals_unmerged():
+  """x W + s x A B against x (W + s A B): float32 rounding over two layers."""
+  cfg = toys.config("gemma2_tiny", qkv_bias=True)
   backbone = roles.Backbone(cfg, SPEC)
   trainable, base = params_lib.partition(toys.random_params(cfg, SPEC), "lora")
   run = jax.jit(

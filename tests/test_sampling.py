@@ -17,8 +17,6 @@ from tests.models import reference
 SPEC = LoraSpec(rank=2, alpha=2.0)
 PROMPT_LEN, RESPONSE_LEN = 6, 8
 LENGTHS = np.array([6, 1, 4, 3], np.int32)
-# Past the window of 5 of these families in any row.
-FAMILIES = ("gemma3_tiny", "mistral_tiny")
 
 
 @functools.cache
@@ -64,8 +62,9 @@ def check(samples, expected, stop_ids, pad_id):
     assert bool(samples.stopped[row]) == (response[-1] in stop_ids)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_greedy_is_the_repeated_argmax_of_full_passes(name):
+def test_greedy_is_the_repeated_argmax_of_full_passes():
+  """Past the window of 5 tokens in any row."""
+  name = "gemma3_tiny"
   backbone, params = model(name)
   padded, lengths, rows = prompts()
 
@@ -79,8 +78,7 @@ def test_greedy_is_the_repeated_argmax_of_full_passes(name):
   free = greedy(())
   stop_ids = (free[0][3], free[1][1])
   expected = greedy(stop_ids)
-  lasts = {response[-1] in stop_ids for response in expected}
-  assert {len(response) for response in expected} != {RESPONSE_LEN}
+  assert len(expected[1]) == 2 and len(expected[0]) <= 4
   pad_id = stop_ids[0]
   spec = SamplingSpec(
     response_len=RESPONSE_LEN,
@@ -92,35 +90,56 @@ def test_greedy_is_the_repeated_argmax_of_full_passes(name):
   sample = jax.jit(sampling.make_sampler(backbone, spec))
   found = sample(params, padded, lengths, np.arange(4), jax.random.key(0))
   check(found, expected, stop_ids, pad_id)
-  assert lasts, "no row to see a stop in"
 
 
-STOP_IDS = (3, 11, 17)
 TEMPERATURE = 1.3
 DRAWN_FROM = "gemma2_tiny"  # soft-capped logits
+ROW_IDS = (5, 0, 2**31 - 1, 7)
+
+
+def draw_slowly(stop_ids):
+  """Each token is the Gumbel draw of its row's and step's key."""
+  _, params = model(DRAWN_FROM)
+  key, responses = jax.random.key(0), []
+  for row_id, prompt in zip(ROW_IDS, prompts()[2]):
+    row_key = jax.random.fold_in(key, row_id)
+
+    def pick(step, logits, row_key=row_key):
+      noise = jax.random.gumbel(
+        jax.random.fold_in(row_key, step), logits.shape, jnp.float32
+      )
+      return int(np.argmax(logits / TEMPERATURE + noise))
+
+    responses.append(
+      continue_slowly(DRAWN_FROM, params, prompt, pick, stop_ids)
+    )
+  return responses
 
 
 @functools.cache
 def drawing():
-  """The sampler of the tests below, jitted, and how often it was traced."""
+  """(sampler, parameters, shapes it was traced for, its stop tokens)."""
   backbone, params = model(DRAWN_FROM)
+  # So that row 0 stops, and row 1 at once.
+  free = draw_slowly(())
+  stop_ids = (free[0][3], free[1][0])
   spec = SamplingSpec(
     response_len=RESPONSE_LEN,
-    stop_ids=STOP_IDS,
+    stop_ids=stop_ids,
     pad_id=28,
     temperature=TEMPERATURE,
   )
   sample, traces = sampling.make_sampler(backbone, spec), []
 
   def traced(*args):
-    traces.append(jax.tree.leaves(args)[-2].shape)
+    traces.append(args[1].shape)
     return sample(*args)
 
-  return jax.jit(traced), params, traces
+  return jax.jit(traced), params, traces, stop_ids
 
 
 def draw(row_ids, order=None, params=None, key=0):
-  sample, default, _ = drawing()
+  sample, default, _, _ = drawing()
   padded, lengths, _ = prompts()
   order = list(range(4)) if order is None else order
   return sample(
@@ -133,23 +152,11 @@ def draw(row_ids, order=None, params=None, key=0):
 
 
 def test_samples_are_draws_from_the_logits_of_full_passes():
-  """Each token is the Gumbel draw of its row's and step's key."""
-  _, params, _ = drawing()
-  row_ids = [5, 0, 2**31 - 1, 7]
-  key, expected = jax.random.key(0), []
-  for row, prompt in enumerate(prompts()[2]):
-    row_key = jax.random.fold_in(key, row_ids[row])
-
-    def pick(step, logits, row_key=row_key):
-      noise = jax.random.gumbel(
-        jax.random.fold_in(row_key, step), logits.shape, jnp.float32
-      )
-      return int(np.argmax(logits / TEMPERATURE + noise))
-
-    expected.append(continue_slowly(DRAWN_FROM, params, prompt, pick, STOP_IDS))
-  found = draw(row_ids)
-  check(found, expected, STOP_IDS, pad_id=28)
+  stop_ids = drawing()[3]
+  found = draw(ROW_IDS)
+  check(found, draw_slowly(stop_ids), stop_ids, pad_id=28)
   assert np.any(found.stopped) and not np.all(found.stopped)
+  assert found.mask[1].tolist() == [True] + [False] * (RESPONSE_LEN - 1)
 
 
 def test_a_response_depends_on_key_and_row_id_alone():
@@ -169,7 +176,7 @@ def test_a_response_depends_on_key_and_row_id_alone():
 
 
 def test_padding_tokens_change_no_sample():
-  sample, params, _ = drawing()
+  sample, params, _, _ = drawing()
   padded, lengths, _ = prompts()
   columns = np.arange(PROMPT_LEN) < PROMPT_LEN - lengths[:, None]
   filled = np.where(columns, 9, padded)
@@ -180,7 +187,7 @@ def test_padding_tokens_change_no_sample():
 
 def test_a_changed_adapter_changes_the_samples_without_a_trace():
   """Parameters are arguments: the sampler never goes on with an old policy."""
-  _, params, traces = drawing()
+  _, params, traces, _ = drawing()
   plain = draw([0, 1, 2, 3])
   before = len(traces)
   adapter, base = params_lib.partition(params, "lora")
@@ -191,53 +198,38 @@ def test_a_changed_adapter_changes_the_samples_without_a_trace():
 
 
 def test_scoring_agrees_with_sampling():
-  """Log-probs of `rollout` at the sampled tokens are those of the sampler.
+  """Log-probs of `rollout` are of the distribution that was drawn from.
 
-  The sampler's are taken from its own logits: cached, token by token.
+  That distribution, by the test of draws above: softmax(logits / temperature)
+  of full passes, soft-cap included.
   """
   backbone, params = model(DRAWN_FROM)
-  padded, lengths, _ = prompts()
-  found = draw([0, 1, 2, 3])
+  padded, lengths, rows = prompts()
+  found = draw(ROW_IDS)
   adapter, base = params_lib.partition(params, "lora")
   logprobs, _ = jax.jit(
     rollout.make_logprobs(backbone, temperature=TEMPERATURE)
   )(adapter, base, padded, lengths, found.tokens, found.mask)
-  expected = cached_logprobs(params, padded, lengths, found)
-  # Ten numbers of size 1 to 10 in float32, added in another order.
-  np.testing.assert_allclose(logprobs, expected, rtol=1e-5, atol=2e-5)
-  assert np.all(logprobs[found.mask] < 0)
+  for row, prompt in enumerate(rows):
+    response = found.tokens[row, found.mask[row]]
+    ids = np.concatenate([prompt, response])
+    logits = reference.logits(
+      backbone.config, params, ids, lora_scale=SPEC.scale
+    )
+    for t, token in enumerate(response):
+      expected = reference.log_softmax(
+        logits[len(prompt) + t - 1] / TEMPERATURE
+      )[token]
+      # Float32 against float64.
+      np.testing.assert_allclose(
+        logprobs[row, t], expected, rtol=2e-5, atol=3e-5
+      )
   assert not np.any(logprobs[~found.mask])
-
-
-@functools.partial(jax.jit)
-def cached_logprobs(params, padded, lengths, samples):
-  """log softmax(logits / temperature) of a prefill and cached steps."""
-  backbone, _ = model(DRAWN_FROM)
-  module = backbone.module(params)
-  cache = sampling.transformer.init_cache(
-    backbone.config, len(padded), PROMPT_LEN + RESPONSE_LEN
-  )
-  sequence = roles.with_response(padded, lengths, samples.tokens, samples.mask)
-
-  def forward(cache, columns):
-    hidden, cache = module.apply({"params": params}, *columns, cache=cache)
-    return cache, sampling.next_token_logits(backbone, params, hidden[:, -1])
-
-  cache, first = forward(cache, [x[:, :PROMPT_LEN] for x in sequence])
-  _, rest = jax.lax.scan(
-    lambda cache, columns: forward(cache, [x[:, None] for x in columns]),
-    cache,
-    [x[:, PROMPT_LEN:].T for x in sequence],
-  )
-  logits = jnp.concatenate([first[None], rest[:-1]]).swapaxes(0, 1)
-  scores = jax.nn.log_softmax(logits / TEMPERATURE)
-  found = jnp.take_along_axis(scores, samples.tokens[..., None], -1)[..., 0]
-  return jnp.where(samples.mask, found, 0.0)
 
 
 SMALL = toys.config("tiny", vocab_size=7)
 ROWS = 8192
-# 99.99 % of chi-square with 48 and with few degrees of freedom.
+# 99.99 % of chi-square with 48 degrees of freedom.
 CHI_SQUARE_48 = 95.0
 
 
@@ -271,7 +263,7 @@ def filter_slowly(logits, top_k, top_p):
 
 @pytest.mark.parametrize(
   ("temperature", "top_k", "top_p"),
-  [(1.0, 0, 1.0), (0.6, 0, 1.0), (1.0, 4, 1.0), (0.8, 5, 0.75)],
+  [(0.6, 0, 1.0), (0.8, 5, 0.75)],
 )
 def test_frequencies_are_the_distribution(temperature, top_k, top_p):
   """Two tokens, 49 cells, 8192 rows with their own keys; no stop token."""

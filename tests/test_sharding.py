@@ -1,6 +1,7 @@
 """Rules that cover every leaf, meshes, and sharding that changes nothing."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -89,20 +90,17 @@ def optimizer_states(trainable):
     )
 
 
-@pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize("name", sorted(presets.PRESETS))
-def test_rules_cover_every_leaf_and_every_shape_divides(name, mesh):
+def test_rules_cover_every_leaf_and_every_shape_divides(name):
   """Of LoRA and full tuning, with heads, and of each optimiser's state."""
-  mesh = sharding.make_mesh(**MESHES[mesh])
   cfg = presets.preset(name, vocab_size=4096)
   adapted = toys.shapes(cfg, LORA, head=True)
   trainable, _ = params_lib.partition(adapted, "lora")
   whole = toys.shapes(cfg, head=True)
-  trees = [adapted]
-  for tree in (trainable, {"policy": trainable, "value": trainable}, whole):
-    trees += [state for _, state in optimizer_states(tree)]
-  for tree in trees:
-    found = sharding.shardings(mesh, tree)
+  trees = [adapted, *optimizer_states(whole)]
+  trees += optimizer_states({"policy": trainable, "value": trainable})
+  for mesh, tree in itertools.product(MESHES, trees):
+    found = sharding.shardings(sharding.make_mesh(**MESHES[mesh]), tree)
     assert jax.tree.structure(found) == jax.tree.structure(tree)
     for leaf, where in zip(jax.tree.leaves(tree), jax.tree.leaves(found)):
       where.shard_shape(leaf.shape)  # raises where an axis does not divide

@@ -17,7 +17,7 @@ from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
 
 VOCAB = 29
-FAMILIES = sorted(name for name in presets.PRESETS if name.endswith("tiny"))
+FAMILIES = sorted(name for name in presets.PRESETS if name.endswith("_tiny"))
 NO_LORA = LoraSpec()
 
 

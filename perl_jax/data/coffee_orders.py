@@ -50,6 +50,14 @@ EXTRAS = {
 NUMBERS = ("one", "two", "three", "four", "five", "six")
 QUANTITIES = ("1", "2", "3", "4", "5", "6")
 
+# The slip that is none of a field: the answer is not one JSON call.
+FORM = "form"
+_MALFORMED = {
+  "unclosed": lambda call: call[:-1],
+  "overclosed": lambda call: call + "}",
+  "chatty": lambda call: "sure, " + call,
+}
+
 # Of the answers with a slip, how many have another; of these, a third one.
 SECOND_SLIP = 0.3
 THIRD_SLIP = 0.15
@@ -77,6 +85,8 @@ _VALUES = {
   "milk": MILKS,
   "flavour": FLAVOURS,
 }
+# What can be misheard as another value of the same kind.
+_HEARD = _VALUES | {"drink": DRINKS}
 _REPLIES = ("anything else?", "sure, anything else?", "ok, is that all?")
 
 
@@ -255,11 +265,17 @@ def _slips(told: Told, dice: Dice) -> list[tuple[str, Any]]:
   if told.field:
     # Ignoring a correction is the commonest slip: it counts twice.
     slips += [(told.field, getattr(told.first, told.field))] * 2
+  # Something misheard, as any other value: without these a reward model never
+  # learns to look the values up in the order, and RL finds that out.
+  heard = [field for field in _HEARD if getattr(order, field)]
+  for field in dice.shuffled(heard)[:2]:
+    slips.append((field, dice.other(_HEARD[field], getattr(order, field))))
+  slips.append((FORM, dice.pick(tuple(_MALFORMED))))
   return slips
 
 
 def answer(told: Told, count: int, dice: Dice) -> str:
-  """The call of a clerk who gets exactly `count` (at most 3) fields wrong."""
+  """The answer of a clerk who makes exactly `count` (at most 3) slips."""
   wrong: dict[str, Any] = {}
   if count:
     for field, value in dice.shuffled(_slips(told, dice)):
@@ -267,7 +283,9 @@ def answer(told: Told, count: int, dice: Dice) -> str:
         wrong[field] = value
       if len(wrong) == count:
         break
-  return dataclasses.replace(told.order, **wrong).call()
+  malformed = wrong.pop(FORM, None)
+  call = dataclasses.replace(told.order, **wrong).call()
+  return _MALFORMED[malformed](call) if malformed else call
 
 
 def slip_count(quality: float, dice: Dice) -> int:

@@ -14,7 +14,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from perl_jax.data import coffee_bar, hh, jsonl, splits, taskmaster
+from perl_jax.data import (
+  coffee_bar,
+  hh,
+  jsonl,
+  splits,
+  taskmaster,
+  taskmaster_pairs,
+)
 from perl_jax.data.records import Prompt, Record, Splits
 
 Checker = Callable[[Prompt, str], dict[str, float]]
@@ -58,7 +65,7 @@ _SOURCES = {
   ),
   "taskmaster_coffee": Source(
     about="Taskmaster-4: coffee orders, dialogs and turns rated 0 or 1",
-    kinds=("demonstrations", "labelled", "prompts"),
+    kinds=("demonstrations", "preferences", "labelled", "prompts"),
     options=_PUBLIC,
     checks=_CALL_CHECKS,
     licence="CC BY 4.0",
@@ -165,6 +172,8 @@ def load(
       counts=counts,
       assigned=splits.assign_folds(groups, folds=folds, seed=seed),
     )
+    if name == "taskmaster_coffee" and kind == "preferences":
+      loaded = taskmaster_pairs.weak_preferences(loaded, seed=seed)
   return _limited(loaded, limit)
 
 
@@ -239,7 +248,7 @@ def _read_taskmaster(
   if name == "taskmaster_ticketing":
     return *taskmaster.reward_prompts(reward, name), groups
   dialogs = _upstream(name, "dialogs", data_dir, cache_dir)
-  if kind == "demonstrations":
+  if kind in ("demonstrations", "preferences"):
     return *taskmaster.dialog_demonstrations(dialogs), groups
   return *taskmaster.dialog_prompts(dialogs), groups
 

@@ -232,8 +232,8 @@ def make_judge(dataset: str) -> Callable[[Prompt, str], dict[str, float]]:
   def judge(prompt: Prompt, response: str) -> dict[str, float]:
     response = response.strip()
     reference = prompt.reference
-    call = _parse_call(response)
-    expected = None if reference is None else _parse_call(reference)
+    call = parse_call(response)
+    expected = None if reference is None else parse_call(reference)
     judgements = {}
     if expected is not None or response.startswith("{"):
       judgements["valid_json"] = float(call is not None)
@@ -297,7 +297,7 @@ def _rated_turn(
   return Labelled(name, group, tuple(prompt), content, float(reward))
 
 
-def _parse_call(text: str) -> dict[str, Any] | None:
+def parse_call(text: str) -> dict[str, Any] | None:
   """Returns `{name: arguments}` if the text is an API call, else None."""
   try:
     call = json.loads(text)

@@ -56,7 +56,7 @@ def run_loop(
 
   Raises:
     FloatingPointError: A loss is not finite; names the steps since it last was.
-    ValueError: The first update changed nothing, or the data ran dry.
+    ValueError: The first update changed nothing.
   """
   first = int(state.step) + 1
   evaluated: Metrics = dict(resumed.meta["evaluated"]) if resumed else {}

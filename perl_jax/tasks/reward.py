@@ -21,7 +21,8 @@ SCORES = "scores.jsonl"
 def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
   """Trains to `config.steps`, resuming if need be; returns the summary."""
   started = time.perf_counter()
-  setup.check_counts(config)
+  mesh, optimizer = setup.make_mesh(config), setup.make_optimizer(config)
+  setup.check_counts(config, mesh)
   kind = require_loss(config.loss)
   if config.report_checkpoint not in ("best", "last"):
     raise ValueError(
@@ -49,10 +50,8 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
   summary = setup.share(trainable, frozen)
   logging.info("reward: %s", summary)
 
-  mesh = setup.make_mesh(config)
   with jax.set_mesh(mesh):
     backbone = roles.Backbone(start.config, lora)
-    optimizer = setup.make_optimizer(config)
     frozen = sharding.place(mesh, frozen)
     state = steps.init_state(sharding.place(mesh, trainable), optimizer)
     state = sharding.place(mesh, state)

@@ -27,13 +27,17 @@ METRIC, MODE = "validation/reward", "max"
 def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
   """Trains to `config.steps`, resuming if need be; returns the summary."""
   started = time.perf_counter()
-  check(config)
+  mesh, optimizer = setup.make_mesh(config), setup.make_optimizer(config)
+  check(config, mesh)
   with setup.preparing(config, workdir) as workdir:
     start = inputs.start(config, "policy", workdir, "prompts")
     reward_cast = casting.load_reward(config, start)
     inputs.require_room(config, start.config.max_len)
     tokenization = text_lib.load_tokenizer(start.tokenizer)
     data = inputs.prompts(config, tokenization)
+    sampling_spec = casting.sampling_spec(
+      config, tokenization, **config.sampling.to_dict()
+    )
     lora = start.lora or setup.lora_spec(config)
     policy, frozen = stage.trainable_of(
       start, lora=lora, tuning=config.tuning, seed=config.seed, head=False
@@ -48,11 +52,10 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       init=config.policy.to_dict(),
     )
   inputs.log_counts(data.counts)
-  summary = setup.share(policy, frozen or start.base)
+  summary = setup.share(policy, frozen)
   summary["value_parameters"] = params_lib.count(value)
   logging.info("rl: %s", summary)
 
-  mesh = setup.make_mesh(config)
   with jax.set_mesh(mesh):
     # With full tuning the reward model may still stand on the base: it is then
     # placed for it alone.
@@ -65,7 +68,6 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       sharding.place(mesh, reward_cast.trainable),
       base if reward_cast.shares_base else {},
     )
-    optimizer = setup.make_optimizer(config)
     backbone = roles.Backbone(start.config, lora)
     state = steps.init_state(
       sharding.place(mesh, {"policy": policy, "value": value}), optimizer
@@ -73,11 +75,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
     state = sharding.place(mesh, state)
     del start, policy, value
     key = jax.random.fold_in(jax.random.key(config.seed), 5)
-    engine = judging.Engine(
-      backbone,
-      casting.sampling_spec(config, tokenization, **config.sampling.to_dict()),
-      reward_cast.backbone,
-    )
+    engine = judging.Engine(backbone, sampling_spec, reward_cast.backbone)
     checker = sources.checker(config.data.name)
     judge = judging.PolicyJudge(
       engine,
@@ -107,7 +105,9 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
     with checkpoint.Checkpointer(workdir, metric=METRIC, mode=MODE) as saver:
       resumed = saver.restore(state)
       state = resumed.state if resumed else state
-      before, before_rows = judge(anchor, anchor, reward)
+      # A fresh policy is judged as itself, so that the KL proves something.
+      first = judging.Role(state.trainable["policy"], frozen)
+      before, before_rows = judge(anchor if resumed else first, anchor, reward)
       if before["kl"] != 0.0:
         raise ValueError(
           f"KL of the policy to its own start is {before['kl']}, not 0."
@@ -158,13 +158,13 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
   return summary
 
 
-def check(config: setup.Config) -> None:
+def check(config: setup.Config, mesh: jax.sharding.Mesh) -> None:
   """Checks what only RL asks for.
 
   Raises:
     ValueError: Names the field, the value and the way out.
   """
-  setup.check_counts(config)
+  setup.check_counts(config, mesh)
   if not config.reward.init:
     raise ValueError(
       "config.reward.init is empty: RL needs a reward model. Train one with"

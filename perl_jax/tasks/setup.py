@@ -28,8 +28,9 @@ def preparing(config: Config, workdir: str | Path) -> Iterator[Path]:
   """Claims a workdir for a config once everything in the block has worked.
 
   The block reads data and earlier stages, and may write into the workdir. If
-  it fails, a workdir that was not there before is gone again; if it succeeds,
-  config.json is written.
+  it fails, what was not there before is gone again, the workdir too (a stale
+  tokenizer would be taken by the next command); if it succeeds, config.json is
+  written.
 
   Raises:
     ValueError: The workdir belongs to a run with another config; the fields
@@ -37,20 +38,30 @@ def preparing(config: Config, workdir: str | Path) -> Iterator[Path]:
   """
   workdir = Path(workdir).absolute()
   mine = json.loads(config.to_json())
-  fresh = not workdir.exists()
   _refuse_other(workdir, mine)
+  before = set(workdir.iterdir()) if workdir.exists() else None
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     yield workdir
   except BaseException:
-    if fresh:
-      shutil.rmtree(workdir, ignore_errors=True)
+    _remove_new(workdir, before)
     raise
   if jax.process_index() == 0:
     metrics_lib.write_json(workdir / CONFIG_FILE, mine)
     # The report shows it; a resumed run may have been started by another.
     command = shlex.join(["python", "-m", "perl_jax.main", *sys.argv[1:]])
     metrics_lib.write_text(workdir / "command.txt", command + "\n")
+
+
+def _remove_new(workdir: Path, before: set[Path] | None) -> None:
+  if before is None:
+    shutil.rmtree(workdir, ignore_errors=True)
+    return
+  for path in set(workdir.iterdir()) - before:
+    if path.is_dir():
+      shutil.rmtree(path, ignore_errors=True)
+    else:
+      path.unlink()
 
 
 def _refuse_other(workdir: Path, mine: Mapping[str, Any]) -> None:
@@ -105,12 +116,22 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
   return optim.make_optimizer(schedule=schedule, **fields)
 
 
-def check_counts(config: Config) -> None:
-  """Checks the numbers that the loop divides by.
+def check_counts(config: Config, mesh: jax.sharding.Mesh) -> None:
+  """Checks the numbers that the loop and the mesh divide by.
 
   Raises:
     ValueError: Names the field and the value.
   """
+  shards = mesh.shape["data"] * mesh.shape["fsdp"]
+  for field, size in (
+    ("batch_size", config.batch_size),
+    ("eval.batch_size", config.eval.batch_size),
+  ):
+    if size % shards:
+      raise ValueError(
+        f"config.{field}={size} does not divide over mesh.data * mesh.fsdp ="
+        f" {shards} devices; change it or the mesh."
+      )
   for field in ("steps", "batch_size", "microbatches", "eval_every"):
     if config[field] < 1:
       raise ValueError(f"config.{field}={config[field]} must be at least 1.")

@@ -10,11 +10,11 @@ from pathlib import Path
 import jax
 from absl import logging
 
-from perl_jax import checkpoint, roles, sampling, sharding, steps
+from perl_jax import checkpoint, roles, sharding, steps
 from perl_jax import metrics as metrics_lib
 from perl_jax.data import sources
 from perl_jax.data import text as text_lib
-from perl_jax.tasks import inputs, judging, loop, setup, stage
+from perl_jax.tasks import casting, inputs, judging, loop, setup, stage
 from perl_jax.tasks.compiled import Compiled
 
 METRIC, MODE = "validation/loss", "min"
@@ -23,12 +23,23 @@ METRIC, MODE = "validation/loss", "min"
 def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
   """Trains to `config.steps`, resuming if need be; returns the summary."""
   started = time.perf_counter()
-  setup.check_counts(config)
+  mesh, optimizer = setup.make_mesh(config), setup.make_optimizer(config)
+  setup.check_counts(config, mesh)
   with setup.preparing(config, workdir) as workdir:
     start = inputs.start(config, "policy", workdir, "demonstrations")
     inputs.require_room(config, start.config.max_len)
     tokenization = text_lib.load_tokenizer(start.tokenizer)
     data = inputs.targets(config, tokenization)
+    # Read now: what is wrong with them should not be said after the training.
+    prompts = None
+    if config.eval.rows:
+      prompts = inputs.prompts(config, tokenization, train=False)
+    sampling_spec = casting.sampling_spec(
+      config,
+      tokenization,
+      temperature=config.eval.temperature,
+      greedy=config.eval.greedy,
+    )
     lora = start.lora or setup.lora_spec(config)
     trainable, frozen = stage.trainable_of(
       start, lora=lora, tuning=config.tuning, seed=config.seed, head=False
@@ -45,10 +56,8 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
   summary = setup.share(trainable, frozen)
   logging.info("sft: %s", summary)
 
-  mesh = setup.make_mesh(config)
   with jax.set_mesh(mesh):
     backbone = roles.Backbone(start.config, lora)
-    optimizer = setup.make_optimizer(config)
     frozen = sharding.place(mesh, frozen)
     state = steps.init_state(sharding.place(mesh, trainable), optimizer)
     state = sharding.place(mesh, state)
@@ -71,12 +80,6 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       )
       return state, {f"train/{k}": v for k, v in found.items()}
 
-    def evaluate(state, step):
-      del step
-      return evaluate_loss(
-        eval_step, state.trainable, frozen, data.validation(), mesh
-      )
-
     with checkpoint.Checkpointer(workdir, metric=METRIC, mode=MODE) as saver:
       resumed = saver.restore(state)
       state = resumed.state if resumed else state
@@ -88,7 +91,22 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
         show=("train/loss", "validation/loss", "train/accuracy"),
         enabled=jax.process_index() == 0,
       ) as writer:
-        state, evaluated = loop.run_loop(
+
+        def evaluate(state, step):
+          found = evaluate_loss(
+            eval_step, state.trainable, frozen, data.validation(), mesh
+          )
+          if prompts is not None and step == config.steps:
+            role = judging.Role(state.trainable, frozen)
+            engine = judging.Engine(backbone, sampling_spec, None)
+            judged, samples = judge(
+              config, engine, role, tokenization, prompts, mesh
+            )
+            writer.samples(step, samples)
+            found |= {f"validation/{k}": v for k, v in judged.items()}
+          return found
+
+        _, evaluated = loop.run_loop(
           state=state,
           total_steps=config.steps,
           batches=data.train,
@@ -101,15 +119,8 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
           log_every=config.log_every,
           must_change=config.optimizer.learning_rate > 0,
         )
-        seconds = time.perf_counter() - started
-        if config.eval.rows:
-          role = judging.Role(state.trainable, frozen)
-          judged, samples = judge(config, backbone, role, tokenization, mesh)
-          evaluated |= {f"validation/{k}": v for k, v in judged.items()}
-          writer.write(config.steps, evaluated)
-          writer.samples(config.steps, samples)
         summary |= _plain(evaluated) | {
-          "seconds": seconds,
+          "seconds": time.perf_counter() - started,
           "seconds_compiling": train_step.compile_seconds,
           "peak_bytes": train_step.peak_bytes,
         }
@@ -134,21 +145,13 @@ def evaluate_loss(eval_step, trainable, frozen, batches, mesh):
   }
 
 
-def judge(config, backbone, role, tokenization, mesh):
+def judge(config, engine, role, tokenization, prompts, mesh):
   """Samples the trained model on held-out prompts, against itself as anchor."""
-  data = inputs.prompts(config, tokenization, train=False)
-  spec = sampling.SamplingSpec(
-    response_len=config.data.response_len,
-    stop_ids=tokenization.stop_ids,
-    pad_id=tokenization.pad_id,
-    temperature=config.eval.temperature,
-    greedy=config.eval.greedy,
-  )
   judge_policy = judging.PolicyJudge(
-    judging.Engine(backbone, spec, None),
+    engine,
     mesh=mesh,
-    batches=data.validation,
-    rows=data.rows,
+    batches=prompts.validation,
+    rows=prompts.rows,
     tokenization=tokenization,
     checker=sources.checker(config.data.name),
     key=jax.random.fold_in(jax.random.key(config.seed), 3),

@@ -13,11 +13,15 @@ import pytest
 from perl_jax.data import coffee_bar, coffee_orders, records
 
 ROWS = 2000
+HELD_OUT = 300  # One order in ten is held out, so these cost more to draw.
 
 
 @pytest.fixture(scope="module")
 def splits():
-  return {kind: coffee_bar.load(kind, size=ROWS) for kind in coffee_bar.KINDS}
+  return {
+    kind: coffee_bar.load(kind, size=ROWS, validation_size=HELD_OUT)
+    for kind in coffee_bar.KINDS
+  }
 
 
 def words_of(text):
@@ -112,10 +116,13 @@ def test_prompts_vary_and_corrections_come_in_both_forms(splits):
 
 def test_validation_orders_are_in_no_training_set_of_any_kind_or_seed(splits):
   train, held_out = set(), set()
-  for split in [*splits.values(), coffee_bar.load("prompts", seed=7)]:
+  another = coffee_bar.load(
+    "prompts", size=ROWS, validation_size=HELD_OUT, seed=7
+  )
+  for split in [*splits.values(), another]:
     train |= {row.group for row in split.train}
     held_out |= {row.group for row in split.validation}
-  assert len(train) > 3 * ROWS and len(held_out) > 1500
+  assert len(train) > 3 * ROWS and len(held_out) > 3 * HELD_OUT
   assert not train & held_out
   right = {row.turns[0]["content"] for row in splits["demonstrations"].train}
   right &= {row.group for row in splits["demonstrations"].train}
@@ -142,7 +149,9 @@ def test_validation_orders_are_distinct_and_as_many_as_asked():
 
 @pytest.mark.parametrize("quality", [0.0, 0.3, 0.5, 1.0])
 def test_share_of_right_demonstrations_is_as_asked(quality):
-  split = coffee_bar.load("demonstrations", size=ROWS, demo_quality=quality)
+  split = coffee_bar.load(
+    "demonstrations", size=ROWS, validation_size=1, demo_quality=quality
+  )
   right = sum(row.turns[0]["content"] == row.group for row in split.train)
   assert within(right, ROWS, quality)
   assert split.counts.get("train_right", 0) == right
@@ -205,13 +214,17 @@ def test_pairs_differ_in_slips_and_a_share_is_flipped(splits):
 
 def test_quality_of_demonstrations_leaves_ratings_as_they_are(splits):
   for kind in ("preferences", "labelled"):
-    perfect = coffee_bar.load(kind, size=100, demo_quality=1.0)
+    perfect = coffee_bar.load(
+      kind, size=100, validation_size=1, demo_quality=1.0
+    )
     assert perfect.train == splits[kind].train[:100]
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.1, 0.4])
 def test_thumbs_are_wrong_in_the_share_asked(noise):
-  split = coffee_bar.load("labelled", size=ROWS, label_noise=noise)
+  split = coffee_bar.load(
+    "labelled", size=ROWS, validation_size=100, label_noise=noise
+  )
   wrong = sum(r.label != float(r.response == r.group) for r in split.train)
   assert within(wrong, ROWS, noise)
   assert split.counts["train_flipped"] == wrong
@@ -327,7 +340,7 @@ def test_more_rows_keep_the_first_ones_and_streams_are_independent(splits):
   few = coffee_bar.load("preferences", size=50, validation_size=20)
   assert few.train == splits["preferences"].train[:50]
   assert few.validation == splits["preferences"].validation[:20]
-  other = coffee_bar.load("preferences", size=50, seed=1)
+  other = coffee_bar.load("preferences", size=50, validation_size=1, seed=1)
   assert [r.group for r in other.train] != [r.group for r in few.train]
   firsts = {split.train[0].group for split in splits.values()}
   assert len(firsts) == len(coffee_bar.KINDS)

@@ -358,6 +358,7 @@ def test_generated_orders_need_neither_tfds_nor_jax():
   assert result.stdout.strip() == "set()"
 
 
+@pytest.mark.slow
 @pytest.mark.shared_data
 @pytest.mark.skipif(not SHARED.exists(), reason="the files are not here")
 @pytest.mark.parametrize(

@@ -500,6 +500,7 @@ def _shared_rows(folder):
   return rows
 
 
+@pytest.mark.slow
 @pytest.mark.shared_data
 def test_upstream_coffee():
   prompts, counts = taskmaster.dialog_prompts(

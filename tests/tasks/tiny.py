@@ -1,17 +1,22 @@
-"""Runs that take seconds: the configs of the project with small numbers in them.
+"""Runs that take seconds: the project's configs with small numbers in them.
 
 Everything else about them is what a user gets, data set included.
 """
 
 import importlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from perl_jax import metrics, tasks
 
-# On a model of 12,000 parameters; one bucket, so that a step compiles once.
+# A model of 50,000 parameters; one bucket, so that a step compiles once.
 _STAGE = {
   "model.preset": "tiny",
   "model.scan_unroll": 1,
@@ -21,48 +26,60 @@ _STAGE = {
   "data.prompt_len": 88,
   "data.response_len": 12,
   "data.buckets": (),
-  "data.options.size": 48,
-  "data.options.validation_size": 8,
   "mesh.data": 1,
-  "batch_size": 8,
-  "eval.rows": 8,
   "eval.batch_size": 8,
 }
-_TRAINED = {"steps": 4, "eval_every": 2, "log_every": 1}
-_REWARD = {"eval.rows": 0}
+_GENERATED = {"data.options.size": 48, "data.options.validation_size": 8}
+_TRAINED = {"batch_size": 8, "steps": 4, "eval_every": 2, "log_every": 1}
+_OF_STAGE = {
+  "sft": {**_TRAINED, "eval.rows": 8},
+  "reward": {**_TRAINED, "eval.rows": 0},
+  "rl": {**_TRAINED, "eval.rows": 8},
+  "evaluate": {"eval.rows": 8},
+}
 
-TRAINED_STAGES = ("sft", "reward", "rl")
+
+def fields(task: str, data_set: str = "coffee_bar") -> dict[str, Any]:
+  """What makes a stage small, by dotted names."""
+  generated = _GENERATED if data_set == "coffee_bar" else {}
+  return _STAGE | generated | _OF_STAGE[task]
 
 
-def config(task: str, **overrides) -> ConfigDict:
+def config(
+  task: str, data_set: str = "coffee_bar", **overrides: Any
+) -> ConfigDict:
   """The config of a stage, locked.
 
   Args:
     task: A file of configs/.
-    **overrides: Fields, a dot written as two underscores.
+    data_set: What stands behind the colon on a command line.
+    **overrides: Fields, with two underscores for each dot.
   """
+  module = importlib.import_module(f"configs.{task}")
   return override(
-    importlib.import_module(f"configs.{task}").get_config(),
-    _fields(task) | {k.replace("__", "."): v for k, v in overrides.items()},
+    module.get_config(data_set), fields(task, data_set) | _dotted(overrides)
   )
 
 
-def pipeline(**overrides) -> ConfigDict:
+def pipeline(**overrides: Any) -> ConfigDict:
   """The config of the quickstart with small numbers in every stage."""
-  fields = {
-    f"{stage}.{name}": value
-    for stage in (*TRAINED_STAGES, "evaluate")
-    for name, value in _fields(stage).items()
+  found = {
+    f"{task}.{name}": value
+    for task in _OF_STAGE
+    for name, value in fields(task).items()
   }
-  fields |= {k.replace("__", "."): v for k, v in overrides.items()}
   module = importlib.import_module("configs.quickstart")
-  return override(module.get_config(), fields)
+  return override(module.get_config(), found | _dotted(overrides))
 
 
-def override(found: ConfigDict, fields) -> ConfigDict:
+def _dotted(overrides: Mapping[str, Any]) -> dict[str, Any]:
+  return {name.replace("__", "."): v for name, v in overrides.items()}
+
+
+def override(found: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
   """Sets dotted fields, as flags do, and locks."""
   found.lock()
-  for name, value in fields.items():
+  for name, value in values.items():
     *parents, last = name.split(".")
     node = found
     for parent in parents:
@@ -71,37 +88,53 @@ def override(found: ConfigDict, fields) -> ConfigDict:
   return found
 
 
-def _fields(task):
-  fields = dict(_STAGE)
-  if task == "evaluate":
-    del fields["batch_size"]
-  else:
-    fields |= _TRAINED
-  return fields | (_REWARD if task == "reward" else {})
-
-
-def run(workdir: Path, task: str, **overrides) -> dict[str, float]:
+def run(
+  workdir: Path, task: str, data_set: str = "coffee_bar", **overrides: Any
+) -> dict[str, float]:
   """Runs a stage and returns its summary."""
-  return tasks.run(config(task, **overrides), workdir)
+  return tasks.run(config(task, data_set, **overrides), workdir)
 
 
-def lines(workdir: Path, name: str = "metrics.jsonl") -> list[dict]:
+def lines(workdir: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
   """Rows of a JSON-lines file without what measures time."""
-  return [
-    {k: v for k, v in row.items() if not k.startswith(("seconds", "rate"))}
-    for row in metrics.read_jsonl(workdir / name)
-  ]
+  return [untimed(row) for row in metrics.read_jsonl(workdir / name)]
 
 
-def summary(workdir: Path) -> dict[str, float]:
+def untimed(row: Mapping[str, Any]) -> dict[str, Any]:
+  """Fields that two equal runs share: no times, and no memory."""
+  timed = ("seconds", "rate", "peak_bytes", "memory")
+  return {k: v for k, v in row.items() if not k.startswith(timed)}
+
+
+def summary(workdir: Path) -> dict[str, Any]:
   """The summary of a run."""
   return json.loads((workdir / "summary.json").read_text())
 
 
-def tree(workdir: Path) -> dict[str, bytes]:
+def tree(directory: Path) -> dict[str, bytes]:
   """Every file below a directory with what is in it."""
   return {
-    str(path.relative_to(workdir)): path.read_bytes()
-    for path in sorted(workdir.rglob("*"))
+    str(path.relative_to(directory)): path.read_bytes()
+    for path in sorted(directory.rglob("*"))
     if path.is_file()
   }
+
+
+def checkpoints(workdir: Path) -> dict[str, Any]:
+  """Every array of every checkpoint, {"4/optimizer/step": array, ...}."""
+  found = {}
+  with ocp.StandardCheckpointer() as reader:
+    for item in sorted((workdir / "checkpoints").glob("*/*/_METADATA")):
+      directory = item.parent
+      name = f"{directory.parent.name}/{directory.name}"
+      leaves = jax.tree_util.tree_leaves_with_path(reader.restore(directory))
+      for path, leaf in leaves:
+        keys = jax.tree_util.keystr(path, simple=True, separator="/")
+        found[f"{name}/{keys}"] = np.asarray(leaf)
+  return found
+
+
+def kept(workdir: Path) -> list[int]:
+  """Steps of the checkpoints on disk."""
+  found = (workdir / "checkpoints").glob("[0-9]*")
+  return sorted(int(path.name) for path in found if path.name.isdigit())

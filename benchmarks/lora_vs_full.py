@@ -1,0 +1,206 @@
+"""What LoRA costs against full tuning: the paper's comparison in one run.
+
+  python -m benchmarks.lora_vs_full
+  python -m benchmarks.lora_vs_full --preset=small --vocab=1024 --batch=128 \
+      --prompt_len=56 --response_len=40 --json=runs/lora_vs_full.json
+
+Weights are random, tokens too, and every sequence has its full length: nothing
+here depends on what is learned. The steps, the sampler and the RL iteration are
+those that the tasks run, with the settings of configs/reward.py and
+configs/rl.py; only shapes and `tuning` are set here. How memory is counted:
+arms.py. Results: README.md.
+
+LoRA and full tuning take turns step by step, each first in every other turn, so
+that what else the machine does hits both; times are medians after a warm-up in
+which everything compiles. One device.
+"""
+
+import argparse
+import dataclasses
+import os
+import platform
+import statistics
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks import arms
+from perl_jax import metrics, sharding
+
+TUNINGS = ("lora", "full")
+
+
+def measure(
+  make: Callable[[str], Any], settings: arms.Settings
+) -> dict[str, dict[str, Any]]:
+  """Runs both tunings in turns.
+
+  Returns:
+    For "lora" and "full": the bytes and shares of `costs`, and of each phase
+    the median "seconds" and "all_seconds".
+  """
+  made = {tuning: make(tuning) for tuning in TUNINGS}
+  seconds: dict[str, dict[str, list[float]]] = {t: {} for t in TUNINGS}
+  for number in range(settings.warmup + settings.steps):
+    for tuning in TUNINGS if number % 2 else TUNINGS[::-1]:
+      found = made[tuning].run(number + 1)
+      if number >= settings.warmup:
+        for phase, value in found.items():
+          seconds[tuning].setdefault(phase, []).append(value)
+  return {
+    tuning: made[tuning].costs()
+    | {
+      "seconds": {k: statistics.median(v) for k, v in seconds[tuning].items()},
+      "all_seconds": seconds[tuning],
+    }
+    for tuning in TUNINGS
+  }
+
+
+def ratios(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+  """LoRA against full as in the paper's table 1.
+
+  Returns:
+    `speed_up` of each phase: seconds of full / seconds of LoRA; and for each
+    entry of bytes LoRA in percent of full.
+  """
+  lora, full = found["lora"], found["full"]
+
+  def percent(mine, other):
+    if isinstance(mine, Mapping):
+      return {k: percent(mine[k], other[k]) for k in mine}
+    return 100 * mine / other
+
+  result = {
+    "speed_up": {
+      phase: full["seconds"][phase] / lora["seconds"][phase]
+      for phase in lora["seconds"]
+    }
+  }
+  for name in lora:
+    if name.endswith("_bytes"):
+      key = f"{name.removesuffix('_bytes')}_percent"
+      result[key] = percent(lora[name], full[name])
+  return result
+
+
+def machine() -> dict[str, Any]:
+  """What the numbers were measured on."""
+  device = jax.devices()[0]
+  return {
+    "device": f"{device.platform}: {device.device_kind}",
+    "processor": processor(),
+    "cores": len(os.sched_getaffinity(0))
+    if hasattr(os, "sched_getaffinity")
+    else os.cpu_count(),
+    "load_at_start": os.getloadavg()[0],
+    "jax": jax.__version__,
+    "python": platform.python_version(),
+  }
+
+
+def processor(path: str = "/proc/cpuinfo") -> str:
+  """The CPU's name; where Linux does not tell, what Python knows."""
+  if Path(path).exists():
+    for line in Path(path).read_text().splitlines():
+      if line.startswith("model name"):
+        return line.split(":", 1)[1].strip()
+  return platform.processor() or platform.machine()
+
+
+def table(title: str, found: Mapping[str, Any]) -> str:
+  """Markdown: a line for each number, LoRA beside full and their ratio."""
+  lora, full, ratio = (found[k] for k in ("lora", "full", "ratio"))
+  lines = [f"| {title} | LoRA | full | LoRA / full |", "|---|---|---|---|"]
+
+  def line(name, text, relation):
+    lines.append(f"| {name} | {text(lora)} | {text(full)} | {relation} |")
+
+  line("trained", lambda x: f"{x['trainable_share']:.3%}", "")
+  for name, key in (
+    ("optimizer, MiB", "optimizer"),
+    ("held, MiB", "held"),
+    ("**peak, MiB**", "peak"),
+  ):
+    line(
+      name,
+      lambda x, key=key: mebibytes(x[f"{key}_bytes"]),
+      f"{ratio[f'{key}_percent']:.1f} %",
+    )
+  kinds = {"compiler_peak": "the function", "phase": "with the other roles"}
+  for kind, title in kinds.items() if "phase_bytes" in lora else ():
+    for phase in lora["phase_bytes"]:
+      line(
+        f"{phase}: {title}, MiB",
+        lambda x, k=kind, p=phase: mebibytes(x[f"{k}_bytes"][p]),
+        f"{ratio[f'{kind}_percent'][phase]:.1f} %",
+      )
+  for phase in lora["seconds"]:
+    bold = "**" if phase in ("step", "iteration") else ""
+    line(
+      f"{bold}{phase}, s{bold}",
+      lambda x, p=phase: spread(x["seconds"][p], x["all_seconds"][p]),
+      f"speed-up {ratio['speed_up'][phase]:.2f}x",
+    )
+  return "\n".join(lines)
+
+
+def mebibytes(count: int) -> str:
+  """Bytes in MiB, three digits or more."""
+  size = count / 2**20
+  return f"{size:.3f}" if size < 1 else f"{size:.1f}"
+
+
+def spread(median: float, values: list[float]) -> str:
+  """The median, with the least and the greatest."""
+  return f"{median:.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+def run(settings: arms.Settings) -> dict[str, Any]:
+  """Everything: {"settings", "machine", "reward", "rl"}."""
+  result: dict[str, Any] = {
+    "settings": dataclasses.asdict(settings),
+    "machine": machine(),
+  }
+  mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1)
+  with jax.set_mesh(mesh):
+    for name, arm in (("reward", arms.RewardStep), ("rl", arms.RlIteration)):
+      start = arms.make_start(settings)
+      found = measure(
+        lambda tuning, arm=arm, start=start: arm(settings, start, tuning, mesh),
+        settings,
+      )
+      result[name] = found | {"ratio": ratios(found)}
+  return result
+
+
+def flags() -> argparse.Namespace:
+  """The command line: the fields of `Settings`, and where to write."""
+  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  for field in dataclasses.fields(arms.Settings):
+    parser.add_argument(
+      f"--{field.name}", type=field.type, default=field.default
+    )
+  parser.add_argument("--json", type=Path, default=None, help="a file to write")
+  return parser.parse_args()
+
+
+def main() -> None:
+  """Measures, prints, writes."""
+  given = vars(flags())
+  path = given.pop("json")
+  result = run(arms.Settings(**given))
+  for name in ("settings", "machine"):
+    print(", ".join(f"{k} {v}" for k, v in result[name].items()))
+  print("\n" + table("reward step", result["reward"]))
+  print("\n" + table("RL iteration", result["rl"]))
+  if path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metrics.write_json(path, result)
+    print(f"\n{path}")
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,188 @@
+"""The comparison of LoRA with full tuning: turns, ratios, bytes."""
+
+import dataclasses
+import json
+
+import jax
+import pytest
+
+from benchmarks import arms, lora_vs_full
+from perl_jax import metrics, roles, sharding
+from perl_jax import params as params_lib
+from perl_jax.models.lora import LoraSpec
+
+SETTINGS = arms.Settings(
+  preset="tiny",
+  vocab=50,
+  batch=2,
+  prompt_len=5,
+  response_len=3,
+  rank=2,
+  steps=2,
+  warmup=1,
+  scan_unroll=1,
+)
+
+
+class FakeArm:
+  """An arm whose seconds are known."""
+
+  order = []  # noqa: RUF012
+
+  def __init__(self, tuning):
+    self.tuning, self.calls = tuning, 0
+
+  def run(self, number):
+    FakeArm.order.append((number, self.tuning))
+    self.calls += 1
+    # The first call is slow; a median must not see it.
+    slow = 100.0 if self.calls == 1 else 0.0
+    return {"step": slow + (1.0 if self.tuning == "lora" else 1.5) * self.calls}
+
+  def costs(self):
+    size = 25 if self.tuning == "lora" else 100
+    return {
+      "trainable_share": 0.01,
+      "optimizer_bytes": size,
+      "held_bytes": size,
+      "peak_bytes": size,
+      "compiler_peak_bytes": {"step": size},
+    }
+
+
+def test_tunings_take_turns_and_warm_up_is_not_counted():
+  FakeArm.order.clear()
+  settings = dataclasses.replace(SETTINGS, steps=3, warmup=1)
+  found = lora_vs_full.measure(FakeArm, settings)
+  assert [number for number, _ in FakeArm.order] == [1, 1, 2, 2, 3, 3, 4, 4]
+  firsts = [tuning for _, tuning in FakeArm.order[::2]]
+  assert firsts == ["full", "lora", "full", "lora"]
+  assert found["lora"]["all_seconds"]["step"] == [2.0, 3.0, 4.0]
+  assert found["lora"]["seconds"]["step"] == 3.0
+  ratio = lora_vs_full.ratios(found)
+  assert ratio["speed_up"] == {"step": 1.5}
+  assert ratio["peak_percent"] == 25.0
+  assert ratio["compiler_peak_percent"] == {"step": 25.0}
+  text = lora_vs_full.table("reward step", found | {"ratio": ratio})
+  assert "speed-up 1.50x" in text and "| 25.0 % |" in text
+
+
+@pytest.mark.parametrize(
+  ("fields", "expected"),
+  [
+    ({"steps": 0}, "--steps=0"),
+    ({"rank": 0}, "--rank=0"),
+    ({"warmup": 0}, "--warmup=0 must be at least 1: the first step compiles"),
+  ],
+)
+def test_settings_that_measure_nothing_are_refused(fields, expected):
+  with pytest.raises(ValueError, match=expected):
+    arms.Settings(**fields)
+
+
+def test_an_unknown_preset_is_refused():
+  with pytest.raises(ValueError, match="model.preset='tinny'"):
+    arms.make_start(dataclasses.replace(SETTINGS, preset="tinny"))
+
+
+@pytest.fixture(scope="module")
+def mesh():
+  return sharding.make_mesh(data=1, fsdp=1, tensor=1)
+
+
+def bytes_of(start, lora):
+  """(base, adapter, head) in bytes, from shapes alone."""
+  key = jax.random.key(0)
+  base = jax.eval_shape(lambda: roles.init_base(key, start.config))
+  adapter = jax.eval_shape(lambda: roles.init_adapter(key, start.config, lora))
+  head = jax.eval_shape(lambda: roles.init_head(start.config))
+  return [params_lib.nbytes(tree) for tree in (base, adapter, head)]
+
+
+def arguments_of(compiled):
+  """Bytes of arguments, as the compiler counts them."""
+  (executable,) = compiled._executables.values()
+  return executable.memory_analysis().argument_size_in_bytes
+
+
+def small(*trees):
+  return sum(leaf.nbytes for leaf in jax.tree.leaves(trees) if leaf.ndim)
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_an_iteration_counts_every_buffer_once(tuning, mesh):
+  start = arms.make_start(SETTINGS)
+  base, adapter, head = bytes_of(start, LoraSpec(rank=SETTINGS.rank))
+  with jax.set_mesh(mesh):
+    arm = arms.RlIteration(SETTINGS, start, tuning, mesh)
+    seconds = arm.run(1)
+  assert seconds["iteration"] == pytest.approx(
+    sum(seconds[phase] for phase in arms.PHASES)
+  )
+  found = arm.costs()
+  one = adapter if tuning == "lora" else base
+  shared = base if tuning == "lora" else 0
+  # Two moments of policy and value; the rest are counters.
+  moments = 2 * (2 * one + head)
+  assert 0 <= found["optimizer_bytes"] - moments <= 16
+  assert found["trainable_bytes"] == 2 * one + head
+  # Policy, value, anchor, reward; value and reward have a head.
+  expected = shared + 4 * one + 2 * head + found["optimizer_bytes"]
+  assert 0 <= found["held_bytes"] - expected <= 4  # the step's number
+  # What is given to a function is what the compiler takes for its arguments.
+  tokens = SETTINGS.batch * (SETTINGS.prompt_len + SETTINGS.response_len)
+  room = 16 * tokens + 256
+  policy = shared + one
+  assert 0 <= arguments_of(arm._engine.sample) - policy <= room
+  assert 0 <= arguments_of(arm._engine.logprobs) - policy <= room
+  assert 0 <= arguments_of(arm._engine.rewards) - policy - head <= room
+  given = shared + 2 * one + head + found["optimizer_bytes"]
+  assert 0 <= arguments_of(arm._learn) - given <= room
+  for phase in arms.PHASES:
+    assert found["phase_bytes"][phase] >= found["held_bytes"]
+    assert found["phase_bytes"][phase] >= found["compiler_peak_bytes"][phase]
+  assert found["peak_bytes"] == max(found["phase_bytes"].values())
+  # The optimiser's state is given to `learn`, and waits while others run.
+  assert found["phase_bytes"]["learn"] < (
+    found["held_bytes"] + found["compiler_peak_bytes"]["learn"]
+  )
+
+
+def test_a_reward_step_holds_a_head_that_it_does_not_read(mesh):
+  # An untied lm_head is no argument of a step that only has a scalar head.
+  start = arms.make_start(dataclasses.replace(SETTINGS, preset="llama_tiny"))
+  base, adapter, head = bytes_of(start, LoraSpec(rank=SETTINGS.rank))
+  with jax.set_mesh(mesh):
+    arm = arms.RewardStep(SETTINGS, start, "lora", mesh)
+    arm.run(1)
+  found = arm.costs()
+  expected = base + 3 * (adapter + head)
+  assert 0 <= found["held_bytes"] - expected <= 20
+  unread = start.base["lm_head"].nbytes
+  assert found["peak_bytes"] == (found["compiler_peak_bytes"]["step"] + unread)
+  assert 0 <= arguments_of(arm._step) - (expected - unread) <= 1024
+
+
+def test_command_line(monkeypatch, tmp_path, capsys):
+  path = tmp_path / "new" / "out.json"
+  for name in ("RewardStep", "RlIteration"):
+    monkeypatch.setattr(
+      arms, name, lambda settings, start, tuning, mesh: FakeArm(tuning)
+    )
+  monkeypatch.setattr(
+    "sys.argv",
+    ["x", "--preset=tiny", "--vocab=20", "--batch=2", f"--json={path}"],
+  )
+  lora_vs_full.main()
+  written = json.loads(path.read_text())
+  assert written["settings"]["batch"] == 2
+  assert written["rl"]["ratio"]["peak_percent"] == 25.0
+  assert written["machine"]["jax"] == jax.__version__
+  assert "| RL iteration | LoRA | full |" in capsys.readouterr().out
+
+
+def test_the_processor_has_a_name(tmp_path):
+  file = tmp_path / "cpuinfo"
+  metrics.write_text(file, "processor : 0\nmodel name\t: Some CPU @ 2 GHz\n")
+  assert lora_vs_full.processor(str(file)) == "Some CPU @ 2 GHz"
+  assert lora_vs_full.processor(str(tmp_path / "none"))

@@ -1,0 +1,144 @@
+"""Stages after one another, in each way that tuning can be mixed.
+
+The anchor of a policy is what the policy started from, whatever that was; a
+reward model may stand on the policy's base or be a model of its own.
+"""
+
+import json
+
+import pytest
+
+from perl_jax.tasks import stage
+from tests.tasks import tiny
+
+pytestmark = pytest.mark.slow
+SHORT = {"steps": 2, "eval_every": 1}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, sft_run, reward_run):
+  """Returns `made(name)`: the workdir of a run that is made when first used."""
+  directory = tmp_path_factory.mktemp("chain")
+  runs = {"sft": sft_run, "reward": reward_run}
+  recipes = {
+    # Fast enough that an anchor without the adapter would be another.
+    "sft_lora": ("sft", {"policy": "sft"}, {
+      "tuning": "lora", "optimizer__learning_rate": 0.1,
+      "optimizer__warmup_steps": 0}),
+    "reward_full": ("reward", {"reward": "sft"}, {"tuning": "full"}),
+    "rl_after_lora": ("rl", {"policy": "sft_lora", "reward": "reward"}, {}),
+    "rl_full": ("rl", {"policy": "sft", "reward": "reward"},
+                {"tuning": "full"}),
+    "rl_two_models": ("rl", {"policy": "sft", "reward": "reward_full"}, {}),
+    "judged_sft": ("evaluate", {"policy": "sft_lora"}, {}),
+    "judged_rl": ("evaluate", {"policy": "rl_after_lora", "reward": "reward"},
+                  {}),
+    "judged_full": ("evaluate", {"policy": "rl_full",
+                                 "reward": "reward_full"}, {}),
+    "other_sft": ("sft", {}, {"seed": 1, "eval__rows": 0,
+                              "data__tokenizer": str(sft_run / "tokenizer")}),
+    "other_reward": ("reward", {"reward": "other_sft"}, {}),
+    "own_tokenizer": ("reward", {}, {}),
+  }  # fmt: skip
+
+  def make(name):
+    if name not in runs:
+      task, earlier, fields = recipes[name]
+      inits = {f"{role}__init": str(make(x)) for role, x in earlier.items()}
+      length = {} if task == "evaluate" else SHORT
+      tiny.run(directory / name, task, **inits | fields | length)
+      runs[name] = directory / name
+    return runs[name]
+
+  return make
+
+
+def model_of(workdir):
+  return json.loads((workdir / "model.json").read_text())
+
+
+def test_policy_after_a_lora_sft_is_anchored_to_its_adapter(made):
+  """Trap 6: adapters off would make the base the anchor."""
+  run = made("rl_after_lora")
+  assert tiny.summary(run)["kl_at_step_0"] == 0.0
+  assert (
+    model_of(run)["fingerprint"] == model_of(made("sft_lora"))["fingerprint"]
+  )
+  anchor, policy = (
+    tiny.summary(made("judged_sft")),
+    tiny.summary(made("judged_rl")),
+  )
+  for name in ("gold", "length", "stop_rate", "entropy", "repetition"):
+    assert policy[f"anchor.{name}"] == anchor[f"policy.{name}"], name
+  # It would show: the base has another entropy than its adapter.
+  assert anchor["anchor.entropy"] != anchor["policy.entropy"]
+  assert anchor["policy.kl"] != 0.0
+  samples = [
+    {r["prompt"]: r[side] for r in tiny.lines(made(name), "samples.jsonl")}
+    for name, side in (("judged_sft", "policy"), ("judged_rl", "anchor"))
+  ]
+  assert samples[0] == samples[1]
+
+
+def test_full_tuning_of_the_policy(made):
+  run = made("rl_full")
+  summary = tiny.summary(run)
+  assert summary["kl_at_step_0"] == 0.0 and summary["kl"] != 0.0
+  assert summary["trainable_share"] == 1.0 and summary["frozen_bytes"] == 0
+  start = stage.load(run, "last", "policy", "policy.init")
+  sft = stage.load(made("sft"), "best", "policy", "policy.init")
+  assert start.adapter is None and start.fingerprint != sft.fingerprint
+  assert model_of(run)["tuning"] == "full"
+
+
+def test_full_tuning_of_the_reward_model(made):
+  summary = tiny.summary(made("reward_full"))
+  assert summary["trainable_share"] == 1.0
+  start = stage.load(made("reward_full"), "best", "reward", "reward.init")
+  assert start.adapter is None and start.head is not None
+
+
+def test_reward_model_may_be_a_model_of_its_own(made):
+  """With LoRA for the policy: two bases, and the KL still begins at 0."""
+  summary = tiny.summary(made("rl_two_models"))
+  assert summary["kl_at_step_0"] == 0.0
+  assert summary["trainable_share"] < 0.05
+
+
+def test_evaluation_of_full_models(made):
+  summary = tiny.summary(made("judged_full"))
+  assert summary["policy.kl"] != 0.0
+  own = tiny.summary(made("reward_full"))
+  assert summary["reward_model.auroc"] == own["auroc"]
+  assert summary["reward_model.log_loss"] == pytest.approx(
+    own["log_loss"], rel=1e-5
+  )
+
+
+def refused(tmp_path, made, reward, *texts):
+  workdir = tmp_path / "run"
+  with pytest.raises(ValueError) as caught:
+    tiny.run(
+      workdir,
+      "rl",
+      policy__init=str(made("sft")),
+      reward__init=str(made(reward)),
+    )
+  for text in texts:
+    assert text in str(caught.value)
+  assert not workdir.exists()
+
+
+def test_reward_model_on_another_base_is_refused(tmp_path, made):
+  mine, theirs = (
+    stage.load(made(name), "best", "policy", "x").fingerprint
+    for name in ("sft", "other_sft")
+  )
+  refused(
+    tmp_path, made, "other_reward", "config.reward.init=", mine[:12],
+    theirs[:12], "Train the reward model from the policy's start",
+  )  # fmt: skip
+
+
+def test_reward_model_with_another_tokenizer_is_refused(tmp_path, made):
+  refused(tmp_path, made, "own_tokenizer", "different tokenizers", "same start")

@@ -1,0 +1,76 @@
+"""One executable per shape, and what it costs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from perl_jax.tasks.compiled import Compiled
+
+
+def test_compiles_once_for_each_shape():
+  traces = []
+
+  def double(tree):
+    traces.append(tree["x"].shape)
+    return tree["x"] * 2
+
+  compiled = Compiled(double, name="double")
+  assert (compiled.traces, compiled.peak_bytes) == (0, 0)
+  for size in (3, 3, 5, 3, 5):
+    value = np.arange(size, dtype=np.float32)
+    np.testing.assert_array_equal(compiled({"x": value}), value * 2)
+  assert traces == [(3,), (5,)] and compiled.traces == 2
+  seconds = compiled.compile_seconds
+  assert seconds > 0
+  compiled({"x": jnp.arange(5, dtype=jnp.float32)})
+  assert compiled.compile_seconds == seconds
+  compiled({"x": np.arange(5, dtype=np.int32)})  # a dtype is part of a shape
+  assert compiled.traces == 3
+
+
+def test_optional_arguments_are_part_of_the_shape():
+  compiled = Compiled(lambda x, key: x if key is None else -x, name="maybe")
+  one = np.ones(1, np.float32)
+  assert compiled(one, None) == 1 and compiled(one, one) == -1
+  assert compiled.traces == 2
+
+
+def test_donates_what_it_is_told():
+  compiled = Compiled(
+    lambda state, x: (state + x, x.sum()), name="step", donate=(0,)
+  )
+  state, x = jnp.ones(1000), jnp.ones(1000)
+  compiled(state, x)
+  assert state.is_deleted() and not x.is_deleted()
+
+
+def test_peak_counts_arguments_outputs_and_temporaries_less_donated():
+  """1,000 float32 in, as many out, and a product of 1,000 x 1,000 between."""
+
+  def through(x):
+    return jnp.sin(jnp.outer(x, x)).sum(axis=0)
+
+  kept = Compiled(through, name="kept")
+  kept(jnp.ones(1000))
+  assert kept.peak_bytes >= 8_000
+  donated = Compiled(through, name="donated", donate=(0,))
+  donated(jnp.ones(1000))
+  if donated.peak_bytes:  # a compiler may not say
+    assert kept.peak_bytes - donated.peak_bytes == 4_000
+  big = Compiled(lambda x: x + 1, name="big")
+  big(jnp.ones(10))
+  small = big.peak_bytes
+  big(jnp.ones(100_000))
+  assert big.peak_bytes > small
+  top = big.peak_bytes
+  big(jnp.ones(11))
+  assert big.peak_bytes == top
+
+
+def test_errors_of_the_function_come_through():
+  def fail(x):
+    raise ValueError("batch of 3")
+
+  with pytest.raises(ValueError, match="batch of 3"):
+    Compiled(fail, name="fail")(jax.numpy.ones(3))

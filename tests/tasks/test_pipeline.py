@@ -1,0 +1,161 @@
+"""All stages in one run: what it leaves, and how it goes on after a kill."""
+
+import json
+
+import pytest
+from tensorboardX.proto import event_pb2
+
+from perl_jax import metrics, tasks
+from perl_jax.tasks import pipeline
+from tests.tasks import tiny
+
+# What issue point 1 asks summary.json to have.
+KEYS = (
+  "sft.gold", "reward.accuracy", "reward.auroc", "reward.trainable_share",
+  "rl.gold_before", "rl.gold_after", "rl.reward_before", "rl.reward_after",
+  "rl.kl", "rl.kl_at_step_0", "seconds.sft", "seconds.reward", "seconds.rl",
+  "seconds.evaluate", "seconds.total",
+)  # fmt: skip
+
+
+def test_summary_has_what_was_asked_for(finished):
+  summary = tiny.summary(finished)
+  for key in KEYS:
+    assert isinstance(summary[key], int | float), key
+  assert summary["rl.kl_at_step_0"] == 0.0
+  assert summary["rl.kl"] != 0.0
+  for key in ("sft.gold", "rl.gold_before", "rl.gold_after", "reward.accuracy"):
+    assert 0.0 <= summary[key] <= 1.0
+  assert 0.0 < summary["reward.trainable_share"] < 0.05
+  times = [v for k, v in summary.items() if k.startswith("seconds.")]
+  assert summary["seconds.total"] == pytest.approx(sum(times) / 2)
+  for stage in ("sft", "reward", "rl"):
+    assert summary[f"memory.{stage}"] > 0
+  for stage in pipeline.STAGES:
+    own = tiny.summary(finished / stage)
+    assert (
+      own.items()
+      >= {
+        k.removeprefix(f"{stage}."): v
+        for k, v in summary.items()
+        if k.startswith(f"{stage}.")
+      }.items()
+    )
+
+
+@pytest.mark.parametrize("stage", pipeline.STAGES)
+def test_workdir_of_a_stage(finished, stage):
+  workdir = finished / stage
+  config = json.loads((workdir / "config.json").read_text())
+  assert config["task"] == stage
+  assert config["data"]["prompt_len"] == 88
+  rows = metrics.read_jsonl(workdir / "metrics.jsonl")
+  assert rows and all(type(row["step"]) is int for row in rows)
+  assert json.loads((workdir / "summary.json").read_text())
+  events = list((workdir / "tensorboard").iterdir())
+  assert events and b"brain.Event" in events[0].read_bytes()
+  assert event_pb2.Event  # what wrote them
+  if stage == "evaluate":
+    assert not (workdir / "checkpoints").exists()
+  else:
+    assert tiny.kept(workdir)
+    assert (workdir / "model.json").exists()
+    assert (workdir / "tokenizer" / "tokenizer.json").exists()
+  if stage != "reward":
+    assert metrics.read_jsonl(workdir / "samples.jsonl")
+  if stage in ("reward", "evaluate"):
+    assert len(metrics.read_jsonl(workdir / "scores.jsonl")) == 8
+
+
+def test_report_shows_every_stage(finished):
+  page = (finished / "report.html").read_text()
+  assert "rl.gold_after" in page or "gold" in page
+  for stage in ("sft", "reward", "rl"):
+    assert stage in page
+  assert "<svg" in page and "http://" not in page.replace(
+    "http://www.w3.org", ""
+  )
+
+
+def test_second_run_computes_nothing(finished, monkeypatch):
+  """Every stage has its summary: they are read, and nothing is run."""
+  before = tiny.tree(finished)
+  monkeypatch.setattr(tasks, "run", None)
+  summary = pipeline.run(tiny.pipeline(), finished)
+  assert summary == tiny.summary(finished)
+  after = tiny.tree(finished)
+  changed = {name for name in before if before[name] != after[name]}
+  assert before.keys() == after.keys()
+  assert {name.rsplit("/", 1)[-1] for name in changed} <= {
+    "command.txt", "report.html"
+  }  # fmt: skip
+
+
+class Stages:
+  """Stands in for the stages: each leaves a summary, or is killed."""
+
+  def __init__(self, killed=None):
+    self.killed, self.calls = killed, []
+
+  def __call__(self, config, workdir):
+    self.calls.append((config.task, config, workdir))
+    if config.task == self.killed:
+      raise KeyboardInterrupt
+    found = {"seconds": 2.0, "peak_bytes": 10, "kl": 0.5, "done": True}
+    workdir.mkdir(parents=True)
+    metrics.write_json(workdir / "config.json", json.loads(config.to_json()))
+    metrics.write_json(workdir / "summary.json", found)
+    return found
+
+
+def test_killed_pipeline_goes_on_with_the_stage_it_was_in(
+  tmp_path, monkeypatch
+):
+  workdir, config = tmp_path / "run", tiny.pipeline()
+  first, second = Stages(killed="rl"), Stages()
+  monkeypatch.setattr(tasks, "run", first)
+  with pytest.raises(KeyboardInterrupt):
+    pipeline.run(config, workdir)
+  assert [task for task, *_ in first.calls] == ["sft", "reward", "rl"]
+  assert not (workdir / "summary.json").exists()
+  monkeypatch.setattr(tasks, "run", second)
+  summary = pipeline.run(config, workdir)
+  assert [task for task, *_ in second.calls] == ["rl", "evaluate"]
+  assert summary["seconds.total"] == 8.0
+  assert summary["memory.rl"] == 10 and summary["rl.kl"] == 0.5
+  assert summary == tiny.summary(workdir)
+
+
+def test_stage_takes_the_one_before_and_what_the_run_says(
+  tmp_path, monkeypatch
+):
+  stages = Stages()
+  monkeypatch.setattr(tasks, "run", stages)
+  config = tiny.pipeline(seed=5, data__dir="copies", rl__beta=0.2)
+  pipeline.run(config, tmp_path / "run")
+  configs = {task: found for task, found, _ in stages.calls}
+  places = {task: workdir for task, _, workdir in stages.calls}
+  for task, found in configs.items():
+    assert found.is_locked and found.task == task
+    assert found.seed == 5 and found.data.dir == "copies"
+    assert found.data.prompt_len == 88  # empty fields leave the stage's own
+    assert places[task] == tmp_path / "run" / task
+  assert configs["rl"].beta == 0.2
+  assert configs["sft"].policy.init == ""
+  assert configs["reward"].reward.init == str(places["sft"])
+  assert configs["rl"].policy.init == str(places["sft"])
+  assert configs["rl"].reward.init == str(places["reward"])
+  assert configs["evaluate"].policy.init == str(places["rl"])
+  assert configs["evaluate"].reward.init == str(places["reward"])
+  assert config.rl.policy.init == ""  # the run's own config is as it was
+
+
+def test_finished_stage_of_another_config_is_not_taken(tmp_path, monkeypatch):
+  """An edited stage below the run is refused, not silently mixed in."""
+  monkeypatch.setattr(tasks, "run", Stages())
+  workdir = tmp_path / "run"
+  pipeline.run(tiny.pipeline(), workdir)
+  path = workdir / "reward" / "config.json"
+  path.write_text(path.read_text().replace('"rank": 2', '"rank": 9'))
+  with pytest.raises(ValueError, match=r"config\.lora\.rank: 9 -> 2"):
+    pipeline.run(tiny.pipeline(), workdir)

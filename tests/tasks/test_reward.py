@@ -1,0 +1,122 @@
+"""Reward models: what is trained, reported and written down."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from perl_jax import params, roles, steps
+from perl_jax.data import coffee_bar, text
+from perl_jax.tasks import reward, stage
+from tests.tasks import tiny
+
+
+def test_scores_are_those_of_the_reported_checkpoint(reward_run):
+  """Row by row and without padding, from the files a later stage reads."""
+  start = stage.load(reward_run, "best", "reward", "reward.init")
+  tree = params.combine(start.adapter | start.head, start.base)
+  tokenization = text.load_tokenizer(start.tokenizer)
+  backbone = roles.Backbone(start.config, start.lora)
+  score = jax.jit(
+    lambda tokens, lengths: steps.reward_scores(backbone, tree, tokens, lengths)
+  )
+  validation = coffee_bar.load(
+    "preferences", size=48, validation_size=8
+  ).validation
+  rows = tiny.lines(reward_run, "scores.jsonl")
+  assert [row["id"] for row in rows] == [row.id for row in validation]
+  for row, record in zip(rows, validation, strict=True):
+    assert row["group"] == record.group
+    for side in ("chosen", "rejected"):
+      ids = tokenization.encode_prompt(record.prompt)[0]
+      ids += tokenization.encode_response(record.prompt, getattr(record, side))
+      tokens = np.zeros((1, 150), np.int32)
+      tokens[0, : len(ids)] = ids
+      found = score(tokens, np.array([len(ids)], np.int32))
+      np.testing.assert_allclose(row[side], found[0], rtol=1e-4, atol=1e-7)
+  assert len({row["chosen"] for row in rows}) > 1
+
+
+def test_summary_is_of_the_scores(reward_run):
+  rows = tiny.lines(reward_run, "scores.jsonl")
+  summary = tiny.summary(reward_run)
+  for key, value in reward.quality(rows).items():
+    assert summary[key] == value, key
+  margins = [row["chosen"] - row["rejected"] for row in rows]
+  assert summary["accuracy"] == np.mean(np.array(margins) > 0)
+  assert summary["best_step"] in tiny.kept(reward_run)
+  losses = {
+    row["step"]: row["validation/log_loss"]
+    for row in tiny.lines(reward_run)
+    if "validation/log_loss" in row
+  }
+  assert summary["best_step"] == min(losses, key=losses.get)
+  assert summary["log_loss"] == pytest.approx(min(losses.values()), rel=1e-6)
+
+
+def test_adapters_and_head_are_a_hundredth_of_the_base(reward_run, sft_run):
+  """Issue point 4: what is trained, held and saved, in numbers."""
+  summary = tiny.summary(reward_run)
+  start = stage.load(reward_run, "best", "reward", "reward.init")
+  trained = start.adapter | start.head
+  assert summary["trainable_parameters"] == params.count(trained)
+  assert summary["trainable_bytes"] == params.nbytes(trained)
+  assert summary["frozen_bytes"] == params.nbytes(start.base)
+  assert summary["trainable_bytes"] / summary["frozen_bytes"] < 0.03
+  base = set(params.flatten(start.base))
+  names = tiny.checkpoints(reward_run)
+  assert names
+  for name in names:
+    assert not any(name.endswith(path) for path in base), name
+  held = sum(x.size for n, x in names.items() if "4/optimizer/opt_state" in n)
+  assert held <= 2 * params.count(trained) + 4  # two moments and counters
+
+
+def test_unknown_loss_names_the_others():
+  assert reward.require_loss("pointwise") == "labelled"
+  with pytest.raises(ValueError, match=r"\['pairwise', 'pointwise'\]"):
+    reward.require_loss("triplet")
+
+
+@pytest.mark.slow
+def test_pointwise_and_the_last_checkpoint(tmp_path, sft_run):
+  workdir = tmp_path / "run"
+  summary = tiny.run(
+    workdir,
+    "reward",
+    reward__init=str(sft_run),
+    loss="pointwise",
+    report_checkpoint="last",
+    optimizer__learning_rate=0.05,
+  )
+  rows = tiny.lines(workdir, "scores.jsonl")
+  truth = coffee_bar.load("labelled", size=48, validation_size=8).validation
+  assert [row["label"] for row in rows] == [row.label for row in truth]
+  assert {"auroc", "balanced_accuracy", "calibration_error"} <= set(summary)
+  last = [r for r in tiny.lines(workdir) if "validation/log_loss" in r][-1]
+  assert last["step"] == 4
+  assert summary["log_loss"] == pytest.approx(
+    last["validation/log_loss"], rel=1e-6
+  )
+
+
+@pytest.mark.slow
+def test_every_step_has_a_key_of_its_own(tmp_path, monkeypatch, sft_run):
+  """Trap 25: a key made anew inside a step drops out the same each time."""
+  real = steps.pairwise_loss
+
+  def spying(backbone):
+    loss_fn = real(backbone)
+
+    def spied(trainable, frozen, batch, key):
+      drawn = jax.random.uniform(key)
+      sums = loss_fn(trainable, frozen, batch, key)
+      return sums | {"drawn": (drawn, jnp.ones(()))}
+
+    return spied
+
+  monkeypatch.setattr(steps, "pairwise_loss", spying)
+  tiny.run(tmp_path / "run", "reward", reward__init=str(sft_run))
+  rows = tiny.lines(tmp_path / "run")
+  drawn = [row["train/drawn"] for row in rows if "train/drawn" in row]
+  assert len(set(drawn)) == len(drawn) == 4

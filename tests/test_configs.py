@@ -1,0 +1,153 @@
+"""Every config loads for every data set, and its values fit together."""
+
+import importlib
+import pathlib
+
+import jax
+import pytest
+from ml_collections import ConfigDict
+
+from configs import common
+from perl_jax import sharding, tasks
+from perl_jax.data import sources
+from perl_jax.models import presets
+from perl_jax.tasks import reward, rl, setup
+
+FILES = sorted(
+  path.stem
+  for path in pathlib.Path(common.__file__).parent.glob("*.py")
+  if path.stem not in ("__init__", "common")
+)
+STAGES = ("sft", "reward", "rl", "evaluate")
+ON_DATA = [(name, data) for name in (*STAGES, "pipeline")
+           for data in common.DATASETS]  # fmt: skip
+# What a stage reads, where the data set has it.
+KINDS = {"sft": ("demonstrations", "prompts"), "rl": ("prompts",),
+         "evaluate": ("prompts",)}  # fmt: skip
+
+
+def load(name, arg=None):
+  module = importlib.import_module(f"configs.{name}")
+  config = module.get_config(arg)
+  assert isinstance(config, ConfigDict)
+  return config.lock()
+
+
+def stage_configs():
+  """(name of the stage, config) of all stages for all data sets."""
+  for name, data in ON_DATA:
+    config = load(name, data)
+    if name == "pipeline":
+      yield from ((stage, config[stage]) for stage in STAGES)
+    else:
+      yield name, config
+
+
+def test_nothing_is_left_out():
+  assert set(FILES) == {*STAGES, "pipeline", "quickstart", "report"}
+  assert set(common.DATASETS) == set(sources.describe())
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_config_without_an_argument(name):
+  config = load(name)
+  assert config.task in tasks.TASKS
+  if name in STAGES:
+    assert config.data.name == "coffee_bar"
+  module = importlib.import_module(f"configs.{name}")
+  assert f"--config=configs/{name}.py" in module.__doc__
+  assert "--workdir=" in module.__doc__
+
+
+@pytest.mark.parametrize("name, data", ON_DATA)
+def test_config_for_a_data_set(name, data):
+  config = load(name, data)
+  assert config.task == name
+  for stage in STAGES if name == "pipeline" else ():
+    assert config[stage].data.name == data
+    assert config[stage].task == stage
+
+
+@pytest.mark.parametrize("name", [*STAGES, "pipeline"])
+def test_unknown_data_set(name):
+  with pytest.raises(ValueError, match="Did you mean 'hh_rlhf'"):
+    load(name, "hh_rlfh")
+
+
+@pytest.mark.parametrize("name", ["quickstart", "report"])
+def test_configs_that_take_no_argument(name):
+  with pytest.raises(ValueError, match="'coffee_bar'"):
+    load(name, "coffee_bar")
+
+
+def test_quickstart_is_the_pipeline_on_the_embedded_data():
+  assert load("quickstart") == load("pipeline", "coffee_bar")
+
+
+def leaves(config, path=""):
+  for name, value in config.items():
+    if isinstance(value, ConfigDict):
+      yield from leaves(value, f"{path}{name}.")
+    else:
+      yield f"{path}{name}", value
+
+
+def test_values_are_plain():
+  """What a flag can override, and JSON can hold."""
+  for stage, config in stage_configs():
+    for path, value in leaves(config):
+      types = (
+        {type(v) for v in value} if type(value) is tuple else {type(value)}
+      )
+      assert types <= {int, float, str, bool}, (stage, path, value)
+
+
+def test_numbers_fit_together():
+  for stage, config in stage_configs():
+    data = config.data
+    assert list(data.buckets) == sorted(set(data.buckets)), (stage, data.name)
+    assert all(b < max(data.max_len, data.prompt_len) for b in data.buckets)
+    assert data.prompt_len + data.response_len <= data.max_len
+    presets.preset(config.model.preset, vocab_size=2, max_len=data.max_len)
+    mesh = sharding.make_mesh(
+      **config.mesh.to_dict(), devices=jax.devices()[:1]
+    )
+    assert setup.lora_spec(config).rank == (8 if config.tuning == "lora" else 0)
+    if stage == "evaluate":
+      continue
+    setup.check_counts(config, mesh)
+    setup.make_optimizer(config)
+    assert config.optimizer.warmup_steps < config.steps
+    assert config.eval_every <= config.steps
+  for data_set in common.DATASETS:
+    config = load("rl", data_set)
+    config.reward.init = "runs/reward"
+    rl.check(config, mesh)
+
+
+def test_each_stage_reads_what_its_data_set_has():
+  """Else it is said which data sets have it, before anything is read."""
+  for stage, config in stage_configs():
+    name = config.data.name
+    kinds = KINDS.get(stage) or (reward.require_loss(config.loss),)
+    for kind in kinds:
+      if kind in sources.describe()[name].kinds:
+        continue
+      assert stage in ("sft", "evaluate", "reward"), (stage, name)
+      with pytest.raises(ValueError, match=f"{name} has no '{kind}'"):
+        sources.load(name, kind)
+  reads = {c.data.name for s, c in stage_configs() if s == "sft"}
+  assert {"coffee_bar", "taskmaster_coffee", "jsonl"} <= reads
+
+
+def test_options_are_those_of_the_source():
+  for _, config in stage_configs():
+    options = set(config.data.options)
+    assert options <= set(sources.describe()[config.data.name].options)
+
+
+def test_pipeline_fields_of_the_run_are_fields_of_the_stages():
+  config = load("pipeline")
+  for stage in STAGES:
+    assert set(config.data) <= set(config[stage].data)
+    assert "seed" in config[stage]

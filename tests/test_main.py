@@ -1,0 +1,218 @@
+"""The command line: what it hands over, and how it says what is wrong."""
+
+import json
+import logging as standard_logging
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from absl import flags, logging
+from absl.testing import flagsaver
+
+from perl_jax import main, metrics, tasks
+from tests.tasks import tiny
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path):
+  """Returns `parse(*arguments)`, for a command line with a --workdir."""
+  monkeypatch.chdir(ROOT)
+  saved = flagsaver.save_flag_values(flags.FLAGS)
+
+  def parse(*arguments):
+    argv = ["main", *arguments, f"--workdir={tmp_path / 'run'}"]
+    monkeypatch.setattr(sys, "argv", argv)  # ml_collections looks there
+    return main.parse(argv)
+
+  yield parse
+  flagsaver.restore_flag_values(saved)
+  flags.FLAGS.unparse_flags()
+
+
+def refused(command, capsys, *arguments):
+  with pytest.raises(SystemExit) as caught:
+    command(*arguments)
+  message = str(caught.value)
+  assert message.startswith("error: ") and "\n" not in message, message
+  assert "Traceback" not in message + capsys.readouterr().err
+  return message
+
+
+def test_overrides_reach_the_config(command, tmp_path):
+  rest = command(
+    "--config=configs/rl.py:taskmaster_coffee",
+    "--config.lora.rank=4",
+    "--config.policy.init=runs/sft",
+    "--config.beta=0.25",
+  )
+  config = main._CONFIG.value
+  assert rest == ["main"]
+  assert main._WORKDIR.value == str(tmp_path / "run")
+  assert config.task == "rl" and config.data.name == "taskmaster_coffee"
+  assert (config.lora.rank, config.policy.init) == (4, "runs/sft")
+  assert config.beta == 0.25
+  assert config.is_locked
+
+
+def test_unknown_data_set(command, capsys):
+  message = refused(command, capsys, "--config=configs/rl.py:coffe_bar")
+  assert "'coffe_bar'" in message
+  assert "Did you mean 'coffee_bar'?" in message
+
+
+def test_argument_that_a_config_does_not_take(command, capsys):
+  message = refused(command, capsys, "--config=configs/quickstart.py:hh_rlhf")
+  assert "configs/pipeline.py:hh_rlhf" in message
+
+
+def test_missing_config_file(command, capsys):
+  message = refused(command, capsys, "--config=configs/rll.py")
+  assert "configs/rll.py" in message and "No such file" in message
+
+
+@pytest.mark.parametrize(
+  "argument, wrong, nearest",
+  [
+    ("--config.lora.rnk=4", "rnk", "rank"),
+    ("--config.optimizer.learning_rat=1", "learning_rat", "learning_rate"),
+    ("--config.btea=0.1", "btea", "beta"),
+  ],
+)
+def test_mistyped_field(command, capsys, argument, wrong, nearest):
+  message = refused(command, capsys, "--config=configs/rl.py", argument)
+  assert wrong in message and f'"{nearest}"' in message
+
+
+@pytest.mark.parametrize(
+  "argument",
+  [
+    "--config.lora.rank=four",
+    "--config.lora.rank=4.5",
+    "--config.optimizer.learning_rate=fast",
+    "--config.lora.rslora=perhaps",
+  ],
+)
+def test_wrong_type(command, capsys, argument):
+  message = refused(command, capsys, "--config=configs/rl.py", argument)
+  field, value = argument.removeprefix("--").split("=")
+  assert field in message and value in message
+
+
+def test_unknown_flag(command, capsys):
+  message = refused(command, capsys, "--confg=configs/rl.py")
+  assert "confg" in message
+
+
+def test_workdir_and_config_are_required(monkeypatch, command):
+  called = []
+  monkeypatch.setattr(
+    main.app, "run", lambda fn, flags_parser: called.append(flags_parser)
+  )
+  main.run()
+  assert called == [main.parse]
+  monkeypatch.setattr(sys, "argv", ["main"])
+  with pytest.raises(SystemExit, match=r"error: .*config"):
+    main.parse(["main", "--config=configs/rl.py"])
+
+
+@pytest.fixture
+def quiet(monkeypatch):
+  """Keeps what `main` does to logging inside the test."""
+  monkeypatch.setattr(main, "quiet_libraries", lambda: None)
+
+
+def test_task_gets_config_and_workdir(monkeypatch, command, quiet, tmp_path):
+  seen = []
+  monkeypatch.setattr(tasks, "run", lambda *args: seen.append(args))
+  main.main(command("--config=configs/sft.py", "--config.steps=7"))
+  ((config, workdir),) = seen
+  assert config.steps == 7 and workdir == str(tmp_path / "run")
+  with pytest.raises(main.app.UsageError, match="stray"):
+    main.main(["main", "stray"])
+
+
+@pytest.mark.parametrize("error", main.USER_ERRORS)
+def test_errors_of_the_user_are_one_line(monkeypatch, command, quiet, error):
+  def fail(config, workdir):
+    raise error("lora.rank=-1 must be at least 0.")
+
+  monkeypatch.setattr(tasks, "run", fail)
+  argv = command("--config=configs/sft.py")
+  with pytest.raises(SystemExit, match=r"^error: lora.rank=-1 must"):
+    main.main(argv)
+  flags.FLAGS.traceback = True
+  with pytest.raises(error):
+    main.main(argv)
+
+
+def test_bugs_keep_their_traceback(monkeypatch, command, quiet):
+  def fail(config, workdir):
+    raise TypeError("a bug")
+
+  monkeypatch.setattr(tasks, "run", fail)
+  with pytest.raises(TypeError):
+    main.main(command("--config=configs/sft.py"))
+
+
+def test_other_libraries_are_quiet_but_for_warnings():
+  handler = logging.get_absl_handler().python_handler
+  before, verbosity = list(handler.filters), logging.get_verbosity()
+  try:
+    main.quiet_libraries()
+    (added,) = handler.filters[len(before) :]
+
+    def shown(path, level):
+      record = standard_logging.LogRecord("", level, path, 1, "", (), None)
+      return bool(added(record))
+
+    ours = str(ROOT / "perl_jax" / "tasks" / "sft.py")
+    assert shown(ours, standard_logging.INFO)
+    assert not shown("/lib/orbax/manager.py", standard_logging.INFO)
+    assert shown("/lib/orbax/manager.py", standard_logging.WARNING)
+  finally:
+    handler.filters[:] = before
+    logging.set_verbosity(verbosity)
+
+
+def start(*arguments, **options):
+  """Starts `python -m perl_jax.main` as a user would."""
+  return subprocess.Popen(
+    [sys.executable, "-W", "error", "-m", "perl_jax.main", *arguments],
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    **options,
+  )
+
+
+@pytest.mark.slow
+def test_command_trains_and_another_is_refused(tmp_path):
+  """The tiny model for a few steps; warnings are errors there as here."""
+  values = tiny.fields("sft") | {"steps": 2, "eval_every": 1, "eval.rows": 4}
+  arguments = [
+    "--config=configs/sft.py",
+    *(f"--config.{name}={value}" for name, value in values.items()),
+    f"--workdir={tmp_path / 'run'}",
+  ]
+  done = start(*arguments)
+  out, err = done.communicate(timeout=500)
+  assert done.returncode == 0, err
+  assert "data: " in err and "orbax" not in err.lower()
+  assert "sft" in out
+  rows = metrics.read_jsonl(tmp_path / "run" / "metrics.jsonl")
+  assert [row["step"] for row in rows if "train/loss" in row] == [1, 2]
+  command = (tmp_path / "run" / "command.txt").read_text()
+  assert "--config.model.preset=tiny" in command
+  config = json.loads((tmp_path / "run" / "config.json").read_text())
+  assert config["steps"] == 2
+
+  other = start(*arguments, "--config.steps=3")
+  _, err = other.communicate(timeout=500)
+  assert other.returncode == 1 and "Traceback" not in err
+  assert "config.steps: 2 -> 3" in err.splitlines()[-2], err
