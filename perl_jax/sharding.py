@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -102,11 +103,16 @@ def place(mesh: Mesh, tree: Any) -> Any:
   The copy never shares buffers with `tree`, so that a step may donate one and
   a role keep the other.
   """
-  return jax.tree.map(
-    lambda leaf, sharding: jax.device_put(leaf, sharding, may_alias=False),
-    tree,
-    shardings(mesh, tree),
-  )
+
+  def put(leaf, sharding):
+    placed = jax.device_put(leaf, sharding, may_alias=False)
+    if isinstance(leaf, jax.Array) and leaf.sharding != sharding:
+      # Spread over more devices, the shard of the one that has it already is
+      # shared after all.
+      placed = jnp.copy(placed)
+    return placed
+
+  return jax.tree.map(put, tree, shardings(mesh, tree))
 
 
 def place_batch(mesh: Mesh, batch: Any) -> Any:

@@ -78,7 +78,7 @@ def test_greedy_is_the_repeated_argmax_of_full_passes():
   free = greedy(())
   stop_ids = (free[0][3], free[1][1])
   expected = greedy(stop_ids)
-  assert len(expected[1]) == 2 and len(expected[0]) <= 4
+  assert 1 < len({len(response) for response in expected})
   pad_id = stop_ids[0]
   spec = SamplingSpec(
     response_len=RESPONSE_LEN,

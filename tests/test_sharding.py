@@ -82,11 +82,8 @@ def optimizer_states(trainable):
       weight_decay=0.1,
       clip_norm=1.0,
     )
-    yield (
-      name,
-      jax.eval_shape(
-        functools.partial(steps.init_state, optimizer=optimizer), trainable
-      ),
+    yield jax.eval_shape(
+      functools.partial(steps.init_state, optimizer=optimizer), trainable
     )
 
 

@@ -60,17 +60,28 @@ def random_params(
     name = path.rsplit("/", 1)[-1]
     if name == "scale":
       value = 0.3 * value + (0.0 if cfg.norm_plus_one else 1.0)
-    elif name == "bias" or name == "lora_b":
+      if "post_" in path:
+        value = 6.0 * value + 5.0 * cfg.norm_plus_one  # as in `_gain`
+    elif name in ("bias", "lora_b"):
       value = 0.3 * value
     elif name == "embedding":
       # Logits of a few units, so that soft-caps bite.
       value = 2.0 * value / cfg.width**0.5
     else:
       fan_in = leaf.shape[-1] if path == "head/kernel" else leaf.shape[-2]
-      gain = 2.0 if path.endswith(("/q/kernel", "/k/kernel")) else 1.0
-      value = gain * value / fan_in**0.5
+      value = _gain(cfg, path) * value / fan_in**0.5
     leaves[path] = np.asarray(value, np.float32)
   return params_lib.unflatten(leaves)
+
+
+def _gain(cfg: ModelConfig, path: str) -> float:
+  if path.endswith(("/q/kernel", "/k/kernel")):
+    return 2.0  # peaked attention
+  if cfg.embed_scale and path.endswith(("/o/kernel", "/down/kernel")):
+    # Else the scaled embedding outweighs the layers, and with a tied head a
+    # token predicts itself.
+    return 6.0
+  return 1.0
 
 
 def random_tokens(seed: int, *shape: int, vocab: int = VOCAB) -> np.ndarray:

@@ -81,10 +81,10 @@ def test_a_model_that_is_the_baseline_is_neither_better_nor_worse(tmp_path):
 def test_better_is_the_share_of_resampled_groups_that_the_model_wins(tmp_path):
   make_files(tmp_path, noise=0.9)
   rows = joined(tmp_path)
-  found, better = compare_reward.compare(rows, samples=400, seed=3)
+  found, better = compare_reward.compare(rows, samples=200, seed=3)
   generator = np.random.default_rng(11)
   wins = []
-  for _ in range(400):
+  for _ in range(200):
     drawn = generator.choice(np.unique(rows.groups), size=GROUPS)
     picked = np.concatenate([np.flatnonzero(rows.groups == g) for g in drawn])
     a, b = (
@@ -93,7 +93,7 @@ def test_better_is_the_share_of_resampled_groups_that_the_model_wins(tmp_path):
     )
     wins.append(a > b)
   assert 0.5 < better < 1
-  assert better == pytest.approx(np.mean(wins), abs=0.08)
+  assert better == pytest.approx(np.mean(wins), abs=0.1)
   assert found.low < found.difference < found.high
 
 
@@ -128,8 +128,13 @@ def test_command_line_says_which_folds_are_missing(
   scores = [str(tmp_path / f"fold{fold}.jsonl") for fold in (0, 2)]
   monkeypatch.setattr(
     "sys.argv",
-    ["x", "--baseline", str(tmp_path / "baseline.jsonl"), "--samples=20"]
-    + ["--scores", *scores],
+    [
+      "x",
+      f"--baseline={tmp_path / 'baseline.jsonl'}",
+      "--samples=20",
+      "--scores",
+      *scores,
+    ],
   )
   compare_reward.main()
   out = capsys.readouterr().out
@@ -159,7 +164,7 @@ def test_errors_name_the_row_and_the_way_out(tmp_path):
     with pytest.raises(ValueError, match=expected):
       joined(tmp_path, folds=[0])
   write(path, files[0])
-  with pytest.raises(ValueError, match="two of the files .* same fold"):
+  with pytest.raises(ValueError, match=r"two of the files .* same fold"):
     joined(tmp_path, folds=[0, 0])
   path.unlink()
   with pytest.raises(FileNotFoundError, match="fold0"):

@@ -81,7 +81,7 @@ def test_settings_that_measure_nothing_are_refused(fields, expected):
 
 
 def test_an_unknown_preset_is_refused():
-  with pytest.raises(ValueError, match="model.preset='tinny'"):
+  with pytest.raises(ValueError, match=r"model\.preset='tinny'"):
     arms.make_start(dataclasses.replace(SETTINGS, preset="tinny"))
 
 
@@ -109,6 +109,7 @@ def small(*trees):
   return sum(leaf.nbytes for leaf in jax.tree.leaves(trees) if leaf.ndim)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tuning", ["lora", "full"])
 def test_an_iteration_counts_every_buffer_once(tuning, mesh):
   start = arms.make_start(SETTINGS)
@@ -148,6 +149,7 @@ def test_an_iteration_counts_every_buffer_once(tuning, mesh):
   )
 
 
+@pytest.mark.slow
 def test_a_reward_step_holds_a_head_that_it_does_not_read(mesh):
   # An untied lm_head is no argument of a step that only has a scalar head.
   start = arms.make_start(dataclasses.replace(SETTINGS, preset="llama_tiny"))
@@ -165,6 +167,7 @@ def test_a_reward_step_holds_a_head_that_it_does_not_read(mesh):
 
 def test_command_line(monkeypatch, tmp_path, capsys):
   path = tmp_path / "new" / "out.json"
+  monkeypatch.setattr(arms, "make_start", lambda settings: None)
   for name in ("RewardStep", "RlIteration"):
     monkeypatch.setattr(
       arms, name, lambda settings, start, tuning, mesh: FakeArm(tuning)
