@@ -120,14 +120,16 @@ def optimizer(learning_rate: float, warmup_steps: int) -> ConfigDict:
   )
 
 
-def evaluation(rows: int, batch_size: int = 64) -> ConfigDict:
-  """How often and on how much a stage is judged."""
+def evaluation(
+  rows: int, batch_size: int = 64, temperature: float = 0.7
+) -> ConfigDict:
+  """On how much a stage is judged, and how responses are drawn for it."""
   return ConfigDict(
     {
       "rows": rows,
       "batch_size": batch_size,
       "samples": 64,
-      "temperature": 0.7,
+      "temperature": temperature,
       "greedy": False,
     }
   )

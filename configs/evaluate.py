@@ -16,5 +16,7 @@ def get_config(arg=None):
   config.reward = {"init": "", "checkpoint": "best"}
   config.loss = "pointwise" if name.startswith("taskmaster") else "pairwise"
   config.batch_size = 1
-  config.eval = common.evaluation(rows=512)
+  config.eval = common.evaluation(rows=512, batch_size=128)
+  if name == "coffee_bar":
+    config.eval.temperature = 1.0
   return config

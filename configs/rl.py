@@ -25,15 +25,20 @@ def get_config(arg=None):
   config.reduction = "token"
   config.unstopped_penalty = 1.0
   config.center_reward = True
-  config.optimizer = common.optimizer(learning_rate=1e-3, warmup_steps=5)
+  config.optimizer = common.optimizer(learning_rate=2e-3, warmup_steps=5)
   config.optimizer.schedule = "constant"
   config.steps = 60
   config.batch_size = 128
-  config.eval_every = 20
+  config.eval_every = 15
   config.log_every = 1
   config.eval = common.evaluation(rows=256, batch_size=128)
+  if name == "coffee_bar":
+    # At the temperature of the demonstrations' own spread, every slip shows.
+    config.sampling.temperature = 1.0
+    config.eval.temperature = 1.0
+    config.data.options.size = 8_000
   if name.startswith("taskmaster"):
-    config.optimizer.learning_rate = 3e-4
+    config.optimizer.learning_rate = 1e-3
     config.batch_size = 64
     config.eval = common.evaluation(rows=192, batch_size=64)
   return config

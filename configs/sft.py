@@ -18,12 +18,12 @@ def get_config(arg=None):
   config.tuning = "full"
   config.policy = {"init": "", "checkpoint": "best"}
   config.optimizer = common.optimizer(learning_rate=2e-3, warmup_steps=50)
-  config.steps = 600
+  config.steps = 450
   config.batch_size = 32
-  config.eval_every = 200
+  config.eval_every = 150
   config.log_every = 10
-  config.eval = common.evaluation(rows=256)
-  if name == "taskmaster_coffee":
+  config.eval = common.evaluation(rows=256, batch_size=128, temperature=1.0)
+  if name.startswith("taskmaster"):
     config.optimizer.learning_rate = 1e-3
     config.batch_size = 20
     config.steps = 252

@@ -6,6 +6,7 @@ tuning the whole tree), `optimizer` (Optax state and step count) and `meta`
 it. Saving is asynchronous; the latest and the best checkpoint are kept.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,7 +91,17 @@ class Checkpointer:
     meta: Mapping[str, Any],
     metrics: Mapping[str, float],
   ) -> None:
-    """Starts writing; returns as soon as the arrays may be donated."""
+    """Starts writing; returns as soon as the arrays may be donated.
+
+    Raises:
+      FloatingPointError: The metric is not finite: it could be no best.
+    """
+    score = float(metrics[self.metric])
+    if not math.isfinite(score):
+      raise FloatingPointError(
+        f"{self.metric}={score} after step {step}; nothing was saved. Likely"
+        " causes: optimizer.learning_rate too high, or optimizer.clip_norm off."
+      )
     optimizer = {"opt_state": state.opt_state, "step": state.step}
     self._manager.save(
       step,
@@ -99,7 +110,7 @@ class Checkpointer:
         optimizer=ocp.args.StandardSave(optimizer),
         meta=ocp.args.JsonSave(dict(meta)),
       ),
-      metrics={"score": self._sign * float(metrics[self.metric])},
+      metrics={"score": self._sign * score},
     )
 
   def restore(self, like: steps.TrainState) -> Resumed | None:

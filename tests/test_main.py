@@ -16,6 +16,10 @@ from tests.tasks import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
 
+# ml_collections loads config files by a method that Python 3.15 will not have.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module")
+WARNINGS = ("error", "ignore:the load_module() method:DeprecationWarning")
+
 
 @pytest.fixture
 def command(monkeypatch, tmp_path):
@@ -181,7 +185,12 @@ def test_other_libraries_are_quiet_but_for_warnings():
 def start(*arguments, **options):
   """Starts `python -m perl_jax.main` as a user would."""
   return subprocess.Popen(
-    [sys.executable, "-W", "error", "-m", "perl_jax.main", *arguments],
+    [
+      sys.executable,
+      *(f"-W{rule}" for rule in WARNINGS),
+      *("-m", "perl_jax.main"),
+      *arguments,
+    ],
     cwd=ROOT,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,

@@ -23,16 +23,12 @@ FLAVOURS = (
   "rose", "pistachio", "praline", "chocolate", "cardamom", "nutmeg", "orange",
   "strawberry", "walnut", "pecan", "blueberry", "butterscotch",
 )
-# fmt: on
-# Drinks that are easily taken for one another share a family.
-FAMILIES = (
-  ("latte", "cappuccino", "cortado", "macchiato"),
-  ("americano", "espresso", "ristretto", "lungo"),
-  ("mocha", "cocoa", "steamer"),
-  ("chai", "matcha", "tea"),
-  ("frappe", "smoothie", "shake"),
+DRINKS = (
+  "latte", "cappuccino", "cortado", "macchiato", "americano", "espresso",
+  "ristretto", "lungo", "mocha", "cocoa", "steamer", "chai", "matcha", "tea",
+  "frappe", "smoothie", "shake",
 )
-DRINKS = tuple(drink for family in FAMILIES for drink in family)
+# fmt: on
 SIZES = ("small", "medium", "large")
 TEMPERATURES = ("hot", "iced")
 MILKS = ("whole", "skim", "oat", "soy", "almond", "coconut", "rice", "cashew")
@@ -243,10 +239,8 @@ def _message(role: str, text: str, dice: Dice) -> Message:
 def _slips(told: Told, dice: Dice) -> list[tuple[str, Any]]:
   """Every slip that this order invites: (field, wrong value)."""
   order = told.order
-  family = next(family for family in FAMILIES if order.drink in family)
   unasked = [extra for extra in EXTRAS if extra not in order.extras]
   slips = [
-    ("drink", dice.other(family, order.drink)),
     ("quantity", dice.other(QUANTITIES[:3], order.quantity)),
     ("extras", tuple(sorted((*order.extras, dice.pick(unasked))))),
   ]
@@ -263,14 +257,14 @@ def _slips(told: Told, dice: Dice) -> list[tuple[str, Any]]:
     kept = tuple(extra for extra in order.extras if extra != dropped)
     slips.append(("extras", kept))
   if told.field:
-    # Ignoring a correction is the commonest slip: it counts twice.
-    slips += [(told.field, getattr(told.first, told.field))] * 2
+    # The correction ignored.
+    slips.append((told.field, getattr(told.first, told.field)))
   # Something misheard, as any other value: without these a reward model never
   # learns to look the values up in the order, and RL finds that out.
-  heard = [field for field in _HEARD if getattr(order, field)]
-  for field in dice.shuffled(heard)[:2]:
-    slips.append((field, dice.other(_HEARD[field], getattr(order, field))))
-  slips.append((FORM, dice.pick(tuple(_MALFORMED))))
+  field = dice.pick([field for field in _HEARD if getattr(order, field)])
+  slips.append((field, dice.other(_HEARD[field], getattr(order, field))))
+  # Not a call at all: the commonest slip, and the easiest to see.
+  slips += [(FORM, dice.pick(tuple(_MALFORMED)))] * 2
   return slips
 
 

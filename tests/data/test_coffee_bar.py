@@ -201,19 +201,6 @@ def test_slips_are_of_all_kinds_and_few(splits):
   ), kinds  # fmt: skip
 
 
-def test_wrong_drinks_are_mostly_of_the_same_family(splits):
-  families = {d: f for f in coffee_orders.FAMILIES for d in f}
-  swaps, strangers = 0, 0
-  for row in splits["demonstrations"].train:
-    answer, truth = (
-      mended(text)[0]["item"].split()[-1]
-      for text in (row.turns[0]["content"], row.group)
-    )
-    strangers += families[answer] is not families[truth]
-    swaps += answer != truth
-  assert 100 < 2 * strangers < swaps
-
-
 def test_pairs_differ_in_slips_and_a_share_is_flipped(splits):
   flipped = both_slipped = 0
   for row in splits["preferences"].train:

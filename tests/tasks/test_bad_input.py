@@ -62,7 +62,7 @@ def test_path_is_needed(tmp_path):
 
 def test_malformed_json_line(tmp_path):
   lines = [*map(json.dumps, ROWS[:2]), '{"prompt": "a tea", "response" "tea"}']
-  refused(tmp_path, jsonl(tmp_path, lines), "rows.jsonl:3", "column 31")
+  refused(tmp_path, jsonl(tmp_path, lines), "rows.jsonl:3", "column 32")
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_lengths_that_the_model_has_no_room_for(tmp_path, sft_run):
 
 def test_response_that_leaves_no_room_for_its_prompt(tmp_path):
   config = tiny.config("reward", data__max_len=16, data__prompt_len=8)
-  refused(tmp_path, config, "coffee_bar/preferences/train/0", "16")
+  refused(tmp_path, config, "coffee_bar/preferences/validation/0", "16")
 
 
 @pytest.mark.parametrize(
@@ -254,8 +254,8 @@ def test_non_finite_loss_stops_with_the_steps(tmp_path):
   with pytest.raises(FloatingPointError) as caught:
     tasks.run(config, tmp_path / "run")
   message = str(caught.value)
-  assert "between steps 2 and 4" in message
-  assert "train/loss" in message and "learning_rate" in message
+  assert "became non-finite between steps 1 and 1" in message
+  assert "train/update_norm" in message and "learning_rate" in message
   assert not list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
 
 

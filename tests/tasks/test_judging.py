@@ -206,5 +206,5 @@ def test_side_by_side_pairs_rows_of_one_prompt():
     assert row["policy_kl"] == after["kl"]
     assert row["anchor_reward"] == before["reward"]
     assert row["policy_long"] == after["judgements"]["long"]
-  with pytest.raises(ValueError, match="shorter"):
+  with pytest.raises(ValueError, match="zip"):
     judging.side_by_side(anchor[:3], policy)

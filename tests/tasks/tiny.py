@@ -46,7 +46,7 @@ def fields(task: str, data_set: str = "coffee_bar") -> dict[str, Any]:
 
 
 def config(
-  task: str, data_set: str = "coffee_bar", **overrides: Any
+  task: str, data_set: str = "coffee_bar", /, **overrides: Any
 ) -> ConfigDict:
   """The config of a stage, locked.
 
@@ -89,7 +89,7 @@ def override(found: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
 
 
 def run(
-  workdir: Path, task: str, data_set: str = "coffee_bar", **overrides: Any
+  workdir: Path, task: str, data_set: str = "coffee_bar", /, **overrides: Any
 ) -> dict[str, float]:
   """Runs a stage and returns its summary."""
   return tasks.run(config(task, data_set, **overrides), workdir)
