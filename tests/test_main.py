@@ -111,16 +111,20 @@ def test_unknown_flag(command, capsys):
   assert "confg" in message
 
 
-def test_workdir_and_config_are_required(monkeypatch, command):
+@pytest.mark.parametrize(
+  "given, missing",
+  [("--config=configs/rl.py", "workdir"), ("--workdir=run", "config")],
+)
+def test_workdir_and_config_are_required(monkeypatch, command, given, missing):
   called = []
   monkeypatch.setattr(
     main.app, "run", lambda fn, flags_parser: called.append(flags_parser)
   )
   main.run()
   assert called == [main.parse]
-  monkeypatch.setattr(sys, "argv", ["main"])
-  with pytest.raises(SystemExit, match=r"error: .*config"):
-    main.parse(["main", "--config=configs/rl.py"])
+  monkeypatch.setattr(sys, "argv", ["main", given])
+  with pytest.raises(SystemExit, match=f"error: flag --{missing}="):
+    main.parse(["main", given])
 
 
 @pytest.fixture

@@ -89,12 +89,18 @@ def measure(params, prompts, lengths, responses, mask):
   )
 
 
-@functools.partial(jax.jit, static_argnames="max_targets")
 def target_scores(params, tokens, lengths, target_mask, *, max_targets):
   sequence = roles.right_padded(tokens, lengths)
-  return roles.target_logprobs(
-    BACKBONE, params, sequence, target_mask, max_targets=max_targets
+  return jax.device_get(
+    target_logprobs(
+      BACKBONE, params, sequence, target_mask, max_targets=max_targets
+    )
   )
+
+
+target_logprobs = jax.jit(
+  roles.target_logprobs, static_argnums=0, static_argnames="max_targets"
+)
 
 
 @jax.jit
@@ -227,7 +233,7 @@ def test_a_value_does_not_see_its_action():
   for t in range(RESPONSE_LEN):
     other = responses.copy()
     other[0, t] = (other[0, t] + 1) % toys.VOCAB
-    _, changed = measure(PARAMS, prompts, lengths, other, mask)
+    _, changed = jax.device_get(measure(PARAMS, prompts, lengths, other, mask))
     np.testing.assert_array_equal(changed[0, : t + 1], values[0, : t + 1])
     if t + 1 < RESPONSE_LEN:
       assert changed[0, t + 1] != values[0, t + 1]

@@ -42,29 +42,31 @@ def sampled():
   return prompts, lengths, responses, mask
 
 
-@functools.cache
-def logprobs_fn():
-  return jax.jit(rollout.make_logprobs(BACKBONE, temperature=TEMPERATURE))
+MEASURE = jax.jit(rollout.make_logprobs(BACKBONE, temperature=TEMPERATURE))
+
+
+def measure(*args):
+  return jax.device_get(MEASURE(*args))
 
 
 def test_equal_policy_and_anchor_have_equal_bits():
   """So that the KL at step 0 is exactly 0, not about 0."""
   policy, _, base = trees()
   anchor = jax.tree.map(jnp.array, policy)
-  one, one_entropy = logprobs_fn()(policy, base, *sampled())
-  two, two_entropy = logprobs_fn()(anchor, base, *sampled())
+  one, one_entropy = measure(policy, base, *sampled())
+  two, two_entropy = measure(anchor, base, *sampled())
   np.testing.assert_array_equal(one, two)
   np.testing.assert_array_equal(one_entropy, two_entropy)
   assert np.all(np.asarray(one - two) == 0.0)
-  assert one.dtype == one_entropy.dtype == jnp.float32
-  moved, _ = logprobs_fn()(toys.perturbed(policy), base, *sampled())
+  assert one.dtype == one_entropy.dtype == np.float32
+  moved, _ = measure(toys.perturbed(policy), base, *sampled())
   assert np.abs(one - moved).max() > 0.1
 
 
 def test_masked_entries_are_zero_and_others_are_not():
   policy, _, base = trees()
   mask = sampled()[3]
-  logprobs, entropy = logprobs_fn()(policy, base, *sampled())
+  logprobs, entropy = measure(policy, base, *sampled())
   assert not np.any(logprobs[~mask]) and not np.any(entropy[~mask])
   assert np.all(logprobs[mask] < 0) and np.all(entropy[mask] > 0)
   assert np.all(entropy[mask] <= np.log(toys.VOCAB) + 1e-5)
@@ -75,8 +77,8 @@ def test_logprobs_do_not_depend_on_what_follows_the_response():
   prompts, lengths, responses, mask = sampled()
   other = np.where(mask, responses, 7)
   assert not np.array_equal(other, responses)
-  plain = logprobs_fn()(policy, base, *sampled())
-  again = logprobs_fn()(policy, base, prompts, lengths, other, mask)
+  plain = measure(policy, base, *sampled())
+  again = measure(policy, base, prompts, lengths, other, mask)
   np.testing.assert_array_equal(again[0], plain[0])
   np.testing.assert_array_equal(again[1], plain[1])
 
@@ -121,7 +123,7 @@ def test_penalise_unstopped_by_hand():
 
 def rollout_record():
   policy, reward, base = trees()
-  logprobs, _ = logprobs_fn()(policy, base, *sampled())
+  logprobs, _ = measure(policy, base, *sampled())
   prompts, lengths, responses, mask = sampled()
   return (
     rollout.Rollout(
@@ -148,18 +150,9 @@ def reinforce():
   )
 
 
-def test_on_policy_ratio_is_one():
-  """The loss recomputes what `make_logprobs` measured."""
-  record, trainable, base = rollout_record()
-  sums = jax.jit(reinforce())(trainable, base, record, None)
-  total, count = sums["ratio"]
-  assert count == sampled()[3].sum()
-  np.testing.assert_allclose(total / count, 1.0, rtol=0, atol=2e-6)
-
-
 @pytest.mark.slow
 def test_on_policy_ratio_is_one_in_the_training_step():
-  """And no frozen leaf, no leaf of another role, is in the update."""
+  """The loss recomputes what `make_logprobs` measured; after it, no more."""
   record, trainable, base = rollout_record()
   optimizer = optax.sgd(0.1)
   step = jax.jit(steps.make_train_step(reinforce(), optimizer))

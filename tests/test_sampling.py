@@ -50,7 +50,7 @@ def continue_slowly(name, params, prompt, pick, stop_ids):
 
 def check(samples, expected, stop_ids, pad_id):
   """Responses, masks and flags against the lists of a slow loop."""
-  assert samples.tokens.dtype == jnp.int32
+  assert samples.tokens.dtype == np.int32
   assert samples.mask.dtype == samples.stopped.dtype == bool
   for row, response in enumerate(expected):
     count = len(response)
@@ -78,7 +78,7 @@ def test_greedy_is_the_repeated_argmax_of_full_passes():
   free = greedy(())
   stop_ids = (free[0][3], free[1][1])
   expected = greedy(stop_ids)
-  assert 1 < len({len(response) for response in expected})
+  assert len({len(response) for response in expected}) > 1
   pad_id = stop_ids[0]
   spec = SamplingSpec(
     response_len=RESPONSE_LEN,
@@ -89,7 +89,7 @@ def test_greedy_is_the_repeated_argmax_of_full_passes():
   )
   sample = jax.jit(sampling.make_sampler(backbone, spec))
   found = sample(params, padded, lengths, np.arange(4), jax.random.key(0))
-  check(found, expected, stop_ids, pad_id)
+  check(jax.device_get(found), expected, stop_ids, pad_id)
 
 
 TEMPERATURE = 1.3
@@ -142,13 +142,14 @@ def draw(row_ids, order=None, params=None, key=0):
   sample, default, _, _ = drawing()
   padded, lengths, _ = prompts()
   order = list(range(4)) if order is None else order
-  return sample(
+  found = sample(
     default if params is None else params,
     padded[order],
     lengths[order],
     np.asarray(row_ids, np.int32),
     jax.random.key(key),
   )
+  return jax.device_get(found)
 
 
 def test_samples_are_draws_from_the_logits_of_full_passes():
@@ -163,8 +164,8 @@ def test_a_response_depends_on_key_and_row_id_alone():
   plain = draw([0, 1, 2, 3])
   order = [2, 0, 3, 1]
   shuffled = draw(order, order=order)
-  np.testing.assert_array_equal(shuffled.tokens, plain.tokens[jnp.array(order)])
-  np.testing.assert_array_equal(shuffled.mask, plain.mask[jnp.array(order)])
+  np.testing.assert_array_equal(shuffled.tokens, plain.tokens[order])
+  np.testing.assert_array_equal(shuffled.mask, plain.mask[order])
   # Other rows beside it, in a batch of another size.
   alone = draw([2, 9], order=[2, 1])
   np.testing.assert_array_equal(alone.tokens[0], plain.tokens[2])
@@ -207,9 +208,10 @@ def test_scoring_agrees_with_sampling():
   padded, lengths, rows = prompts()
   found = draw(ROW_IDS)
   adapter, base = params_lib.partition(params, "lora")
-  logprobs, _ = jax.jit(
-    rollout.make_logprobs(backbone, temperature=TEMPERATURE)
-  )(adapter, base, padded, lengths, found.tokens, found.mask)
+  measure = jax.jit(rollout.make_logprobs(backbone, temperature=TEMPERATURE))
+  logprobs, _ = jax.device_get(
+    measure(adapter, base, padded, lengths, found.tokens, found.mask)
+  )
   for row, prompt in enumerate(rows):
     response = found.tokens[row, found.mask[row]]
     ids = np.concatenate([prompt, response])
@@ -284,9 +286,10 @@ def test_frequencies_are_the_distribution(temperature, top_k, top_p):
     np.arange(ROWS, dtype=np.int32),
     jax.random.key(0),
   )
+  found = jax.device_get(found)
   assert np.all(found.mask) and not np.any(found.stopped)
   counts = np.zeros((7, 7))
-  np.add.at(counts, tuple(np.asarray(found.tokens).T), 1)
+  np.add.at(counts, tuple(found.tokens.T), 1)
   expected = ROWS * joint(params, prompt, temperature, top_k, top_p)
   possible = expected > 0
   assert not np.any(counts[~possible])

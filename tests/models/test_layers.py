@@ -1,5 +1,7 @@
 """Parts of a block, each against a formula written out in NumPy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,12 +39,17 @@ def test_rms_norm_is_computed_in_float32():
   np.testing.assert_array_equal(found, jnp.asarray(exact, jnp.bfloat16))
 
 
+@jax.jit
+def turn(x, positions, theta):
+  rotary = layers.rotary_angles(positions, head_dim=8, theta=theta)
+  return layers.rotate(x, rotary)
+
+
 @pytest.mark.parametrize("theta", [10_000.0, 1_000_000.0])
 def test_rotation(rng, theta):
   positions = np.array([[0, 1, 5], [100, 2, 77]], np.int32)
   x = rng.normal(size=(2, 3, 4, 8)).astype(np.float32)
-  rotary = layers.rotary_angles(positions, head_dim=8, theta=theta)
-  found = layers.rotate(x, rotary)
+  found = np.asarray(turn(x, positions, theta))
   expected = np.empty(x.shape)
   for b, t, n in np.ndindex(x.shape[:3]):
     expected[b, t, n] = reference.rope(
@@ -57,9 +64,8 @@ def test_rotated_products_depend_on_the_distance_alone(rng):
 
   def product(query_at, key_at):
     at = np.array([[query_at, key_at]], np.int32)
-    rotary = layers.rotary_angles(at, head_dim=8, theta=100.0)
-    turned = layers.rotate(np.stack([q, k])[None, :, None], rotary)[0, :, 0]
-    return float(turned[0] @ turned[1])
+    turned = np.asarray(turn(np.stack([q, k])[None, :, None], at, 100.0))
+    return float(turned[0, 0, 0] @ turned[0, 1, 0])
 
   np.testing.assert_allclose(product(9, 4), product(25, 20), rtol=1e-4)
   assert abs(product(9, 4) - product(4, 9)) > 0.1
@@ -73,7 +79,8 @@ def test_attend_with_grouped_heads(rng, softcap):
   v = rng.normal(size=(batch, slots, shared, width)).astype(np.float32)
   mask = rng.random((batch, time, slots)) < 0.6
   mask[..., 0] = True
-  found = layers.attend(q, k, v, mask, scale=0.7, softcap=softcap)
+  run = jax.jit(functools.partial(layers.attend, scale=0.7, softcap=softcap))
+  found = run(q, k, v, mask)
   expected = np.empty((batch, time, heads_, width))
   for b, t, n in np.ndindex(batch, time, heads_):
     seen = np.flatnonzero(mask[b, t])
@@ -93,7 +100,8 @@ def test_a_query_that_sees_nothing_is_finite_and_keeps_gradients_finite(rng):
     out = layers.attend(q, k, v, mask, scale=1.0, softcap=None)
     return jnp.sum(out**2)
 
-  value, grads = jax.value_and_grad(total, argnums=(0, 1, 2))(q, k, v)
+  run = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))
+  value, grads = run(q, k, v)
   assert np.isfinite(value)
   assert all(np.all(np.isfinite(g)) for g in grads)
 
@@ -105,7 +113,8 @@ def test_gated_mlp(rng, name):
   leaves = reference.layer_of(leaves, 1)
   x = 2.0 * rng.normal(size=(1, 3, cfg.width)).astype(np.float32)
   module = layers.GatedMLP(cfg, toys.NO_LORA)
-  found = module.apply({"params": leaves}, x, deterministic=True)
+  run = jax.jit(functools.partial(module.apply, deterministic=True))
+  found = run({"params": leaves}, x)
   expected = reference.mlp(
     cfg, reference.float64(leaves), np.float64(x[0]), lora_scale=None
   )

@@ -82,7 +82,7 @@ A, B, C, D = (
 def test_forward_equals_numpy(name):
   cfg, params, forward = model(name)
   arrays = layout([[(0, A)], [(0, B)], [(5, B)], [(0, C), (6, D)]])
-  hidden, logits = forward(params, *arrays)
+  hidden, logits = jax.device_get(forward(params, *arrays))
   for row, start, ids in (
     (0, 0, A),
     (1, 0, B),
@@ -219,7 +219,7 @@ def test_cached_decoding_equals_one_full_pass(name):
   full = states(name, layout([*rows, []]))[:3]
   arrays = layout(rows)
   run = jax.jit(functools.partial(decode, cfg), static_argnames="prompt")
-  hidden, cache = run(params, arrays, prompt=7)
+  hidden, cache = jax.device_get(run(params, arrays, prompt=7))
   real = arrays[2] > 0
   np.testing.assert_allclose(hidden[real], full[real], **REASSOCIATED)
   assert cache.length == TIME
@@ -334,9 +334,10 @@ def test_new_base():
   """float32, layers that differ, states and logits of a sensible size."""
   cfg = toys.config("llama_tiny", width=64, num_layers=3)
   base = jax.jit(roles.init_base, static_argnums=1)(jax.random.key(0), cfg)
+  base = jax.device_get(base)
   leaves = params_lib.flatten(base)
   for path, leaf in leaves.items():
-    assert leaf.dtype == jnp.float32
+    assert leaf.dtype == np.float32
     if path.endswith("kernel"):
       assert not np.array_equal(leaf[0], leaf[1]), path
       fan_in = leaf.shape[1]
