@@ -19,14 +19,12 @@ def get_config(arg=None):
   config.reward = {"init": "", "checkpoint": "best"}
   config.loss = "pointwise" if name.startswith("taskmaster") else "pairwise"
   config.optimizer = common.optimizer(learning_rate=2e-3, warmup_steps=20)
-  config.steps = 400
+  config.steps = 600
   config.batch_size = 32
-  config.eval_every = 100
+  config.eval_every = 150
   config.log_every = 10
   config.eval = common.evaluation(rows=0)
   config.report_checkpoint = "best"
-  if name == "coffee_bar":
-    config.data.options.size = 13_000
   if name.startswith("taskmaster"):
     config.optimizer.learning_rate = 1e-3
     config.lora.dropout = 0.1

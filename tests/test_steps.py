@@ -386,7 +386,7 @@ def test_update_is_the_gradient_of_the_mean(name):
   assert state.step == 1
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ["sft", "pairwise", "rl"])
 def test_microbatches_change_nothing(name):
   """Rows count differently in each part (masks), and still: 1e-4 of a move.
 
@@ -591,9 +591,7 @@ def test_temperature_divides_the_logits():
 # Meshes and full tuning.
 
 
-@pytest.mark.parametrize(
-  "name, shape", [("sft", (2, 2, 2)), ("rl", (8, 1, 1)), ("rl", (2, 2, 2))]
-)
+@pytest.mark.parametrize("name, shape", [("sft", (2, 2, 2)), ("rl", (8, 1, 1))])
 def test_sharded_step_is_the_unsharded_one(name, shape):
   """Eight devices, float reassociation apart: 1e-4 of a leaf's move."""
   loss_fn, trainable, frozen, batch = case(name)

@@ -21,8 +21,7 @@ Counts, one entry per kind, 0 when there was none:
   context and the generation.
 - conflicting: rated turns of which an equal one has the other label (kept).
 - empty_context, empty_response, json_as_text: rated turns without a context,
-  with an empty text, with a JSON object where a text should be (kept: they are
-  real turns that were really rated).
+  with an empty text, with a JSON object for a text (kept: they were rated).
 - greeting_added, id_not_in_context, quantity_moved, menu_left_out: see
   `taskmaster_turns.py`.
 """

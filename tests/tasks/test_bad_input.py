@@ -223,7 +223,7 @@ def test_workdir_of_another_config(tmp_path, sft_run):
 
 def test_workdir_of_another_pipeline(finished):
   before = tiny.tree(finished)
-  with pytest.raises(ValueError, match=r"config\.rl\.beta: 0\.05 -> 0\.1"):
+  with pytest.raises(ValueError, match=r"config\.rl\.beta: [\d.]+ -> 0\.1\n"):
     tasks.run(tiny.pipeline(rl__beta=0.1), finished)
   assert tiny.tree(finished) == before
 

@@ -5,9 +5,13 @@ reward model may stand on the policy's base or be a model of its own.
 """
 
 import json
+import shutil
 
+import jax
+import jax.numpy as jnp
 import pytest
 
+from perl_jax import checkpoint, metrics, params, steps
 from perl_jax.tasks import stage
 from tests.tasks import tiny
 
@@ -35,10 +39,6 @@ def made(tmp_path_factory, sft_run, reward_run):
                   {}),
     "judged_full": ("evaluate", {"policy": "rl_full",
                                  "reward": "reward_full"}, {}),
-    "other_sft": ("sft", {}, {"seed": 1, "eval__rows": 0,
-                              "data__tokenizer": str(sft_run / "tokenizer")}),
-    "other_reward": ("reward", {"reward": "other_sft"}, {}),
-    "own_tokenizer": ("reward", {}, {}),
   }  # fmt: skip
 
   def make(name):
@@ -115,30 +115,47 @@ def test_evaluation_of_full_models(made):
   )
 
 
-def refused(tmp_path, made, reward, *texts):
+def refused(tmp_path, sft_run, reward, *texts):
   workdir = tmp_path / "run"
   with pytest.raises(ValueError) as caught:
-    tiny.run(
-      workdir,
-      "rl",
-      policy__init=str(made("sft")),
-      reward__init=str(made(reward)),
-    )
+    tiny.run(workdir, "rl", policy__init=str(sft_run), reward__init=str(reward))
   for text in texts:
     assert text in str(caught.value)
   assert not workdir.exists()
 
 
-def test_reward_model_on_another_base_is_refused(tmp_path, made):
-  mine, theirs = (
-    stage.load(made(name), "best", "policy", "x").fingerprint
-    for name in ("sft", "other_sft")
+def test_reward_model_on_another_base_is_refused(tmp_path, finished, sft_run):
+  """A sound pair of runs beside the policy's, from an SFT that went further."""
+  other = tmp_path / "other"
+  shutil.copytree(finished, other)
+  base = stage.load(other / "sft", "best", "policy", "x").base
+  moved = steps.TrainState(
+    jax.tree.map(lambda x: jnp.asarray(x) * 1.01, base), (), jnp.int32(9)
   )
+  with checkpoint.Checkpointer(other / "sft", metric="m", mode="min") as saver:
+    saver.save(9, moved, {}, {"m": -1.0})
+  theirs = params.fingerprint(moved.trainable)
+  described = model_of(other / "reward")
+  mine = described["fingerprint"]
+  metrics.write_json(
+    other / "reward" / "model.json", described | {"fingerprint": theirs}
+  )
+  assert stage.load(other / "reward", "best", "reward", "x").adapter
   refused(
-    tmp_path, made, "other_reward", "config.reward.init=", mine[:12],
+    tmp_path, sft_run, other / "reward", "config.reward.init=", mine[:12],
     theirs[:12], "Train the reward model from the policy's start",
   )  # fmt: skip
 
 
-def test_reward_model_with_another_tokenizer_is_refused(tmp_path, made):
-  refused(tmp_path, made, "own_tokenizer", "different tokenizers", "same start")
+def test_reward_model_with_another_tokenizer_is_refused(
+  tmp_path, finished, sft_run
+):
+  other = tmp_path / "other"
+  shutil.copytree(finished, other)
+  path = other / "reward" / "tokenizer" / "tokenizer.json"
+  vocabulary = json.loads(path.read_text())
+  vocabulary["model"]["merges"].pop()
+  path.write_text(json.dumps(vocabulary))
+  refused(
+    tmp_path, sft_run, other / "reward", "different tokenizers", "same start"
+  )

@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
+from perl_jax import sharding
 from perl_jax.tasks.compiled import Compiled
 
 
@@ -45,11 +47,35 @@ def test_donates_what_it_is_told():
   assert state.is_deleted() and not x.is_deleted()
 
 
+def test_state_comes_back_as_it_was_laid_out():
+  """Else the second call would be refused, or compiled anew."""
+  mesh = sharding.make_mesh(data=4, fsdp=2, tensor=1)
+  spread = NamedSharding(mesh, PartitionSpec("fsdp"))
+  whole = NamedSharding(mesh, PartitionSpec())
+  with jax.set_mesh(mesh):
+    state = {
+      "kernel": jax.device_put(np.ones((8, 8), np.float32), spread),
+      "scale": jax.device_put(np.ones(8, np.float32), whole),
+    }
+
+    def step(state, x):
+      # What follows from a sharded operand is sharded like it.
+      scale = state["scale"] + state["kernel"].sum(axis=1)
+      return {"kernel": state["kernel"] * x, "scale": scale}, scale.sum()
+
+    compiled = Compiled(step, name="step", donate=(0,))
+    for _ in range(3):
+      state, total = compiled(state, jnp.float32(2.0))
+  assert compiled.traces == 1
+  assert state["kernel"].sharding == spread and state["scale"].sharding == whole
+  assert float(total) == 8 * (1 + 8 * (1 + 2 + 4))
+
+
 def test_peak_counts_arguments_outputs_and_temporaries_less_donated():
   """1,000 float32 in, as many out, and a product of 1,000 x 1,000 between."""
 
   def through(x):
-    return jnp.sin(jnp.outer(x, x)).sum(axis=0)
+    return jnp.sin(jnp.outer(x, x)).sum(axis=0), x[0]
 
   kept = Compiled(through, name="kept")
   kept(jnp.ones(1000))

@@ -234,7 +234,6 @@ def test_one_step_moves_the_adapters_and_not_the_base(
     reward__init=str(reward_run),
     value__init="reward",
     steps=1,
-    optimizer__learning_rate=0.1,
   )
   assert len(placed) == 1, "one base for four roles"
   expected = stage.load(sft_run, "best", "policy", "policy.init").fingerprint
@@ -245,3 +244,31 @@ def test_one_step_moves_the_adapters_and_not_the_base(
   for path, leaf in params.flatten(reward.adapter).items():
     assert np.any(moved[path] != leaf), path
   assert lines_with(workdir, "train/value")[1]["train/value"] != 0.0
+
+
+@pytest.mark.slow
+def test_eight_devices_run_the_same_iterations(
+  tmp_path, rl_run, sft_run, reward_run
+):
+  """Data and parameters spread over a mesh: same rollouts, same metrics.
+
+  Up to float reassociation, which may not change a token that was drawn.
+  """
+  tiny.run(
+    tmp_path / "run",
+    "rl",
+    policy__init=str(sft_run),
+    reward__init=str(reward_run),
+    mesh__data=4,
+    mesh__fsdp=2,
+  )
+  assert tiny.summary(tmp_path / "run")["kl_at_step_0"] == 0.0
+  texts = [
+    [(row["anchor"], row["policy"]) for row in tiny.lines(run, "samples.jsonl")]
+    for run in (tmp_path / "run", rl_run)
+  ]
+  assert texts[0] == texts[1]
+  found, expected = tiny.lines(tmp_path / "run"), tiny.lines(rl_run)
+  for mine, theirs in zip(found, expected, strict=True):
+    for key, value in mine.items():
+      assert value == pytest.approx(theirs[key], rel=1e-3, abs=1e-4), key
