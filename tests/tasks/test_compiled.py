@@ -71,19 +71,22 @@ def test_state_comes_back_as_it_was_laid_out():
   assert float(total) == 8 * (1 + 8 * (1 + 2 + 4))
 
 
-def test_peak_counts_arguments_outputs_and_temporaries_less_donated():
-  """1,000 float32 in, as many out, and a product of 1,000 x 1,000 between."""
+def test_peak_counts_what_is_donated_once():
+  """1,000 float32 that are updated in place, or in a second array."""
 
-  def through(x):
-    return jnp.sin(jnp.outer(x, x)).sum(axis=0), x[0]
+  def step(x):
+    return x * 2.0 + 1.0, jnp.zeros(())
 
-  kept = Compiled(through, name="kept")
+  kept, donated = (
+    Compiled(step, name="step", donate=donate) for donate in ((), (0,))
+  )
   kept(jnp.ones(1000))
-  assert kept.peak_bytes >= 8_000
-  donated = Compiled(through, name="donated", donate=(0,))
   donated(jnp.ones(1000))
-  if donated.peak_bytes:  # a compiler may not say
-    assert kept.peak_bytes - donated.peak_bytes == 4_000
+  assert kept.peak_bytes >= 8_000
+  assert kept.peak_bytes - donated.peak_bytes == 4_000
+
+
+def test_peak_is_that_of_the_largest_shape():
   big = Compiled(lambda x: x + 1, name="big")
   big(jnp.ones(10))
   small = big.peak_bytes
