@@ -8,6 +8,13 @@ from perl_jax import tasks
 from tests.tasks import tiny
 
 
+def pytest_collection_modifyitems(items):
+  """Whoever looks at the pipeline's run may be the one who waits for it."""
+  for item in items:
+    if "finished" in getattr(item, "fixturenames", ()):
+      item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="package", autouse=True)
 def compiled_once(tmp_path_factory):
   """Keeps executables between runs: a resumed run compiles what it did before.
