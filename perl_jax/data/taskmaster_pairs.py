@@ -8,18 +8,25 @@ Reference: preference model pre-training, Askell et al. 2021, arXiv:2112.00861,
 section 4.
 """
 
+import json
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from perl_jax.data import records
 from perl_jax.data.taskmaster import parse_call
 
-# Where the rejected turn is from, in equal parts:
+# What the rejected turn is, in equal parts:
 #   step: another turn of the same dialog (right order, wrong moment)
-#   arguments: a turn of another dialog that calls the same API, or also talks
-#   other: any turn of another dialog
-WAYS = ("step", "arguments", "other")
+#   arguments: a turn of another dialog that calls the same API
+#   edit: the chosen call with one argument swapped, added to or shortened
+# Nothing easier: a turn of any kind from anywhere is soon told apart, and
+# teaches little about whether a call asks for what the user asked for. For a
+# text, and where the others find nothing, it is a step: of two texts for the
+# same moment neither is wrong.
+WAYS = ("step", "arguments", "edit")
+_OR = " OR "  # between the terms of a query
 
 
 def weak_preferences(
@@ -50,12 +57,14 @@ def _pairs(
   pairs_per_turn: int,
   counts: dict[str, int],
 ) -> Iterator[records.Preference]:
-  everywhere: list[str] = []
   alike: dict[str, list[str]] = {}
+  seen: dict[tuple[str, str], list[Any]] = {}
   for dialog in dialogs:
     for turn in _agent_turns(dialog):
-      everywhere.append(turn)
       alike.setdefault(_kind(turn), []).append(turn)
+      for api, arguments in (parse_call(turn) or {}).items():
+        for key, value in arguments.items():
+          seen.setdefault((api, key), []).extend(_parts(value))
   for dialog in dialogs:
     own = _agent_turns(dialog)
     for at, message in enumerate(dialog.turns):
@@ -64,12 +73,13 @@ def _pairs(
       chosen = message["content"]
       for number in range(pairs_per_turn):
         way = WAYS[int(rng.integers(len(WAYS)))]
-        pool = {
-          "step": own,
-          "arguments": alike[_kind(chosen)],
-          "other": everywhere,
-        }[way]
-        rejected = _other_than(chosen, pool, rng)
+        rejected = None
+        if way == "edit":
+          rejected = _edited(chosen, seen, rng)
+        elif way == "arguments" and _kind(chosen):
+          rejected = _other_than(chosen, alike[_kind(chosen)], rng)
+        if rejected is None:
+          rejected = _other_than(chosen, own, rng)
         if rejected is None:
           counts["without_rejected"] += 1
           continue
@@ -81,6 +91,56 @@ def _pairs(
           chosen=chosen,
           rejected=rejected,
         )
+
+
+def _parts(value: Any) -> list[Any]:
+  """Entries of a list, terms of a query, or the value itself."""
+  if isinstance(value, list):
+    return value
+  return value.split(_OR) if isinstance(value, str) else [value]
+
+
+def _whole(parts: list[Any], like: Any) -> Any:
+  """Inverse of `_parts`, for a value of the same kind as `like`."""
+  if isinstance(like, list):
+    return parts
+  return _OR.join(parts) if isinstance(like, str) else parts[0]
+
+
+def _edited(
+  turn: str,
+  seen: dict[tuple[str, str], list[Any]],
+  rng: np.random.Generator,
+  tries: int = 16,
+) -> str | None:
+  """The call with one argument changed; None if there is none to change.
+
+  One part of the argument is replaced by, or gets beside it, a part that the
+  same argument has in other dialogs; or, of several, it is left out.
+  """
+  call = parse_call(turn)
+  api, arguments = next(iter(call.items())) if call else ("", {})
+  for _ in range(tries if arguments else 0):
+    key = sorted(arguments)[int(rng.integers(len(arguments)))]
+    value = arguments[key]
+    parts, pool = list(_parts(value)), seen[api, key]
+    several = isinstance(value, list) or (key == "query" and len(parts) > 0)
+    how = ("swap", "add", "drop")[int(rng.integers(3))] if several else "swap"
+    other = pool[int(rng.integers(len(pool)))] if pool else None
+    at = int(rng.integers(len(parts))) if parts else 0
+    if how == "drop" and len(parts) > 1:
+      del parts[at]
+    elif other is None or other in parts:
+      continue
+    elif how == "add":
+      parts.append(other)
+    elif parts:
+      parts[at] = other
+    changed = arguments | {key: _whole(parts, value)}
+    found = json.dumps({api: changed}, ensure_ascii=False)
+    if found != turn:
+      return found
+  return None
 
 
 def _agent_turns(dialog: records.Demonstration) -> list[str]:

@@ -1,5 +1,7 @@
 """Weak preferences: who is chosen, where the rejected turn comes from."""
 
+import json
+
 import pytest
 
 from perl_jax.data import records, taskmaster_pairs
@@ -51,20 +53,62 @@ def test_a_rejected_turn_is_from_the_same_side(splits):
   found = taskmaster_pairs.weak_preferences(splits, seed=0)
   for side in ("train", "validation"):
     own = {m["content"] for d in getattr(splits, side) for m in d.turns}
-    assert all(row.rejected in own for row in getattr(found, side))
+    words = {word.strip('"{}') for text in own for word in text.split()} | {
+      "OR"
+    }
+    for row in getattr(found, side):
+      edited = row.rejected not in own
+      assert not edited or row.chosen.startswith("{")
+      assert {w.strip('"{}') for w in row.rejected.split()} <= words
 
 
 def test_every_way_of_being_wrong_occurs(splits):
   found = taskmaster_pairs.weak_preferences(splits, seed=0).train
   own = {d.id: {m["content"] for m in d.turns} for d in splits.train}
-  same_dialog = sum(r.rejected in own[r.id.split("#")[0]] for r in found)
-  same_kind = sum(
-    r.rejected not in own[r.id.split("#")[0]]
-    and r.rejected.startswith("{") == r.chosen.startswith("{")
-    for r in found
+  calls = [row for row in found if row.chosen.startswith("{")]
+  step = sum(r.rejected in own[r.id.split("#")[0]] for r in calls)
+  two_terms = sum(" OR " in r.rejected for r in calls)
+  other_call = len(calls) - step - two_terms
+  assert len(calls) == 40
+  assert step > 6 and two_terms > 2 and other_call > 12
+  # Of two texts for the same moment neither is wrong: another moment's turn.
+  texts = [row for row in found if row not in calls]
+  assert all(row.rejected.startswith("{") for row in texts)
+
+
+BEVERAGES = {
+  "menu_item_id": "latte",
+  "attributes": [
+    {"id": "milk", "option": "oat"},
+    {"id": "shots", "option": "2"},
+  ],
+}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_an_edit_changes_one_argument_and_stays_a_call(seed):
+  other = {
+    "menu_item_id": "mocha",
+    "attributes": [{"id": "milk", "option": "whole"}],
+  }
+  sides = [
+    dialog(
+      n, [("user", "one please"), ("assistant", json.dumps({"add": call}))]
+    )
+    for n, call in enumerate((BEVERAGES, other, BEVERAGES))
+  ]
+  found = taskmaster_pairs.weak_preferences(
+    records.Splits(sides, [], {}), seed=seed, pairs_per_turn=8
   )
-  other_kind = len(found) - same_dialog - same_kind
-  assert same_dialog > 12 and same_kind > 24 and other_kind > 4
+  calls = [json.dumps({"add": call}) for call in (BEVERAGES, other)]
+  edits = [row for row in found.train if row.rejected not in calls]
+  assert edits
+  for row in edits:
+    before, after = (json.loads(x)["add"] for x in (row.chosen, row.rejected))
+    assert before.keys() == after.keys()
+    assert sum(before[key] != after[key] for key in before) == 1
+    sizes = [len(call["attributes"]) for call in (before, after)]
+    assert after["attributes"] and abs(sizes[0] - sizes[1]) <= 1
 
 
 def test_the_seed_decides_and_nothing_else(splits):
