@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from perl_jax import params as params_lib
 from perl_jax import roles
 from perl_jax.models import transformer
+from perl_jax.objectives import language_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,10 +99,11 @@ def next_token_logits(
   backbone: roles.Backbone, params: params_lib.Params, hidden: jax.Array
 ) -> jax.Array:
   """Logits `[B, V]` float32 of the token that follows hidden `[B, D]`."""
-  kernel = roles.head_kernel(backbone.config, params).astype(hidden.dtype)
-  logits = jnp.dot(hidden, kernel, preferred_element_type=jnp.float32)
-  cap = backbone.config.final_softcap
-  return logits if cap is None else cap * jnp.tanh(logits / cap)
+  return language_model.head_logits(
+    hidden,
+    roles.head_kernel(backbone.config, params).astype(hidden.dtype),
+    softcap=backbone.config.final_softcap,
+  )
 
 
 def make_sampler(

@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import inspect
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from perl_jax.data import (
@@ -172,6 +172,8 @@ def load(
       counts=counts,
       assigned=splits.assign_folds(groups, folds=folds, seed=seed),
     )
+    if name == "taskmaster_coffee" and kind != "labelled":
+      loaded = _without_rated(loaded, set(groups))
     if name == "taskmaster_coffee" and kind == "preferences":
       loaded = taskmaster_pairs.weak_preferences(loaded, seed=seed)
   return _limited(loaded, limit)
@@ -222,6 +224,17 @@ def _nearest(name: str, names: Sequence[str] | Mapping[str, Any]) -> str:
   return f" Did you mean {near[0]!r}?" if near else ""
 
 
+def _without_rated(loaded: Splits, rated: Collection[str]) -> Splits:
+  """Leaves dialogs that begin like a rated one out of the training set.
+
+  What is trained on dialogs has then seen nothing of the rated turns of any
+  fold, and one anchor serves the reward models of all.
+  """
+  train = [row for row in loaded.train if row.group not in rated]
+  counts = loaded.counts | {"begin_as_rated": len(loaded.train) - len(train)}
+  return Splits(train, loaded.validation, counts)
+
+
 def _limited(loaded: Splits, limit: int) -> Splits:
   over = len(loaded.train) - limit
   if not limit or over <= 0:
@@ -239,7 +252,8 @@ def _read_taskmaster(
   name: str, kind: str, data_dir: str, cache_dir: str
 ) -> _Rows:
   # The folds are those of the rated turns, so that a reward model is measured
-  # on the same rows whatever the other stages read. Dialogs follow them.
+  # on the same rows whatever the other stages read. Dialogs follow them, see
+  # `_without_rated` too.
   reward = _upstream(name, "reward", data_dir, cache_dir)
   labelled, counts = taskmaster.reward_labelled(reward, name)
   groups = [row.group for row in labelled]

@@ -31,7 +31,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from perl_jax.data import splits, taskmaster_turns
+from perl_jax.data import splits, taskmaster_turns, taskmaster_utterances
 from perl_jax.data.records import Demonstration, Labelled, Message, Prompt
 
 # The API names of all calls upstream. In coffee the empty name marks an
@@ -254,7 +254,7 @@ def _dialog_messages(
 ) -> tuple[Message, ...]:
   """Returns messages up to the last agent turn; () if JSON cannot be mended."""
   try:
-    turns = taskmaster_turns.dialog_turns(utterances, counts)
+    turns = taskmaster_utterances.dialog_turns(utterances, counts)
     messages = taskmaster_turns.coffee_messages(turns, counts)
   except (KeyError, TypeError, AttributeError) as error:
     raise _malformed(name, number, error) from error

@@ -36,6 +36,10 @@ What is made equal, for the coffee data (dialogs | rated turns):
 - Attribute ids are lower-cased (`Name` | `name`), and so is the order type
   (`Togo`, `Here` | `togo`, `here`). Other option values keep their case, since
   `Non-Fat Milk` where `Non-fat Milk` is offered was rated down.
+- Users are written as they type: `I'd like a Mocha.` | `i'd like a mocha` (4 %
+  of the turns of dialogs are all lower case, 51 % of those before rated turns).
+  User turns are lower-cased here, without the punctuation at their end; what
+  the agent takes from them into a `query` or into `notes` is lower-cased too.
 
 Ticketing has one dialect; only the JSON text is made canonical.
 """
@@ -54,6 +58,7 @@ COFFEE_GREETING = (
   " other drinks ahead of time. What can I get for you?"
 )
 
+_SPOKEN = ("query", "notes")
 _REPEATS = ("attribute_name", "menu_item_name")
 _ONE_SIDED = ("default", "addon_type_id", "addon_type_name", "modifier_name")
 _ID_KINDS = {
@@ -65,9 +70,6 @@ _ID_KINDS = {
 _OPAQUE = re.compile(r"[0-9a-f]{32}|\d{5}")
 _ID_IN_TEXT = re.compile(r"[0-9a-f]{32}|[a-z]+(?:-[a-z]+)*-\d{3,4}")
 _CARD = re.compile(r"(\w+)[ -]of[ -](\w+)", re.IGNORECASE)
-# `""mocha-5427""`: after the start of a value, or before the end of one.
-_DOUBLED_OPEN = re.compile(r'([:,\[{]\s*)""(?=[^\s,\]}:])')
-_DOUBLED_CLOSE = re.compile(r'(?<=[^\s:,\[{])""(?=\s*[,\]}])')
 
 
 def canonical_json(value: Any) -> str:
@@ -100,61 +102,6 @@ def _sorted_sets(value: Any, key: str = "") -> Any:
   return value
 
 
-def parse_value(text: str, counts: Counter) -> Any:
-  """Parses the JSON text of an annotation, mending doubled quotes and tabs.
-
-  Raises:
-    json.JSONDecodeError: It is not valid JSON even then.
-  """
-  try:
-    return json.loads(text)
-  except json.JSONDecodeError:
-    mended = _DOUBLED_OPEN.sub(r'\1"', text)
-    mended = _DOUBLED_CLOSE.sub('"', mended)
-    # Not strict: a raw tab in a string is taken as it is, and folded later.
-    value = json.loads(mended, strict=False)
-    counts["json_mended"] += 1
-    return value
-
-
-def dialog_turns(
-  utterances: Iterable[Mapping[str, Any]], counts: Counter
-) -> list[dict[str, Any]]:
-  """Unrolls the utterances of a dialog into turns like those of a context.
-
-  The API calls annotated on a user utterance happen after its text, each
-  followed by its response; a call without a request takes no arguments.
-
-  Raises:
-    json.JSONDecodeError: A request or response cannot be mended.
-    ValueError: An annotation has an unknown name, or comes out of order.
-  """
-  turns = []
-  for utterance in utterances:
-    role = "user" if utterance["speaker"] == "user" else "agent"
-    turns.append({"role": role, "text": utterance["text"]})
-    requested = True
-    for annotation in utterance["annotations"]:
-      kind, value = annotation["name"], annotation["value"]
-      last = turns[-1]
-      if kind == "api_call":
-        turns.append({"role": "agent", "api": {value: {}}})
-        requested = False
-      elif kind == "request" and "api" in last:
-        last["api"] = dict.fromkeys(last["api"], parse_value(value, counts))
-        requested = True
-      elif kind == "api_response" and "api" in last:
-        counts["request_missing"] += not requested
-        turns.append({"role": "api", "response": {value: {}}})
-      elif kind == "response" and "response" in last:
-        last["response"] = dict.fromkeys(
-          last["response"], parse_value(value, counts)
-        )
-      else:
-        raise ValueError(f"the annotation {kind!r} is not expected here")
-  return turns
-
-
 def ticketing_messages(
   turns: Iterable[Mapping[str, Any]], counts: Counter
 ) -> list[Message]:
@@ -184,8 +131,10 @@ def coffee_messages(
       messages.append(_message(turn, conversation.request))
     else:
       message = _message(turn, _fold_strings)
-      if message["role"] == "assistant":
-        message["content"] = conversation.text(message["content"])
+      normalise = conversation.text
+      if message["role"] == "user":
+        normalise = _typed
+      message["content"] = normalise(message["content"])
       messages.append(message)
   return messages
 
@@ -293,6 +242,8 @@ class _Coffee:
         entry = string.capwords(entry)
       elif name == "quantity" and isinstance(entry, int):
         entry = str(entry)
+      elif name in _SPOKEN and seen_only:
+        entry = _lower_query(entry)
       elif name in _REPEATS and not seen_only:
         continue
       result[name] = self._walk(entry, name, seen_only)
@@ -337,6 +288,18 @@ def _lower(value: Any) -> Any:
   if isinstance(value, list):
     return [_lower(entry) for entry in value]
   return value.lower() if isinstance(value, str) else value
+
+
+def _lower_query(value: Any) -> Any:
+  """Lower case but for the `OR` between the terms of a query."""
+  if not isinstance(value, str):
+    return value
+  return " OR ".join(term.lower() for term in value.split(" OR "))
+
+
+def _typed(text: str) -> str:
+  """A user's turn in lower case, without punctuation at its end."""
+  return text.lower().rstrip(" .!?,") or text
 
 
 def _card(text: str) -> str:

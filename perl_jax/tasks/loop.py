@@ -6,9 +6,12 @@ is killed anywhere and started again drops what came after its checkpoint,
 writes it anew, and ends with the same bits.
 """
 
+import contextlib
+import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,8 +20,81 @@ from absl import logging
 from perl_jax import checkpoint as checkpoint_lib
 from perl_jax import metrics as metrics_lib
 from perl_jax import steps
+from perl_jax.tasks import setup
 
 Metrics = dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """An open workdir and the state to go on from.
+
+  Attributes:
+    config: Of the stage.
+    state: As given to `open_run`, or restored.
+    resumed: What was restored, if anything.
+    checkpointer: Open.
+    writer: Open; what a resumed run will do again has been dropped.
+  """
+
+  config: setup.Config
+  state: steps.TrainState
+  resumed: checkpoint_lib.Resumed | None
+  checkpointer: checkpoint_lib.Checkpointer
+  writer: metrics_lib.Writer
+
+  def train(
+    self, *, batches: Any, update: Callable, evaluate: Callable
+  ) -> tuple[steps.TrainState, Metrics]:
+    """`run_loop` with the state, writers and counts of this run."""
+    return run_loop(
+      state=self.state,
+      total_steps=self.config.steps,
+      batches=batches,
+      update=update,
+      evaluate=evaluate,
+      checkpointer=self.checkpointer,
+      writer=self.writer,
+      resumed=self.resumed,
+      eval_every=self.config.eval_every,
+      log_every=self.config.log_every,
+      must_change=self.config.optimizer.learning_rate > 0,
+    )
+
+
+@contextlib.contextmanager
+def open_run(
+  config: setup.Config,
+  workdir: Path,
+  state: steps.TrainState,
+  *,
+  name: str,
+  best: tuple[str, str],
+  show: tuple[str, ...],
+) -> Iterator[Run]:
+  """Opens checkpoints and writers, and restores the last state if there is one.
+
+  Args:
+    config: Of the stage.
+    workdir: Of the stage.
+    state: To start from where nothing was saved yet.
+    name: Of the stage.
+    best: (metric, "min" or "max") that the best checkpoint is kept by.
+    show: Metrics on the progress line.
+  """
+  metric, mode = best
+  with checkpoint_lib.Checkpointer(workdir, metric=metric, mode=mode) as saver:
+    resumed = saver.restore(state)
+    state = resumed.state if resumed else state
+    with metrics_lib.Writer(
+      workdir,
+      total_steps=config.steps,
+      name=name,
+      resume_step=int(state.step) + 1 if resumed else 0,
+      show=show,
+      enabled=jax.process_index() == 0,
+    ) as writer:
+      yield Run(config, state, resumed, saver, writer)
 
 
 def run_loop(

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from perl_jax import checkpoint, classification, roles, sharding, steps
+from perl_jax import classification, roles, sharding, steps
 from perl_jax import metrics as metrics_lib
 from perl_jax import params as params_lib
 from perl_jax.data import text as text_lib
@@ -34,7 +34,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
     inputs.require_room(config, start.config.max_len)
     tokenization = text_lib.load_tokenizer(start.tokenizer)
     data = read(config, tokenization)
-    lora = start.lora or setup.lora_spec(config)
+    lora = setup.lora_spec(config)
     trainable, frozen = stage.trainable_of(
       start, lora=lora, tuning=config.tuning, seed=config.seed, head=True
     )
@@ -82,45 +82,31 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       rows = score_rows(score, state.trainable, frozen, data, config.loss, mesh)
       return {f"validation/{k}": v for k, v in quality(rows).items()}
 
-    with checkpoint.Checkpointer(
-      workdir, metric="validation/log_loss", mode="min"
-    ) as saver:
-      resumed = saver.restore(state)
-      state = resumed.state if resumed else state
-      with metrics_lib.Writer(
-        workdir,
-        total_steps=config.steps,
-        name="reward",
-        resume_step=int(state.step) + 1 if resumed else 0,
-        show=("train/loss", "validation/accuracy", "validation/auroc"),
-        enabled=jax.process_index() == 0,
-      ) as writer:
-        state, _ = loop.run_loop(
-          state=state,
-          total_steps=config.steps,
-          batches=data.train,
-          update=update,
-          evaluate=evaluate,
-          checkpointer=saver,
-          writer=writer,
-          resumed=resumed,
-          eval_every=config.eval_every,
-          log_every=config.log_every,
-          must_change=config.optimizer.learning_rate > 0,
-        )
-        reported = state.trainable
-        if config.report_checkpoint == "best":
-          reported = saver.best_trainable(state.trainable)
-        rows = score_rows(score, reported, frozen, data, config.loss, mesh)
-        if jax.process_index() == 0:
-          metrics_lib.write_jsonl(workdir / SCORES, rows)
-        summary |= quality(rows) | {
-          "best_step": saver.best_step,
-          "seconds": time.perf_counter() - started,
-          "seconds_compiling": train_step.compile_seconds,
-          "peak_bytes": train_step.peak_bytes,
-        }
-        writer.summary(summary)
+    with loop.open_run(
+      config,
+      workdir,
+      state,
+      name="reward",
+      best=("validation/log_loss", "min"),
+      show=("train/loss", "validation/accuracy", "validation/auroc"),
+    ) as opened:
+      state, _ = opened.train(
+        batches=data.train, update=update, evaluate=evaluate
+      )
+      saver = opened.checkpointer
+      reported = state.trainable
+      if config.report_checkpoint == "best":
+        reported = saver.best_trainable(state.trainable)
+      rows = score_rows(score, reported, frozen, data, config.loss, mesh)
+      if jax.process_index() == 0:
+        metrics_lib.write_jsonl(workdir / SCORES, rows)
+      summary |= quality(rows) | {
+        "best_step": saver.best_step,
+        "seconds": time.perf_counter() - started,
+        "seconds_compiling": train_step.compile_seconds,
+        "peak_bytes": train_step.peak_bytes,
+      }
+      opened.writer.summary(summary)
   return summary
 
 

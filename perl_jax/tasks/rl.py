@@ -12,16 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from perl_jax import checkpoint, roles, sharding, steps
-from perl_jax import metrics as metrics_lib
 from perl_jax import params as params_lib
+from perl_jax import roles, sharding, steps
 from perl_jax import rollout as rollout_lib
 from perl_jax.data import sources
 from perl_jax.data import text as text_lib
 from perl_jax.tasks import casting, inputs, judging, loop, setup, stage
 from perl_jax.tasks.compiled import Compiled
-
-METRIC, MODE = "validation/reward", "max"
 
 
 def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
@@ -38,7 +35,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
     sampling_spec = casting.sampling_spec(
       config, tokenization, **config.sampling.to_dict()
     )
-    lora = start.lora or setup.lora_spec(config)
+    lora = setup.lora_spec(config)
     policy, frozen = stage.trainable_of(
       start, lora=lora, tuning=config.tuning, seed=config.seed, head=False
     )
@@ -102,11 +99,17 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       donate=(0,),
     )
 
-    with checkpoint.Checkpointer(workdir, metric=METRIC, mode=MODE) as saver:
-      resumed = saver.restore(state)
-      state = resumed.state if resumed else state
+    with loop.open_run(
+      config,
+      workdir,
+      state,
+      name="rl",
+      best=("validation/reward", "max"),
+      show=("rollout/reward", "rollout/kl", "validation/reward"),
+    ) as opened:
+      resumed, writer = opened.resumed, opened.writer
       # A fresh policy is judged as itself, so that the KL proves something.
-      first = judging.Role(state.trainable["policy"], frozen)
+      first = judging.Role(opened.state.trainable["policy"], frozen)
       before, before_rows = judge(anchor if resumed else first, anchor, reward)
       if before["kl"] != 0.0:
         raise ValueError(
@@ -116,45 +119,27 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       iterate = make_iteration(
         config, mesh, engine, learn, anchor, reward, frozen, key, shift
       )
-      with metrics_lib.Writer(
-        workdir,
-        total_steps=config.steps,
-        name="rl",
-        resume_step=int(state.step) + 1 if resumed else 0,
-        show=("rollout/reward", "rollout/kl", "validation/reward"),
-        enabled=jax.process_index() == 0,
-      ) as writer:
-        if not resumed:
-          writer.write(0, {f"validation/{k}": v for k, v in before.items()})
+      if not resumed:
+        writer.write(0, {f"validation/{k}": v for k, v in before.items()})
 
-        def evaluate(state, step):
-          role = judging.Role(state.trainable["policy"], frozen)
-          found, rows = judge(role, anchor, reward)
-          shown = judging.side_by_side(before_rows, rows)
-          writer.samples(step, shown[: config.eval.samples])
-          return {f"validation/{k}": v for k, v in found.items()}
+      def evaluate(state, step):
+        role = judging.Role(state.trainable["policy"], frozen)
+        found, rows = judge(role, anchor, reward)
+        shown = judging.side_by_side(before_rows, rows)
+        writer.samples(step, shown[: config.eval.samples])
+        return {f"validation/{k}": v for k, v in found.items()}
 
-        state, evaluated = loop.run_loop(
-          state=state,
-          total_steps=config.steps,
-          batches=data.train,
-          update=iterate,
-          evaluate=evaluate,
-          checkpointer=saver,
-          writer=writer,
-          resumed=resumed,
-          eval_every=config.eval_every,
-          log_every=config.log_every,
-          must_change=config.optimizer.learning_rate > 0,
-        )
-        summary |= compare(before, evaluated) | {
-          "seconds": time.perf_counter() - started,
-          "seconds_compiling": sum(
-            f.compile_seconds for f in (*engine.compiled, learn)
-          ),
-          "peak_bytes": max(f.peak_bytes for f in (*engine.compiled, learn)),
-        }
-        writer.summary(summary)
+      _, evaluated = opened.train(
+        batches=data.train, update=iterate, evaluate=evaluate
+      )
+      summary |= compare(before, evaluated) | {
+        "seconds": time.perf_counter() - started,
+        "seconds_compiling": sum(
+          f.compile_seconds for f in (*engine.compiled, learn)
+        ),
+        "peak_bytes": max(f.peak_bytes for f in (*engine.compiled, learn)),
+      }
+      writer.summary(summary)
   return summary
 
 

@@ -10,14 +10,11 @@ from pathlib import Path
 import jax
 from absl import logging
 
-from perl_jax import checkpoint, roles, sharding, steps
-from perl_jax import metrics as metrics_lib
+from perl_jax import roles, sharding, steps
 from perl_jax.data import sources
 from perl_jax.data import text as text_lib
 from perl_jax.tasks import casting, inputs, judging, loop, setup, stage
 from perl_jax.tasks.compiled import Compiled
-
-METRIC, MODE = "validation/loss", "min"
 
 
 def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
@@ -40,7 +37,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       temperature=config.eval.temperature,
       greedy=config.eval.greedy,
     )
-    lora = start.lora or setup.lora_spec(config)
+    lora = setup.lora_spec(config)
     trainable, frozen = stage.trainable_of(
       start, lora=lora, tuning=config.tuning, seed=config.seed, head=False
     )
@@ -80,51 +77,38 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       )
       return state, {f"train/{k}": v for k, v in found.items()}
 
-    with checkpoint.Checkpointer(workdir, metric=METRIC, mode=MODE) as saver:
-      resumed = saver.restore(state)
-      state = resumed.state if resumed else state
-      with metrics_lib.Writer(
-        workdir,
-        total_steps=config.steps,
-        name="sft",
-        resume_step=int(state.step) + 1 if resumed else 0,
-        show=("train/loss", "validation/loss", "train/accuracy"),
-        enabled=jax.process_index() == 0,
-      ) as writer:
+    with loop.open_run(
+      config,
+      workdir,
+      state,
+      name="sft",
+      best=("validation/loss", "min"),
+      show=("train/loss", "validation/loss", "train/accuracy"),
+    ) as opened:
 
-        def evaluate(state, step):
-          found = evaluate_loss(
-            eval_step, state.trainable, frozen, data.validation(), mesh
-          )
-          if prompts is not None and step == config.steps:
-            role = judging.Role(state.trainable, frozen)
-            engine = judging.Engine(backbone, sampling_spec, None)
-            judged, samples = judge(
-              config, engine, role, tokenization, prompts, mesh
-            )
-            writer.samples(step, samples)
-            found |= {f"validation/{k}": v for k, v in judged.items()}
-          return found
-
-        _, evaluated = loop.run_loop(
-          state=state,
-          total_steps=config.steps,
-          batches=data.train,
-          update=update,
-          evaluate=evaluate,
-          checkpointer=saver,
-          writer=writer,
-          resumed=resumed,
-          eval_every=config.eval_every,
-          log_every=config.log_every,
-          must_change=config.optimizer.learning_rate > 0,
+      def evaluate(state, step):
+        found = evaluate_loss(
+          eval_step, state.trainable, frozen, data.validation(), mesh
         )
-        summary |= _plain(evaluated) | {
-          "seconds": time.perf_counter() - started,
-          "seconds_compiling": train_step.compile_seconds,
-          "peak_bytes": train_step.peak_bytes,
-        }
-        writer.summary(summary)
+        if prompts is not None and step == config.steps:
+          role = judging.Role(state.trainable, frozen)
+          engine = judging.Engine(backbone, sampling_spec, None)
+          judged, samples = judge(
+            config, engine, role, tokenization, prompts, mesh
+          )
+          opened.writer.samples(step, samples)
+          found |= {f"validation/{k}": v for k, v in judged.items()}
+        return found
+
+      _, evaluated = opened.train(
+        batches=data.train, update=update, evaluate=evaluate
+      )
+      summary |= _plain(evaluated) | {
+        "seconds": time.perf_counter() - started,
+        "seconds_compiling": train_step.compile_seconds,
+        "peak_bytes": train_step.peak_bytes,
+      }
+      opened.writer.summary(summary)
   return summary
 
 

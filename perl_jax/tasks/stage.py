@@ -237,7 +237,7 @@ def trainable_of(
 
   With LoRA: the start's adapter, or a new one. With full tuning: the base, an
   adapter of the start merged into it. The head, where asked for, is the
-  start's or zero.
+  start's or zero. Dropout may differ from the start's: it is no shape.
 
   Raises:
     ValueError: The start has an adapter of another shape than `lora`.
@@ -254,10 +254,11 @@ def trainable_of(
     adapter = jax.jit(roles.init_adapter, static_argnums=(1, 2))(
       key, start.config, lora
     )
-  elif start.lora != lora:
+  elif dataclasses.replace(start.lora, dropout=lora.dropout) != lora:
     raise ValueError(
       f"The earlier stage has an adapter {start.lora}, this config asks for"
-      f" {lora}. Set config.lora to the earlier values."
+      f" {lora}. Set config.lora to the earlier values, or start anew from the"
+      " stage before it."
     )
   tree = params_lib.combine(adapter, start.base) | with_head
   return params_lib.partition(tree, tuning)

@@ -8,7 +8,11 @@ from collections import Counter
 
 import pytest
 
-from perl_jax.data import taskmaster, taskmaster_turns
+from perl_jax.data import (
+  taskmaster,
+  taskmaster_turns,
+  taskmaster_utterances,
+)
 from perl_jax.data.records import Prompt
 
 _SHARED = pathlib.Path(__file__).parents[3] / "shared" / "data"
@@ -149,6 +153,26 @@ _CONTEXT = [
 _MENU_CALL = {"role": "agent", "api": {"show_menu": {}}}
 
 
+def test_users_are_written_as_they_type_and_options_as_they_are_offered():
+  call = {"query": "Oat Milk OR Decaf", "option": "Oat Milk", "notes": "Extra"}
+  messages = taskmaster_turns.coffee_messages(
+    [
+      {"role": "user", "text": "I'd like 2.5 Mochas?! "},
+      {"role": "agent", "api": {"get_addons": call}},
+      {"role": "user", "text": "?!"},
+      {"role": "agent", "text": "Anything else?"},
+    ],
+    Counter(),
+  )
+  assert [m["content"] for m in messages[1:]] == [
+    "i'd like 2.5 mochas",
+    '{"get_addons": {"notes": "extra", "option": "Oat Milk", "query":'
+    ' "oat milk OR decaf"}}',
+    "?!",
+    "Anything else?",
+  ]
+
+
 def test_both_dialects_become_the_same_messages():
   dialogs, counts = taskmaster.dialog_demonstrations([_DIALOG])
   (dialog,) = dialogs
@@ -162,8 +186,8 @@ def test_both_dialects_become_the_same_messages():
   assert dialog.group == row.group == "two lattes please"
   assert dialog.prompt == (_GREETING,)
   assert [m["content"] for m in dialog.turns] == [
-    "Two lattes, please",
-    '{"get_menu_items": {"query": "Latte"}}',
+    "two lattes, please",
+    '{"get_menu_items": {"query": "latte"}}',
     '{"get_menu_items": {"items": [{"menu_item_id": "latte", "name":'
     ' "Latte"}]}}',
     '{"add_order_item": {"attributes": [{"attribute_id": "caffeine", "option":'
@@ -329,9 +353,9 @@ def test_broken_json_is_mended_or_refused(text, value):
   counts = Counter()
   if value is None:
     with pytest.raises(json.JSONDecodeError):
-      taskmaster_turns.parse_value(text, counts)
+      taskmaster_utterances.parse_value(text, counts)
   else:
-    assert taskmaster_turns.parse_value(text, counts) == value
+    assert taskmaster_utterances.parse_value(text, counts) == value
   assert counts["json_mended"] == (value is not None)
 
 

@@ -146,6 +146,10 @@ def test_earlier_adapter_and_head_are_gone_on_with():
     start, lora=spec, tuning="lora", seed=0, head=True
   )
   assert leaves_equal(trainable, adapter | head)
+  dropping, _ = stage.trainable_of(
+    start, lora=LoraSpec(2, dropout=0.1), tuning="lora", seed=0, head=True
+  )
+  assert leaves_equal(dropping, adapter | head)
   with pytest.raises(ValueError, match=r"rank=2.*asks for.*rank=4"):
     stage.trainable_of(
       start, lora=LoraSpec(rank=4), tuning="lora", seed=0, head=True
