@@ -131,7 +131,7 @@ class RewardStep:
     config = configure(reward_config.get_config(), settings, tuning)
     lora = setup.lora_spec(config)
     trainable, frozen = stage.trainable_of(
-      start, lora=lora, tuning=tuning, seed=config.seed, head=True
+      start, lora=lora, tuning=tuning, seed=config.seed, head="scalar"
     )
     optimizer = setup.make_optimizer(config)
     self._share = setup.share(trainable, frozen)["trainable_share"]
@@ -141,7 +141,10 @@ class RewardStep:
     )
     backbone = roles.Backbone(start.config, lora)
     self._step = Compiled(
-      steps.make_train_step(steps.pairwise_loss(backbone), optimizer),
+      steps.make_train_step(
+        steps.pairwise_loss(backbone, max_response=settings.response_len),
+        optimizer,
+      ),
       name="reward step",
       donate=(0,),
     )
@@ -299,6 +302,7 @@ def preference_batch(settings: Settings) -> batches.PreferenceBatch:
     chosen_lengths=lengths,
     rejected_tokens=rejected,
     rejected_lengths=lengths,
+    prompt_lengths=lengths - settings.response_len,
     valid=np.ones(settings.batch, bool),
     index=np.arange(settings.batch, dtype=np.int32),
   )

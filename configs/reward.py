@@ -7,6 +7,8 @@
       --config.data.fold=0 --workdir=runs/coffee/reward
 
 `loss` is "pairwise" for chosen / rejected pairs and "pointwise" for labels.
+`head` is "scalar", a linear map of the state after the last token, or
+"likelihood", which also sees how likely the response is.
 Time and results: README.md.
 """
 
@@ -17,6 +19,7 @@ def get_config(arg=None):
   name = common.dataset(arg)
   config = common.stage("reward", name)
   config.reward = {"init": "", "checkpoint": "best"}
+  config.head = "scalar"
   config.loss = "pointwise" if name.startswith("taskmaster") else "pairwise"
   config.optimizer = common.optimizer(learning_rate=2e-3, warmup_steps=20)
   config.steps = 600
@@ -26,10 +29,14 @@ def get_config(arg=None):
   config.eval = common.evaluation(rows=0)
   config.report_checkpoint = "best"
   if name.startswith("taskmaster"):
+    # Few labels: what the anchor knows already is in how likely it finds a turn.
+    config.head = "likelihood"
     config.optimizer.learning_rate = 1e-3
     config.lora.dropout = 0.1
-    config.steps = 180
-    config.eval_every = 30
+    config.steps = 160
+    config.eval_every = 40
     # Choosing a checkpoint by the rows that it is then judged on would flatter.
     config.report_checkpoint = "last"
+  if name == "taskmaster_coffee":
+    config.data.buckets = (64, 96, 128, 192)
   return config

@@ -101,14 +101,17 @@ def _init(key, config, lora):
   return module.init(key, one, one, one + 1)["params"]
 
 
-def init_head(config: ModelConfig) -> dict[str, Any]:
-  """A scalar head that says 0 everywhere."""
-  return {
-    params_lib.HEAD: {
-      "kernel": jnp.zeros((config.width,), jnp.float32),
-      "bias": jnp.zeros((), jnp.float32),
-    }
+def init_head(
+  config: ModelConfig, *, likelihood: bool = False
+) -> dict[str, Any]:
+  """A scalar head that says 0 everywhere; see `response_scores`."""
+  head = {
+    "kernel": jnp.zeros((config.width,), jnp.float32),
+    "bias": jnp.zeros((), jnp.float32),
   }
+  if likelihood:
+    head["likelihood"] = jnp.zeros((2,), jnp.float32)
+  return {params_lib.HEAD: head}
 
 
 def head_kernel(config: ModelConfig, params: Params) -> jax.Array:
@@ -181,15 +184,27 @@ def target_logprobs(
     false where the row has fewer.
   """
   hidden = hidden_states(backbone, params, sequence, key=key)
+  return _gathered_targets(
+    backbone,
+    params,
+    hidden,
+    sequence.tokens,
+    target_mask,
+    max_targets=max_targets,
+    correct=True,
+  )
+
+
+def _gathered_targets(
+  backbone, params, hidden, tokens, target_mask, *, max_targets, **extras
+):
   columns = jnp.argsort(~target_mask, axis=1, stable=True)[:, :max_targets]
   found = jnp.take_along_axis(target_mask, columns, axis=1)
-  targets = jnp.take_along_axis(sequence.tokens, columns, axis=1)
+  targets = jnp.take_along_axis(tokens, columns, axis=1)
   before = jnp.take_along_axis(
     hidden, jnp.maximum(columns - 1, 0)[..., None], axis=1
   )
-  scores = _token_scores(
-    backbone, params, before, targets, 1.0, {"correct": True}
-  )
+  scores = _token_scores(backbone, params, before, targets, 1.0, extras)
   return scores, found
 
 
@@ -234,30 +249,60 @@ def response_values(
 ) -> jax.Array:
   """V(s_t), `[B, T]` float32: the value of the state before each action."""
   hidden = hidden_states(backbone, params, sequence)
-  return _scalar_head(params, _before_response(hidden, response_len))
+  head = params[params_lib.HEAD]
+  head = {k: head[k] for k in ("kernel", "bias")}
+  return _scalar_head(head, _before_response(hidden, response_len))
 
 
-def last_token_scores(
+def response_scores(
   backbone: Backbone,
   params: Params,
   sequence: Sequence,
-  last: jax.Array,
+  response_mask: jax.Array,
   *,
+  max_response: int,
   key: jax.Array | None = None,
 ) -> jax.Array:
-  """Scalar head at one column of each sequence, `[B]` float32.
+  """The reward model's score of each response, `[B]` float32.
+
+  r = h_last . w + b                            (scalar head)
+  r = h_last . w + b + sqrt(D) phi . v          (likelihood head)
+
+  h_last is the hidden state at the response's last token. The second form, in
+  use if the head has a leaf "likelihood" (v), lets the score see how likely the
+  reward model itself, adapter included, finds the response (phi, see
+  `likelihood_features`): what a language model knows about a response before
+  any label is in the probabilities of its tokens, and only partly in the state
+  after the last. sqrt(D) is the norm of a hidden state, so that v moves as w.
 
   Args:
     backbone: Model and adapter shape.
     params: Parameters of the reward model, head included.
     sequence: Tokens, positions, segments.
-    last: Column of the last real token, `[B]`, int32.
+    response_mask: Which tokens are the response, `[B, T]`, bool; its last one
+      is scored, or column 0 of a row without any.
+    max_response: At least the number of response tokens of any row.
     key: Turns LoRA dropout on (training only).
   """
   hidden = hidden_states(backbone, params, sequence, key=key)
-  rows = jnp.arange(hidden.shape[0])
-  return _scalar_head(params, hidden[rows, last])
+  rows, columns = jnp.arange(hidden.shape[0]), jnp.arange(hidden.shape[1])
+  last = jnp.max(jnp.where(response_mask, columns, 0), axis=1)
+  head = dict(params[params_lib.HEAD])
+  weights = head.pop("likelihood", None)
+  scores = _scalar_head(head, hidden[rows, last])
+  if weights is None:
+    return scores
+  found, mask = _gathered_targets(
+    backbone,
+    params,
+    hidden,
+    sequence.tokens,
+    response_mask & (columns > 0),
+    max_targets=max_response,
+  )
+  phi = language_model.likelihood_features(found.logprobs, mask)
+  return scores + jnp.sqrt(hidden.shape[-1]) * jnp.dot(phi, weights)
 
 
-def _scalar_head(params, hidden):
-  return heads.ScalarHead().apply({"params": params[params_lib.HEAD]}, hidden)
+def _scalar_head(head, hidden):
+  return heads.ScalarHead().apply({"params": head}, hidden)

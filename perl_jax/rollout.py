@@ -70,14 +70,20 @@ def make_logprobs(
 def make_rewards(backbone: roles.Backbone) -> Callable[..., jax.Array]:
   """Returns `rewards(trainable, frozen, prompts, lengths, responses, mask)`.
 
-  It gives the reward model's score at the last response token, `[B]` float32.
+  It gives the reward model's score of the whole response, `[B]` float32.
   """
 
   def rewards(trainable, frozen, prompts, lengths, responses, mask):
     params = params_lib.combine(trainable, frozen)
     sequence = roles.with_response(prompts, lengths, responses, mask)
-    last = prompts.shape[1] + jnp.sum(mask, axis=1) - 1
-    return roles.last_token_scores(backbone, params, sequence, last)
+    prompt = jnp.zeros(prompts.shape, bool)
+    return roles.response_scores(
+      backbone,
+      params,
+      sequence,
+      jnp.concatenate([prompt, mask], axis=1),
+      max_response=responses.shape[1],
+    )
 
   return rewards
 

@@ -29,7 +29,7 @@ RULES: tuple[tuple[str, P], ...] = (
   # Adapters are thousands of times smaller than what they adapt.
   (r"/lora_[ab]$", P()),
   (r"norm/scale$", P()),
-  (r"(^|/)head/(kernel|bias)$", P()),
+  (r"(^|/)head/(kernel|bias|likelihood)$", P()),
   (r"(^|/)(count|step|mini_step|gradient_step)$", P()),
 )
 

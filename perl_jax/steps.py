@@ -157,22 +157,58 @@ def language_model_loss(
   return loss_fn
 
 
-def reward_scores(backbone, params, tokens, lengths, key=None) -> jax.Array:
-  """Scores `[B]` of right-padded sequences, at their last token."""
-  sequence = roles.right_padded(tokens, lengths)
-  return roles.last_token_scores(
-    backbone, params, sequence, lengths - 1, key=key
+def reward_scores(
+  backbone: roles.Backbone,
+  params: params_lib.Params,
+  tokens: jax.Array,
+  lengths: jax.Array,
+  prompt_lengths: jax.Array,
+  *,
+  max_response: int,
+  key: jax.Array | None = None,
+) -> jax.Array:
+  """Scores `[B]` of right-padded prompts and responses.
+
+  Args:
+    backbone: Model and adapter shape.
+    params: Parameters of the reward model, head included.
+    tokens: `[B, T]`, int32.
+    lengths: Of prompt and response together, `[B]`, int32.
+    prompt_lengths: `[B]`, int32.
+    max_response: At least the number of response tokens of any row.
+    key: Turns LoRA dropout on.
+  """
+  columns = jnp.arange(tokens.shape[1])
+  mask = (columns >= prompt_lengths[:, None]) & (columns < lengths[:, None])
+  return roles.response_scores(
+    backbone,
+    params,
+    roles.right_padded(tokens, lengths),
+    mask,
+    max_response=max_response,
+    key=key,
   )
 
 
-def pairwise_loss(backbone: roles.Backbone) -> LossFn:
-  """Bradley-Terry on a `PreferenceBatch`, per pair; one pass for both sides."""
+def pairwise_loss(backbone: roles.Backbone, *, max_response: int) -> LossFn:
+  """Bradley-Terry on a `PreferenceBatch`, per pair; one pass for both sides.
+
+  `max_response` is at least the number of response tokens of any row.
+  """
 
   def loss_fn(trainable, frozen, batch, key):
     params = params_lib.combine(trainable, frozen)
     tokens = jnp.concatenate([batch.chosen_tokens, batch.rejected_tokens])
     lengths = jnp.concatenate([batch.chosen_lengths, batch.rejected_lengths])
-    scores = reward_scores(backbone, params, tokens, lengths, key)
+    scores = reward_scores(
+      backbone,
+      params,
+      tokens,
+      lengths,
+      jnp.concatenate([batch.prompt_lengths] * 2),
+      max_response=max_response,
+      key=key,
+    )
     chosen, rejected = jnp.split(scores, 2)
     loss = preference.pairwise_preference_loss(chosen, rejected)
     right = (chosen > rejected) + 0.5 * (chosen == rejected)
@@ -185,12 +221,23 @@ def pairwise_loss(backbone: roles.Backbone) -> LossFn:
   return loss_fn
 
 
-def pointwise_loss(backbone: roles.Backbone) -> LossFn:
-  """Binary cross-entropy on a `LabelledBatch`, per row."""
+def pointwise_loss(backbone: roles.Backbone, *, max_response: int) -> LossFn:
+  """Binary cross-entropy on a `LabelledBatch`, per row.
+
+  `max_response` is at least the number of response tokens of any row.
+  """
 
   def loss_fn(trainable, frozen, batch, key):
     params = params_lib.combine(trainable, frozen)
-    scores = reward_scores(backbone, params, batch.tokens, batch.lengths, key)
+    scores = reward_scores(
+      backbone,
+      params,
+      batch.tokens,
+      batch.lengths,
+      batch.prompt_lengths,
+      max_response=max_response,
+      key=key,
+    )
     loss = preference.pointwise_preference_loss(scores, batch.labels)
     right = (scores > 0) == (batch.labels > 0.5)
     return {

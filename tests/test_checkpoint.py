@@ -156,7 +156,9 @@ def test_scores_are_the_same_after_a_reload(tmp_path):
   @jax.jit
   def scores(trainable):
     tree = params.combine(trainable, frozen)
-    return steps.reward_scores(BACKBONE, tree, tokens, lengths)
+    return steps.reward_scores(
+      BACKBONE, tree, tokens, lengths, lengths - 1, max_response=1
+    )
 
   before = scores(trainable)
   write(tmp_path, {0: 0.5})

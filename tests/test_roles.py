@@ -105,7 +105,9 @@ target_logprobs = jax.jit(
 
 @jax.jit
 def score_at(params, sequence, last):
-  return roles.last_token_scores(BACKBONE, params, sequence, last)
+  columns = jnp.arange(sequence.tokens.shape[1])
+  mask = columns == last[:, None]
+  return roles.response_scores(BACKBONE, params, sequence, mask, max_response=1)
 
 
 def test_right_padded():
@@ -262,6 +264,44 @@ def test_score_is_at_the_last_real_token():
   for row in range(len(found)):
     _, states, _ = reference_of(row)
     np.testing.assert_allclose(found[row], head(states[-1]), **AGAINST_NUMPY)
+
+
+def likely(row):
+  """(geometric mean, least) probability of the response's tokens, by a loop."""
+  _, prompt, response = list(pieces())[row]
+  _, _, logits = reference_of(row)
+  chances = []
+  for t, token in enumerate(response):
+    z = logits[len(prompt) + t - 1]
+    chances.append(np.exp(z[token] - z.max()) / np.exp(z - z.max()).sum())
+  return np.prod(chances) ** (1 / len(chances)), min(chances)
+
+
+def test_likelihood_head_adds_how_likely_the_response_is():
+  """The same from sequences in column 0 and from prompts padded on the left."""
+  weights = jnp.array([0.5, -2.0])
+  tree = PARAMS | {"head": PARAMS["head"] | {"likelihood": weights}}
+  tokens, lengths = right_padded_batch()
+  columns = np.arange(tokens.shape[1])
+  first = columns >= PROMPT_LENGTHS[:, None]
+  mask = jnp.asarray(first & (columns < lengths[:, None]))
+  prompts, prompt_lengths, responses, response_mask = batch()
+  score = jax.jit(
+    functools.partial(roles.response_scores, BACKBONE, max_response=6)
+  )
+  found = score(tree, roles.right_padded(tokens, lengths), mask)
+  padded_left = score(
+    tree,
+    roles.with_response(prompts, prompt_lengths, responses, response_mask),
+    jnp.pad(response_mask, ((0, 0), (PROMPT_LEN, 0))),
+  )
+  np.testing.assert_allclose(found, padded_left, **REASSOCIATED)
+  for row in range(len(found)):
+    _, states, _ = reference_of(row)
+    phi = np.array(likely(row))
+    expected = head(states[-1]) + np.sqrt(CONFIG.width) * phi @ weights
+    np.testing.assert_allclose(found[row], expected, **AGAINST_NUMPY)
+    assert abs(expected - head(states[-1])) > 1e-4
 
 
 def test_score_does_not_depend_on_padding():

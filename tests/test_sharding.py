@@ -195,8 +195,8 @@ def score(params, tokens, lengths):
     scores = roles.response_logprobs(
       BACKBONE, params, sequence, response_len=4, temperature=1.0
     )
-    rewards = roles.last_token_scores(
-      BACKBONE, params | head, sequence, lengths - 1
+    rewards = steps.reward_scores(
+      BACKBONE, params | head, tokens, lengths, lengths - 1, max_response=1
     )
     return jnp.sum(rewards**2), (scores.logprobs, rewards)
 

@@ -76,7 +76,8 @@ def preference_batch():
   return PreferenceBatch(
     toys.random_tokens(4, ROWS, LENGTH), lengths[:, 0],
     toys.random_tokens(5, ROWS, LENGTH), lengths[:, 1],
-    np.arange(ROWS) < 6, np.arange(ROWS, dtype=np.int32),
+    np.ones(ROWS, np.int32), np.arange(ROWS) < 6,
+    np.arange(ROWS, dtype=np.int32),
   )  # fmt: skip
 
 
@@ -84,6 +85,7 @@ def labelled_batch():
   return LabelledBatch(
     toys.random_tokens(6, ROWS, LENGTH),
     np.array([7, 2, 1, 5, 4, 3, 6, 1], np.int32),
+    np.ones(ROWS, np.int32),
     np.array([1, 0, 1, 1, 0, 0, 0.5, 0], np.float32),
     np.arange(ROWS) < 7,
     np.arange(ROWS, dtype=np.int32),
@@ -145,8 +147,16 @@ def case(name):
       policy,
       target_batch(),
     ),
-    "pairwise": (steps.pairwise_loss(BACKBONE), reward, preference_batch()),
-    "pointwise": (steps.pointwise_loss(BACKBONE), reward, labelled_batch()),
+    "pairwise": (
+      steps.pairwise_loss(BACKBONE, max_response=LENGTH),
+      reward,
+      preference_batch(),
+    ),
+    "pointwise": (
+      steps.pointwise_loss(BACKBONE, max_response=LENGTH),
+      reward,
+      labelled_batch(),
+    ),
   }[name]
   return Case(loss_fn, trainable, frozen, batch)
 

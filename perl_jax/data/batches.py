@@ -41,6 +41,7 @@ class PreferenceBatch(NamedTuple):
     chosen_lengths: `[B]`, int32.
     rejected_tokens: `[B, T]`, int32; begins with the same prompt as chosen.
     rejected_lengths: `[B]`, int32.
+    prompt_lengths: `[B]`, int32; how much both begin with.
     valid: `[B]`, bool; false on rows that only fill the batch.
     index: `[B]`, int32; row in the sequence of records, -1 where not valid.
   """
@@ -49,6 +50,7 @@ class PreferenceBatch(NamedTuple):
   chosen_lengths: np.ndarray
   rejected_tokens: np.ndarray
   rejected_lengths: np.ndarray
+  prompt_lengths: np.ndarray
   valid: np.ndarray
   index: np.ndarray
 
@@ -59,6 +61,7 @@ class LabelledBatch(NamedTuple):
   Attributes:
     tokens: `[B, T]`, int32.
     lengths: `[B]`, int32.
+    prompt_lengths: `[B]`, int32; where the response begins.
     labels: `[B]`, float32.
     valid: `[B]`, bool; false on rows that only fill the batch.
     index: `[B]`, int32; row in the sequence of records, -1 where not valid.
@@ -66,6 +69,7 @@ class LabelledBatch(NamedTuple):
 
   tokens: np.ndarray
   lengths: np.ndarray
+  prompt_lengths: np.ndarray
   labels: np.ndarray
   valid: np.ndarray
   index: np.ndarray
@@ -92,6 +96,7 @@ class EncodedPreference(NamedTuple):
 
   chosen: list[int]
   rejected: list[int]
+  prompt_length: int
   index: int
 
   @property
@@ -99,11 +104,17 @@ class EncodedPreference(NamedTuple):
     """Tokens of the longer sequence."""
     return max(len(self.chosen), len(self.rejected))
 
+  @property
+  def response_length(self) -> int:
+    """Number of tokens of the longer response."""
+    return self.length - self.prompt_length
+
 
 class EncodedLabelled(NamedTuple):
   """Tokens of one labelled response, after its prompt."""
 
   tokens: list[int]
+  prompt_length: int
   label: float
   index: int
 
@@ -111,6 +122,11 @@ class EncodedLabelled(NamedTuple):
   def length(self) -> int:
     """Number of tokens."""
     return len(self.tokens)
+
+  @property
+  def response_length(self) -> int:
+    """Number of tokens after the prompt."""
+    return self.length - self.prompt_length
 
 
 class EncodedPrompt(NamedTuple):
@@ -165,7 +181,9 @@ def encode_preferences(
     prompt, (chosen, rejected) = _encode_row(
       row, (row.chosen, row.rejected), tokenization, limit, long, counts
     )
-    encoded.append(EncodedPreference(prompt + chosen, prompt + rejected, index))
+    encoded.append(
+      EncodedPreference(prompt + chosen, prompt + rejected, len(prompt), index)
+    )
   return encoded, counts
 
 
@@ -181,7 +199,9 @@ def encode_labelled(
     prompt, (response,) = _encode_row(
       row, (row.response,), tokenization, limit, long, counts
     )
-    encoded.append(EncodedLabelled(prompt + response, float(row.label), index))
+    encoded.append(
+      EncodedLabelled(prompt + response, len(prompt), float(row.label), index)
+    )
   return encoded, counts
 
 
@@ -272,7 +292,9 @@ def collate_preferences(
   size = _batch_size(rows, batch_size)
   chosen = _pad([row.chosen for row in rows], length, size, pad_id)
   rejected = _pad([row.rejected for row in rows], length, size, pad_id)
-  return PreferenceBatch(*chosen, *rejected, *_validity(rows, size))
+  return PreferenceBatch(
+    *chosen, *rejected, _prompt_lengths(rows, size), *_validity(rows, size)
+  )
 
 
 def collate_labelled(
@@ -286,7 +308,13 @@ def collate_labelled(
   tokens, lengths = _pad([row.tokens for row in rows], length, size, pad_id)
   labels = np.zeros(size, np.float32)
   labels[: len(rows)] = [row.label for row in rows]
-  return LabelledBatch(tokens, lengths, labels, *_validity(rows, size))
+  return LabelledBatch(
+    tokens,
+    lengths,
+    _prompt_lengths(rows, size),
+    labels,
+    *_validity(rows, size),
+  )
 
 
 def collate_prompts(
@@ -334,6 +362,14 @@ def _pad(
     tokens[i, start : start + len(sequence)] = sequence
     lengths[i] = len(sequence)
   return tokens, lengths
+
+
+def _prompt_lengths(
+  rows: Sequence[EncodedPreference | EncodedLabelled], batch_size: int
+) -> np.ndarray:
+  lengths = np.ones(batch_size, np.int32)
+  lengths[: len(rows)] = [row.prompt_length for row in rows]
+  return lengths
 
 
 def _validity(rows: Sequence, batch_size: int) -> tuple[np.ndarray, np.ndarray]:

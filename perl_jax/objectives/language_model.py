@@ -138,6 +138,27 @@ def next_token_loss(logprobs: jax.Array) -> jax.Array:
   return -logprobs
 
 
+def likelihood_features(logprobs: jax.Array, mask: jax.Array) -> jax.Array:
+  """How likely a response is, as two numbers in [0, 1] that no length moves.
+
+  phi_1 = exp(mean_t logprobs_t): geometric mean of its tokens' probabilities
+  phi_2 = min_t exp(logprobs_t): probability of its least likely token
+
+  Args:
+    logprobs: Log-probability of each token, `[B, T]`, float32.
+    mask: Which of them are the response, `[B, T]`, bool.
+
+  Returns:
+    `[B, 2]`, float32; 1 where a row has no token.
+  """
+  chex.assert_equal_shape([logprobs, mask])
+  zero = jnp.zeros((), jnp.float32)
+  kept = jnp.where(mask, logprobs, zero)
+  count = jnp.maximum(jnp.sum(mask, axis=1), 1)
+  mean = jnp.sum(kept, axis=1) / count
+  return jnp.exp(jnp.stack([mean, jnp.min(kept, axis=1)], axis=1))
+
+
 def map_time_chunks(
   fn: Callable[[Inputs], Outputs], inputs: Inputs, *, chunk_size: int
 ) -> Outputs:

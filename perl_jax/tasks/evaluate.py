@@ -95,7 +95,9 @@ def judge_reward(config, mesh, start, reward):
   backbone, role = reward
   tokenization = text_lib.load_tokenizer(start.tokenizer)
   data = reward_task.read(config, tokenization, train=False)
-  score = Compiled(reward_task.make_scorer(backbone), name="reward scores")
+  score = Compiled(
+    reward_task.make_scorer(backbone, data.max_targets), name="reward scores"
+  )
   rows = reward_task.score_rows(
     score, role.trainable, role.frozen, data, config.loss, mesh
   )

@@ -29,7 +29,8 @@ class Inputs:
     validation: Makes a fresh pass over the validation rows.
     rows: Validation records that the batches' `index` points into.
     counts: What the source and the tokenisation mended, dropped or cut.
-    max_targets: Most targets in a packed row; 0 where there are none.
+    max_targets: Most targets in a packed row, or most tokens of a response; 0
+      where there are none.
   """
 
   train: Any
@@ -211,7 +212,13 @@ def _bucketed(
     (*smaller, longest),
     functools.partial(collate, pad_id=tokenization.pad_id),
   )
-  return dataclasses.replace(found, rows=held_out, counts=counts)
+  longest_response = 0
+  if kind != "prompts":
+    both = [*validation.rows, *(training.rows if training else ())]
+    longest_response = max(row.response_length for row in both)
+  return dataclasses.replace(
+    found, rows=held_out, counts=counts, max_targets=longest_response
+  )
 
 
 def _batched(

@@ -24,6 +24,10 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
   mesh, optimizer = setup.make_mesh(config), setup.make_optimizer(config)
   setup.check_counts(config, mesh)
   kind = require_loss(config.loss)
+  if config.head not in stage.HEADS:
+    raise ValueError(
+      f"config.head={config.head!r}: choose one of {', '.join(stage.HEADS)}."
+    )
   if config.report_checkpoint not in ("best", "last"):
     raise ValueError(
       f"config.report_checkpoint={config.report_checkpoint!r}: choose 'best'"
@@ -36,7 +40,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
     data = read(config, tokenization)
     lora = setup.lora_spec(config)
     trainable, frozen = stage.trainable_of(
-      start, lora=lora, tuning=config.tuning, seed=config.seed, head=True
+      start, lora=lora, tuning=config.tuning, seed=config.seed, head=config.head
     )
     stage.write_model(
       workdir,
@@ -45,6 +49,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       tuning=config.tuning,
       trained=("reward",),
       init=config.reward.to_dict(),
+      head=config.head,
     )
   inputs.log_counts(data.counts)
   summary = setup.share(trainable, frozen)
@@ -63,12 +68,16 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
     }[config.loss]
     train_step = Compiled(
       steps.make_train_step(
-        make_loss(backbone), optimizer, microbatches=config.microbatches
+        make_loss(backbone, max_response=data.max_targets),
+        optimizer,
+        microbatches=config.microbatches,
       ),
       name="reward step",
       donate=(0,),
     )
-    score = Compiled(make_scorer(backbone), name="reward scores")
+    score = Compiled(
+      make_scorer(backbone, data.max_targets), name="reward scores"
+    )
 
     def update(state, batch, step):
       batch = sharding.place_batch(mesh, batch)
@@ -129,12 +138,18 @@ def read(
   return reader[config.loss](config, tokenization, train=train)
 
 
-def make_scorer(backbone: roles.Backbone):
-  """Returns `score(trainable, frozen, tokens, lengths) -> [B]`."""
+def make_scorer(backbone: roles.Backbone, max_response: int):
+  """Returns `score(trainable, frozen, tokens, lengths, prompt_lengths)`."""
 
-  def score(trainable, frozen, tokens, lengths):
-    params = params_lib.combine(trainable, frozen)
-    return steps.reward_scores(backbone, params, tokens, lengths)
+  def score(trainable, frozen, tokens, lengths, prompt_lengths):
+    return steps.reward_scores(
+      backbone,
+      params_lib.combine(trainable, frozen),
+      tokens,
+      lengths,
+      prompt_lengths,
+      max_response=max_response,
+    )
 
   return score
 
@@ -146,7 +161,7 @@ def score_rows(score, trainable, frozen, data, loss, mesh):
     device = sharding.place_batch(mesh, batch)
     if loss == "pairwise":
       columns = {
-        side: score(trainable, frozen, tokens, lengths)
+        side: score(trainable, frozen, tokens, lengths, device.prompt_lengths)
         for side, tokens, lengths in (
           ("chosen", device.chosen_tokens, device.chosen_lengths),
           ("rejected", device.rejected_tokens, device.rejected_lengths),
@@ -154,7 +169,13 @@ def score_rows(score, trainable, frozen, data, loss, mesh):
       }
     else:
       columns = {
-        "score": score(trainable, frozen, device.tokens, device.lengths),
+        "score": score(
+          trainable,
+          frozen,
+          device.tokens,
+          device.lengths,
+          device.prompt_lengths,
+        ),
         "label": device.labels,
       }
     columns = jax.device_get(columns)

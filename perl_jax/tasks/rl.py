@@ -37,7 +37,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
     )
     lora = setup.lora_spec(config)
     policy, frozen = stage.trainable_of(
-      start, lora=lora, tuning=config.tuning, seed=config.seed, head=False
+      start, lora=lora, tuning=config.tuning, seed=config.seed, head=""
     )
     value = initial_value(config, start, reward_cast, lora)
     stage.write_model(
@@ -182,7 +182,7 @@ def initial_value(config, start, reward_cast, lora):
       lora=lora,
       tuning=config.tuning,
       seed=config.seed + 1,
-      head=True,
+      head="scalar",
     )
     return trainable
   if config.value.init != "reward":
@@ -194,7 +194,9 @@ def initial_value(config, start, reward_cast, lora):
       "config.value.init='reward' needs a reward model with the policy's"
       f" lora {lora}; it has {reward_cast.backbone.lora}."
     )
-  return reward_cast.trainable
+  head = dict(reward_cast.trainable[params_lib.HEAD])
+  head.pop("likelihood", None)  # a state has no response to be likely
+  return dict(reward_cast.trainable) | {params_lib.HEAD: head}
 
 
 def make_iteration(

@@ -39,7 +39,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
     )
     lora = setup.lora_spec(config)
     trainable, frozen = stage.trainable_of(
-      start, lora=lora, tuning=config.tuning, seed=config.seed, head=False
+      start, lora=lora, tuning=config.tuning, seed=config.seed, head=""
     )
     stage.write_model(
       workdir,

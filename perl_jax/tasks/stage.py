@@ -21,6 +21,7 @@ from perl_jax import params as params_lib
 from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
 
+HEADS = ("scalar", "likelihood")  # of a reward model; `roles.response_scores`
 MODEL_FILE = "model.json"
 TOKENIZER = "tokenizer"
 
@@ -79,6 +80,7 @@ def write_model(
   tuning: str,
   trained: tuple[str, ...],
   init: Mapping[str, Any],
+  head: str = "scalar",
 ) -> None:
   """Writes model.json and the tokenizer of a stage.
 
@@ -91,6 +93,7 @@ def write_model(
       ("policy", "value").
     init: {"init": workdir of the stage that it went on from or "",
       "checkpoint"}; an evaluation finds the anchor there.
+    head: Of a reward model, one of `HEADS`.
   """
   init = dict(init)
   if init["init"]:
@@ -108,6 +111,7 @@ def write_model(
       "lora": lora.to_dict(),
       "tuning": tuning,
       "trained": list(trained),
+      "head": head,
       "init": init,
       "base": record,
       "fingerprint": start.fingerprint,
@@ -143,7 +147,8 @@ def load(
   lora = LoraSpec.from_dict(described["lora"])
   tuning, trained = described["tuning"], described["trained"]
   like = {
-    name: _trainable_shapes(config, lora, tuning, name) for name in trained
+    name: _trainable_shapes(config, lora, tuning, name, described["head"])
+    for name in trained
   }
   like = like[trained[0]] if len(trained) == 1 else like
   trainable = checkpoint.load_trainable(workdir, which, like)
@@ -217,7 +222,7 @@ def _load_base(workdir, described, config, field):
   return base, record
 
 
-def _trainable_shapes(config, lora, tuning, role):
+def _trainable_shapes(config, lora, tuning, role, head):
   def make():
     key = jax.random.key(0)
     body = (
@@ -225,24 +230,40 @@ def _trainable_shapes(config, lora, tuning, role):
       if tuning == "full"
       else roles.init_adapter(key, config, lora)
     )
-    return body if role == "policy" else body | roles.init_head(config)
+    return body if role == "policy" else body | _new_head(config, head)
 
   return jax.eval_shape(make)
 
 
+def _new_head(config: ModelConfig, head: str) -> dict[str, Any]:
+  return roles.init_head(config, likelihood=head == "likelihood")
+
+
 def trainable_of(
-  start: Start, *, lora: LoraSpec, tuning: str, seed: int, head: bool
+  start: Start, *, lora: LoraSpec, tuning: str, seed: int, head: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """(trainable, frozen) of a role that begins at `start`.
 
   With LoRA: the start's adapter, or a new one. With full tuning: the base, an
-  adapter of the start merged into it. The head, where asked for, is the
-  start's or zero. Dropout may differ from the start's: it is no shape.
+  adapter of the start merged into it. The head, one of `HEADS` or "" for none,
+  is the start's, or zero where that has none. Dropout may differ from the
+  start's: it is no shape.
 
   Raises:
     ValueError: The start has an adapter of another shape than `lora`.
   """
-  with_head = (start.head or roles.init_head(start.config)) if head else {}
+  with_head = {}
+  if head:
+    fresh, found = _new_head(start.config, head)[params_lib.HEAD], {}
+    if start.head is not None:
+      found = start.head[params_lib.HEAD]
+    if found.keys() - fresh.keys():
+      raise ValueError(
+        f"The earlier stage has a head with {sorted(found)}, this config asks"
+        f" for head={head!r}, which has {sorted(fresh)}. Set config.head to"
+        " 'likelihood'."
+      )
+    with_head = {params_lib.HEAD: fresh | found}
   if tuning == "full":
     base = start.base
     if start.adapter is not None:

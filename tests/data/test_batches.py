@@ -28,25 +28,27 @@ def test_collated_targets_are_filled_with_padding():
 
 
 def test_collated_preferences():
-  rows = [batches.EncodedPreference([1, 2, 3], [1, 4], 17)]
-  assert rows[0].length == 3
+  rows = [batches.EncodedPreference([1, 2, 3], [1, 4], 1, 17)]
+  assert rows[0].length == 3 and rows[0].response_length == 2
   batch = batches.collate_preferences(rows, 4, 2, pad_id=8)
   assert batch.chosen_tokens.tolist() == [[1, 2, 3, 8], [8, 8, 8, 8]]
   assert batch.chosen_lengths.tolist() == [3, 1]
   assert batch.rejected_tokens.tolist() == [[1, 4, 8, 8], [8, 8, 8, 8]]
   assert batch.rejected_lengths.tolist() == [2, 1]
+  assert batch.prompt_lengths.tolist() == [1, 1]
   assert batch.valid.tolist() == [True, False]
   assert batch.index.tolist() == [17, -1]
 
 
 def test_collated_labelled_and_prompts_pad_on_their_side():
   labelled = batches.collate_labelled(
-    [batches.EncodedLabelled([1, 2], 1.0, 3)], 3, 2
+    [batches.EncodedLabelled([1, 2], 1, 1.0, 3)], 3, 2
   )
   assert labelled.tokens.tolist() == [[1, 2, 0], [0, 0, 0]]
   assert labelled.labels.tolist() == [1.0, 0.0]
   assert labelled.labels.dtype == np.float32
   assert labelled.lengths.tolist() == [2, 1]
+  assert labelled.prompt_lengths.tolist() == [1, 1]
   prompts = batches.collate_prompts([batches.EncodedPrompt([1, 2], 3)], 3, 2)
   assert prompts.tokens.tolist() == [[0, 1, 2], [0, 0, 0]]
   assert prompts.lengths.tolist() == [2, 1]

@@ -287,3 +287,23 @@ def test_senseless_arrays_are_refused():
   ):
     with pytest.raises(AssertionError):
       language_model.token_logprobs(*arrays)
+
+
+def test_likelihood_features_by_a_loop():
+  rng = np.random.default_rng(0)
+  logprobs = -rng.exponential(size=(4, 5)).astype(np.float32)
+  mask = np.array([[1, 1, 1, 0, 0], [0, 1, 0, 1, 1], [1] * 5, [0] * 5], bool)
+  found = jax.jit(language_model.likelihood_features)(logprobs, mask)
+  for row in range(3):
+    chances = [float(np.exp(x)) for x in logprobs[row][mask[row]]]
+    geometric = np.prod(chances) ** (1 / len(chances))
+    np.testing.assert_allclose(found[row], [geometric, min(chances)], rtol=1e-6)
+  np.testing.assert_array_equal(found[3], [1.0, 1.0])
+  # What is masked changes neither value nor gradient, not even if it is -inf.
+  worse = jnp.where(mask, logprobs, -jnp.inf)
+  grad = jax.grad(lambda x: language_model.likelihood_features(x, mask).sum())
+  np.testing.assert_array_equal(
+    found, jax.jit(language_model.likelihood_features)(worse, mask)
+  )
+  np.testing.assert_array_equal(grad(worse), grad(logprobs))
+  assert not np.any(np.asarray(grad(worse))[~mask])

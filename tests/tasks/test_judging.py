@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -159,8 +160,10 @@ def alone():
       )
       for tree in (policy, anchor)
     ]
-    last = 3 + args[3].sum(axis=1) - 1
-    reward = roles.last_token_scores(BACKBONE, reward, sequence, last)
+    mask = jnp.pad(args[3], ((0, 0), (3, 0)))
+    reward = roles.response_scores(
+      BACKBONE, reward, sequence, mask, max_response=6
+    )
     return [s.logprobs for s in scores], scores[0].entropy, reward
 
   jitted = jax.jit(measure)

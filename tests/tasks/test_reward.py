@@ -18,7 +18,9 @@ def test_scores_are_those_of_the_reported_checkpoint(reward_run):
   tokenization = text.load_tokenizer(start.tokenizer)
   backbone = roles.Backbone(start.config, start.lora)
   score = jax.jit(
-    lambda tokens, lengths: steps.reward_scores(backbone, tree, tokens, lengths)
+    lambda tokens, lengths: steps.reward_scores(
+      backbone, tree, tokens, lengths, lengths - 1, max_response=1
+    )
   )
   validation = coffee_bar.load(
     "preferences", size=48, validation_size=8
@@ -105,8 +107,8 @@ def test_every_step_has_a_key_of_its_own(tmp_path, monkeypatch, sft_run):
   """Trap 25: a key made anew inside a step drops out the same each time."""
   real = steps.pairwise_loss
 
-  def spying(backbone):
-    loss_fn = real(backbone)
+  def spying(backbone, **options):
+    loss_fn = real(backbone, **options)
 
     def spied(trainable, frozen, batch, key):
       drawn = jax.random.uniform(key)

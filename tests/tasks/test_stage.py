@@ -124,14 +124,14 @@ def test_new_adapter_changes_nothing_and_follows_the_seed():
   spec = LoraSpec(rank=2)
   start = start_of()
   trainable, frozen = stage.trainable_of(
-    start, lora=spec, tuning="lora", seed=1, head=True
+    start, lora=spec, tuning="lora", seed=1, head="scalar"
   )
   assert leaves_equal(frozen, start.base)
   leaves = params.flatten(trainable)
   assert not any(np.any(x) for p, x in leaves.items() if p.endswith("lora_b"))
   assert not any(np.any(x) for p, x in leaves.items() if params.is_head(p))
   other, _ = stage.trainable_of(
-    start, lora=spec, tuning="lora", seed=2, head=False
+    start, lora=spec, tuning="lora", seed=2, head=""
   )
   assert "head" not in other
   path = "layers/attention/q/lora_a"
@@ -143,16 +143,38 @@ def test_earlier_adapter_and_head_are_gone_on_with():
   adapter, head = drawn_adapter(spec)
   start = start_of(adapter, spec, head)
   trainable, _ = stage.trainable_of(
-    start, lora=spec, tuning="lora", seed=0, head=True
+    start, lora=spec, tuning="lora", seed=0, head="scalar"
   )
   assert leaves_equal(trainable, adapter | head)
   dropping, _ = stage.trainable_of(
-    start, lora=LoraSpec(2, dropout=0.1), tuning="lora", seed=0, head=True
+    start, lora=LoraSpec(2, dropout=0.1), tuning="lora", seed=0, head="scalar"
   )
   assert leaves_equal(dropping, adapter | head)
   with pytest.raises(ValueError, match=r"rank=2.*asks for.*rank=4"):
     stage.trainable_of(
-      start, lora=LoraSpec(rank=4), tuning="lora", seed=0, head=True
+      start, lora=LoraSpec(rank=4), tuning="lora", seed=0, head="scalar"
+    )
+
+
+def test_a_head_grows_a_likelihood_and_does_not_lose_one():
+  spec = LoraSpec(rank=2)
+  adapter, head = drawn_adapter(spec)
+  grown, _ = stage.trainable_of(
+    start_of(adapter, spec, head),
+    lora=spec,
+    tuning="lora",
+    seed=0,
+    head="likelihood",
+  )
+  likelihood = {"likelihood": np.zeros(2, np.float32)}
+  assert leaves_equal(grown["head"], head["head"] | likelihood)
+  with pytest.raises(ValueError, match=r"Set config.head to 'likelihood'"):
+    stage.trainable_of(
+      start_of(adapter, spec, {"head": grown["head"]}),
+      lora=spec,
+      tuning="lora",
+      seed=0,
+      head="scalar",
     )
 
 
@@ -161,7 +183,7 @@ def test_full_tuning_merges_an_earlier_adapter():
   adapter, _ = drawn_adapter(spec)
   start = start_of(adapter, spec)
   trainable, frozen = stage.trainable_of(
-    start, lora=LoraSpec(), tuning="full", seed=0, head=True
+    start, lora=LoraSpec(), tuning="full", seed=0, head="scalar"
   )
   assert not frozen
   expected = params.merge(start.base, adapter, spec)
