@@ -33,8 +33,8 @@ def get_config(arg=None):
     config.head = "likelihood"
     config.optimizer.learning_rate = 1e-3
     config.lora.dropout = 0.1
-    config.steps = 160
-    config.eval_every = 40
+    config.steps = 96
+    config.eval_every = 32
     # Choosing a checkpoint by the rows that it is then judged on would flatter.
     config.report_checkpoint = "last"
   if name == "taskmaster_coffee":
