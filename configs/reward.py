@@ -29,7 +29,7 @@ def get_config(arg=None):
   config.eval = common.evaluation(rows=0)
   config.report_checkpoint = "best"
   if name.startswith("taskmaster"):
-    # Few labels: what the anchor knows already is in how likely it finds a turn.
+    # Few labels: what the anchor knows is in how likely it finds a turn.
     config.head = "likelihood"
     config.optimizer.learning_rate = 1e-3
     config.lora.dropout = 0.1

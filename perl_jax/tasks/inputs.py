@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 
 from perl_jax.data import batches as batches_lib
-from perl_jax.data import loader, packing, records, sources
+from perl_jax.data import encoding, loader, packing, records, sources
 from perl_jax.data import text as text_lib
 from perl_jax.data import tokenizer as tokenizer_lib
 from perl_jax.models import presets
@@ -117,7 +117,7 @@ def targets(config: Config, tokenization: text_lib.Tokenization) -> Inputs:
   prefix = () if tokenization.bos_id is None else (tokenization.bos_id,)
 
   def pack(rows):
-    encoded = batches_lib.encode_demonstrations(rows, tokenization)
+    encoded = encoding.encode_demonstrations(rows, tokenization)
     return packing.pack_dialogues(encoded, length, prefix)
 
   train, validation = pack(splits.train), pack(splits.validation)
@@ -145,7 +145,7 @@ def preferences(
     tokenization,
     "preferences",
     config.data.max_len,
-    batches_lib.encode_preferences,
+    encoding.encode_preferences,
     batches_lib.collate_preferences,
     train,
   )
@@ -160,7 +160,7 @@ def labelled(
     tokenization,
     "labelled",
     config.data.max_len,
-    batches_lib.encode_labelled,
+    encoding.encode_labelled,
     batches_lib.collate_labelled,
     train,
   )
@@ -175,7 +175,7 @@ def prompts(
     tokenization,
     "prompts",
     config.data.prompt_len,
-    batches_lib.encode_prompts,
+    encoding.encode_prompts,
     batches_lib.collate_prompts,
     train,
   )
