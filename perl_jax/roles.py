@@ -268,7 +268,7 @@ def response_scores(
   r = h_last . w + b                            (scalar head)
   r = h_last . w + b + sqrt(D) phi . v          (likelihood head)
 
-  h_last is the hidden state at the response's last token. The second form, in
+  h_last is the hidden state at the last real token. The second form, in
   use if the head has a leaf "likelihood" (v), lets the score see how likely the
   reward model itself, adapter included, finds the response (phi, see
   `likelihood_features`): what a language model knows about a response before
@@ -279,14 +279,13 @@ def response_scores(
     backbone: Model and adapter shape.
     params: Parameters of the reward model, head included.
     sequence: Tokens, positions, segments.
-    response_mask: Which tokens are the response, `[B, T]`, bool; its last one
-      is scored, or column 0 of a row without any.
+    response_mask: Which tokens are the response, `[B, T]`, bool.
     max_response: At least the number of response tokens of any row.
     key: Turns LoRA dropout on (training only).
   """
   hidden = hidden_states(backbone, params, sequence, key=key)
   rows, columns = jnp.arange(hidden.shape[0]), jnp.arange(hidden.shape[1])
-  last = jnp.max(jnp.where(response_mask, columns, 0), axis=1)
+  last = jnp.max(jnp.where(sequence.segments > 0, columns, 0), axis=1)
   head = dict(params[params_lib.HEAD])
   weights = head.pop("likelihood", None)
   scores = _scalar_head(head, hidden[rows, last])

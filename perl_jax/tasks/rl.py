@@ -4,6 +4,7 @@ One iteration: sample responses, score them (policy and anchor log-probs, the
 reward model), learn. All four roles stand on one copy of the base.
 """
 
+import dataclasses
 import time
 from pathlib import Path
 
@@ -189,7 +190,8 @@ def initial_value(config, start, reward_cast, lora):
     raise ValueError(
       f"config.value.init={config.value.init!r}: choose 'policy' or 'reward'."
     )
-  if config.tuning == "lora" and reward_cast.backbone.lora != lora:
+  found = dataclasses.replace(reward_cast.backbone.lora, dropout=lora.dropout)
+  if config.tuning == "lora" and found != lora:
     raise ValueError(
       "config.value.init='reward' needs a reward model with the policy's"
       f" lora {lora}; it has {reward_cast.backbone.lora}."
