@@ -182,12 +182,14 @@ class RlIteration:
     lora = setup.lora_spec(config)
     made = {
       role: stage.trainable_of(
-        start, lora=lora, tuning=tuning, seed=config.seed + i, head=i > 0
+        start, lora=lora, tuning=tuning, seed=config.seed + i, head=head
       )
-      for i, role in enumerate(("policy", "value", "reward"))
+      for i, (role, head) in enumerate(
+        (("policy", ""), ("value", "scalar"), ("reward", "scalar"))
+      )
     }
     policy, frozen = made["policy"]
-    optimizer = setup.make_optimizer(config)
+    optimizer = rl.make_optimizer(config)
     self._share = setup.share(policy, frozen)["trainable_share"]
     self._frozen = sharding.place(mesh, frozen)
     self._anchor = judging.Role(sharding.place(mesh, policy), self._frozen)

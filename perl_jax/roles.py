@@ -249,9 +249,7 @@ def response_values(
 ) -> jax.Array:
   """V(s_t), `[B, T]` float32: the value of the state before each action."""
   hidden = hidden_states(backbone, params, sequence)
-  head = params[params_lib.HEAD]
-  head = {k: head[k] for k in ("kernel", "bias")}
-  return _scalar_head(head, _before_response(hidden, response_len))
+  return _scalar_head(params, _before_response(hidden, response_len))
 
 
 def response_scores(
@@ -286,9 +284,8 @@ def response_scores(
   hidden = hidden_states(backbone, params, sequence, key=key)
   rows, columns = jnp.arange(hidden.shape[0]), jnp.arange(hidden.shape[1])
   last = jnp.max(jnp.where(sequence.segments > 0, columns, 0), axis=1)
-  head = dict(params[params_lib.HEAD])
-  weights = head.pop("likelihood", None)
-  scores = _scalar_head(head, hidden[rows, last])
+  scores = _scalar_head(params, hidden[rows, last])
+  weights = params[params_lib.HEAD].get("likelihood")
   if weights is None:
     return scores
   found, mask = _gathered_targets(
@@ -303,5 +300,5 @@ def response_scores(
   return scores + jnp.sqrt(hidden.shape[-1]) * jnp.dot(phi, weights)
 
 
-def _scalar_head(head, hidden):
-  return heads.ScalarHead().apply({"params": head}, hidden)
+def _scalar_head(params, hidden):
+  return heads.ScalarHead().apply({"params": params[params_lib.HEAD]}, hidden)

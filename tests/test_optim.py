@@ -62,6 +62,20 @@ def test_warm_up_then_decay(name, after):
   )
 
 
+def test_a_delay_is_still_and_leaves_the_rest_of_the_steps():
+  """3 of 10 steps at 0; then what 7 steps with 2 of warm-up give."""
+  found = rates(
+    range(10),
+    name="linear",
+    learning_rate=0.3,
+    warmup_steps=2,
+    total_steps=10,
+    delay_steps=3,
+  )
+  expected = [0, 0, 0, 0.1, 0.2, 0.3, 0.24, 0.18, 0.12, 0.06]
+  np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize("name", optim.SCHEDULES)
 @pytest.mark.parametrize(("warmup", "total"), [(0, 5), (1, 5), (5, 5), (9, 5)])
 def test_every_step_of_a_run_moves(name, warmup, total):

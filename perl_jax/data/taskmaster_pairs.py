@@ -16,6 +16,7 @@ import numpy as np
 
 from perl_jax.data import records
 from perl_jax.data.taskmaster import parse_call
+from perl_jax.data.taskmaster_turns import OR
 
 # What the rejected turn is, in equal parts:
 #   step: another turn of the same dialog (right order, wrong moment)
@@ -26,7 +27,6 @@ from perl_jax.data.taskmaster import parse_call
 # text, and where the others find nothing, it is a step: of two texts for the
 # same moment neither is wrong.
 WAYS = ("step", "arguments", "edit")
-_OR = " OR "  # between the terms of a query
 
 
 def weak_preferences(
@@ -57,12 +57,12 @@ def _pairs(
   pairs_per_turn: int,
   counts: dict[str, int],
 ) -> Iterator[records.Preference]:
-  alike: dict[str, list[str]] = {}
+  alike: dict[str, list[str]] = {}  # calls by API
   seen: dict[tuple[str, str], list[Any]] = {}
   for dialog in dialogs:
     for turn in _agent_turns(dialog):
-      alike.setdefault(_kind(turn), []).append(turn)
       for api, arguments in (parse_call(turn) or {}).items():
+        alike.setdefault(api, []).append(turn)
         for key, value in arguments.items():
           seen.setdefault((api, key), []).extend(_parts(value))
   for dialog in dialogs:
@@ -76,8 +76,9 @@ def _pairs(
         rejected = None
         if way == "edit":
           rejected = _edited(chosen, seen, rng)
-        elif way == "arguments" and _kind(chosen):
-          rejected = _other_than(chosen, alike[_kind(chosen)], rng)
+        elif way == "arguments":
+          for api in parse_call(chosen) or {}:
+            rejected = _other_than(chosen, alike[api], rng)
         if rejected is None:
           rejected = _other_than(chosen, own, rng)
         if rejected is None:
@@ -97,14 +98,14 @@ def _parts(value: Any) -> list[Any]:
   """Entries of a list, terms of a query, or the value itself."""
   if isinstance(value, list):
     return value
-  return value.split(_OR) if isinstance(value, str) else [value]
+  return value.split(OR) if isinstance(value, str) else [value]
 
 
 def _whole(parts: list[Any], like: Any) -> Any:
   """Inverse of `_parts`, for a value of the same kind as `like`."""
   if isinstance(like, list):
     return parts
-  return _OR.join(parts) if isinstance(like, str) else parts[0]
+  return OR.join(parts) if isinstance(like, str) else parts[0]
 
 
 def _edited(
@@ -124,7 +125,7 @@ def _edited(
     key = sorted(arguments)[int(rng.integers(len(arguments)))]
     value = arguments[key]
     parts, pool = list(_parts(value)), seen[api, key]
-    several = isinstance(value, list) or (key == "query" and len(parts) > 0)
+    several = isinstance(value, list) or key == "query"
     how = ("swap", "add", "drop")[int(rng.integers(3))] if several else "swap"
     other = pool[int(rng.integers(len(pool)))] if pool else None
     at = int(rng.integers(len(parts))) if parts else 0
@@ -145,11 +146,6 @@ def _edited(
 
 def _agent_turns(dialog: records.Demonstration) -> list[str]:
   return [m["content"] for m in dialog.turns if m["role"] == "assistant"]
-
-
-def _kind(turn: str) -> str:
-  call = parse_call(turn)
-  return "" if call is None else next(iter(call))
 
 
 def _other_than(

@@ -58,6 +58,8 @@ COFFEE_GREETING = (
   " other drinks ahead of time. What can I get for you?"
 )
 
+OR = " OR "  # between the terms of a query
+
 _SPOKEN = ("query", "notes")
 _REPEATS = ("attribute_name", "menu_item_name")
 _ONE_SIDED = ("default", "addon_type_id", "addon_type_name", "modifier_name")
@@ -294,7 +296,7 @@ def _lower_query(value: Any) -> Any:
   """Lower case but for the `OR` between the terms of a query."""
   if not isinstance(value, str):
     return value
-  return " OR ".join(term.lower() for term in value.split(" OR "))
+  return OR.join(term.lower() for term in value.split(OR))
 
 
 def _typed(text: str) -> str:

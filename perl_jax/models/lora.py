@@ -63,6 +63,13 @@ class LoraSpec:
     """Factor on A B: alpha / R, or alpha / sqrt(R) for rsLoRA."""
     return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
 
+  def fits(self, other: "LoraSpec") -> bool:
+    """Whether an adapter of the other shape can go on as one of this.
+
+    Dropout may differ: it is how an adapter is trained, not what it is.
+    """
+    return dataclasses.replace(other, dropout=self.dropout) == self
+
   def adapts(self, projection: str) -> bool:
     """Whether the projection of this name carries an adapter."""
     if not self.rank:

@@ -4,13 +4,13 @@ One iteration: sample responses, score them (policy and anchor log-probs, the
 reward model), learn. All four roles stand on one copy of the base.
 """
 
-import dataclasses
 import time
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from absl import logging
 
 from perl_jax import params as params_lib
@@ -25,7 +25,7 @@ from perl_jax.tasks.compiled import Compiled
 def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
   """Trains to `config.steps`, resuming if need be; returns the summary."""
   started = time.perf_counter()
-  mesh, optimizer = setup.make_mesh(config), setup.make_optimizer(config)
+  mesh, optimizer = setup.make_mesh(config), make_optimizer(config)
   check(config, mesh)
   with setup.preparing(config, workdir) as workdir:
     start = inputs.start(config, "policy", workdir, "prompts")
@@ -165,10 +165,29 @@ def check(config: setup.Config, mesh: jax.sharding.Mesh) -> None:
       " sampled distribution, which these cut. Use top_k=0 and top_p=1; they"
       " are for evaluation."
     )
+  if not 0 <= config.value.warmup_steps < config.steps:
+    raise ValueError(
+      f"config.value.warmup_steps={config.value.warmup_steps} must be in [0,"
+      f" config.steps={config.steps}): the policy learns after them."
+    )
   if config.reduction not in ("token", "sequence"):
     raise ValueError(
       f"config.reduction={config.reduction!r}: choose 'token' or 'sequence'."
     )
+
+
+def make_optimizer(config: setup.Config) -> optax.GradientTransformation:
+  """A chain for each of the two roles: one's gradient never clips the other's.
+
+  The value model has a learning rate of its own, and `value.warmup_steps`
+  updates before the first of the policy: until it explains something of the
+  returns, the policy's gradient is mostly that of the prompts' difficulty.
+  """
+  value = config.value
+  policy = setup.make_optimizer(config, delay_steps=value.warmup_steps)
+  own = setup.make_optimizer(config, learning_rate=value.learning_rate)
+  roles_ = {"policy": policy, "value": own}
+  return optax.partition(roles_, {name: name for name in roles_})
 
 
 def initial_value(config, start, reward_cast, lora):
@@ -190,8 +209,7 @@ def initial_value(config, start, reward_cast, lora):
     raise ValueError(
       f"config.value.init={config.value.init!r}: choose 'policy' or 'reward'."
     )
-  found = dataclasses.replace(reward_cast.backbone.lora, dropout=lora.dropout)
-  if config.tuning == "lora" and found != lora:
+  if config.tuning == "lora" and not lora.fits(reward_cast.backbone.lora):
     raise ValueError(
       "config.value.init='reward' needs a reward model with the policy's"
       f" lora {lora}; it has {reward_cast.backbone.lora}."

@@ -104,14 +104,23 @@ def lora_spec(config: Config) -> LoraSpec:
   return LoraSpec(**config.lora.to_dict())
 
 
-def make_optimizer(config: Config) -> optax.GradientTransformation:
-  """The optimiser of `config.optimizer`, scheduled over `config.steps`."""
-  fields = config.optimizer.to_dict()
+def make_optimizer(
+  config: Config, *, delay_steps: int = 0, **changes: Any
+) -> optax.GradientTransformation:
+  """The optimiser of `config.optimizer`, scheduled over `config.steps`.
+
+  Args:
+    config: Of a stage.
+    delay_steps: Updates before the first that moves a parameter.
+    **changes: Fields of `config.optimizer` to put others in place of.
+  """
+  fields = config.optimizer.to_dict() | changes
   schedule = optim.make_schedule(
     name=fields.pop("schedule"),
     learning_rate=fields.pop("learning_rate"),
     warmup_steps=fields.pop("warmup_steps"),
     total_steps=config.steps,
+    delay_steps=delay_steps,
   )
   return optim.make_optimizer(schedule=schedule, **fields)
 

@@ -24,6 +24,9 @@ from perl_jax.models.lora import LoraSpec
 HEADS = ("scalar", "likelihood")  # of a reward model; `roles.response_scores`
 MODEL_FILE = "model.json"
 TOKENIZER = "tokenizer"
+_FIELDS = (
+  "model", "lora", "tuning", "trained", "head", "init", "base", "fingerprint",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,6 +196,7 @@ def read_model(workdir: str | Path, field: str) -> dict[str, Any]:
 
   Raises:
     FileNotFoundError: There is none; names the field and the way out.
+    ValueError: It lacks fields, as one of another version does.
   """
   path = Path(workdir) / MODEL_FILE
   if not path.is_file():
@@ -200,7 +204,14 @@ def read_model(workdir: str | Path, field: str) -> dict[str, Any]:
       f"config.{field}={str(workdir)!r}: {path} does not exist. It must be"
       " the workdir of an sft, reward or rl run."
     )
-  return json.loads(path.read_text())
+  described = json.loads(path.read_text())
+  missing = sorted(set(_FIELDS) - described.keys())
+  if missing:
+    raise ValueError(
+      f"config.{field}={str(workdir)!r}: {path} has no {', '.join(missing)}. It"
+      " was written by another version: run that stage again."
+    )
+  return described
 
 
 def _load_base(workdir, described, config, field):
@@ -239,6 +250,19 @@ def _new_head(config: ModelConfig, head: str) -> dict[str, Any]:
   return roles.init_head(config, likelihood=head == "likelihood")
 
 
+def _head_of(start: Start, head: str) -> dict[str, Any]:
+  fresh, found = _new_head(start.config, head)[params_lib.HEAD], {}
+  if start.head is not None:
+    found = start.head[params_lib.HEAD]
+  if found.keys() - fresh.keys():
+    raise ValueError(
+      f"The earlier stage has a head with {sorted(found)}, this config asks"
+      f" for head={head!r}, which has {sorted(fresh)}. Set config.head to"
+      " 'likelihood'."
+    )
+  return {params_lib.HEAD: fresh | found}
+
+
 def trainable_of(
   start: Start, *, lora: LoraSpec, tuning: str, seed: int, head: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -252,18 +276,7 @@ def trainable_of(
   Raises:
     ValueError: The start has an adapter of another shape than `lora`.
   """
-  with_head = {}
-  if head:
-    fresh, found = _new_head(start.config, head)[params_lib.HEAD], {}
-    if start.head is not None:
-      found = start.head[params_lib.HEAD]
-    if found.keys() - fresh.keys():
-      raise ValueError(
-        f"The earlier stage has a head with {sorted(found)}, this config asks"
-        f" for head={head!r}, which has {sorted(fresh)}. Set config.head to"
-        " 'likelihood'."
-      )
-    with_head = {params_lib.HEAD: fresh | found}
+  with_head = _head_of(start, head) if head else {}
   if tuning == "full":
     base = start.base
     if start.adapter is not None:
@@ -275,7 +288,7 @@ def trainable_of(
     adapter = jax.jit(roles.init_adapter, static_argnums=(1, 2))(
       key, start.config, lora
     )
-  elif dataclasses.replace(start.lora, dropout=lora.dropout) != lora:
+  elif not lora.fits(start.lora):
     raise ValueError(
       f"The earlier stage has an adapter {start.lora}, this config asks for"
       f" {lora}. Set config.lora to the earlier values, or start anew from the"

@@ -1,5 +1,6 @@
 """Adapters: where they are, how they start, what they add."""
 
+import dataclasses
 import functools
 
 import jax
@@ -176,6 +177,22 @@ def test_specs_that_make_no_adapter_are_refused(fields, message):
 def test_spec_round_trip():
   spec = LoraSpec(rank=3, alpha=2.0, dropout=0.1, rslora=True, targets="all")
   assert LoraSpec.from_dict(spec.to_dict()) == spec
+
+
+@pytest.mark.parametrize(
+  ("changes", "fits"),
+  [
+    ({}, True),
+    ({"dropout": 0.5}, True),
+    ({"rank": 4}, False),
+    ({"alpha": 1.0}, False),
+    ({"rslora": True}, False),
+    ({"targets": "all"}, False),
+  ],
+)
+def test_an_adapter_goes_on_as_one_of_its_shape_and_scale(changes, fits):
+  spec = LoraSpec(rank=2, dropout=0.1)
+  assert spec.fits(dataclasses.replace(spec, **changes)) == fits
 
 
 def test_dropout_is_unbiased_and_only_in_the_adapter(rng):

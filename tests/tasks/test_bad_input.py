@@ -159,6 +159,7 @@ def test_value_of_a_field(tmp_path, task, field, value, texts):
     ("reward__init", "", ("config.reward.init is empty", "configs/reward.py")),
     ("value__init", "zero", ("config.value.init='zero'", "'policy'")),
     ("policy__checkpoint", "newest", ("'newest'", "'best'")),
+    ("value__warmup_steps", 4, ("value.warmup_steps=4", "config.steps=4")),
     ("lora__rank", 3, ("lora", "rank=3")),
     ("eval__batch_size", 3, ("eval.batch_size=3", "2")),
   ],

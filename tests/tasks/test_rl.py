@@ -147,6 +147,39 @@ def test_comparison_of_before_and_after():
   }  # fmt: skip
 
 
+# The optimiser: one chain for each role.
+
+
+def test_the_policy_waits_for_the_value_model():
+  """SGD, gradients of ones: the rates of both roles, step by step."""
+  config = tiny.config(
+    "rl", optimizer__name="sgd", optimizer__b1=0.0, optimizer__clip_norm=0.0,
+    optimizer__learning_rate=0.5, optimizer__schedule="constant",
+    optimizer__warmup_steps=0, value__learning_rate=0.25,
+    value__warmup_steps=2,
+  )  # fmt: skip
+  trees = {name: {"w": jnp.ones(3)} for name in ("policy", "value")}
+  optimizer = rl.make_optimizer(config)
+  state, moved = optimizer.init(trees), []
+  for _ in range(4):
+    updates, state = optimizer.update(trees, state, trees)
+    moved.append([-float(updates[n]["w"][0]) for n in ("policy", "value")])
+  assert moved == [[0.0, 0.25], [0.0, 0.25], [0.5, 0.25], [0.5, 0.25]]
+
+
+def test_a_large_gradient_of_the_value_does_not_clip_the_policy():
+  config = tiny.config(
+    "rl", optimizer__name="sgd", optimizer__b1=0.0, optimizer__clip_norm=2.0,
+    optimizer__learning_rate=1.0, optimizer__warmup_steps=0,
+    value__learning_rate=1.0,
+  )  # fmt: skip
+  trees = {"policy": jnp.float32(1.0), "value": jnp.float32(100.0)}
+  optimizer = rl.make_optimizer(config)
+  updates, _ = optimizer.update(trees, optimizer.init(trees), trees)
+  assert float(updates["policy"]) == -1.0
+  assert float(updates["value"]) == pytest.approx(-2.0)
+
+
 # A whole run, from its files.
 
 

@@ -77,6 +77,17 @@ def test_runs_can_be_moved_as_a_whole(finished, tmp_path):
     stage.load(copy / "rl", "best", "policy", "policy.init")
 
 
+def test_a_description_that_lacks_a_field_is_refused(reward_run, tmp_path):
+  copy = tmp_path / "reward"
+  shutil.copytree(reward_run, copy)
+  path = copy / stage.MODEL_FILE
+  described = json.loads(path.read_text())
+  del described["head"]
+  path.write_text(json.dumps(described))
+  with pytest.raises(ValueError, match=r"has no head.*run that stage again"):
+    stage.load(copy, "best", "reward", "reward.init")
+
+
 def test_base_that_was_trained_further_is_refused(finished, tmp_path):
   """An adapter on other weights than its own gives rubbish without an error."""
   copy = tmp_path / "moved"
