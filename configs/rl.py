@@ -39,12 +39,22 @@ def get_config(arg=None):
     # paper's 0.05 the policy learns what it overlooks, and gold success falls.
     config.beta = 0.4
     config.optimizer.schedule = "cosine"
-    config.steps = 72
-    config.eval_every = 24
+    config.steps = 96
+    config.eval_every = 32
+    config.microbatches = 8  # a part of the batch fits the cache of a CPU
+    config.eval.rows = 512
     config.eval.temperature = 1.0
     config.data.options.size = 8_000
   if name.startswith("taskmaster"):
+    # Contexts differ more in what they are worth than responses to one do: the
+    # policy waits until the value model knows that. Microbatches fit the cache.
+    config.value.learning_rate = 3e-3
+    config.value.warmup_steps = 40
     config.optimizer.learning_rate = 1e-3
+    config.optimizer.schedule = "cosine"
+    config.steps = 180
+    config.eval_every = 60
     config.batch_size = 64
-    config.eval = common.evaluation(rows=192, batch_size=64)
+    config.microbatches = 8
+    config.eval = common.evaluation(rows=384, batch_size=64)
   return config
