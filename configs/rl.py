@@ -18,7 +18,7 @@ def get_config(arg=None):
   config = common.stage("rl", name)
   config.policy = {"init": "", "checkpoint": "best"}
   config.reward = {"init": "", "checkpoint": "best"}
-  config.value = {"init": "policy", "learning_rate": 2e-3, "warmup_steps": 0}
+  config.value = {"init": "policy", "learning_rate": 3e-3, "warmup_steps": 0}
   config.sampling = {"temperature": 0.7, "top_k": 0, "top_p": 1.0}
   config.beta = 0.05
   config.value_coef = 1.0
@@ -39,6 +39,7 @@ def get_config(arg=None):
     # paper's 0.05 the policy learns what it overlooks, and gold success falls.
     config.beta = 0.4
     config.optimizer.schedule = "cosine"
+    config.value.warmup_steps = 8
     config.steps = 96
     config.eval_every = 32
     config.microbatches = 8  # a part of the batch fits the cache of a CPU
@@ -48,7 +49,6 @@ def get_config(arg=None):
   if name.startswith("taskmaster"):
     # Contexts differ more in what they are worth than responses to one do: the
     # policy waits until the value model knows that. Microbatches fit the cache.
-    config.value.learning_rate = 3e-3
     config.value.warmup_steps = 40
     config.optimizer.learning_rate = 1e-3
     config.optimizer.schedule = "cosine"
