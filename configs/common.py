@@ -99,6 +99,8 @@ def data(name: str) -> ConfigDict:
   if name == "taskmaster_ticketing":
     config.update({"max_len": 1024, "prompt_len": 928})
     config.buckets = (256, 512, 768)
+  if name == "hh_rlhf":
+    config.long = "drop"  # a few replies are longer than a whole row may be
   if name == "jsonl":
     config.long = "turns"
   return config

@@ -4,7 +4,10 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from perl_jax.data import records
+from perl_jax.data import text as text_lib
 from perl_jax.data.text import Tokenization
+
+LONG = (*text_lib.LONG, "drop")
 
 
 class EncodedPreference(NamedTuple):
@@ -83,20 +86,24 @@ def encode_preferences(
     tokenization: The tokenizer.
     limit: Most tokens of a sequence: the largest bucket.
     long: How the prompt of a longer row is shortened (`encode_prompt`); the
-      same for both responses. Responses are never shortened.
+      same for both responses. Responses are never shortened. With "drop" the
+      prompt is cut, and a row that still does not fit is left out.
 
   Returns:
     The rows, and how much was left out: {"truncated_rows", "dropped_turns",
-    "cut_tokens"}.
+    "cut_tokens", "too_long_dropped"}.
 
   Raises:
     ValueError: Names the row that does not fit.
   """
   encoded, counts = [], _no_cuts()
   for index, row in enumerate(rows):
-    prompt, (chosen, rejected) = _encode_row(
+    found = _encode_row(
       row, (row.chosen, row.rejected), tokenization, limit, long, counts
     )
+    if found is None:
+      continue
+    prompt, (chosen, rejected) = found
     encoded.append(
       EncodedPreference(prompt + chosen, prompt + rejected, len(prompt), index)
     )
@@ -112,9 +119,10 @@ def encode_labelled(
   """Tokens of prompt + response; see `encode_preferences`."""
   encoded, counts = [], _no_cuts()
   for index, row in enumerate(rows):
-    prompt, (response,) = _encode_row(
-      row, (row.response,), tokenization, limit, long, counts
-    )
+    found = _encode_row(row, (row.response,), tokenization, limit, long, counts)
+    if found is None:
+      continue
+    prompt, (response,) = found
     encoded.append(
       EncodedLabelled(prompt + response, len(prompt), float(row.label), index)
     )
@@ -130,13 +138,15 @@ def encode_prompts(
   """Tokens of the prompts; see `encode_preferences`."""
   encoded, counts = [], _no_cuts()
   for index, row in enumerate(rows):
-    prompt, _ = _encode_row(row, (), tokenization, limit, long, counts)
-    encoded.append(EncodedPrompt(prompt, index))
+    found = _encode_row(row, (), tokenization, limit, long, counts)
+    if found is not None:
+      encoded.append(EncodedPrompt(found[0], index))
   return encoded, counts
 
 
 def _no_cuts() -> dict[str, int]:
-  return {"truncated_rows": 0, "dropped_turns": 0, "cut_tokens": 0}
+  names = ("truncated_rows", "dropped_turns", "cut_tokens", "too_long_dropped")
+  return dict.fromkeys(names, 0)
 
 
 def _encode_row(
@@ -146,21 +156,29 @@ def _encode_row(
   limit: int,
   long: str,
   counts: dict[str, int],
-) -> tuple[list[int], list[list[int]]]:
-  """Prompt, shortened so that every response fits after it, and responses."""
+) -> tuple[list[int], list[list[int]]] | None:
+  """Prompt, shortened so that every response fits after it, and responses.
+
+  None for a row that is left out.
+  """
+  if long not in LONG:
+    raise ValueError(f"long={long!r} is none of {', '.join(LONG)}.")
   try:
     encoded = [tokenization.encode_response(row.prompt, r) for r in responses]
     longest = max(map(len, encoded), default=0)
     if longest >= limit:
-      raise ValueError(
+      raise text_lib.TooLongError(
         f"A response has {longest} tokens, which leaves nothing for the prompt "
-        f"within the limit of {limit}. Raise the limit or leave the row out; "
-        "responses are never shortened."
+        f"within the limit of {limit}. Raise the limit, or set long to 'drop' "
+        "to leave such rows out; responses are never shortened."
       )
     prompt, flags = tokenization.encode_prompt(
-      row.prompt, limit - longest, long
+      row.prompt, limit - longest, "cut" if long == "drop" else long
     )
   except ValueError as error:
+    if long == "drop" and isinstance(error, text_lib.TooLongError):
+      counts["too_long_dropped"] += 1
+      return None
     raise ValueError(f"{row.id}: {error}") from error
   counts["truncated_rows"] += any(flags.values())
   for key, value in flags.items():

@@ -22,6 +22,10 @@ from perl_jax.data.template import ChatTemplate, Piece
 LONG = ("error", "turns", "cut")
 
 
+class TooLongError(ValueError):
+  """Text that does not fit, however its prompt is shortened."""
+
+
 def load_tokenizer(path: str | os.PathLike) -> "Tokenization":
   """Reads any Hugging Face tokenizer directory; runs no code from it.
 
@@ -107,7 +111,8 @@ class Tokenization:
       The tokens, and what was left out: {"dropped_turns", "cut_tokens"}.
 
     Raises:
-      ValueError: The prompt is too long, or not renderable. The caller adds
+      TooLongError: The prompt is too long.
+      ValueError: It is not renderable. The caller adds
         the id of the row.
     """
     if long not in LONG:
@@ -129,10 +134,10 @@ class Tokenization:
         flags["cut_tokens"] = len(ids) - len(cut)
         return cut, flags
     least = "" if long == "error" else f" ({len(ids)} with long={long!r})"
-    raise ValueError(
+    raise TooLongError(
       f"The prompt has {full_length} tokens{least}, but the limit is {limit}. "
-      "Raise the limit, leave the row out, or set long to 'turns' (drop the "
-      "oldest turns) or 'cut' (then shorten the last one)."
+      "Raise the limit, or set long to 'turns' (drop the oldest turns), 'cut' "
+      "(then shorten the last one) or 'drop' (then leave the row out)."
     )
 
   def encode_response(

@@ -199,7 +199,8 @@ def _bucketed(
     rows, cut = encode(records_, tokenization, longest, config.data.long)
     return Encoded(rows, [row.length for row in rows]), cut
 
-  validation, _ = encoded(held_out)
+  validation, lost = encoded(held_out)
+  counts["validation_too_long_dropped"] = lost["too_long_dropped"]
   training = None
   if train:
     training, cut = encoded(splits.train)

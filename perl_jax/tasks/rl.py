@@ -4,6 +4,7 @@ One iteration: sample responses, score them (policy and anchor log-probs, the
 reward model), learn. All four roles stand on one copy of the base.
 """
 
+import dataclasses
 import time
 from pathlib import Path
 
@@ -198,7 +199,7 @@ def initial_value(config, start, reward_cast, lora):
   """
   if config.value.init == "policy":
     trainable, _ = stage.trainable_of(
-      start,
+      dataclasses.replace(start, head=None),
       lora=lora,
       tuning=config.tuning,
       seed=config.seed + 1,

@@ -21,7 +21,7 @@ CONTEXT = tuple(
 def test_both_responses_follow_the_same_shortened_prompt(tokenization):
   row = records.Preference("a:1", "g", CONTEXT, "hello there", "12")
   whole, counts = encoding.encode_preferences([row], tokenization, 500)
-  assert counts == {"truncated_rows": 0, "dropped_turns": 0, "cut_tokens": 0}
+  assert not any(counts.values())
   chosen = tokenization.encode_response((), "hello there")
   rejected = tokenization.encode_response((), "12")
   prompt, _ = tokenization.encode_prompt(CONTEXT)
@@ -44,7 +44,10 @@ def test_both_responses_follow_the_same_shortened_prompt(tokenization):
     len(prompt),
     0,
   )
-  assert counts == {"truncated_rows": 1, "dropped_turns": 1, "cut_tokens": 0}
+  assert counts == {
+    "truncated_rows": 1, "dropped_turns": 1, "cut_tokens": 0,
+    "too_long_dropped": 0,
+  }  # fmt: skip
 
 
 def test_labelled_rows_end_with_the_stop_token(tokenization):
@@ -58,6 +61,29 @@ def test_labelled_rows_end_with_the_stop_token(tokenization):
     1,
   )
   assert encoded[1].response_length == 1
+
+
+def test_rows_that_do_not_fit_are_left_out_and_counted(tokenization):
+  """With "drop"; the others keep the number of their record."""
+  replies = ("hello", "hello " * 30, "12")
+  rows = [
+    records.Preference(str(i), "g", CONTEXT[:1], reply, "no")
+    for i, reply in enumerate(replies)
+  ]
+  encoded, counts = encoding.encode_preferences(rows, tokenization, 30, "drop")
+  assert [row.index for row in encoded] == [0, 2]
+  assert counts["too_long_dropped"] == 1
+  labelled = records.Labelled("a", "g", CONTEXT, replies[1], 1.0)
+  found, counts = encoding.encode_labelled([labelled], tokenization, 20, "drop")
+  assert found == [] and counts["too_long_dropped"] == 1
+  # A prompt is cut before it is given up.
+  long = records.Prompt("b", "g", CONTEXT, None)
+  cut, counts = encoding.encode_prompts([long], tokenization, 8, "drop")
+  assert len(cut) == 1 and counts["cut_tokens"] > 0
+  none, counts = encoding.encode_prompts([long], tokenization, 2, "drop")
+  assert none == [] and counts["too_long_dropped"] == 1
+  with pytest.raises(ValueError, match=r"'keep' is none of .*drop"):
+    encoding.encode_prompts([long], tokenization, 8, "keep")
 
 
 def test_rows_that_do_not_fit_are_named(tokenization):

@@ -180,6 +180,16 @@ def test_a_large_gradient_of_the_value_does_not_clip_the_policy():
   assert float(updates["value"]) == pytest.approx(-2.0)
 
 
+def test_a_value_model_from_a_policy_knows_nothing_yet(reward_run):
+  """Even if what the policy starts from had a head of its own."""
+  start = stage.load(reward_run, "best", "reward", "policy.init")
+  assert np.any(start.head["head"]["kernel"])
+  config = tiny.config("rl")
+  found = rl.initial_value(config, start, None, start.lora)
+  assert set(found["head"]) == {"kernel", "bias"}
+  assert not any(np.any(leaf) for leaf in found["head"].values())
+
+
 # A whole run, from its files.
 
 

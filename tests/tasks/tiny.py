@@ -34,7 +34,7 @@ _TRAINED = {"batch_size": 8, "steps": 4, "eval_every": 2, "log_every": 1}
 _OF_STAGE = {
   "sft": {**_TRAINED, "eval.rows": 8},
   "reward": {**_TRAINED, "eval.rows": 0},
-  "rl": {**_TRAINED, "eval.rows": 8},
+  "rl": {**_TRAINED, "eval.rows": 8, "value.warmup_steps": 0},
   "evaluate": {"eval.rows": 8},
 }
 
