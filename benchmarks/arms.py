@@ -31,7 +31,8 @@ from perl_jax import params as params_lib
 from perl_jax import roles, sampling, sharding, steps
 from perl_jax.data import batches
 from perl_jax.models import presets
-from perl_jax.tasks import judging, rl, setup, stage
+from perl_jax.tasks import judging, rl, setup
+from perl_jax.tasks import start as start_lib
 from perl_jax.tasks.compiled import Compiled
 
 PHASES = ("sample", "score", "learn")
@@ -89,7 +90,7 @@ def configure(config: setup.Config, settings: Settings, tuning: str):
   return config
 
 
-def make_start(settings: Settings) -> stage.Start:
+def make_start(settings: Settings) -> start_lib.Start:
   """A random base; there is no text here, hence no tokenizer."""
   config = presets.preset(
     settings.preset,
@@ -99,7 +100,7 @@ def make_start(settings: Settings) -> stage.Start:
     remat=settings.remat,
     dtype=settings.dtype,
   )
-  return stage.random_start(config, settings.seed, Path())
+  return start_lib.random_start(config, settings.seed, Path())
 
 
 def random_head(trainable: params_lib.Params, seed: int) -> dict[str, Any]:
@@ -127,10 +128,12 @@ def bytes_given(*trees: Any, head_only: bool = False) -> int:
 class RewardStep:
   """The learning step of a pairwise reward model."""
 
-  def __init__(self, settings: Settings, start: stage.Start, tuning: str, mesh):
+  def __init__(
+    self, settings: Settings, start: start_lib.Start, tuning: str, mesh
+  ):
     config = configure(reward_config.get_config(), settings, tuning)
     lora = setup.lora_spec(config)
-    trainable, frozen = stage.trainable_of(
+    trainable, frozen = start_lib.trainable_of(
       start, lora=lora, tuning=tuning, seed=config.seed, head="scalar"
     )
     optimizer = setup.make_optimizer(config)
@@ -177,11 +180,13 @@ class RewardStep:
 class RlIteration:
   """The RL iteration of the task: sample, score, learn."""
 
-  def __init__(self, settings: Settings, start: stage.Start, tuning: str, mesh):
+  def __init__(
+    self, settings: Settings, start: start_lib.Start, tuning: str, mesh
+  ):
     config = configure(rl_config.get_config(), settings, tuning)
     lora = setup.lora_spec(config)
     made = {
-      role: stage.trainable_of(
+      role: start_lib.trainable_of(
         start, lora=lora, tuning=tuning, seed=config.seed + i, head=head
       )
       for i, (role, head) in enumerate(

@@ -149,6 +149,8 @@ def stage(task: str, name: str) -> ConfigDict:
       "task": task,
       "seed": 0,
       "tuning": "lora",
+      "base": "",
+      "base_dtype": "float32",
       "model": model(name),
       "lora": lora(),
       "data": data(name),

@@ -97,14 +97,17 @@ def shardings(mesh: Mesh, tree: Any) -> Any:
   )
 
 
-def place(mesh: Mesh, tree: Any) -> Any:
+def place(mesh: Mesh, tree: Any, *, share: bool = False) -> Any:
   """Copies host or device arrays to where the rules put them.
 
   The copy never shares buffers with `tree`, so that a step may donate one and
-  a role keep the other.
+  a role keep the other. With `share` a leaf that lies there already is taken as
+  it is: for what no step donates, such as a frozen base.
   """
 
   def put(leaf, sharding):
+    if share and isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+      return leaf
     placed = jax.device_put(leaf, sharding, may_alias=False)
     if isinstance(leaf, jax.Array) and leaf.sharding != sharding:
       # Spread over more devices, the shard of the one that has it already is

@@ -44,7 +44,7 @@ def stage_configs():
 
 
 def test_nothing_is_left_out():
-  assert set(FILES) == {*STAGES, "pipeline", "quickstart", "report"}
+  assert set(FILES) == {*STAGES, "pipeline", "quickstart", "report", "export"}
   assert set(common.DATASETS) == set(sources.describe())
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 ACTIVATIONS = ("silu", "gelu_tanh")
 REMAT_POLICIES = ("none", "dots", "full")
+ROPE_TYPES = ("default", "linear", "llama3")
 SIZES = (
   "vocab_size",
   "num_layers",
@@ -54,6 +55,15 @@ class ModelConfig:
     final_softcap: The same on the logits.
     rope_theta: Base of the rotary frequencies.
     rope_local_theta: Base in windowed layers (Gemma 3); None is `rope_theta`.
+    rope_type: How frequencies are scaled for longer contexts, see
+      `layers.rotary_frequencies`: "default" (not), "linear" (Gemma 3) or
+      "llama3" (Llama 3.1 and 3.2). Windowed layers with a base of their own
+      are not scaled.
+    rope_factor: Frequencies are divided by it, where they are scaled.
+    rope_low_freq_factor: "llama3": below this many turns within
+      `rope_original_max_len` a frequency is scaled in full.
+    rope_high_freq_factor: "llama3": above this many, not at all.
+    rope_original_max_len: "llama3": context of the pretraining.
     sliding_window: A token sees this many latest tokens, itself included.
     global_every: With a window, every n-th layer (counted from 1) is global;
       0 windows every layer (Mistral), 2 is Gemma 2, 6 is Gemma 3.
@@ -88,6 +98,11 @@ class ModelConfig:
   final_softcap: float | None = None
   rope_theta: float = 10_000.0
   rope_local_theta: float | None = None
+  rope_type: str = "default"
+  rope_factor: float = 1.0
+  rope_low_freq_factor: float = 1.0
+  rope_high_freq_factor: float = 4.0
+  rope_original_max_len: int = 8192
   sliding_window: int | None = None
   global_every: int = 0
   scan_unroll: int = 1
@@ -109,6 +124,7 @@ class ModelConfig:
     for field, allowed in (
       ("activation", ACTIVATIONS),
       ("remat", REMAT_POLICIES),
+      ("rope_type", ROPE_TYPES),
       ("dtype", ("float32", "bfloat16")),
     ):
       if getattr(self, field) not in allowed:

@@ -37,20 +37,48 @@ class Rotary(NamedTuple):
   sin: jax.Array
 
 
-def rotary_angles(
-  positions: jax.Array, *, head_dim: int, theta: float
-) -> Rotary:
-  """Angles positions * theta^(-2 i / H) for i in [0, H / 2).
+def rotary_frequencies(
+  config: ModelConfig, *, local: bool = False
+) -> jax.Array:
+  """Radians per position of each pair, `[H / 2]` float32.
+
+  f_i = theta^(-2 i / H), and with s = rope_factor
+
+  "linear": f_i / s
+  "llama3": f_i times (1 - g) / s + g, where g goes from 0 to 1 as the turns
+      that the pair makes within the original context, n = f_i N / (2 pi), go
+      from rope_low_freq_factor to rope_high_freq_factor
+
+  Args:
+    config: Of the model.
+    local: Those of windowed layers that have a base of their own: not scaled.
+
+  Reference: Su et al. 2021, arXiv:2104.09864; Chen et al. 2023,
+  arXiv:2306.15595; Llama team 2024, arXiv:2407.21783.
+  """
+  exponents = jnp.arange(0, config.head_dim, 2, dtype=jnp.float32)
+  exponents = exponents / config.head_dim
+  if local:
+    return config.rope_local_theta**-exponents
+  frequencies = config.rope_theta**-exponents
+  if config.rope_type == "linear":
+    return frequencies / config.rope_factor
+  if config.rope_type == "llama3":
+    turns = frequencies * config.rope_original_max_len / (2 * jnp.pi)
+    low, high = config.rope_low_freq_factor, config.rope_high_freq_factor
+    kept = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
+    return frequencies * ((1.0 - kept) / config.rope_factor + kept)
+  return frequencies
+
+
+def rotary_angles(positions: jax.Array, frequencies: jax.Array) -> Rotary:
+  """Cosines and sines of positions times frequencies.
 
   Args:
     positions: Position of each token in its sequence, `[B, T]`, int.
-    head_dim: `H`.
-    theta: Base of the frequencies.
-
-  Reference: Su et al. 2021, arXiv:2104.09864.
+    frequencies: From `rotary_frequencies`, `[H / 2]`.
   """
-  exponents = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
-  angles = positions[..., None, None].astype(jnp.float32) * theta**-exponents
+  angles = positions[..., None, None].astype(jnp.float32) * frequencies
   return Rotary(jnp.cos(angles), jnp.sin(angles))
 
 

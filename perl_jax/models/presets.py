@@ -69,7 +69,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     post_norms=True,
     attn_softcap=50.0,
     final_softcap=30.0,
-    query_scale=0.3,
+    query_scale=0.25,
     sliding_window=5,
     global_every=2,
   ),

@@ -221,9 +221,7 @@ class Transformer(nn.Module):
       local_mask = mask & (distance < cfg.sliding_window)
       if cfg.rope_local_theta is not None:
         local_rotary = layers.rotary_angles(
-          positions, head_dim=cfg.head_dim, theta=cfg.rope_local_theta
+          positions, layers.rotary_frequencies(cfg, local=True)
         )
-    rotary = layers.rotary_angles(
-      positions, head_dim=cfg.head_dim, theta=cfg.rope_theta
-    )
+    rotary = layers.rotary_angles(positions, layers.rotary_frequencies(cfg))
     return SharedInputs(rotary, mask, local_rotary, local_mask)

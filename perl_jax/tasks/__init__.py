@@ -5,7 +5,9 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-TASKS = ("sft", "reward", "rl", "evaluate", "pipeline", "report")
+TASKS = (
+  "sft", "reward", "rl", "evaluate", "pipeline", "report", "export",
+)  # fmt: skip
 
 
 def run(config: Any, workdir: str | Path) -> dict[str, float]:

@@ -3,11 +3,14 @@
 import dataclasses
 from pathlib import Path
 
+from jax.sharding import Mesh
+
 from perl_jax import params as params_lib
 from perl_jax import roles, sampling
 from perl_jax.data import text as text_lib
 from perl_jax.models.lora import LoraSpec
 from perl_jax.tasks import setup, stage
+from perl_jax.tasks.start import Start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Cast:
   own_base: params_lib.Params
 
 
-def as_trained(start: stage.Start, known: stage.Start | None) -> Cast:
+def as_trained(start: Start, known: Start | None) -> Cast:
   """What a stage trained, to be run as it is.
 
   Args:
@@ -49,15 +52,22 @@ def as_trained(start: stage.Start, known: stage.Start | None) -> Cast:
   )
 
 
-def load_reward(config: setup.Config, policy: stage.Start) -> Cast:
+def load_reward(config: setup.Config, policy: Start, mesh: Mesh) -> Cast:
   """The reward model of `config.reward`, sharing the policy's base.
+
+  A checkpoint of others (`AutoModelForSequenceClassification`) brings its own.
 
   Raises:
     ValueError: It has no head, another tokenizer, or stands on another base.
   """
   init = config.reward.init
   start = stage.load(
-    init, config.reward.checkpoint, "reward", "reward.init", known=policy
+    init,
+    config.reward.checkpoint,
+    "reward",
+    "reward.init",
+    known=policy,
+    outside=setup.outside(config, mesh),
   )
   if start.head is None:
     raise ValueError(

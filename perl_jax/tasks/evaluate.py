@@ -4,6 +4,7 @@ The policy is compared with the anchor that it started from, on the same prompts
 with the same keys. Works for the checkpoint of any stage.
 """
 
+import dataclasses
 import time
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from perl_jax.data import sources
 from perl_jax.data import text as text_lib
 from perl_jax.tasks import casting, inputs, judging, setup, stage
 from perl_jax.tasks import reward as reward_task
+from perl_jax.tasks import start as start_lib
 from perl_jax.tasks.compiled import Compiled
+from perl_jax.tasks.start import Outside, Start
 
 
 def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
@@ -28,15 +31,20 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
     )
   reward_task.require_loss(config.loss)
   mesh = setup.make_mesh(config)
+  outside = setup.outside(config, mesh)
   summary = {}
   with jax.set_mesh(mesh), setup.preparing(config, workdir) as workdir:
     policy = anchor = reward = reward_start = None
     if config.policy.init:
       policy = stage.load(
-        config.policy.init, config.policy.checkpoint, "policy", "policy.init"
+        config.policy.init,
+        config.policy.checkpoint,
+        "policy",
+        "policy.init",
+        outside=outside,
       )
       inputs.require_room(config, policy.config.max_len)
-      anchor = load_anchor(config, policy)
+      anchor = load_anchor(config, policy, outside)
     if config.reward.init:
       reward_start = stage.load(
         config.reward.init,
@@ -44,6 +52,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
         "reward",
         "reward.init",
         known=policy,
+        outside=outside,
       )
       reward = place(mesh, casting.as_trained(reward_start, None))
     with metrics_lib.Writer(
@@ -68,10 +77,16 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
   return summary
 
 
-def load_anchor(config, policy: stage.Start) -> stage.Start:
-  """The stage that a policy went on from, or the policy itself if none."""
+def load_anchor(config, policy: Start, outside: Outside) -> Start:
+  """What a policy went on from, or the policy itself if that is not known."""
   workdir = Path(config.policy.init)
-  init = stage.read_model(workdir, "policy.init")["init"]
+  if not (workdir / stage.MODEL_FILE).exists():
+    return policy  # made by others: nothing says what it went on from
+  described = stage.read_model(workdir, "policy.init")
+  init, base = described["init"], described["base"]
+  if not init["init"] and base["kind"] == "huggingface":
+    same = dataclasses.replace(outside, dtype=base["dtype"])
+    return start_lib.checkpoint_start(base["path"], same, policy)
   if not init["init"]:
     return policy
   return stage.load(
@@ -80,13 +95,15 @@ def load_anchor(config, policy: stage.Start) -> stage.Start:
     "policy",
     "policy.init",
     known=policy,
+    outside=outside,
   )
 
 
 def place(mesh, cast: casting.Cast):
   """(backbone, role on the mesh) of a role that is only run."""
   return cast.backbone, judging.Role(
-    sharding.place(mesh, cast.trainable), sharding.place(mesh, cast.own_base)
+    sharding.place(mesh, cast.trainable),
+    sharding.place(mesh, cast.own_base, share=True),
   )
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from absl import logging
+from jax.sharding import Mesh
 
 from perl_jax.data import batches as batches_lib
 from perl_jax.data import encoding, loader, packing, records, sources
@@ -16,6 +17,8 @@ from perl_jax.data import text as text_lib
 from perl_jax.data import tokenizer as tokenizer_lib
 from perl_jax.models import presets
 from perl_jax.tasks import setup, stage
+from perl_jax.tasks import start as start_lib
+from perl_jax.tasks.start import Start
 
 Config = setup.Config
 
@@ -57,18 +60,25 @@ def load(data: Config, kind: str, seed: int) -> records.Splits:
   )
 
 
-def start(config: Config, role: str, workdir: Path, kind: str) -> stage.Start:
-  """What a stage starts from: an earlier workdir, or a fresh random base.
+def start(
+  config: Config, role: str, workdir: Path, kind: str, mesh: Mesh
+) -> Start:
+  """What a stage starts from: an earlier one, a checkpoint, or random weights.
 
   Args:
     config: Of the stage; `config[role].init` names the earlier workdir.
     role: "policy" or "reward".
     workdir: Of this stage; a tokenizer that has to be trained is kept there.
     kind: Kind of records whose text a new tokenizer learns from.
+    mesh: Where a base that is read goes.
   """
-  init = config[role].init
+  init, outside = config[role].init, setup.outside(config, mesh)
   if init:
-    return stage.load(init, config[role].checkpoint, role, f"{role}.init")
+    return stage.load(
+      init, config[role].checkpoint, role, f"{role}.init", outside=outside
+    )
+  if config.base:
+    return start_lib.checkpoint_start(config.base, outside)
   # A wrong name should not cost a trained tokenizer first.
   presets.preset(config.model.preset, vocab_size=1)
   tokenizer = workdir / stage.TOKENIZER
@@ -90,7 +100,7 @@ def start(config: Config, role: str, workdir: Path, kind: str) -> stage.Start:
     remat=config.model.remat,
     dtype=config.model.dtype,
   )
-  return stage.random_start(model, config.seed, tokenizer)
+  return start_lib.random_start(model, config.seed, tokenizer)
 
 
 def require_room(config: Config, max_len: int) -> None:

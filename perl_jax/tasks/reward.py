@@ -12,6 +12,7 @@ from perl_jax import metrics as metrics_lib
 from perl_jax import params as params_lib
 from perl_jax.data import text as text_lib
 from perl_jax.tasks import inputs, loop, setup, stage
+from perl_jax.tasks import start as start_lib
 from perl_jax.tasks.compiled import Compiled
 
 KINDS = {"pairwise": "preferences", "pointwise": "labelled"}
@@ -24,9 +25,10 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
   mesh, optimizer = setup.make_mesh(config), setup.make_optimizer(config)
   setup.check_counts(config, mesh)
   kind = require_loss(config.loss)
-  if config.head not in stage.HEADS:
+  if config.head not in start_lib.HEADS:
     raise ValueError(
-      f"config.head={config.head!r}: choose one of {', '.join(stage.HEADS)}."
+      f"config.head={config.head!r}: choose one of"
+      f" {', '.join(start_lib.HEADS)}."
     )
   if config.report_checkpoint not in ("best", "last"):
     raise ValueError(
@@ -34,12 +36,12 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       " or 'last'."
     )
   with setup.preparing(config, workdir) as workdir:
-    start = inputs.start(config, "reward", workdir, kind)
+    start = inputs.start(config, "reward", workdir, kind, mesh)
     inputs.require_room(config, start.config.max_len)
     tokenization = text_lib.load_tokenizer(start.tokenizer)
     data = read(config, tokenization)
     lora = setup.lora_spec(config)
-    trainable, frozen = stage.trainable_of(
+    trainable, frozen = start_lib.trainable_of(
       start, lora=lora, tuning=config.tuning, seed=config.seed, head=config.head
     )
     stage.write_model(
@@ -57,7 +59,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
 
   with jax.set_mesh(mesh):
     backbone = roles.Backbone(start.config, lora)
-    frozen = sharding.place(mesh, frozen)
+    frozen = sharding.place(mesh, frozen, share=True)
     state = steps.init_state(sharding.place(mesh, trainable), optimizer)
     state = sharding.place(mesh, state)
     del start, trainable

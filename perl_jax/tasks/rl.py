@@ -20,6 +20,7 @@ from perl_jax import rollout as rollout_lib
 from perl_jax.data import sources
 from perl_jax.data import text as text_lib
 from perl_jax.tasks import casting, inputs, judging, loop, setup, stage
+from perl_jax.tasks import start as start_lib
 from perl_jax.tasks.compiled import Compiled
 
 
@@ -29,8 +30,8 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
   mesh, optimizer = setup.make_mesh(config), make_optimizer(config)
   check(config, mesh)
   with setup.preparing(config, workdir) as workdir:
-    start = inputs.start(config, "policy", workdir, "prompts")
-    reward_cast = casting.load_reward(config, start)
+    start = inputs.start(config, "policy", workdir, "prompts", mesh)
+    reward_cast = casting.load_reward(config, start, mesh)
     inputs.require_room(config, start.config.max_len)
     tokenization = text_lib.load_tokenizer(start.tokenizer)
     data = inputs.prompts(config, tokenization)
@@ -38,7 +39,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       config, tokenization, **config.sampling.to_dict()
     )
     lora = setup.lora_spec(config)
-    policy, frozen = stage.trainable_of(
+    policy, frozen = start_lib.trainable_of(
       start, lora=lora, tuning=config.tuning, seed=config.seed, head=""
     )
     value = initial_value(config, start, reward_cast, lora)
@@ -59,7 +60,9 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
     # With full tuning the reward model may still stand on the base: it is then
     # placed for it alone.
     base = sharding.place(
-      mesh, start.base if frozen or reward_cast.shares_base else {}
+      mesh,
+      start.base if frozen or reward_cast.shares_base else {},
+      share=True,
     )
     frozen = base if frozen else {}
     anchor = judging.Role(sharding.place(mesh, policy), frozen)
@@ -198,7 +201,7 @@ def initial_value(config, start, reward_cast, lora):
   "reward": the reward model's adapter and head.
   """
   if config.value.init == "policy":
-    trainable, _ = stage.trainable_of(
+    trainable, _ = start_lib.trainable_of(
       dataclasses.replace(start, head=None),
       lora=lora,
       tuning=config.tuning,

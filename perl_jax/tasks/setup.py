@@ -17,10 +17,12 @@ from perl_jax import metrics as metrics_lib
 from perl_jax import optim, sharding
 from perl_jax import params as params_lib
 from perl_jax.models.lora import LoraSpec
+from perl_jax.tasks.start import Outside
 
 Config = ml_collections.ConfigDict
 
 CONFIG_FILE = "config.json"
+DTYPES = ("float32", "bfloat16")
 
 
 @contextlib.contextmanager
@@ -102,6 +104,21 @@ def lora_spec(config: Config) -> LoraSpec:
   if config.tuning == "full":
     return LoraSpec(rank=0)
   return LoraSpec(**config.lora.to_dict())
+
+
+def outside(config: Config, mesh: jax.sharding.Mesh) -> Outside:
+  """How checkpoints that others made are read; see `start.Outside`."""
+  if config.base_dtype not in DTYPES:
+    raise ValueError(
+      f"config.base_dtype={config.base_dtype!r}: choose one of {DTYPES}."
+    )
+  fields = ("dtype", "remat", "scan_unroll")
+  return Outside(
+    base=config.base,
+    dtype=config.base_dtype,
+    mesh=mesh,
+    model={field: config.model[field] for field in fields},
+  )
 
 
 def make_optimizer(

@@ -14,6 +14,7 @@ from perl_jax import roles, sharding, steps
 from perl_jax.data import sources
 from perl_jax.data import text as text_lib
 from perl_jax.tasks import casting, inputs, judging, loop, setup, stage
+from perl_jax.tasks import start as start_lib
 from perl_jax.tasks.compiled import Compiled
 
 
@@ -23,7 +24,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
   mesh, optimizer = setup.make_mesh(config), setup.make_optimizer(config)
   setup.check_counts(config, mesh)
   with setup.preparing(config, workdir) as workdir:
-    start = inputs.start(config, "policy", workdir, "demonstrations")
+    start = inputs.start(config, "policy", workdir, "demonstrations", mesh)
     inputs.require_room(config, start.config.max_len)
     tokenization = text_lib.load_tokenizer(start.tokenizer)
     data = inputs.targets(config, tokenization)
@@ -38,7 +39,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       greedy=config.eval.greedy,
     )
     lora = setup.lora_spec(config)
-    trainable, frozen = stage.trainable_of(
+    trainable, frozen = start_lib.trainable_of(
       start, lora=lora, tuning=config.tuning, seed=config.seed, head=""
     )
     stage.write_model(
@@ -55,7 +56,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
 
   with jax.set_mesh(mesh):
     backbone = roles.Backbone(start.config, lora)
-    frozen = sharding.place(mesh, frozen)
+    frozen = sharding.place(mesh, frozen, share=True)
     state = steps.init_state(sharding.place(mesh, trainable), optimizer)
     state = sharding.place(mesh, state)
     del start, trainable

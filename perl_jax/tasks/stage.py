@@ -5,7 +5,6 @@ how it was tuned, which base it stands on (by reference and fingerprint), and
 `tokenizer/`. That is all that a later stage needs to be given its path.
 """
 
-import dataclasses
 import json
 import os
 import shutil
@@ -15,64 +14,26 @@ from typing import Any
 
 import jax
 
-from perl_jax import checkpoint, roles
+from perl_jax import checkpoint, roles, sharding
 from perl_jax import metrics as metrics_lib
 from perl_jax import params as params_lib
+from perl_jax.interop import hf_checkpoint, peft
 from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
+from perl_jax.tasks import start as start_lib
+from perl_jax.tasks.start import Outside, Start
 
-HEADS = ("scalar", "likelihood")  # of a reward model; `roles.response_scores`
 MODEL_FILE = "model.json"
 TOKENIZER = "tokenizer"
+# Beside a model's weights lie the files of its tokenizer.
+_TOKENIZER_FILES = (
+  "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*",
+  "merges.txt", "*.model", "chat_template*", "generation_config.json",
+  "config.json",
+)  # fmt: skip
 _FIELDS = (
   "model", "lora", "tuning", "trained", "head", "init", "base", "fingerprint",
 )  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class Start:
-  """A base and, where the earlier stage trained one, an adapter on it.
-
-  Attributes:
-    config: Of the model.
-    base: Parameters of the backbone.
-    record: How to find the base again, JSON-able: {"kind": "random", "seed"}
-      or {"kind": "workdir", "path", "checkpoint"}.
-    fingerprint: Of the base.
-    adapter: LoRA leaves to start from, or None.
-    lora: Shape of that adapter, or None.
-    head: Scalar head to start from, or None.
-    tokenizer: Directory of the tokenizer.
-  """
-
-  config: ModelConfig
-  base: params_lib.Params
-  record: Mapping[str, Any]
-  fingerprint: str
-  adapter: params_lib.Params | None
-  lora: LoraSpec | None
-  head: params_lib.Params | None
-  tokenizer: Path
-
-
-def random_start(config: ModelConfig, seed: int, tokenizer: Path) -> Start:
-  """A base with random weights, drawn from the seed."""
-  base = _random_base(config, seed)
-  return Start(
-    config=config,
-    base=base,
-    record={"kind": "random", "seed": seed},
-    fingerprint=params_lib.fingerprint(base),
-    adapter=None,
-    lora=None,
-    head=None,
-    tokenizer=tokenizer,
-  )
-
-
-def _random_base(config, seed):
-  key = jax.random.fold_in(jax.random.key(seed), 0)
-  return jax.jit(roles.init_base, static_argnums=1)(key, config)
 
 
 def write_model(
@@ -106,7 +67,7 @@ def write_model(
     # Relative, so that a tree of runs can be moved as a whole.
     record["path"] = os.path.relpath(record["path"], workdir)
   if start.tokenizer.resolve() != (workdir / TOKENIZER).resolve():
-    shutil.copytree(start.tokenizer, workdir / TOKENIZER, dirs_exist_ok=True)
+    copy_tokenizer(start.tokenizer, workdir / TOKENIZER)
   metrics_lib.write_json(
     workdir / MODEL_FILE,
     {
@@ -122,29 +83,46 @@ def write_model(
   )
 
 
+def copy_tokenizer(source: Path, target: Path) -> None:
+  """Copies the files of a tokenizer, and not the weights beside them."""
+  target.mkdir(parents=True, exist_ok=True)
+  for pattern in _TOKENIZER_FILES:
+    for path in source.glob(pattern):
+      if path.is_file():
+        shutil.copy(path, target / path.name)
+
+
 def load(
   workdir: str | Path,
   which: str,
   role: str,
   field: str,
   known: Start | None = None,
+  outside: Outside | None = None,
 ) -> Start:
   """Reads what a stage trained, as the start of a role of the next.
 
   Args:
-    workdir: Of the earlier stage.
+    workdir: Of the earlier stage; or a Hugging Face checkpoint or a PEFT
+      adapter.
     which: "best" or "last" checkpoint.
     role: Role to read; must be among those that the stage trained, except that
       a reward or value model may start from a policy.
     field: Config field that named the workdir, for error messages.
     known: A start whose base is shared, not loaded again, if this stage was
       trained on it.
+    outside: How checkpoints of others are read.
 
   Raises:
     FileNotFoundError: The workdir is not one of a stage that has run.
     ValueError: The base under an adapter is not the one it was trained on.
   """
-  workdir = Path(workdir)
+  workdir, outside = Path(workdir), outside or Outside()
+  if not (workdir / MODEL_FILE).exists():
+    if peft.is_adapter(workdir):
+      return start_lib.adapter_start(workdir, field, outside, known)
+    if hf_checkpoint.is_checkpoint(workdir):
+      return start_lib.checkpoint_start(workdir, outside, known)
   described = read_model(workdir, field)
   config = ModelConfig.from_dict(described["model"])
   lora = LoraSpec.from_dict(described["lora"])
@@ -178,7 +156,10 @@ def load(
   if known is not None and known.fingerprint == described["fingerprint"]:
     base, record = known.base, known.record
   else:
-    base, record = _load_base(workdir, described, config, field)
+    base, record = _load_base(workdir, described, config, field, outside)
+  if record["kind"] == "huggingface":
+    # A base that was read lies on the mesh; what is merged into it has to, too.
+    body = sharding.place(outside.on(), body)
   return Start(
     config=config,
     base=base,
@@ -202,7 +183,8 @@ def read_model(workdir: str | Path, field: str) -> dict[str, Any]:
   if not path.is_file():
     raise FileNotFoundError(
       f"config.{field}={str(workdir)!r}: {path} does not exist. It must be"
-      " the workdir of an sft, reward or rl run."
+      " the workdir of an sft, reward or rl run, a Hugging Face checkpoint or a"
+      " PEFT adapter."
     )
   described = json.loads(path.read_text())
   missing = sorted(set(_FIELDS) - described.keys())
@@ -214,13 +196,19 @@ def read_model(workdir: str | Path, field: str) -> dict[str, Any]:
   return described
 
 
-def _load_base(workdir, described, config, field):
+def _load_base(workdir, described, config, field, outside):
   record = dict(described["base"])
   if record["kind"] == "random":
-    base = _random_base(config, record["seed"])
+    base = start_lib.random_base(config, record["seed"])
+  elif record["kind"] == "huggingface":
+    base = hf_checkpoint.load(
+      record["path"], mesh=outside.on(), dtype=record["dtype"]
+    ).base
   else:
     path = Path(os.path.normpath(workdir.absolute() / record["path"]))
-    base = load(path, record["checkpoint"], record["role"], field).base
+    base = load(
+      path, record["checkpoint"], record["role"], field, outside=outside
+    ).base
     record["path"] = str(path)
   found = params_lib.fingerprint(base)
   if found != described["fingerprint"]:
@@ -241,58 +229,6 @@ def _trainable_shapes(config, lora, tuning, role, head):
       if tuning == "full"
       else roles.init_adapter(key, config, lora)
     )
-    return body if role == "policy" else body | _new_head(config, head)
+    return body if role == "policy" else body | start_lib.new_head(config, head)
 
   return jax.eval_shape(make)
-
-
-def _new_head(config: ModelConfig, head: str) -> dict[str, Any]:
-  return roles.init_head(config, likelihood=head == "likelihood")
-
-
-def _head_of(start: Start, head: str) -> dict[str, Any]:
-  fresh, found = _new_head(start.config, head)[params_lib.HEAD], {}
-  if start.head is not None:
-    found = start.head[params_lib.HEAD]
-  if found.keys() - fresh.keys():
-    raise ValueError(
-      f"The earlier stage has a head with {sorted(found)}, this config asks"
-      f" for head={head!r}, which has {sorted(fresh)}. Set config.head to"
-      " 'likelihood'."
-    )
-  return {params_lib.HEAD: fresh | found}
-
-
-def trainable_of(
-  start: Start, *, lora: LoraSpec, tuning: str, seed: int, head: str
-) -> tuple[dict[str, Any], dict[str, Any]]:
-  """(trainable, frozen) of a role that begins at `start`.
-
-  With LoRA: the start's adapter, or a new one. With full tuning: the base, an
-  adapter of the start merged into it. The head, one of `HEADS` or "" for none,
-  is the start's, or zero where that has none. Dropout may differ from the
-  start's: it is no shape.
-
-  Raises:
-    ValueError: The start has an adapter of another shape than `lora`.
-  """
-  with_head = _head_of(start, head) if head else {}
-  if tuning == "full":
-    base = start.base
-    if start.adapter is not None:
-      base = params_lib.merge(base, start.adapter, start.lora)
-    return params_lib.partition(base | with_head, tuning)
-  adapter = start.adapter
-  if adapter is None:
-    key = jax.random.fold_in(jax.random.key(seed), 1)
-    adapter = jax.jit(roles.init_adapter, static_argnums=(1, 2))(
-      key, start.config, lora
-    )
-  elif not lora.fits(start.lora):
-    raise ValueError(
-      f"The earlier stage has an adapter {start.lora}, this config asks for"
-      f" {lora}. Set config.lora to the earlier values, or start anew from the"
-      " stage before it."
-    )
-  tree = params_lib.combine(adapter, start.base) | with_head
-  return params_lib.partition(tree, tuning)

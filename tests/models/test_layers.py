@@ -41,7 +41,8 @@ def test_rms_norm_is_computed_in_float32():
 
 @jax.jit
 def turn(x, positions, theta):
-  rotary = layers.rotary_angles(positions, head_dim=8, theta=theta)
+  frequencies = theta ** (-jnp.arange(0, 8, 2) / 8)
+  rotary = layers.rotary_angles(positions, frequencies)
   return layers.rotate(x, rotary)
 
 

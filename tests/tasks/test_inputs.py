@@ -3,14 +3,17 @@
 import itertools
 import json
 
+import jax
 import numpy as np
 import pytest
 
+from perl_jax import sharding
 from perl_jax.data import text, tokenizer
 from perl_jax.data.records import Prompt
 from perl_jax.tasks import inputs
 from tests.tasks import tiny
 
+MESH = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
 WORDS = ("mocha", "latte", "tea", "cortado", "chai", "water", "juice", "cocoa")
 
 
@@ -122,26 +125,28 @@ def test_room_is_that_of_the_longer_sequence(rows):
 
 def test_fresh_start_trains_a_tokenizer_once(rows, tmp_path):
   settings = config(rows, "sft", data__prompt_len=60, data__response_len=30)
-  start = inputs.start(settings, "policy", tmp_path, "demonstrations")
+  start = inputs.start(settings, "policy", tmp_path, "demonstrations", MESH)
   assert start.tokenizer == tmp_path / "tokenizer"
   assert start.config.max_len == 90  # prompt_len + response_len > max_len
   assert (
     start.config.vocab_size == text.load_tokenizer(start.tokenizer).vocab_size
   )
   before = tiny.tree(tmp_path)
-  again = inputs.start(settings, "policy", tmp_path, "demonstrations")
+  again = inputs.start(settings, "policy", tmp_path, "demonstrations", MESH)
   assert tiny.tree(tmp_path) == before
   assert again.fingerprint == start.fingerprint
 
   given = config(rows, "sft", data__tokenizer=str(start.tokenizer))
-  other = inputs.start(given, "policy", tmp_path / "other", "demonstrations")
+  other = inputs.start(
+    given, "policy", tmp_path / "other", "demonstrations", MESH
+  )
   assert other.tokenizer == start.tokenizer
   assert not (tmp_path / "other").exists()
 
 
 def test_start_goes_on_from_an_earlier_stage(rows, sft_run, tmp_path):
   settings = config(rows, "reward", reward__init=str(sft_run))
-  start = inputs.start(settings, "reward", tmp_path, "preferences")
+  start = inputs.start(settings, "reward", tmp_path, "preferences", MESH)
   assert start.tokenizer == sft_run / "tokenizer"
   assert start.config.max_len == 136
   assert list(tmp_path.iterdir()) == [rows]

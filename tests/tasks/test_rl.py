@@ -262,8 +262,8 @@ def test_one_step_moves_the_adapters_and_not_the_base(
   placed = []
   real = sharding.place
 
-  def spy(mesh, tree):
-    found = real(mesh, tree)
+  def spy(mesh, tree, **options):
+    found = real(mesh, tree, **options)
     if isinstance(tree, dict) and "embedding" in tree:
       placed.append(found)
     return found

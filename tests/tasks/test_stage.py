@@ -11,6 +11,7 @@ from perl_jax import checkpoint, params, roles, steps
 from perl_jax.models import presets
 from perl_jax.models.lora import LoraSpec
 from perl_jax.tasks import stage
+from perl_jax.tasks import start as start_lib
 from tests import toys
 
 
@@ -108,17 +109,19 @@ def test_base_that_was_trained_further_is_refused(finished, tmp_path):
 
 def test_random_base_follows_the_seed(tmp_path):
   config = presets.preset("tiny", vocab_size=7)
-  first = stage.random_start(config, 3, tmp_path)
+  first = start_lib.random_start(config, 3, tmp_path)
   assert first.record == {"kind": "random", "seed": 3}
-  same = stage.random_start(config, 3, tmp_path)
+  same = start_lib.random_start(config, 3, tmp_path)
   assert first.fingerprint == same.fingerprint
-  assert stage.random_start(config, 4, tmp_path).fingerprint != same.fingerprint
+  assert (
+    start_lib.random_start(config, 4, tmp_path).fingerprint != same.fingerprint
+  )
 
 
 def start_of(adapter=None, lora=None, head=None):
   config = toys.config("tiny")
   base = toys.random_params(config)
-  return stage.Start(
+  return start_lib.Start(
     config, base, {"kind": "random", "seed": 0}, params.fingerprint(base),
     adapter, lora, head, None,
   )  # fmt: skip
@@ -134,14 +137,14 @@ def drawn_adapter(spec):
 def test_new_adapter_changes_nothing_and_follows_the_seed():
   spec = LoraSpec(rank=2)
   start = start_of()
-  trainable, frozen = stage.trainable_of(
+  trainable, frozen = start_lib.trainable_of(
     start, lora=spec, tuning="lora", seed=1, head="scalar"
   )
   assert leaves_equal(frozen, start.base)
   leaves = params.flatten(trainable)
   assert not any(np.any(x) for p, x in leaves.items() if p.endswith("lora_b"))
   assert not any(np.any(x) for p, x in leaves.items() if params.is_head(p))
-  other, _ = stage.trainable_of(
+  other, _ = start_lib.trainable_of(
     start, lora=spec, tuning="lora", seed=2, head=""
   )
   assert "head" not in other
@@ -153,16 +156,16 @@ def test_earlier_adapter_and_head_are_gone_on_with():
   spec = LoraSpec(rank=2)
   adapter, head = drawn_adapter(spec)
   start = start_of(adapter, spec, head)
-  trainable, _ = stage.trainable_of(
+  trainable, _ = start_lib.trainable_of(
     start, lora=spec, tuning="lora", seed=0, head="scalar"
   )
   assert leaves_equal(trainable, adapter | head)
-  dropping, _ = stage.trainable_of(
+  dropping, _ = start_lib.trainable_of(
     start, lora=LoraSpec(2, dropout=0.1), tuning="lora", seed=0, head="scalar"
   )
   assert leaves_equal(dropping, adapter | head)
   with pytest.raises(ValueError, match=r"rank=2.*asks for.*rank=4"):
-    stage.trainable_of(
+    start_lib.trainable_of(
       start, lora=LoraSpec(rank=4), tuning="lora", seed=0, head="scalar"
     )
 
@@ -170,7 +173,7 @@ def test_earlier_adapter_and_head_are_gone_on_with():
 def test_a_head_grows_a_likelihood_and_does_not_lose_one():
   spec = LoraSpec(rank=2)
   adapter, head = drawn_adapter(spec)
-  grown, _ = stage.trainable_of(
+  grown, _ = start_lib.trainable_of(
     start_of(adapter, spec, head),
     lora=spec,
     tuning="lora",
@@ -180,7 +183,7 @@ def test_a_head_grows_a_likelihood_and_does_not_lose_one():
   likelihood = {"likelihood": np.zeros(2, np.float32)}
   assert leaves_equal(grown["head"], head["head"] | likelihood)
   with pytest.raises(ValueError, match=r"Set config.head to 'likelihood'"):
-    stage.trainable_of(
+    start_lib.trainable_of(
       start_of(adapter, spec, {"head": grown["head"]}),
       lora=spec,
       tuning="lora",
@@ -193,7 +196,7 @@ def test_full_tuning_merges_an_earlier_adapter():
   spec = LoraSpec(rank=2)
   adapter, _ = drawn_adapter(spec)
   start = start_of(adapter, spec)
-  trainable, frozen = stage.trainable_of(
+  trainable, frozen = start_lib.trainable_of(
     start, lora=LoraSpec(), tuning="full", seed=0, head="scalar"
   )
   assert not frozen

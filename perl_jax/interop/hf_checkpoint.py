@@ -1,0 +1,79 @@
+"""A Hugging Face checkpoint directory as a whole: config, base and head."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from perl_jax import params as params_lib
+from perl_jax.interop import hf_config, hf_names, hf_weights
+from perl_jax.models.config import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+  """What is in a checkpoint directory.
+
+  Attributes:
+    config: Of the model; `max_len` is its longest context.
+    base: Parameters of the backbone, on the mesh.
+    head: {"head": {"kernel", "bias"}} of a reward model
+      (`...ForSequenceClassification` with one label), or None.
+  """
+
+  config: ModelConfig
+  base: params_lib.Params
+  head: params_lib.Params | None
+
+
+def is_checkpoint(directory: str | os.PathLike) -> bool:
+  """Whether a directory looks like a checkpoint of `transformers`."""
+  path = Path(directory) / "config.json"
+  try:
+    described = json.loads(path.read_text())
+  except (OSError, ValueError):
+    return False
+  return isinstance(described, dict) and "model_type" in described
+
+
+def load(directory: str | os.PathLike, *, mesh: Mesh, dtype: str) -> Loaded:
+  """Reads a checkpoint.
+
+  Args:
+    directory: As `save_pretrained` writes it.
+    mesh: Where the base goes.
+    dtype: Of the base, "float32" or "bfloat16".
+
+  Raises:
+    FileNotFoundError: A file is missing.
+    ValueError: The architecture, a field or the weights cannot be used.
+  """
+  hf = hf_config.load_hf_config(directory)
+  config = hf_config.model_config(hf, str(Path(directory) / "config.json"))
+  checkpoint = hf_weights.Checkpoint(directory)
+  architectures = getattr(hf, "architectures", None) or []
+  head = None
+  if hf_names.SCORE in checkpoint.shapes or any(
+    name.endswith(hf_config.SEQ_CLS) for name in architectures
+  ):
+    head = _head(checkpoint, config)
+    # It has no head for tokens, whatever config.json says.
+    config = dataclasses.replace(config, tied_head=True)
+  base = hf_weights.load_base(checkpoint, config, mesh=mesh, dtype=dtype)
+  return Loaded(config, base, head)
+
+
+def _head(checkpoint: hf_weights.Checkpoint, config: ModelConfig):
+  shape = checkpoint.shapes.get(hf_names.SCORE)
+  if shape != (1, config.width):
+    raise ValueError(
+      f"{checkpoint.directory}: {hf_names.SCORE} has shape {shape}, expected"
+      f" (1, {config.width}): a reward model has one label (num_labels=1)."
+    )
+  found = checkpoint.read(hf_names.SCORE, (slice(None), slice(None)))
+  kernel = jnp.asarray(np.asarray(found[0], np.float32))
+  return {params_lib.HEAD: {"kernel": kernel, "bias": jnp.zeros(())}}

@@ -1,0 +1,101 @@
+"""Directories that the rest of the world loads: merged models, adapters."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from perl_jax import params as params_lib
+from perl_jax.interop import hf_config, hf_names, hf_weights, peft
+from perl_jax.models.config import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Stops:
+  """Token ids for `generation_config.json`.
+
+  Attributes:
+    stop_ids: Tokens that end a response.
+    bos_id: Token that starts a prompt, or None.
+    pad_id: A token for padding.
+  """
+
+  stop_ids: tuple[int, ...]
+  bos_id: int | None
+  pad_id: int
+
+
+def save_model(
+  directory: str | os.PathLike,
+  config: ModelConfig,
+  base: params_lib.Params,
+  stops: Stops,
+  *,
+  dtype: str,
+  shard_bytes: int,
+  head: params_lib.Params | None = None,
+) -> None:
+  """Writes weights, config.json and generation_config.json.
+
+  Args:
+    directory: Exists; the files are written into it.
+    config: Of the model.
+    base: Tree of the backbone, adapters merged into it.
+    stops: Token ids.
+    dtype: Of the weights, "float32" or "bfloat16".
+    shard_bytes: Most bytes of a file.
+    head: Makes it a reward model (`...ForSequenceClassification`).
+
+  Raises:
+    ValueError: No architecture of `transformers` is this model.
+  """
+  directory = Path(directory)
+  extra = {}
+  if head is not None:
+    extra[hf_names.SCORE] = peft.score_weight(head)
+  described = hf_config.hf_config(config, reward=head is not None)
+  described.dtype = dtype
+  described.bos_token_id = stops.bos_id
+  described.eos_token_id = stops.stop_ids[0]
+  described.pad_token_id = stops.pad_id
+  hf_weights.save_base(
+    directory,
+    config,
+    base,
+    dtype=dtype,
+    shard_bytes=shard_bytes,
+    extra=extra,
+    head=head is None,
+  )
+  _write_json(directory / "config.json", described.to_dict())
+  generation = {
+    "bos_token_id": stops.bos_id,
+    "eos_token_id": list(stops.stop_ids),
+    "pad_token_id": stops.pad_id,
+  }
+  if head is None:
+    _write_json(directory / "generation_config.json", generation)
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+  path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def model_card(facts: Mapping[str, Any], front: Mapping[str, Any]) -> str:
+  """README.md: front matter for a model hub, and the facts as a table."""
+  lines = ["---"]
+  for key, value in front.items():
+    items = value if isinstance(value, (list, tuple)) else None
+    if items is None:
+      lines.append(f"{key}: {json.dumps(value)}")
+    else:
+      lines += [f"{key}:", *(f"- {json.dumps(item)}" for item in items)]
+  lines += ["---", "", f"# {facts['title']}", "", facts["about"], ""]
+  lines += ["| | |", "| --- | --- |"]
+  for name, value in facts["table"].items():
+    shown = f"{value:.6g}" if isinstance(value, float) else str(value)
+    lines.append(f"| {name} | {shown} |")
+  lines += ["", "```python", facts["usage"].strip(), "```", ""]
+  return "\n".join(lines)

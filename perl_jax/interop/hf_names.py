@@ -1,0 +1,91 @@
+"""Which tensors of a Hugging Face checkpoint make up each leaf of the base.
+
+Two differences: `torch.nn.Linear` keeps its matrix as [out, in], ours are
+[in, out]; and they have a tensor for each layer where we have one leaf with a
+leading layer axis.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+from perl_jax.models.config import ModelConfig
+
+# Projections by our name, in their module.
+PROJECTIONS = {
+  "attention/q": "self_attn.q_proj",
+  "attention/k": "self_attn.k_proj",
+  "attention/v": "self_attn.v_proj",
+  "attention/o": "self_attn.o_proj",
+  "mlp/gate": "mlp.gate_proj",
+  "mlp/up": "mlp.up_proj",
+  "mlp/down": "mlp.down_proj",
+}
+# Saved by old releases, and made anew by whoever loads them.
+IGNORED = re.compile(r".*\.rotary_emb\.inv_freq")
+EMBEDDING = "model.embed_tokens.weight"
+LM_HEAD = "lm_head.weight"
+SCORE = (
+  "score.weight"  # of a reward model, `AutoModelForSequenceClassification`
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Where a leaf is found.
+
+  Attributes:
+    names: One name for each layer, or a single one.
+    stacked: Whether the leaf has a layer axis.
+    transposed: Whether each tensor is the transpose of ours.
+  """
+
+  names: tuple[str, ...]
+  stacked: bool
+  transposed: bool
+
+
+def sources(
+  config: ModelConfig, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Source]:
+  """A `Source` for each path of the base tree.
+
+  Args:
+    config: Of the model.
+    shapes: Shape by path, as of `roles.init_base`.
+  """
+  return {path: _source(config, path) for path in shapes}
+
+
+def _source(config: ModelConfig, path: str) -> Source:
+  if path == "embedding":
+    return Source((EMBEDDING,), stacked=False, transposed=False)
+  if path == "lm_head":
+    return Source((LM_HEAD,), stacked=False, transposed=True)
+  if path == "final_norm/scale":
+    return Source(("model.norm.weight",), stacked=False, transposed=False)
+  inner = path.removeprefix("layers/")
+  names = tuple(
+    f"model.layers.{i}.{_in_layer(config, inner)}"
+    for i in range(config.num_layers)
+  )
+  return Source(names, stacked=True, transposed=inner.endswith("/kernel"))
+
+
+def _in_layer(config: ModelConfig, path: str) -> str:
+  stem, leaf = path.rsplit("/", 1)
+  if stem in PROJECTIONS:
+    return PROJECTIONS[stem] + {"kernel": ".weight", "bias": ".bias"}[leaf]
+  return {
+    "attention_norm": "input_layernorm",
+    "post_attention_norm": "post_attention_layernorm",
+    # Without post-norms, "post attention" is where the MLP begins.
+    "mlp_norm": (
+      "pre_feedforward_layernorm"
+      if config.post_norms
+      else "post_attention_layernorm"
+    ),
+    "post_mlp_norm": "post_feedforward_layernorm",
+    "attention/q_norm": "self_attn.q_norm",
+    "attention/k_norm": "self_attn.k_norm",
+  }[stem] + ".weight"

@@ -1,0 +1,269 @@
+"""Writes what a stage trained as a directory that other tools load.
+
+`config.format="adapter"`: a PEFT directory. Policies are CAUSAL_LM, reward
+models SEQ_CLS. `"merged"`: a whole checkpoint of `transformers`, the adapter
+added into the weights in float32.
+
+The directory appears once it is complete; one that exists is never touched.
+"""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+
+from perl_jax import params as params_lib
+from perl_jax import roles
+from perl_jax.data import text as text_lib
+from perl_jax.interop import hf_export, peft
+from perl_jax.models.lora import LoraSpec
+from perl_jax.tasks import setup, stage
+from perl_jax.tasks.start import Start
+
+FORMATS = ("adapter", "merged")
+ROLES = ("policy", "reward")
+_BASE = "base"  # where the base of an adapter is put if nobody else has it
+
+
+def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
+  """Writes the directory `workdir`; returns what the merge changed."""
+  check(config)
+  workdir = Path(workdir).absolute()
+  if workdir.exists():
+    raise ValueError(
+      f"--workdir={workdir} exists. An export writes a directory of its own:"
+      " name another, or remove this one."
+    )
+  outside = setup.outside(config, setup.make_mesh(config))
+  start = stage.load(
+    config.init, config.checkpoint, config.role, "init", outside=outside
+  )
+  if config.role == "reward" and start.head is None:
+    raise ValueError(
+      f"config.init={config.init!r} has no scalar head: it is no reward model."
+      " Set config.role to 'policy'."
+    )
+  head = exported_head(config, start)
+  partial = workdir.with_name(f".{workdir.name}.partial")
+  shutil.rmtree(partial, ignore_errors=True)
+  partial.mkdir(parents=True)
+  try:
+    stage.copy_tokenizer(start.tokenizer, partial)
+    for name in ("config.json", "generation_config.json"):
+      (partial / name).unlink(missing_ok=True)
+    if config.format == "adapter":
+      found = write_adapter(config, start, head, partial, workdir)
+    else:
+      found = write_merged(config, start, head, partial)
+    (partial / "README.md").write_text(card(config, start, found))
+    partial.rename(workdir)
+  except BaseException:
+    shutil.rmtree(partial, ignore_errors=True)
+    raise
+  logging.info("export: %s is written. %s", workdir, found or "")
+  return found
+
+
+def check(config: setup.Config) -> None:
+  """Checks the fields that only an export has.
+
+  Raises:
+    ValueError: Names the field and the value.
+  """
+  for field, allowed in (
+    ("format", FORMATS),
+    ("role", ROLES),
+    ("dtype", setup.DTYPES),
+  ):
+    if config[field] not in allowed:
+      raise ValueError(
+        f"config.{field}={config[field]!r}: choose one of {allowed}."
+      )
+  if not config.init:
+    raise ValueError(
+      "config.init is empty: give the workdir of the stage to export."
+    )
+  if config.shard_bytes < 1:
+    raise ValueError(
+      f"config.shard_bytes={config.shard_bytes} must be at least 1."
+    )
+
+
+def exported_head(config, start: Start) -> params_lib.Params | None:
+  """The head of a reward model, without its bias if that is asked for."""
+  if config.role != "reward":
+    return None
+  head = dict(start.head[params_lib.HEAD])
+  if config.drop_bias:
+    bias = float(head["bias"])
+    logging.info("export: scores will be lower by the head's bias, %.6g", bias)
+    head["bias"] = jnp.zeros_like(head["bias"])
+  found = {params_lib.HEAD: head}
+  peft.score_weight(found)  # what cannot be exported is said before writing
+  return found
+
+
+def write_adapter(config, start, head, partial, workdir) -> dict[str, float]:
+  """The adapter; and the base under it, unless that is a checkpoint already."""
+  if start.adapter is None:
+    raise ValueError(
+      f"config.init={config.init!r} was tuned in full and has no adapter. Set"
+      " config.format to 'merged'."
+    )
+  base = start.record.get("path", "")
+  if start.record["kind"] != "huggingface":
+    (partial / _BASE).mkdir()
+    stage.copy_tokenizer(start.tokenizer, partial / _BASE)
+    hf_export.save_model(
+      partial / _BASE,
+      start.config,
+      start.base,
+      stops(start),
+      dtype=config.dtype,
+      shard_bytes=config.shard_bytes,
+    )
+    base = str(workdir / _BASE)
+  peft.save_adapter(
+    partial, start.config, start.lora, start.adapter, base=base, head=head
+  )
+  return {}
+
+
+def write_merged(config, start, head, partial) -> dict[str, float]:
+  """The whole model; says how much the merge and its dtype change a logit."""
+  merged = start.base
+  if start.adapter is not None:
+    exact = jax.tree.map(lambda x: x.astype(jnp.float32), start.base)
+    merged = params_lib.merge(exact, start.adapter, start.lora)
+  merged = jax.tree.map(lambda x: x.astype(config.dtype), merged)
+  hf_export.save_model(
+    partial,
+    start.config,
+    merged,
+    stops(start),
+    dtype=config.dtype,
+    shard_bytes=config.shard_bytes,
+    head=head,
+  )
+  change = merge_change(start, merged)
+  logging.info(
+    "export: the largest change of a logit by merging into %s is %.3g",
+    config.dtype,
+    change,
+  )
+  return {"largest_logit_change": change}
+
+
+def merge_change(start: Start, merged: params_lib.Params) -> float:
+  """max |logit(merged) - logit(base + adapter)| on 8 x 32 random tokens.
+
+  Both are computed in float32 from the weights as they are stored.
+  """
+  model = dataclasses.replace(start.config, dtype="float32")
+  tokens = jax.random.randint(
+    jax.random.key(0), (8, min(32, model.max_len)), 0, model.vocab_size
+  )
+  lengths = jnp.full(tokens.shape[:1], tokens.shape[1])
+
+  def logits(params, lora):
+    backbone = roles.Backbone(model, lora)
+    hidden = roles.hidden_states(
+      backbone, params, roles.right_padded(tokens, lengths)
+    )
+    kernel = roles.head_kernel(model, params).astype(jnp.float32)
+    found = hidden.astype(jnp.float32) @ kernel
+    if model.final_softcap is None:
+      return found
+    return model.final_softcap * jnp.tanh(found / model.final_softcap)
+
+  unmerged = start.base
+  if start.adapter is not None:
+    unmerged = params_lib.combine(start.adapter, start.base)
+  run = jax.jit(logits, static_argnums=1)
+  before = run(unmerged, start.lora or LoraSpec())
+  after = run(merged, LoraSpec())
+  return float(jnp.max(jnp.abs(before - after)))
+
+
+def stops(start: Start) -> hf_export.Stops:
+  """Token ids of the start's tokenizer."""
+  tokenization = text_lib.load_tokenizer(start.tokenizer)
+  return hf_export.Stops(
+    tokenization.stop_ids, tokenization.bos_id, tokenization.pad_id
+  )
+
+
+def card(config, start: Start, found: dict[str, float]) -> str:
+  """README.md of the export: what it is, how it was trained, how to load it."""
+  kind = "reward model" if config.role == "reward" else "policy"
+  form = {"adapter": "as an adapter", "merged": "merged"}[config.format]
+  facts = training_facts(Path(config.init))
+  table: dict[str, Any] = {"stage": facts.pop("task", "of others")}
+  if start.lora is not None:
+    lora = start.lora
+    table["LoRA"] = f"rank {lora.rank}, alpha {lora.alpha}, {lora.targets}"
+  table |= facts | found
+  front = {
+    "library_name": "peft" if config.format == "adapter" else "transformers",
+    "tags": ["perl", "rlhf", "perl_jax"],
+  }
+  if start.record["kind"] == "huggingface":
+    front["base_model"] = start.record["path"]
+  return hf_export.model_card(
+    {
+      "title": f"{kind.capitalize()} trained with perl_jax",
+      "about": f"A {kind}, {form} (PERL, arXiv:2403.10704).",
+      "table": table,
+      "usage": _USAGE[config.role, config.format],
+    },
+    front,
+  )
+
+
+_USAGE = {
+  ("policy", "adapter"): """
+from peft import AutoPeftModelForCausalLM
+model = AutoPeftModelForCausalLM.from_pretrained(".")
+""",
+  ("policy", "merged"): """
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained(".")
+""",
+  ("reward", "adapter"): """
+from peft import AutoPeftModelForSequenceClassification
+model = AutoPeftModelForSequenceClassification.from_pretrained(
+  ".", num_labels=1
+)
+""",
+  ("reward", "merged"): """
+from transformers import AutoModelForSequenceClassification
+model = AutoModelForSequenceClassification.from_pretrained(".")
+""",
+}
+
+
+def training_facts(workdir: Path) -> dict[str, Any]:
+  """What a workdir says about how it was trained."""
+  facts: dict[str, Any] = {}
+  path = workdir / setup.CONFIG_FILE
+  if (workdir / stage.MODEL_FILE).exists() and path.exists():
+    config = json.loads(path.read_text())
+    for field in ("task", "tuning", "steps", "batch_size", "beta", "loss"):
+      if field in config:
+        facts[field] = config[field]
+    facts["data"] = config["data"]["name"]
+    facts["learning_rate"] = config["optimizer"]["learning_rate"]
+  summary = workdir / "summary.json"
+  if summary.exists():
+    wanted = (
+      "reward_before", "reward_after", "gold_before", "gold_after", "kl",
+      "accuracy", "auroc", "validation/loss",
+    )  # fmt: skip
+    found = json.loads(summary.read_text())
+    facts |= {name: found[name] for name in wanted if name in found}
+  return facts

@@ -1,0 +1,284 @@
+"""Checkpoints and adapters that cannot be used: one clear error each."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from perl_jax import sharding
+from perl_jax.interop import hf_checkpoint, hf_config, hf_weights, peft
+
+REFERENCES = pathlib.Path(__file__).parent / "references"
+MESH = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
+
+
+def load(directory):
+  return hf_checkpoint.load(directory, mesh=MESH, dtype="float32")
+
+
+@pytest.fixture
+def llama(tmp_path):
+  """A checkpoint to damage."""
+  return shutil.copytree(REFERENCES / "llama2" / "checkpoint", tmp_path / "hf")
+
+
+@pytest.fixture
+def shards(llama):
+  """The same in several files."""
+  found = load(llama)
+  (llama / hf_weights.SINGLE).unlink()
+  files = hf_weights.save_base(
+    llama, found.config, found.base, dtype="float32", shard_bytes=8_000
+  )
+  return llama, files
+
+
+def edit_tensors(directory, change):
+  path = directory / hf_weights.SINGLE
+  tensors = dict(safetensors.numpy.load_file(path))
+  change(tensors)
+  safetensors.numpy.save_file(tensors, path)
+
+
+def edit_json(path, **changes):
+  path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def refused(directory, *texts, error=ValueError):
+  with pytest.raises(error) as caught:
+    load(directory)
+  for text in texts:
+    assert text in str(caught.value)
+
+
+def test_missing_shard(shards):
+  directory, files = shards
+  (directory / files[1]).unlink()
+  refused(directory, str(directory / files[1]), error=FileNotFoundError)
+
+
+def test_truncated_shard(shards):
+  directory, files = shards
+  content = (directory / files[1]).read_bytes()
+  (directory / files[1]).write_bytes(content[:-100])
+  refused(directory, str(directory / files[1]), "truncated")
+
+
+def test_index_that_names_a_file_outside(shards):
+  directory, _ = shards
+  path = directory / hf_weights.INDEX
+  weight_map = json.loads(path.read_text())["weight_map"]
+  edit_json(path, weight_map=weight_map | {"model.norm.weight": "../x"})
+  refused(directory, str(path), "model.norm.weight", "'../x'")
+
+
+def test_index_that_lists_a_tensor_that_is_not_there(shards):
+  directory, files = shards
+  path = directory / hf_weights.INDEX
+  weight_map = json.loads(path.read_text())["weight_map"]
+  edit_json(path, weight_map=weight_map | {"model.extra": files[0]})
+  refused(directory, str(path), "model.extra")
+
+
+def test_broken_index(shards):
+  directory, _ = shards
+  (directory / hf_weights.INDEX).write_text("{")
+  refused(directory, hf_weights.INDEX, "weight_map")
+
+
+def test_tensors_that_do_not_fit_are_listed(llama):
+  def change(tensors):
+    del tensors["model.norm.weight"]
+    tensors["model.layers.0.mlp.extra"] = np.zeros(2, np.float32)
+    name = "model.layers.1.self_attn.k_proj.weight"
+    tensors[name] = np.ascontiguousarray(tensors[name][:-1])
+
+  edit_tensors(llama, change)
+  refused(
+    llama,
+    "missing: model.norm.weight",
+    "extra: model.layers.0.mlp.extra",
+    "model.layers.1.self_attn.k_proj.weight: (31, 16), expected (32, 16)",
+  )
+
+
+def test_wrong_dtype(llama):
+  def change(tensors):
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].astype(np.int8)
+
+  edit_tensors(llama, change)
+  refused(llama, "model.norm.weight: I8", "F32, F16, BF16")
+
+
+def test_buffers_of_old_releases_are_no_weights(llama):
+  name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+  before = load(llama).base
+  edit_tensors(llama, lambda t: t.update({name: np.ones(4, np.float32)}))
+  after = load(llama).base
+  jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
+def test_a_tied_head_may_be_saved_if_it_is_the_embedding(tmp_path):
+  source = REFERENCES / "qwen2" / "checkpoint"
+  directory = shutil.copytree(source, tmp_path / "qwen2")
+  names = "model.embed_tokens.weight", "lm_head.weight"
+  edit_tensors(directory, lambda t: t.update({names[1]: t[names[0]].copy()}))
+  load(directory)
+  edit_tensors(directory, lambda t: t.update({names[1]: t[names[0]] + 1}))
+  refused(directory, "tie_word_embeddings", "lm_head.weight differs")
+
+
+def test_no_weights(llama):
+  (llama / hf_weights.SINGLE).unlink()
+  refused(llama, hf_weights.SINGLE, error=FileNotFoundError)
+  (llama / "pytorch_model.bin").write_bytes(b"")
+  refused(llama, "pickle", error=FileNotFoundError)
+
+
+@pytest.mark.parametrize(
+  ("changes", "texts"),
+  [
+    ({"model_type": "gpt2"}, ("'gpt2'", "gemma2", "qwen3")),
+    ({"hidden_act": "relu"}, ("hidden_act='relu'", "silu")),
+    ({"quantization_config": {"quant_method": "gptq"}}, ("quantised",)),
+    (
+      {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4,
+                           "factor": 4.0}},
+      ("rope_type='yarn'", "llama3"),
+    ),
+  ],
+)  # fmt: skip
+def test_configs_that_cannot_be_expressed(llama, changes, texts):
+  edit_json(llama / "config.json", **changes)
+  refused(llama, "config.json", *texts)
+
+
+def test_config_that_is_missing_or_broken(llama):
+  (llama / "config.json").write_text("{")
+  refused(llama, "config.json")
+  (llama / "config.json").unlink()
+  refused(llama, "config.json", error=FileNotFoundError)
+
+
+def test_windows_that_follow_no_rule(tmp_path):
+  source = REFERENCES / "gemma2" / "checkpoint"
+  directory = shutil.copytree(source, tmp_path / "gemma2")
+  kinds = ["full_attention", "sliding_attention", "sliding_attention"]
+  edit_json(directory / "config.json", layer_types=kinds)
+  refused(directory, "layer_types", "each n-th")
+
+
+def test_reward_model_with_two_labels(tmp_path):
+  source = REFERENCES / "llama2" / "reward_checkpoint"
+  directory = shutil.copytree(source, tmp_path / "reward")
+  edit_tensors(
+    directory, lambda t: t.update({"score.weight": np.ones((2, 16), "f4")})
+  )
+  refused(directory, "score.weight", "(2, 16)", "num_labels=1")
+
+
+# Adapters.
+
+
+@pytest.fixture
+def adapter(tmp_path):
+  return shutil.copytree(REFERENCES / "llama2" / "adapter", tmp_path / "peft")
+
+
+def model():
+  hf = hf_config.load_hf_config(REFERENCES / "llama2" / "checkpoint")
+  return hf_config.model_config(hf, "llama2")
+
+
+def adapter_refused(directory, *texts, config=None, error=ValueError):
+  with pytest.raises(error) as caught:
+    peft.load_adapter(directory, config or model())
+  for text in texts:
+    assert text in str(caught.value)
+
+
+def test_adapter_for_another_base(adapter):
+  hf = hf_config.load_hf_config(REFERENCES / "qwen2" / "checkpoint")
+  other = hf_config.model_config(hf, "qwen2")
+  adapter_refused(adapter, "another base", "(16, 2)", config=other)
+
+
+@pytest.mark.parametrize(
+  ("field", "value"),
+  [
+    ("peft_type", "IA3"),
+    ("use_dora", True),
+    ("bias", "all"),
+    ("layers_to_transform", [0]),
+    ("modules_to_save", ["lm_head"]),
+  ],
+)
+def test_kinds_of_adapter_that_are_refused_by_name(adapter, field, value):
+  edit_json(adapter / peft.CONFIG, **{field: value})
+  adapter_refused(adapter, f"{field}={value!r}")
+
+
+def test_adapter_on_a_module_that_is_no_projection(adapter):
+  path = adapter / peft.WEIGHTS
+  tensors = dict(safetensors.numpy.load_file(path))
+  name = "base_model.model.model.embed_tokens.lora_A.weight"
+  tensors[name] = np.zeros((2, 96), np.float32)
+  safetensors.numpy.save_file(tensors, path)
+  adapter_refused(adapter, name, "Merge the adapter")
+
+
+def test_adapter_that_lacks_a_layer(adapter):
+  path = adapter / peft.WEIGHTS
+  tensors = dict(safetensors.numpy.load_file(path))
+  tensors = {k: v for k, v in tensors.items() if ".layers.1." not in k}
+  safetensors.numpy.save_file(tensors, path)
+  adapter_refused(adapter, "layers [0, 2]", "layers 0 to 2")
+
+
+def test_truncated_adapter(adapter):
+  path = adapter / peft.WEIGHTS
+  path.write_bytes(path.read_bytes()[:-10])
+  adapter_refused(adapter, str(path), "truncated")
+  path.unlink()
+  adapter_refused(adapter, str(path), error=FileNotFoundError)
+
+
+def test_patterns_of_rank_and_alpha_are_honoured(adapter):
+  """Another alpha goes into B; a lower rank is filled up with zeros."""
+  plain = peft.load_adapter(adapter, model())
+  edit_json(
+    adapter / peft.CONFIG,
+    alpha_pattern={"layers.1.self_attn.q_proj": 12},
+    rank_pattern={"k_proj": 1},
+  )
+  path = adapter / peft.WEIGHTS
+  tensors = dict(safetensors.numpy.load_file(path))
+  for name in list(tensors):
+    if "k_proj.lora_A" in name:
+      tensors[name] = np.ascontiguousarray(tensors[name][:1])
+    if "k_proj.lora_B" in name:
+      tensors[name] = np.ascontiguousarray(tensors[name][:, :1])
+  safetensors.numpy.save_file(tensors, path)
+  found = peft.load_adapter(adapter, model())
+  assert found.spec == plain.spec
+
+  def leaf(adapter, name):
+    module, matrix = name.split("/")
+    return adapter.leaves["layers"]["attention"][module][matrix]
+
+  np.testing.assert_array_equal(
+    leaf(found, "q/lora_b"),
+    leaf(plain, "q/lora_b") * np.array([1, 2, 1], np.float32)[:, None, None],
+  )
+  # alpha / 1 instead of alpha / 2: twice the scale of the spec.
+  np.testing.assert_array_equal(
+    leaf(found, "k/lora_b")[:, 0], 2 * leaf(plain, "k/lora_b")[:, 0]
+  )
+  assert not np.any(leaf(found, "k/lora_b")[:, 1])
+  np.testing.assert_array_equal(
+    leaf(found, "v/lora_b"), leaf(plain, "v/lora_b")
+  )
