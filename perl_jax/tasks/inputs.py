@@ -103,6 +103,23 @@ def start(
   return start_lib.random_start(model, config.seed, tokenizer)
 
 
+def load_tokenizer(start: Start) -> text_lib.Tokenization:
+  """The tokenizer of a start.
+
+  Raises:
+    ValueError: It has tokens that the model has no embedding for.
+  """
+  tokenization = text_lib.load_tokenizer(start.tokenizer)
+  if tokenization.vocab_size > start.config.vocab_size:
+    raise ValueError(
+      f"The tokenizer in {start.tokenizer} has token ids up to"
+      f" {tokenization.vocab_size - 1}, but the embedding has"
+      f" {start.config.vocab_size} rows. Tokens were added without resizing the"
+      " model, or the tokenizer is another model's."
+    )
+  return tokenization
+
+
 def require_room(config: Config, max_len: int) -> None:
   """Checks that the lengths asked for fit the model.
 

@@ -10,7 +10,6 @@ from absl import logging
 from perl_jax import classification, roles, sharding, steps
 from perl_jax import metrics as metrics_lib
 from perl_jax import params as params_lib
-from perl_jax.data import text as text_lib
 from perl_jax.tasks import inputs, loop, setup, stage
 from perl_jax.tasks import start as start_lib
 from perl_jax.tasks.compiled import Compiled
@@ -38,7 +37,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
   with setup.preparing(config, workdir) as workdir:
     start = inputs.start(config, "reward", workdir, kind, mesh)
     inputs.require_room(config, start.config.max_len)
-    tokenization = text_lib.load_tokenizer(start.tokenizer)
+    tokenization = inputs.load_tokenizer(start)
     data = read(config, tokenization)
     lora = setup.lora_spec(config)
     trainable, frozen = start_lib.trainable_of(

@@ -18,7 +18,6 @@ from perl_jax import params as params_lib
 from perl_jax import roles, sharding, steps
 from perl_jax import rollout as rollout_lib
 from perl_jax.data import sources
-from perl_jax.data import text as text_lib
 from perl_jax.tasks import casting, inputs, judging, loop, setup, stage
 from perl_jax.tasks import start as start_lib
 from perl_jax.tasks.compiled import Compiled
@@ -33,7 +32,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
     start = inputs.start(config, "policy", workdir, "prompts", mesh)
     reward_cast = casting.load_reward(config, start, mesh)
     inputs.require_room(config, start.config.max_len)
-    tokenization = text_lib.load_tokenizer(start.tokenizer)
+    tokenization = inputs.load_tokenizer(start)
     data = inputs.prompts(config, tokenization)
     sampling_spec = casting.sampling_spec(
       config, tokenization, **config.sampling.to_dict()

@@ -12,7 +12,6 @@ from absl import logging
 
 from perl_jax import roles, sharding, steps
 from perl_jax.data import sources
-from perl_jax.data import text as text_lib
 from perl_jax.tasks import casting, inputs, judging, loop, setup, stage
 from perl_jax.tasks import start as start_lib
 from perl_jax.tasks.compiled import Compiled
@@ -26,7 +25,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
   with setup.preparing(config, workdir) as workdir:
     start = inputs.start(config, "policy", workdir, "demonstrations", mesh)
     inputs.require_room(config, start.config.max_len)
-    tokenization = text_lib.load_tokenizer(start.tokenizer)
+    tokenization = inputs.load_tokenizer(start)
     data = inputs.targets(config, tokenization)
     # Read now: what is wrong with them should not be said after the training.
     prompts = None

@@ -1,5 +1,6 @@
 """From a config to batches: lengths, buckets, tokenizers, rows."""
 
+import dataclasses
 import itertools
 import json
 
@@ -142,6 +143,16 @@ def test_fresh_start_trains_a_tokenizer_once(rows, tmp_path):
   )
   assert other.tokenizer == start.tokenizer
   assert not (tmp_path / "other").exists()
+
+
+def test_tokens_without_an_embedding_are_refused(rows, tmp_path):
+  settings = config(rows, "sft")
+  start = inputs.start(settings, "policy", tmp_path, "demonstrations", MESH)
+  assert inputs.load_tokenizer(start).vocab_size == start.config.vocab_size
+  fewer = dataclasses.replace(start.config, vocab_size=200)
+  small = dataclasses.replace(start, config=fewer)
+  with pytest.raises(ValueError, match=r"embedding has\s+200 rows"):
+    inputs.load_tokenizer(small)
 
 
 def test_start_goes_on_from_an_earlier_stage(rows, sft_run, tmp_path):
