@@ -14,6 +14,7 @@ import functools
 import json
 import os
 import pathlib
+import types
 from collections.abc import Sequence
 
 from perl_jax.data.records import Message
@@ -24,6 +25,15 @@ LONG = ("error", "turns", "cut")
 
 class TooLongError(ValueError):
   """Text that does not fit, however its prompt is shortened."""
+
+
+def import_transformers() -> types.ModuleType:
+  """The library, imported late (it takes seconds) and without its advice."""
+  # Without it transformers prints that there is no PyTorch.
+  os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+  import transformers
+
+  return transformers
 
 
 def load_tokenizer(path: str | os.PathLike) -> "Tokenization":
@@ -39,12 +49,8 @@ def load_tokenizer(path: str | os.PathLike) -> "Tokenization":
       f"No tokenizer directory {directory}. It should hold tokenizer.json and "
       "tokenizer_config.json, as `save_pretrained` writes them."
     )
-  # Without it transformers prints that there is no PyTorch.
-  os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-  import transformers
-
   try:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(
+    tokenizer = import_transformers().AutoTokenizer.from_pretrained(
       str(directory), local_files_only=True, trust_remote_code=False
     )
   except Exception as error:

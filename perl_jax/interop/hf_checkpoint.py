@@ -5,12 +5,10 @@ import json
 import os
 from pathlib import Path
 
-import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from perl_jax import params as params_lib
-from perl_jax.interop import hf_config, hf_names, hf_weights
+from perl_jax.interop import hf_config, hf_names, hf_weights, score
 from perl_jax.models.config import ModelConfig
 
 
@@ -60,20 +58,12 @@ def load(directory: str | os.PathLike, *, mesh: Mesh, dtype: str) -> Loaded:
   if hf_names.SCORE in checkpoint.shapes or any(
     name.endswith(hf_config.SEQ_CLS) for name in architectures
   ):
-    head = _head(checkpoint, config)
+    weight = None
+    if hf_names.SCORE in checkpoint.shapes:
+      weight = checkpoint.read(hf_names.SCORE, (slice(None), slice(None)))
+    where = f"{checkpoint.directory}: {hf_names.SCORE}"
+    head = score.score_head(weight, config, where)
     # It has no head for tokens, whatever config.json says.
     config = dataclasses.replace(config, tied_head=True)
   base = hf_weights.load_base(checkpoint, config, mesh=mesh, dtype=dtype)
   return Loaded(config, base, head)
-
-
-def _head(checkpoint: hf_weights.Checkpoint, config: ModelConfig):
-  shape = checkpoint.shapes.get(hf_names.SCORE)
-  if shape != (1, config.width):
-    raise ValueError(
-      f"{checkpoint.directory}: {hf_names.SCORE} has shape {shape}, expected"
-      f" (1, {config.width}): a reward model has one label (num_labels=1)."
-    )
-  found = checkpoint.read(hf_names.SCORE, (slice(None), slice(None)))
-  kernel = jnp.asarray(np.asarray(found[0], np.float32))
-  return {params_lib.HEAD: {"kernel": kernel, "bias": jnp.zeros(())}}

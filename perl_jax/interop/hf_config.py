@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from perl_jax.data.text import import_transformers
 from perl_jax.models.config import ModelConfig
 
 # model_type -> architecture of the causal language model.
@@ -46,12 +47,8 @@ def load_hf_config(directory: str | os.PathLike) -> Any:
       f"{path} does not exist. A Hugging Face checkpoint directory holds"
       " config.json, *.safetensors and the tokenizer's files."
     )
-  # Without it transformers prints that there is no PyTorch.
-  os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-  import transformers
-
   try:
-    config = transformers.AutoConfig.from_pretrained(
+    config = import_transformers().AutoConfig.from_pretrained(
       str(directory), local_files_only=True, trust_remote_code=False
     )
   except Exception as error:
@@ -64,8 +61,7 @@ def load_hf_config(directory: str | os.PathLike) -> Any:
   if getattr(config, "quantization_config", None) is not None:
     raise ValueError(
       f"{path}: the checkpoint is quantised (quantization_config). Give the"
-      " checkpoint it was made from, and --config.base_dtype=int8 or nf4 if"
-      " memory is short."
+      " checkpoint it was made from."
     )
   return config
 
@@ -199,8 +195,6 @@ def hf_config(config: ModelConfig, *, reward: bool = False) -> Any:
   Raises:
     ValueError: No supported architecture has this combination of switches.
   """
-  import transformers
-
   family = _family(config)
   fields: dict[str, Any] = {
     "vocab_size": config.vocab_size,
@@ -241,7 +235,7 @@ def hf_config(config: ModelConfig, *, reward: bool = False) -> Any:
       fields["use_sliding_window"] = True
   if reward:
     fields["num_labels"] = 1
-  made = transformers.AutoConfig.for_model(family, **fields)
+  made = import_transformers().AutoConfig.for_model(family, **fields)
   architecture = FAMILIES[family]
   if reward:
     architecture = architecture.replace("ForCausalLM", SEQ_CLS)

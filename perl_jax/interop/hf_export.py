@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from perl_jax import metrics as metrics_lib
 from perl_jax import params as params_lib
-from perl_jax.interop import hf_config, hf_names, hf_weights, peft
+from perl_jax.interop import hf_config, hf_names, hf_weights, score
 from perl_jax.models.config import ModelConfig
 
 
@@ -54,7 +55,7 @@ def save_model(
   directory = Path(directory)
   extra = {}
   if head is not None:
-    extra[hf_names.SCORE] = peft.score_weight(head)
+    extra[hf_names.SCORE] = score.score_weight(head)
   described = hf_config.hf_config(config, reward=head is not None)
   described.dtype = dtype
   described.bos_token_id = stops.bos_id
@@ -69,18 +70,14 @@ def save_model(
     extra=extra,
     head=head is None,
   )
-  _write_json(directory / "config.json", described.to_dict())
+  metrics_lib.write_json(directory / "config.json", described.to_dict())
   generation = {
     "bos_token_id": stops.bos_id,
     "eos_token_id": list(stops.stop_ids),
     "pad_token_id": stops.pad_id,
   }
   if head is None:
-    _write_json(directory / "generation_config.json", generation)
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-  path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+    metrics_lib.write_json(directory / "generation_config.json", generation)
 
 
 def model_card(facts: Mapping[str, Any], front: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ import safetensors
 import safetensors.numpy
 from jax.sharding import Mesh, NamedSharding
 
+from perl_jax import metrics as metrics_lib
 from perl_jax import params as params_lib
 from perl_jax import roles, sharding
 from perl_jax.interop import hf_names
@@ -114,8 +115,7 @@ class Checkpoint:
   def read(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
     """A part of one tensor."""
     with self._open(self._files[name]) as shard:
-      found = shard.get_slice(name)
-      return found[index] if index else found[...]
+      return shard.get_slice(name)[index]
 
 
 def base_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -229,12 +229,11 @@ def _require_tied(checkpoint) -> None:
   names = (hf_names.EMBEDDING, hf_names.LM_HEAD)
   if checkpoint.shapes[names[0]] == checkpoint.shapes[names[1]]:
     rows, step = checkpoint.shapes[names[0]][0], 4096
-    starts = range(0, rows, step)
     if all(
       np.array_equal(
         *(checkpoint.read(n, (slice(i, min(i + step, rows)),)) for n in names)
       )
-      for i in starts
+      for i in range(0, rows, step)
     ):
       return
   raise ValueError(
@@ -316,5 +315,5 @@ def save_base(
   if len(files) > 1:
     total = sum(math.prod(s) for s in shapes.values()) * size
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (Path(directory) / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    metrics_lib.write_json(Path(directory) / INDEX, index)
   return files

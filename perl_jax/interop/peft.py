@@ -20,8 +20,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from perl_jax import metrics as metrics_lib
 from perl_jax import params as params_lib
-from perl_jax.interop import hf_names
+from perl_jax.interop import hf_names, hf_weights, score
 from perl_jax.models import lora as lora_lib
 from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
@@ -98,7 +99,7 @@ def save_adapter(
         matrix.T
       )
   if head is not None:
-    tensors[f"{_PREFIX}{hf_names.SCORE}"] = score_weight(head)
+    tensors[f"{_PREFIX}{hf_names.SCORE}"] = score.score_weight(head)
   described = {
     "peft_type": "LORA",
     "task_type": CAUSAL_LM if head is None else SEQ_CLS,
@@ -121,31 +122,7 @@ def save_adapter(
   safetensors.numpy.save_file(
     tensors, Path(directory) / WEIGHTS, metadata={"format": "pt"}
   )
-  text = json.dumps(described, indent=2, sort_keys=True) + "\n"
-  (Path(directory) / CONFIG).write_text(text)
-
-
-def score_weight(head: params_lib.Params) -> np.ndarray:
-  """The head as `score.weight`, `[1, D]` float32.
-
-  Raises:
-    ValueError: It reads more than the last hidden state, or has a bias.
-  """
-  leaves = dict(head[params_lib.HEAD])
-  if "likelihood" in leaves:
-    raise ValueError(
-      "The reward model has a likelihood head, which no Hugging Face class"
-      " has. Train one with --config.head=scalar to export it."
-    )
-  bias = float(np.asarray(leaves["bias"]))
-  if bias:
-    raise ValueError(
-      f"The reward head has a bias of {bias:.4g}, and `score` of"
-      " AutoModelForSequenceClassification has none. Rankings do not depend on"
-      " it: --config.drop_bias=True leaves it out, and every score is lower by"
-      " that."
-    )
-  return np.ascontiguousarray(np.asarray(leaves["kernel"], np.float32)[None])
+  metrics_lib.write_json(Path(directory) / CONFIG, described)
 
 
 def is_adapter(directory: str | os.PathLike) -> bool:
@@ -221,7 +198,7 @@ def _assemble(directory, described, tensors, config) -> Adapter:
       layers = pairs.setdefault(_BY_MODULE[found[2]], {})
       layers.setdefault(int(found[1]), {})[found[3]] = tensor.astype(np.float32)
     elif _SCORE.fullmatch(name):
-      head = _head(directory, name, tensor, config)
+      head = score.score_head(tensor, config, f"{directory / WEIGHTS}: {name}")
     else:
       unknown.append(name)
   if unknown:
@@ -230,10 +207,11 @@ def _assemble(directory, described, tensors, config) -> Adapter:
       f" matrix of a projection: {sorted(unknown)[:4]}. Merge the adapter with"
       " PEFT and give the merged checkpoint as config.base."
     )
-  spec = _spec(described, pairs)
+  spec, shapes = _spec(described, pairs), hf_weights.base_shapes(config)
   leaves = {}
   for stem, layers in pairs.items():
-    a, b = _stack(directory, described, spec, stem, layers, config)
+    kernel = shapes[f"layers/{stem}/kernel"]
+    a, b = _stack(directory, described, spec, stem, layers, kernel)
     leaves[f"layers/{stem}/lora_a"], leaves[f"layers/{stem}/lora_b"] = a, b
   if not leaves:
     raise ValueError(f"{directory / WEIGHTS} has no LoRA matrices.")
@@ -243,17 +221,6 @@ def _assemble(directory, described, tensors, config) -> Adapter:
     head=head,
     base=str(described.get("base_model_name_or_path") or ""),
   )
-
-
-def _head(directory, name, tensor, config):
-  if tensor.shape != (1, config.width):
-    raise ValueError(
-      f"{directory / WEIGHTS}: {name} has shape {tensor.shape}, expected"
-      f" (1, {config.width}): a reward model has one label."
-    )
-  kernel = np.ascontiguousarray(tensor[0].astype(np.float32))
-  bias = np.zeros((), np.float32)
-  return {params_lib.HEAD: {"kernel": kernel, "bias": bias}}
 
 
 def _spec(described, pairs: Mapping[str, Any]) -> LoraSpec:
@@ -282,19 +249,19 @@ def _of_pattern(pattern: Mapping[str, Any], module: str, default: Any) -> Any:
   return default
 
 
-def _stack(directory, described, spec, stem, layers, config):
-  """(A `[L, in, R]`, B `[L, R, out]`) of one projection."""
+def _stack(directory, described, spec, stem, layers, kernel):
+  """(A `[L, in, R]`, B `[L, R, out]`) for a kernel of shape `[L, in, out]`."""
   module = hf_names.PROJECTIONS[stem]
-  width_in, width_out = _widths(config, stem)
-  expected = list(range(config.num_layers))
+  num_layers, width_in, width_out = kernel
+  expected = list(range(num_layers))
   if sorted(layers) != expected or any(len(p) != 2 for p in layers.values()):
     raise ValueError(
       f"{directory / WEIGHTS}: {module} has adapters in layers"
-      f" {sorted(layers)}, the base has layers 0 to {config.num_layers - 1},"
+      f" {sorted(layers)}, the base has layers 0 to {num_layers - 1},"
       " and each needs lora_A and lora_B. The adapter is for another base."
     )
-  a = np.zeros((config.num_layers, width_in, spec.rank), np.float32)
-  b = np.zeros((config.num_layers, spec.rank, width_out), np.float32)
+  a = np.zeros((num_layers, width_in, spec.rank), np.float32)
+  b = np.zeros((num_layers, spec.rank, width_out), np.float32)
   for layer in expected:
     pair = layers[layer]
     rank = pair["A"].shape[0]
@@ -313,17 +280,3 @@ def _stack(directory, described, spec, stem, layers, config):
     a[layer, :, :rank] = pair["A"].T
     b[layer, :rank] = pair["B"].T if factor == 1 else pair["B"].T * factor
   return a, b
-
-
-def _widths(config: ModelConfig, stem: str) -> tuple[int, int]:
-  queries = config.num_heads * config.head_dim
-  keys = config.num_kv_heads * config.head_dim
-  return {
-    "attention/q": (config.width, queries),
-    "attention/k": (config.width, keys),
-    "attention/v": (config.width, keys),
-    "attention/o": (queries, config.width),
-    "mlp/gate": (config.width, config.mlp_width),
-    "mlp/up": (config.width, config.mlp_width),
-    "mlp/down": (config.mlp_width, config.width),
-  }[stem]

@@ -13,7 +13,6 @@ import jax
 from perl_jax import metrics as metrics_lib
 from perl_jax import sharding
 from perl_jax.data import sources
-from perl_jax.data import text as text_lib
 from perl_jax.tasks import casting, inputs, judging, setup, stage
 from perl_jax.tasks import reward as reward_task
 from perl_jax.tasks import start as start_lib
@@ -110,7 +109,7 @@ def place(mesh, cast: casting.Cast):
 def judge_reward(config, mesh, start, reward):
   """Quality of the reward model on held-out rated rows."""
   backbone, role = reward
-  tokenization = text_lib.load_tokenizer(start.tokenizer)
+  tokenization = inputs.load_tokenizer(start)
   data = reward_task.read(config, tokenization, train=False)
   score = Compiled(
     reward_task.make_scorer(backbone, data.max_targets), name="reward scores"
@@ -125,7 +124,7 @@ def judge_policy(config, mesh, policy, anchor, reward_start, reward):
   """Policy and anchor on the same held-out prompts."""
   if reward_start is not None:
     casting.require_same_tokenizer(policy.tokenizer, reward_start.tokenizer)
-  tokenization = text_lib.load_tokenizer(policy.tokenizer)
+  tokenization = inputs.load_tokenizer(policy)
   data = inputs.prompts(config, tokenization, train=False)
   policy_backbone, policy_role = place(mesh, casting.as_trained(policy, None))
   anchor_backbone, anchor_role = place(mesh, casting.as_trained(anchor, None))

@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
+from perl_jax import metrics as metrics_lib
 from perl_jax import params as params_lib
-from perl_jax import roles
+from perl_jax import roles, sampling
 from perl_jax.data import text as text_lib
-from perl_jax.interop import hf_export, peft
+from perl_jax.interop import hf_export, peft, score
 from perl_jax.models.lora import LoraSpec
 from perl_jax.tasks import setup, stage
 from perl_jax.tasks.start import Start
@@ -60,7 +61,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       found = write_adapter(config, start, head, partial, workdir)
     else:
       found = write_merged(config, start, head, partial)
-    (partial / "README.md").write_text(card(config, start, found))
+    metrics_lib.write_text(partial / "README.md", card(config, start, found))
     partial.rename(workdir)
   except BaseException:
     shutil.rmtree(partial, ignore_errors=True)
@@ -104,7 +105,7 @@ def exported_head(config, start: Start) -> params_lib.Params | None:
     logging.info("export: scores will be lower by the head's bias, %.6g", bias)
     head["bias"] = jnp.zeros_like(head["bias"])
   found = {params_lib.HEAD: head}
-  peft.score_weight(found)  # what cannot be exported is said before writing
+  score.score_weight(found)  # what cannot be exported is said before writing
   return found
 
 
@@ -175,11 +176,7 @@ def merge_change(start: Start, merged: params_lib.Params) -> float:
     hidden = roles.hidden_states(
       backbone, params, roles.right_padded(tokens, lengths)
     )
-    kernel = roles.head_kernel(model, params).astype(jnp.float32)
-    found = hidden.astype(jnp.float32) @ kernel
-    if model.final_softcap is None:
-      return found
-    return model.final_softcap * jnp.tanh(found / model.final_softcap)
+    return sampling.next_token_logits(backbone, params, hidden)
 
   unmerged = start.base
   if start.adapter is not None:
@@ -262,7 +259,7 @@ def training_facts(workdir: Path) -> dict[str, Any]:
   if summary.exists():
     wanted = (
       "reward_before", "reward_after", "gold_before", "gold_after", "kl",
-      "accuracy", "auroc", "validation/loss",
+      "accuracy", "auroc",
     )  # fmt: skip
     found = json.loads(summary.read_text())
     facts |= {name: found[name] for name in wanted if name in found}

@@ -26,8 +26,9 @@ class Start:
   Attributes:
     config: Of the model.
     base: Parameters of the backbone.
-    record: How to find the base again, JSON-able: {"kind": "random", "seed"}
-      or {"kind": "workdir", "path", "checkpoint"}.
+    record: How to find the base again, JSON-able: {"kind": "random", "seed"},
+      {"kind": "workdir", "path", "checkpoint", "role"} or
+      {"kind": "huggingface", "path", "dtype"}.
     fingerprint: Of the base.
     adapter: LoRA leaves to start from, or None.
     lora: Shape of that adapter, or None.

@@ -1,7 +1,6 @@
 """Checkpoints and adapters that cannot be used: one clear error each."""
 
 import json
-import pathlib
 import shutil
 
 import jax
@@ -9,15 +8,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from perl_jax import sharding
-from perl_jax.interop import hf_checkpoint, hf_config, hf_weights, peft
-
-REFERENCES = pathlib.Path(__file__).parent / "references"
-MESH = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
-
-
-def load(directory):
-  return hf_checkpoint.load(directory, mesh=MESH, dtype="float32")
+from perl_jax.interop import hf_config, hf_weights, peft
+from tests.interop.tiny import REFERENCES, load
 
 
 @pytest.fixture

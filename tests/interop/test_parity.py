@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import importlib.util
 import itertools
-import pathlib
 import shutil
 import subprocess
 import sys
@@ -24,9 +23,8 @@ from perl_jax import roles, sampling, sharding
 from perl_jax.interop import hf_checkpoint, hf_export, hf_weights, peft
 from perl_jax.models.lora import LoraSpec
 from tests.interop import torch_side
+from tests.interop.tiny import REFERENCES, load
 
-REFERENCES = pathlib.Path(__file__).parent / "references"
-MESH = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
 TOLERANCE = 2e-4
 HAS_TORCH = all(map(importlib.util.find_spec, ("torch", "peft")))
 
@@ -79,10 +77,6 @@ def case(request, made):
   """(directory, what PyTorch said) of a family."""
   directory = made(request.param)
   return directory, np.load(directory / "expected.npz")
-
-
-def load(directory, dtype="float32"):
-  return hf_checkpoint.load(directory, mesh=MESH, dtype=dtype)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
