@@ -31,7 +31,7 @@ from perl_jax import params as params_lib
 from perl_jax import roles, sampling, sharding, steps
 from perl_jax.data import batches
 from perl_jax.models import presets
-from perl_jax.tasks import judging, rl, setup
+from perl_jax.tasks import iteration, judging, rl, setup
 from perl_jax.tasks import start as start_lib
 from perl_jax.tasks.compiled import Compiled
 
@@ -225,7 +225,7 @@ class RlIteration:
       donate=(0,),
     )
     self._batch = prompt_batch(settings)
-    self._iterate = rl.make_iteration(
+    self._iterate = iteration.make_iteration(
       config,
       mesh,
       self._engine,

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from perl_jax import params, sampling, sharding
 from perl_jax.data.batches import PromptBatch
-from perl_jax.tasks import judging, rl, stage
+from perl_jax.tasks import iteration, judging, rl, stage
 from tests.tasks import tiny
 
 # An iteration with stand-ins: every number can be followed.
@@ -51,7 +51,7 @@ def iterate(shift=0.25, penalty=3.0):
     state = state._replace(trainable=trainable)
     return state, {"loss": jnp.float32(4.0)}
 
-  run = rl.make_iteration(
+  run = iteration.make_iteration(
     config,
     mesh,
     engine,

@@ -1,0 +1,101 @@
+"""Losses of reward models: on pairs, and on labelled rows."""
+
+import jax
+import jax.numpy as jnp
+
+from perl_jax import params as params_lib
+from perl_jax import roles
+from perl_jax.objectives import preference
+from perl_jax.steps.train import LossFn, masked_sums
+
+
+def reward_scores(
+  backbone: roles.Backbone,
+  params: params_lib.Params,
+  tokens: jax.Array,
+  lengths: jax.Array,
+  prompt_lengths: jax.Array,
+  *,
+  max_response: int,
+  key: jax.Array | None = None,
+) -> jax.Array:
+  """Scores `[B]` of right-padded prompts and responses.
+
+  Args:
+    backbone: Model and adapter shape.
+    params: Parameters of the reward model, head included.
+    tokens: `[B, T]`, int32.
+    lengths: Of prompt and response together, `[B]`, int32.
+    prompt_lengths: `[B]`, int32.
+    max_response: At least the number of response tokens of any row.
+    key: Turns LoRA dropout on.
+  """
+  columns = jnp.arange(tokens.shape[1])
+  mask = (columns >= prompt_lengths[:, None]) & (columns < lengths[:, None])
+  return roles.response_scores(
+    backbone,
+    params,
+    roles.right_padded(tokens, lengths),
+    mask,
+    max_response=max_response,
+    key=key,
+  )
+
+
+def pairwise_loss(backbone: roles.Backbone, *, max_response: int) -> LossFn:
+  """Bradley-Terry on a `PreferenceBatch`, per pair; one pass for both sides.
+
+  `max_response` is at least the number of response tokens of any row.
+  """
+
+  def loss_fn(trainable, frozen, batch, key):
+    params = params_lib.combine(trainable, frozen)
+    tokens = jnp.concatenate([batch.chosen_tokens, batch.rejected_tokens])
+    lengths = jnp.concatenate([batch.chosen_lengths, batch.rejected_lengths])
+    scores = reward_scores(
+      backbone,
+      params,
+      tokens,
+      lengths,
+      jnp.concatenate([batch.prompt_lengths] * 2),
+      max_response=max_response,
+      key=key,
+    )
+    chosen, rejected = jnp.split(scores, 2)
+    loss = preference.pairwise_preference_loss(chosen, rejected)
+    right = (chosen > rejected) + 0.5 * (chosen == rejected)
+    return {
+      "loss": masked_sums(loss, batch.valid),
+      "accuracy": masked_sums(right.astype(jnp.float32), batch.valid),
+      "margin": masked_sums(chosen - rejected, batch.valid),
+    }
+
+  return loss_fn
+
+
+def pointwise_loss(backbone: roles.Backbone, *, max_response: int) -> LossFn:
+  """Binary cross-entropy on a `LabelledBatch`, per row.
+
+  `max_response` is at least the number of response tokens of any row.
+  """
+
+  def loss_fn(trainable, frozen, batch, key):
+    params = params_lib.combine(trainable, frozen)
+    scores = reward_scores(
+      backbone,
+      params,
+      batch.tokens,
+      batch.lengths,
+      batch.prompt_lengths,
+      max_response=max_response,
+      key=key,
+    )
+    loss = preference.pointwise_preference_loss(scores, batch.labels)
+    right = (scores > 0) == (batch.labels > 0.5)
+    return {
+      "loss": masked_sums(loss, batch.valid),
+      "accuracy": masked_sums(right.astype(jnp.float32), batch.valid),
+      "score": masked_sums(scores, batch.valid),
+    }
+
+  return loss_fn

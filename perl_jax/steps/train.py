@@ -1,0 +1,127 @@
+"""The step that every loss is trained by.
+
+Reduce, differentiate by trainable only, update.
+
+A loss function returns sums and counts, never means: the step divides the sum
+over all microbatches by the count over all microbatches, so that the result is
+the same however a batch is cut.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from perl_jax import params as params_lib
+from perl_jax.objectives import masked
+
+# {"name": (sum, count)}; the key "loss" is what is minimised.
+Sums = dict[str, tuple[jax.Array, jax.Array]]
+LossFn = Callable[..., Sums]
+
+
+class TrainState(NamedTuple):
+  """Everything that a step changes.
+
+  Attributes:
+    trainable: Parameters in gradients, optimiser and checkpoints.
+    opt_state: Optax state over `trainable`.
+    step: Updates so far, int32 scalar.
+  """
+
+  trainable: Any
+  opt_state: Any
+  step: jax.Array
+
+
+def init_state(
+  trainable: params_lib.Params, optimizer: optax.GradientTransformation
+) -> TrainState:
+  """State before the first step."""
+  return TrainState(
+    trainable, optimizer.init(trainable), jnp.zeros((), jnp.int32)
+  )
+
+
+def make_train_step(
+  loss_fn: LossFn,
+  optimizer: optax.GradientTransformation,
+  *,
+  microbatches: int = 1,
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+  """Returns `step(state, frozen, batch, key) -> (state, metrics)`.
+
+  Args:
+    loss_fn: `(trainable, frozen, batch, key) -> Sums`; "loss" is required.
+    optimizer: Optax transformation over the trainable tree.
+    microbatches: The batch is cut into this many equal parts, whose gradients
+      are added one after the other.
+
+  The gradient is d(sum of losses) / d(trainable), divided by the count of
+  "loss" over the whole batch. `metrics` holds each mean, the gradient's and the
+  update's global norm.
+  """
+
+  def sums_and_grads(trainable, frozen, batch, key):
+    def total(trainable):
+      sums = loss_fn(trainable, frozen, batch, key)
+      return sums["loss"][0], sums
+
+    (_, sums), grads = jax.value_and_grad(total, has_aux=True)(trainable)
+    return sums, grads
+
+  def accumulate(trainable, frozen, batch, key):
+    if microbatches == 1:
+      return sums_and_grads(trainable, frozen, batch, key)
+    # Strided, not contiguous: each part spreads over the batch's devices.
+    parts = jax.tree.map(
+      lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1),
+      batch,
+    )
+    keys = jax.random.split(key, microbatches)
+
+    def add(total, part):
+      return jax.tree.map(
+        jnp.add, total, sums_and_grads(trainable, frozen, *part)
+      ), None
+
+    shapes = jax.eval_shape(
+      sums_and_grads,
+      trainable,
+      frozen,
+      *jax.tree.map(lambda x: x[0], (parts, keys)),
+    )
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.lax.scan(add, zeros, (parts, keys))[0]
+
+  def step(state, frozen, batch, key):
+    sums, grads = accumulate(state.trainable, frozen, batch, key)
+    count = jnp.maximum(sums["loss"][1], 1.0)
+    grads = jax.tree.map(lambda g: g / count, grads)
+    updates, opt_state = optimizer.update(
+      grads, state.opt_state, state.trainable
+    )
+    metrics = means(sums)
+    metrics["gradient_norm"] = optax.tree.norm(grads)
+    metrics["update_norm"] = optax.tree.norm(updates)
+    trainable = optax.apply_updates(state.trainable, updates)
+    return TrainState(trainable, opt_state, state.step + 1), metrics
+
+  return step
+
+
+def means(sums: Sums) -> dict[str, jax.Array]:
+  """sum / count of each entry; an entry that counted nothing is 0."""
+  return {
+    name: total / jnp.maximum(count, 1.0)
+    for name, (total, count) in sums.items()
+  }
+
+
+def masked_sums(
+  values: jax.Array, mask: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """(sum of what is kept, how many that are), both float32 scalars."""
+  return masked.masked_sum(values, mask), jnp.sum(mask, dtype=jnp.float32)
