@@ -100,7 +100,7 @@ def make_start(settings: Settings) -> start_lib.Start:
     remat=settings.remat,
     dtype=settings.dtype,
   )
-  return start_lib.random_start(config, settings.seed, Path())
+  return start_lib.random_start(config, settings.seed, Path(), "float32")
 
 
 def random_head(trainable: params_lib.Params, seed: int) -> dict[str, Any]:

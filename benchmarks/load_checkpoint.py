@@ -67,14 +67,15 @@ def measure_ours(directory: Path) -> dict[str, float]:
   """Reads with perl_jax."""
   import jax
 
-  from perl_jax import params, sharding
+  from perl_jax import params, quantization, sharding
   from perl_jax.interop import hf_checkpoint, hf_config
 
   mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1)
   jax.block_until_ready(jax.numpy.zeros(8))
   hf_config.load_hf_config(directory)  # imports transformers
   before, started = status("VmRSS"), time.perf_counter()
-  found = hf_checkpoint.load(directory, mesh=mesh, dtype="bfloat16")
+  storage = quantization.Storage("bfloat16")
+  found = hf_checkpoint.load(directory, mesh=mesh, storage=storage)
   jax.block_until_ready(found.base)
   seconds = time.perf_counter() - started
   resident = params.nbytes(found.base)

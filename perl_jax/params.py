@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from perl_jax import quantization
 from perl_jax.models import lora as lora_lib
 
 Params = Mapping[str, Any]
@@ -106,17 +107,30 @@ def has_adapters(params: Params) -> bool:
   return any(map(is_adapter, flatten(params)))
 
 
+def widen(params: Params, dtype: str) -> dict[str, Any]:
+  """Every leaf as an array of a float dtype, quantised ones too."""
+  return unflatten(
+    {
+      path: quantization.as_array(leaf, dtype)
+      for path, leaf in flatten(params).items()
+    }
+  )
+
+
+def is_quantized(params: Params) -> bool:
+  """Whether any leaf is a quantised kernel."""
+  return any(map(quantization.is_quantized, flatten(params).values()))
+
+
 def count(params: Params) -> int:
-  """Number of parameters."""
-  return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))
+  """Number of parameters; a quantised kernel has as many as before."""
+  leaves = jax.tree.leaves(params, is_leaf=quantization.is_quantized)
+  return sum(int(np.prod(x.shape)) for x in leaves)
 
 
 def nbytes(params: Params) -> int:
-  """Bytes of all leaves."""
-  return sum(
-    int(np.prod(x.shape)) * jnp.dtype(x.dtype).itemsize
-    for x in jax.tree.leaves(params)
-  )
+  """Bytes of all leaves, of quantised kernels with their scales."""
+  return quantization.nbytes(params)
 
 
 def fingerprint(params: Params) -> str:
@@ -127,9 +141,13 @@ def fingerprint(params: Params) -> str:
   """
   digest = hashlib.sha256()
   for path, leaf in flatten(params).items():
-    array = np.asarray(jax.device_get(leaf))
-    digest.update(f"{path}:{array.shape}:{array.dtype}\n".encode())
-    digest.update(array.tobytes())
+    parts = {path: leaf}
+    if quantization.is_quantized(leaf):
+      parts = {f"{path}/qvalue": leaf.qvalue, f"{path}/scale": leaf.scale}
+    for name, part in parts.items():
+      array = np.asarray(jax.device_get(part))
+      digest.update(f"{name}:{array.shape}:{array.dtype}\n".encode())
+      digest.update(array.tobytes())
   return digest.hexdigest()
 
 
@@ -172,10 +190,12 @@ def _add_adapters(base, adapters, spec, sign):
     stem = path.removesuffix("/lora_a")
     kernel = leaves[f"{stem}/kernel"]
     lora_b = flatten(adapters)[f"{stem}/lora_b"]
-    merged = kernel.astype(jnp.float32) + sign * _delta(
+    merged = quantization.as_array(kernel, "float32") + sign * _delta(
       lora_a, lora_b, spec.scale
     )
-    leaves[f"{stem}/kernel"] = merged.astype(kernel.dtype)
+    # Back into few bits the sum would lose more than the adapter adds.
+    kept = jnp.float32 if quantization.is_quantized(kernel) else kernel.dtype
+    leaves[f"{stem}/kernel"] = merged.astype(kept)
   return unflatten(leaves)
 
 
@@ -183,6 +203,8 @@ def merge(
   base: Params, adapters: Params, spec: lora_lib.LoraSpec
 ) -> dict[str, Any]:
   """W + scale * A B for each adapted kernel, in float32, cast back.
+
+  A quantised kernel stays wide, in float32.
 
   Args:
     base: Tree of the backbone, without adapters.

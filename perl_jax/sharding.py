@@ -22,8 +22,11 @@ BATCH_AXES = ("data", "fsdp")
 RULES: tuple[tuple[str, P], ...] = (
   (r"(^|/)embedding$", P("tensor", "fsdp")),
   (r"(^|/)lm_head$", P("fsdp", "tensor")),
-  (r"/(q|k|v|gate|up)/kernel$", P(None, "fsdp", "tensor")),
-  (r"/(o|down)/kernel$", P(None, "tensor", "fsdp")),
+  (r"/(q|k|v|gate|up)/kernel(/qvalue)?$", P(None, "fsdp", "tensor")),
+  (r"/(o|down)/kernel(/qvalue)?$", P(None, "tensor", "fsdp")),
+  # Of a quantised kernel: one for a block of inputs, and few.
+  (r"/(q|k|v|gate|up)/kernel/scale$", P(None, None, "tensor")),
+  (r"/(o|down)/kernel/scale$", P(None, None, "fsdp")),
   (r"/(q|k|v|gate|up)/bias$", P(None, "tensor")),
   (r"/(o|down)/bias$", P()),
   # Adapters are thousands of times smaller than what they adapt.

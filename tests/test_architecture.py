@@ -33,10 +33,11 @@ FLOORS = (
     "interop",
   ),
   ("roles", "sampling", "sharding", "optim"),
-  ("models", "objectives", "params"),
+  ("quantization", "models", "objectives", "params"),
 )
 PURE = {
-  *("objectives", "models", "params", "roles", "sampling", "rollout"),
+  *("quantization", "objectives", "models", "params", "roles"),
+  *("sampling", "rollout"),
   *("steps", "optim", "sharding"),
 }
 # Logging, clocks, files, flags, environment, global seeds, configs.

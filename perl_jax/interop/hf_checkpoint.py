@@ -8,6 +8,7 @@ from pathlib import Path
 from jax.sharding import Mesh
 
 from perl_jax import params as params_lib
+from perl_jax import quantization
 from perl_jax.interop import hf_config, hf_names, hf_weights, score
 from perl_jax.models.config import ModelConfig
 
@@ -38,13 +39,15 @@ def is_checkpoint(directory: str | os.PathLike) -> bool:
   return isinstance(described, dict) and "model_type" in described
 
 
-def load(directory: str | os.PathLike, *, mesh: Mesh, dtype: str) -> Loaded:
+def load(
+  directory: str | os.PathLike, *, mesh: Mesh, storage: quantization.Storage
+) -> Loaded:
   """Reads a checkpoint.
 
   Args:
     directory: As `save_pretrained` writes it.
     mesh: Where the base goes.
-    dtype: Of the base, "float32" or "bfloat16".
+    storage: What dtype the base is kept in.
 
   Raises:
     FileNotFoundError: A file is missing.
@@ -65,5 +68,5 @@ def load(directory: str | os.PathLike, *, mesh: Mesh, dtype: str) -> Loaded:
     head = score.score_head(weight, config, where)
     # It has no head for tokens, whatever config.json says.
     config = dataclasses.replace(config, tied_head=True)
-  base = hf_weights.load_base(checkpoint, config, mesh=mesh, dtype=dtype)
+  base = hf_weights.load_base(checkpoint, config, mesh=mesh, storage=storage)
   return Loaded(config, base, head)

@@ -1,7 +1,8 @@
 """Weights of a Hugging Face checkpoint to the base tree and back, leaf by leaf.
 
     checkpoint = Checkpoint("Llama-3.2-1B")
-    base = load_base(checkpoint, config, mesh=mesh, dtype="bfloat16")
+    storage = quantization.Storage("bfloat16")
+    base = load_base(checkpoint, config, mesh=mesh, storage=storage)
     save_base("merged", config, base, dtype="bfloat16")
 
 A leaf is read, cast and put where its sharding rule wants it before the next is
@@ -24,7 +25,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from perl_jax import metrics as metrics_lib
 from perl_jax import params as params_lib
-from perl_jax import roles, sharding
+from perl_jax import quantization, roles, sharding
 from perl_jax.interop import hf_names
 from perl_jax.models.config import ModelConfig
 
@@ -130,7 +131,7 @@ def load_base(
   config: ModelConfig,
   *,
   mesh: Mesh,
-  dtype: str,
+  storage: quantization.Storage,
 ) -> dict[str, Any]:
   """The base tree of a checkpoint, on the mesh.
 
@@ -138,7 +139,8 @@ def load_base(
     checkpoint: Its files.
     config: Of the model.
     mesh: Where the leaves go, by `sharding.RULES`.
-    dtype: Of the leaves, "float32" or "bfloat16".
+    storage: What dtype the leaves are kept in; a kernel is quantised before the
+      next is read.
 
   Raises:
     ValueError: Tensors are missing, unknown, or of another shape or dtype; all
@@ -150,9 +152,11 @@ def load_base(
   leaves = {}
   for path, shape in shapes.items():
     layout = NamedSharding(mesh, sharding.spec_for(path, len(shape)))
-    leaves[path] = _load_leaf(
-      checkpoint, sources[path], shape, layout, jnp.dtype(dtype)
+    leaf = _load_leaf(
+      checkpoint, sources[path], shape, layout, jnp.dtype(storage.read_dtype)
     )
+    stored = storage.put(path, leaf)
+    leaves[path] = sharding.place(mesh, {path: stored}, share=True)[path]
   return params_lib.unflatten(leaves)
 
 

@@ -19,6 +19,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from perl_jax import quantization
+
 ATTENTION = ("attention/q", "attention/k", "attention/v", "attention/o")
 MLP = ("mlp/gate", "mlp/up", "mlp/down")
 PROJECTIONS = ATTENTION + MLP
@@ -120,7 +122,7 @@ class Projection(nn.Module):
     width = x.shape[-1]
     kernel = self.param("kernel", self.kernel_init, (width, self.features))
     x = x.astype(self.dtype)
-    y = x @ kernel.astype(self.dtype)
+    y = quantization.project(x, kernel, self.dtype)
     if self.use_bias:
       bias = self.param("bias", nn.initializers.zeros, (self.features,))
       y = y + bias.astype(self.dtype)

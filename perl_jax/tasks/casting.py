@@ -78,9 +78,10 @@ def load_reward(config: setup.Config, policy: Start, mesh: Mesh) -> Cast:
   if start.adapter is not None and start.base is not policy.base:
     raise ValueError(
       f"config.reward.init={init!r} was trained on a base with fingerprint"
-      f" {start.fingerprint[:12]}, the policy stands on"
-      f" {policy.fingerprint[:12]}. Train the reward model from the policy's"
-      " start: --config.reward.init of configs/reward.py ="
+      f" {start.fingerprint[:12]} in {start.record['dtype']}, the policy stands"
+      f" on {policy.fingerprint[:12]} in {policy.record['dtype']}. Train the"
+      " reward model from the policy's start, with the same base_dtype:"
+      " --config.reward.init of configs/reward.py ="
       f" {config.policy.init!r}."
     )
   return as_trained(start, policy)

@@ -31,20 +31,20 @@ class Compiled:
     self.name = name
     self.compile_seconds = 0.0
     self.peak_bytes = 0
-    self._executables: dict[Any, Any] = {}
+    self._functions: dict[Any, Any] = {}
 
   @property
   def traces(self) -> int:
-    """Number of executables, one per set of shapes."""
-    return len(self._executables)
+    """Number of executables, one for each set of shapes."""
+    return len(self._functions)
 
   def __call__(self, *args: Any) -> Any:
     """Runs the function, compiling it first for shapes it has not seen."""
     leaves, tree = jax.tree.flatten(args)
     key = tree, tuple((x.shape, x.dtype) for x in leaves)
-    if key not in self._executables:
-      self._executables[key] = self._compile(args)
-    return self._executables[key](*args)
+    if key not in self._functions:
+      self._functions[key] = self._compile(args)
+    return self._functions[key](*args)
 
   def _compile(self, args):
     started = time.perf_counter()
@@ -57,11 +57,14 @@ class Compiled:
       self._fn, donate_argnums=self._donate, out_shardings=layout
     )
     executable = jitted.lower(*args).compile()
+    # The jitted function finds what was just compiled. The executable itself
+    # refuses values of four bits that lie on a mesh (JAX 0.10 compares layouts
+    # that differ in name alone).
     self.compile_seconds += time.perf_counter() - started
     memory = executable.memory_analysis()
     if memory is not None:
       self.peak_bytes = max(self.peak_bytes, peak_bytes(memory))
-    return executable
+    return jitted
 
 
 def peak_bytes(memory: Any) -> int:

@@ -83,9 +83,9 @@ def load_anchor(config, policy: Start, outside: Outside) -> Start:
     return policy  # made by others: nothing says what it went on from
   described = stage.read_model(workdir, "policy.init")
   init, base = described["init"], described["base"]
+  outside = dataclasses.replace(outside, dtype=base["dtype"])
   if not init["init"] and base["kind"] == "huggingface":
-    same = dataclasses.replace(outside, dtype=base["dtype"])
-    return start_lib.checkpoint_start(base["path"], same, policy)
+    return start_lib.checkpoint_start(base["path"], outside, policy)
   if not init["init"]:
     return policy
   return stage.load(

@@ -123,7 +123,7 @@ def write_adapter(config, start, head, partial, workdir) -> dict[str, float]:
     hf_export.save_model(
       partial / _BASE,
       start.config,
-      start.base,
+      params_lib.widen(start.base, "float32"),
       stops(start),
       dtype=config.dtype,
       shard_bytes=config.shard_bytes,
@@ -139,9 +139,9 @@ def write_merged(config, start, head, partial) -> dict[str, float]:
   """The whole model; says how much the merge and its dtype change a logit."""
   merged = start.base
   if start.adapter is not None:
-    exact = jax.tree.map(lambda x: x.astype(jnp.float32), start.base)
+    exact = params_lib.widen(start.base, "float32")
     merged = params_lib.merge(exact, start.adapter, start.lora)
-  merged = jax.tree.map(lambda x: x.astype(config.dtype), merged)
+  merged = params_lib.widen(merged, config.dtype)
   hf_export.save_model(
     partial,
     start.config,

@@ -100,7 +100,9 @@ def start(
     remat=config.model.remat,
     dtype=config.model.dtype,
   )
-  return start_lib.random_start(model, config.seed, tokenizer)
+  return start_lib.random_start(
+    model, config.seed, tokenizer, config.base_dtype
+  )
 
 
 def load_tokenizer(start: Start) -> text_lib.Tokenization:

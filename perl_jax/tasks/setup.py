@@ -14,7 +14,7 @@ import ml_collections
 import optax
 
 from perl_jax import metrics as metrics_lib
-from perl_jax import optim, sharding
+from perl_jax import optim, quantization, sharding
 from perl_jax import params as params_lib
 from perl_jax.models.lora import LoraSpec
 from perl_jax.tasks.start import Outside
@@ -108,9 +108,10 @@ def lora_spec(config: Config) -> LoraSpec:
 
 def outside(config: Config, mesh: jax.sharding.Mesh) -> Outside:
   """How checkpoints that others made are read; see `start.Outside`."""
-  if config.base_dtype not in DTYPES:
+  if config.base_dtype not in quantization.DTYPES:
     raise ValueError(
-      f"config.base_dtype={config.base_dtype!r}: choose one of {DTYPES}."
+      f"config.base_dtype={config.base_dtype!r}: choose one of"
+      f" {', '.join(quantization.DTYPES)}."
     )
   fields = ("dtype", "remat", "scan_unroll")
   return Outside(

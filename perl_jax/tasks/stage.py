@@ -5,6 +5,7 @@ how it was tuned, which base it stands on (by reference and fingerprint), and
 `tokenizer/`. That is all that a later stage needs to be given its path.
 """
 
+import dataclasses
 import json
 import os
 import shutil
@@ -138,6 +139,8 @@ def load(
   head = {k: v for k, v in trainable.items() if k == params_lib.HEAD} or None
   body = {k: v for k, v in trainable.items() if k != params_lib.HEAD}
   if tuning == "full":
+    if outside.dtype != "float32":  # what it was trained in
+      body = start_lib.stored(body, outside.dtype)
     return Start(
       config=config,
       base=body,
@@ -146,12 +149,20 @@ def load(
         "path": str(workdir.absolute()),
         "checkpoint": which,
         "role": role,
+        "dtype": outside.dtype,
       },
       fingerprint=params_lib.fingerprint(body),
       adapter=None,
       lora=None,
       head=head,
       tokenizer=workdir / TOKENIZER,
+    )
+  dtype = described["base"]["dtype"]
+  if outside.dtype not in ("float32", dtype):
+    raise ValueError(
+      f"config.{field}={str(workdir)!r} was trained on a base in {dtype}, and"
+      f" config.base_dtype={outside.dtype!r}. An adapter runs on the base it"
+      " was trained on: train that stage again, or leave base_dtype out."
     )
   if known is not None and known.fingerprint == described["fingerprint"]:
     base, record = known.base, known.record
@@ -188,6 +199,8 @@ def read_model(workdir: str | Path, field: str) -> dict[str, Any]:
     )
   described = json.loads(path.read_text())
   missing = sorted(set(_FIELDS) - described.keys())
+  if "dtype" not in described.get("base", {}):
+    missing.append("base.dtype")
   if missing:
     raise ValueError(
       f"config.{field}={str(workdir)!r}: {path} has no {', '.join(missing)}. It"
@@ -198,12 +211,11 @@ def read_model(workdir: str | Path, field: str) -> dict[str, Any]:
 
 def _load_base(workdir, described, config, field, outside):
   record = dict(described["base"])
+  outside = dataclasses.replace(outside, dtype=record["dtype"])
   if record["kind"] == "random":
-    base = start_lib.random_base(config, record["seed"])
+    base = start_lib.random_base(config, record["seed"], record["dtype"])
   elif record["kind"] == "huggingface":
-    base = hf_checkpoint.load(
-      record["path"], mesh=outside.on(), dtype=record["dtype"]
-    ).base
+    base = start_lib.read_base(record["path"], outside).base
   else:
     path = Path(os.path.normpath(workdir.absolute() / record["path"]))
     base = load(

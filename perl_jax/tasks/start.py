@@ -8,10 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 from jax.sharding import Mesh
 
 from perl_jax import params as params_lib
-from perl_jax import roles, sharding
+from perl_jax import quantization, roles, sharding
 from perl_jax.interop import hf_checkpoint, peft
 from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
@@ -28,7 +29,7 @@ class Start:
     base: Parameters of the backbone.
     record: How to find the base again, JSON-able: {"kind": "random", "seed"},
       {"kind": "workdir", "path", "checkpoint", "role"} or
-      {"kind": "huggingface", "path", "dtype"}.
+      {"kind": "huggingface", "path"}, each with the "dtype" it is kept in.
     fingerprint: Of the base.
     adapter: LoRA leaves to start from, or None.
     lora: Shape of that adapter, or None.
@@ -46,13 +47,15 @@ class Start:
   tokenizer: Path
 
 
-def random_start(config: ModelConfig, seed: int, tokenizer: Path) -> Start:
+def random_start(
+  config: ModelConfig, seed: int, tokenizer: Path, dtype: str
+) -> Start:
   """A base with random weights, drawn from the seed."""
-  base = random_base(config, seed)
+  base = random_base(config, seed, dtype)
   return Start(
     config=config,
     base=base,
-    record={"kind": "random", "seed": seed},
+    record={"kind": "random", "seed": seed, "dtype": dtype},
     fingerprint=params_lib.fingerprint(base),
     adapter=None,
     lora=None,
@@ -61,20 +64,41 @@ def random_start(config: ModelConfig, seed: int, tokenizer: Path) -> Start:
   )
 
 
-def random_base(config: ModelConfig, seed: int) -> dict[str, Any]:
+def random_base(config: ModelConfig, seed: int, dtype: str) -> dict[str, Any]:
   """The base that a seed gives."""
   key = jax.random.fold_in(jax.random.key(seed), 0)
-  return jax.jit(roles.init_base, static_argnums=1)(key, config)
+  return stored(jax.jit(roles.init_base, static_argnums=1)(key, config), dtype)
+
+
+def stored(base: params_lib.Params, dtype: str) -> dict[str, Any]:
+  """A frozen base in the dtype that it is kept in; see `quantization`."""
+  storage = quantization.Storage(dtype)
+  leaves = params_lib.flatten(base)
+  found = params_lib.unflatten(
+    {path: storage.put(path, leaf) for path, leaf in leaves.items()}
+  )
+  logging.info("%s", storage.describe())
+  return found
+
+
+def read_base(
+  directory: str | os.PathLike, outside: "Outside"
+) -> hf_checkpoint.Loaded:
+  """A Hugging Face checkpoint, its base in the dtype that it is kept in."""
+  storage = quantization.Storage(outside.dtype)
+  found = hf_checkpoint.load(directory, mesh=outside.on(), storage=storage)
+  logging.info("%s: %s", directory, storage.describe())
+  return found
 
 
 @dataclasses.dataclass(frozen=True)
 class Outside:
-  """How checkpoints that others made are read.
+  """How a base is read, and what a checkpoint that others made does not say.
 
   Attributes:
     base: Directory of a Hugging Face checkpoint, under adapters and as a start,
       or "".
-    dtype: Of a base that is read, "float32" or "bfloat16".
+    dtype: That a frozen base is kept in, one of `quantization.DTYPES`.
     mesh: Where it goes.
     model: Fields of `ModelConfig` that a checkpoint does not say: compute dtype
       and what trades memory for time.
@@ -108,7 +132,7 @@ def checkpoint_start(
   record = {"kind": "huggingface", "path": path, "dtype": outside.dtype}
   if known is not None and known.record == record:
     return dataclasses.replace(known, adapter=None, lora=None, head=None)
-  found = hf_checkpoint.load(path, mesh=outside.on(), dtype=outside.dtype)
+  found = read_base(path, outside)
   return Start(
     config=dataclasses.replace(found.config, **outside.model),
     base=found.base,
@@ -189,10 +213,17 @@ def trainable_of(
   start's: it is no shape.
 
   Raises:
-    ValueError: The start has an adapter of another shape than `lora`.
+    ValueError: The start has an adapter of another shape than `lora`, or a base
+      in too few bits to be trained.
   """
   with_head = _head_of(start, head) if head else {}
   if tuning == "full":
+    if params_lib.is_quantized(start.base):
+      raise ValueError(
+        f"config.tuning='full' trains the base, which is kept in"
+        f" {start.record['dtype']}: set config.base_dtype to 'float32' or"
+        " 'bfloat16', or config.tuning to 'lora'."
+      )
     base = start.base
     if start.adapter is not None:
       base = params_lib.merge(base, start.adapter, start.lora)

@@ -4,7 +4,7 @@ import pathlib
 
 import jax
 
-from perl_jax import sharding
+from perl_jax import quantization, sharding
 from perl_jax.interop import hf_checkpoint
 
 REFERENCES = pathlib.Path(__file__).parent / "references"
@@ -12,4 +12,5 @@ MESH = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
 
 
 def load(directory, dtype="float32"):
-  return hf_checkpoint.load(directory, mesh=MESH, dtype=dtype)
+  storage = quantization.Storage(dtype)
+  return hf_checkpoint.load(directory, mesh=MESH, storage=storage)

@@ -71,6 +71,38 @@ def test_state_comes_back_as_it_was_laid_out():
   assert float(total) == 8 * (1 + 8 * (1 + 2 + 4))
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.uint4])
+def test_is_compiled_no_second_time_to_run(dtype):
+  """Neither on a mesh, nor with values of four bits, nor with a donated state.
+
+  JAX says of each compilation how long it took.
+  """
+  mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1)
+  layout = NamedSharding(mesh, PartitionSpec())
+  frozen = jax.device_put(np.arange(8).astype(dtype), layout)
+  state = jax.device_put(np.zeros(8, np.float32), layout)
+  compiled = Compiled(
+    lambda state, x: (state + x.astype(jnp.float32), jnp.sum(state)),
+    name="step",
+    donate=(0,),
+  )
+  durations = []
+
+  def listen(event, duration, **_):
+    if event == "/jax/core/compile/backend_compile_duration":
+      durations.append(duration)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    with jax.set_mesh(mesh):
+      for _ in range(3):
+        state, total = compiled(state, frozen)
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
+  assert len(durations) == 1
+  assert float(total) == 2 * 28
+
+
 def test_peak_counts_what_is_donated_once():
   """1,000 float32 that are updated in place, or in a second array."""
 

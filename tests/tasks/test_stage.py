@@ -30,7 +30,11 @@ def test_full_tuning_leaves_a_base_of_its_own(sft_run):
   assert start.tokenizer == sft_run / "tokenizer"
   described = json.loads((sft_run / "model.json").read_text())
   assert described["tuning"] == "full" and described["trained"] == ["policy"]
-  assert described["base"] == {"kind": "random", "seed": 0}
+  assert described["base"] == {
+    "kind": "random",
+    "seed": 0,
+    "dtype": "float32",
+  }
   assert described["fingerprint"] != start.fingerprint  # it was trained
 
 
@@ -109,12 +113,17 @@ def test_base_that_was_trained_further_is_refused(finished, tmp_path):
 
 def test_random_base_follows_the_seed(tmp_path):
   config = presets.preset("tiny", vocab_size=7)
-  first = start_lib.random_start(config, 3, tmp_path)
-  assert first.record == {"kind": "random", "seed": 3}
-  same = start_lib.random_start(config, 3, tmp_path)
+  first = start_lib.random_start(config, 3, tmp_path, "float32")
+  assert first.record == {
+    "kind": "random",
+    "seed": 3,
+    "dtype": "float32",
+  }
+  same = start_lib.random_start(config, 3, tmp_path, "float32")
   assert first.fingerprint == same.fingerprint
   assert (
-    start_lib.random_start(config, 4, tmp_path).fingerprint != same.fingerprint
+    start_lib.random_start(config, 4, tmp_path, "float32").fingerprint
+    != same.fingerprint
   )
 
 
