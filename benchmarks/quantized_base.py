@@ -1,0 +1,156 @@
+"""What a base of 8 or 4 bits saves, and what it costs.
+
+  python -m benchmarks.quantized_base --workdir=runs/quantized
+
+On the embedded coffee orders: one anchor is trained, then a reward model with
+LoRA on that anchor's weights kept in each dtype, with the settings of
+configs/reward.py. For each dtype it prints
+
+- the bytes of the base, by what `jax.Array`s hold and the compiler is given;
+- the error of the anchor's logits against those in float32 on held-out orders:
+  root mean square over tokens and vocabulary, relative to the logits' own
+  spread, and the largest;
+- the accuracy of the reward model on held-out pairs, with its 95 % interval.
+"""
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from benchmarks import lora_vs_full
+from configs import reward as reward_config
+from configs import sft as sft_config
+from perl_jax import metrics, quantization, roles, sampling, tasks
+from perl_jax import params as params_lib
+from perl_jax.models.lora import LoraSpec
+from perl_jax.tasks import inputs, stage
+from perl_jax.tasks.start import Outside, Start
+
+DTYPES = ("bfloat16", *quantization.QUANTIZED)
+
+
+def anchor_run(workdir: Path, overrides: dict[str, Any]) -> ConfigDict:
+  """Trains the anchor, or finds it trained; returns its config."""
+  config = sft_config.get_config()
+  config.update_from_flattened_dict(overrides)
+  tasks.run(config, workdir)
+  return config
+
+
+def load(workdir: Path, dtype: str) -> Start:
+  """The anchor with its base in a dtype."""
+  return stage.load(
+    workdir, "best", "policy", "anchor", outside=Outside(dtype=dtype)
+  )
+
+
+def logits(start: Start, rows: Any) -> np.ndarray:
+  """Logits of the real tokens of right-padded rows, `[tokens, V]`, float32."""
+  backbone = roles.Backbone(
+    dataclasses.replace(start.config, dtype="float32"), LoraSpec()
+  )
+
+  @jax.jit
+  def run(base, tokens, lengths):
+    sequence = roles.right_padded(tokens, lengths)
+    hidden = roles.hidden_states(backbone, base, sequence)
+    return sampling.next_token_logits(backbone, base, hidden)
+
+  found = np.asarray(run(start.base, *rows))
+  real = np.arange(found.shape[1]) < np.asarray(rows[1])[:, None]
+  return found[real]
+
+
+def held_out_rows(config: ConfigDict, start: Start) -> tuple[Any, Any]:
+  """Prompts and right answers that trained nothing: (tokens, lengths)."""
+  tokenization = inputs.load_tokenizer(start)
+  reward = reward_config.get_config()
+  reward.data = config.data
+  batch = next(
+    inputs.preferences(reward, tokenization, train=False).validation()
+  )
+  return jnp.asarray(batch.chosen_tokens), jnp.asarray(batch.chosen_lengths)
+
+
+def logit_error(found: np.ndarray, exact: np.ndarray) -> dict[str, float]:
+  """Differences of logits, each row's mean aside: softmax does not see it."""
+
+  def centred(x):
+    return x - x.mean(axis=1, keepdims=True)
+
+  error = centred(found) - centred(exact)
+  spread = np.sqrt(np.mean(centred(exact) ** 2))
+  return {
+    "logit_error": float(np.sqrt(np.mean(error**2)) / spread),
+    "largest_logit_error": float(np.abs(error).max()),
+  }
+
+
+def measure(
+  workdir: Path,
+  anchor_overrides: dict[str, Any],
+  reward_overrides: dict[str, Any],
+) -> dict[str, dict[str, float]]:
+  """Everything, by dtype."""
+  config = anchor_run(workdir / "anchor", anchor_overrides)
+  exact = load(workdir / "anchor", "float32")
+  rows = held_out_rows(config, exact)
+  exact_logits = logits(exact, rows)
+  found = {}
+  for dtype in DTYPES:
+    start = load(workdir / "anchor", dtype)
+    reward = reward_config.get_config()
+    reward.update_from_flattened_dict(reward_overrides)
+    reward.base_dtype = dtype
+    reward.reward.init = str(workdir / "anchor")
+    summary = tasks.run(reward, workdir / f"reward_{dtype}")
+    compiled = jax.jit(lambda base: base).lower(start.base).compile()
+    found[dtype] = {
+      "bytes": params_lib.nbytes(start.base),
+      "compiler_bytes": compiled.memory_analysis().argument_size_in_bytes,
+      **logit_error(logits(start, rows), exact_logits),
+      **{k: v for k, v in summary.items() if k.startswith("accuracy")},
+      "auroc": summary["auroc"],
+    }
+  return found
+
+
+def table(found: dict[str, dict[str, float]]) -> str:
+  """Markdown, a line for each dtype."""
+  lines = [
+    "| base | bytes | of bfloat16 | logit error | largest | reward model |",
+    "|---|---|---|---|---|---|",
+  ]
+  whole = found["bfloat16"]["bytes"]
+  for dtype, row in found.items():
+    lines.append(
+      f"| {dtype} | {row['bytes']:,} | {row['bytes'] / whole:.0%}"
+      f" | {row['logit_error']:.2%} | {row['largest_logit_error']:.3f}"
+      f" | {row['accuracy']:.1%} ({row['accuracy_low']:.1%} to"
+      f" {row['accuracy_high']:.1%}) |"
+    )
+  return "\n".join(lines)
+
+
+def main() -> None:
+  """Measures, prints, writes quantized_base.json."""
+  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser.add_argument("--workdir", type=Path, required=True)
+  workdir = parser.parse_args().workdir
+  found = measure(workdir, {}, {})
+  machine = lora_vs_full.machine()
+  print(", ".join(f"{k} {v}" for k, v in machine.items()))
+  print(table(found))
+  metrics.write_json(
+    workdir / "quantized_base.json", {"machine": machine, "dtypes": found}
+  )
+
+
+if __name__ == "__main__":
+  main()
