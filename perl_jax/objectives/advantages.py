@@ -1,4 +1,4 @@
-"""From rewards and KL to per-token returns and advantages.
+"""From rewards and KL to returns and advantages, per token or per response.
 
 Actions are the response tokens, the stop token included. A response with no
 token has no action: all its entries are 0.
@@ -134,3 +134,141 @@ def reinforce_advantages(returns: jax.Array, values: jax.Array) -> jax.Array:
   chex.assert_equal_shape([returns, values])
   chex.assert_type([returns, values], jnp.float32)
   return returns - jax.lax.stop_gradient(values)
+
+
+def gae_advantages(
+  *,
+  rewards: jax.Array,
+  values: jax.Array,
+  response_mask: jax.Array,
+  discount: float | jax.Array,
+  gae_lambda: float | jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  """Generalised advantage estimation, and the returns that go with it.
+
+  delta_t = r_t + discount V(s_{t+1}) - V(s_t)
+  A_t = sum_{t' >= t} (discount gae_lambda)^(t' - t) delta_t'
+  Z_t = A_t + V(s_t)
+
+  What follows the last response token is worth 0. With gae_lambda 1, Z is what
+  `returns_to_go` gives; with 0, A_t is delta_t alone.
+
+  Args:
+    rewards: Per-token rewards, `[B, T]`, float32.
+    values: V of the state before each token, `[B, T]`, float32.
+    response_mask: Which tokens are actions, `[B, T]`, bool, without gaps.
+    discount: Per token, in [0, 1].
+    gae_lambda: In [0, 1]: how far the rewards are believed over the values.
+
+  Returns:
+    Advantages and returns, `[B, T]` each, float32, 0 outside the response and
+    with no gradient to the value model.
+
+  Raises:
+    ValueError: If discount or gae_lambda, given as a number, is outside [0, 1].
+    AssertionError: If shapes differ, an input is not float32, or the mask is
+      not boolean.
+
+  Reference: Schulman et al. 2015, arXiv:1506.02438, equation 16.
+  """
+  chex.assert_rank(rewards, 2)
+  chex.assert_equal_shape([rewards, values])
+  chex.assert_type([rewards, values], jnp.float32)
+  for name, number in (("discount", discount), ("gae_lambda", gae_lambda)):
+    if isinstance(number, (int, float)) and not 0 <= number <= 1:
+      raise ValueError(
+        f"{name} must be in [0, 1], got {number}; 1 leaves later rewards whole"
+      )
+  rewards = masked.keep(rewards, response_mask)
+  values = masked.keep(jax.lax.stop_gradient(values), response_mask)
+  after = jnp.pad(values[:, 1:], ((0, 0), (0, 1)))
+  deltas = rewards + discount * after - values
+  advantages = returns_to_go(deltas, response_mask, discount * gae_lambda)
+  return advantages, advantages + values
+
+
+def rloo_advantages(returns: jax.Array) -> jax.Array:
+  """How much better a response went than the others to the same prompt.
+
+  A_i = R_i - sum_{j != i} R_j / (G - 1)
+
+  Args:
+    returns: Of G responses to each of B prompts, `[B, G]`, float32: the shaped
+      rewards of a response, summed, so that the KL is in before the baseline.
+
+  Returns:
+    Advantages, `[B, G]`, float32; exactly 0 in a group of equal returns.
+
+  Raises:
+    ValueError: If G < 2: nothing is left to compare with.
+    AssertionError: If returns are not a float32 matrix.
+
+  Reference: Kool et al. 2019, "Buy 4 REINFORCE samples, get a baseline for
+  free!"; Ahmadian et al. 2024, arXiv:2402.14740.
+  """
+  size = _group_size(returns, "leave-one-out")
+  return _group_centered(returns) * (size / (size - 1))
+
+
+def grpo_advantages(
+  returns: jax.Array, *, normalise: bool, epsilon: float = 1e-4
+) -> jax.Array:
+  """How much better than its group a response went, in its deviations.
+
+  A_i = (R_i - mean R) / max(std R, epsilon), or R_i - mean R
+
+  std is the population's, of mean square. Without `normalise` it is Dr. GRPO:
+  prompts that nearly all or nearly no responses solve then weigh no more than
+  others. R_i is in its own mean, which shrinks A by (G - 1) / G against
+  `rloo_advantages` and changes nothing else.
+
+  Args:
+    returns: Of G responses to each of B prompts, `[B, G]`, float32.
+    normalise: Whether to divide by the group's deviation.
+    epsilon: Floor of that deviation, > 0, in units of the returns. Rounding of
+      the rewards should be below it, or it is taken for a difference.
+
+  Returns:
+    Advantages, `[B, G]`, float32; exactly 0 in a group of equal returns.
+
+  Raises:
+    ValueError: If G < 2 or epsilon is not positive.
+    AssertionError: If returns are not a float32 matrix.
+
+  Reference: Shao et al. 2024, arXiv:2402.03300, section 4.1; Liu et al. 2025
+  (Dr. GRPO), arXiv:2503.20783, section 3.
+  """
+  _group_size(returns, "group-relative")
+  if not epsilon > 0:
+    raise ValueError(
+      f"epsilon must be > 0, got {epsilon}: a group of equal returns has no"
+      " deviation to divide by"
+    )
+  centered = _group_centered(returns)
+  if not normalise:
+    return centered
+  variance = jnp.mean(jnp.square(centered), axis=1, keepdims=True)
+  # The floor is below the root, whose slope at 0 is infinite.
+  return centered * jax.lax.rsqrt(jnp.maximum(variance, epsilon**2))
+
+
+def _group_size(returns: jax.Array, what: str) -> int:
+  """G of returns `[B, G]`, at least 2."""
+  chex.assert_rank(returns, 2)
+  chex.assert_type(returns, jnp.float32)
+  size = returns.shape[1]
+  if size < 2:
+    raise ValueError(
+      f"{what} advantages compare the responses to a prompt, got {size} of"
+      " each: sample a group of at least 2, or use a learned value baseline"
+    )
+  return size
+
+
+def _group_centered(returns: jax.Array) -> jax.Array:
+  """Returns less their group's mean; equal ones become exactly 0.
+
+  The mean is taken of distances to the group's first: see `masked_var`.
+  """
+  offsets = returns - jax.lax.stop_gradient(returns[:, :1])
+  return offsets - jnp.mean(offsets, axis=1, keepdims=True)

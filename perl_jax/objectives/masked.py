@@ -99,6 +99,33 @@ def masked_var(
   return masked_mean(jnp.square(centered), mask, axis)
 
 
+def explained_variance(
+  values: jax.Array, returns: jax.Array, mask: jax.Array
+) -> jax.Array:
+  """Share of the returns' variance that the value model foresaw.
+
+  1 - var(returns - values) / var(returns)
+
+  1 is perfect, 0 no better than a constant, negative is worse than that. A
+  constant error costs nothing here.
+
+  Args:
+    values: V of each state, any shape, float.
+    returns: What came of it, same shape.
+    mask: What to keep, same shape, boolean.
+
+  Returns:
+    Float32 scalar; 0 where nothing is kept or the kept returns are equal.
+
+  Raises:
+    AssertionError: If the shapes differ or the mask is not boolean.
+  """
+  left = masked_var(keep(returns, mask) - keep(values, mask), mask)
+  total = masked_var(returns, mask)
+  varies = total > 0
+  return jnp.where(varies, 1.0 - left / jnp.where(varies, total, 1.0), 0.0)
+
+
 def masked_whiten(
   values: jax.Array,
   mask: jax.Array,

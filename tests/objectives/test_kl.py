@@ -7,7 +7,7 @@ import pytest
 
 from perl_jax.objectives import kl, masked
 
-ESTIMATORS = [kl.kl_k1, kl.kl_k2, kl.kl_k3]
+FORMULAS = [kl.kl_k1, kl.kl_k2, kl.kl_k3]
 
 
 def softmax(logits):
@@ -41,7 +41,7 @@ def test_expected_values(seed):
   p, q = distributions(seed)
   exact = np.sum(p * np.log(p / q))
   logp, logq = (jnp.log(jnp.array([x], jnp.float32)) for x in (p, q))
-  mean = [np.sum(p * estimator(logp, logq)[0]) for estimator in ESTIMATORS]
+  mean = [np.sum(p * estimator(logp, logq)[0]) for estimator in FORMULAS]
   np.testing.assert_allclose([mean[0], mean[2]], exact, rtol=1e-5)
   assert abs(mean[1] - exact) > 1e-3
 
@@ -62,10 +62,130 @@ def test_expected_gradients_as_a_loss(seed):
   # d KL(p||q) / d logits = p (log p/q - KL); d KL(q||p) / d logits = p - q.
   reverse = p * (np.log(p / q) - np.sum(p * np.log(p / q)))
   expected = [np.zeros_like(p), reverse, p - q]
-  for estimator, gradient in zip(ESTIMATORS, expected, strict=True):
+  for estimator, gradient in zip(FORMULAS, expected, strict=True):
     np.testing.assert_allclose(
       as_loss(estimator), gradient, rtol=1e-4, atol=1e-6
     )
+
+
+def expected_gradient(formula, weight, p):
+  """d sum_v p_v (weight log p_v + formula(log p)_v) / d logits, p held."""
+  p, weight = jnp.asarray(p, jnp.float32), jnp.asarray(weight, jnp.float32)
+
+  def loss(x):
+    logp = jax.nn.log_softmax(x)
+    return jnp.sum(p * (weight * logp + formula(logp)))
+
+  return jax.grad(loss)(jnp.log(p))
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("place", kl.PLACES)
+@pytest.mark.parametrize("estimator", kl.ESTIMATORS)
+def test_what_is_refused_has_the_wrong_gradient(estimator, place, seed):
+  """What is allowed has that of KL(policy || anchor), but for k3 as a loss."""
+  p, q = distributions(seed)
+  anchor = jnp.log(jnp.array([q], jnp.float32))
+  formula = {"k1": kl.kl_k1, "k2": kl.kl_k2, "k3": kl.kl_k3}.get(estimator)
+
+  def values(logp):
+    if formula is None:  # one number for the state, whatever the token
+      return jnp.full(6, jnp.sum(jnp.exp(logp) * (logp - anchor[0])))
+    return formula(logp[None], anchor)[0]
+
+  divergence = np.sum(p * np.log(p / q))
+  reverse = p * (np.log(p / q) - divergence)
+  if place == "reward":  # the score function times the estimate, no more
+    weight = values(jnp.log(jnp.asarray(p, jnp.float32)))
+    found = expected_gradient(lambda logp: 0.0 * logp, weight, p)
+  else:
+    found = expected_gradient(values, np.zeros(6), p)
+  if (estimator, place) == ("k3", "loss"):
+    np.testing.assert_allclose(found, p - q, rtol=1e-4, atol=1e-6)
+    kl.require_kl(estimator, place)
+  elif np.allclose(found, reverse, rtol=1e-4, atol=1e-6):
+    kl.require_kl(estimator, place)
+  else:
+    assert np.max(np.abs(found - reverse)) > 0.01
+    with pytest.raises(ValueError, match=f"'{estimator}' in the {place}: "):
+      kl.require_kl(estimator, place)
+
+
+def test_unknown_names_of_estimators_and_places():
+  with pytest.raises(ValueError, match="KL estimator 'k4' is unknown: choose"):
+    kl.require_kl("k4", "loss")
+  with pytest.raises(ValueError, match="KL place 'value' is unknown: choose"):
+    kl.require_kl("k1", "value")
+  assert all(
+    e in kl.ESTIMATORS and place in kl.PLACES for e, place in kl.REFUSED
+  )
+
+
+@pytest.mark.parametrize("estimator", ["k2", "k3"])
+def test_kl_loss_pulls_the_policy_alone(estimator):
+  policy, anchor = -np.random.default_rng(1).random((2, 3, 4), np.float32)
+
+  def total(p, q):
+    return jnp.sum(kl.kl_loss(estimator, p, q))
+
+  d = policy.astype(np.float64) - anchor
+  value = {"k2": d**2 / 2, "k3": np.exp(-d) - 1 + d}[estimator]
+  slope = {"k2": d, "k3": 1 - np.exp(-d)}[estimator]
+  for step in (
+    jax.value_and_grad(total, argnums=(0, 1)),
+    jax.jit(jax.value_and_grad(total, argnums=(0, 1))),
+  ):
+    found, (mine, others) = step(policy, anchor)
+    np.testing.assert_allclose(found, value.sum(), rtol=1e-5)
+    np.testing.assert_allclose(mine, slope, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(others, np.zeros((3, 4)))
+
+
+def test_kl_loss_refuses_what_it_cannot_or_should_not():
+  zero = jnp.zeros((1, 1))
+  with pytest.raises(ValueError, match="'k1' in the loss: its gradient is 0"):
+    kl.kl_loss("k1", zero, zero)
+  with pytest.raises(ValueError, match="call exact_kl with hidden states"):
+    kl.kl_loss("exact", zero, zero)
+
+
+def test_adapt_beta_hand_computed():
+  def adapt(beta, measured):
+    return kl.adapt_beta(beta, measured, target=4.0, horizon=100, batch_size=50)
+
+  for run in (adapt, jax.jit(adapt)):
+    found = [run(0.1, measured) for measured in (4.0, 4.4, 40.0, 3.6, -9.0)]
+    # 1 + e / 2 with e = 0, 0.1, 0.2 (held), -0.1, -0.2 (held).
+    np.testing.assert_allclose(
+      found, [0.1, 0.105, 0.11, 0.095, 0.09], rtol=1e-6
+    )
+    assert all(beta.dtype == jnp.float32 for beta in found)
+    assert run(0.99, 40.0) == 1.0 and run(0.0, 40.0) == 0.0
+
+
+def test_adapt_beta_brings_the_kl_to_its_target():
+  """On a policy whose KL falls as beta grows, as it does in training."""
+  beta = jnp.float32(0.01)
+  for _ in range(400):
+    beta = kl.adapt_beta(
+      beta, 1.0 / beta, target=5.0, horizon=100, batch_size=10
+    )
+  np.testing.assert_allclose(1.0 / beta, 5.0, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+  "changed, message",
+  [
+    ({"target": 0.0}, "target must be > 0 nats, got 0.0"),
+    ({"target": float("nan")}, "target must be > 0 nats, got nan"),
+    ({"horizon": 5}, "horizon must be at least batch_size, got 5 and 10"),
+    ({"batch_size": 0}, "got 100 and 0"),
+  ],
+)
+def test_adapt_beta_numbers_outside_their_range(changed, message):
+  fields = {"target": 4.0, "horizon": 100, "batch_size": 10} | changed
+  with pytest.raises(ValueError, match=message):
+    kl.adapt_beta(0.1, 1.0, **fields)
 
 
 def test_signs_and_no_clamping():
@@ -79,7 +199,7 @@ def test_signs_and_no_clamping():
   )
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", FORMULAS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -1000.0])
 def test_masked_tokens_change_nothing(estimator, bad):
   mask = np.array([[True, True, False]])
@@ -99,7 +219,7 @@ def test_masked_tokens_change_nothing(estimator, bad):
     assert gradient[0, 2] == 0.0 and np.all(gradient[0, :2] != 0.0)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", FORMULAS)
 def test_equal_under_jit_and_strict_about_types(estimator):
   policy, anchor = -np.random.default_rng(0).random((2, 3, 4), np.float32)
   np.testing.assert_allclose(
