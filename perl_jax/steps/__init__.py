@@ -1,7 +1,8 @@
 """Pure training steps: one way to train, and a loss for each stage."""
 
+from perl_jax.steps.estimator import Estimator, Experience, prepare
 from perl_jax.steps.language_model import language_model_loss
-from perl_jax.steps.policy import reinforce_loss
+from perl_jax.steps.policy import Standing, policy_loss, policy_of
 from perl_jax.steps.reward import (
   pairwise_loss,
   pointwise_loss,
@@ -18,7 +19,10 @@ from perl_jax.steps.train import (
 )
 
 __all__ = [
+  "Estimator",
+  "Experience",
   "LossFn",
+  "Standing",
   "Sums",
   "TrainState",
   "init_state",
@@ -28,6 +32,8 @@ __all__ = [
   "means",
   "pairwise_loss",
   "pointwise_loss",
-  "reinforce_loss",
+  "policy_loss",
+  "policy_of",
+  "prepare",
   "reward_scores",
 ]

@@ -1,86 +1,229 @@
-"""Losses of policy and value model on rollouts."""
+"""The loss of policy and value model on rollouts, whichever the estimator."""
 
+from typing import NamedTuple
+
+import jax
 import jax.numpy as jnp
 
 from perl_jax import params as params_lib
 from perl_jax import roles
-from perl_jax.objectives import advantages as advantages_lib
+from perl_jax.objectives import kl as kl_lib
 from perl_jax.objectives import masked, policy_gradient
+from perl_jax.steps.estimator import Estimator, Experience, prepare
 from perl_jax.steps.train import LossFn, masked_sums
 
 
-def reinforce_loss(
-  backbone: roles.Backbone,
-  *,
-  temperature: float,
-  beta: float,
-  value_coef: float,
-  reduction: str,
-) -> LossFn:
-  """The paper's update: REINFORCE with a learned baseline, KL in the reward.
+class Standing(NamedTuple):
+  """What the trained roles stand on and are held to.
 
-  r_t = (1 - beta) r 1[t last] - beta (log pi_t - log pi_anchor_t)
-  Z_t = sum_{t' >= t} r_t'
-  loss = -sum_t log pi_t stopgrad(Z_t - V_t) + value_coef sum_t (Z_t - V_t)^2
+  Attributes:
+    base: The backbone, or empty with full tuning.
+    anchor: Trainable tree of the anchor, for KL "exact"; else empty.
+  """
+
+  base: params_lib.Params
+  anchor: params_lib.Params
+
+
+class _Tokens(NamedTuple):
+  """Per-token arrays of an experience, `[B * G, T]`, 0 where masked."""
+
+  mask: jax.Array
+  sampled: jax.Array
+  anchor: jax.Array
+  old: jax.Array
+  advantages: jax.Array
+  returns: jax.Array
+  old_values: jax.Array
+  beta: jax.Array
+
+
+def policy_of(
+  estimator: Estimator, trainable: params_lib.Params
+) -> params_lib.Params:
+  """The policy's part of what an estimator trains.
+
+  That is {"policy": ..., "value": ...} with a value model, else the policy's
+  tree itself.
+  """
+  return trainable["policy"] if estimator.uses_value else trainable
+
+
+def policy_loss(
+  backbone: roles.Backbone, estimator: Estimator, *, temperature: float
+) -> LossFn:
+  """One update on an `Experience`, per token; frozen is a `Standing`.
+
+  loss_t = policy_t + value_coef value_t + beta kl_t - entropy_coef H_t
+
+  policy_t  -log pi_t stopgrad(A_t), or clipped (`ppo_policy_loss`)
+  value_t   (Z_t - V_t)^2, where there is a value model
+  kl_t      k2, k3 or exact, with KL in the loss
+
+  With one update for each rollout, log-probs, values and so the advantages are
+  made in this very pass: the ratio to the policy that sampled is exactly 1.
 
   Args:
     backbone: Model and adapter shape.
+    estimator: What to take, see there.
     temperature: That of the rollout.
-    beta: Weight of the KL, in [0, 1].
-    value_coef: Weight of the value loss; policy and value share no parameter,
-      so it scales the value's learning rate under SGD and little under Adam.
-    reduction: "token" divides by the number of response tokens in the whole
-      batch, "sequence" by the number of responses.
 
-  The trainable tree is {"policy": ..., "value": ...}; frozen is the base that
-  both stand on, or empty with full tuning.
-
-  Reference: PAPER section 3; Lee et al. 2023, arXiv:2309.00267, appendix F.
+  Reference: PAPER section 3; Lee et al. 2023, arXiv:2309.00267, appendix F; for
+  the others see the functions in `objectives`.
   """
 
-  def loss_fn(trainable, frozen, batch, key):
+  def loss_fn(trainable, frozen: Standing, batch: Experience, key):
     del key  # dropout is off: log-probs must be those of the sampler
-    policy = params_lib.combine(trainable["policy"], frozen)
-    value = params_lib.combine(trainable["value"], frozen)
-    mask = batch.response_mask
+    group, length = batch.responses.shape[1:]
+    policy = params_lib.combine(policy_of(estimator, trainable), frozen.base)
     sequence = roles.with_response(
-      batch.prompts, batch.prompt_lengths, batch.responses, mask
+      batch.prompts,
+      batch.prompt_lengths,
+      batch.responses,
+      batch.response_mask,
+      group=group,
     )
-    length = batch.responses.shape[1]
+    shape = {"response_len": length, "group": group}
     scores = roles.response_logprobs(
       backbone,
       policy,
       sequence,
-      response_len=length,
       temperature=temperature,
+      entropy=True,
+      **shape,
     )
-    values = roles.response_values(
-      backbone, value, sequence, response_len=length
-    )
-    rewards = advantages_lib.shape_rewards(
-      sequence_rewards=batch.rewards,
-      kl=batch.policy_logprobs - batch.anchor_logprobs,
-      response_mask=mask,
-      beta=beta,
-    )
-    returns = advantages_lib.returns_to_go(rewards, mask)
-    advantages = advantages_lib.reinforce_advantages(returns, values)
-    policy_loss = policy_gradient.reinforce_loss(
-      logprobs=scores.logprobs, advantages=advantages
-    )
-    value_loss = policy_gradient.value_loss(values=values, returns=returns)
-    rows = jnp.sum(jnp.any(mask, axis=1), dtype=jnp.float32)
-    tokens = jnp.sum(mask, dtype=jnp.float32)
-    total = masked.masked_sum(policy_loss + value_coef * value_loss, mask)
-    ratio = jnp.exp(scores.logprobs - batch.policy_logprobs)
-    return {
-      "loss": (total, tokens if reduction == "token" else rows),
-      "policy_loss": masked_sums(policy_loss, mask),
-      "value_loss": masked_sums(value_loss, mask),
-      "advantage": masked_sums(advantages, mask),
-      "return": masked_sums(returns, mask),
-      "value": masked_sums(values, mask),
-      "ratio": masked_sums(ratio, mask),
+    values = jnp.zeros_like(scores.logprobs)
+    if estimator.uses_value:
+      value = params_lib.combine(trainable["value"], frozen.base)
+      values = roles.response_values(backbone, value, sequence, **shape)
+    if not estimator.needs_measures:
+      whole = batch.response_mask.shape
+      batch = prepare(
+        estimator,
+        batch._replace(
+          policy_logprobs=scores.logprobs.reshape(whole),
+          values=values.reshape(whole),
+        ),
+      )
+    tokens = _tokens(batch, values)
+    terms, clipped = _terms(estimator, scores, values, tokens)
+    if estimator.kl_place == "loss":
+      if estimator.kl == "exact":
+        anchor = params_lib.combine(frozen.anchor, frozen.base)
+        kl = roles.response_kl(
+          backbone, policy, anchor, sequence, temperature=temperature, **shape
+        )
+      else:
+        kl = kl_lib.kl_loss(estimator.kl, scores.logprobs, tokens.anchor)
+      terms["kl_loss"] = tokens.beta, kl
+    found = {
+      k: masked_sums(term, tokens.mask) for k, (_, term) in terms.items()
     }
+    loss = sum(
+      weight * masked.keep(term, tokens.mask) for weight, term in terms.values()
+    )
+    found["loss"] = _reduced(estimator.reduction, loss, tokens.mask)
+    found["clip_fraction"] = masked_sums(
+      clipped.astype(jnp.float32), tokens.mask
+    )
+    return found | _measures(estimator, scores, values, tokens, batch)
 
   return loss_fn
+
+
+def _tokens(batch: Experience, values: jax.Array) -> _Tokens:
+  """The arrays of a batch as rows of tokens; no gradient flows into them."""
+  mask = batch.response_mask
+  old_values = values if batch.values is None else batch.values
+  arrays = (
+    batch.sampled_logprobs,
+    batch.anchor_logprobs,
+    batch.policy_logprobs,
+    batch.advantages,
+    batch.returns,
+    old_values,
+  )
+  rows = mask.reshape(-1, mask.shape[-1])
+  kept = [
+    masked.keep(jax.lax.stop_gradient(a).reshape(rows.shape), rows)
+    for a in arrays
+  ]
+  return _Tokens(rows, *kept, jnp.repeat(batch.beta, mask.shape[1])[:, None])
+
+
+def _terms(estimator, scores, values, tokens):
+  """{"policy_loss": (weight, term), ...}, and where the ratio was clipped."""
+  logprobs = masked.keep(scores.logprobs, tokens.mask)
+  clipped = jnp.zeros_like(tokens.mask)
+  if estimator.clipped:
+    loss, clipped = policy_gradient.ppo_policy_loss(
+      logprobs=logprobs,
+      old_logprobs=tokens.old,
+      advantages=tokens.advantages,
+      clip_low=estimator.clip_low,
+      clip_high=estimator.clip_high,
+    )
+  else:
+    loss = policy_gradient.reinforce_loss(
+      logprobs=logprobs, advantages=tokens.advantages
+    )
+  terms = {"policy_loss": (1.0, loss)}
+  if estimator.uses_value:
+    value_loss = policy_gradient.ppo_value_loss(
+      values=masked.keep(values, tokens.mask),
+      old_values=tokens.old_values,
+      returns=tokens.returns,
+      value_clip=estimator.value_clip,
+    )
+    terms["value_loss"] = estimator.value_coef, value_loss
+  if estimator.entropy_coef:
+    terms["entropy_loss"] = estimator.entropy_coef, -scores.entropy
+  return terms, clipped
+
+
+def _reduced(reduction: str, loss: jax.Array, mask: jax.Array):
+  """(sum, count) of token losses; see `Estimator.reduction`."""
+  responses = jnp.sum(jnp.any(mask, axis=1), dtype=jnp.float32)
+  if reduction == "sequence_mean":
+    return jnp.sum(masked.masked_mean(loss, mask, axis=1)), responses
+  total = masked.masked_sum(loss, mask)
+  if reduction == "sequence":
+    return total, responses
+  return total, jnp.sum(mask, dtype=jnp.float32)
+
+
+def _measures(estimator, scores, values, tokens, batch):
+  """What a practitioner reads, as sums and counts; nothing of it is trained.
+
+  KL and objective are of the policy that sampled. `return_square`, `residual`
+  and `residual_square` give the explained variance over a whole batch.
+  """
+  mask = tokens.mask
+  some = jnp.any(mask, axis=1)
+  log_ratio = tokens.old - tokens.anchor
+  kl = jnp.sum(log_ratio, axis=1)
+  rewards = batch.rewards.reshape(-1)
+  beta = tokens.beta[:, 0]
+  ratio = jnp.exp(masked.keep(scores.logprobs, mask) - tokens.old)
+  found = {
+    "kl": masked_sums(kl, some),
+    "kl_per_token": masked_sums(log_ratio, mask),
+    "kl_k3": masked_sums(kl_lib.kl_k3(tokens.old, tokens.anchor), mask),
+    "objective": masked_sums((1 - beta) * rewards - beta * kl, some),
+    "entropy": masked_sums(scores.entropy, mask),
+    "ratio": masked_sums(ratio, mask),
+    "advantage": masked_sums(tokens.advantages, mask),
+    "sampler_difference": masked_sums(
+      jnp.abs(tokens.old - tokens.sampled), mask
+    ),
+  }
+  if estimator.uses_value:
+    residual = tokens.returns - tokens.old_values
+    found |= {
+      "value": masked_sums(values, mask),
+      "return": masked_sums(tokens.returns, mask),
+      "return_square": masked_sums(jnp.square(tokens.returns), mask),
+      "residual": masked_sums(residual, mask),
+      "residual_square": masked_sums(jnp.square(residual), mask),
+    }
+  return jax.lax.stop_gradient(found)

@@ -1,0 +1,212 @@
+"""Which policy gradient is taken: one name, and what goes with it.
+
+  reinforce  Z_t - V(s_t), the paper's: returns against a learned baseline
+  ppo        generalised advantages of the same value model, clipped ratio
+  rloo       return of a response less the mean of the others to its prompt
+  grpo       return in deviations of its group, clipped ratio
+  dr_grpo    the same without dividing by the deviation
+
+`prepare` turns measured rollouts into what the loss in `policy.py` learns from.
+"""
+
+import dataclasses
+import difflib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from perl_jax.objectives import advantages as advantages_lib
+from perl_jax.objectives import kl as kl_lib
+from perl_jax.objectives import masked
+
+NAMES = ("reinforce", "ppo", "rloo", "grpo", "dr_grpo")
+WITH_VALUE = ("reinforce", "ppo")
+CLIPPED = ("ppo", "grpo", "dr_grpo")
+REDUCTIONS = ("token", "sequence", "sequence_mean")
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimator:
+  """Static choices of the update.
+
+  Attributes:
+    name: One of `NAMES`.
+    group: `G` responses to each prompt.
+    kl: "k1", "k2", "k3" or "exact"; see `objectives.kl`.
+    kl_place: "reward" (k1) or "loss" (the others).
+    reduction: What the sum of the token losses is divided by: "token", by the
+      tokens in the batch; "sequence", by the responses, so that the gradient is
+      that of the expected return; "sequence_mean", each response by its own
+      length first (GRPO as published: long responses weigh less a token).
+    whiten: Advantages to mean 0 and variance 1 over all tokens of the batch.
+    entropy_coef: Weight of the entropy that is added to the objective.
+    value_coef: Weight of the value loss. Policy and value share no parameter:
+      it scales the value's learning rate under SGD and little under Adam.
+    epochs: Passes over a rollout; more than one needs a clipped ratio.
+    minibatches: Updates in each pass.
+    clip_low, clip_high: See `ppo_policy_loss`.
+    value_clip: See `ppo_value_loss`; 0 is off.
+    discount, gae_lambda: Of "ppo"; see `gae_advantages`.
+  """
+
+  name: str = "reinforce"
+  group: int = 1
+  kl: str = "k1"
+  kl_place: str = "reward"
+  reduction: str = "token"
+  whiten: bool = False
+  entropy_coef: float = 0.0
+  value_coef: float = 1.0
+  epochs: int = 1
+  minibatches: int = 1
+  clip_low: float = 0.2
+  clip_high: float = 0.2
+  value_clip: float = 0.0
+  discount: float = 1.0
+  gae_lambda: float = 1.0
+
+  def __post_init__(self):
+    for field, allowed in (("name", NAMES), ("reduction", REDUCTIONS)):
+      value = getattr(self, field)
+      if value not in allowed:
+        near = difflib.get_close_matches(value, allowed, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        shown = "estimator" if field == "name" else field
+        raise ValueError(f"{shown}={value!r}: choose one of {allowed}.{hint}")
+    kl_lib.require_kl(self.kl, self.kl_place)
+    for field in ("group", "epochs", "minibatches"):
+      if getattr(self, field) < 1:
+        raise ValueError(f"{field}={getattr(self, field)} must be at least 1.")
+    if self.group < 2 and not self.uses_value:
+      raise ValueError(
+        f"estimator={self.name!r} compares the responses to a prompt: set"
+        f" samples_per_prompt to 2 or more, it is {self.group}; or use"
+        " 'reinforce', whose baseline is learned."
+      )
+    if self.updates > 1 and not self.clipped:
+      raise ValueError(
+        f"estimator={self.name!r} with ppo.epochs={self.epochs} and"
+        f" ppo.minibatches={self.minibatches}: after the first update the"
+        " policy is no longer the one that sampled, and without a ratio its"
+        " gradient is wrong. Set both to 1, or use one of"
+        f" {', '.join(CLIPPED)}."
+      )
+    if self.entropy_coef < 0 or self.value_coef < 0:
+      raise ValueError(
+        f"entropy_coef={self.entropy_coef} and value_coef={self.value_coef}"
+        " must not be negative."
+      )
+
+  @property
+  def uses_value(self) -> bool:
+    """Whether a value model is trained beside the policy."""
+    return self.name in WITH_VALUE
+
+  @property
+  def clipped(self) -> bool:
+    """Whether the loss has a ratio to the policy that sampled, clipped."""
+    return self.name in CLIPPED
+
+  @property
+  def updates(self) -> int:
+    """Updates on each rollout."""
+    return self.epochs * self.minibatches
+
+  @property
+  def needs_measures(self) -> bool:
+    """Whether log-probs and values are needed before the first update.
+
+    If not, the pass that learns makes them itself: the policy is still the one
+    that sampled, and a microbatch holds whole groups.
+    """
+    return self.updates > 1 or self.whiten or self.name == "ppo"
+
+
+class Experience(NamedTuple):
+  """Rollouts of a batch and what is learned from them, a row for each prompt.
+
+  Attributes:
+    prompts: Left-padded, `[B, P]`, int32.
+    prompt_lengths: `[B]`, int32.
+    responses: `[B, G, T]`, int32.
+    response_mask: True up to and including the stop token, `[B, G, T]`, bool.
+      A row that only fills up a batch has none.
+    sampled_logprobs: What the sampler said, `[B, G, T]`, float32.
+    anchor_logprobs: At the sampling temperature, `[B, G, T]`, float32.
+    rewards: Score of each response, `[B, G]`, float32.
+    beta: Weight of the KL, the same in each row, `[B]`, float32.
+    policy_logprobs: Of the policy that sampled, by the trainer's pass,
+      `[B, G, T]`; None unless `Estimator.needs_measures`.
+    values: Of the value model before the update, `[B, G, T]`, or None.
+    advantages: From `prepare`, `[B, G, T]`, or None.
+    returns: From `prepare`, `[B, G, T]`, or None.
+  """
+
+  prompts: jax.Array
+  prompt_lengths: jax.Array
+  responses: jax.Array
+  response_mask: jax.Array
+  sampled_logprobs: jax.Array
+  anchor_logprobs: jax.Array
+  rewards: jax.Array
+  beta: jax.Array
+  policy_logprobs: jax.Array | None = None
+  values: jax.Array | None = None
+  advantages: jax.Array | None = None
+  returns: jax.Array | None = None
+
+
+def prepare(estimator: Estimator, experience: Experience) -> Experience:
+  """Advantages and returns of a batch, or of a part that holds whole groups.
+
+  r_t = (1 - beta) r 1[t last] - beta k1_t, the last with KL in the reward
+
+  `policy_logprobs` are there already, and `values` where the estimator has a
+  value model. No gradient flows into what comes out.
+  """
+  mask = experience.response_mask
+  batch, group, length = mask.shape
+
+  def flat(array: Any) -> jax.Array:
+    return jax.lax.stop_gradient(array).reshape(batch * group, length)
+
+  rows = flat(mask)
+  log_ratio = flat(experience.policy_logprobs - experience.anchor_logprobs)
+  # Where KL is a term of the loss, the reward is weighted all the same.
+  in_reward = estimator.kl_place == "reward"
+  beta = jnp.repeat(experience.beta, group)[:, None]
+  shaped = advantages_lib.shape_rewards(
+    sequence_rewards=experience.rewards.reshape(-1),
+    kl=log_ratio if in_reward else jnp.zeros_like(log_ratio),
+    response_mask=rows,
+    beta=beta,
+  )
+  returns = advantages_lib.returns_to_go(shaped, rows, estimator.discount)
+  if estimator.uses_value:
+    values = flat(experience.values)
+    if estimator.name == "ppo":
+      advantages, returns = advantages_lib.gae_advantages(
+        rewards=shaped,
+        values=values,
+        response_mask=rows,
+        discount=estimator.discount,
+        gae_lambda=estimator.gae_lambda,
+      )
+    else:
+      advantages = advantages_lib.reinforce_advantages(returns, values)
+  else:
+    whole = jnp.sum(shaped, axis=1).reshape(batch, group)
+    if estimator.name == "rloo":
+      compared = advantages_lib.rloo_advantages(whole)
+    else:
+      compared = advantages_lib.grpo_advantages(
+        whole, normalise=estimator.name == "grpo"
+      )
+    advantages = jnp.where(rows, compared.reshape(-1, 1), 0.0)
+  if estimator.whiten:
+    advantages = masked.masked_whiten(advantages, rows)
+  return experience._replace(
+    advantages=advantages.reshape(mask.shape),
+    returns=returns.reshape(mask.shape),
+  )
