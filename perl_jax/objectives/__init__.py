@@ -3,6 +3,7 @@
   masked           sums, means and variances over the entries a mask keeps
   language_model   log-probabilities of given tokens, without [B, T, V] arrays
   preference       reward-model losses on pairs and on labels
+  ensembles        one score out of those of several reward models
   kl               estimates of the divergence from the anchor
   advantages       rewards with KL -> returns -> advantages
   policy_gradient  the losses of the policy and of the value model
