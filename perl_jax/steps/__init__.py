@@ -1,11 +1,6 @@
 """Pure training steps: one way to train, and a loss for each stage."""
 
-from perl_jax.steps.ensemble import (
-  Resampled,
-  bootstrap_weights,
-  init_ensemble,
-  make_ensemble_step,
-)
+from perl_jax.steps.ensemble import init_ensemble, make_ensemble_step
 from perl_jax.steps.language_model import language_model_loss
 from perl_jax.steps.policy import reinforce_loss
 from perl_jax.steps.reward import (
@@ -25,10 +20,8 @@ from perl_jax.steps.train import (
 
 __all__ = [
   "LossFn",
-  "Resampled",
   "Sums",
   "TrainState",
-  "bootstrap_weights",
   "init_ensemble",
   "init_state",
   "language_model_loss",

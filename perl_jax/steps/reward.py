@@ -6,9 +6,7 @@ import jax.numpy as jnp
 from perl_jax import params as params_lib
 from perl_jax import roles
 from perl_jax.objectives import preference
-from perl_jax.steps import ensemble
-from perl_jax.steps.ensemble import weighted_sums
-from perl_jax.steps.train import LossFn
+from perl_jax.steps.train import LossFn, masked_sums
 
 
 def reward_scores(
@@ -47,12 +45,10 @@ def reward_scores(
 def pairwise_loss(backbone: roles.Backbone, *, max_response: int) -> LossFn:
   """Bradley-Terry on a `PreferenceBatch`, per pair; one pass for both sides.
 
-  `max_response` is at least the number of response tokens of any row. The batch
-  may be a `Resampled` one.
+  `max_response` is at least the number of response tokens of any row.
   """
 
   def loss_fn(trainable, frozen, batch, key):
-    batch, weights = ensemble.unpack(batch)
     params = params_lib.combine(trainable, frozen)
     tokens = jnp.concatenate([batch.chosen_tokens, batch.rejected_tokens])
     lengths = jnp.concatenate([batch.chosen_lengths, batch.rejected_lengths])
@@ -69,11 +65,9 @@ def pairwise_loss(backbone: roles.Backbone, *, max_response: int) -> LossFn:
     loss = preference.pairwise_preference_loss(chosen, rejected)
     right = (chosen > rejected) + 0.5 * (chosen == rejected)
     return {
-      "loss": weighted_sums(loss, batch.valid, weights),
-      "accuracy": weighted_sums(
-        right.astype(jnp.float32), batch.valid, weights
-      ),
-      "margin": weighted_sums(chosen - rejected, batch.valid, weights),
+      "loss": masked_sums(loss, batch.valid),
+      "accuracy": masked_sums(right.astype(jnp.float32), batch.valid),
+      "margin": masked_sums(chosen - rejected, batch.valid),
     }
 
   return loss_fn
@@ -82,12 +76,10 @@ def pairwise_loss(backbone: roles.Backbone, *, max_response: int) -> LossFn:
 def pointwise_loss(backbone: roles.Backbone, *, max_response: int) -> LossFn:
   """Binary cross-entropy on a `LabelledBatch`, per row.
 
-  `max_response` is at least the number of response tokens of any row. The batch
-  may be a `Resampled` one.
+  `max_response` is at least the number of response tokens of any row.
   """
 
   def loss_fn(trainable, frozen, batch, key):
-    batch, weights = ensemble.unpack(batch)
     params = params_lib.combine(trainable, frozen)
     scores = reward_scores(
       backbone,
@@ -101,11 +93,9 @@ def pointwise_loss(backbone: roles.Backbone, *, max_response: int) -> LossFn:
     loss = preference.pointwise_preference_loss(scores, batch.labels)
     right = (scores > 0) == (batch.labels > 0.5)
     return {
-      "loss": weighted_sums(loss, batch.valid, weights),
-      "accuracy": weighted_sums(
-        right.astype(jnp.float32), batch.valid, weights
-      ),
-      "score": weighted_sums(scores, batch.valid, weights),
+      "loss": masked_sums(loss, batch.valid),
+      "accuracy": masked_sums(right.astype(jnp.float32), batch.valid),
+      "score": masked_sums(scores, batch.valid),
     }
 
   return loss_fn

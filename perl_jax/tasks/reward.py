@@ -1,10 +1,9 @@
 """Trains a reward model: pairwise (Bradley-Terry) or pointwise (labels).
 
-With `config.ensemble` above 1 so many of them at once, each from an adapter of
-its own and on a sample of the rows of its own, on one backbone.
+With `config.ensemble` above 1 so many of them at once, on one backbone, each
+from an adapter of its own and on rows of its own.
 """
 
-import functools
 import time
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from perl_jax import classification, roles, sharding, steps
 from perl_jax import metrics as metrics_lib
 from perl_jax import params as params_lib
 from perl_jax.objectives import ensembles
-from perl_jax.tasks import inputs, loop, setup, stage
+from perl_jax.tasks import ensemble, inputs, loop, setup, stage
 from perl_jax.tasks import start as start_lib
 from perl_jax.tasks.compiled import Compiled
 
@@ -43,15 +42,14 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       " or 'last'."
     )
   members = config.ensemble
-  if members < 1:
-    raise ValueError(f"config.ensemble={members} must be at least 1.")
+  ensemble.check(config)
   with setup.preparing(config, workdir) as workdir:
     start = inputs.start(config, "reward", workdir, kind, mesh)
     inputs.require_room(config, start.config.max_len)
     tokenization = inputs.load_tokenizer(start)
     data = read(config, tokenization)
     lora = setup.lora_spec(config)
-    require_different(config, start)
+    ensemble.require_different(config, start)
     trainable, frozen = start_lib.ensemble_of(
       start,
       members=members,
@@ -86,18 +84,10 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       "pairwise": steps.pairwise_loss,
       "pointwise": steps.pointwise_loss,
     }[config.loss]
-    make_step = steps.make_train_step
-    if members > 1:
-      make_step = functools.partial(
-        steps.make_ensemble_step,
-        members=members,
-        bootstrap_key=jax.random.fold_in(key, 0) if config.bootstrap else None,
-      )
+    own_rows = ensemble.own_rows(config, len(data.train_rows))
     train_step = Compiled(
-      make_step(
-        make_loss(backbone, max_response=data.max_targets),
-        optimizer,
-        microbatches=config.microbatches,
+      ensemble.make_step(
+        config, make_loss(backbone, max_response=data.max_targets), optimizer
       ),
       name="reward step",
       donate=(0,),
@@ -107,6 +97,8 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
     )
 
     def update(state, batch, step):
+      if own_rows is not None:
+        batch = own_rows(batch)
       batch = sharding.place_batch(mesh, batch)
       state, found = train_step(
         state, frozen, batch, jax.random.fold_in(key, step)
@@ -144,27 +136,6 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       }
       opened.writer.summary(summary)
   return summary
-
-
-def require_different(config: setup.Config, start: start_lib.Start) -> None:
-  """Checks that the members of an ensemble will not be one and the same.
-
-  Raises:
-    ValueError: They start from one adapter, on the same rows, without dropout.
-  """
-  differ = (
-    config.bootstrap
-    or config.lora.dropout
-    or start.adapter is None
-    or start.ensemble > 1
-  )
-  if config.ensemble > 1 and not differ:
-    raise ValueError(
-      f"config.ensemble={config.ensemble} with config.bootstrap=False: all"
-      " members would start from the earlier stage's adapter, see the same"
-      " rows and stay equal. Set config.bootstrap=True, or start from a stage"
-      " that was tuned in full."
-    )
 
 
 def require_loss(loss: str) -> str:
