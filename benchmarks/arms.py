@@ -31,7 +31,7 @@ from perl_jax import params as params_lib
 from perl_jax import roles, sampling, sharding, steps
 from perl_jax.data import batches
 from perl_jax.models import presets
-from perl_jax.tasks import iteration, judging, rl, setup
+from perl_jax.tasks import iteration, judging, rewarding, rl, setup
 from perl_jax.tasks import start as start_lib
 from perl_jax.tasks.compiled import Compiled
 
@@ -198,15 +198,17 @@ class RlIteration:
     self._share = setup.share(policy, frozen)["trainable_share"]
     self._frozen = sharding.place(mesh, frozen)
     self._anchor = judging.Role(sharding.place(mesh, policy), self._frozen)
-    self._reward = judging.Role(
-      sharding.place(mesh, random_head(made["reward"][0], settings.seed)),
-      self._frozen,
-    )
     trainable = {"policy": policy, "value": made["value"][0]}
     self._state = sharding.place(
       mesh, steps.init_state(sharding.place(mesh, trainable), optimizer)
     )
     backbone = roles.Backbone(start.config, lora)
+    self._reward = rewarding.Model(
+      backbone,
+      sharding.place(mesh, random_head(made["reward"][0], settings.seed)),
+      self._frozen,
+      members=1,
+    )
     self._engine = judging.Engine(
       backbone, sampling_spec(config, settings), backbone
     )
@@ -226,15 +228,19 @@ class RlIteration:
     )
     self._batch = prompt_batch(settings)
     self._iterate = iteration.make_iteration(
-      config,
       mesh,
       self._engine,
       self._learn,
       self._anchor,
-      self._reward,
+      rewarding.Rewarder(
+        self._reward,
+        self._engine.rewards,
+        None,
+        unstopped_penalty=config.unstopped_penalty,
+      ),
       self._frozen,
       jax.random.key(settings.seed),
-      0.0,
+      rows=(),
     )
 
   def run(self, number: int) -> dict[str, float]:

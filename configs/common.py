@@ -137,6 +137,20 @@ def evaluation(
   )
 
 
+def rewards() -> ConfigDict:
+  """What responses are worth: a model or an ensemble, a function, or both."""
+  return ConfigDict(
+    {
+      "init": "",
+      "checkpoint": "best",
+      "combine": "mean",
+      "std_weight": 1.0,
+      "fn": "",
+      "fn_weight": 1.0,
+    }
+  )
+
+
 def mesh() -> ConfigDict:
   """All devices on the data axis."""
   return ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})

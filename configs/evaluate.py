@@ -13,7 +13,7 @@ def get_config(arg=None):
   name = common.dataset(arg)
   config = common.stage("evaluate", name)
   config.policy = {"init": "", "checkpoint": "last"}
-  config.reward = {"init": "", "checkpoint": "best"}
+  config.reward = common.rewards()
   config.loss = "pointwise" if name.startswith("taskmaster") else "pairwise"
   config.batch_size = 1
   config.eval = common.evaluation(rows=512, batch_size=128)

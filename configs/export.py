@@ -6,8 +6,9 @@
       --config.init=runs/reward --config.role=reward
 
 `format="adapter"` writes a PEFT directory, "merged" a checkpoint of
-`transformers`. Seconds for small models; for large ones, the time it takes to
-read and write the weights.
+`transformers`. An ensemble of reward models is written as the average of its
+weights, if `combine` is "average". Seconds for small models; for large ones,
+the time it takes to read and write the weights.
 """
 
 from configs import common
@@ -20,6 +21,7 @@ def get_config(arg=None):
   config.init = ""
   config.checkpoint = "best"
   config.role = "policy"
+  config.combine = ""
   config.format = "adapter"
   config.dtype = "float32"
   config.drop_bias = False

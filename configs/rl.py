@@ -6,6 +6,9 @@
       --config.data.dir=PATH --config.policy.init=runs/coffee/sft \
       --config.reward.init=runs/coffee/reward --workdir=runs/coffee/rl
 
+`reward.fn="package.module:function"` adds a function of yours to the model, or
+stands alone if `reward.init` is "". `reward.combine` is what an ensemble says:
+"mean", "min", "mean_minus_std" (`reward.std_weight`) or "average" of weights.
 `beta` weighs the KL to the anchor and 1 - beta the reward. Temperature and
 beta are the paper's, but for the embedded data. Time and results: README.md.
 """
@@ -17,7 +20,7 @@ def get_config(arg=None):
   name = common.dataset(arg)
   config = common.stage("rl", name)
   config.policy = {"init": "", "checkpoint": "best"}
-  config.reward = {"init": "", "checkpoint": "best"}
+  config.reward = common.rewards()
   config.value = {"init": "policy", "learning_rate": 3e-3, "warmup_steps": 0}
   config.sampling = {"temperature": 0.7, "top_k": 0, "top_p": 1.0}
   config.beta = 0.05

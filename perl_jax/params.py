@@ -6,8 +6,9 @@ tuning) is its *trainable* tree. `combine(trainable, frozen)` is what a model
 reads. Splits are by path, and cover every leaf.
 """
 
+import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -219,3 +220,49 @@ def unmerge(
 ) -> dict[str, Any]:
   """W - scale * A B: takes back `merge`, up to rounding of the kernel."""
   return _add_adapters(merged, adapters, spec, -1.0)
+
+
+# An ensemble: trees of the same leaves, stacked along a leading axis.
+
+
+def stack(trees: Sequence[Params]) -> dict[str, Any]:
+  """One tree whose leaves are `[members, ...]`."""
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def member(stacked: Params, number: int) -> dict[str, Any]:
+  """One tree out of a stack."""
+  return jax.tree.map(lambda leaf: leaf[number], stacked)
+
+
+def average_members(
+  stacked: Params, spec: lora_lib.LoraSpec
+) -> tuple[dict[str, Any], lora_lib.LoraSpec]:
+  """The average of adapters as what they add to the kernels; and of heads.
+
+  mean_k scale A_k B_k = scale' [A_1 .. A_K] [B_1; ..; B_K]
+
+  A mean of A and B apart would add products of A of one member and B of
+  another. This is exact: one adapter of rank K R, whose A lie side by side and
+  whose B below each other, unchanged, since scale' = scale / K follows from its
+  rank: alpha' = alpha, and for rsLoRA alpha / sqrt(K).
+
+  Args:
+    stacked: LoRA leaves and heads of K members; from `stack`.
+    spec: Shape of each adapter.
+
+  Returns:
+    (tree, shape of its adapter); float32.
+  """
+  leaves, found = flatten(stacked), {}
+  for path, leaf in leaves.items():
+    members = [leaf[i].astype(jnp.float32) for i in range(leaf.shape[0])]
+    if path.endswith("/lora_a"):
+      found[path] = jnp.concatenate(members, axis=-1)
+    elif path.endswith("/lora_b"):
+      found[path] = jnp.concatenate(members, axis=-2)
+    else:
+      found[path] = sum(members) / len(members)
+  alpha = spec.alpha / len(members) ** 0.5 if spec.rslora else spec.alpha
+  wide = dataclasses.replace(spec, rank=spec.rank * len(members), alpha=alpha)
+  return unflatten(found), wide

@@ -67,10 +67,14 @@ def make_logprobs(
   return logprobs
 
 
-def make_rewards(backbone: roles.Backbone) -> Callable[..., jax.Array]:
+def make_rewards(
+  backbone: roles.Backbone, *, members: int = 1
+) -> Callable[..., jax.Array]:
   """Returns `rewards(trainable, frozen, prompts, lengths, responses, mask)`.
 
-  It gives the reward model's score of the whole response, `[B]` float32.
+  It gives the reward model's score of the whole response, `[B]` float32. With
+  `members` above 1, `trainable` is that of so many models, stacked, and the
+  scores are `[members, B]`, in one pass.
   """
 
   def rewards(trainable, frozen, prompts, lengths, responses, mask):
@@ -85,6 +89,8 @@ def make_rewards(backbone: roles.Backbone) -> Callable[..., jax.Array]:
       max_response=responses.shape[1],
     )
 
+  if members > 1:
+    return jax.vmap(rewards, in_axes=(0, *[None] * 5))
   return rewards
 
 

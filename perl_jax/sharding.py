@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -140,3 +141,12 @@ def place_batch(mesh: Mesh, batch: Any) -> Any:
     return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
 
   return jax.tree.map(put, batch)
+
+
+def local_rows(mesh: Mesh, tree: Any) -> Any:
+  """Undoes `place_batch`: the rows of this process, on the host."""
+  if jax.process_count() > 1:
+    tree = multihost_utils.global_array_to_host_local_array(
+      tree, mesh, P(BATCH_AXES)
+    )
+  return jax.device_get(tree)

@@ -16,7 +16,7 @@ Everything follows from the seed. Nothing is downloaded.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from perl_jax.data import coffee_orders, records
@@ -104,6 +104,30 @@ def judge(prompt: records.Prompt, response: str) -> dict[str, float]:
       f" must be a JSON call, but is {prompt.reference!r}"
     )
   return {"gold": float(_canonical(response) == truth)}
+
+
+def gold_reward(
+  prompts: Sequence[Sequence[records.Message]],
+  responses: Sequence[str],
+  rows: Sequence[Mapping[str, Any]],
+) -> list[float]:
+  """`judge` as a reward function.
+
+  --config.reward.fn=perl_jax.data.coffee_bar:gold_reward
+
+  Args:
+    prompts: Messages of each row.
+    responses: What the policy answered.
+    rows: Fields of `records.Prompt`; the truth is in "reference".
+
+  Returns:
+    1 for the right call and 0 for anything else, a response each.
+  """
+  del prompts  # the rows have them too
+  return [
+    judge(records.Prompt(**row), response)["gold"]
+    for row, response in zip(rows, responses, strict=True)
+  ]
 
 
 def is_validation(group: str) -> bool:

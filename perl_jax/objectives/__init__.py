@@ -3,6 +3,7 @@
   masked           sums, means and variances over the entries a mask keeps
   language_model   log-probabilities of given tokens, without [B, T, V] arrays
   preference       reward-model losses on pairs and on labels; DPO
+  ensembles        one score out of those of several reward models
   kl               estimates of the divergence from the anchor, and its weight
   advantages       rewards with KL -> returns -> advantages
   policy_gradient  losses of policy and value model: REINFORCE and PPO

@@ -1,5 +1,6 @@
 """Pure training steps: one way to train, and a loss for each stage."""
 
+from perl_jax.steps.ensemble import init_ensemble, make_ensemble_step
 from perl_jax.steps.estimator import Estimator, Experience, prepare
 from perl_jax.steps.language_model import language_model_loss
 from perl_jax.steps.policy import Standing, policy_loss, policy_of
@@ -25,8 +26,10 @@ __all__ = [
   "Standing",
   "Sums",
   "TrainState",
+  "init_ensemble",
   "init_state",
   "language_model_loss",
+  "make_ensemble_step",
   "make_train_step",
   "masked_sums",
   "means",

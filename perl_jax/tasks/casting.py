@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+from absl import logging
 from jax.sharding import Mesh
 
 from perl_jax import params as params_lib
@@ -10,6 +11,7 @@ from perl_jax import roles, sampling
 from perl_jax.data import text as text_lib
 from perl_jax.models.lora import LoraSpec
 from perl_jax.tasks import setup, stage
+from perl_jax.tasks import start as start_lib
 from perl_jax.tasks.start import Start
 
 
@@ -23,12 +25,14 @@ class Cast:
     shares_base: Whether the role stands on the policy's base; if not,
       `trainable` and `own_base` are all there is of it.
     own_base: Base of a role that does not share, else empty.
+    members: Reward models in it; above 1 the leaves of `trainable` are stacked.
   """
 
   backbone: roles.Backbone
   trainable: params_lib.Params
   shares_base: bool
   own_base: params_lib.Params
+  members: int = 1
 
 
 def as_trained(start: Start, known: Start | None) -> Cast:
@@ -48,17 +52,40 @@ def as_trained(start: Start, known: Start | None) -> Cast:
     return Cast(backbone, start.base | head, False, {})
   shares = known is not None and start.base is known.base
   return Cast(
-    backbone, start.adapter | head, shares, {} if shares else start.base
+    backbone,
+    start.adapter | head,
+    shares,
+    {} if shares else start.base,
+    start.ensemble,
   )
 
 
-def load_reward(config: setup.Config, policy: Start, mesh: Mesh) -> Cast:
-  """The reward model of `config.reward`, sharing the policy's base.
-
-  A checkpoint of others (`AutoModelForSequenceClassification`) brings its own.
+def as_combined(start: Start, config: setup.Config) -> Start:
+  """A reward model as `config.reward.combine` asks for its members.
 
   Raises:
-    ValueError: It has no head, another tokenizer, or stands on another base.
+    ValueError: There is one model, and nothing to combine.
+  """
+  combine = config.reward.combine
+  if start.ensemble == 1 and combine != "mean":
+    raise ValueError(
+      f"config.reward.combine={combine!r}, but config.reward.init="
+      f"{config.reward.init!r} holds one reward model. Train several with"
+      " --config.ensemble=4 of configs/reward.py, or set it to 'mean'."
+    )
+  return start_lib.averaged(start) if combine == "average" else start
+
+
+def load_reward(config: setup.Config, policy: Start, mesh: Mesh) -> Cast:
+  """The reward model of `config.reward`, on the policy's base or its own.
+
+  It stands on the policy's if it was trained there. Any other base, such as
+  that of a checkpoint of others (`AutoModelForSequenceClassification`), is
+  loaded beside it.
+
+  Raises:
+    ValueError: It has no head, another tokenizer, or less room than the policy
+      is given.
   """
   init = config.reward.init
   start = stage.load(
@@ -75,16 +102,19 @@ def load_reward(config: setup.Config, policy: Start, mesh: Mesh) -> Cast:
       " model. Train one with configs/reward.py."
     )
   require_same_tokenizer(policy.tokenizer, start.tokenizer)
-  if start.adapter is not None and start.base is not policy.base:
-    raise ValueError(
-      f"config.reward.init={init!r} was trained on a base with fingerprint"
-      f" {start.fingerprint[:12]} in {start.record['dtype']}, the policy stands"
-      f" on {policy.fingerprint[:12]} in {policy.record['dtype']}. Train the"
-      " reward model from the policy's start, with the same base_dtype:"
-      " --config.reward.init of configs/reward.py ="
-      f" {config.policy.init!r}."
+  cast = as_trained(as_combined(start, config), policy)
+  if not cast.shares_base:
+    logging.info(
+      "reward: stands on a base of its own, fingerprint %s in %s (the"
+      " policy's is %s in %s): %.1f MiB more. A reward model that is trained from the policy's"
+      " start shares it.",
+      start.fingerprint[:12],
+      start.record["dtype"],
+      policy.fingerprint[:12],
+      policy.record["dtype"],
+      params_lib.nbytes(cast.own_base or cast.trainable) / 2**20,
     )
-  return as_trained(start, policy)
+  return cast
 
 
 def require_same_tokenizer(first: Path, second: Path) -> None:

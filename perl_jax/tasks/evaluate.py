@@ -13,7 +13,14 @@ import jax
 from perl_jax import metrics as metrics_lib
 from perl_jax import sharding
 from perl_jax.data import sources
-from perl_jax.tasks import casting, inputs, judging, setup, stage
+from perl_jax.tasks import (
+  casting,
+  inputs,
+  judging,
+  rewarding,
+  setup,
+  stage,
+)
 from perl_jax.tasks import reward as reward_task
 from perl_jax.tasks import start as start_lib
 from perl_jax.tasks.compiled import Compiled
@@ -29,6 +36,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       " both."
     )
   reward_task.require_loss(config.loss)
+  rewarding.check(config)
   mesh = setup.make_mesh(config)
   outside = setup.outside(config, mesh)
   summary = {}
@@ -53,7 +61,10 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
         known=policy,
         outside=outside,
       )
-      reward = place(mesh, casting.as_trained(reward_start, None))
+      reward_start = casting.as_combined(reward_start, config)
+      reward = rewarding.place_model(
+        mesh, casting.as_trained(reward_start, None), {}
+      )
     with metrics_lib.Writer(
       workdir,
       total_steps=1,
@@ -108,14 +119,21 @@ def place(mesh, cast: casting.Cast):
 
 def judge_reward(config, mesh, start, reward):
   """Quality of the reward model on held-out rated rows."""
-  backbone, role = reward
   tokenization = inputs.load_tokenizer(start)
   data = reward_task.read(config, tokenization, train=False)
   score = Compiled(
-    reward_task.make_scorer(backbone, data.max_targets), name="reward scores"
+    reward_task.make_scorer(reward.backbone, data.max_targets, reward.members),
+    name="reward scores",
   )
   rows = reward_task.score_rows(
-    score, role.trainable, role.frozen, data, config.loss, mesh
+    score,
+    reward.trainable,
+    reward.frozen,
+    data,
+    config.loss,
+    mesh,
+    combine=config.reward.combine,
+    std_weight=config.reward.std_weight,
   )
   return reward_task.quality(rows), rows
 
@@ -138,7 +156,8 @@ def judge_policy(config, mesh, policy, anchor, reward_start, reward):
       temperature=config.eval.temperature,
       greedy=config.eval.greedy,
     ),
-    None if reward is None else reward[0],
+    None if reward is None else reward.backbone,
+    1 if reward is None else reward.members,
   )
   judge = judging.PolicyJudge(
     engine,
@@ -149,9 +168,19 @@ def judge_policy(config, mesh, policy, anchor, reward_start, reward):
     checker=sources.checker(config.data.name),
     key=jax.random.fold_in(jax.random.key(config.seed), 6),
   )
-  reward_role = None if reward is None else reward[1]
-  before, before_rows = judge(anchor_role, anchor_role, reward_role)
-  after, after_rows = judge(policy_role, anchor_role, reward_role)
+  function = rewarding.function_of(config, data.rows)
+  rewarder = None
+  if reward is not None or function is not None:
+    rewarder = rewarding.Rewarder(
+      reward,
+      engine.rewards,
+      function,
+      tokenization=tokenization,
+      mesh=mesh,
+      **rewarding.options(config),
+    )
+  before, before_rows = judge(anchor_role, anchor_role, rewarder)
+  after, after_rows = judge(policy_role, anchor_role, rewarder)
   summary = {}
   for name, value in after.items():
     summary[f"policy.{name}"] = value

@@ -24,10 +24,12 @@ from perl_jax.data import text as text_lib
 from perl_jax.interop import hf_export, peft, score
 from perl_jax.models.lora import LoraSpec
 from perl_jax.tasks import setup, stage
+from perl_jax.tasks import start as start_lib
 from perl_jax.tasks.start import Start
 
 FORMATS = ("adapter", "merged")
 ROLES = ("policy", "reward")
+COMBINATIONS = ("", "average")
 _BASE = "base"  # where the base of an adapter is put if nobody else has it
 
 
@@ -49,6 +51,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       f"config.init={config.init!r} has no scalar head: it is no reward model."
       " Set config.role to 'policy'."
     )
+  start = one_model(config, start)
   head = exported_head(config, start)
   partial = workdir.with_name(f".{workdir.name}.partial")
   shutil.rmtree(partial, ignore_errors=True)
@@ -93,6 +96,26 @@ def check(config: setup.Config) -> None:
     raise ValueError(
       f"config.shard_bytes={config.shard_bytes} must be at least 1."
     )
+
+
+def one_model(config: setup.Config, start: Start) -> Start:
+  """The start itself, or the average of its ensemble if that is asked for.
+
+  Raises:
+    ValueError: It is an ensemble and nothing was asked for, or the reverse.
+  """
+  if config.combine not in COMBINATIONS:
+    raise ValueError(
+      f"config.combine={config.combine!r}: choose one of {COMBINATIONS}."
+    )
+  if (start.ensemble > 1) != (config.combine == "average"):
+    raise ValueError(
+      f"config.init={config.init!r} holds {start.ensemble} reward model(s), and"
+      f" config.combine={config.combine!r}. An ensemble is written as the"
+      " average of its weights, a single model of higher rank, if combine is"
+      " 'average'; a single model if it is ''."
+    )
+  return start_lib.averaged(start)
 
 
 def exported_head(config, start: Start) -> params_lib.Params | None:
@@ -200,6 +223,8 @@ def card(config, start: Start, found: dict[str, float]) -> str:
   kind = "reward model" if config.role == "reward" else "policy"
   form = {"adapter": "as an adapter", "merged": "merged"}[config.format]
   facts = training_facts(Path(config.init))
+  if config.combine:
+    facts["weights"] = "average of an ensemble"
   table: dict[str, Any] = {"stage": facts.pop("task", "of others")}
   if start.lora is not None:
     lora = start.lora

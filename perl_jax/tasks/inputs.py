@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +34,8 @@ class Inputs:
     counts: What the source and the tokenisation mended, dropped or cut.
     max_targets: Most targets in a packed row, or most tokens of a response; 0
       where there are none.
+    train_rows: Training records that the batches' `index` points into; not of
+      packed rows.
   """
 
   train: Any
@@ -41,6 +43,7 @@ class Inputs:
   rows: list[Any]
   counts: dict[str, int]
   max_targets: int = 0
+  train_rows: Sequence[Any] = ()
 
 
 def load(data: Config, kind: str, seed: int) -> records.Splits:
@@ -247,7 +250,11 @@ def _bucketed(
     both = [*validation.rows, *(training.rows if training else ())]
     longest_response = max(row.response_length for row in both)
   return dataclasses.replace(
-    found, rows=held_out, counts=counts, max_targets=longest_response
+    found,
+    rows=held_out,
+    counts=counts,
+    max_targets=longest_response,
+    train_rows=splits.train if train else (),
   )
 
 

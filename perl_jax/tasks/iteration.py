@@ -3,17 +3,18 @@
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from perl_jax import rollout as rollout_lib
 from perl_jax import sharding
+from perl_jax.tasks import rewarding
 
 
-def make_iteration(
-  config, mesh, engine, learn, anchor, reward, frozen, key, shift
-):
-  """Returns `iterate(state, batch, step) -> (state, metrics)`."""
+def make_iteration(mesh, engine, learn, anchor, reward, frozen, key, rows):
+  """Returns `iterate(state, batch, step) -> (state, metrics)`.
+
+  `reward` is the run's `Rewarder`, `rows` the training records.
+  """
 
   def iterate(state, batch, step):
     step_key = jax.random.fold_in(key, step)
@@ -32,17 +33,15 @@ def make_iteration(
     args = (device.tokens, device.lengths, samples.tokens, samples.mask)
     logprobs, entropy = engine.logprobs(policy, frozen, *args)
     anchor_logprobs, _ = engine.logprobs(anchor.trainable, anchor.frozen, *args)
-    scores = engine.rewards(reward.trainable, reward.frozen, *args)
-    rewards = rollout_lib.penalise_unstopped(
-      scores - jnp.float32(shift), samples.stopped, config.unstopped_penalty
-    )
+    parts = reward.parts(reward.measure(args, batch.index, rows))
+    rewards = reward.learnt(parts["reward"], samples.stopped)
     rollout = rollout_lib.Rollout(*args, logprobs, anchor_logprobs, rewards)
     lap(rollout)
     state, found = learn(state, frozen, rollout, step_key)
     lap(state)
     metrics = {f"train/{k}": v for k, v in found.items()}
     metrics |= rollout_metrics(
-      *jax.device_get((samples, scores, logprobs - anchor_logprobs, entropy))
+      *jax.device_get((samples, parts, logprobs - anchor_logprobs, entropy))
     )
     for name, seconds in zip(("sample", "score", "learn"), np.diff(clock)):
       metrics[f"seconds/{name}"] = seconds
@@ -51,13 +50,20 @@ def make_iteration(
   return iterate
 
 
-def rollout_metrics(samples, scores, kl, entropy) -> dict[str, float]:
-  """What a batch of rollouts looked like; the reward is the model's own."""
+def rollout_metrics(samples, parts, kl, entropy) -> dict[str, float]:
+  """What a batch of rollouts looked like; the reward is before shift and fine.
+
+  `parts` is from `Rewarder.parts`.
+  """
   lengths = samples.mask.sum(axis=1)
   tokens = lengths.sum()
-  return {
-    "rollout/reward": scores.mean(),
-    "rollout/reward_std": scores.std(),
+  rewards = {
+    f"rollout/{name}": parts[name].mean()
+    for name in rewarding.PARTS
+    if name in parts
+  }
+  return rewards | {
+    "rollout/reward_std": parts["reward"].std(),
     "rollout/kl": kl.sum(axis=1).mean(),
     "rollout/kl_per_token": kl.sum() / tokens,
     "rollout/kl_k3": (np.expm1(-kl) + kl).sum() / tokens,

@@ -12,6 +12,7 @@ from perl_jax import roles, sampling, sharding
 from perl_jax import rollout as rollout_lib
 from perl_jax.data import records
 from perl_jax.data import text as text_lib
+from perl_jax.tasks import rewarding
 from perl_jax.tasks.compiled import Compiled
 
 
@@ -34,6 +35,7 @@ class Engine:
     backbone: roles.Backbone,
     sampling_spec: sampling.SamplingSpec,
     reward_backbone: roles.Backbone | None,
+    reward_members: int = 1,
   ):
     sampler = sampling.make_sampler(backbone, sampling_spec)
 
@@ -52,7 +54,8 @@ class Engine:
     self.rewards = None
     if reward_backbone is not None:
       self.rewards = Compiled(
-        rollout_lib.make_rewards(reward_backbone), name="rewards"
+        rollout_lib.make_rewards(reward_backbone, members=reward_members),
+        name="rewards",
       )
 
   @property
@@ -89,12 +92,15 @@ class PolicyJudge:
     self._key = key
 
   def __call__(
-    self, policy: Role, anchor: Role, reward: Role | None
+    self, policy: Role, anchor: Role, reward: rewarding.Rewarder | None
   ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Means over the prompts, and one record per prompt in their order.
 
-    Metrics: `reward`, `kl` (sum over a response of log pi - log pi_anchor on
-    the policy's samples: k1), `kl_per_token`, `entropy`, `length`, `stop_rate`,
+    The anchor is judged first: its responses centre an ensemble of rewards.
+
+    Metrics: `reward` and what it is made of (`rewarding.PARTS`), `kl` (sum over
+    a response of log pi - log pi_anchor on the policy's samples: k1),
+    `kl_per_token`, `entropy`, `length`, `stop_rate`,
     `repetition` (share of 4-grams that occurred before in the response), and
     what the data set's checker says.
     """
@@ -102,6 +108,9 @@ class PolicyJudge:
     for batch in self._batches():
       found |= self._judge_batch(batch, policy, anchor, reward)
     rows = [found[i] for i in sorted(found)]
+    if reward is not None:
+      settled = reward.settle([row.pop("measured") for row in rows])
+      rows = [row | parts for row, parts in zip(rows, settled, strict=True)]
     return summarise(rows), rows
 
   def _judge_batch(self, batch, policy, anchor, reward):
@@ -121,12 +130,12 @@ class PolicyJudge:
     anchor_logprobs, _ = self._engine.logprobs(
       anchor.trainable, anchor.frozen, *args
     )
-    rewards = None
+    measured = None
     if reward is not None:
-      rewards = self._engine.rewards(reward.trainable, reward.frozen, *args)
-    host = jax.device_get((samples, logprobs - anchor_logprobs, entropy))
-    rewards = None if rewards is None else jax.device_get(rewards)
-    samples, kl, entropy = host
+      measured = reward.measure(args, batch.index, self._rows)
+    samples, kl, entropy, measured = jax.device_get(
+      (samples, logprobs - anchor_logprobs, entropy, measured)
+    )
     found = {}
     for row in np.flatnonzero(batch.valid):
       index = int(batch.index[row])
@@ -144,8 +153,8 @@ class PolicyJudge:
         "repetition": repetition(ids),
         "judgements": self._checker(self._rows[index], response),
       }
-      if rewards is not None:
-        found[index]["reward"] = float(rewards[row])
+      if measured is not None:
+        found[index]["measured"] = measured.of(row)
     return found
 
 
@@ -174,8 +183,9 @@ def summarise(rows: list[Mapping[str, Any]]) -> dict[str, float]:
     "stop_rate": _mean(row["stopped"] for row in rows),
     "repetition": _mean(row["repetition"] for row in rows),
   }
-  if "reward" in rows[0]:
-    metrics["reward"] = _mean(row["reward"] for row in rows)
+  for name in rewarding.PARTS:
+    if name in rows[0]:
+      metrics[name] = _mean(row[name] for row in rows)
   names = sorted({name for row in rows for name in row["judgements"]})
   for name in names:
     metrics[name] = _mean(

@@ -1,21 +1,28 @@
-"""Trains a reward model: pairwise (Bradley-Terry) or pointwise (labels)."""
+"""Trains a reward model: pairwise (Bradley-Terry) or pointwise (labels).
+
+With `config.ensemble` above 1 so many of them at once, on one backbone, each
+from an adapter of its own and on rows of its own.
+"""
 
 import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
 from perl_jax import classification, roles, sharding, steps
 from perl_jax import metrics as metrics_lib
 from perl_jax import params as params_lib
-from perl_jax.tasks import inputs, loop, setup, stage
+from perl_jax.objectives import ensembles
+from perl_jax.tasks import ensemble, inputs, loop, setup, stage
 from perl_jax.tasks import start as start_lib
 from perl_jax.tasks.compiled import Compiled
 
 KINDS = {"pairwise": "preferences", "pointwise": "labelled"}
 SCORES = "scores.jsonl"
+_SIDES = ("chosen", "rejected", "score")
 
 
 def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
@@ -34,14 +41,22 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       f"config.report_checkpoint={config.report_checkpoint!r}: choose 'best'"
       " or 'last'."
     )
+  members = config.ensemble
+  ensemble.check(config)
   with setup.preparing(config, workdir) as workdir:
     start = inputs.start(config, "reward", workdir, kind, mesh)
     inputs.require_room(config, start.config.max_len)
     tokenization = inputs.load_tokenizer(start)
     data = read(config, tokenization)
     lora = setup.lora_spec(config)
-    trainable, frozen = start_lib.trainable_of(
-      start, lora=lora, tuning=config.tuning, seed=config.seed, head=config.head
+    ensemble.require_different(config, start)
+    trainable, frozen = start_lib.ensemble_of(
+      start,
+      members=members,
+      lora=lora,
+      tuning=config.tuning,
+      seed=config.seed,
+      head=config.head,
     )
     stage.write_model(
       workdir,
@@ -51,6 +66,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       trained=("reward",),
       init=config.reward.to_dict(),
       head=config.head,
+      ensemble=members,
     )
   inputs.log_counts(data.counts)
   summary = setup.share(trainable, frozen)
@@ -59,7 +75,8 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
   with jax.set_mesh(mesh):
     backbone = roles.Backbone(start.config, lora)
     frozen = sharding.place(mesh, frozen, share=True)
-    state = steps.init_state(sharding.place(mesh, trainable), optimizer)
+    init = steps.init_state if members == 1 else steps.init_ensemble
+    state = init(sharding.place(mesh, trainable), optimizer)
     state = sharding.place(mesh, state)
     del start, trainable
     key = jax.random.fold_in(jax.random.key(config.seed), 4)
@@ -67,20 +84,21 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       "pairwise": steps.pairwise_loss,
       "pointwise": steps.pointwise_loss,
     }[config.loss]
+    own_rows = ensemble.own_rows(config, len(data.train_rows))
     train_step = Compiled(
-      steps.make_train_step(
-        make_loss(backbone, max_response=data.max_targets),
-        optimizer,
-        microbatches=config.microbatches,
+      ensemble.make_step(
+        config, make_loss(backbone, max_response=data.max_targets), optimizer
       ),
       name="reward step",
       donate=(0,),
     )
     score = Compiled(
-      make_scorer(backbone, data.max_targets), name="reward scores"
+      make_scorer(backbone, data.max_targets, members), name="reward scores"
     )
 
     def update(state, batch, step):
+      if own_rows is not None:
+        batch = own_rows(batch)
       batch = sharding.place_batch(mesh, batch)
       state, found = train_step(
         state, frozen, batch, jax.random.fold_in(key, step)
@@ -139,8 +157,11 @@ def read(
   return reader[config.loss](config, tokenization, train=train)
 
 
-def make_scorer(backbone: roles.Backbone, max_response: int):
-  """Returns `score(trainable, frozen, tokens, lengths, prompt_lengths)`."""
+def make_scorer(backbone: roles.Backbone, max_response: int, members: int = 1):
+  """Returns `score(trainable, frozen, tokens, lengths, prompt_lengths)`.
+
+  `[B]` float32; of an ensemble `[members, B]`.
+  """
 
   def score(trainable, frozen, tokens, lengths, prompt_lengths):
     return steps.reward_scores(
@@ -152,11 +173,26 @@ def make_scorer(backbone: roles.Backbone, max_response: int):
       max_response=max_response,
     )
 
+  if members > 1:
+    return jax.vmap(score, in_axes=(0, None, None, None, None))
   return score
 
 
-def score_rows(score, trainable, frozen, data, loss, mesh):
-  """Scores of all validation rows, in their order, for scores.jsonl."""
+def score_rows(
+  score,
+  trainable,
+  frozen,
+  data,
+  loss,
+  mesh,
+  *,
+  combine: str = "mean",
+  std_weight: float = 1.0,
+):
+  """Scores of all validation rows, in their order, for scores.jsonl.
+
+  Those of an ensemble are combined, and beside them as they are, a list.
+  """
   found = {}
   for batch in data.validation():
     device = sharding.place_batch(mesh, batch)
@@ -184,13 +220,56 @@ def score_rows(score, trainable, frozen, data, loss, mesh):
       index = int(batch.index[row])
       record = data.rows[index]
       found[index] = {"id": record.id, "group": record.group} | {
-        name: float(column[row]) for name, column in columns.items()
+        name: column[..., row].tolist() for name, column in columns.items()
       }
-  return [found[i] for i in sorted(found)]
+  rows = [found[i] for i in sorted(found)]
+  return combine_rows(rows, combine, std_weight)
+
+
+def combine_rows(rows, how: str, std_weight: float):
+  """Puts one score in place of the members', which move to NAME_members.
+
+  The centre of a member is its mean over all responses of the rows, where
+  labels do not say what 0 is; see `ensembles.combine_scores`.
+  """
+  names = [name for name in _SIDES if isinstance(rows[0].get(name), list)]
+  if not names:
+    return rows
+  scores = np.array([[row[name] for row in rows] for name in names], np.float32)
+  scores = np.moveaxis(scores, -1, 0)  # [members, sides, n]
+  centres = None if "label" in rows[0] else scores.mean(axis=(1, 2))
+  combined = ensembles.combine_scores(
+    jnp.asarray(scores.reshape(len(scores), -1)),
+    how=how,
+    std_weight=std_weight,
+    centres=centres,
+  )
+  combined = np.asarray(combined).reshape(len(names), -1)
+  return [
+    row
+    | {f"{name}_members": row[name] for name in names}
+    | {name: float(side[i]) for name, side in zip(names, combined, strict=True)}
+    for i, row in enumerate(rows)
+  ]
 
 
 def quality(rows) -> dict[str, float]:
-  """Accuracy with its interval, AUROC, log loss, calibration: see there."""
+  """Accuracy with its interval, AUROC, log loss, calibration: see there.
+
+  Of an ensemble: of its combined score, and the accuracy of each member.
+  """
+  found = _metrics(rows)
+  names = [name for name in _SIDES if f"{name}_members" in rows[0]]
+  members = len(rows[0][f"{names[0]}_members"]) if names else 0
+  for k in range(members):
+    alone = [
+      row | {name: row[f"{name}_members"][k] for name in names} for row in rows
+    ]
+    found[f"accuracy_member_{k}"] = _metrics(alone)["accuracy"]
+  return found
+
+
+def _metrics(rows) -> dict[str, float]:
   if "label" in rows[0]:
     return classification.binary_metrics(
       np.array([row["score"] for row in rows]),

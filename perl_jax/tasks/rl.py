@@ -21,6 +21,7 @@ from perl_jax.tasks import (
   iteration,
   judging,
   loop,
+  rewarding,
   setup,
   stage,
 )
@@ -35,10 +36,14 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
   check(config, mesh)
   with setup.preparing(config, workdir) as workdir:
     start = inputs.start(config, "policy", workdir, "prompts", mesh)
-    reward_cast = casting.load_reward(config, start, mesh)
+    reward_cast = None
+    if config.reward.init:
+      reward_cast = casting.load_reward(config, start, mesh)
+      inputs.require_room(config, reward_cast.backbone.config.max_len)
     inputs.require_room(config, start.config.max_len)
     tokenization = inputs.load_tokenizer(start)
     data = inputs.prompts(config, tokenization)
+    function = rewarding.function_of(config, data.rows)
     sampling_spec = casting.sampling_spec(
       config, tokenization, **config.sampling.to_dict()
     )
@@ -63,17 +68,13 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
   with jax.set_mesh(mesh):
     # With full tuning the reward model may still stand on the base: it is then
     # placed for it alone.
+    shared = reward_cast is not None and reward_cast.shares_base
     base = sharding.place(
-      mesh,
-      start.base if frozen or reward_cast.shares_base else {},
-      share=True,
+      mesh, start.base if frozen or shared else {}, share=True
     )
     frozen = base if frozen else {}
     anchor = judging.Role(sharding.place(mesh, policy), frozen)
-    reward = judging.Role(
-      sharding.place(mesh, reward_cast.trainable),
-      base if reward_cast.shares_base else {},
-    )
+    model = rewarding.place_model(mesh, reward_cast, base)
     backbone = roles.Backbone(start.config, lora)
     state = steps.init_state(
       sharding.place(mesh, {"policy": policy, "value": value}), optimizer
@@ -81,7 +82,21 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
     state = sharding.place(mesh, state)
     del start, policy, value
     key = jax.random.fold_in(jax.random.key(config.seed), 5)
-    engine = judging.Engine(backbone, sampling_spec, reward_cast.backbone)
+    engine = judging.Engine(
+      backbone,
+      sampling_spec,
+      model.backbone if model else None,
+      model.members if model else 1,
+    )
+    reward = rewarding.Rewarder(
+      model,
+      engine.rewards,
+      function,
+      unstopped_penalty=config.unstopped_penalty,
+      tokenization=tokenization,
+      mesh=mesh,
+      **rewarding.options(config),
+    )
     checker = sources.checker(config.data.name)
     judge = judging.PolicyJudge(
       engine,
@@ -124,9 +139,9 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
         raise ValueError(
           f"KL of the policy to its own start is {before['kl']}, not 0."
         )
-      shift = before["reward"] if config.center_reward else 0.0
+      reward.shift = before["reward"] if config.center_reward else 0.0
       iterate = iteration.make_iteration(
-        config, mesh, engine, learn, anchor, reward, frozen, key, shift
+        mesh, engine, learn, anchor, reward, frozen, key, data.train_rows
       )
       if not resumed:
         writer.write(0, {f"validation/{k}": v for k, v in before.items()})
@@ -159,10 +174,12 @@ def check(config: setup.Config, mesh: jax.sharding.Mesh) -> None:
     ValueError: Names the field, the value and the way out.
   """
   setup.check_counts(config, mesh)
-  if not config.reward.init:
+  rewarding.check(config)
+  if not config.reward.init and not config.reward.fn:
     raise ValueError(
-      "config.reward.init is empty: RL needs a reward model. Train one with"
-      " configs/reward.py and give its workdir."
+      "config.reward.init is empty, and config.reward.fn too: RL needs a reward"
+      " model or function. Train one with configs/reward.py and give its"
+      " workdir, or name a function 'package.module:function'."
     )
   if not 0.0 <= config.beta <= 1.0:
     raise ValueError(f"config.beta={config.beta} must be in [0, 1].")
@@ -216,6 +233,23 @@ def initial_value(config, start, reward_cast, lora):
   if config.value.init != "reward":
     raise ValueError(
       f"config.value.init={config.value.init!r}: choose 'policy' or 'reward'."
+    )
+  if reward_cast is None:
+    raise ValueError(
+      "config.value.init='reward' needs a reward model, but config.reward.init"
+      " is empty. Set config.value.init='policy'."
+    )
+  if reward_cast.members > 1:
+    raise ValueError(
+      "config.value.init='reward' needs one reward model, but"
+      f" config.reward.init holds {reward_cast.members}. Set"
+      " config.value.init='policy'."
+    )
+  if config.tuning == "lora" and not reward_cast.shares_base:
+    raise ValueError(
+      "config.value.init='reward' needs a reward model on the policy's base,"
+      " where the value model stands; config.reward.init has another. Set"
+      " config.value.init='policy'."
     )
   if config.tuning == "lora" and not lora.fits(reward_cast.backbone.lora):
     raise ValueError(

@@ -46,6 +46,7 @@ def write_model(
   trained: tuple[str, ...],
   init: Mapping[str, Any],
   head: str = "scalar",
+  ensemble: int = 1,
 ) -> None:
   """Writes model.json and the tokenizer of a stage.
 
@@ -59,6 +60,7 @@ def write_model(
     init: {"init": workdir of the stage that it went on from or "",
       "checkpoint"}; an evaluation finds the anchor there.
     head: Of a reward model, one of `HEADS`.
+    ensemble: Reward models in a checkpoint, stacked if there are several.
   """
   init = dict(init)
   if init["init"]:
@@ -77,6 +79,7 @@ def write_model(
       "tuning": tuning,
       "trained": list(trained),
       "head": head,
+      "ensemble": ensemble,
       "init": init,
       "base": record,
       "fingerprint": start.fingerprint,
@@ -128,11 +131,23 @@ def load(
   config = ModelConfig.from_dict(described["model"])
   lora = LoraSpec.from_dict(described["lora"])
   tuning, trained = described["tuning"], described["trained"]
+  # Written before there were ensembles: a single model.
+  ensemble = described.get("ensemble", 1)
+  if ensemble > 1 and role != "reward":
+    raise ValueError(
+      f"config.{field}={str(workdir)!r} holds an ensemble of {ensemble} reward"
+      f" models: no {role} can start from it. Give the stage that it began"
+      " with, or a single reward model."
+    )
   like = {
     name: _trainable_shapes(config, lora, tuning, name, described["head"])
     for name in trained
   }
   like = like[trained[0]] if len(trained) == 1 else like
+  if ensemble > 1:
+    like = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct((ensemble, *x.shape), x.dtype), like
+    )
   trainable = checkpoint.load_trainable(workdir, which, like)
   if len(trained) > 1:
     trainable = trainable[role if role in trained else "policy"]
@@ -180,6 +195,7 @@ def load(
     lora=lora,
     head=head,
     tokenizer=workdir / TOKENIZER,
+    ensemble=ensemble,
   )
 
 

@@ -35,6 +35,8 @@ class Start:
     lora: Shape of that adapter, or None.
     head: Scalar head to start from, or None.
     tokenizer: Directory of the tokenizer.
+    ensemble: Reward models in it; above 1 the leaves of `adapter` and `head`
+      are stacked.
   """
 
   config: ModelConfig
@@ -45,6 +47,7 @@ class Start:
   lora: LoraSpec | None
   head: params_lib.Params | None
   tokenizer: Path
+  ensemble: int = 1
 
 
 def random_start(
@@ -244,3 +247,68 @@ def trainable_of(
     )
   tree = params_lib.combine(adapter, start.base) | with_head
   return params_lib.partition(tree, tuning)
+
+
+def ensemble_of(
+  start: Start,
+  *,
+  members: int,
+  lora: LoraSpec,
+  tuning: str,
+  seed: int,
+  head: str,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """(stacked trainable, frozen) of several reward models; see `trainable_of`.
+
+  Member k starts as a run with the seed `seed + k` would. With one member
+  nothing is stacked.
+
+  Raises:
+    ValueError: The whole model is tuned, or the start is an ensemble of another
+      size.
+  """
+  if start.ensemble not in (1, members):
+    raise ValueError(
+      f"The earlier stage has an ensemble of {start.ensemble}, this config asks"
+      f" for config.ensemble={members}. Set it to {start.ensemble}, or start"
+      " from the stage before it."
+    )
+  if members == 1:
+    return trainable_of(start, lora=lora, tuning=tuning, seed=seed, head=head)
+  if tuning != "lora":
+    raise ValueError(
+      f"config.ensemble={members} with config.tuning={tuning!r}: the members"
+      " share one backbone. Use config.tuning='lora'."
+    )
+  made = [
+    trainable_of(
+      member_of(start, k), lora=lora, tuning=tuning, seed=seed + k, head=head
+    )
+    for k in range(members)
+  ]
+  return params_lib.stack([trainable for trainable, _ in made]), made[0][1]
+
+
+def member_of(start: Start, number: int) -> Start:
+  """A start with one member of its ensemble; what is no ensemble stays so."""
+  if start.ensemble == 1:
+    return start
+  return dataclasses.replace(
+    start,
+    adapter=params_lib.member(start.adapter, number),
+    head=params_lib.member(start.head, number),
+    ensemble=1,
+  )
+
+
+def averaged(start: Start) -> Start:
+  """An ensemble as one reward model; see `params.average_members`."""
+  if start.ensemble == 1:
+    return start
+  tree, lora = params_lib.average_members(
+    start.adapter | start.head, start.lora
+  )
+  head = {params_lib.HEAD: tree.pop(params_lib.HEAD)}
+  return dataclasses.replace(
+    start, adapter=tree, lora=lora, head=head, ensemble=1
+  )

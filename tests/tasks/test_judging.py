@@ -11,7 +11,7 @@ from perl_jax import params, roles, sampling, sharding
 from perl_jax.data.batches import PromptBatch
 from perl_jax.data.records import Prompt
 from perl_jax.models.lora import LoraSpec
-from perl_jax.tasks import judging
+from perl_jax.tasks import judging, rewarding
 from tests import toys
 
 SPEC = LoraSpec(rank=2, alpha=2.0)
@@ -80,9 +80,15 @@ def judge(key=0):
   )
 
 
+def rewarder():
+  scorer = role(3, head=True)
+  model = rewarding.Model(BACKBONE, scorer.trainable, scorer.frozen, 1)
+  return rewarding.Rewarder(model, engine().rewards, None)
+
+
 @functools.cache
 def judged(policy, key=0):
-  return judge(key)(role(policy), role(1), role(3, head=True))
+  return judge(key)(role(policy), role(1), rewarder())
 
 
 def test_rows_come_back_in_their_order_without_fillers():

@@ -100,11 +100,6 @@ def test_a_checkpoint_is_quantised_as_it_is_read(sft_run, tmp_path):
       {"base_dtype": "int8", "reward__init": "reward"},
       ("reward.init", "nf4", "config.base_dtype='int8'"),
     ),
-    (
-      "rl",
-      {"reward__init": "reward"},
-      ("reward.init", "in nf4", "in float32", "same base_dtype"),
-    ),
   ],
 )
 def test_bases_that_do_not_fit(nf4, sft_run, tmp_path, task, overrides, texts):

@@ -4,11 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from perl_jax import params, sampling, sharding
 from perl_jax.data.batches import PromptBatch
-from perl_jax.tasks import iteration, judging, rl, stage
+from perl_jax.tasks import iteration, judging, rewarding, rl, stage
 from tests.tasks import tiny
 
 # An iteration with stand-ins: every number can be followed.
@@ -41,7 +40,6 @@ class Engine:
 
 def iterate(shift=0.25, penalty=3.0):
   """(metrics of two iterations, engine, what was learnt from)."""
-  config = ConfigDict({"unstopped_penalty": penalty})
   mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
   engine, learnt = Engine(), []
 
@@ -51,16 +49,22 @@ def iterate(shift=0.25, penalty=3.0):
     state = state._replace(trainable=trainable)
     return state, {"loss": jnp.float32(4.0)}
 
+  reward = rewarding.Rewarder(
+    rewarding.Model(None, 20, "reward base", members=1),
+    engine.rewards,
+    None,
+    unstopped_penalty=penalty,
+  )
+  reward.shift = shift
   run = iteration.make_iteration(
-    config,
     mesh,
     engine,
     learn,
     judging.Role(10, "base"),
-    judging.Role(20, "reward base"),
+    reward,
     "base",
     jax.random.key(8),
-    shift,
+    rows=(),
   )
   state = rl.steps.TrainState({"policy": 11}, (), jnp.int32(0))
   batch = PromptBatch(

@@ -1,0 +1,260 @@
+"""What a response is worth: a reward model, an ensemble, a function, or both.
+
+  total  = combine(scores of the members) + fn_weight * fn
+  learnt = total - shift - unstopped_penalty * [no stop token]
+
+One object says so to the training iterations and to the judge, so that what is
+reported is what is learnt from, before the shift and the penalty.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from perl_jax import params as params_lib
+from perl_jax import roles, rollout, sharding
+from perl_jax.data import records
+from perl_jax.data import text as text_lib
+from perl_jax.objectives import ensembles
+from perl_jax.tasks import casting, reward_function, setup
+
+# "average" makes one model of the members when they are loaded.
+COMBINATIONS = (*ensembles.COMBINATIONS, "average")
+# What a total is made of, and how far the members are apart.
+PARTS = ("reward", "reward_model", "reward_fn", "reward_spread")
+
+
+class Measured(NamedTuple):
+  """What was said of a batch of responses, as it was said.
+
+  Attributes:
+    model: Score of the reward model, `[B]` float32; of an ensemble, `[members,
+      B]`; None without one.
+    fn: What the function returned, `[B]` float32, or None.
+  """
+
+  model: Any
+  fn: Any
+
+  def of(self, row: int) -> "Measured":
+    """What was said of one response; on the host."""
+    return jax.tree.map(lambda x: x[..., row], self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """A reward model, or several that are stacked, on the mesh.
+
+  Attributes:
+    backbone: Model and adapter shape.
+    trainable: Adapter and head, or the whole tree; `[members, ...]` of several.
+    frozen: What it stands on.
+    members: How many there are.
+  """
+
+  backbone: roles.Backbone
+  trainable: params_lib.Params
+  frozen: params_lib.Params
+  members: int
+
+
+def place_model(
+  mesh: Mesh, cast: casting.Cast | None, base: params_lib.Params
+) -> Model | None:
+  """A cast reward model on the mesh, where `base`, the policy's, lies already.
+
+  None if there is none.
+  """
+  if cast is None:
+    return None
+  return Model(
+    cast.backbone,
+    sharding.place(mesh, cast.trainable),
+    base
+    if cast.shares_base
+    else sharding.place(mesh, cast.own_base, share=True),
+    cast.members,
+  )
+
+
+class Rewarder:
+  """The reward of a run; see the module.
+
+  Attributes:
+    members: Models in the ensemble, 1 for a single one, 0 without.
+    shift: Taken off every reward that is learnt from.
+  """
+
+  def __init__(
+    self,
+    model: Model | None,
+    score: Callable[..., jax.Array] | None,
+    function: reward_function.RewardFunction | None,
+    *,
+    fn_weight: float = 1.0,
+    combine: str = "mean",
+    std_weight: float = 1.0,
+    unstopped_penalty: float = 0.0,
+    tokenization: text_lib.Tokenization | None = None,
+    mesh: Mesh | None = None,
+  ):
+    """Puts the parts together; at least one of model and function is given.
+
+    Args:
+      model: Whose scores count, or None.
+      score: `rollout.make_rewards` of its backbone, or None.
+      function: Of the user, or None.
+      fn_weight: Of the function.
+      combine: How the members' scores become one; `ensembles.combine_scores`.
+      std_weight: Of the deviation in "mean_minus_std".
+      unstopped_penalty: For a response that ran out of room.
+      tokenization: Gives the function its text.
+      mesh: Where its numbers go.
+    """
+    self.members = 0 if model is None else model.members
+    self.shift = 0.0
+    self._model, self._score = model, score
+    self._function, self._fn_weight = function, fn_weight
+    self._combine, self._std_weight = combine, std_weight
+    self._penalty = unstopped_penalty
+    self._tokenization, self._mesh = tokenization, mesh
+    self._centres: jax.Array | None = None
+
+  def measure(
+    self,
+    args: tuple[jax.Array, ...],
+    index: np.ndarray,
+    rows: Sequence[records.Prompt],
+  ) -> Measured:
+    """Asks the model and the function, on the devices and on the host.
+
+    Args:
+      args: Prompts, their lengths, responses and response mask, on the mesh.
+      index: Row of each prompt of this process, -1 where there is none.
+      rows: What `index` points into.
+    """
+    model = fn = None
+    if self._model is not None:
+      model = self._score(self._model.trainable, self._model.frozen, *args)
+    if self._function is not None:
+      fn = self._ask(args, index, rows)
+    return Measured(model, fn)
+
+  def _ask(self, args, index, rows) -> jax.Array:
+    responses, mask = sharding.local_rows(self._mesh, args[2:])
+    asked = np.flatnonzero(index >= 0)
+    found = np.zeros(len(index), np.float32)
+    if asked.size:
+      found[asked] = self._function(
+        [rows[int(index[i])] for i in asked],
+        [self._tokenization.decode(responses[i][mask[i]]) for i in asked],
+      )
+    return sharding.place_batch(self._mesh, found)
+
+  def parts(self, measured: Measured) -> dict[str, jax.Array]:
+    """`[B]` float32 arrays by the names `PARTS`.
+
+    `reward` is the total; `reward_model` (combined) and `reward_fn` (weighted)
+    are there if it has both; `reward_spread` is the standard deviation over the
+    members of an ensemble.
+    """
+    model, found = measured.model, {}
+    if self.members > 1:
+      centres = self._centres
+      model = ensembles.combine_scores(
+        measured.model,
+        how=self._combine,
+        std_weight=self._std_weight,
+        centres=centres,
+      )
+      found["reward_spread"] = spread(measured.model, centres)
+    if measured.fn is None:
+      return {"reward": model} | found
+    fn = self._fn_weight * measured.fn
+    if model is None:
+      return {"reward": fn}
+    return {
+      "reward": model + fn,
+      "reward_model": model,
+      "reward_fn": fn,
+    } | found
+
+  def learnt(self, total: jax.Array, stopped: jax.Array) -> jax.Array:
+    """Total, less the shift, less the penalty, `[B]` float32."""
+    return rollout.penalise_unstopped(
+      total - jnp.float32(self.shift), stopped, self._penalty
+    )
+
+  def settle(self, measured: Sequence[Measured]) -> list[dict[str, float]]:
+    """`parts` of single responses, `measured` without the axis of the batch.
+
+    The first call, which is about the anchor's responses, also says what each
+    member of an ensemble scores on average: its centre from then on.
+    """
+
+    def stack(values, axis):
+      return None if values[0] is None else np.stack(values, axis=axis)
+
+    models, fns = zip(*measured)
+    whole = Measured(stack(models, -1), stack(fns, 0))
+    if self.members > 1 and self._centres is None:
+      self._centres = jnp.mean(jnp.asarray(whole.model), axis=1)
+    parts = jax.device_get(self.parts(whole))
+    return [
+      {name: float(values[i]) for name, values in parts.items()}
+      for i in range(len(measured))
+    ]
+
+
+def spread(scores: jax.Array, centres: jax.Array | None) -> jax.Array:
+  """Standard deviation over the members of their centred scores, `[B]`."""
+  offsets = 0.0 if centres is None else centres[:, None]
+  return jnp.std(jnp.asarray(scores) - offsets, axis=0)
+
+
+def check(config: setup.Config) -> None:
+  """Checks the fields of `config.reward` that say how it is used.
+
+  Raises:
+    ValueError: Names the field, the value and the way out.
+  """
+  reward = config.reward
+  if reward.combine not in COMBINATIONS:
+    raise ValueError(
+      f"config.reward.combine={reward.combine!r}: choose one of {COMBINATIONS}."
+    )
+  if not reward.init and reward.combine != "mean":
+    raise ValueError(
+      f"config.reward.combine={reward.combine!r}, but config.reward.init is"
+      " empty: there is no model to combine. Set it to 'mean'."
+    )
+  if reward.std_weight < 0:
+    raise ValueError(
+      f"config.reward.std_weight={reward.std_weight} must be at least 0: what"
+      " the members disagree on is worth less, not more."
+    )
+  if reward.fn and reward.fn_weight == 0:
+    raise ValueError(
+      f"config.reward.fn_weight=0: {reward.fn!r} would change nothing. Set it"
+      " above 0, or config.reward.fn to ''."
+    )
+
+
+def function_of(
+  config: setup.Config, rows: Sequence[records.Prompt]
+) -> reward_function.RewardFunction | None:
+  """The function of `config.reward.fn`, tried on a few rows; None without."""
+  if not config.reward.fn:
+    return None
+  return reward_function.load_and_try(config.reward.fn, rows)
+
+
+def options(config: setup.Config) -> Mapping[str, Any]:
+  """Arguments of `Rewarder` that are plain fields of `config.reward`."""
+  names = ("fn_weight", "combine", "std_weight")
+  return {name: config.reward[name] for name in names}
