@@ -21,11 +21,32 @@ def get_config(arg=None):
   config = common.stage("rl", name)
   config.policy = {"init": "", "checkpoint": "best"}
   config.reward = common.rewards()
+  config.estimator = "reinforce"
+  config.samples_per_prompt = 1
   config.value = {"init": "policy", "learning_rate": 3e-3, "warmup_steps": 0}
   config.sampling = {"temperature": 0.7, "top_k": 0, "top_p": 1.0}
+  config.rollouts = {"slots": 0, "refill": 0, "merge": False}
   config.beta = 0.05
+  config.kl = {
+    "estimator": "k1",
+    "place": "reward",
+    "target": 0.0,
+    "horizon": 10_000,
+  }
+  config.ppo = {
+    "epochs": 1,
+    "minibatches": 1,
+    "clip_low": 0.2,
+    "clip_high": 0.2,
+    "value_clip": 0.0,
+    "discount": 1.0,
+    "gae_lambda": 1.0,
+  }
   config.value_coef = 1.0
+  config.entropy_coef = 0.0
+  config.whiten = False
   config.reduction = "token"
+  config.score_microbatches = 1
   config.unstopped_penalty = 1.0
   config.center_reward = True
   config.optimizer = common.optimizer(learning_rate=2e-3, warmup_steps=5)

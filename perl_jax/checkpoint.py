@@ -25,6 +25,12 @@ def _score(metrics: Mapping[str, float]) -> float:
   return metrics["score"]
 
 
+def _beside_trainable(state: steps.TrainState) -> dict[str, Any]:
+  """The item "optimizer": all of the state but what is trained."""
+  rest = {"opt_state": state.opt_state, "step": state.step}
+  return rest | ({"controls": state.controls} if state.controls else {})
+
+
 class Resumed(NamedTuple):
   """What a run continues from."""
 
@@ -102,7 +108,7 @@ class Checkpointer:
         f"{self.metric}={score} after step {step}; nothing was saved. Likely"
         " causes: optimizer.learning_rate too high, or optimizer.clip_norm off."
       )
-    optimizer = {"opt_state": state.opt_state, "step": state.step}
+    optimizer = _beside_trainable(state)
     self._manager.save(
       step,
       args=ocp.args.Composite(
@@ -123,16 +129,12 @@ class Checkpointer:
       step,
       args=ocp.args.Composite(
         trainable=ocp.args.StandardRestore(abstract.trainable),
-        optimizer=ocp.args.StandardRestore(
-          {"opt_state": abstract.opt_state, "step": abstract.step}
-        ),
+        optimizer=ocp.args.StandardRestore(_beside_trainable(abstract)),
         meta=ocp.args.JsonRestore(),
       ),
     )
     optimizer = found["optimizer"]
-    state = steps.TrainState(
-      found["trainable"], optimizer["opt_state"], optimizer["step"]
-    )
+    state = steps.TrainState(found["trainable"], **optimizer)
     return Resumed(state, found["meta"])
 
   def best_trainable(self, like: params_lib.Params) -> dict[str, Any]:

@@ -1,44 +1,20 @@
-"""Prompts to scored rollouts: sampled once, measured by every role.
+"""What the roles say of sampled responses.
 
-Three pure functions, so that a task can time them apart: `sample` (in
-sampling.py), `logprobs` for policy and anchor alike, and `rewards`. Policy and
-anchor go through the *same* compiled function with different arguments: equal
-parameters then give equal bits, and the KL at step 0 is exactly 0.
+For training `make_scores`: every role that is asked reads the same tokens, so
+that those on one base go through it together. For judging a policy apart,
+`make_logprobs` and `make_rewards`; policy and anchor go through the *same*
+compiled function with different arguments: equal parameters then give equal
+bits, and the KL at step 0 is exactly 0.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from perl_jax import params as params_lib
 from perl_jax import roles
-
-
-class Rollout(NamedTuple):
-  """Responses and everything measured on them.
-
-  Per-token arrays are `[B, T]`; entry t is about producing `responses[:, t]`.
-  A row that only fills up a batch has an empty `response_mask`.
-
-  Attributes:
-    prompts: Left-padded, `[B, P]`, int32.
-    prompt_lengths: `[B]`, int32.
-    responses: `[B, T]`, int32.
-    response_mask: True up to and including the stop token, `[B, T]`, bool.
-    policy_logprobs: At the sampling temperature, `[B, T]`, float32.
-    anchor_logprobs: The same under the anchor.
-    rewards: Score of the whole response, `[B]`, float32.
-  """
-
-  prompts: jax.Array
-  prompt_lengths: jax.Array
-  responses: jax.Array
-  response_mask: jax.Array
-  policy_logprobs: jax.Array
-  anchor_logprobs: jax.Array
-  rewards: jax.Array
+from perl_jax.objectives import masked
 
 
 def make_logprobs(
@@ -92,6 +68,152 @@ def make_rewards(
   if members > 1:
     return jax.vmap(rewards, in_axes=(0, *[None] * 5))
   return rewards
+
+
+def make_scores(
+  backbone: roles.Backbone,
+  *,
+  temperature: float,
+  together: tuple[str, ...],
+  reward_backbone: roles.Backbone | None = None,
+  members: int = 1,
+  microbatches: int = 1,
+) -> Callable[..., dict[str, jax.Array]]:
+  """Returns `scores(trees, bases, prompts, lengths, responses, mask)`.
+
+  `trees` has the trainable tree of each role to ask, of "anchor", "policy",
+  "value" and "reward"; `bases` the base of a role by its name, and under "" of
+  all others. Of responses `[B, G, T]` to prompts `[B, P]` it gives log-probs
+  (anchor, policy) and values, `[B, G, T]` float32, 0 where masked, and rewards
+  `[B, G]`, or `[members, B, G]` of an ensemble.
+
+  Args:
+    backbone: Model and adapter shape of policy, anchor and value.
+    temperature: Of the rollout.
+    together: Roles whose adapters are stacked and go through the base in one
+      pass: they have the same leaves, and stand on the base "".
+    reward_backbone: Of the reward model.
+    members: Reward models in the ensemble; above 1 the tree is stacked.
+    microbatches: Parts of the batch that are asked one after the other.
+  """
+
+  def scores(trees, bases, prompts, lengths, responses, mask):
+    batch, group, length = responses.shape
+    sequence = roles.with_response(
+      prompts, lengths, responses, mask, group=group
+    )
+    columns = jnp.concatenate(
+      [jnp.zeros(prompts.shape, bool), mask.reshape(batch, -1)], axis=1
+    )
+    hidden = _hidden_states(
+      backbone, reward_backbone, trees, bases, sequence, together, members
+    )
+    shape = {"response_len": length, "group": group}
+
+    def params_of(name, tree):
+      return params_lib.combine(tree, bases.get(name, bases[""]))
+
+    def logprobs(name):
+      return roles.response_logprobs(
+        backbone,
+        params_of(name, trees[name]),
+        sequence,
+        temperature=temperature,
+        hidden=hidden[name],
+        **shape,
+      ).logprobs
+
+    def reward(tree, hidden):
+      return roles.response_scores(
+        reward_backbone,
+        params_of("reward", tree),
+        sequence,
+        columns,
+        max_response=length,
+        group=group,
+        hidden=hidden,
+      )
+
+    found = {}
+    for name in trees:
+      if name == "reward":
+        ask = jax.vmap(reward) if members > 1 else reward
+        told = ask(trees[name], hidden[name])
+        found[name] = told.reshape(*told.shape[:-1], batch, group)
+        continue
+      if name == "value":
+        told = roles.response_values(
+          backbone,
+          params_of(name, trees[name]),
+          sequence,
+          hidden=hidden[name],
+          **shape,
+        )
+      else:
+        told = logprobs(name)
+      found[name] = masked.keep(told.reshape(mask.shape), mask)
+    return found
+
+  return _in_parts(scores, microbatches, members)
+
+
+def _hidden_states(
+  backbone, reward_backbone, trees, bases, sequence, together, members
+):
+  """Final hidden states by role; `[members, ...]` of an ensemble."""
+
+  def adapter(name):
+    return {k: v for k, v in trees[name].items() if k != params_lib.HEAD}
+
+  def run(name, tree):
+    own = reward_backbone if name == "reward" else backbone
+    params = params_lib.combine(tree, bases.get(name, bases[""]))
+    return roles.hidden_states(own, params, sequence)
+
+  found, stacked, sizes = {}, [], {}
+  for name in trees:
+    several = name == "reward" and members > 1
+    if name in together:
+      tree = adapter(name)
+      stacked.append(tree if several else jax.tree.map(lambda x: x[None], tree))
+      sizes[name] = members if several else 1
+    elif several:
+      found[name] = jax.vmap(lambda tree, n=name: run(n, tree))(adapter(name))
+    else:
+      found[name] = run(name, adapter(name))
+  if stacked:
+    whole = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *stacked)
+    hidden = jax.vmap(lambda tree: run("", tree))(whole)
+    start = 0
+    for name, size in sizes.items():
+      part = hidden[start : start + size]
+      several = name == "reward" and members > 1
+      found[name] = part if several else part[0]
+      start += size
+  return found
+
+
+def _in_parts(scores, microbatches: int, members: int):
+  """The same, a part of the batch after the other."""
+  if microbatches == 1:
+    return scores
+
+  def run(trees, bases, *arrays):
+    # Strided, not contiguous: each part spreads over the batch's devices.
+    parts = jax.tree.map(
+      lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), arrays
+    )
+    found = jax.lax.map(lambda part: scores(trees, bases, *part), parts)
+
+    def join(name, array):
+      axis = 1 if name == "reward" and members > 1 else 0
+      array = jnp.moveaxis(array, 0, axis + 1)
+      shape = array.shape
+      return array.reshape(*shape[:axis], -1, *shape[axis + 2 :])
+
+    return {name: join(name, array) for name, array in found.items()}
+
+  return run
 
 
 def penalise_unstopped(

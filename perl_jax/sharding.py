@@ -34,7 +34,7 @@ RULES: tuple[tuple[str, P], ...] = (
   (r"/lora_[ab]$", P()),
   (r"norm/scale$", P()),
   (r"(^|/)head/(kernel|bias|likelihood)$", P()),
-  (r"(^|/)(count|step|mini_step|gradient_step)$", P()),
+  (r"(^|/)(count|step|mini_step|gradient_step|beta)$", P()),
 )
 
 

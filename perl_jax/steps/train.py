@@ -29,19 +29,27 @@ class TrainState(NamedTuple):
     trainable: Parameters in gradients, optimiser and checkpoints.
     opt_state: Optax state over `trainable`.
     step: Updates so far, int32 scalar.
+    controls: Scalars by name that a task adapts as it goes, such as the weight
+      of the KL; no step reads or changes them. () if there are none.
   """
 
   trainable: Any
   opt_state: Any
   step: jax.Array
+  controls: Any = ()
 
 
 def init_state(
-  trainable: params_lib.Params, optimizer: optax.GradientTransformation
+  trainable: params_lib.Params,
+  optimizer: optax.GradientTransformation,
+  **controls: float,
 ) -> TrainState:
   """State before the first step."""
   return TrainState(
-    trainable, optimizer.init(trainable), jnp.zeros((), jnp.int32)
+    trainable,
+    optimizer.init(trainable),
+    jnp.zeros((), jnp.int32),
+    {name: jnp.float32(value) for name, value in controls.items()} or (),
   )
 
 
@@ -60,8 +68,8 @@ def make_train_step(
       are added one after the other.
 
   The gradient is d(sum of losses) / d(trainable), divided by the count of
-  "loss" over the whole batch. `metrics` holds each mean, the gradient's and the
-  update's global norm.
+  "loss" over the whole batch. `metrics` holds each mean, and the global norms
+  of gradient, update and updated parameters.
   """
 
   def sums_and_grads(trainable, frozen, batch, key):
@@ -107,7 +115,10 @@ def make_train_step(
     metrics["gradient_norm"] = optax.tree.norm(grads)
     metrics["update_norm"] = optax.tree.norm(updates)
     trainable = optax.apply_updates(state.trainable, updates)
-    return TrainState(trainable, opt_state, state.step + 1), metrics
+    metrics["trainable_norm"] = optax.tree.norm(trainable)
+    return state._replace(
+      trainable=trainable, opt_state=opt_state, step=state.step + 1
+    ), metrics
 
   return step
 

@@ -106,8 +106,8 @@ def load_reward(config: setup.Config, policy: Start, mesh: Mesh) -> Cast:
   if not cast.shares_base:
     logging.info(
       "reward: stands on a base of its own, fingerprint %s in %s (the"
-      " policy's is %s in %s): %.1f MiB more. A reward model that is trained from the policy's"
-      " start shares it.",
+      " policy's is %s in %s): %.1f MiB more. A reward model that is trained"
+      " from the policy's start, on a base in the same dtype, shares it.",
       start.fingerprint[:12],
       start.record["dtype"],
       policy.fingerprint[:12],

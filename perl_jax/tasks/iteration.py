@@ -1,62 +1,308 @@
 """One iteration of RL: sample, score, learn; and what it looked like."""
 
+import dataclasses
+import functools
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
+from jax.sharding import Mesh
 
+from perl_jax import params as params_lib
 from perl_jax import rollout as rollout_lib
-from perl_jax import sharding
-from perl_jax.tasks import rewarding
+from perl_jax import sharding, steps
+from perl_jax.data import records
+from perl_jax.objectives import kl as kl_lib
+from perl_jax.tasks import judging, rewarding, setup
+from perl_jax.tasks.compiled import Compiled
+
+PHASES = ("sample", "score", "learn")
+# What the loss measures of the rollouts, not of the update.
+OF_ROLLOUTS = (
+  "kl", "kl_per_token", "kl_k3", "objective", "entropy", "sampler_difference",
+)  # fmt: skip
+_MOMENTS = ("return_square", "residual", "residual_square")
 
 
-def make_iteration(mesh, engine, learn, anchor, reward, frozen, key, rows):
-  """Returns `iterate(state, batch, step) -> (state, metrics)`.
+@dataclasses.dataclass(frozen=True)
+class Functions:
+  """The compiled functions of an iteration.
 
-  `reward` is the run's `Rewarder`, `rows` the training records.
+  Attributes:
+    sample: Of `sampling.make_sampler`, with (trainable, frozen) for params.
+    score: `rollout.make_scores`.
+    prepare: `steps.prepare` with its estimator; None if the loss does it.
+    learn: `steps.make_train_step` of `steps.policy_loss`.
   """
 
-  def iterate(state, batch, step):
-    step_key = jax.random.fold_in(key, step)
-    device = sharding.place_batch(mesh, batch)
-    policy = state.trainable["policy"]
+  sample: Compiled
+  score: Compiled
+  prepare: Compiled | None
+  learn: Compiled
+
+  @property
+  def compiled(self) -> tuple[Compiled, ...]:
+    """All of them, for what they cost."""
+    found = (self.sample, self.score, self.prepare, self.learn)
+    return tuple(f for f in found if f is not None)
+
+
+def make_functions(
+  config: setup.Config,
+  estimator: steps.Estimator,
+  optimizer: optax.GradientTransformation,
+  engine: judging.Engine,
+  model: rewarding.Model | None,
+  *,
+  on_base: bool,
+) -> Functions:
+  """Compiles, when first called, what an iteration runs.
+
+  Args:
+    config: Of the RL stage.
+    estimator: What is learned by.
+    optimizer: Of the roles that are trained.
+    engine: Of the judge; what it has in common is compiled once.
+    model: The reward model, if there is one.
+    on_base: Whether the roles are adapters on one base, so that they go
+      through it together.
+  """
+  backbone, spec = engine.backbone, engine.spec
+  sample = engine.sample
+  rollouts = dict(config.rollouts) | {"group": estimator.group}
+  grown = dataclasses.replace(spec, **rollouts)
+  if grown != spec:
+    sample = judging.compiled_sampler(backbone, grown)
+  together = ()
+  if on_base:
+    together = ("anchor", "policy", "value")
+    if model is not None and model.shares_pass(backbone):
+      together += ("reward",)
+  score = rollout_lib.make_scores(
+    backbone,
+    temperature=spec.temperature,
+    together=together,
+    reward_backbone=model.backbone if model else None,
+    members=model.members if model else 1,
+    microbatches=config.score_microbatches,
+  )
+  prepare = None
+  if estimator.needs_measures:
+    prepare = Compiled(
+      functools.partial(steps.prepare, estimator), name="advantages"
+    )
+  loss = steps.policy_loss(backbone, estimator, temperature=spec.temperature)
+  learn = steps.make_train_step(
+    loss, optimizer, microbatches=config.microbatches
+  )
+  return Functions(
+    sample,
+    Compiled(score, name="scores"),
+    prepare,
+    Compiled(learn, name="rl step", donate=(0,)),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Control:
+  """How the weight of the KL follows the KL; `objectives.kl.adapt_beta`.
+
+  Attributes:
+    target: Nats per response, 0 for a fixed weight.
+    horizon: Responses in which it may change by a fifth.
+  """
+
+  target: float = 0.0
+  horizon: int = 1
+
+
+class Iteration:
+  """`iterate(state, batch, step) -> (state, metrics)` of the training loop."""
+
+  def __init__(
+    self,
+    estimator: steps.Estimator,
+    functions: Functions,
+    *,
+    mesh: Mesh,
+    base: params_lib.Params,
+    anchor: params_lib.Params,
+    reward: rewarding.Rewarder,
+    rows: Sequence[records.Prompt],
+    key: jax.Array,
+    control: Control,
+  ):
+    """Binds what no iteration changes.
+
+    Args:
+      estimator: What is learned by.
+      functions: Compiled.
+      mesh: Where batches go.
+      base: What policy, value and anchor stand on; empty with full tuning.
+      anchor: Trainable tree of the anchor.
+      reward: Of the run.
+      rows: Training records, which a batch's `index` points into.
+      key: Of the run; each iteration folds in its number.
+      control: Of the weight of the KL.
+    """
+    self._estimator, self._functions = estimator, functions
+    self._mesh, self._base, self._anchor = mesh, base, anchor
+    self._reward, self._rows, self._key = reward, rows, key
+    self._control = control
+    self._bases = {"": base}
+    if reward.model is not None and reward.model.frozen is not base:
+      self._bases["reward"] = reward.model.frozen
+    exact = anchor if estimator.kl == "exact" else {}
+    self._standing = steps.Standing(base, exact)
+
+  def __call__(self, state: steps.TrainState, batch: Any, step: int):
+    """One iteration; `metrics` also has the seconds of each phase."""
+    key = jax.random.fold_in(self._key, step)
+    device = sharding.place_batch(self._mesh, batch)
+    policy = steps.policy_of(self._estimator, state.trainable)
     clock = [time.perf_counter()]
 
     def lap(arrays):
       jax.block_until_ready(arrays)
       clock.append(time.perf_counter())
 
-    samples = engine.sample(
-      policy, frozen, device.tokens, device.lengths, device.index, step_key
+    samples = self._functions.sample(
+      policy, self._base, device.tokens, device.lengths, device.index, key
     )
     lap(samples)
-    args = (device.tokens, device.lengths, samples.tokens, samples.mask)
-    logprobs, entropy = engine.logprobs(policy, frozen, *args)
-    anchor_logprobs, _ = engine.logprobs(anchor.trainable, anchor.frozen, *args)
-    parts = reward.parts(reward.measure(args, batch.index, rows))
-    rewards = reward.learnt(parts["reward"], samples.stopped)
-    rollout = rollout_lib.Rollout(*args, logprobs, anchor_logprobs, rewards)
-    lap(rollout)
-    state, found = learn(state, frozen, rollout, step_key)
+    experience, parts = self._score(state, batch, device, samples)
+    lap((experience, parts))
+    state, found = self._learn(state, experience, key)
     lap(state)
-    metrics = {f"train/{k}": v for k, v in found.items()}
-    metrics |= rollout_metrics(
-      *jax.device_get((samples, parts, logprobs - anchor_logprobs, entropy))
-    )
-    for name, seconds in zip(("sample", "score", "learn"), np.diff(clock)):
-      metrics[f"seconds/{name}"] = seconds
+    seconds = dict(zip(PHASES, np.diff(clock)))
+    samples, parts, found = jax.device_get((samples, parts, found))
+    metrics = update_metrics(found) | rollout_metrics(samples, parts)
+    metrics["train/beta"] = found["beta"]
+    tokens = int(samples.mask.sum())
+    for phase, spent in seconds.items():
+      metrics[f"seconds/{phase}"] = spent
+      metrics[f"rate/{phase}"] = tokens / spent
     return state, metrics
 
-  return iterate
+  def _score(self, state, batch, device, samples):
+    """(experience, parts of the reward) of sampled responses."""
+    group = self._estimator.group
+    shape = (device.tokens.shape[0], group, samples.tokens.shape[-1])
+    responses, mask, sampled = (
+      array.reshape(shape)
+      for array in (samples.tokens, samples.mask, samples.logprobs)
+    )
+    trees = {"anchor": self._anchor}
+    if self._estimator.needs_measures:
+      trees["policy"] = steps.policy_of(self._estimator, state.trainable)
+      if self._estimator.uses_value:
+        trees["value"] = state.trainable["value"]
+    if self._reward.model is not None:
+      trees["reward"] = self._reward.model.trainable
+    args = (device.tokens, device.lengths, responses, mask)
+    scores = self._functions.score(trees, self._bases, *args)
+    measured = self._reward.measure(
+      (device.tokens, device.lengths, samples.tokens, samples.mask),
+      np.repeat(batch.index, group),
+      self._rows,
+      scores=_flat(scores.get("reward")),
+    )
+    parts = self._reward.parts(measured)
+    rewards = self._reward.learnt(parts["reward"], samples.stopped)
+    experience = steps.Experience(
+      *args,
+      sampled_logprobs=sampled,
+      anchor_logprobs=scores["anchor"],
+      rewards=rewards.reshape(shape[:2]),
+      beta=jnp.broadcast_to(state.controls["beta"], shape[:1]),
+      policy_logprobs=scores.get("policy"),
+      values=scores.get("value"),
+    )
+    if self._functions.prepare is not None:
+      experience = self._functions.prepare(experience)
+    return experience, parts
+
+  def _learn(self, state, experience, key):
+    """All updates on a rollout, and the mean of what they measured."""
+    estimator, found = self._estimator, []
+    # Copies: the first update donates the state.
+    following, beta = state.step + 1, state.controls["beta"] + 0.0
+    for epoch in range(estimator.epochs):
+      parts = [experience]
+      if estimator.minibatches > 1:
+        order = jax.random.permutation(
+          jax.random.fold_in(key, epoch), experience.rewards.shape[0]
+        )
+        parts = [
+          _take(experience, rows)
+          for rows in np.split(np.asarray(order), estimator.minibatches)
+        ]
+      for part in parts:
+        state, measured = self._functions.learn(
+          state, self._standing, part, key
+        )
+        found.append(measured)
+    mean = jax.tree.map(lambda *values: sum(values) / len(values), *found)
+    mean["beta"] = beta
+    if self._control.target:
+      beta = kl_lib.adapt_beta(
+        beta,
+        mean["kl"],
+        target=self._control.target,
+        horizon=self._control.horizon,
+        batch_size=experience.rewards.size,
+      )
+    # A step of the loop is an iteration, however many updates it has.
+    return state._replace(step=following, controls={"beta": beta}), mean
 
 
-def rollout_metrics(samples, parts, kl, entropy) -> dict[str, float]:
-  """What a batch of rollouts looked like; the reward is before shift and fine.
+def _flat(scores: jax.Array | None) -> jax.Array | None:
+  """`[..., B, G]` as `[..., B * G]`."""
+  return None if scores is None else scores.reshape(*scores.shape[:-2], -1)
 
-  `parts` is from `Rewarder.parts`.
+
+def _take(experience: steps.Experience, rows: np.ndarray) -> steps.Experience:
+  """Some prompts of an experience, laid out as the whole."""
+
+  def take(array):
+    return jax.device_put(array[rows], array.sharding)
+
+  return jax.tree.map(take, experience)
+
+
+def update_metrics(found: Mapping[str, Any]) -> dict[str, float]:
+  """What the step measured, by "train/..." and "rollout/...".
+
+  `train/explained_variance` is 1 - var(Z - V) / var(Z) over the tokens of the
+  batch, V before the update.
   """
-  lengths = samples.mask.sum(axis=1)
-  tokens = lengths.sum()
+  metrics = {}
+  for name, value in found.items():
+    if name in OF_ROLLOUTS:
+      metrics[f"rollout/{name}"] = value
+    elif name not in _MOMENTS:
+      metrics[f"train/{name}"] = value
+  if "return_square" in found:
+    total = found["return_square"] - found["return"] ** 2
+    left = found["residual_square"] - found["residual"] ** 2
+    metrics["train/explained_variance"] = 1 - left / total if total > 0 else 0.0
+  return metrics
+
+
+def rollout_metrics(
+  samples: Any, parts: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+  """What a batch of responses looked like; the reward is before shift and fine.
+
+  Args:
+    samples: From the sampler, on the host.
+    parts: From `Rewarder.parts`, on the host.
+  """
+  ids = [row[mask].tolist() for row, mask in zip(samples.tokens, samples.mask)]
   rewards = {
     f"rollout/{name}": parts[name].mean()
     for name in rewarding.PARTS
@@ -64,10 +310,8 @@ def rollout_metrics(samples, parts, kl, entropy) -> dict[str, float]:
   }
   return rewards | {
     "rollout/reward_std": parts["reward"].std(),
-    "rollout/kl": kl.sum(axis=1).mean(),
-    "rollout/kl_per_token": kl.sum() / tokens,
-    "rollout/kl_k3": (np.expm1(-kl) + kl).sum() / tokens,
-    "rollout/entropy": entropy.sum() / tokens,
-    "rollout/length": lengths.mean(),
+    "rollout/length": samples.mask.sum(axis=1).mean(),
     "rollout/stop_rate": samples.stopped.mean(),
+    "rollout/repetition": np.mean([judging.repetition(row) for row in ids]),
+    "rollout/decode_steps": samples.steps,
   }

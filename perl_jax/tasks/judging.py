@@ -24,6 +24,19 @@ class Role:
   frozen: params_lib.Params
 
 
+def compiled_sampler(
+  backbone: roles.Backbone, spec: sampling.SamplingSpec
+) -> Compiled:
+  """`sample(trainable, frozen, prompts, lengths, row_ids, key)`."""
+  sampler = sampling.make_sampler(backbone, spec)
+
+  def sample(trainable, frozen, prompts, lengths, row_ids, key):
+    params = params_lib.combine(trainable, frozen)
+    return sampler(params, prompts, lengths, row_ids, key)
+
+  return Compiled(sample, name="sample")
+
+
 class Engine:
   """The compiled functions of one policy: sample, log-probs, rewards.
 
@@ -37,14 +50,8 @@ class Engine:
     reward_backbone: roles.Backbone | None,
     reward_members: int = 1,
   ):
-    sampler = sampling.make_sampler(backbone, sampling_spec)
-
-    def sample(trainable, frozen, prompts, lengths, row_ids, key):
-      params = params_lib.combine(trainable, frozen)
-      return sampler(params, prompts, lengths, row_ids, key)
-
-    self.spec = sampling_spec
-    self.sample = Compiled(sample, name="sample")
+    self.backbone, self.spec = backbone, sampling_spec
+    self.sample = compiled_sampler(backbone, sampling_spec)
     self.logprobs = Compiled(
       rollout_lib.make_logprobs(
         backbone, temperature=sampling_spec.temperature

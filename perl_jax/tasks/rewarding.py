@@ -55,12 +55,18 @@ class Model:
     trainable: Adapter and head, or the whole tree; `[members, ...]` of several.
     frozen: What it stands on.
     members: How many there are.
+    shares_base: Whether `frozen` is what the policy stands on.
   """
 
   backbone: roles.Backbone
   trainable: params_lib.Params
   frozen: params_lib.Params
   members: int
+  shares_base: bool
+
+  def shares_pass(self, backbone: roles.Backbone) -> bool:
+    """Whether its adapters go through the base beside those of a backbone."""
+    return self.shares_base and backbone.lora.fits(self.backbone.lora)
 
 
 def place_model(
@@ -79,6 +85,7 @@ def place_model(
     if cast.shares_base
     else sharding.place(mesh, cast.own_base, share=True),
     cast.members,
+    cast.shares_base,
   )
 
 
@@ -86,6 +93,7 @@ class Rewarder:
   """The reward of a run; see the module.
 
   Attributes:
+    model: Whose scores count, or None.
     members: Models in the ensemble, 1 for a single one, 0 without.
     shift: Taken off every reward that is learnt from.
   """
@@ -118,7 +126,7 @@ class Rewarder:
     """
     self.members = 0 if model is None else model.members
     self.shift = 0.0
-    self._model, self._score = model, score
+    self.model, self._score = model, score
     self._function, self._fn_weight = function, fn_weight
     self._combine, self._std_weight = combine, std_weight
     self._penalty = unstopped_penalty
@@ -130,17 +138,21 @@ class Rewarder:
     args: tuple[jax.Array, ...],
     index: np.ndarray,
     rows: Sequence[records.Prompt],
+    *,
+    scores: jax.Array | None = None,
   ) -> Measured:
     """Asks the model and the function, on the devices and on the host.
 
     Args:
       args: Prompts, their lengths, responses and response mask, on the mesh.
-      index: Row of each prompt of this process, -1 where there is none.
+      index: Row of each response's prompt, of this process, -1 where there is
+        none.
       rows: What `index` points into.
+      scores: What the model said of them, if it was asked already.
     """
-    model = fn = None
-    if self._model is not None:
-      model = self._score(self._model.trainable, self._model.frozen, *args)
+    model, fn = scores, None
+    if self.model is not None and scores is None:
+      model = self._score(self.model.trainable, self.model.frozen, *args)
     if self._function is not None:
       fn = self._ask(args, index, rows)
     return Measured(model, fn)

@@ -1,15 +1,14 @@
-"""The paper's RL: REINFORCE with a learned LoRA value baseline, KL to anchor.
+"""RL: the policy's adapter by policy gradient, with KL to the anchor.
 
-One iteration: sample responses, score them (policy and anchor log-probs, the
-reward model), learn. All four roles stand on one copy of the base.
+The paper's estimator is REINFORCE with a learned LoRA value baseline; others
+are one field away. One iteration: sample responses, score them (anchor, reward
+model), learn. All four roles stand on one copy of the base.
 """
 
-import dataclasses
 import time
 from pathlib import Path
 
 import jax
-import optax
 from absl import logging
 
 from perl_jax import params as params_lib
@@ -17,6 +16,7 @@ from perl_jax import roles, sharding, steps
 from perl_jax.data import sources
 from perl_jax.tasks import (
   casting,
+  estimating,
   inputs,
   iteration,
   judging,
@@ -26,14 +26,15 @@ from perl_jax.tasks import (
   stage,
 )
 from perl_jax.tasks import start as start_lib
-from perl_jax.tasks.compiled import Compiled
 
 
 def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
   """Trains to `config.steps`, resuming if need be; returns the summary."""
   started = time.perf_counter()
-  mesh, optimizer = setup.make_mesh(config), make_optimizer(config)
-  check(config, mesh)
+  mesh = setup.make_mesh(config)
+  estimating.check(config, mesh)
+  estimator = estimating.estimator_of(config)
+  optimizer = estimating.make_optimizer(config)
   with setup.preparing(config, workdir) as workdir:
     start = inputs.start(config, "policy", workdir, "prompts", mesh)
     reward_cast = None
@@ -51,18 +52,25 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
     policy, frozen = start_lib.trainable_of(
       start, lora=lora, tuning=config.tuning, seed=config.seed, head=""
     )
-    value = initial_value(config, start, reward_cast, lora)
+    trainable, trained = policy, ("policy",)
+    if estimator.uses_value:
+      value = estimating.initial_value(config, start, reward_cast, lora)
+      trainable, trained = (
+        {"policy": policy, "value": value},
+        (*trained, "value"),
+      )
     stage.write_model(
       workdir,
       start,
       lora=lora,
       tuning=config.tuning,
-      trained=("policy", "value"),
+      trained=trained,
       init=config.policy.to_dict(),
     )
   inputs.log_counts(data.counts)
   summary = setup.share(policy, frozen)
-  summary["value_parameters"] = params_lib.count(value)
+  if estimator.uses_value:
+    summary["value_parameters"] = params_lib.count(value)
   logging.info("rl: %s", summary)
 
   with jax.set_mesh(mesh):
@@ -72,15 +80,15 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
     base = sharding.place(
       mesh, start.base if frozen or shared else {}, share=True
     )
+    model = rewarding.place_model(mesh, reward_cast, base)
     frozen = base if frozen else {}
     anchor = judging.Role(sharding.place(mesh, policy), frozen)
-    model = rewarding.place_model(mesh, reward_cast, base)
     backbone = roles.Backbone(start.config, lora)
     state = steps.init_state(
-      sharding.place(mesh, {"policy": policy, "value": value}), optimizer
+      sharding.place(mesh, trainable), optimizer, beta=config.beta
     )
     state = sharding.place(mesh, state)
-    del start, policy, value
+    del start, policy, trainable
     key = jax.random.fold_in(jax.random.key(config.seed), 5)
     engine = judging.Engine(
       backbone,
@@ -97,30 +105,17 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       mesh=mesh,
       **rewarding.options(config),
     )
-    checker = sources.checker(config.data.name)
     judge = judging.PolicyJudge(
       engine,
       mesh=mesh,
       batches=data.validation,
       rows=data.rows,
       tokenization=tokenization,
-      checker=checker,
+      checker=sources.checker(config.data.name),
       key=jax.random.fold_in(key, 0),
     )
-    learn = Compiled(
-      steps.make_train_step(
-        steps.reinforce_loss(
-          backbone,
-          temperature=config.sampling.temperature,
-          beta=config.beta,
-          value_coef=config.value_coef,
-          reduction=config.reduction,
-        ),
-        optimizer,
-        microbatches=config.microbatches,
-      ),
-      name="rl step",
-      donate=(0,),
+    functions = iteration.make_functions(
+      config, estimator, optimizer, engine, model, on_base=bool(frozen)
     )
 
     with loop.open_run(
@@ -132,23 +127,35 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       show=("rollout/reward", "rollout/kl", "validation/reward"),
     ) as opened:
       resumed, writer = opened.resumed, opened.writer
+
+      def role_of(state):
+        trained = steps.policy_of(estimator, state.trainable)
+        return judging.Role(trained, frozen)
+
       # A fresh policy is judged as itself, so that the KL proves something.
-      first = judging.Role(opened.state.trainable["policy"], frozen)
-      before, before_rows = judge(anchor if resumed else first, anchor, reward)
+      first = anchor if resumed else role_of(opened.state)
+      before, before_rows = judge(first, anchor, reward)
       if before["kl"] != 0.0:
         raise ValueError(
           f"KL of the policy to its own start is {before['kl']}, not 0."
         )
       reward.shift = before["reward"] if config.center_reward else 0.0
-      iterate = iteration.make_iteration(
-        mesh, engine, learn, anchor, reward, frozen, key, data.train_rows
+      iterate = iteration.Iteration(
+        estimator,
+        functions,
+        mesh=mesh,
+        base=frozen,
+        anchor=anchor.trainable,
+        reward=reward,
+        rows=data.train_rows,
+        key=key,
+        control=iteration.Control(config.kl.target, config.kl.horizon),
       )
       if not resumed:
         writer.write(0, {f"validation/{k}": v for k, v in before.items()})
 
       def evaluate(state, step):
-        role = judging.Role(state.trainable["policy"], frozen)
-        found, rows = judge(role, anchor, reward)
+        found, rows = judge(role_of(state), anchor, reward)
         shown = judging.side_by_side(before_rows, rows)
         writer.samples(step, shown[: config.eval.samples])
         return {f"validation/{k}": v for k, v in found.items()}
@@ -156,109 +163,14 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       _, evaluated = opened.train(
         batches=data.train, update=iterate, evaluate=evaluate
       )
+      compiled = {*engine.compiled, *functions.compiled}
       summary |= compare(before, evaluated) | {
         "seconds": time.perf_counter() - started,
-        "seconds_compiling": sum(
-          f.compile_seconds for f in (*engine.compiled, learn)
-        ),
-        "peak_bytes": max(f.peak_bytes for f in (*engine.compiled, learn)),
+        "seconds_compiling": sum(f.compile_seconds for f in compiled),
+        "peak_bytes": max(f.peak_bytes for f in compiled),
       }
       writer.summary(summary)
   return summary
-
-
-def check(config: setup.Config, mesh: jax.sharding.Mesh) -> None:
-  """Checks what only RL asks for.
-
-  Raises:
-    ValueError: Names the field, the value and the way out.
-  """
-  setup.check_counts(config, mesh)
-  rewarding.check(config)
-  if not config.reward.init and not config.reward.fn:
-    raise ValueError(
-      "config.reward.init is empty, and config.reward.fn too: RL needs a reward"
-      " model or function. Train one with configs/reward.py and give its"
-      " workdir, or name a function 'package.module:function'."
-    )
-  if not 0.0 <= config.beta <= 1.0:
-    raise ValueError(f"config.beta={config.beta} must be in [0, 1].")
-  if config.sampling.top_k or config.sampling.top_p < 1.0:
-    raise ValueError(
-      f"config.sampling.top_k={config.sampling.top_k},"
-      f" top_p={config.sampling.top_p}: the policy gradient is that of the"
-      " sampled distribution, which these cut. Use top_k=0 and top_p=1; they"
-      " are for evaluation."
-    )
-  if not 0 <= config.value.warmup_steps < config.steps:
-    raise ValueError(
-      f"config.value.warmup_steps={config.value.warmup_steps} must be in [0,"
-      f" config.steps={config.steps}): the policy learns after them."
-    )
-  if config.reduction not in ("token", "sequence"):
-    raise ValueError(
-      f"config.reduction={config.reduction!r}: choose 'token' or 'sequence'."
-    )
-
-
-def make_optimizer(config: setup.Config) -> optax.GradientTransformation:
-  """A chain for each of the two roles: one's gradient never clips the other's.
-
-  The value model has a learning rate of its own, and `value.warmup_steps`
-  updates before the first of the policy: until it explains something of the
-  returns, the policy's gradient is mostly that of the prompts' difficulty.
-  """
-  value = config.value
-  policy = setup.make_optimizer(config, delay_steps=value.warmup_steps)
-  own = setup.make_optimizer(config, learning_rate=value.learning_rate)
-  roles_ = {"policy": policy, "value": own}
-  return optax.partition(roles_, {name: name for name in roles_})
-
-
-def initial_value(config, start, reward_cast, lora):
-  """Adapter and head that the value model starts from.
-
-  "policy": the policy's start with a head of zeros, as in the paper.
-  "reward": the reward model's adapter and head.
-  """
-  if config.value.init == "policy":
-    trainable, _ = start_lib.trainable_of(
-      dataclasses.replace(start, head=None),
-      lora=lora,
-      tuning=config.tuning,
-      seed=config.seed + 1,
-      head="scalar",
-    )
-    return trainable
-  if config.value.init != "reward":
-    raise ValueError(
-      f"config.value.init={config.value.init!r}: choose 'policy' or 'reward'."
-    )
-  if reward_cast is None:
-    raise ValueError(
-      "config.value.init='reward' needs a reward model, but config.reward.init"
-      " is empty. Set config.value.init='policy'."
-    )
-  if reward_cast.members > 1:
-    raise ValueError(
-      "config.value.init='reward' needs one reward model, but"
-      f" config.reward.init holds {reward_cast.members}. Set"
-      " config.value.init='policy'."
-    )
-  if config.tuning == "lora" and not reward_cast.shares_base:
-    raise ValueError(
-      "config.value.init='reward' needs a reward model on the policy's base,"
-      " where the value model stands; config.reward.init has another. Set"
-      " config.value.init='policy'."
-    )
-  if config.tuning == "lora" and not lora.fits(reward_cast.backbone.lora):
-    raise ValueError(
-      "config.value.init='reward' needs a reward model with the policy's"
-      f" lora {lora}; it has {reward_cast.backbone.lora}."
-    )
-  head = dict(reward_cast.trainable[params_lib.HEAD])
-  head.pop("likelihood", None)  # a state has no response to be likely
-  return dict(reward_cast.trainable) | {params_lib.HEAD: head}
 
 
 def compare(before, evaluated) -> dict[str, float]:

@@ -123,12 +123,17 @@ def outside(config: Config, mesh: jax.sharding.Mesh) -> Outside:
 
 
 def make_optimizer(
-  config: Config, *, delay_steps: int = 0, **changes: Any
+  config: Config,
+  *,
+  total_steps: int | None = None,
+  delay_steps: int = 0,
+  **changes: Any,
 ) -> optax.GradientTransformation:
-  """The optimiser of `config.optimizer`, scheduled over `config.steps`.
+  """The optimiser of `config.optimizer`.
 
   Args:
     config: Of a stage.
+    total_steps: Updates that it is scheduled over; None is `config.steps`.
     delay_steps: Updates before the first that moves a parameter.
     **changes: Fields of `config.optimizer` to put others in place of.
   """
@@ -137,7 +142,7 @@ def make_optimizer(
     name=fields.pop("schedule"),
     learning_rate=fields.pop("learning_rate"),
     warmup_steps=fields.pop("warmup_steps"),
-    total_steps=config.steps,
+    total_steps=total_steps or config.steps,
     delay_steps=delay_steps,
   )
   return optim.make_optimizer(schedule=schedule, **fields)
