@@ -20,6 +20,7 @@ class Rollout(NamedTuple):
   """Responses and everything measured on them.
 
   Per-token arrays are `[B, T]`; entry t is about producing `responses[:, t]`.
+  With a group of G responses to a prompt, all but the prompts have B G rows.
   A row that only fills up a batch has an empty `response_mask`.
 
   Attributes:
@@ -42,21 +43,23 @@ class Rollout(NamedTuple):
 
 
 def make_logprobs(
-  backbone: roles.Backbone, *, temperature: float
+  backbone: roles.Backbone, *, temperature: float, group: int = 1
 ) -> Callable[..., tuple[jax.Array, jax.Array]]:
   """Returns `logprobs(trainable, frozen, prompts, lengths, responses, mask)`.
 
-  It gives per-token log-probs and entropies, `[B, T]` float32, 0 where masked.
+  It gives per-token log-probs and entropies, float32, 0 where masked, of
+  responses `[B * G, T]` to prompts `[B, P]`, G = `group`.
   """
 
   def logprobs(trainable, frozen, prompts, lengths, responses, mask):
     scores = roles.response_logprobs(
       backbone,
       params_lib.combine(trainable, frozen),
-      roles.with_response(prompts, lengths, responses, mask),
+      roles.with_response(prompts, lengths, responses, mask, group=group),
       response_len=responses.shape[1],
       temperature=temperature,
       entropy=True,
+      group=group,
     )
     zero = jnp.zeros((), jnp.float32)
     return (
@@ -67,22 +70,29 @@ def make_logprobs(
   return logprobs
 
 
-def make_rewards(backbone: roles.Backbone) -> Callable[..., jax.Array]:
+def make_rewards(
+  backbone: roles.Backbone, *, group: int = 1
+) -> Callable[..., jax.Array]:
   """Returns `rewards(trainable, frozen, prompts, lengths, responses, mask)`.
 
-  It gives the reward model's score of the whole response, `[B]` float32.
+  It gives the reward model's score of the whole response, `[B * G]` float32,
+  of responses `[B * G, T]` to prompts `[B, P]`, G = `group`.
   """
 
   def rewards(trainable, frozen, prompts, lengths, responses, mask):
     params = params_lib.combine(trainable, frozen)
-    sequence = roles.with_response(prompts, lengths, responses, mask)
+    sequence = roles.with_response(
+      prompts, lengths, responses, mask, group=group
+    )
     prompt = jnp.zeros(prompts.shape, bool)
+    grouped = mask.reshape(prompts.shape[0], -1)
     return roles.response_scores(
       backbone,
       params,
       sequence,
-      jnp.concatenate([prompt, mask], axis=1),
+      jnp.concatenate([prompt, grouped], axis=1),
       max_response=responses.shape[1],
+      group=group,
     )
 
   return rewards

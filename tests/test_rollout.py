@@ -112,6 +112,25 @@ def test_rewards_equal_numpy_and_the_layout_of_training():
   np.testing.assert_allclose(found, trained, **ACROSS_PROGRAMS)
 
 
+def test_groups_are_measured_as_repeated_prompts_are():
+  policy, reward, base = trees()
+  prompts, lengths, responses, mask = sampled()
+  prompts, lengths = prompts[:2], lengths[:2]
+  grouped = rollout.make_logprobs(BACKBONE, temperature=TEMPERATURE, group=2)
+  args = (prompts, lengths, responses, mask)
+  found = jax.jit(grouped)(policy, base, *args)
+  scores = jax.jit(rollout.make_rewards(BACKBONE, group=2))(reward, base, *args)
+  args = (prompts.repeat(2, axis=0), lengths.repeat(2), responses, mask)
+  for ours, theirs in zip(found, measure(policy, base, *args), strict=True):
+    assert np.all(ours[~mask] == 0.0)
+    np.testing.assert_allclose(ours, theirs, **ACROSS_PROGRAMS)
+  np.testing.assert_allclose(
+    scores,
+    jax.jit(rollout.make_rewards(BACKBONE))(reward, base, *args),
+    **ACROSS_PROGRAMS,
+  )
+
+
 def test_penalise_unstopped_by_hand():
   found = rollout.penalise_unstopped(
     jnp.array([1.0, -2.0]), jnp.array([True, False]), 0.5
