@@ -15,6 +15,7 @@ from perl_jax import params as params_lib
 from perl_jax.models import heads, transformer
 from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
+from perl_jax.objectives import kl as kl_lib
 from perl_jax.objectives import language_model
 
 Params = params_lib.Params
@@ -68,15 +69,37 @@ def with_response(
   prompt_lengths: jax.Array,
   responses: jax.Array,
   response_mask: jax.Array,
+  *,
+  group: int = 1,
 ) -> Sequence:
-  """Left-padded prompts `[B, P]` followed by responses `[B, T]`."""
+  """Left-padded prompts `[B, P]`, each followed by its responses.
+
+  With `group` G above 1, sample g of prompt b is row b G + g of responses
+  `[B * G, T]`; rows of the sequence are P + G T long. All responses see the
+  prompt, and none sees another.
+
+  Raises:
+    ValueError: The responses are not `group` for each prompt.
+  """
+  batch, length = prompts.shape[0], responses.shape[-1]
+  if responses.size != batch * group * length:
+    raise ValueError(
+      f"responses {responses.shape} are not group={group} for each of {batch}"
+      f" prompts; give {batch * group} rows or another group."
+    )
   prompt = left_padded(prompts, prompt_lengths)
-  steps = jnp.arange(responses.shape[1])
-  positions = jnp.where(response_mask, prompt_lengths[:, None] + steps, 0)
+  prompt_segment = 1 if group == 1 else transformer.SHARED
+  mask = response_mask.reshape(batch, group, length)
+  positions = prompt_lengths[:, None, None] + jnp.arange(length)
+  segments = mask * jnp.arange(1, group + 1, dtype=jnp.int32)[:, None]
+
+  def join(prompt, response):
+    return jnp.concatenate([prompt, response.reshape(batch, -1)], axis=1)
+
   return Sequence(
-    jnp.concatenate([prompts, responses], axis=1),
-    jnp.concatenate([prompt.positions, positions], axis=1),
-    jnp.concatenate([prompt.segments, response_mask.astype("int32")], axis=1),
+    join(prompts, responses),
+    join(prompt.positions, jnp.where(mask, positions, 0)),
+    join(prompt.segments * prompt_segment, segments),
   )
 
 
@@ -208,10 +231,14 @@ def _gathered_targets(
   return scores, found
 
 
-def _before_response(hidden, response_len):
-  """Hidden states that the response was produced from, `[B, T, D]`."""
-  prompt_len = hidden.shape[1] - response_len
-  return hidden[:, prompt_len - 1 : -1]
+def _ungroup(array, response_len, group):
+  """The prompt's last column, then a response's own, `[B * G, 1 + T, ...]`."""
+  start = array.shape[1] - group * response_len
+  if group == 1:
+    return array[:, start - 1 :]
+  last = jnp.repeat(array[:, start - 1 : start], group, axis=0)
+  own = array[:, start:].reshape(-1, response_len, *array.shape[2:])
+  return jnp.concatenate([last, own], axis=1)
 
 
 def response_logprobs(
@@ -222,8 +249,10 @@ def response_logprobs(
   response_len: int,
   temperature: float,
   entropy: bool = False,
+  group: int = 1,
+  hidden: jax.Array | None = None,
 ) -> language_model.TokenScores:
-  """Scores `[B, T]` of the last `response_len` columns of a sequence.
+  """Scores `[B * G, T]` of the responses that a sequence ends with.
 
   Args:
     backbone: Model and adapter shape.
@@ -232,24 +261,71 @@ def response_logprobs(
     response_len: `T`.
     temperature: Divides the logits, as it did when the response was sampled.
     entropy: Fills in the entropy of each distribution.
+    group: `G`, as `with_response` had it.
+    hidden: From `hidden_states`, if they are there already.
   """
-  hidden = hidden_states(backbone, params, sequence)
+  if hidden is None:
+    hidden = hidden_states(backbone, params, sequence)
   return _token_scores(
     backbone,
     params,
-    _before_response(hidden, response_len),
-    sequence.tokens[:, -response_len:],
+    _ungroup(hidden, response_len, group)[:, :-1],
+    _ungroup(sequence.tokens, response_len, group)[:, 1:],
     temperature,
     {"entropy": entropy},
   )
 
 
-def response_values(
-  backbone: Backbone, params: Params, sequence: Sequence, *, response_len: int
+def response_kl(
+  backbone: Backbone,
+  policy: Params,
+  anchor: Params,
+  sequence: Sequence,
+  *,
+  response_len: int,
+  temperature: float,
+  group: int = 1,
 ) -> jax.Array:
-  """V(s_t), `[B, T]` float32: the value of the state before each action."""
-  hidden = hidden_states(backbone, params, sequence)
-  return _scalar_head(params, _before_response(hidden, response_len))
+  """KL(policy || anchor) of each next-token distribution, `[B * G, T]` float32.
+
+  Exact, over the vocabulary; see `objectives.kl.exact_kl`. No gradient flows to
+  the anchor. Arguments as those of `response_logprobs`.
+  """
+
+  def before(params):
+    hidden = hidden_states(backbone, params, sequence)
+    hidden = _ungroup(hidden, response_len, group)[:, :-1]
+    return hidden, head_kernel(backbone.config, params).astype(hidden.dtype)
+
+  policy_hidden, policy_head = before(policy)
+  anchor_hidden, anchor_head = jax.lax.stop_gradient(before(anchor))
+  return kl_lib.exact_kl(
+    policy_hidden=policy_hidden,
+    policy_head=policy_head,
+    anchor_hidden=anchor_hidden,
+    anchor_head=anchor_head,
+    temperature=temperature,
+    softcap=backbone.config.final_softcap,
+  )
+
+
+def response_values(
+  backbone: Backbone,
+  params: Params,
+  sequence: Sequence,
+  *,
+  response_len: int,
+  group: int = 1,
+  hidden: jax.Array | None = None,
+) -> jax.Array:
+  """V(s_t), `[B * G, T]` float32: the value of the state before each action.
+
+  `hidden` is from `hidden_states`, if they are there already.
+  """
+  if hidden is None:
+    hidden = hidden_states(backbone, params, sequence)
+  before = _ungroup(hidden, response_len, group)[:, :-1]
+  return _scalar_head(params, before)
 
 
 def response_scores(
@@ -259,9 +335,11 @@ def response_scores(
   response_mask: jax.Array,
   *,
   max_response: int,
+  group: int = 1,
+  hidden: jax.Array | None = None,
   key: jax.Array | None = None,
 ) -> jax.Array:
-  """The reward model's score of each response, `[B]` float32.
+  """The reward model's score of each response, `[B * G]` float32.
 
   r = h_last . w + b                            (scalar head)
   r = h_last . w + b + sqrt(D) phi . v          (likelihood head)
@@ -278,12 +356,21 @@ def response_scores(
     params: Parameters of the reward model, head included.
     sequence: Tokens, positions, segments.
     response_mask: Which tokens are the response, `[B, T]`, bool.
-    max_response: At least the number of response tokens of any row.
+    max_response: At least the number of response tokens of any row; with a
+      group, the `T` of `with_response`.
+    group: `G`, as `with_response` had it.
+    hidden: From `hidden_states`, if they are there already.
     key: Turns LoRA dropout on (training only).
   """
-  hidden = hidden_states(backbone, params, sequence, key=key)
+  if hidden is None:
+    hidden = hidden_states(backbone, params, sequence, key=key)
+  if group > 1:
+    sequence, hidden, response_mask = jax.tree.map(
+      lambda array: _ungroup(array, max_response, group),
+      (sequence, hidden, response_mask),
+    )
   rows, columns = jnp.arange(hidden.shape[0]), jnp.arange(hidden.shape[1])
-  last = jnp.max(jnp.where(sequence.segments > 0, columns, 0), axis=1)
+  last = jnp.max(jnp.where(sequence.segments != 0, columns, 0), axis=1)
   scores = _scalar_head(params, hidden[rows, last])
   weights = params[params_lib.HEAD].get("likelihood")
   if weights is None:

@@ -1,8 +1,9 @@
 """A decoder-only transformer: embeds, runs its layers under scan, norms.
 
 Masks come from `positions` and `segments`, never from pad ids: a token sees
-the tokens of its own segment at its own position or before; segment 0 is
-padding. One rule serves right padding, left padding and packed rows alike.
+the tokens of its own segment, and of segment SHARED, at its own position or
+before; segment 0 is padding. One rule serves right padding, left padding,
+packed rows, and responses that share the prompt they go on from.
 """
 
 from typing import NamedTuple
@@ -15,6 +16,9 @@ from perl_jax.models import layers
 from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
 
+# Segment of a prefix that every segment of its row sees.
+SHARED = -1
+
 
 class Cache(NamedTuple):
   """Everything that decoding remembers of the tokens it has seen.
@@ -24,7 +28,8 @@ class Cache(NamedTuple):
     values: `[L, B, S, K, H]`.
     positions: Position of the token in each slot, `[B, S]`, int32.
     segments: Its segment, 0 where the slot is empty, `[B, S]`, int32.
-    length: Slots written so far, the same in each row, int32 scalar.
+    length: Slot that the next token is written to, the same in each row, int32
+      scalar: those written so far, unless a caller goes round in a ring.
   """
 
   keys: jax.Array
@@ -157,7 +162,8 @@ class Transformer(nn.Module):
     Args:
       tokens: `[B, T]`, int32.
       positions: Position of each token in its sequence, `[B, T]`, int32.
-      segments: Sequence that a token belongs to, `[B, T]`, int32; 0 is padding.
+      segments: Sequence that a token belongs to, `[B, T]`, int32; 0 is padding,
+        SHARED a prefix of all sequences of the row.
       cache: Where given, the tokens follow those already in it.
       deterministic: False turns on LoRA dropout and needs a "dropout" key.
 
@@ -214,8 +220,9 @@ class Transformer(nn.Module):
   ) -> SharedInputs:
     cfg = self.config
     distance = positions[:, :, None] - key_positions[:, None, :]
-    same = segments[:, :, None] == key_segments[:, None, :]
-    mask = same & (segments > 0)[:, :, None] & (distance >= 0)
+    seen = segments[:, :, None] == key_segments[:, None, :]
+    seen |= (key_segments == SHARED)[:, None, :]
+    mask = seen & (segments != 0)[:, :, None] & (distance >= 0)
     local_mask = local_rotary = None
     if any(cfg.layer_is_windowed):
       local_mask = mask & (distance < cfg.sliding_window)

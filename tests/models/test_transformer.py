@@ -172,6 +172,46 @@ def test_segments_and_the_future_are_invisible(name):
     assert np.abs(changed[row, column] - plain[row, column]).max() > 1e-3
 
 
+def shared_layout(prefix, branches, time=TIME):
+  """One row: a prefix after a column of padding, then its continuations."""
+  arrays = layout([[(1, prefix)]], time)
+  tokens, positions, segments = arrays
+  segments *= transformer.SHARED
+  start = 1 + len(prefix)
+  for number, ids in enumerate(branches, start=1):
+    columns = slice(start, start + len(ids))
+    tokens[0, columns] = ids
+    positions[0, columns] = len(prefix) + np.arange(len(ids))
+    segments[0, columns] = number
+    start += len(ids)
+  return arrays
+
+
+@families
+def test_continuations_of_a_shared_prefix_are_rows_of_their_own(name):
+  """Prefix of 4, continuations of 5 and 3: past the window of 5 tokens."""
+  cfg, params, _ = model(name)
+  one = shared_layout(A[:4], [B[:5], D[:3]])
+  arrays = [np.concatenate([x] * BATCH) for x in one]
+  found = states(name, arrays)[0]
+  first = reference.hidden_states(cfg, params, [*A[:4], *B[:5]])
+  second = reference.hidden_states(cfg, params, [*A[:4], *D[:3]])
+  np.testing.assert_allclose(found[1:10], first, **AGAINST_NUMPY)
+  np.testing.assert_allclose(found[10:13], second[4:], **AGAINST_NUMPY)
+
+
+def test_a_shared_prefix_sees_no_continuation_and_these_not_each_other():
+  arrays = shared_layout(A[:4], [B[:5], D[:3]])
+  rows = [np.concatenate([x] * BATCH) for x in arrays]
+  # Row 1: another token in the first continuation; row 2: in the second.
+  rows[0][1, 6] = (rows[0][1, 6] + 1) % toys.VOCAB
+  rows[0][2, 10] = (rows[0][2, 10] + 1) % toys.VOCAB
+  found = states("gemma3_tiny", rows)
+  moved = (np.abs(found - found[0]).max(axis=-1) > 0) & (rows[2] != 0)
+  assert np.flatnonzero(moved[1]).tolist() == [6, 7, 8, 9]
+  assert np.flatnonzero(moved[2]).tolist() == [10, 11, 12]
+
+
 def test_window_hides_what_is_too_far_back():
   """Two layers of window 5 see 8 tokens back together, and no further."""
   arrays = layout([[(0, A)]] * BATCH)
