@@ -11,18 +11,20 @@ from configs import common
 from perl_jax import sharding, tasks
 from perl_jax.data import sources
 from perl_jax.models import presets
-from perl_jax.tasks import reward, rl, setup
+from perl_jax.tasks import dpo, reward, rl, setup
 
 FILES = sorted(
   path.stem
   for path in pathlib.Path(common.__file__).parent.glob("*.py")
   if path.stem not in ("__init__", "common")
 )
-STAGES = ("sft", "reward", "rl", "evaluate")
+PIPELINE = ("sft", "reward", "rl", "evaluate")
+STAGES = (*PIPELINE, "dpo")
 ON_DATA = [(name, data) for name in (*STAGES, "pipeline")
            for data in common.DATASETS]  # fmt: skip
 # What a stage reads, where the data set has it.
 KINDS = {"sft": ("demonstrations", "prompts"), "rl": ("prompts",),
+         "dpo": ("preferences", "prompts"),
          "evaluate": ("prompts",)}  # fmt: skip
 
 
@@ -38,7 +40,7 @@ def stage_configs():
   for name, data in ON_DATA:
     config = load(name, data)
     if name == "pipeline":
-      yield from ((stage, config[stage]) for stage in STAGES)
+      yield from ((stage, config[stage]) for stage in PIPELINE)
     else:
       yield name, config
 
@@ -63,7 +65,7 @@ def test_config_without_an_argument(name):
 def test_config_for_a_data_set(name, data):
   config = load(name, data)
   assert config.task == name
-  for stage in STAGES if name == "pipeline" else ():
+  for stage in PIPELINE if name == "pipeline" else ():
     assert config[stage].data.name == data
     assert config[stage].task == stage
 
@@ -123,6 +125,7 @@ def test_numbers_fit_together():
     config = load("rl", data_set)
     config.reward.init = "runs/reward"
     rl.check(config, mesh)
+    dpo.check(load("dpo", data_set), mesh)
 
 
 def test_each_stage_reads_what_its_data_set_has():
@@ -133,7 +136,7 @@ def test_each_stage_reads_what_its_data_set_has():
     for kind in kinds:
       if kind in sources.describe()[name].kinds:
         continue
-      assert stage in ("sft", "evaluate", "reward"), (stage, name)
+      assert stage in ("sft", "evaluate", "reward", "dpo"), (stage, name)
       with pytest.raises(ValueError, match=f"{name} has no '{kind}'"):
         sources.load(name, kind)
   reads = {c.data.name for s, c in stage_configs() if s == "sft"}
@@ -148,6 +151,6 @@ def test_options_are_those_of_the_source():
 
 def test_pipeline_fields_of_the_run_are_fields_of_the_stages():
   config = load("pipeline")
-  for stage in STAGES:
+  for stage in PIPELINE:
     assert set(config.data) <= set(config[stage].data)
     assert "seed" in config[stage]

@@ -1,5 +1,6 @@
 """Pure training steps: one way to train, and a loss for each stage."""
 
+from perl_jax.steps.dpo import AnchoredPairs, dpo_loss, pair_logprobs
 from perl_jax.steps.ensemble import init_ensemble, make_ensemble_step
 from perl_jax.steps.estimator import Estimator, Experience, prepare
 from perl_jax.steps.language_model import language_model_loss
@@ -20,12 +21,14 @@ from perl_jax.steps.train import (
 )
 
 __all__ = [
+  "AnchoredPairs",
   "Estimator",
   "Experience",
   "LossFn",
   "Standing",
   "Sums",
   "TrainState",
+  "dpo_loss",
   "init_ensemble",
   "init_state",
   "language_model_loss",
@@ -33,6 +36,7 @@ __all__ = [
   "make_train_step",
   "masked_sums",
   "means",
+  "pair_logprobs",
   "pairwise_loss",
   "pointwise_loss",
   "policy_loss",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 TASKS = (
-  "sft", "reward", "rl", "evaluate", "pipeline", "report", "export",
+  "sft", "reward", "rl", "dpo", "evaluate", "pipeline", "report", "export",
 )  # fmt: skip
 
 

@@ -210,8 +210,8 @@ def read_model(workdir: str | Path, field: str) -> dict[str, Any]:
   if not path.is_file():
     raise FileNotFoundError(
       f"config.{field}={str(workdir)!r}: {path} does not exist. It must be"
-      " the workdir of an sft, reward or rl run, a Hugging Face checkpoint or a"
-      " PEFT adapter."
+      " the workdir of an sft, reward, rl or dpo run, a Hugging Face"
+      " checkpoint or a PEFT adapter."
     )
   described = json.loads(path.read_text())
   missing = sorted(set(_FIELDS) - described.keys())

@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from perl_jax import metrics, tasks
+from perl_jax.tasks.pipeline import STAGES
 
 # A model of 50,000 parameters; one bucket, so that a step compiles once.
 _STAGE = {
@@ -35,6 +36,7 @@ _OF_STAGE = {
   "sft": {**_TRAINED, "eval.rows": 8},
   "reward": {**_TRAINED, "eval.rows": 0},
   "rl": {**_TRAINED, "eval.rows": 8, "value.warmup_steps": 0},
+  "dpo": {**_TRAINED, "eval.rows": 8},
   "evaluate": {"eval.rows": 8},
 }
 
@@ -65,7 +67,7 @@ def pipeline(**overrides: Any) -> ConfigDict:
   """The config of the quickstart with small numbers in every stage."""
   found = {
     f"{task}.{name}": value
-    for task in _OF_STAGE
+    for task in STAGES
     for name, value in fields(task).items()
   }
   module = importlib.import_module("configs.quickstart")

@@ -1,0 +1,38 @@
+"""Trains the policy with LoRA on preference pairs directly, without RL: DPO.
+
+  python -m perl_jax.main --config=configs/dpo.py --workdir=runs/dpo \
+      --config.policy.init=runs/sft
+  python -m perl_jax.main --config=configs/dpo.py:hh_rlhf \
+      --config.data.dir=PATH --config.policy.init=runs/hh/sft \
+      --workdir=runs/hh/dpo
+
+`loss` is "sigmoid" (DPO) or "ipo". `beta` is what a nat of KL to the anchor
+costs, and `label_smoothing` the share of pairs taken to be the wrong way round.
+The policy is judged on the prompts that configs/rl.py judges its own on, with
+the same draws. Time and results: README.md.
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+  name = common.dataset(arg)
+  config = common.stage("dpo", name)
+  config.policy = {"init": "", "checkpoint": "best"}
+  config.loss = "sigmoid"
+  config.beta = 0.1
+  config.label_smoothing = 0.0
+  config.optimizer = common.optimizer(learning_rate=1e-3, warmup_steps=20)
+  config.steps = 400
+  config.batch_size = 32
+  config.eval_every = 100
+  config.log_every = 10
+  config.eval = common.evaluation(rows=256, batch_size=128)
+  if name == "coffee_bar":
+    config.label_smoothing = 0.1  # the share of its pairs that are noise
+    config.microbatches = 4  # a part of the batch fits the cache of a CPU
+    config.eval.rows = 512
+    config.eval.temperature = 1.0
+  if name.startswith("taskmaster"):
+    config.eval = common.evaluation(rows=384, batch_size=64)
+  return config
