@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from perl_jax import checkpoint, metrics, params, steps
+from perl_jax import checkpoint, metrics, params, sharding, steps
 from perl_jax.tasks import stage
 from tests.tasks import tiny
 
@@ -124,27 +124,48 @@ def refused(tmp_path, sft_run, reward, *texts):
   assert not workdir.exists()
 
 
-def test_reward_model_on_another_base_is_refused(tmp_path, finished, sft_run):
+def test_reward_model_on_another_base_brings_it(
+  tmp_path, monkeypatch, finished, sft_run
+):
   """A sound pair of runs beside the policy's, from an SFT that went further."""
   other = tmp_path / "other"
   shutil.copytree(finished, other)
-  base = stage.load(other / "sft", "best", "policy", "x").base
+  mine = stage.load(sft_run, "best", "policy", "x")
   moved = steps.TrainState(
-    jax.tree.map(lambda x: jnp.asarray(x) * 1.01, base), (), jnp.int32(9)
+    jax.tree.map(lambda x: jnp.asarray(x) * 1.01, mine.base), (), jnp.int32(9)
   )
   with checkpoint.Checkpointer(other / "sft", metric="m", mode="min") as saver:
     saver.save(9, moved, {}, {"m": -1.0})
   theirs = params.fingerprint(moved.trainable)
-  described = model_of(other / "reward")
-  mine = described["fingerprint"]
   metrics.write_json(
-    other / "reward" / "model.json", described | {"fingerprint": theirs}
+    other / "reward" / "model.json",
+    model_of(other / "reward") | {"fingerprint": theirs},
   )
-  assert stage.load(other / "reward", "best", "reward", "x").adapter
-  refused(
-    tmp_path, sft_run, other / "reward", "config.reward.init=", mine[:12],
-    theirs[:12], "Train the reward model from the policy's start",
+  placed = []
+  real = sharding.place
+
+  def spy(mesh, tree, **options):
+    found = real(mesh, tree, **options)
+    if isinstance(tree, dict) and "embedding" in tree:
+      placed.append(params.fingerprint(found))
+    return found
+
+  monkeypatch.setattr(sharding, "place", spy)
+  inits = {
+    "policy__init": str(sft_run), "reward__init": str(other / "reward"),
+  }  # fmt: skip
+  summary = tiny.run(tmp_path / "run", "rl", **inits | SHORT)
+  assert placed == [mine.fingerprint, theirs]
+  assert summary["kl_at_step_0"] == 0.0
+  near = tiny.run(
+    tmp_path / "near", "rl", policy__init=str(sft_run),
+    reward__init=str(finished / "reward"), **SHORT,
   )  # fmt: skip
+  # The same responses, which other weights score.
+  assert summary["gold_before"] == near["gold_before"]
+  assert summary["reward_before"] != near["reward_before"]
+  with pytest.raises(ValueError, match=r"value\.init='reward' needs a reward"):
+    tiny.run(tmp_path / "value", "rl", value__init="reward", **inits)
 
 
 def test_reward_model_with_another_tokenizer_is_refused(

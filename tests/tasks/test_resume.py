@@ -57,6 +57,7 @@ def overrides(stage, finished):
     "sft_lora": {"policy__init": sft, "tuning": "lora", "lora__dropout": 0.1},
     # Dropout draws keys: they too must go on where they were.
     "reward": {"reward__init": sft, "lora__dropout": 0.1, "microbatches": 2},
+    "reward_ensemble": {"reward__init": sft, "ensemble": 2},
     "rl": {"policy__init": sft, "reward__init": reward},
   }[stage] | STEPS
 
@@ -78,11 +79,13 @@ def same(whole, other):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["sft", "sft_lora", "reward", "rl"])
+@pytest.mark.parametrize(
+  "stage", ["sft", "sft_lora", "reward", "reward_ensemble", "rl"]
+)
 def test_killed_run_ends_with_the_same_bits(
   tmp_path, monkeypatch, finished, stage
 ):
-  task, fields = stage.removesuffix("_lora"), overrides(stage, finished)
+  task, fields = stage.split("_")[0], overrides(stage, finished)
   whole, broken = tmp_path / "whole", tmp_path / "broken"
   tiny.run(whole, task, **fields)
 
