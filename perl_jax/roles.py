@@ -127,6 +127,7 @@ def hidden_states(
   sequence: Sequence,
   *,
   key: jax.Array | None = None,
+  contiguous: bool = False,
 ) -> jax.Array:
   """Final hidden states `[B, T, D]`.
 
@@ -135,11 +136,14 @@ def hidden_states(
     params: Parameters of one role; a scalar head in it is ignored.
     sequence: Tokens, positions, segments.
     key: Turns LoRA dropout on.
+    contiguous: What `Transformer.__call__` calls so: true of padded and packed
+      rows.
   """
   body = {k: v for k, v in params.items() if k != params_lib.HEAD}
   hidden, _ = backbone.module(body).apply(
     {"params": body},
     *sequence,
+    contiguous=contiguous,
     deterministic=key is None,
     rngs=None if key is None else {"dropout": key},
   )
@@ -183,7 +187,7 @@ def target_logprobs(
     Scores `[B, C]` of each row's targets in order, and a mask `[B, C]` that is
     false where the row has fewer.
   """
-  hidden = hidden_states(backbone, params, sequence, key=key)
+  hidden = hidden_states(backbone, params, sequence, key=key, contiguous=True)
   return _gathered_targets(
     backbone,
     params,
@@ -233,7 +237,7 @@ def response_logprobs(
     temperature: Divides the logits, as it did when the response was sampled.
     entropy: Fills in the entropy of each distribution.
   """
-  hidden = hidden_states(backbone, params, sequence)
+  hidden = hidden_states(backbone, params, sequence, contiguous=True)
   return _token_scores(
     backbone,
     params,
@@ -248,7 +252,7 @@ def response_values(
   backbone: Backbone, params: Params, sequence: Sequence, *, response_len: int
 ) -> jax.Array:
   """V(s_t), `[B, T]` float32: the value of the state before each action."""
-  hidden = hidden_states(backbone, params, sequence)
+  hidden = hidden_states(backbone, params, sequence, contiguous=True)
   return _scalar_head(params, _before_response(hidden, response_len))
 
 
@@ -281,7 +285,7 @@ def response_scores(
     max_response: At least the number of response tokens of any row.
     key: Turns LoRA dropout on (training only).
   """
-  hidden = hidden_states(backbone, params, sequence, key=key)
+  hidden = hidden_states(backbone, params, sequence, key=key, contiguous=True)
   rows, columns = jnp.arange(hidden.shape[0]), jnp.arange(hidden.shape[1])
   last = jnp.max(jnp.where(sequence.segments > 0, columns, 0), axis=1)
   scores = _scalar_head(params, hidden[rows, last])

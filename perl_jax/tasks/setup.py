@@ -112,7 +112,7 @@ def outside(config: Config, mesh: jax.sharding.Mesh) -> Outside:
     raise ValueError(
       f"config.base_dtype={config.base_dtype!r}: choose one of {DTYPES}."
     )
-  fields = ("dtype", "remat", "scan_unroll")
+  fields = ("attention", "dtype", "remat", "scan_unroll")
   return Outside(
     base=config.base,
     dtype=config.base_dtype,
