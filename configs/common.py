@@ -37,6 +37,7 @@ def model(name: str) -> ConfigDict:
       "scan_unroll": 4,
       "remat": "none",
       "dtype": "float32",
+      "attention": "auto",
     }
   )
 

@@ -150,6 +150,7 @@ def hidden_states(
   sequence: Sequence,
   *,
   key: jax.Array | None = None,
+  contiguous: bool = False,
 ) -> jax.Array:
   """Final hidden states `[B, T, D]`.
 
@@ -158,11 +159,14 @@ def hidden_states(
     params: Parameters of one role; a scalar head in it is ignored.
     sequence: Tokens, positions, segments.
     key: Turns LoRA dropout on.
+    contiguous: What `Transformer.__call__` calls so: true of padded and packed
+      rows.
   """
   body = {k: v for k, v in params.items() if k != params_lib.HEAD}
   hidden, _ = backbone.module(body).apply(
     {"params": body},
     *sequence,
+    contiguous=contiguous,
     deterministic=key is None,
     rngs=None if key is None else {"dropout": key},
   )
@@ -206,7 +210,7 @@ def target_logprobs(
     Scores `[B, C]` of each row's targets in order, and a mask `[B, C]` that is
     false where the row has fewer.
   """
-  hidden = hidden_states(backbone, params, sequence, key=key)
+  hidden = hidden_states(backbone, params, sequence, key=key, contiguous=True)
   return _gathered_targets(
     backbone,
     params,
@@ -265,7 +269,7 @@ def response_logprobs(
     hidden: From `hidden_states`, if they are there already.
   """
   if hidden is None:
-    hidden = hidden_states(backbone, params, sequence)
+    hidden = hidden_states(backbone, params, sequence, contiguous=group == 1)
   return _token_scores(
     backbone,
     params,
@@ -293,7 +297,7 @@ def response_kl(
   """
 
   def before(params):
-    hidden = hidden_states(backbone, params, sequence)
+    hidden = hidden_states(backbone, params, sequence, contiguous=group == 1)
     hidden = _ungroup(hidden, response_len, group)[:, :-1]
     return hidden, head_kernel(backbone.config, params).astype(hidden.dtype)
 
@@ -323,7 +327,7 @@ def response_values(
   `hidden` is from `hidden_states`, if they are there already.
   """
   if hidden is None:
-    hidden = hidden_states(backbone, params, sequence)
+    hidden = hidden_states(backbone, params, sequence, contiguous=group == 1)
   before = _ungroup(hidden, response_len, group)[:, :-1]
   return _scalar_head(params, before)
 
@@ -363,7 +367,9 @@ def response_scores(
     key: Turns LoRA dropout on (training only).
   """
   if hidden is None:
-    hidden = hidden_states(backbone, params, sequence, key=key)
+    hidden = hidden_states(
+      backbone, params, sequence, key=key, contiguous=group == 1
+    )
   if group > 1:
     sequence, hidden, response_mask = jax.tree.map(
       lambda array: _ungroup(array, max_response, group),

@@ -99,19 +99,25 @@ def make_scores(
 
   def scores(trees, bases, prompts, lengths, responses, mask):
     batch, group, length = responses.shape
+
+    def params_of(name, tree):
+      return params_lib.combine(tree, bases.get(name, bases[""]))
+
     sequence = roles.with_response(
       prompts, lengths, responses, mask, group=group
     )
     columns = jnp.concatenate(
       [jnp.zeros(prompts.shape, bool), mask.reshape(batch, -1)], axis=1
     )
-    hidden = _hidden_states(
-      backbone, reward_backbone, trees, bases, sequence, together, members
-    )
-    shape = {"response_len": length, "group": group}
 
-    def params_of(name, tree):
-      return params_lib.combine(tree, bases.get(name, bases[""]))
+    def run(name, tree):
+      own = reward_backbone if name == "reward" else backbone
+      return roles.hidden_states(
+        own, params_of(name, tree), sequence, contiguous=group == 1
+      )
+
+    hidden = _hidden_states(run, trees, together, members)
+    shape = {"response_len": length, "group": group}
 
     def logprobs(name):
       return roles.response_logprobs(
@@ -157,18 +163,14 @@ def make_scores(
   return _in_parts(scores, microbatches, members)
 
 
-def _hidden_states(
-  backbone, reward_backbone, trees, bases, sequence, together, members
-):
-  """Final hidden states by role; `[members, ...]` of an ensemble."""
+def _hidden_states(run, trees, together, members):
+  """Final hidden states by role; `[members, ...]` of an ensemble.
+
+  `run(name, tree)` is one pass; those of `together` go as "anchor".
+  """
 
   def adapter(name):
     return {k: v for k, v in trees[name].items() if k != params_lib.HEAD}
-
-  def run(name, tree):
-    own = reward_backbone if name == "reward" else backbone
-    params = params_lib.combine(tree, bases.get(name, bases[""]))
-    return roles.hidden_states(own, params, sequence)
 
   found, stacked, sizes = {}, [], {}
   for name in trees:
@@ -183,7 +185,7 @@ def _hidden_states(
       found[name] = run(name, adapter(name))
   if stacked:
     whole = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *stacked)
-    hidden = jax.vmap(lambda tree: run("", tree))(whole)
+    hidden = jax.vmap(lambda tree: run("anchor", tree))(whole)
     start = 0
     for name, size in sizes.items():
       part = hidden[start : start + size]

@@ -23,7 +23,7 @@ FAMILIES = {
 }
 SEQ_CLS = "ForSequenceClassification"
 # Fields of ModelConfig that say how to compute, not what.
-_OWN = ("dtype", "remat", "scan_unroll")
+_OWN = ("attention", "dtype", "remat", "scan_unroll")
 _GEMMAS = ("gemma", "gemma2", "gemma3_text")
 _ACTIVATIONS = {
   "silu": "silu",

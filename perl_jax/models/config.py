@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 ACTIVATIONS = ("silu", "gelu_tanh")
+ATTENTIONS = ("auto", "xla", "cudnn", "splash")
 REMAT_POLICIES = ("none", "dots", "full")
 ROPE_TYPES = ("default", "linear", "llama3")
 SIZES = (
@@ -73,6 +74,8 @@ class ModelConfig:
     remat: What the backward pass recomputes: "none" keeps all activations,
       "dots" keeps matrix products, "full" keeps layer inputs only.
     dtype: Compute dtype, "float32" or "bfloat16".
+    attention: Kernel of the attention: "auto" is the platform's, see
+      `attention.choose`; "xla", "cudnn" and "splash" ask for one.
   """
 
   vocab_size: int
@@ -108,6 +111,7 @@ class ModelConfig:
   scan_unroll: int = 1
   remat: str = "none"
   dtype: str = "float32"
+  attention: str = "auto"
 
   def __post_init__(self):
     for field in SIZES:
@@ -126,11 +130,26 @@ class ModelConfig:
       ("remat", REMAT_POLICIES),
       ("rope_type", ROPE_TYPES),
       ("dtype", ("float32", "bfloat16")),
+      ("attention", ATTENTIONS),
     ):
       if getattr(self, field) not in allowed:
         raise ValueError(
           f"model.{field}={getattr(self, field)!r}: choose one of {allowed}."
         )
+    if self.attention == "cudnn" and self.cudnn_refuses:
+      raise ValueError(
+        f"model.attention='cudnn' does not take {self.cudnn_refuses}; use"
+        " 'auto' or 'xla'."
+      )
+
+  @property
+  def cudnn_refuses(self) -> str | None:
+    """The field and value that cuDNN's attention does not take, if any."""
+    if self.dtype != "bfloat16":
+      return f"dtype={self.dtype!r}"
+    if self.attn_softcap is not None:
+      return f"attn_softcap={self.attn_softcap}"
+    return f"head_dim={self.head_dim}" if self.head_dim % 8 else None
 
   @property
   def layer_is_windowed(self) -> tuple[bool, ...]:

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from perl_jax.models import attention as attention_lib
 from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec, Projection
 
@@ -91,45 +92,6 @@ def rotate(x: jax.Array, rotary: Rotary) -> jax.Array:
   ).astype(x.dtype)
 
 
-def attend(
-  q: jax.Array,
-  k: jax.Array,
-  v: jax.Array,
-  attention_mask: jax.Array,
-  *,
-  scale: float,
-  softcap: float | None,
-) -> jax.Array:
-  """Grouped-query attention with a float32 softmax.
-
-  Args:
-    q: Queries, `[B, T, N, H]`; query head n reads key/value head n // G.
-    k: Keys, `[B, S, K, H]`.
-    v: Values, `[B, S, K, H]`.
-    attention_mask: True where a query may see a key, `[B, T, S]`. A row that
-      sees nothing gets finite, meaningless output.
-    scale: Factor on the scores.
-    softcap: `c * tanh(scores / c)` where given.
-
-  Returns:
-    `[B, T, N * H]` in the dtype of `v`.
-  """
-  batch, length, heads, head_dim = q.shape
-  kv_heads = k.shape[2]
-  q = q.reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
-  scores = jnp.einsum(
-    "BTKGH,BSKH->BKGTS", q, k, preferred_element_type=jnp.float32
-  )
-  scores = scores * scale
-  if softcap is not None:
-    scores = softcap * jnp.tanh(scores / softcap)
-  # A large finite value, not -inf: a fully masked row must not become NaN.
-  scores = jnp.where(attention_mask[:, None, None], scores, -1e30)
-  weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-  out = jnp.einsum("BKGTS,BSKH->BTKGH", weights, v)
-  return out.reshape(batch, length, heads * head_dim)
-
-
 class KVSlots(NamedTuple):
   """Keys and values of all layers, and where this pass writes.
 
@@ -145,10 +107,15 @@ class KVSlots(NamedTuple):
 
 
 class Attention(nn.Module):
-  """Self-attention with rotary positions and an optional KV cache."""
+  """Self-attention with rotary positions and an optional KV cache.
+
+  `kernel` is what `attention.choose` says: "splash" reads `segments` and
+  `windowed`, the others `attention_mask`.
+  """
 
   config: ModelConfig
   lora: LoraSpec
+  kernel: str
 
   @nn.compact
   def __call__(
@@ -156,7 +123,9 @@ class Attention(nn.Module):
     x: jax.Array,
     *,
     rotary: Rotary,
-    attention_mask: jax.Array,
+    attention_mask: jax.Array | None,
+    segments: jax.Array,
+    windowed: jax.Array,
     slots: KVSlots | None,
     layer: jax.Array,
     deterministic: bool,
@@ -202,7 +171,24 @@ class Attention(nn.Module):
       k = jax.lax.dynamic_index_in_dim(slots.keys, layer, keepdims=False)
       v = jax.lax.dynamic_index_in_dim(slots.values, layer, keepdims=False)
     scale = cfg.head_dim**-0.5 if cfg.query_scale is None else cfg.query_scale
-    out = attend(q, k, v, attention_mask, scale=scale, softcap=cfg.attn_softcap)
+    if self.kernel == "splash":
+      alike = len(set(cfg.layer_is_windowed)) == 1
+      out = attention_lib.attend_splash(
+        q,
+        k,
+        v,
+        segments,
+        scale=scale,
+        softcap=cfg.attn_softcap,
+        window=cfg.sliding_window if any(cfg.layer_is_windowed) else None,
+        windowed=None if alike else windowed,
+      )
+    elif self.kernel == "cudnn":
+      out = attention_lib.attend_cudnn(q, k, v, attention_mask, scale=scale)
+    else:
+      out = attention_lib.attend(
+        q, k, v, attention_mask, scale=scale, softcap=cfg.attn_softcap
+      )
     out = project("o", cfg.width, cfg.out_bias)(
       out, deterministic=deterministic
     )

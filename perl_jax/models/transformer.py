@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from perl_jax.models import layers
+from perl_jax.models import attention, layers
 from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
 
@@ -65,10 +65,14 @@ class LayerInputs(NamedTuple):
 
 
 class SharedInputs(NamedTuple):
-  """What every layer reads: angles and masks, global and windowed."""
+  """What every layer reads: angles and masks, global and windowed.
 
+  A kernel that makes its mask from `segments` finds None for both.
+  """
+
+  segments: jax.Array
   rotary: layers.Rotary
-  attention_mask: jax.Array
+  attention_mask: jax.Array | None
   local_rotary: layers.Rotary | None
   local_mask: jax.Array | None
 
@@ -78,6 +82,7 @@ class Block(nn.Module):
 
   config: ModelConfig
   lora: LoraSpec
+  kernel: str
   deterministic: bool
 
   @nn.compact
@@ -100,10 +105,14 @@ class Block(nn.Module):
     def norm(name, y):
       return layers.RMSNorm(cfg.norm_eps, cfg.norm_plus_one, name=name)(y)
 
-    out, slots = layers.Attention(cfg, self.lora, name="attention")(
+    out, slots = layers.Attention(
+      cfg, self.lora, self.kernel, name="attention"
+    )(
       norm("attention_norm", x),
       rotary=rotary,
       attention_mask=attention_mask,
+      segments=shared.segments,
+      windowed=layer.windowed,
       slots=slots,
       layer=layer.index,
       deterministic=self.deterministic,
@@ -116,7 +125,9 @@ class Block(nn.Module):
     return (x, slots), None
 
 
-def _layer_stack(config: ModelConfig, lora: LoraSpec, deterministic: bool):
+def _layer_stack(
+  config: ModelConfig, lora: LoraSpec, kernel: str, deterministic: bool
+):
   """The blocks under `nn.scan`, rematerialised as the config says."""
   block = Block
   if config.remat != "none":
@@ -133,7 +144,7 @@ def _layer_stack(config: ModelConfig, lora: LoraSpec, deterministic: bool):
     length=config.num_layers,
     unroll=config.scan_unroll,
   )
-  return stack(config, lora, deterministic, name="layers")
+  return stack(config, lora, kernel, deterministic, name="layers")
 
 
 class Transformer(nn.Module):
@@ -155,6 +166,7 @@ class Transformer(nn.Module):
     segments: jax.Array,
     *,
     cache: Cache | None = None,
+    contiguous: bool = False,
     deterministic: bool = True,
   ) -> tuple[jax.Array, Cache | None]:
     """Final hidden states, after the last norm.
@@ -165,6 +177,10 @@ class Transformer(nn.Module):
       segments: Sequence that a token belongs to, `[B, T]`, int32; 0 is padding,
         SHARED a prefix of all sequences of the row.
       cache: Where given, the tokens follow those already in it.
+      contiguous: Promises that each segment fills columns side by side in the
+        order of its positions and that its tokens see no other segment, as in
+        padded and packed rows. Kernels that know columns and segments only, not
+        masks, may then be used; see `attention.choose`.
       deterministic: False turns on LoRA dropout and needs a "dropout" key.
 
     Returns:
@@ -195,14 +211,22 @@ class Transformer(nn.Module):
       key_segments = jax.lax.dynamic_update_slice(cache.segments, segments, at)
       slots = layers.KVSlots(cache.keys, cache.values, cache.length)
 
+    kernel = attention.choose(
+      cfg,
+      queries=tokens.shape[1],
+      keys=key_positions.shape[1],
+      contiguous=contiguous and cache is None,
+    )
     shared = self._shared_inputs(
       positions, segments, key_positions, key_segments
     )
+    if kernel == "splash":
+      shared = shared._replace(attention_mask=None, local_mask=None)
     per_layer = LayerInputs(
       index=jnp.arange(cfg.num_layers),
       windowed=jnp.asarray(cfg.layer_is_windowed),
     )
-    stack = _layer_stack(cfg, self.lora, deterministic)
+    stack = _layer_stack(cfg, self.lora, kernel, deterministic)
     (x, slots), _ = stack((x, slots), per_layer, shared)
     x = layers.RMSNorm(cfg.norm_eps, cfg.norm_plus_one, name="final_norm")(x)
     if cache is not None:
@@ -231,4 +255,4 @@ class Transformer(nn.Module):
           positions, layers.rotary_frequencies(cfg, local=True)
         )
     rotary = layers.rotary_angles(positions, layers.rotary_frequencies(cfg))
-    return SharedInputs(rotary, mask, local_rotary, local_mask)
+    return SharedInputs(segments, rotary, mask, local_rotary, local_mask)

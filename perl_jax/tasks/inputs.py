@@ -102,6 +102,7 @@ def start(
     scan_unroll=config.model.scan_unroll,
     remat=config.model.remat,
     dtype=config.model.dtype,
+    attention=config.model.attention,
   )
   return start_lib.random_start(
     model, config.seed, tokenizer, config.base_dtype

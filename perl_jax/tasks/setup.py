@@ -113,7 +113,7 @@ def outside(config: Config, mesh: jax.sharding.Mesh) -> Outside:
       f"config.base_dtype={config.base_dtype!r}: choose one of"
       f" {', '.join(quantization.DTYPES)}."
     )
-  fields = ("dtype", "remat", "scan_unroll")
+  fields = ("attention", "dtype", "remat", "scan_unroll")
   return Outside(
     base=config.base,
     dtype=config.base_dtype,

@@ -8,7 +8,7 @@ from perl_jax.interop import hf_config
 from perl_jax.models import presets
 from perl_jax.models.config import ModelConfig
 
-OWN = dict(dtype="bfloat16", remat="full", scan_unroll=2)
+OWN = dict(dtype="bfloat16", remat="full", scan_unroll=2, attention="xla")
 
 
 @pytest.mark.parametrize("name", sorted(presets.PRESETS))

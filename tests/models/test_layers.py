@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from perl_jax.models import heads, layers
+from perl_jax.models import attention, heads, layers
 from tests import toys
 from tests.models import reference
 
@@ -80,7 +80,7 @@ def test_attend_with_grouped_heads(rng, softcap):
   v = rng.normal(size=(batch, slots, shared, width)).astype(np.float32)
   mask = rng.random((batch, time, slots)) < 0.6
   mask[..., 0] = True
-  run = jax.jit(functools.partial(layers.attend, scale=0.7, softcap=softcap))
+  run = jax.jit(functools.partial(attention.attend, scale=0.7, softcap=softcap))
   found = run(q, k, v, mask)
   expected = np.empty((batch, time, heads_, width))
   for b, t, n in np.ndindex(batch, time, heads_):
@@ -98,7 +98,7 @@ def test_a_query_that_sees_nothing_is_finite_and_keeps_gradients_finite(rng):
   mask = np.array([[[True, False], [False, False]]])
 
   def total(q, k, v):
-    out = layers.attend(q, k, v, mask, scale=1.0, softcap=None)
+    out = attention.attend(q, k, v, mask, scale=1.0, softcap=None)
     return jnp.sum(out**2)
 
   run = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))

@@ -1,0 +1,242 @@
+"""Attention by the kernel that fits the platform: XLA, cuDNN or splash.
+
+All three compute the same function. XLA runs anywhere and makes the scores
+`[B, N, T, S]`; the fused kernels of cuDNN and Pallas never hold them. Which one
+runs is decided while a function is traced, from the mesh in context: a program
+compiled ahead of time for a TPU on a host without one gets the TPU's kernel.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from perl_jax.models.config import ModelConfig
+
+# Heads wider than this need Hopper or later in cuDNN; "auto" does not ask.
+_CUDNN_MAX_HEAD_DIM = 128
+# Splash works on blocks of keys whose length is a multiple of the TPU's lanes.
+_LANES = 128
+_BLOCKS = (512, 256, _LANES)
+# As in `sharding.AXES`, which is a floor above.
+_BATCH_AXES, _HEAD_AXIS = ("data", "fsdp"), "tensor"
+
+
+def platform() -> tuple[str, str]:
+  """Platform and kind of device that is traced for: the mesh's, or JAX's."""
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  if device is None:
+    device = jax.devices()[0]
+  return device.platform, device.device_kind
+
+
+def choose(
+  config: ModelConfig, *, queries: int, keys: int, contiguous: bool
+) -> str:
+  """The kernel for one pass: "xla", "cudnn" or "splash".
+
+  `config.attention` asks for one; where it cannot serve, XLA does: cuDNN wants
+  even lengths, splash contiguous segments and no cache. "auto" asks for splash
+  on a TPU from 128 tokens, which fill a block, and for cuDNN on an NVIDIA GPU
+  in bfloat16, without soft-cap and with heads up to 128 wide.
+
+  Args:
+    config: Of the model.
+    queries: `T`.
+    keys: `S`.
+    contiguous: See `Transformer.__call__`; False with a cache.
+  """
+  asked = config.attention
+  if asked == "auto":
+    where, kind = platform()
+    if where == "tpu":
+      asked = "splash" if queries >= _LANES else "xla"
+    elif where == "gpu" and kind.startswith("NVIDIA"):
+      fits = config.head_dim <= _CUDNN_MAX_HEAD_DIM
+      asked = "cudnn" if fits and config.cudnn_refuses is None else "xla"
+  # Gradients of cuDNN with a mask need even lengths.
+  if asked == "cudnn" and queries % 2 == 0 and keys % 2 == 0:
+    return "cudnn"
+  if asked == "splash" and contiguous and queries == keys:
+    return "splash"
+  return "xla"
+
+
+def attend(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  attention_mask: jax.Array,
+  *,
+  scale: float,
+  softcap: float | None,
+) -> jax.Array:
+  """Grouped-query attention with a float32 softmax, by XLA.
+
+  Args:
+    q: Queries, `[B, T, N, H]`; query head n reads key/value head n // G.
+    k: Keys, `[B, S, K, H]`.
+    v: Values, `[B, S, K, H]`.
+    attention_mask: True where a query may see a key, `[B, T, S]`. A row that
+      sees nothing gets finite, meaningless output.
+    scale: Factor on the scores.
+    softcap: `c * tanh(scores / c)` where given.
+
+  Returns:
+    `[B, T, N * H]` in the dtype of `v`.
+  """
+  batch, length, heads, head_dim = q.shape
+  kv_heads = k.shape[2]
+  q = q.reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
+  scores = jnp.einsum(
+    "BTKGH,BSKH->BKGTS", q, k, preferred_element_type=jnp.float32
+  )
+  scores = scores * scale
+  if softcap is not None:
+    scores = softcap * jnp.tanh(scores / softcap)
+  # A large finite value, not -inf: a fully masked row must not become NaN.
+  scores = jnp.where(attention_mask[:, None, None], scores, -1e30)
+  weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+  out = jnp.einsum("BKGTS,BSKH->BTKGH", weights, v)
+  return out.reshape(batch, length, heads * head_dim)
+
+
+def attend_cudnn(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  attention_mask: jax.Array,
+  *,
+  scale: float,
+) -> jax.Array:
+  """`attend` by cuDNN's fused kernel, bfloat16 and no soft-cap.
+
+  The mask, which holds for all heads, is the largest array that exists.
+  """
+  out = jax.nn.dot_product_attention(
+    q,
+    k,
+    v,
+    mask=attention_mask[:, None],
+    scale=scale,
+    implementation="cudnn",
+  )
+  return out.reshape(*q.shape[:2], -1)
+
+
+def attend_splash(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  segments: jax.Array,
+  *,
+  scale: float,
+  softcap: float | None,
+  window: int | None,
+  windowed: jax.Array | None,
+) -> jax.Array:
+  """`attend` by Pallas' splash kernel, of contiguous segments.
+
+  A token sees those of its segment in its own column and before, in a windowed
+  layer the latest `window` of them. Padding is a segment like the others: what
+  its queries get is finite and means nothing.
+
+  Each device attends for its rows and, where they divide, its heads; elsewhere
+  than on a TPU the kernel is interpreted, which is slow and for tests.
+
+  Args:
+    q: Queries, `[B, T, N, H]`.
+    k: Keys, `[B, T, K, H]`.
+    v: Values, `[B, T, K, H]`.
+    segments: `[B, T]`, int32.
+    scale: Factor on the scores.
+    softcap: `c * tanh(scores / c)` where given.
+    window: How many tokens a windowed layer sees; None if none is windowed.
+    windowed: Whether this layer is, scalar bool; None if all are alike.
+
+  Returns:
+    `[B, T, N * H]` in the dtype of `v`.
+
+  Reference: Dao 2023, arXiv:2307.08691, for blocks that a mask leaves in.
+  """
+  batch, length, heads, head_dim = q.shape
+  padding = -length % _LANES
+
+  def padded(x):
+    return jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
+
+  def local(q, k, v, segments):
+    def run(window):
+      kernel = _splash_kernel(q.shape[1], q.shape[2], softcap, window)
+      return jax.vmap(kernel)(
+        *(x.swapaxes(1, 2) for x in (q, k, v)), _segment_ids(segments)
+      )
+
+    if windowed is None:
+      out = run(window)
+    else:
+      out = jax.lax.cond(windowed, lambda: run(window), lambda: run(None))
+    return out.swapaxes(1, 2)
+
+  # The kernel has no scale of its own.
+  q = (q.astype(jnp.float32) * scale).astype(q.dtype)
+  out = _over_mesh(local, batch, heads, k.shape[2])(
+    *map(padded, (q, k, v, segments))
+  )
+  return out[:, :length].reshape(batch, length, heads * head_dim)
+
+
+def _segment_ids(segments):
+  # Imported late, like the kernel: Pallas takes a second to load.
+  from jax.experimental.pallas.ops.tpu import splash_attention
+
+  return splash_attention.SegmentIds(segments, segments)
+
+
+def _splash_kernel(length, heads, softcap, window):
+  """The kernel for `[heads, length, H]` queries of one row."""
+  from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
+  shape = (length, length)
+  if window is None:
+    mask = splash.CausalMask(shape)
+  else:
+    mask = splash.LocalMask(shape, window_size=(window - 1, 0), offset=0)
+  block = next(b for b in _BLOCKS if length % b == 0)
+  names = ("block_q", "block_kv", "block_kv_compute")
+  backward = ("block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute")
+  sizes = dict.fromkeys((*names, *backward, "block_q_dq", "block_kv_dq"), block)
+  return splash.make_splash_mha_single_device(
+    splash.MultiHeadMask([mask] * heads),
+    block_sizes=splash.BlockSizes(**sizes),
+    attn_logits_soft_cap=softcap,
+    interpret=platform()[0] != "tpu",
+  )
+
+
+def _over_mesh(local, batch, heads, kv_heads):
+  """`local` on each device's part of the rows and heads.
+
+  The compiler cannot cut a Pallas kernel by itself. What does not divide is
+  attended to by all.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.size <= 1:
+    return local
+  size = dict(mesh.shape)
+  rows = tuple(a for a in _BATCH_AXES if a in size)
+  if batch % math.prod(size[a] for a in rows):
+    rows = None
+  shards = size.get(_HEAD_AXIS, 1)
+  shared = kv_heads == 1
+  cut = heads % shards == 0 and (shared or kv_heads % shards == 0)
+  head = _HEAD_AXIS if cut and _HEAD_AXIS in size else None
+  q = P(rows, None, head, None)
+  kv = P(rows, None, None if shared else head, None)
+  return jax.shard_map(
+    local,
+    in_specs=(q, kv, kv, P(rows, None)),
+    out_specs=q,
+    check_vma=False,
+  )
