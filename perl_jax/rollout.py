@@ -1,7 +1,7 @@
 """Prompts to scored rollouts: sampled once, measured by every role.
 
 Three pure functions, so that a task can time them apart: `sample` (in
-sampling.py), `logprobs` for policy and anchor alike, and `rewards`. Policy and
+sampling/), `logprobs` for policy and anchor alike, and `rewards`. Policy and
 anchor go through the *same* compiled function with different arguments: equal
 parameters then give equal bits, and the KL at step 0 is exactly 0.
 """
