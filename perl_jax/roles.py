@@ -54,14 +54,15 @@ def right_padded(tokens: jax.Array, lengths: jax.Array) -> Sequence:
   return Sequence(tokens, jnp.where(inside, columns, 0), inside.astype("int32"))
 
 
-def left_padded(tokens: jax.Array, lengths: jax.Array) -> Sequence:
-  """Sequences that end in the last column."""
+def left_padded(
+  tokens: jax.Array, lengths: jax.Array, *, segment: int = 1
+) -> Sequence:
+  """Sequences that end in the last column; what is real gets the segment."""
   start = tokens.shape[1] - lengths[:, None]
   positions = jnp.arange(tokens.shape[1]) - start
   inside = positions >= 0
-  return Sequence(
-    tokens, jnp.where(inside, positions, 0), inside.astype("int32")
-  )
+  segments = segment * inside.astype("int32")
+  return Sequence(tokens, jnp.where(inside, positions, 0), segments)
 
 
 def with_response(
@@ -87,8 +88,8 @@ def with_response(
       f"responses {responses.shape} are not group={group} for each of {batch}"
       f" prompts; give {batch * group} rows or another group."
     )
-  prompt = left_padded(prompts, prompt_lengths)
-  prompt_segment = 1 if group == 1 else transformer.SHARED
+  segment = 1 if group == 1 else transformer.SHARED
+  prompt = left_padded(prompts, prompt_lengths, segment=segment)
   mask = response_mask.reshape(batch, group, length)
   positions = prompt_lengths[:, None, None] + jnp.arange(length)
   segments = mask * jnp.arange(1, group + 1, dtype=jnp.int32)[:, None]
@@ -99,7 +100,7 @@ def with_response(
   return Sequence(
     join(prompts, responses),
     join(prompt.positions, jnp.where(mask, positions, 0)),
-    join(prompt.segments * prompt_segment, segments),
+    join(prompt.segments, segments),
   )
 
 

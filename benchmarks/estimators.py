@@ -1,0 +1,146 @@
+"""Every estimator and DPO on the coffee orders, with the same budget.
+
+  python -m benchmarks.estimators --workdir=runs/estimators
+
+One anchor and one reward model (configs/sft.py, configs/reward.py); then each
+way to train the policy from there, for each seed: data order, adapters and
+samples differ, anchor and reward model do not. The budget is the number of
+responses that are learned from: `--iterations` times `--responses`. DPO reads
+as many responses, two to a pair; its pairs are those that the reward model was
+trained on.
+
+Gold success is the share of held-out orders that are answered exactly right,
+which nothing is trained on. The last checkpoint counts, not the best.
+"""
+
+import argparse
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import coffee, lora_vs_full
+from configs import dpo as dpo_config
+from configs import rl as rl_config
+from perl_jax import metrics
+
+GROUP = 4
+_GROUPED = {"samples_per_prompt": GROUP}
+# What an estimator is usually run with, where it differs from configs/rl.py.
+# The KL is k1 in the reward but for GRPO and Dr. GRPO, which are published
+# with k3 in the loss.
+METHODS: Mapping[str, Mapping[str, Any]] = {
+  "reinforce": {},
+  "ppo": {
+    "ppo.epochs": 2,
+    "ppo.minibatches": 2,
+    "ppo.gae_lambda": 0.95,
+    "ppo.value_clip": 0.5,
+    "whiten": True,
+  },
+  "rloo": _GROUPED,
+  "grpo": _GROUPED
+  | {"kl.estimator": "k3", "kl.place": "loss", "reduction": "sequence_mean"},
+  "dr_grpo": _GROUPED
+  | {"kl.estimator": "k3", "kl.place": "loss", "reduction": "sequence"},
+}
+DPO = "dpo"
+
+
+def policy_config(
+  method: str,
+  seed: int,
+  anchor: Path,
+  reward: Path,
+  *,
+  iterations: int,
+  responses: int,
+):
+  """The config of one run."""
+  fields: dict[str, Any] = {"seed": seed, "policy.init": str(anchor)}
+  fields |= {"steps": iterations, "eval_every": iterations}
+  if method == DPO:
+    fields["batch_size"] = responses // 2
+    return coffee.changed(dpo_config.get_config(), fields)
+  chosen = METHODS[method]
+  fields |= {"reward.init": str(reward), "estimator": method}
+  fields["batch_size"] = responses // chosen.get("samples_per_prompt", 1)
+  fields["value.warmup_steps"] = min(8, iterations - 1)
+  return coffee.changed(rl_config.get_config(), fields | dict(chosen))
+
+
+def run(
+  settings: coffee.Settings,
+  *,
+  seeds: int,
+  iterations: int,
+  responses: int,
+  methods: Sequence[str],
+) -> dict[str, list[dict[str, float]]]:
+  """Summaries by method, one for each seed."""
+  anchor = coffee.anchor(settings)
+  reward = coffee.reward(settings, "reward")
+  found: dict[str, list[dict[str, float]]] = {}
+  for seed in range(seeds):
+    for method in methods:
+      config = policy_config(
+        method,
+        seed,
+        anchor,
+        reward,
+        iterations=iterations,
+        responses=responses,
+      )
+      with config.unlocked():
+        coffee.changed(config, settings.policy)
+      workdir = settings.workdir / f"{method}_{seed}"
+      found.setdefault(method, []).append(coffee.run(config, workdir))
+  return found
+
+
+def spread(values: list[float]) -> str:
+  """Mean and sample standard deviation, in percent."""
+  text = f"{statistics.mean(values):.1%}"
+  if len(values) > 1:
+    text += f" ± {100 * statistics.stdev(values):.1f}"
+  return text
+
+
+def table(found: Mapping[str, list[Mapping[str, float]]]) -> str:
+  """Markdown, a line for each method."""
+  lines = [
+    "| | gold, anchor | gold, policy | KL, nats a response | seconds |",
+    "|---|---|---|---|---|",
+  ]
+  for method, runs in found.items():
+    lines.append(
+      f"| {method} | {spread([r['gold_before'] for r in runs])}"
+      f" | {spread([r['gold_after'] for r in runs])}"
+      f" | {statistics.mean(r['kl'] for r in runs):.2f}"
+      f" | {statistics.mean(r['seconds'] for r in runs):.0f} |"
+    )
+  return "\n".join(lines)
+
+
+def main() -> None:
+  """Runs, prints, writes estimators.json."""
+  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser.add_argument("--workdir", type=Path, required=True)
+  parser.add_argument("--seeds", type=int, default=3)
+  parser.add_argument("--iterations", type=int, default=64)
+  parser.add_argument("--responses", type=int, default=128)
+  names = (*METHODS, DPO)
+  parser.add_argument("--methods", nargs="+", choices=names, default=names)
+  given = vars(parser.parse_args())
+  workdir = given.pop("workdir")
+  found = run(coffee.Settings(workdir), **given)
+  machine = lora_vs_full.machine()
+  print(", ".join(f"{k} {v}" for k, v in (machine | given).items()))
+  print(table(found))
+  metrics.write_json(
+    workdir / "estimators.json", {"machine": machine, "runs": found}
+  )
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,95 @@
+"""Does an ensemble of reward models delay over-optimisation?
+
+  python -m benchmarks.overoptimisation --workdir=runs/overoptimisation
+
+One anchor of the coffee orders, one reward model, and an ensemble of them that
+is trained in one run; then the policy is trained against each with a weight of
+the KL that is too low on purpose, and judged all along: gold success, which
+nothing is trained on, beside the reward and the KL.
+"""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks import coffee, lora_vs_full
+from configs import rl as rl_config
+from perl_jax import metrics
+
+MEMBERS = 4
+# Name: (workdir of the rewards, config.reward.combine).
+KINDS: Mapping[str, tuple[str, str]] = {
+  "single": ("reward", "mean"),
+  "mean": ("ensemble", "mean"),
+  "min": ("ensemble", "min"),
+  "mean - std": ("ensemble", "mean_minus_std"),
+  "weight average": ("ensemble", "average"),
+}
+
+
+def run(
+  settings: coffee.Settings, *, beta: float, steps: int, every: int
+) -> dict[str, list[tuple[float, ...]]]:
+  """(gold, KL, reward) at each evaluation, by kind."""
+  anchor = coffee.anchor(settings)
+  rewards = {
+    "reward": coffee.reward(settings, "reward"),
+    "ensemble": coffee.reward(settings, "ensemble", ensemble=MEMBERS),
+  }
+  found = {}
+  for kind, (name, combine) in KINDS.items():
+    fields: dict[str, Any] = {
+      "policy.init": str(anchor),
+      "reward.init": str(rewards[name]),
+      "reward.combine": combine,
+      "beta": beta,
+      "steps": steps,
+      "eval_every": every,
+      "optimizer.schedule": "constant",
+      "value.warmup_steps": min(8, steps - 1),
+    }
+    config = coffee.changed(rl_config.get_config(), fields | settings.policy)
+    workdir = settings.workdir / kind.replace(" ", "_")
+    coffee.run(config, workdir)
+    found[kind] = coffee.curve(workdir, "gold", "kl", "reward")
+  return found
+
+
+def table(found: Mapping[str, list[tuple[float, ...]]]) -> str:
+  """Markdown: where gold success was highest, and where it ended."""
+  lines = [
+    "| reward | gold, anchor | best gold, at KL | last gold, at KL"
+    " | reward, first to last |",
+    "|---|---|---|---|---|",
+  ]
+  for kind, curve in found.items():
+    first, last = curve[0], curve[-1]
+    best = max(curve)
+    lines.append(
+      f"| {kind} | {first[0]:.1%} | {best[0]:.1%}, {best[1]:.2f}"
+      f" | {last[0]:.1%}, {last[1]:.2f} | {first[2]:.2f} to {last[2]:.2f} |"
+    )
+  return "\n".join(lines)
+
+
+def main() -> None:
+  """Runs, prints, writes overoptimisation.json."""
+  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser.add_argument("--workdir", type=Path, required=True)
+  parser.add_argument("--beta", type=float, default=0.1)
+  parser.add_argument("--steps", type=int, default=64)
+  parser.add_argument("--every", type=int, default=16)
+  given = vars(parser.parse_args())
+  workdir = given.pop("workdir")
+  found = run(coffee.Settings(workdir), **given)
+  machine = lora_vs_full.machine()
+  print(", ".join(f"{k} {v}" for k, v in (machine | given).items()))
+  print(table(found))
+  metrics.write_json(
+    workdir / "overoptimisation.json", {"machine": machine, "curves": found}
+  )
+
+
+if __name__ == "__main__":
+  main()

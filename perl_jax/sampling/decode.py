@@ -1,0 +1,87 @@
+"""Samplers: who draws with which key, and decoding all samples at once."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from perl_jax import params as params_lib
+from perl_jax import roles
+from perl_jax.models import transformer
+from perl_jax.sampling import policy as policy_lib
+from perl_jax.sampling import slots
+
+
+def make_sampler(
+  backbone: roles.Backbone, spec: policy_lib.SamplingSpec
+) -> Callable[..., policy_lib.Samples]:
+  """Returns `sample(params, prompts, lengths, row_ids, key) -> Samples`.
+
+  `prompts` `[B, P]` are left-padded, `lengths` `[B]`. Each row draws from
+  `fold_in(key, row_id)`, and sample g of a group of several from `fold_in` of
+  that and g: a response depends on its row id and its place in the group, and
+  on nothing else in the batch. Parameters are an argument, not a constant: a
+  changed adapter changes the samples without a new trace.
+  """
+
+  def sample(params, prompts, lengths, row_ids, key):
+    body = {k: v for k, v in params.items() if k != params_lib.HEAD}
+    if spec.merge and params_lib.has_adapters(body):
+      adapters, base = params_lib.partition(body, "lora")
+      body = params_lib.merge(base, adapters, backbone.lora)
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, row_ids)
+    if spec.group > 1:
+      members = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+      members = jax.vmap(members, in_axes=(0, None))
+      keys = members(keys, jnp.arange(spec.group)).reshape(-1)
+    in_turn = 0 < spec.slots < keys.shape[0]
+    decode = slots.decode_in_turn if in_turn else _decode_together
+    return decode(
+      policy_lib.Policy(backbone, spec, body), prompts, lengths, keys
+    )
+
+  return sample
+
+
+def _decode_together(policy, prompts, lengths, keys) -> policy_lib.Samples:
+  """All samples at once; a group is a row that grows by G tokens a step."""
+  spec, (batch, prompt_len) = policy.spec, prompts.shape
+  group, time = spec.group, spec.response_len
+  rows = keys.shape[0]
+  prompt = roles.left_padded(
+    prompts, lengths, segment=1 if group == 1 else transformer.SHARED
+  )
+  cache = transformer.init_cache(
+    policy.backbone.config, batch, prompt_len + group * time
+  )
+  logits, cache = policy.forward(prompt, cache)
+  if group > 1:
+    logits = jnp.repeat(logits, group, axis=0)
+  members = jnp.arange(1, group + 1, dtype=jnp.int32)
+
+  def unfinished(state):
+    samples, *_ = state
+    return (samples.steps < time) & ~jnp.all(samples.stopped)
+
+  def decode(state):
+    (tokens, mask, done, logprobs, step), cache, logits = state
+    drawn, logprob = policy.draw(logits, keys, jnp.broadcast_to(step, rows))
+    token = jnp.where(done, spec.pad_id, drawn)
+    tokens = tokens.at[:, step].set(token)
+    logprobs = logprobs.at[:, step].set(jnp.where(done, 0.0, logprob))
+    mask = mask.at[:, step].set(~done)
+    sequence = roles.Sequence(
+      token.reshape(batch, group),
+      jnp.broadcast_to((lengths + step)[:, None], (batch, group)),
+      (~done).reshape(batch, group) * members,
+    )
+    done |= policy.stops(token) & ~done
+    logits, cache = policy.forward(sequence, cache, last=group)
+    return (
+      policy_lib.Samples(tokens, mask, done, logprobs, step + 1),
+      cache,
+      logits,
+    )
+
+  state = (policy_lib.no_samples(spec, rows), cache, logits)
+  return jax.lax.while_loop(unfinished, decode, state)[0]
