@@ -249,7 +249,7 @@ def test_a_rollout_is_learnt_from_in_parts_and_passes():
       np.testing.assert_allclose(part.policy_logprobs[0, 0, 0], (
         -1.1 if start < 4 else -1.5
       ), rtol=1e-6)  # fmt: skip
-  assert len(set(map(tuple, orders))) > 1
+  assert orders[0] != orders[1] and orders[2] != orders[3]
   assert metrics[0]["train/loss"] == pytest.approx((1 + 2 + 3 + 4) / 4)
   assert metrics[1]["train/loss"] == pytest.approx((5 + 6 + 7 + 8) / 4)
 
@@ -338,14 +338,20 @@ def lines_with(workdir, key):
 
 
 def test_kl_is_0_at_step_0_and_then_it_is_not(rl_run):
-  """Exactly 0, on the held-out prompts and on the first rollout alike."""
+  """Exactly 0 on the held-out prompts: one program reads both.
+
+  On the first rollout the policy is read by the pass that learns from it, and
+  the anchor by another program: 0 but for rounding. Where the policy is
+  measured beside the anchor it is exactly 0 there too; see below.
+  """
   judged = lines_with(rl_run, "validation/kl")
   assert sorted(judged) == [0, 2, 4]
   assert judged[0]["validation/kl"] == judged[0]["validation/kl_per_token"] == 0
   assert judged[2]["validation/kl"] != 0.0
   rollouts = lines_with(rl_run, "rollout/kl")
   assert sorted(rollouts) == [1, 2, 3, 4]
-  assert rollouts[1]["rollout/kl"] == rollouts[1]["rollout/kl_k3"] == 0.0
+  assert abs(rollouts[1]["rollout/kl"]) < 1e-5
+  assert abs(rollouts[1]["rollout/kl_k3"]) < 1e-10
   assert rollouts[2]["rollout/kl"] != 0.0 and rollouts[2]["rollout/kl_k3"] > 0
   summary = tiny.summary(rl_run)
   assert summary["kl_at_step_0"] == 0.0
@@ -495,7 +501,9 @@ def test_every_estimator_runs_from_its_files(
   assert tiny.summary(workdir)["kl_at_step_0"] == 0.0
   rows = lines_with(workdir, "train/loss")
   assert sorted(rows) == [1, 2]
-  assert abs(rows[1]["rollout/kl"]) < 1e-4 < abs(rows[2]["rollout/kl"])
+  if "ppo__epochs" in ESTIMATORS[name]:
+    assert rows[1]["rollout/kl"] == rows[1]["rollout/kl_k3"] == 0.0
+  assert abs(rows[1]["rollout/kl"]) < 1e-5 < abs(rows[2]["rollout/kl"])
   assert rows[1]["rollout/sampler_difference"] < 1e-5
   for row in rows.values():
     assert row["train/update_norm"] > 0
