@@ -124,7 +124,7 @@ def test_numbers_fit_together():
   for data_set in common.DATASETS:
     config = load("rl", data_set)
     config.reward.init = "runs/reward"
-    rl.check(config, mesh)
+    estimating.check(config, mesh)
     dpo.check(load("dpo", data_set), mesh)
 
 

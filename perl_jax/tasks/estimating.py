@@ -94,7 +94,10 @@ def check(config: setup.Config, mesh: jax.sharding.Mesh) -> None:
     )
   for field, parts in (
     ("ppo.minibatches", config.ppo.minibatches),
-    ("microbatches", config.ppo.minibatches * config.microbatches),
+    (
+      "microbatches (of each of ppo.minibatches)",
+      config.ppo.minibatches * config.microbatches,
+    ),
     ("score_microbatches", config.score_microbatches),
   ):
     if parts < 1 or config.batch_size % parts:

@@ -188,7 +188,7 @@ def test_value_of_a_field_of_rl(
 
 def test_minibatches_divide_over_the_mesh(tmp_path):
   config = tiny.config(
-    "rl", estimator="ppo", ppo__minibatches=4, mesh__data=4,
+    "rl", estimator="ppo", ppo__minibatches=4, mesh__data=4, microbatches=1,
     policy__init="none", reward__init="none",
   )  # fmt: skip
   refused(tmp_path, config, "config.ppo.minibatches=4", "= 4 devices")

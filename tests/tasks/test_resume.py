@@ -63,7 +63,7 @@ def overrides(stage, finished):
     "rl_grpo": {
       "policy__init": sft, "reward__init": reward, "estimator": "grpo",
       "samples_per_prompt": 2, "ppo__epochs": 2, "ppo__minibatches": 2,
-      "kl__target": 0.05, "kl__horizon": 64,
+      "kl__target": 0.05, "kl__horizon": 64, "microbatches": 2,
     },
   }[stage] | STEPS  # fmt: skip
 
