@@ -250,7 +250,8 @@ class Tokenization:
       nonlocal run
       if ids and ids[-1] in self._template.strips_right:
         run = run.lstrip()
-      extend(self._encode(run.rstrip() if strip else run), False)
+      first = len(ids) == len(self._template.prefix)
+      extend(self._encode(run.rstrip() if strip else run, first), False)
       run = ""
 
     ends_target = False
@@ -269,8 +270,11 @@ class Tokenization:
     finish_run(strip=False)
     return ids, mask
 
-  def _encode_text(self, text: str) -> tuple[int, ...]:
-    """Tokens of text in which no special token is recognised."""
+  def _encode_text(self, text: str, first: bool = False) -> tuple[int, ...]:
+    """Tokens of text in which no special token is recognised.
+
+    Unless it is the `first`, it is encoded as behind a special token.
+    """
     if not text:
       return ()
     try:
@@ -286,7 +290,7 @@ class Tokenization:
           f"The text has the special token {found.group()!r} of {self.name} in "
           "it, which this tokenizer cannot take as text. Remove it."
         )
-      ids = self._ids(self._anchor + text)[1:]
+      ids = self._ids(text) if first else self._ids(self._anchor + text)[1:]
     for id_ in (*self.stop_ids, self.bos_id):
       if id_ in ids:
         raise ValueError(
@@ -322,7 +326,7 @@ class Tokenization:
     """A special token to put before text, where its place changes its tokens.
 
     Some tokenizers put a space before text at the beginning of a string only.
-    All our pieces follow a special token, so they are encoded behind one.
+    All pieces but the first text follow a special token and are encoded so.
     """
     for token in (self._tokenizer.bos_token, self._tokenizer.eos_token):
       if token in self._template.special:

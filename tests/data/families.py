@@ -300,6 +300,12 @@ _QWEN_EOS = ("<|im_end|>", "<|endoftext|>")
 _THINK = ("<think>", "</think>")
 FAMILIES = {
   "llama2": Family(LLAMA2, "llama", _LLAMA2, _OF_LLAMA2, "</s>", ("</s>",)),
+  # The class that others save it with keeps the pipeline of tokenizer.json.
+  "llama2_fast": Family(
+    LLAMA2, "llama", _LLAMA2,
+    _OF_LLAMA2 | {"tokenizer_class": "PreTrainedTokenizerFast"}, None,
+    ("</s>",),
+  ),
   "llama3": Family(
     LLAMA3, "bytes", _LLAMA3, _OF_LLAMA3 | {"eos_token": "<|end_of_text|>"},
     ("<|end_of_text|>", "<|eot_id|>"), ("<|eot_id|>", "<|end_of_text|>"),
