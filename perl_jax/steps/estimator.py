@@ -163,7 +163,7 @@ def prepare(estimator: Estimator, experience: Experience) -> Experience:
   r_t = (1 - beta) r 1[t last] - beta k1_t, the last with KL in the reward
 
   `policy_logprobs` are there already, and `values` where the estimator has a
-  value model. No gradient flows into what comes out.
+  value model. What comes out is 0 where masked, and no gradient flows into it.
   """
   mask = experience.response_mask
   batch, group, length = mask.shape
@@ -182,7 +182,7 @@ def prepare(estimator: Estimator, experience: Experience) -> Experience:
     response_mask=rows,
     beta=beta,
   )
-  returns = advantages_lib.returns_to_go(shaped, rows, estimator.discount)
+  returns = advantages_lib.returns_to_go(shaped, rows)
   if estimator.uses_value:
     values = flat(experience.values)
     if estimator.name == "ppo":
@@ -194,7 +194,9 @@ def prepare(estimator: Estimator, experience: Experience) -> Experience:
         gae_lambda=estimator.gae_lambda,
       )
     else:
-      advantages = advantages_lib.reinforce_advantages(returns, values)
+      advantages = masked.keep(
+        advantages_lib.reinforce_advantages(returns, values), rows
+      )
   else:
     whole = jnp.sum(shaped, axis=1).reshape(batch, group)
     if estimator.name == "rloo":

@@ -83,6 +83,13 @@ def check(config: setup.Config, mesh: jax.sharding.Mesh) -> None:
         f"config.batch_size={config.batch_size} prompts do not divide into"
         f" {parts} parts: change it or config.{field}."
       )
+  shards = mesh.shape["data"] * mesh.shape["fsdp"]
+  if config.batch_size // config.ppo.minibatches % shards:
+    raise ValueError(
+      f"config.batch_size={config.batch_size} in"
+      f" config.ppo.minibatches={config.ppo.minibatches} parts does not divide"
+      f" over mesh.data * mesh.fsdp = {shards} devices; change them or the mesh."
+    )
 
 
 def make_optimizer(config: setup.Config) -> optax.GradientTransformation:

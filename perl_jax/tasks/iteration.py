@@ -26,6 +26,8 @@ OF_ROLLOUTS = (
   "kl", "kl_per_token", "kl_k3", "objective", "entropy", "sampler_difference",
 )  # fmt: skip
 _MOMENTS = ("return_square", "residual", "residual_square")
+# Row ids are int32, and -1 where a row only fills up: 2^32 - 1.
+_ORDER = 2**31
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,8 +236,9 @@ class Iteration:
     for epoch in range(estimator.epochs):
       parts = [experience]
       if estimator.minibatches > 1:
+        # Rows draw from smaller numbers: see `sampling.make_sampler`.
         order = jax.random.permutation(
-          jax.random.fold_in(key, epoch), experience.rewards.shape[0]
+          jax.random.fold_in(key, _ORDER + epoch), experience.rewards.shape[0]
         )
         parts = [
           _take(experience, rows)
