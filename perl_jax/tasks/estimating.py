@@ -88,7 +88,8 @@ def check(config: setup.Config, mesh: jax.sharding.Mesh) -> None:
     raise ValueError(
       f"config.batch_size={config.batch_size} in"
       f" config.ppo.minibatches={config.ppo.minibatches} parts does not divide"
-      f" over mesh.data * mesh.fsdp = {shards} devices; change them or the mesh."
+      f" over mesh.data * mesh.fsdp = {shards} devices; change them or"
+      " the mesh."
     )
 
 
