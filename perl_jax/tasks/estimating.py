@@ -87,8 +87,8 @@ def check(config: setup.Config, mesh: jax.sharding.Mesh) -> None:
   if config.batch_size // config.ppo.minibatches % shards:
     raise ValueError(
       f"config.batch_size={config.batch_size} in"
-      f" config.ppo.minibatches={config.ppo.minibatches} parts does not divide"
-      f" over mesh.data * mesh.fsdp = {shards} devices; change them or"
+      f" config.ppo.minibatches={config.ppo.minibatches} parts does not"
+      f" divide over mesh.data * mesh.fsdp = {shards} devices; change them or"
       " the mesh."
     )
 
