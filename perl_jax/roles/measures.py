@@ -5,10 +5,27 @@ import jax.numpy as jnp
 
 from perl_jax import params as params_lib
 from perl_jax.models import heads
+from perl_jax.models.config import ModelConfig
 from perl_jax.objectives import kl as kl_lib
 from perl_jax.objectives import language_model
 from perl_jax.roles.backbone import Backbone, Params, head_kernel, hidden_states
 from perl_jax.roles.sequences import Sequence, ungroup
+
+# A head this wide is scored in pieces of the vocabulary: on a mesh it would
+# else be gathered whole. How many of its logits a device may hold at once.
+_WIDE_VOCAB, _PIECE_LOGITS = 65_536, 2**24
+
+
+def _head_pieces(config: ModelConfig, tokens: int) -> dict[str, int]:
+  """How `token_logprobs` cuts a wide head for so many tokens; else nothing."""
+  if config.vocab_size < _WIDE_VOCAB:
+    return {}
+  # Axes as in `sharding.RULES`, which is beside this room.
+  mesh = dict(jax.sharding.get_abstract_mesh().shape)
+  tokens //= mesh.get("data", 1) * mesh.get("fsdp", 1)
+  columns = min(max(_PIECE_LOGITS // max(tokens, 1), 1024), 8192)
+  shards = mesh.get("tensor", 1)
+  return {"vocab_chunk": columns * shards, "vocab_shards": shards}
 
 
 def _token_scores(backbone, params, hidden, targets, temperature, extras):
@@ -18,6 +35,7 @@ def _token_scores(backbone, params, hidden, targets, temperature, extras):
     targets,
     temperature=temperature,
     softcap=backbone.config.final_softcap,
+    **_head_pieces(backbone.config, targets.size),
     **extras,
   )
 

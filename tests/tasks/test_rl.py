@@ -10,7 +10,7 @@ import pytest
 from perl_jax import params, sampling, sharding, steps
 from perl_jax.data.batches import PromptBatch
 from perl_jax.objectives import kl
-from perl_jax.tasks import estimating, iteration, rewarding, stage
+from perl_jax.tasks import estimating, iteration, judging, rewarding, stage
 from tests.tasks import tiny
 
 # An iteration with stand-ins: every number can be followed.
