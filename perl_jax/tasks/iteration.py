@@ -17,7 +17,7 @@ from perl_jax import rollout as rollout_lib
 from perl_jax import sharding, steps
 from perl_jax.data import records
 from perl_jax.objectives import kl as kl_lib
-from perl_jax.tasks import judging, rewarding, setup
+from perl_jax.tasks import estimating, judging, rewarding, setup
 from perl_jax.tasks.compiled import Compiled
 
 PHASES = ("sample", "score", "learn")
@@ -75,8 +75,7 @@ def make_functions(
   """
   backbone, spec = engine.backbone, engine.spec
   sample = engine.sample
-  rollouts = dict(config.rollouts) | {"group": estimator.group}
-  grown = dataclasses.replace(spec, **rollouts)
+  grown = estimating.rollout_spec(config, spec)
   if grown != spec:
     sample = judging.compiled_sampler(backbone, grown)
   together = ()

@@ -48,6 +48,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
     sampling_spec = casting.sampling_spec(
       config, tokenization, **config.sampling.to_dict()
     )
+    estimating.rollout_spec(config, sampling_spec)
     lora = setup.lora_spec(config)
     policy, frozen = start_lib.trainable_of(
       start, lora=lora, tuning=config.tuning, seed=config.seed, head=""
