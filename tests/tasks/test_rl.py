@@ -10,7 +10,7 @@ import pytest
 from perl_jax import params, sampling, sharding, steps
 from perl_jax.data.batches import PromptBatch
 from perl_jax.objectives import kl
-from perl_jax.tasks import estimating, iteration, rewarding, rl, stage
+from perl_jax.tasks import estimating, iteration, judging, rewarding, stage
 from tests.tasks import tiny
 
 # An iteration with stand-ins: every number can be followed.
@@ -280,7 +280,7 @@ def test_comparison_of_before_and_after():
   before = {"kl": 0.0, "kl_per_token": 0.0, "reward": 1.0, "gold": 0.25}
   after = {"validation/kl": 0.5, "validation/kl_per_token": 0.1,
            "validation/reward": 2.0, "validation/gold": 0.5}  # fmt: skip
-  assert rl.compare(before, after) == {
+  assert judging.compare(before, after) == {
     "kl": 0.5, "kl_per_token": 0.1, "kl_at_step_0": 0.0,
     "reward_before": 1.0, "reward_after": 2.0,
     "gold_before": 0.25, "gold_after": 0.5,
