@@ -11,7 +11,7 @@ from configs import common
 from perl_jax import sharding, tasks
 from perl_jax.data import sources
 from perl_jax.models import presets
-from perl_jax.tasks import dpo, reward, rl, setup
+from perl_jax.tasks import dpo, estimating, reward, setup
 
 FILES = sorted(
   path.stem
