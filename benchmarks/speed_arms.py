@@ -45,7 +45,6 @@ MODEL = {
   "num_kv_heads": 2,
   "head_dim": 64,
   "max_len": 256,
-  "scan_unroll": 8,
 }
 
 
@@ -71,9 +70,10 @@ class Arm:
   tuning: str = "lora"
   prompts: int = 8
   group: int = 1
-  microbatches: int = 1
-  score_microbatches: int = 1
-  merge: bool = False
+  # Parts of 300 to 500 tokens fit the cache of a CPU.
+  microbatches: int = 8
+  score_microbatches: int = 8
+  merge: bool = True
   remat: str = "none"
   prompt_len: int = 64
   response_len: int = 64
