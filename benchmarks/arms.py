@@ -31,7 +31,7 @@ from perl_jax import params as params_lib
 from perl_jax import roles, sampling, sharding, steps
 from perl_jax.data import batches
 from perl_jax.models import presets
-from perl_jax.tasks import iteration, judging, rewarding, rl, setup
+from perl_jax.tasks import estimating, iteration, judging, rewarding, setup
 from perl_jax.tasks import start as start_lib
 from perl_jax.tasks.compiled import Compiled
 
@@ -87,6 +87,7 @@ def configure(config: setup.Config, settings: Settings, tuning: str):
   config.tuning = tuning
   config.lora.rank = settings.rank
   config.batch_size = settings.batch
+  config.microbatches = 1  # the batch is the caller's to choose
   return config
 
 
@@ -194,53 +195,44 @@ class RlIteration:
       )
     }
     policy, frozen = made["policy"]
-    optimizer = rl.make_optimizer(config)
+    estimator = estimating.estimator_of(config)
+    optimizer = estimating.make_optimizer(config)
     self._share = setup.share(policy, frozen)["trainable_share"]
     self._frozen = sharding.place(mesh, frozen)
-    self._anchor = judging.Role(sharding.place(mesh, policy), self._frozen)
+    self._anchor = sharding.place(mesh, policy)
     trainable = {"policy": policy, "value": made["value"][0]}
-    self._state = sharding.place(
-      mesh, steps.init_state(sharding.place(mesh, trainable), optimizer)
+    state = steps.init_state(
+      sharding.place(mesh, trainable), optimizer, beta=config.beta
     )
+    self._state = sharding.place(mesh, state)
     backbone = roles.Backbone(start.config, lora)
     self._reward = rewarding.Model(
       backbone,
       sharding.place(mesh, random_head(made["reward"][0], settings.seed)),
       self._frozen,
       members=1,
+      shares_base=bool(frozen),
     )
-    self._engine = judging.Engine(
-      backbone, sampling_spec(config, settings), backbone
-    )
-    self._learn = Compiled(
-      steps.make_train_step(
-        steps.reinforce_loss(
-          backbone,
-          temperature=config.sampling.temperature,
-          beta=config.beta,
-          value_coef=config.value_coef,
-          reduction=config.reduction,
-        ),
-        optimizer,
-      ),
-      name="rl step",
-      donate=(0,),
+    engine = judging.Engine(backbone, sampling_spec(config, settings), backbone)
+    self._functions = iteration.make_functions(
+      config, estimator, optimizer, engine, self._reward, on_base=bool(frozen)
     )
     self._batch = prompt_batch(settings)
-    self._iterate = iteration.make_iteration(
-      mesh,
-      self._engine,
-      self._learn,
-      self._anchor,
-      rewarding.Rewarder(
+    self._iterate = iteration.Iteration(
+      estimator,
+      self._functions,
+      mesh=mesh,
+      base=self._frozen,
+      anchor=self._anchor,
+      reward=rewarding.Rewarder(
         self._reward,
-        self._engine.rewards,
+        engine.rewards,
         None,
         unstopped_penalty=config.unstopped_penalty,
       ),
-      self._frozen,
-      jax.random.key(settings.seed),
       rows=(),
+      key=jax.random.key(settings.seed),
+      control=iteration.Control(),
     )
 
   def run(self, number: int) -> dict[str, float]:
@@ -254,22 +246,19 @@ class RlIteration:
   def costs(self) -> dict[str, Any]:
     """Bytes by phase and for the whole; after the first iteration."""
     state, frozen = self._state, self._frozen
-    anchor, reward = self._anchor.trainable, self._reward.trainable
+    anchor, reward = self._anchor, self._reward.trainable
     held = bytes_given(state, frozen, anchor, reward)
     policy = state.trainable["policy"]
-    engine = self._engine
+    # The log-probs of the anchor read the base's lm_head.
+    asked = bytes_given(anchor, frozen) + bytes_given(reward, head_only=True)
     calls = {
-      "sample": [(engine.sample, bytes_given(policy, frozen))],
-      "score": [
-        (engine.logprobs, bytes_given(policy, frozen)),
-        (engine.logprobs, bytes_given(anchor, frozen)),
-        (engine.rewards, bytes_given(reward, frozen, head_only=True)),
-      ],
-      "learn": [(self._learn, bytes_given(state, frozen))],
+      "sample": (self._functions.sample, bytes_given(policy, frozen)),
+      "score": (self._functions.score, asked),
+      "learn": (self._functions.learn, bytes_given(state, frozen)),
     }
     phases = {
-      phase: max(held - given + fn.peak_bytes for fn, given in called)
-      for phase, called in calls.items()
+      phase: held - given + fn.peak_bytes
+      for phase, (fn, given) in calls.items()
     }
     return {
       "trainable_share": self._share,
@@ -277,8 +266,7 @@ class RlIteration:
       "optimizer_bytes": params_lib.nbytes(state.opt_state),
       "held_bytes": held,
       "compiler_peak_bytes": {
-        phase: max(fn.peak_bytes for fn, _ in called)
-        for phase, called in calls.items()
+        phase: fn.peak_bytes for phase, (fn, _) in calls.items()
       },
       "phase_bytes": phases,
       "peak_bytes": max(phases.values()),

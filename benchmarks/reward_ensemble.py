@@ -33,7 +33,7 @@ class Arm:
   def __init__(self, config, start, mesh, members: int, data):
     config = config.copy_and_resolve_references()
     config.ensemble = members
-    ensemble.check(config)
+    ensemble.check(config, mesh)
     lora = setup.lora_spec(config)
     optimizer = setup.make_optimizer(config)
     trainable, frozen = start_lib.ensemble_of(

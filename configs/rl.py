@@ -9,8 +9,11 @@
 `reward.fn="package.module:function"` adds a function of yours to the model, or
 stands alone if `reward.init` is "". `reward.combine` is what an ensemble says:
 "mean", "min", "mean_minus_std" (`reward.std_weight`) or "average" of weights.
-`beta` weighs the KL to the anchor and 1 - beta the reward. Temperature and
-beta are the paper's, but for the embedded data. Time and results: README.md.
+`estimator` is "reinforce" (the paper's), "ppo", "rloo", "grpo" or "dr_grpo";
+the last three need `samples_per_prompt`. `batch_size` counts prompts.
+`beta` weighs the KL to the anchor and 1 - beta the reward; with a `kl.target`
+above 0 it follows the KL. Temperature and beta are the paper's, but for the
+embedded data. Time and results: README.md.
 """
 
 from configs import common

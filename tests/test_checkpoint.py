@@ -249,3 +249,18 @@ def test_state_that_holds_counters_alone(tmp_path):
     resumed = saver.restore(sharding.place(mesh(), start))
   assert int(resumed.state.step) == 7
   same(resumed.state.opt_state, placed.opt_state)
+
+
+def test_controls_are_restored(tmp_path):
+  """What a task adapts goes on where it was; a state without has none."""
+  trainable, _ = reward_role()
+  start = steps.init_state(trainable, optax.sgd(1.0), beta=0.5)
+  assert start.controls == {"beta": np.float32(0.5)}
+  placed = sharding.place(mesh(), start)
+  moved = placed._replace(controls={"beta": placed.controls["beta"] * 3})
+  with checkpoint.Checkpointer(tmp_path, metric="m", mode="max") as saver:
+    saver.save(1, moved, {}, {"m": 1.0})
+  with checkpoint.Checkpointer(tmp_path, metric="m", mode="max") as saver:
+    resumed = saver.restore(placed)
+  same(resumed.state.controls, moved.controls)
+  assert steps.init_state(trainable, optax.sgd(1.0)).controls == ()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from perl_jax import params as params_lib
-from perl_jax import roles
+from perl_jax import roles, sharding
 from perl_jax.models.lora import LoraSpec
 from tests import toys
 from tests.models import reference
@@ -216,6 +216,40 @@ def test_response_logprobs_at_the_temperature():
         -np.sum(np.exp(logprobs) * logprobs),
         **AGAINST_NUMPY,
       )
+
+
+@pytest.mark.parametrize(
+  ("tokens", "mesh", "columns"),
+  [
+    (2048, (1, 1, 1), 8192),
+    (64 * 512, (1, 1, 1), 1024),
+    (64 * 512, (2, 2, 1), 2048),
+    (64 * 512, (1, 4, 2), 2 * 2048),
+    (1, (1, 1, 1), 8192),
+  ],
+)
+def test_wide_heads_are_cut_by_what_a_device_holds(tokens, mesh, columns):
+  data, fsdp, tensor = mesh
+  made = sharding.make_mesh(data=data, fsdp=fsdp, tensor=tensor)
+  with jax.set_mesh(made):
+    assert roles._head_pieces(CONFIG, tokens) == {}
+    wide = toys.config("tiny", vocab_size=256_000)
+    assert roles._head_pieces(wide, tokens) == {
+      "vocab_chunk": columns,
+      "vocab_shards": tensor,
+    }
+
+
+def test_a_head_in_pieces_says_the_same(monkeypatch):
+  expected, _ = measured(0)
+  pieces = dict(vocab_chunk=7, vocab_shards=1)
+  monkeypatch.setattr(roles, "_head_pieces", lambda config, tokens: pieces)
+  # A function of its own: `measure` is traced already. Five pieces of six.
+  again = jax.jit(lambda *arguments: measure.__wrapped__(*arguments))
+  assert "f32[4,6,6]" in str(jax.make_jaxpr(again)(PARAMS, *batch()))
+  found, _ = jax.device_get(again(PARAMS, *batch()))
+  for mine, theirs in zip(found[:2], expected[:2]):
+    np.testing.assert_allclose(mine, theirs, **REASSOCIATED)
 
 
 def test_values_are_of_the_state_before_the_action():

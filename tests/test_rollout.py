@@ -1,12 +1,10 @@
-"""Measurements of a rollout: equal roles give equal bits, ratios are 1."""
+"""Measurements of a rollout: equal roles give equal bits, alone or stacked."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-import pytest
 
 from perl_jax import params as params_lib
 from perl_jax import roles, rollout, steps
@@ -120,44 +118,170 @@ def test_penalise_unstopped_by_hand():
   np.testing.assert_array_equal(found, [1.0, -2.5])
 
 
-def rollout_record():
-  policy, reward, base = trees()
-  logprobs, _ = measure(policy, base, *sampled())
-  prompts, lengths, responses, mask = sampled()
-  return (
-    rollout.Rollout(
-      prompts=prompts,
-      prompt_lengths=lengths,
-      responses=responses,
-      response_mask=mask,
-      policy_logprobs=logprobs,
-      anchor_logprobs=logprobs,
-      rewards=jnp.array([1.0, -1.0, 0.5, 0.0]),
+# All roles at once: `make_scores`.
+
+MEMBERS, GROUP = 2, 2
+TOGETHER = ("anchor", "policy", "value", "reward")
+
+
+@functools.cache
+def roles_of():
+  """(trainable trees of anchor, policy, value and two rewards, base)."""
+  policy, _, base = trees()
+
+  def adapter(seed, head=False, likelihood=False):
+    tree = toys.random_params(CONFIG, SPEC, head=head, seed=seed)
+    found, _ = params_lib.partition(tree, "lora")
+    if likelihood:
+      weights = {"likelihood": np.array([0.7, -0.4], np.float32) * seed}
+      found = found | {"head": found["head"] | weights}
+    return found
+
+  return {
+    "anchor": adapter(5),
+    "policy": policy,
+    "value": adapter(2, head=True),
+    "reward": params_lib.stack(
+      [adapter(3, True, True), adapter(4, True, True)]
     ),
-    {"policy": policy, "value": reward},
-    base,
+  }, base
+
+
+def grouped():
+  """Two responses to each of four prompts; some rows have no token."""
+  prompts, lengths, responses, mask = sampled()
+  more = np.arange(RESPONSE_LEN) < np.array([3, 6, 0, 0])[:, None]
+  masks = np.stack([mask, more], axis=1)
+  found = np.stack(
+    [responses, np.where(more, toys.random_tokens(62, *more.shape), 0)], axis=1
+  )
+  return prompts, lengths, found, masks
+
+
+def rows_apart():
+  """Each response of `grouped` after a prompt of its own, `[8, T]`."""
+  prompts, lengths, responses, mask = grouped()
+  return (
+    np.repeat(prompts, GROUP, axis=0),
+    np.repeat(lengths, GROUP),
+    responses.reshape(-1, RESPONSE_LEN),
+    mask.reshape(-1, RESPONSE_LEN),
   )
 
 
-def reinforce():
-  return steps.reinforce_loss(
-    BACKBONE,
-    temperature=TEMPERATURE,
-    beta=0.1,
-    value_coef=0.5,
-    reduction="token",
+def in_groups_of_one():
+  prompts, lengths, responses, mask = rows_apart()
+  return prompts, lengths, responses[:, None], mask[:, None]
+
+
+def make_scores(**options):
+  fields = {"temperature": TEMPERATURE, "reward_backbone": BACKBONE} | options
+  return jax.jit(rollout.make_scores(BACKBONE, **fields))
+
+
+@functools.cache
+def each_alone():
+  """Every role in a pass of its own, every response in a row of its own."""
+  asked, base = roles_of()
+  scores = make_scores(together=(), members=MEMBERS)
+  return jax.device_get(scores(asked, {"": base}, *in_groups_of_one()))
+
+
+def same_scores(found, shape):
+  assert found.keys() == each_alone().keys()
+  for name, expected in each_alone().items():
+    assert found[name].dtype == np.float32
+    expected = expected.reshape(
+      (MEMBERS, *shape) if name == "reward" else (*shape, RESPONSE_LEN)
+    )
+    np.testing.assert_allclose(
+      found[name], expected, err_msg=name, **ACROSS_PROGRAMS
+    )
+
+
+def test_roles_alone_say_what_their_functions_say():
+  """`make_logprobs`, `make_rewards`, and the value by NumPy."""
+  asked, base = roles_of()
+  found, rows = each_alone(), rows_apart()
+  for name in ("anchor", "policy"):
+    expected, _ = measure(asked[name], base, *rows)
+    np.testing.assert_allclose(
+      found[name][:, 0], expected, **ACROSS_PROGRAMS, err_msg=name
+    )
+  rewards = jax.jit(rollout.make_rewards(BACKBONE, members=MEMBERS))
+  np.testing.assert_allclose(
+    found["reward"][..., 0],
+    rewards(asked["reward"], base, *rows),
+    **ACROSS_PROGRAMS,
+  )
+  prompts, lengths, responses, mask = (array[1] for array in rows)
+  ids = np.concatenate([prompts[4 - lengths :], responses[mask]])
+  value = params_lib.combine(asked["value"], base)
+  hidden = reference.hidden_states(CONFIG, value, ids, lora_scale=SPEC.scale)
+  np.testing.assert_allclose(
+    found["value"][1, 0][mask],
+    hidden[lengths - 1 : -1] @ value["head"]["kernel"] + value["head"]["bias"],
+    rtol=2e-5,
+    atol=2e-5,
   )
 
 
-@pytest.mark.slow
-def test_on_policy_ratio_is_one_in_the_training_step():
-  """The loss recomputes what `make_logprobs` measured; after it, no more."""
-  record, trainable, base = rollout_record()
-  optimizer = optax.sgd(0.1)
-  step = jax.jit(steps.make_train_step(reinforce(), optimizer))
-  state = steps.init_state(trainable, optimizer)
-  after, metrics = step(state, base, record, jax.random.key(0))
-  np.testing.assert_allclose(metrics["ratio"], 1.0, rtol=0, atol=2e-6)
-  params_lib.require_same_leaves(trainable, after.trainable, "trainable")
-  _, second = step(after, base, record, jax.random.key(0))
-  assert abs(float(second["ratio"]) - 1.0) > 1e-4
+def test_stacked_roles_and_groups_equal_each_alone():
+  """Adapters side by side, two responses behind one prompt; 0 where masked."""
+  asked, base = roles_of()
+  scores = make_scores(together=TOGETHER, members=MEMBERS)
+  found = jax.device_get(scores(asked, {"": base}, *grouped()))
+  same_scores(found, (4, GROUP))
+  mask = grouped()[3]
+  for name in ("anchor", "policy", "value"):
+    assert not np.any(found[name][~mask]), name
+    assert np.all(found[name][mask] != 0), name
+  # Equal policy and anchor: equal bits, so that their KL is exactly 0.
+  equal = asked | {"anchor": jax.tree.map(np.array, asked["policy"])}
+  found = jax.device_get(scores(equal, {"": base}, *grouped()))
+  np.testing.assert_array_equal(found["anchor"], found["policy"])
+
+
+def test_stacked_roles_in_parts_equal_each_alone():
+  """One response to a prompt, a part of the batch after the other."""
+  asked, base = roles_of()
+  scores = make_scores(together=TOGETHER, members=MEMBERS, microbatches=4)
+  found = scores(asked, {"": base}, *in_groups_of_one())
+  same_scores(jax.device_get(found), (4 * GROUP, 1))
+
+
+def test_a_reward_model_on_another_base_is_asked_apart():
+  """Beside a stacked anchor; its base and its shape are its own."""
+  asked, base = roles_of()
+  own = roles.Backbone(toys.config("tiny"), LoraSpec(rank=3, alpha=1.0))
+  tree = toys.random_params(own.config, own.lora, head=True, seed=8)
+  reward, own_base = params_lib.partition(tree, "lora")
+  scores = make_scores(
+    together=("anchor", "policy", "value"), reward_backbone=own
+  )
+  given = {"anchor": asked["anchor"], "reward": reward}
+  found = scores(given, {"": base, "reward": own_base}, *grouped())
+  expected = jax.jit(rollout.make_rewards(own))(reward, own_base, *rows_apart())
+  assert found.keys() == given.keys()
+  np.testing.assert_allclose(
+    found["reward"].reshape(-1), expected, **ACROSS_PROGRAMS
+  )
+  np.testing.assert_allclose(
+    found["anchor"].reshape(-1, RESPONSE_LEN),
+    each_alone()["anchor"][:, 0],
+    **ACROSS_PROGRAMS,
+  )
+
+
+def test_with_full_tuning_every_role_is_a_whole_tree():
+  """Nothing is stacked, and there is no base."""
+  _, base = roles_of()
+  tuned = toys.perturbed(base, 0.05)
+  scores = make_scores(together=())
+  found = scores({"anchor": tuned, "policy": base}, {"": {}}, *grouped())
+  for name, tree in (("anchor", tuned), ("policy", base)):
+    expected, _ = measure(tree, {}, *rows_apart())
+    np.testing.assert_allclose(
+      found[name].reshape(-1, RESPONSE_LEN), expected, **ACROSS_PROGRAMS
+    )
+  assert np.abs(found["anchor"] - found["policy"]).max() > 0.01

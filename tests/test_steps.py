@@ -97,8 +97,8 @@ def measure():
   return jax.jit(rollout.make_logprobs(BACKBONE, temperature=TEMPERATURE))
 
 
-def make_rollout(policy, frozen, anchor, measured=None):
-  """Rollouts of lengths 1 to 5; the last row only fills up the batch."""
+def make_experience(policy, frozen, anchor):
+  """One response to each prompt, of 1 to 5 tokens; the last row has none."""
   lengths = np.array([4, 1, 3, 2, 4, 2, 1, 1], np.int32)
   response_lengths = np.array([5, 2, 1, 4, 3, 5, 2, 0])
   args = (
@@ -107,30 +107,26 @@ def make_rollout(policy, frozen, anchor, measured=None):
     toys.random_tokens(8, ROWS, RESPONSE),
     np.arange(RESPONSE) < response_lengths[:, None],
   )
-  measured = measured or measure()
-  rewards = np.random.default_rng(9).normal(size=ROWS).astype(np.float32)
-  return rollout.Rollout(
-    *args,
-    np.asarray(measured(policy, frozen, *args)[0]),
-    np.asarray(measured(anchor, frozen, *args)[0]),
-    rewards,
+  rewards = np.random.default_rng(9).normal(size=(ROWS, 1))
+  return steps.Experience(
+    *args[:2],
+    *(array[:, None] for array in args[2:]),
+    sampled_logprobs=np.asarray(measure()(policy, frozen, *args)[0])[:, None],
+    anchor_logprobs=np.asarray(measure()(anchor, frozen, *args)[0])[:, None],
+    rewards=rewards.astype(np.float32),
+    beta=np.full(ROWS, BETA, np.float32),
   )
 
 
 @functools.cache
 def rl_batch():
   (policy, frozen), (anchor, _) = role(1), role(2)
-  return make_rollout(policy, frozen, anchor)
+  return make_experience(policy, frozen, anchor)
 
 
-def reinforce(beta=BETA, reduction="token", temperature=TEMPERATURE):
-  return steps.reinforce_loss(
-    BACKBONE,
-    temperature=temperature,
-    beta=beta,
-    value_coef=0.5,
-    reduction=reduction,
-  )
+def reinforce(temperature=TEMPERATURE, **changes):
+  estimator = steps.Estimator(name="reinforce", value_coef=0.5, **changes)
+  return steps.policy_loss(BACKBONE, estimator, temperature=temperature)
 
 
 @functools.cache
@@ -140,7 +136,7 @@ def case(name):
   if name == "rl":
     value, _ = role(4, head=True)
     trainable = {"policy": policy, "value": value}
-    return Case(reinforce(), trainable, frozen, rl_batch())
+    return Case(reinforce(), trainable, steps.Standing(frozen, {}), rl_batch())
   loss_fn, trainable, batch = {
     "sft": (
       steps.language_model_loss(BACKBONE, max_targets=6),
@@ -296,17 +292,23 @@ def test_pointwise_loss_by_hand():
   )
 
 
-def test_reinforce_loss_by_hand():
-  _, trainable, frozen, batch = case("rl")
+@functools.cache
+def rl_by_hand():
+  """{"policy_loss": a list of each row's tokens, ...}, and the KL of each row.
+
+  The row that only fills up the batch has no tokens.
+  """
+  _, trainable, (frozen, _), batch = case("rl")
   anchor, _ = role(2)
-  total = dict.fromkeys(
-    ("policy_loss", "value_loss", "advantage", "return", "value"), 0.0
-  )
-  count = 0
+  found = {
+    name: [[] for _ in range(ROWS)]
+    for name in ("policy_loss", "value_loss", "advantage", "return", "value")
+  }
+  kl = np.zeros(ROWS)
   for row in range(ROWS - 1):
     n = int(batch.response_mask[row].sum())
     prompt = batch.prompts[row, PROMPT - batch.prompt_lengths[row] :]
-    response = batch.responses[row, :n]
+    response = batch.responses[row, 0, :n]
     ids = np.concatenate([prompt, response])
 
     def before(tree, ids=ids, n=n):
@@ -319,32 +321,78 @@ def test_reinforce_loss_by_hand():
     policy = scores(trainable["policy"])
     values = score_of(trainable["value"], before(trainable["value"]))
     rewards = -BETA * (policy - scores(anchor))
-    rewards[-1] += (1 - BETA) * batch.rewards[row]
+    rewards[-1] += (1 - BETA) * batch.rewards[row, 0]
+    kl[row] = np.sum(policy - scores(anchor))
     for t in range(n):
       returns = rewards[t:].sum()
-      total["policy_loss"] -= policy[t] * (returns - values[t])
-      total["value_loss"] += (returns - values[t]) ** 2
-      total["advantage"] += returns - values[t]
-      total["return"] += returns
-      total["value"] += values[t]
-      count += 1
+      for name, value in (
+        ("policy_loss", -policy[t] * (returns - values[t])),
+        ("value_loss", (returns - values[t]) ** 2),
+        ("advantage", returns - values[t]),
+        ("return", returns),
+        ("value", values[t]),
+      ):
+        found[name][row].append(value)
+  return found, kl
+
+
+def test_reinforce_loss_by_hand():
+  tokens, kl = rl_by_hand()
+  total = {name: sum(map(sum, rows)) for name, rows in tokens.items()}
+  count = sum(map(len, tokens["value"]))
+  rewards = rl_batch().rewards[: ROWS - 1, 0].astype(float)
+  squares = [x**2 for row in tokens["return"] for x in row]
   found, *_ = ran("rl")
   check_sums(
     found,
     loss=(total["policy_loss"] + 0.5 * total["value_loss"], count),
-    ratio=(count, count),
+    kl=(kl.sum(), ROWS - 1),
+    kl_per_token=(kl.sum(), count),
+    objective=(
+      (1 - BETA) * rewards.sum() - BETA * kl.sum(), ROWS - 1
+    ),
+    return_square=(sum(squares), count),
+    residual=(total["advantage"], count),
+    residual_square=(total["value_loss"], count),
+    clip_fraction=(0, count),
     **{name: (value, count) for name, value in total.items()},
-  )
+  )  # fmt: skip
 
 
-def test_on_policy_ratio_is_1_and_off_policy_is_not():
-  """Log-probs of the sampler's role, measured anew by the trainer."""
+def test_on_policy_ratio_is_1():
+  """Exactly: the policy that is updated is the one that sampled.
+
+  That it did is told by what the sampler said of its tokens.
+  """
   loss_fn, trainable, frozen, batch = case("rl")
+  total, count = ran("rl")[0]["ratio"]
+  assert total == count == 22
   found = steps.means(ran("rl")[0])
-  np.testing.assert_allclose(found["ratio"], 1.0, atol=1e-6)
+  assert found["sampler_difference"] < 2e-6
   other = trainable | {"policy": role(2)[0]}
   moved = steps.means(jax.jit(loss_fn)(other, frozen, batch, None))
-  assert abs(moved["ratio"] - 1.0) > 0.01
+  assert moved["sampler_difference"] > 0.01
+
+
+def test_ratio_is_1_where_the_policy_is_the_one_that_was_measured():
+  """With several updates the log-probs before the first are given."""
+  _, trainable, frozen, batch = case("rl")
+  estimator = steps.Estimator(name="ppo", epochs=2)
+  batch = batch._replace(
+    # Of `measure`, another program than the step's.
+    policy_logprobs=batch.sampled_logprobs,
+    values=np.zeros_like(batch.sampled_logprobs),
+  )
+  batch = steps.prepare(estimator, batch)
+  loss_fn = jax.jit(
+    steps.policy_loss(BACKBONE, estimator, temperature=TEMPERATURE)
+  )
+  found = steps.means(loss_fn(trainable, frozen, batch, None))
+  np.testing.assert_allclose(found["ratio"], 1.0, rtol=0, atol=2e-6)
+  assert found["clip_fraction"] == 0
+  other = trainable | {"policy": role(2)[0]}
+  moved = steps.means(loss_fn(other, frozen, batch, None))
+  assert abs(moved["ratio"] - 1.0) > 0.01 and moved["clip_fraction"] > 0.1
 
 
 # What an update touches.
@@ -531,14 +579,32 @@ def test_nothing_of_the_size_of_the_base_is_differentiated():
 
 
 def test_token_and_sequence_reduction():
-  """One sum, over 22 tokens or 7 responses; the empty row is in neither."""
+  """By 22 tokens or 7 responses; the row that fills up is in neither."""
   _, trainable, frozen, batch = case("rl")
-  total, count = ran("rl")[0]["loss"]
-  assert count == 22 == batch.response_mask.sum()
-  by_row = jax.jit(reinforce(reduction="sequence"))
-  found = by_row(trainable, frozen, batch, None)
-  np.testing.assert_allclose(found["loss"][0], total, **FLOAT32)
-  assert found["loss"][1] == 7 == ROWS - 1
+  tokens, _ = rl_by_hand()
+  rows = [
+    np.array(policy) + 0.5 * np.array(value)
+    for policy, value in zip(
+      tokens["policy_loss"][:-1], tokens["value_loss"][:-1], strict=True
+    )
+  ]
+
+  @jax.jit
+  def losses():
+    return {
+      reduction: reinforce(reduction=reduction)(
+        trainable, frozen, batch, None
+      )["loss"]
+      for reduction in ("token", "sequence", "sequence_mean")
+    }  # fmt: skip
+
+  total = sum(row.sum() for row in rows)
+  check_sums(
+    losses(),
+    token=(total, 22),
+    sequence=(total, 7),
+    sequence_mean=(sum(row.mean() for row in rows), 7),
+  )
 
 
 @functools.cache
@@ -547,9 +613,13 @@ def policy_gradient():
   _, trainable, frozen, batch = case("rl")
 
   def total(policy, beta, rewards, anchor):
-    rollouts = batch._replace(rewards=rewards, anchor_logprobs=anchor)
+    changed = batch._replace(
+      rewards=rewards,
+      anchor_logprobs=anchor,
+      beta=jnp.full(ROWS, beta, jnp.float32),
+    )
     tree = trainable | {"policy": policy}
-    return reinforce(beta=beta)(tree, frozen, rollouts, None)["loss"][0]
+    return reinforce()(tree, frozen, changed, None)["loss"][0]
 
   gradient = jax.jit(jax.grad(total))
   return lambda *args: jax.device_get(gradient(trainable["policy"], *args))
@@ -583,19 +653,20 @@ def test_beta_weighs_reward_and_kl():
 def test_temperature_divides_the_logits():
   """log pi at T is log softmax(z / T), and the loss reads that of the rollout.
 
-  With another temperature the ratio is off: the trap of trainers that sample
-  at 0.7 and score at 1.
+  With another temperature the sampler said otherwise: the trap of trainers that
+  sample at 0.7 and score at 1.
   """
   _, trainable, frozen, batch = case("rl")
-  ids = np.concatenate([batch.prompts[0], batch.responses[0]])
-  hidden = hidden_of(trainable["policy"], frozen, ids)[PROMPT - 1 : -1]
-  expected = logprobs_of(hidden, frozen, TEMPERATURE)
-  found = batch.policy_logprobs[0]
-  columns = np.arange(RESPONSE), batch.responses[0]
+  ids = np.concatenate([batch.prompts[0], batch.responses[0, 0]])
+  hidden = hidden_of(trainable["policy"], frozen.base, ids)[PROMPT - 1 : -1]
+  expected = logprobs_of(hidden, frozen.base, TEMPERATURE)
+  found = batch.sampled_logprobs[0, 0]
+  columns = np.arange(RESPONSE), batch.responses[0, 0]
   np.testing.assert_allclose(found, expected[columns], **FLOAT32)
-  assert np.abs(found - logprobs_of(hidden, frozen)[columns]).max() > 0.05
+  other = logprobs_of(hidden, frozen.base)[columns]
+  assert np.abs(found - other).max() > 0.05
   other = jax.jit(reinforce(temperature=1.0))(trainable, frozen, batch, None)
-  assert abs(steps.means(other)["ratio"] - 1.0) > 0.01
+  assert steps.means(other)["sampler_difference"] > 0.01
 
 
 # Meshes and full tuning.
@@ -613,10 +684,12 @@ def test_sharded_step_is_the_unsharded_one(name, shape):
     placed = sharding.place_batch(mesh, jax.tree.map(np.asarray, batch))
     if shape == (8, 1, 1):
       assert len(jax.tree.leaves(placed)[0].sharding.device_set) == 8
+    if name == "rl":
+      frozen = frozen._replace(base=sharding.place(mesh, frozen.base))
+    else:
+      frozen = sharding.place(mesh, frozen)
     step = jax.jit(steps.make_train_step(loss_fn, sgd()), donate_argnums=0)
-    state, metrics = step(
-      state, sharding.place(mesh, frozen), placed, jax.random.key(0)
-    )
+    state, metrics = step(state, frozen, placed, jax.random.key(0))
   *_, whole, expected = ran(name)
   close_trees(jax.device_get(state.trainable), whole.trainable, trainable)
   for key, value in expected.items():

@@ -1,10 +1,11 @@
 """Records as rows of tokens, shortened where they are too long."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from perl_jax.data import records
 from perl_jax.data import text as text_lib
+from perl_jax.data.template import UnevenError
 from perl_jax.data.text import Tokenization
 
 LONG = (*text_lib.LONG, "drop")
@@ -63,14 +64,41 @@ class EncodedPrompt(NamedTuple):
 def encode_demonstrations(
   rows: Iterable[records.Demonstration], tokenization: Tokenization
 ) -> list[tuple[list[int], list[bool]]]:
-  """Tokens and target mask of every dialogue, for `packing.pack_dialogues`."""
+  """Tokens and target mask of every dialogue, for `packing.pack_dialogues`.
+
+  Where the template writes a past assistant turn differently from one that is
+  being written (Qwen3), each assistant turn becomes a sequence of its own,
+  behind the prompt that a policy would be given for it.
+
+  Raises:
+    ValueError: Names the row that cannot be encoded.
+  """
   encoded = []
   for row in rows:
     try:
       encoded.append(tokenization.encode_dialog(row.prompt, row.turns))
+    except UnevenError:
+      encoded += _encode_turns(row, tokenization)
     except ValueError as error:
       raise ValueError(f"{row.id}: {error}") from error
   return encoded
+
+
+def _encode_turns(
+  row: records.Demonstration, tokenization: Tokenization
+) -> Iterator[tuple[list[int], list[bool]]]:
+  """Tokens and target mask of each assistant turn, one by one."""
+  messages = [*row.prompt, *row.turns]
+  for i in range(len(row.prompt), len(messages)):
+    if messages[i]["role"] != "assistant":
+      continue
+    try:
+      prompt, _ = tokenization.encode_prompt(messages[:i])
+      content = messages[i]["content"]
+      response = tokenization.encode_response(messages[:i], content)
+    except ValueError as error:
+      raise ValueError(f"{row.id}: {error}") from error
+    yield prompt + response, [False] * len(prompt) + [True] * len(response)
 
 
 def encode_preferences(

@@ -140,10 +140,13 @@ def _read(
     counts["files"] += 1
     tally: Counter[str] = Counter()
     shape, rows = _read_file(file, tally)
-    groups += [row.group for row in rows]
+    groups += [record.group for record, _ in rows]
     if kind in KINDS[shape]:
       counts += tally
-      records += [_prompt_of(row) if kind == "prompts" else row for row in rows]
+      records += [
+        _prompt_of(record, fields) if kind == "prompts" else record
+        for record, fields in rows
+      ]
     else:
       others.append(f"{file}, which has {shape} ({jsonl_rows.SHAPES[shape]})")
       counts["files_of_other_kinds"] += 1
@@ -164,8 +167,8 @@ def _read(
 
 def _read_file(
   file: pathlib.Path, counts: Counter[str]
-) -> tuple[str, list[Record]]:
-  """The shape of a file, and its rows without those that are dropped."""
+) -> tuple[str, list[tuple[Record, dict[str, Any]]]]:
+  """The shape of a file, and its rows, with their fields, less the dropped."""
   shape, rows = "", []
   for where, fields in _lines(file):
     this = jsonl_rows.shape_of(fields, where)
@@ -183,7 +186,7 @@ def _read_file(
     if dropped:
       counts[dropped] += 1
     else:
-      rows.append(record)
+      rows.append((record, fields))
   if not shape:
     raise ValueError(f"{file} is empty: it has no row to learn from.")
   return shape, rows
@@ -248,11 +251,10 @@ def _object(text: str, where: str) -> dict[str, Any]:
   return fields
 
 
-def _prompt_of(record: Record) -> Prompt:
+def _prompt_of(record: Record, fields: dict[str, Any]) -> Prompt:
   """What a policy is asked; the last turn of a dialog is the reference."""
-  if isinstance(record, Prompt):
-    return record
+  prompt, reference = record.prompt, None
   if isinstance(record, Demonstration):
     *before, last = record.prompt + record.turns
-    return Prompt(record.id, record.group, tuple(before), last["content"])
-  return Prompt(record.id, record.group, record.prompt, None)
+    prompt, reference = tuple(before), last["content"]
+  return Prompt(record.id, record.group, prompt, reference, fields)

@@ -104,7 +104,9 @@ def _windows(
       kept[span_begin - begin : span_end - begin] = [True] * (
         span_end - span_begin
       )
-    before = list(prefix) if begin else []
+    # Some templates begin every turn of the user with BOS.
+    again = tokens[begin : begin + len(prefix)] == list(prefix)
+    before = list(prefix) if begin and not again else []
     pieces.append((before + tokens[begin:end], [False] * len(before) + kept))
     done = last + 1
   return pieces

@@ -7,8 +7,8 @@ rows of one group overlap in content and must stay on one side of a split.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 # {"role": "system" | "user" | "assistant" | "tool", "content": str}
 Message = dict[str, str]
@@ -55,12 +55,17 @@ class Labelled:
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-  """A context to respond to; `reference` is the human or the right response."""
+  """A context to respond to; `reference` is the human or the right response.
+
+  `fields` is the row of a user's file as it stands there, for reward functions;
+  empty for other sources.
+  """
 
   id: str
   group: str
   prompt: tuple[Message, ...]
   reference: str | None
+  fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 Record = TypeVar("Record", Demonstration, Preference, Labelled, Prompt)

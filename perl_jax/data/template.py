@@ -6,18 +6,22 @@ fills the holes. What the plan gives is compared with what the template renders
 for the real messages, so templates that trim or rewrite contents are noticed.
 """
 
-import contextlib
 import json
 import re
 from collections.abc import Sequence
 
+from perl_jax.data import rendering
 from perl_jax.data.records import Message
 
-# A hole of a plan. Letters and digits survive any filter of a template.
-_HOLE = "Xq7Zk{:05d}kZ7qX"
+# A hole of a plan.
 _HOLE_PATTERN = re.compile(r"Xq7Zk(\d{5})kZ7qX")
-# ("token", id) | ("text", literal) | ("content", index of the message)
+# ("token", id) | ("text", literal) | ("content", index of the message) |
+# ("response", index of an assistant message, with the space around it)
 Piece = tuple[str, int | str]
+
+
+class UnevenError(ValueError):
+  """A past assistant turn is not what a prompt and a response give."""
 
 
 class ChatTemplate:
@@ -33,6 +37,9 @@ class ChatTemplate:
       then the other tokens that end a response.
     bos_id: The token that starts every prompt, or None.
     prefix: BOS where the tokenizer, not the template, puts it; else empty.
+    text: Renders; knows the white space around a response.
+    opening: Literal text that every prompt ends with, so that a response comes
+      after it; "" behind a special token. A line break stands for a content.
   """
 
   def __init__(
@@ -48,6 +55,7 @@ class ChatTemplate:
     }
     self.special = {token.content: id_ for id_, token in added.items()}
     self._special_text = {id_: token.content for id_, token in added.items()}
+    self._reserved = {id_ for id_, token in added.items() if token.special}
     self.strips_right = {id_ for id_, token in added.items() if token.rstrip}
     self.strips_left = {id_ for id_, token in added.items() if token.lstrip}
     longest_first = sorted(self.special, key=len, reverse=True)
@@ -58,8 +66,14 @@ class ChatTemplate:
     self._even: set[tuple[tuple[str, ...], int]] = set()
     self.bos_id: int | None = None
     self.prefix: tuple[int, ...] = ()
+    self.text = rendering.Rendering(tokenizer, name)
     self.stop_ids = self._find_stops(more_stop_ids)
+    self.text.find_frame(self._special_text.get(self.stop_ids[0]))
+    # Plans made before those were known did not heed them.
+    self._plans.clear()
     self._find_bos()
+    kind, value = self._plan(("user",))[-1]
+    self.opening = {"text": value, "content": "\n"}.get(kind, "")
 
   def fill(
     self, messages: Sequence[Message]
@@ -73,17 +87,19 @@ class ChatTemplate:
       ValueError: The template refuses the messages, or leaves one out.
     """
     pieces = self._plan(tuple(message["role"] for message in messages))
-    rendered = self._checked_render(messages, True)
+    rendered = self.text.render(messages, True)
     contents = [message["content"] for message in messages]
     position = 0
     for piece, following in zip(
       pieces, (*pieces[1:], ("text", "")), strict=True
     ):
       text = self._piece_text(piece)
-      if piece[0] == "content":
+      if piece[0] in ("content", "response"):
         content = messages[piece[1]]["content"]
         after = self._piece_text(following)
         for text in (content, content.strip(), _quoted(content)):
+          if piece[0] == "response":
+            text = self.text.lead + text + self.text.tail
           if rendered.startswith(text + after, position):
             break
         contents[piece[1]] = text
@@ -99,14 +115,18 @@ class ChatTemplate:
       ValueError: A content has a special token in its text.
     """
     for message in messages:
-      found = self.special_pattern.search(message["content"])
-      if found:
+      found = self.special_pattern.findall(message["content"])
+      for token in found:
+        id_ = self.special[token]
+        # Others, such as <think>, are tokens wherever they stand in a text.
+        if id_ not in self._reserved and id_ not in self.stop_ids:
+          continue
         raise ValueError(
           f"The chat template of {self.name} rewrites contents, and one of "
-          f"role {message['role']!r} has the special token {found.group()!r} "
+          f"role {message['role']!r} has the special token {token!r} "
           "in its text, which would become a real one. Remove it from the row."
         )
-    return tuple(self._literal(self._checked_render(messages, True)))
+    return tuple(self._literal(self.text.render(messages, True)))
 
   def check_even(self, roles: tuple[str, ...], first: int) -> None:
     """Refuses templates that render past assistant turns in another way.
@@ -116,7 +136,7 @@ class ChatTemplate:
       first: Where targets begin.
 
     Raises:
-      ValueError: A turn in the middle is not what a prompt, a response and
+      UnevenError: A turn in the middle is not what a prompt, a response and
         the stop token give.
     """
     if (roles, first) in self._even:
@@ -126,9 +146,9 @@ class ChatTemplate:
       if roles[i] != "assistant":
         continue
       start = self._plan(roles[:i])
-      expected = (*start, ("content", i), ("token", self.stop_ids[0]))
+      expected = (*start, ("response", i), ("token", self.stop_ids[0]))
       if pieces[: len(expected)] != expected:
-        raise ValueError(
+        raise UnevenError(
           f"The chat template of {self.name} renders an assistant turn in the "
           "middle of a dialogue differently from one that is being written, so "
           "its turns cannot be trained on in one pass. Give each assistant "
@@ -138,40 +158,6 @@ class ChatTemplate:
 
   # Rendering.
 
-  def _render(self, messages: Sequence[Message], generate: bool) -> str:
-    if not self._tokenizer.chat_template:
-      roles = [message["role"] for message in messages]
-      if roles != ["user"]:
-        raise ValueError(
-          f"The tokenizer {self.name} has no chat template, so a prompt must "
-          f"be a single user message; its roles are {roles}. Add a "
-          "chat_template.jinja to the tokenizer's directory."
-        )
-      return messages[0]["content"]
-    # As a batch of one: transformers refuses a bare empty list of messages.
-    return self._tokenizer.apply_chat_template(
-      [list(messages)], tokenize=False, add_generation_prompt=generate
-    )[0]
-
-  def _checked_render(self, messages: Sequence[Message], generate: bool) -> str:
-    try:
-      return self._render(messages, generate)
-    except (ValueError, ImportError):
-      raise
-    except Exception as error:  # Whatever the template raises or stumbles on.
-      raise ValueError(
-        f"The chat template of {self.name} refuses {self._culprit(messages)}: "
-        f"{error}. Leave such messages out, or change the template."
-      ) from error
-
-  def _culprit(self, messages: Sequence[Message]) -> str:
-    for end in range(1, len(messages) + 1):
-      with contextlib.suppress(Exception):  # As above.
-        self._render(messages[:end], False)
-        continue
-      return f"a message of role {messages[end - 1]['role']!r} (number {end})"
-    return f"the roles {[message['role'] for message in messages]}"
-
   def _plan(
     self, roles: tuple[str, ...], generate: bool = True
   ) -> tuple[Piece, ...]:
@@ -179,14 +165,16 @@ class ChatTemplate:
     if (roles, generate) in self._plans:
       return self._plans[roles, generate]
     holes = [
-      {"role": role, "content": _HOLE.format(i)} for i, role in enumerate(roles)
+      {"role": role, "content": rendering.HOLE.format(i)}
+      for i, role in enumerate(roles)
     ]
-    text = self._checked_render(holes, generate)
+    text = self.text.render(holes, generate)
     pieces: list[Piece] = []
     for i, part in enumerate(_HOLE_PATTERN.split(text)):
       pieces += [("content", int(part))] if i % 2 else self._literal(part)
+    pieces = self._with_responses(pieces, roles)
     for i, role in enumerate(roles):
-      if ("content", i) not in pieces:
+      if ("content", i) not in pieces and ("response", i) not in pieces:
         raise ValueError(
           f"The chat template of {self.name} leaves out the content of a "
           f"message of role {role!r}. Leave such messages out, or change the "
@@ -194,14 +182,43 @@ class ChatTemplate:
         )
     if self.bos_id is not None:
       count = len(self.prefix) + pieces.count(("token", self.bos_id))
-      # Where BOS is also the end of a turn it may well come again.
-      if count != 1 and self.bos_id not in self.stop_ids:
+      # Where BOS is also the end of a turn it may well come again; and Llama 2
+      # begins every turn of the user with it.
+      allowed = {1, roles.count("user")}
+      if count not in allowed and self.bos_id not in self.stop_ids:
         raise ValueError(
           f"The chat template of {self.name} gives {count} BOS tokens instead "
           f"of one for the roles {list(roles)}."
         )
     self._plans[roles, generate] = tuple(pieces)
     return self._plans[roles, generate]
+
+  def _with_responses(
+    self, pieces: Sequence[Piece], roles: Sequence[str]
+  ) -> list[Piece]:
+    """Makes responses of assistant contents, with the space around them."""
+    found: list[Piece] = []
+    pieces = [*pieces, ("text", "")]
+    for i, (kind, value) in enumerate(pieces[:-1]):
+      if (
+        kind == "text"
+        and found
+        and found[-1][0] == "response"
+        and self.text.tail
+      ):
+        continue  # It is the tail, which the response has now.
+      if kind != "content" or roles[value] != "assistant":
+        found.append((kind, value))
+        continue
+      before = found[-1][1] if found and found[-1][0] == "text" else ""
+      follows = not self.text.tail or pieces[i + 1] == ("text", self.text.tail)
+      if not before.endswith(self.text.lead) or not follows:
+        found.append((kind, value))
+        continue
+      if self.text.lead:
+        found[-1] = ("text", before[: len(before) - len(self.text.lead)])
+      found.append(("response", value))
+    return [piece for piece in found if piece != ("text", "")]
 
   def _literal(self, text: str) -> list[Piece]:
     """Cuts literal text of a template at its special tokens."""
@@ -224,9 +241,9 @@ class ChatTemplate:
   def _find_stops(self, more_stop_ids: Sequence[int]) -> tuple[int, ...]:
     """The end of an assistant turn in the template, then eos and the others."""
     stops = []
-    if self._tokenizer.chat_template:
+    if self.text.exists:
       pieces = self._plan(("user", "assistant"), False)
-      after = pieces[pieces.index(("content", 1)) + 1 :]
+      after = pieces[pieces.index(("response", 1)) + 1 :]
       if after and after[0][0] == "text" and not after[0][1].strip():
         after = after[1:]
       if after and after[0][0] == "token":
@@ -249,9 +266,8 @@ class ChatTemplate:
     elif self._tokenizer("a", verbose=False)["input_ids"][:1] == [bos]:
       self.prefix = (bos,)
       self.bos_id = bos
-    # Plans made before BOS was known did not count it.
-    self._plans.clear()
-    if self._tokenizer.chat_template:
+    self._plans.clear()  # They did not count BOS.
+    if self.text.exists:
       self._plan(("user", "assistant"), False)
 
 

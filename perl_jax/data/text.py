@@ -4,9 +4,9 @@ A chat template becomes a plan with holes for the contents (`template.py`), and
 filling the holes gives the tokens. This way
 
 - a special token written inside a content stays text (it is split into bytes);
-- a response is encoded as a piece of its own, after the tokens of the
-  generation prompt and before the stop token, in training exactly as in
-  sampling;
+- a response is encoded as a piece of its own, as the template writes it (with
+  its white space, or trimmed), after the tokens of the generation prompt and
+  before the stop token, in training exactly as in sampling;
 - equal texts are encoded once.
 """
 
@@ -17,8 +17,9 @@ import pathlib
 import types
 from collections.abc import Sequence
 
+from perl_jax.data import shortening
 from perl_jax.data.records import Message
-from perl_jax.data.template import ChatTemplate, Piece
+from perl_jax.data.template import ChatTemplate, Piece, UnevenError
 
 LONG = ("error", "turns", "cut")
 
@@ -60,7 +61,10 @@ def load_tokenizer(path: str | os.PathLike) -> "Tokenization":
   more_stops = []
   generation = directory / "generation_config.json"
   if generation.exists():
-    eos = json.loads(generation.read_text()).get("eos_token_id")
+    try:
+      eos = json.loads(generation.read_text()).get("eos_token_id")
+    except (ValueError, AttributeError) as error:
+      raise ValueError(f"{generation} is no JSON object: {error}") from error
     more_stops = eos if isinstance(eos, list) else [eos]
   return Tokenization(
     tokenizer,
@@ -97,6 +101,7 @@ class Tokenization:
     self.pad_id: int = self.stop_ids[-1] if pad is None else pad
     self._anchor = self._find_anchor()
     self._encode = functools.lru_cache(1 << 16)(self._encode_text)
+    self._encode_turn = functools.lru_cache(1 << 16)(self._encode_after_prompt)
 
   def encode_prompt(
     self,
@@ -130,12 +135,14 @@ class Tokenization:
       return ids, flags
     full_length = len(ids)
     if long != "error" and messages:
-      ids, messages, flags["dropped_turns"] = self._drop_turns(
-        ids, messages, limit
+      ids, messages, flags["dropped_turns"] = shortening.drop_turns(
+        self._prompt_ids, ids, messages, limit
       )
       if len(ids) <= limit:
         return ids, flags
-      cut = self._cut(messages, limit) if long == "cut" else None
+      cut = None
+      if long == "cut":
+        cut = shortening.cut(self._prompt_ids, messages, limit)
       if cut is not None:
         flags["cut_tokens"] = len(ids) - len(cut)
         return cut, flags
@@ -153,9 +160,13 @@ class Tokenization:
 
     A response is the same tokens whatever it responds to; `messages` is there
     so that call sites say what the response follows.
+
+    Raises:
+      ValueError: The template would rewrite it.
     """
     del messages
-    return [*self._encode(response), self.stop_ids[0]]
+    turn = self._template.text.turn(response)
+    return [*self._encode_turn(turn), self.stop_ids[0]]
 
   def encode_dialog(
     self, prompt: Sequence[Message], turns: Sequence[Message]
@@ -170,32 +181,32 @@ class Tokenization:
       assistant message of `turns` and on the stop token after it.
 
     Raises:
-      ValueError: No assistant message in `turns`, or a template that renders
-        a past assistant turn differently from one that is being written.
+      UnevenError: The template renders a past assistant turn differently from
+        one that is being written.
+      ValueError: No assistant message in `turns`, or not renderable.
     """
-    messages = [*prompt, *turns]
+    messages = self._template.text.folded([*prompt, *turns])
     roles = tuple(message["role"] for message in messages)
-    targets = [
-      i for i in range(len(prompt), len(roles)) if roles[i] == "assistant"
-    ]
+    first = len(messages) - len(turns)
+    targets = [i for i in range(first, len(roles)) if roles[i] == "assistant"]
     if not targets:
       raise ValueError(
         "A demonstration needs an assistant message among its turns; the roles "
-        f"are {list(roles[len(prompt) :])}."
+        f"are {[message['role'] for message in turns]}."
       )
     last = targets[-1]
     filled = self._template.fill(messages[:last])
     if filled is None:
-      raise ValueError(
+      raise UnevenError(
         f"The chat template of {self.name} rewrites a content of this "
         "dialogue, so its turns cannot be trained on in one pass. Give each "
         "assistant turn as a row of its own (prompt, response)."
       )
-    self._template.check_even(roles[:last], len(prompt))
+    self._template.check_even(roles[:last], first)
     pieces, contents = filled
-    pieces = (*pieces, ("content", last), ("token", self.stop_ids[0]))
-    contents = [*contents, messages[last]["content"]]
-    return self._assemble(pieces, contents, roles, frozenset(targets))
+    pieces = (*pieces, ("response", last), ("token", self.stop_ids[0]))
+    contents = [*contents, self._template.text.turn(messages[last]["content"])]
+    return self._assemble(pieces, contents, frozenset(targets))
 
   def decode(self, ids: Sequence[int]) -> str:
     """Text of a response: what stands before its first stop token."""
@@ -204,64 +215,26 @@ class Tokenization:
       if int(id_) in self.stop_ids:
         break
       kept.append(int(id_))
-    if self._anchor is None:
-      return self._tokenizer.decode(kept, skip_special_tokens=False)
-    text = self._tokenizer.decode(
-      [self._template.special[self._anchor], *kept], skip_special_tokens=False
-    )
-    return text[len(self._anchor) :]
-
-  # Making prompts shorter.
-
-  def _drop_turns(
-    self, ids: list[int], messages: list[Message], limit: int
-  ) -> tuple[list[int], list[Message], int]:
-    """Leaves out as few of the oldest messages as fit, or all but the last."""
-    keep = int(messages[0]["role"] == "system" and len(messages) > 1)
-    shorter, dropped = messages, 0
-    for start in range(keep + 1, len(messages)):
-      candidate = messages[:keep] + messages[start:]
-      try:
-        ids = self._prompt_ids(candidate)
-      except ValueError:  # The template wants a user first, for example.
-        continue
-      shorter, dropped = candidate, start - keep
-      if len(ids) <= limit:
-        break
-    return ids, shorter, dropped
-
-  def _cut(self, messages: list[Message], limit: int) -> list[int] | None:
-    """Keeps the longest end of the last content that fits, by bisection."""
-    content = messages[-1]["content"]
-
-    def ids_with(characters: int) -> list[int]:
-      kept = {**messages[-1], "content": content[len(content) - characters :]}
-      return self._prompt_ids([*messages[:-1], kept])
-
-    fits, too_long = 0, len(content)
-    while too_long - fits > 1:
-      middle = (fits + too_long) // 2
-      if len(ids_with(middle)) <= limit:
-        fits = middle
-      else:
-        too_long = middle
-    # Nothing left of the last message would be a prompt about nothing.
-    return ids_with(fits) if fits else None
+    before = [*self._encode(self._template.opening)]
+    if self._anchor is not None:
+      before.insert(0, self._template.special[self._anchor])
+    text = self._text([*before, *kept]).removeprefix(self._text(before))
+    text = text.removeprefix(self._template.text.lead)
+    return text.removesuffix(self._template.text.tail)
 
   # Encoding.
 
   def _prompt_ids(self, messages: list[Message]) -> list[int]:
+    messages = self._template.text.folded(messages)
     filled = self._template.fill(messages)
-    roles = tuple(message["role"] for message in messages)
     if filled is None:
       filled = (self._template.rewritten(messages), [])
-    return self._assemble(*filled, roles, frozenset())[0]
+    return self._assemble(*filled, frozenset())[0]
 
   def _assemble(
     self,
     pieces: Sequence[Piece],
     contents: Sequence[str],
-    roles: Sequence[str],
     targets: frozenset[int],
   ) -> tuple[list[int], list[bool]]:
     """Tokens of filled pieces, and which belong to the contents `targets`."""
@@ -277,27 +250,31 @@ class Tokenization:
       nonlocal run
       if ids and ids[-1] in self._template.strips_right:
         run = run.lstrip()
-      extend(self._encode(run.rstrip() if strip else run), False)
+      first = len(ids) == len(self._template.prefix)
+      extend(self._encode(run.rstrip() if strip else run, first), False)
       run = ""
 
     ends_target = False
     for kind, value in pieces:
       if kind == "text":
         run += value
-      elif kind == "content" and roles[value] != "assistant":
-        run += contents[value]
       elif kind == "content":
+        run += contents[value]
+      elif kind == "response":
         finish_run(strip=False)
-        extend(self._encode(contents[value]), value in targets)
+        extend(self._encode_turn(contents[value]), value in targets)
       else:
         finish_run(strip=value in self._template.strips_left)
         extend([value], ends_target)
-      ends_target = kind == "content" and value in targets
+      ends_target = kind == "response" and value in targets
     finish_run(strip=False)
     return ids, mask
 
-  def _encode_text(self, text: str) -> tuple[int, ...]:
-    """Tokens of text in which no special token is recognised."""
+  def _encode_text(self, text: str, first: bool = False) -> tuple[int, ...]:
+    """Tokens of text in which no special token is recognised.
+
+    Unless it is the `first`, it is encoded as behind a special token.
+    """
     if not text:
       return ()
     try:
@@ -313,7 +290,7 @@ class Tokenization:
           f"The text has the special token {found.group()!r} of {self.name} in "
           "it, which this tokenizer cannot take as text. Remove it."
         )
-      ids = self._ids(self._anchor + text)[1:]
+      ids = self._ids(text) if first else self._ids(self._anchor + text)[1:]
     for id_ in (*self.stop_ids, self.bos_id):
       if id_ in ids:
         raise ValueError(
@@ -322,6 +299,23 @@ class Tokenization:
           "Remove it."
         )
     return tuple(ids)
+
+  def _encode_after_prompt(self, text: str) -> tuple[int, ...]:
+    """Tokens of text behind the literal text that ends a prompt.
+
+    Where the two would share a token the text is a piece of its own: a sampled
+    response begins behind the prompt's tokens, too.
+    """
+    before = self._encode(self._template.opening)
+    ids = self._encode(self._template.opening + text)
+    if ids[: len(before)] == before:
+      return ids[len(before) :]
+    return self._encode(text)
+
+  def _text(self, ids: list[int]) -> str:
+    return self._tokenizer.decode(
+      ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
 
   def _ids(self, text: str, **options) -> list[int]:
     return self._tokenizer(
@@ -332,7 +326,7 @@ class Tokenization:
     """A special token to put before text, where its place changes its tokens.
 
     Some tokenizers put a space before text at the beginning of a string only.
-    All our pieces follow a special token, so they are encoded behind one.
+    All pieces but the first text follow a special token and are encoded so.
     """
     for token in (self._tokenizer.bos_token, self._tokenizer.eos_token):
       if token in self._template.special:

@@ -1,8 +1,8 @@
 """Log-probabilities of given tokens, without an array of size [B, T, V].
 
 The head's logits are the largest array of a training step by far. They are made
-here for a few time steps at once, reduced to one number a token, and made again
-in the backward pass.
+here for a few time steps or a piece of the vocabulary at once, reduced to one
+number a token, and made again in the backward pass.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,8 @@ from typing import NamedTuple, TypeVar
 import chex
 import jax
 import jax.numpy as jnp
+
+from perl_jax.objectives import vocab_chunks
 
 Inputs = TypeVar("Inputs")
 Outputs = TypeVar("Outputs")
@@ -79,6 +81,8 @@ def token_logprobs(
   temperature: float = 1.0,
   softcap: float | None = None,
   chunk_size: int = 512,
+  vocab_chunk: int | None = None,
+  vocab_shards: int = 1,
   entropy: bool = False,
   correct: bool = False,
 ) -> TokenScores:
@@ -87,8 +91,11 @@ def token_logprobs(
   logprobs[b, t] = z[targets[b, t]] - log sum_v exp(z[v]), z = head_logits(...)
 
   There is no shift inside: `hidden[:, t]` must be the state that predicts
-  `targets[:, t]`. The gradient of `head_kernel` is summed over chunks in its
-  own dtype, so a head that is trained should be float32.
+  `targets[:, t]`. Over time chunks the gradient of `head_kernel` is summed in
+  its own dtype, so a head that is trained should be float32.
+
+  Chunks of time or of the vocabulary? On one device the former do less. Where
+  the head is spread over devices they gather all of it, the latter a piece.
 
   Args:
     hidden: Final hidden states, `[B, T, D]`.
@@ -98,6 +105,9 @@ def token_logprobs(
     softcap: Bound on the logits, > 0, or None.
     chunk_size: Tokens of the batch whose logits exist at once. At least one
       time step is taken, so the largest array is `[max(B, chunk_size), V]`.
+    vocab_chunk: Where given, instead: the most columns of the head whose logits
+      exist at once, so the largest array is `[B, T, vocab_chunk]`.
+    vocab_shards: How many devices V is spread over; see `vocab_chunks`.
     entropy: Whether to compute the entropy.
     correct: Whether to compare the target with the largest logit.
 
@@ -105,13 +115,34 @@ def token_logprobs(
     `TokenScores`, not reduced. A target outside [0, V) gets NaN.
 
   Raises:
-    ValueError: If temperature, softcap or chunk_size is not positive.
+    ValueError: If temperature, softcap or a chunk's size is not positive.
     AssertionError: If shapes do not fit or targets are not integers.
   """
   chex.assert_rank([hidden, head_kernel, targets], [3, 2, 2])
   chex.assert_equal_shape_prefix([hidden, targets], 2)
   chex.assert_axis_dimension(hidden, 2, head_kernel.shape[0])
   chex.assert_type(targets, int)
+  if vocab_chunk is not None:
+    # Each piece adds to the gradient of the states: in float32.
+    wide = hidden.astype(jnp.float32)
+
+    def chunk_logits(kernel: jax.Array) -> jax.Array:
+      states = wide.astype(hidden.dtype)
+      return head_logits(
+        states, kernel, temperature=temperature, softcap=softcap
+      )
+
+    return TokenScores(
+      *vocab_chunks.chunked_scores(
+        chunk_logits,
+        head_kernel,
+        targets,
+        vocab_chunk=vocab_chunk,
+        shards=vocab_shards,
+        entropy=entropy,
+        correct=correct,
+      )
+    )
 
   def score(chunk: tuple[jax.Array, jax.Array]) -> TokenScores:
     logits = head_logits(

@@ -24,6 +24,20 @@ NAMES = ("reinforce", "ppo", "rloo", "grpo", "dr_grpo")
 WITH_VALUE = ("reinforce", "ppo")
 CLIPPED = ("ppo", "grpo", "dr_grpo")
 REDUCTIONS = ("token", "sequence", "sequence_mean")
+_INF = float("inf")
+# Field, what a config calls it, the least and the most it may be.
+_RANGES = (
+  ("group", "samples_per_prompt", 1, _INF),
+  ("epochs", "ppo.epochs", 1, _INF),
+  ("minibatches", "ppo.minibatches", 1, _INF),
+  ("clip_low", "ppo.clip_low", 0, 1),
+  ("clip_high", "ppo.clip_high", 0, _INF),
+  ("value_clip", "ppo.value_clip", 0, _INF),
+  ("discount", "ppo.discount", 0, 1),
+  ("gae_lambda", "ppo.gae_lambda", 0, 1),
+  ("entropy_coef", "entropy_coef", 0, _INF),
+  ("value_coef", "value_coef", 0, _INF),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +88,13 @@ class Estimator:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         shown = "estimator" if field == "name" else field
         raise ValueError(f"{shown}={value!r}: choose one of {allowed}.{hint}")
-    kl_lib.require_kl(self.kl, self.kl_place)
-    for field in ("group", "epochs", "minibatches"):
-      if getattr(self, field) < 1:
-        raise ValueError(f"{field}={getattr(self, field)} must be at least 1.")
+    try:
+      kl_lib.require_kl(self.kl, self.kl_place)
+    except ValueError as error:
+      raise ValueError(
+        f"kl.estimator={self.kl!r}, kl.place={self.kl_place!r}: {error}"
+      ) from error
+    self._require_ranges()
     if self.group < 2 and not self.uses_value:
       raise ValueError(
         f"estimator={self.name!r} compares the responses to a prompt: set"
@@ -92,11 +109,13 @@ class Estimator:
         " gradient is wrong. Set both to 1, or use one of"
         f" {', '.join(CLIPPED)}."
       )
-    if self.entropy_coef < 0 or self.value_coef < 0:
-      raise ValueError(
-        f"entropy_coef={self.entropy_coef} and value_coef={self.value_coef}"
-        " must not be negative."
-      )
+
+  def _require_ranges(self):
+    for field, shown, low, high in _RANGES:
+      value = getattr(self, field)
+      if not low <= value <= high:
+        most = "" if high == _INF else f" and at most {high}"
+        raise ValueError(f"{shown}={value} must be at least {low}{most}.")
 
   @property
   def uses_value(self) -> bool:
@@ -163,7 +182,7 @@ def prepare(estimator: Estimator, experience: Experience) -> Experience:
   r_t = (1 - beta) r 1[t last] - beta k1_t, the last with KL in the reward
 
   `policy_logprobs` are there already, and `values` where the estimator has a
-  value model. No gradient flows into what comes out.
+  value model. What comes out is 0 where masked, and no gradient flows into it.
   """
   mask = experience.response_mask
   batch, group, length = mask.shape
@@ -182,7 +201,7 @@ def prepare(estimator: Estimator, experience: Experience) -> Experience:
     response_mask=rows,
     beta=beta,
   )
-  returns = advantages_lib.returns_to_go(shaped, rows, estimator.discount)
+  returns = advantages_lib.returns_to_go(shaped, rows)
   if estimator.uses_value:
     values = flat(experience.values)
     if estimator.name == "ppo":
@@ -194,7 +213,9 @@ def prepare(estimator: Estimator, experience: Experience) -> Experience:
         gae_lambda=estimator.gae_lambda,
       )
     else:
-      advantages = advantages_lib.reinforce_advantages(returns, values)
+      advantages = masked.keep(
+        advantages_lib.reinforce_advantages(returns, values), rows
+      )
   else:
     whole = jnp.sum(shaped, axis=1).reshape(batch, group)
     if estimator.name == "rloo":

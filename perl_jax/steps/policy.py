@@ -114,7 +114,9 @@ def policy_loss(
           backbone, policy, anchor, sequence, temperature=temperature, **shape
         )
       else:
-        kl = kl_lib.kl_loss(estimator.kl, scores.logprobs, tokens.anchor)
+        # Cleaned first: exp of a padding token's log-ratio may overflow.
+        logprobs = masked.keep(scores.logprobs, tokens.mask)
+        kl = kl_lib.kl_loss(estimator.kl, logprobs, tokens.anchor)
       terms["kl_loss"] = tokens.beta, kl
     found = {
       k: masked_sums(term, tokens.mask) for k, (_, term) in terms.items()

@@ -16,7 +16,7 @@ from perl_jax import classification, roles, sharding, steps
 from perl_jax import params as params_lib
 from perl_jax.data import sources
 from perl_jax.objectives import preference
-from perl_jax.tasks import casting, inputs, judging, loop, rl, setup, stage
+from perl_jax.tasks import casting, inputs, judging, loop, setup, stage
 from perl_jax.tasks import start as start_lib
 from perl_jax.tasks.compiled import Compiled
 
@@ -141,7 +141,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
         batches=data.train, update=update, evaluate=evaluate
       )
       after = {k.removeprefix("validation/"): v for k, v in evaluated.items()}
-      summary |= rl.compare(before, {k: after[k] for k in before})
+      summary |= judging.compare(before, {k: after[k] for k in before})
       summary |= {k: v for k, v in after.items() if k not in before}
       compiled = (*engine.compiled, logprobs, learn)
       summary |= {

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import optax
+from jax.sharding import Mesh
 
 from perl_jax import steps
 from perl_jax.data import subsets
@@ -11,7 +12,7 @@ from perl_jax.tasks import setup
 from perl_jax.tasks.start import Start
 
 
-def check(config: setup.Config) -> None:
+def check(config: setup.Config, mesh: Mesh) -> None:
   """Checks the fields of an ensemble.
 
   Raises:
@@ -31,6 +32,13 @@ def check(config: setup.Config) -> None:
       f"config.member_share={share} leaves each model {rows} rows of"
       f" config.batch_size={config.batch_size}, which config.microbatches="
       f"{config.microbatches} does not divide. Change one of the three."
+    )
+  shards = mesh.shape["data"] * mesh.shape["fsdp"]
+  if members > 1 and rows % shards:
+    raise ValueError(
+      f"config.member_share={share} leaves each model {rows} rows of"
+      f" config.batch_size={config.batch_size}, which do not divide over"
+      f" mesh.data * mesh.fsdp = {shards} devices. Change one of them."
     )
 
 

@@ -7,7 +7,7 @@ import jax
 import optax
 
 from perl_jax import params as params_lib
-from perl_jax import steps
+from perl_jax import sampling, steps
 from perl_jax.tasks import casting, rewarding, setup
 from perl_jax.tasks import start as start_lib
 
@@ -19,17 +19,36 @@ def estimator_of(config: setup.Config) -> steps.Estimator:
     ValueError: A choice is unknown, or two of them do not go together: it says
       why, and what does.
   """
-  return steps.Estimator(
-    name=config.estimator,
-    group=config.samples_per_prompt,
-    kl=config.kl.estimator,
-    kl_place=config.kl.place,
-    reduction=config.reduction,
-    whiten=config.whiten,
-    entropy_coef=config.entropy_coef,
-    value_coef=config.value_coef,
-    **config.ppo.to_dict(),
-  )
+  try:
+    return steps.Estimator(
+      name=config.estimator,
+      group=config.samples_per_prompt,
+      kl=config.kl.estimator,
+      kl_place=config.kl.place,
+      reduction=config.reduction,
+      whiten=config.whiten,
+      entropy_coef=config.entropy_coef,
+      value_coef=config.value_coef,
+      **config.ppo.to_dict(),
+    )
+  except ValueError as error:
+    # Each of its messages begins with the name of a field.
+    raise ValueError(f"config.{error}") from error
+
+
+def rollout_spec(
+  config: setup.Config, spec: sampling.SamplingSpec
+) -> sampling.SamplingSpec:
+  """How responses are drawn for training: `spec` in groups, and in slots.
+
+  Raises:
+    ValueError: `config.rollouts` does not fit the groups.
+  """
+  fields = config.rollouts.to_dict() | {"group": config.samples_per_prompt}
+  try:
+    return dataclasses.replace(spec, **fields)
+  except ValueError as error:
+    raise ValueError(f"config.rollouts.{error}") from error
 
 
 def check(config: setup.Config, mesh: jax.sharding.Mesh) -> None:
@@ -83,6 +102,14 @@ def check(config: setup.Config, mesh: jax.sharding.Mesh) -> None:
         f"config.batch_size={config.batch_size} prompts do not divide into"
         f" {parts} parts: change it or config.{field}."
       )
+  shards = mesh.shape["data"] * mesh.shape["fsdp"]
+  if config.batch_size // config.ppo.minibatches % shards:
+    raise ValueError(
+      f"config.batch_size={config.batch_size} in"
+      f" config.ppo.minibatches={config.ppo.minibatches} parts does not"
+      f" divide over mesh.data * mesh.fsdp = {shards} devices; change them or"
+      " the mesh."
+    )
 
 
 def make_optimizer(config: setup.Config) -> optax.GradientTransformation:

@@ -151,9 +151,11 @@ def targets(config: Config, tokenization: text_lib.Tokenization) -> Inputs:
 
   def pack(rows):
     encoded = encoding.encode_demonstrations(rows, tokenization)
-    return packing.pack_dialogues(encoded, length, prefix)
+    more = len(encoded) - len(rows)
+    return packing.pack_dialogues(encoded, length, prefix), more
 
-  train, validation = pack(splits.train), pack(splits.validation)
+  train, split_turns = pack(splits.train)
+  validation, _ = pack(splits.validation)
   found = _batched(
     config,
     Encoded(train, [length] * len(train)),
@@ -164,7 +166,8 @@ def targets(config: Config, tokenization: text_lib.Tokenization) -> Inputs:
   return dataclasses.replace(
     found,
     rows=list(splits.validation),
-    counts=splits.counts | {"packed_rows": len(train)},
+    counts=splits.counts
+    | {"packed_rows": len(train), "split_turns": split_turns},
     max_targets=max(int(row.target_mask.sum()) for row in train + validation),
   )
 

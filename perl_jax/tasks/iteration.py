@@ -17,7 +17,7 @@ from perl_jax import rollout as rollout_lib
 from perl_jax import sharding, steps
 from perl_jax.data import records
 from perl_jax.objectives import kl as kl_lib
-from perl_jax.tasks import judging, rewarding, setup
+from perl_jax.tasks import estimating, judging, rewarding, setup
 from perl_jax.tasks.compiled import Compiled
 
 PHASES = ("sample", "score", "learn")
@@ -26,6 +26,8 @@ OF_ROLLOUTS = (
   "kl", "kl_per_token", "kl_k3", "objective", "entropy", "sampler_difference",
 )  # fmt: skip
 _MOMENTS = ("return_square", "residual", "residual_square")
+# Row ids are int32, and -1 where a row only fills up: 2^32 - 1.
+_ORDER = 2**31
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +75,7 @@ def make_functions(
   """
   backbone, spec = engine.backbone, engine.spec
   sample = engine.sample
-  rollouts = dict(config.rollouts) | {"group": estimator.group}
-  grown = dataclasses.replace(spec, **rollouts)
+  grown = estimating.rollout_spec(config, spec)
   if grown != spec:
     sample = judging.compiled_sampler(backbone, grown)
   together = ()
@@ -234,8 +235,9 @@ class Iteration:
     for epoch in range(estimator.epochs):
       parts = [experience]
       if estimator.minibatches > 1:
+        # Rows draw from smaller numbers: see `sampling.make_sampler`.
         order = jax.random.permutation(
-          jax.random.fold_in(key, epoch), experience.rewards.shape[0]
+          jax.random.fold_in(key, _ORDER + epoch), experience.rewards.shape[0]
         )
         parts = [
           _take(experience, rows)

@@ -205,6 +205,23 @@ def _mean(values) -> float:
   return float(np.mean([float(v) for v in values]))
 
 
+def compare(
+  before: Mapping[str, float], evaluated: Mapping[str, float]
+) -> dict[str, float]:
+  """{"reward_before", "reward_after", ...}, KL once, and the KL at step 0."""
+  after = {k.removeprefix("validation/"): v for k, v in evaluated.items()}
+  summary = {
+    "kl": after["kl"],
+    "kl_per_token": after["kl_per_token"],
+    "kl_at_step_0": before["kl"],
+  }
+  for name in after:
+    if name not in summary:
+      summary[f"{name}_before"] = before[name]
+      summary[f"{name}_after"] = after[name]
+  return summary
+
+
 def side_by_side(
   anchor: list[Mapping[str, Any]], policy: list[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:

@@ -42,7 +42,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       " or 'last'."
     )
   members = config.ensemble
-  ensemble.check(config)
+  ensemble.check(config, mesh)
   with setup.preparing(config, workdir) as workdir:
     start = inputs.start(config, "reward", workdir, kind, mesh)
     inputs.require_room(config, start.config.max_len)

@@ -11,7 +11,8 @@ It is called with a batch, on the process that holds the rows:
   prompts    the messages of each row, [{"role", "content"}, ...]
   responses  what the policy answered, text without the stop token
   rows       the data row of each as a dict: "id", "group", "prompt" and
-             "reference" (the right or the human response, or None)
+             "reference" (the right or the human response, or None); of a
+             JSONL file also "fields", the line as it stands there
 
 and returns as many finite numbers, in their order. It must not mind any text
 as a response, and say the same each time, or a resumed run is another one.

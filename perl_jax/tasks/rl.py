@@ -48,6 +48,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
     sampling_spec = casting.sampling_spec(
       config, tokenization, **config.sampling.to_dict()
     )
+    estimating.rollout_spec(config, sampling_spec)
     lora = setup.lora_spec(config)
     policy, frozen = start_lib.trainable_of(
       start, lora=lora, tuning=config.tuning, seed=config.seed, head=""
@@ -164,25 +165,10 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
         batches=data.train, update=iterate, evaluate=evaluate
       )
       compiled = {*engine.compiled, *functions.compiled}
-      summary |= compare(before, evaluated) | {
+      summary |= judging.compare(before, evaluated) | {
         "seconds": time.perf_counter() - started,
         "seconds_compiling": sum(f.compile_seconds for f in compiled),
         "peak_bytes": max(f.peak_bytes for f in compiled),
       }
       writer.summary(summary)
-  return summary
-
-
-def compare(before, evaluated) -> dict[str, float]:
-  """{"reward_before", "reward_after", ...}, KL once, and the KL at step 0."""
-  after = {k.removeprefix("validation/"): v for k, v in evaluated.items()}
-  summary = {
-    "kl": after["kl"],
-    "kl_per_token": after["kl_per_token"],
-    "kl_at_step_0": before["kl"],
-  }
-  for name in after:
-    if name not in summary:
-      summary[f"{name}_before"] = before[name]
-      summary[f"{name}_after"] = after[name]
   return summary

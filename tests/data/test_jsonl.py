@@ -76,7 +76,7 @@ class TestShapes:
       Preference(f"{path}:1", "why", (QUESTION,), "Yes", "No")
     ]
     assert read(path, "prompts") == [
-      Prompt(f"{path}:1", "why", (QUESTION,), None)
+      Prompt(f"{path}:1", "why", (QUESTION,), None, row)
     ]
 
   def test_implicit_prompt_is_all_that_is_shared(self, write):
@@ -110,17 +110,19 @@ class TestShapes:
     assert row == Labelled(f"{path}:1", "why", (QUESTION,), "Yes", value)
     assert isinstance(row.label, float)
     assert read(path, "prompts") == [
-      Prompt(f"{path}:1", "why", (QUESTION,), None)
+      Prompt(f"{path}:1", "why", (QUESTION,), None, fields | {"label": label})
     ]
 
   @pytest.mark.parametrize("name", ["response", "completion"])
   def test_demonstrations_of_prompt_and_response(self, write, name):
-    path = write({"prompt": "Why?", name: "Yes"})
+    # What a reward function may want to know goes with the prompt.
+    fields = {"prompt": "Why?", name: "Yes", "tests": ["a", 1]}
+    path = write(fields)
     assert read(path, "demonstrations") == [
       Demonstration(f"{path}:1", "why", (QUESTION,), (assistant("Yes"),))
     ]
     assert read(path, "prompts") == [
-      Prompt(f"{path}:1", "why", (QUESTION,), "Yes")
+      Prompt(f"{path}:1", "why", (QUESTION,), "Yes", fields)
     ]
 
   def test_only_the_response_to_a_long_prompt_is_a_target(self, write):

@@ -157,6 +157,15 @@ def test_value_of_a_field(tmp_path, task, field, value, texts):
     ("sampling__temperature", 0.0, ("temperature=0.0", "greedy")),
     ("reduction", "mean", ("config.reduction='mean'", "'sequence'")),
     ("reward__init", "", ("config.reward.init is empty", "configs/reward.py")),
+    ("estimator", "ppoo", ("config.estimator='ppoo'", "'ppo'?")),
+    ("estimator", "rloo", ("config.estimator='rloo'", "samples_per_prompt")),
+    ("kl__estimator", "k3", ("config.kl.estimator='k3'", "'k1'")),
+    ("ppo__epochs", 2, ("ppo.epochs=2", "grpo")),
+    ("ppo__clip_low", 2.0, ("config.ppo.clip_low=2.0", "at most 1")),
+    ("kl__target", -1.0, ("config.kl.target=-1.0", "0 for a fixed")),
+    ("rollouts__refill", 3, ("config.rollouts.refill=3", "slots=0")),
+    ("microbatches", 3, ("config.batch_size=8", "config.microbatches")),
+    ("score_microbatches", 3, ("3 parts", "config.score_microbatches")),
     ("value__init", "zero", ("config.value.init='zero'", "'policy'")),
     ("policy__checkpoint", "newest", ("'newest'", "'best'")),
     ("value__warmup_steps", 4, ("value.warmup_steps=4", "config.steps=4")),
@@ -175,6 +184,14 @@ def test_value_of_a_field_of_rl(
   }
   config = tiny.config("rl", **overrides | {field: value})
   refused(tmp_path, config, *texts)
+
+
+def test_minibatches_divide_over_the_mesh(tmp_path):
+  config = tiny.config(
+    "rl", estimator="ppo", ppo__minibatches=4, mesh__data=4,
+    policy__init="none", reward__init="none",
+  )  # fmt: skip
+  refused(tmp_path, config, "config.ppo.minibatches=4", "= 4 devices")
 
 
 @pytest.mark.parametrize("task", ["reward", "rl"])

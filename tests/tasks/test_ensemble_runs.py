@@ -1,13 +1,12 @@
 """Ensembles of reward models: trained, kept, asked, averaged and exported."""
 
-import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
 
-from perl_jax import classification, params
+from perl_jax import classification, params, sharding
 from perl_jax.tasks import ensemble, reward, stage
 from perl_jax.tasks import start as start_lib
 from tests.tasks import test_export, tiny
@@ -53,6 +52,19 @@ def test_a_member_is_what_one_run_would_have_made(tmp_path, sft_run):
     for path, leaf in params.flatten(first.adapter).items()
   ]
   assert min(apart) > 1e-3
+
+
+@pytest.mark.slow
+def test_four_devices_train_the_same_ensemble(tmp_path, ensemble_run, sft_run):
+  """Each member's rows are spread over a mesh: the same but for rounding."""
+  tiny.run(
+    tmp_path / "run", "reward", reward__init=str(sft_run), ensemble=MEMBERS,
+    mesh__data=2, mesh__fsdp=2, **FAST,
+  )  # fmt: skip
+  found, expected = tiny.lines(tmp_path / "run"), tiny.lines(ensemble_run)
+  for mine, theirs in zip(found, expected, strict=True):
+    for key, value in mine.items():
+      assert value == pytest.approx(theirs[key], rel=2e-3, abs=1e-3), key
 
 
 def test_what_is_kept_and_reported(ensemble_run, reward_run):
@@ -221,11 +233,15 @@ def test_what_an_ensemble_is_not(tmp_path, sft_run, reward_run, ensemble_run):
     ({"ensemble": 0}, ("config.ensemble=0",)),
     ({"member_share": 0.0}, ("config.member_share=0.0", "(0, 1]")),
     ({"ensemble": 2, "microbatches": 8}, ("4 rows", "microbatches=8")),
+    ({"ensemble": 2}, ("4 rows", "8 devices")),
   ],
 )
 def test_fields_that_cannot_be(fields, texts):
   with pytest.raises(ValueError) as caught:
-    ensemble.check(tiny.config("reward", **fields))
+    ensemble.check(
+      tiny.config("reward", **fields),
+      sharding.make_mesh(data=4, fsdp=2, tensor=1),
+    )
   for text in texts:
     assert text in str(caught.value)
 
@@ -239,7 +255,7 @@ def test_an_ensemble_goes_on_from_an_ensemble(ensemble_run):
     np.testing.assert_array_equal(leaf, expected[path], err_msg=path)
   assert params.fingerprint(frozen) == start.fingerprint
   # From one model, every member begins with its adapter.
-  one = dataclasses.replace(start_lib.member_of(start, 1))
+  one = start_lib.member_of(start, 1)
   trainable, _ = start_lib.ensemble_of(one, members=2, **fields)
   for path, leaf in params.flatten(trainable).items():
     np.testing.assert_array_equal(leaf, np.stack([expected[path][1]] * 2))

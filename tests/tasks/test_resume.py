@@ -59,7 +59,13 @@ def overrides(stage, finished):
     "reward": {"reward__init": sft, "lora__dropout": 0.1, "microbatches": 2},
     "reward_ensemble": {"reward__init": sft, "ensemble": 2},
     "rl": {"policy__init": sft, "reward__init": reward},
-  }[stage] | STEPS
+    # The weight of the KL and the order of minibatches go on too.
+    "rl_grpo": {
+      "policy__init": sft, "reward__init": reward, "estimator": "grpo",
+      "samples_per_prompt": 2, "ppo__epochs": 2, "ppo__minibatches": 2,
+      "kl__target": 0.05, "kl__horizon": 64,
+    },
+  }[stage] | STEPS  # fmt: skip
 
 
 def same(whole, other):
@@ -80,7 +86,7 @@ def same(whole, other):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  "stage", ["sft", "sft_lora", "reward", "reward_ensemble", "rl"]
+  "stage", ["sft", "sft_lora", "reward", "reward_ensemble", "rl", "rl_grpo"]
 )
 def test_killed_run_ends_with_the_same_bits(
   tmp_path, monkeypatch, finished, stage

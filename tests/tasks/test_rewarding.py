@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from perl_jax import sharding
+from perl_jax import sharding, tasks
 from perl_jax.data import coffee_bar, records
-from perl_jax.tasks import reward_function, rewarding
+from perl_jax.data import text as text_lib
+from perl_jax.tasks import inputs, reward_function, rewarding
 from tests.tasks import test_judging, tiny
 
 HERE = "tests.tasks.test_rewarding"
@@ -19,9 +20,13 @@ ROWS = coffee_bar.load("prompts", size=1, validation_size=5).validation
 # Functions that a config may name.
 
 
+SEEN = []  # ids of the rows of each call of `length`
+
+
 def length(prompts, responses, rows):
   assert len(prompts) == len(responses) == len(rows)
-  return [float(len(text)) for text in responses]
+  SEEN.append([row["id"] for row in rows])
+  return [float(len(response)) for response in responses]
 
 
 def as_array(prompts, responses, rows):
@@ -49,7 +54,7 @@ def not_finite(prompts, responses, rows):
 
 
 def raising(prompts, responses, rows):
-  return [1.0 / len(text.split()[99]) for text in responses]
+  return [1.0 / len(response.split()[99]) for response in responses]
 
 
 NOT_A_FUNCTION = 3
@@ -279,10 +284,22 @@ def test_rl_on_the_length_of_responses_learns_from_each_row(
 ):
   """Beside a model: the parts add up, in training and in judging."""
   workdir = tmp_path / "run"
-  tiny.run(
-    workdir, "rl", policy__init=str(sft_run), reward__init=str(reward_run),
+  config = tiny.config(
+    "rl", policy__init=str(sft_run), reward__init=str(reward_run),
     reward__fn=f"{HERE}:length", reward__fn_weight=-0.1, **SHORT,
   )  # fmt: skip
+  SEEN.clear()
+  tasks.run(config, workdir)
+  data = inputs.prompts(config, text_lib.load_tokenizer(sft_run / "tokenizer"))
+  kind = "coffee_bar/prompts"
+  held_out = [f"{kind}/validation/{i}" for i in range(8)]
+  trained = [
+    [f"{kind}/train/{i}" for i in next(data.train).index] for _ in range(2)
+  ]
+  tried, first, one, second, two, third = SEEN
+  assert tried == held_out[:2]
+  assert sorted(first) == sorted(second) == sorted(third) == held_out
+  assert [one, two] == trained
   rows = tiny.lines(workdir)
   for prefix, count in (("rollout", 2), ("validation", 3)):
     found = [row for row in rows if f"{prefix}/reward_fn" in row]

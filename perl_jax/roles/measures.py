@@ -1,177 +1,31 @@
-"""The four roles on one backbone: log-probs, scores and values.
-
-Policy, anchor, reward and value are the same base weights with different
-adapters and heads. Every function takes `params = combine(trainable, frozen)`
-of one role; whether an adapter runs is decided by the tree alone.
-"""
-
-import dataclasses
-from typing import Any, NamedTuple
+"""What a role says of tokens: log-probs, values, scores."""
 
 import jax
 import jax.numpy as jnp
 
 from perl_jax import params as params_lib
-from perl_jax.models import heads, transformer
+from perl_jax.models import heads
 from perl_jax.models.config import ModelConfig
-from perl_jax.models.lora import LoraSpec
 from perl_jax.objectives import kl as kl_lib
 from perl_jax.objectives import language_model
+from perl_jax.roles.backbone import Backbone, Params, head_kernel, hidden_states
+from perl_jax.roles.sequences import Sequence, ungroup
 
-Params = params_lib.Params
-
-
-@dataclasses.dataclass(frozen=True)
-class Backbone:
-  """Static description of the model that all roles share.
-
-  Attributes:
-    config: Shapes and switches of the transformer.
-    lora: Shape of every adapter on it.
-  """
-
-  config: ModelConfig
-  lora: LoraSpec
-
-  def module(self, params: Params) -> transformer.Transformer:
-    """The transformer; at rank 0 if the tree holds no adapter."""
-    spec = self.lora if params_lib.has_adapters(params) else LoraSpec()
-    return transformer.Transformer(self.config, spec)
+# A head this wide is scored in pieces of the vocabulary: on a mesh it would
+# else be gathered whole. How many of its logits a device may hold at once.
+_WIDE_VOCAB, _PIECE_LOGITS = 65_536, 2**24
 
 
-class Sequence(NamedTuple):
-  """Tokens with what masks are made of, each `[B, T]`, int32."""
-
-  tokens: jax.Array
-  positions: jax.Array
-  segments: jax.Array
-
-
-def right_padded(tokens: jax.Array, lengths: jax.Array) -> Sequence:
-  """Sequences that start in column 0; `lengths` `[B]` says where they end."""
-  columns = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-  inside = columns < lengths[:, None]
-  return Sequence(tokens, jnp.where(inside, columns, 0), inside.astype("int32"))
-
-
-def left_padded(
-  tokens: jax.Array, lengths: jax.Array, *, segment: int = 1
-) -> Sequence:
-  """Sequences that end in the last column; what is real gets the segment."""
-  start = tokens.shape[1] - lengths[:, None]
-  positions = jnp.arange(tokens.shape[1]) - start
-  inside = positions >= 0
-  segments = segment * inside.astype("int32")
-  return Sequence(tokens, jnp.where(inside, positions, 0), segments)
-
-
-def with_response(
-  prompts: jax.Array,
-  prompt_lengths: jax.Array,
-  responses: jax.Array,
-  response_mask: jax.Array,
-  *,
-  group: int = 1,
-) -> Sequence:
-  """Left-padded prompts `[B, P]`, each followed by its responses.
-
-  With `group` G above 1, sample g of prompt b is row b G + g of responses
-  `[B * G, T]`; rows of the sequence are P + G T long. All responses see the
-  prompt, and none sees another.
-
-  Raises:
-    ValueError: The responses are not `group` for each prompt.
-  """
-  batch, length = prompts.shape[0], responses.shape[-1]
-  if responses.size != batch * group * length:
-    raise ValueError(
-      f"responses {responses.shape} are not group={group} for each of {batch}"
-      f" prompts; give {batch * group} rows or another group."
-    )
-  segment = 1 if group == 1 else transformer.SHARED
-  prompt = left_padded(prompts, prompt_lengths, segment=segment)
-  mask = response_mask.reshape(batch, group, length)
-  positions = prompt_lengths[:, None, None] + jnp.arange(length)
-  segments = mask * jnp.arange(1, group + 1, dtype=jnp.int32)[:, None]
-
-  def join(prompt, response):
-    return jnp.concatenate([prompt, response.reshape(batch, -1)], axis=1)
-
-  return Sequence(
-    join(prompts, responses),
-    join(prompt.positions, jnp.where(mask, positions, 0)),
-    join(prompt.segments, segments),
-  )
-
-
-def init_base(key: jax.Array, config: ModelConfig) -> dict[str, Any]:
-  """Random base weights, float32."""
-  return _init(key, config, LoraSpec())
-
-
-def init_adapter(
-  key: jax.Array, config: ModelConfig, lora: LoraSpec
-) -> dict[str, Any]:
-  """The LoRA leaves of a new adapter; its B is zero."""
-  leaves = params_lib.flatten(_init(key, config, lora))
-  return params_lib.unflatten(
-    {p: leaf for p, leaf in leaves.items() if params_lib.is_adapter(p)}
-  )
-
-
-def _init(key, config, lora):
-  one = jnp.zeros((1, 1), jnp.int32)
-  module = transformer.Transformer(config, lora)
-  return module.init(key, one, one, one + 1)["params"]
-
-
-def init_head(
-  config: ModelConfig, *, likelihood: bool = False
-) -> dict[str, Any]:
-  """A scalar head that says 0 everywhere; see `response_scores`."""
-  head = {
-    "kernel": jnp.zeros((config.width,), jnp.float32),
-    "bias": jnp.zeros((), jnp.float32),
-  }
-  if likelihood:
-    head["likelihood"] = jnp.zeros((2,), jnp.float32)
-  return {params_lib.HEAD: head}
-
-
-def head_kernel(config: ModelConfig, params: Params) -> jax.Array:
-  """The matrix `[D, V]` that maps hidden states to logits."""
-  if config.tied_head:
-    return params["embedding"].T
-  return params["lm_head"]
-
-
-def hidden_states(
-  backbone: Backbone,
-  params: Params,
-  sequence: Sequence,
-  *,
-  key: jax.Array | None = None,
-  contiguous: bool = False,
-) -> jax.Array:
-  """Final hidden states `[B, T, D]`.
-
-  Args:
-    backbone: Model and adapter shape.
-    params: Parameters of one role; a scalar head in it is ignored.
-    sequence: Tokens, positions, segments.
-    key: Turns LoRA dropout on.
-    contiguous: What `Transformer.__call__` calls so: true of padded and packed
-      rows.
-  """
-  body = {k: v for k, v in params.items() if k != params_lib.HEAD}
-  hidden, _ = backbone.module(body).apply(
-    {"params": body},
-    *sequence,
-    contiguous=contiguous,
-    deterministic=key is None,
-    rngs=None if key is None else {"dropout": key},
-  )
-  return hidden
+def _head_pieces(config: ModelConfig, tokens: int) -> dict[str, int]:
+  """How `token_logprobs` cuts a wide head for so many tokens; else nothing."""
+  if config.vocab_size < _WIDE_VOCAB:
+    return {}
+  # Axes as in `sharding.RULES`, which is beside this room.
+  mesh = dict(jax.sharding.get_abstract_mesh().shape)
+  tokens //= mesh.get("data", 1) * mesh.get("fsdp", 1)
+  columns = min(max(_PIECE_LOGITS // max(tokens, 1), 1024), 8192)
+  shards = mesh.get("tensor", 1)
+  return {"vocab_chunk": columns * shards, "vocab_shards": shards}
 
 
 def _token_scores(backbone, params, hidden, targets, temperature, extras):
@@ -181,6 +35,7 @@ def _token_scores(backbone, params, hidden, targets, temperature, extras):
     targets,
     temperature=temperature,
     softcap=backbone.config.final_softcap,
+    **_head_pieces(backbone.config, targets.size),
     **extras,
   )
 
@@ -236,16 +91,6 @@ def _gathered_targets(
   return scores, found
 
 
-def _ungroup(array, response_len, group):
-  """The prompt's last column, then a response's own, `[B * G, 1 + T, ...]`."""
-  start = array.shape[1] - group * response_len
-  if group == 1:
-    return array[:, start - 1 :]
-  last = jnp.repeat(array[:, start - 1 : start], group, axis=0)
-  own = array[:, start:].reshape(-1, response_len, *array.shape[2:])
-  return jnp.concatenate([last, own], axis=1)
-
-
 def response_logprobs(
   backbone: Backbone,
   params: Params,
@@ -274,8 +119,8 @@ def response_logprobs(
   return _token_scores(
     backbone,
     params,
-    _ungroup(hidden, response_len, group)[:, :-1],
-    _ungroup(sequence.tokens, response_len, group)[:, 1:],
+    ungroup(hidden, response_len, group)[:, :-1],
+    ungroup(sequence.tokens, response_len, group)[:, 1:],
     temperature,
     {"entropy": entropy},
   )
@@ -299,7 +144,7 @@ def response_kl(
 
   def before(params):
     hidden = hidden_states(backbone, params, sequence, contiguous=group == 1)
-    hidden = _ungroup(hidden, response_len, group)[:, :-1]
+    hidden = ungroup(hidden, response_len, group)[:, :-1]
     return hidden, head_kernel(backbone.config, params).astype(hidden.dtype)
 
   policy_hidden, policy_head = before(policy)
@@ -329,7 +174,7 @@ def response_values(
   """
   if hidden is None:
     hidden = hidden_states(backbone, params, sequence, contiguous=group == 1)
-  before = _ungroup(hidden, response_len, group)[:, :-1]
+  before = ungroup(hidden, response_len, group)[:, :-1]
   return _scalar_head(params, before)
 
 
@@ -373,7 +218,7 @@ def response_scores(
     )
   if group > 1:
     sequence, hidden, response_mask = jax.tree.map(
-      lambda array: _ungroup(array, max_response, group),
+      lambda array: ungroup(array, max_response, group),
       (sequence, hidden, response_mask),
     )
   rows, columns = jnp.arange(hidden.shape[0]), jnp.arange(hidden.shape[1])

@@ -1,0 +1,48 @@
+"""The four roles on one backbone: log-probs, scores and values.
+
+Policy, anchor, reward and value are the same base weights with different
+adapters and heads. Every function takes `params = combine(trainable, frozen)`
+of one role; whether an adapter runs is decided by the tree alone.
+"""
+
+from perl_jax.roles.backbone import (
+  Backbone,
+  Params,
+  head_kernel,
+  hidden_states,
+  init_adapter,
+  init_base,
+  init_head,
+)
+from perl_jax.roles.measures import (
+  response_kl,
+  response_logprobs,
+  response_scores,
+  response_values,
+  target_logprobs,
+)
+from perl_jax.roles.sequences import (
+  Sequence,
+  left_padded,
+  right_padded,
+  with_response,
+)
+
+__all__ = [
+  "Backbone",
+  "Params",
+  "Sequence",
+  "head_kernel",
+  "hidden_states",
+  "init_adapter",
+  "init_base",
+  "init_head",
+  "left_padded",
+  "response_kl",
+  "response_logprobs",
+  "response_scores",
+  "response_values",
+  "right_padded",
+  "target_logprobs",
+  "with_response",
+]

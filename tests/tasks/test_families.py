@@ -1,0 +1,95 @@
+"""A checkpoint in the way of Llama 3 through reward and rl, on dialogues."""
+
+import json
+
+import pytest
+
+from perl_jax.data import text
+from perl_jax.interop import hf_export
+from perl_jax.models import presets
+from perl_jax.tasks import casting, stage
+from perl_jax.tasks import start as start_lib
+from tests.data import families
+from tests.data.messages import assistant, system, user
+from tests.tasks import tiny
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+  """Random weights, the tokenizer, and a list of eos tokens."""
+  directory = tmp_path_factory.mktemp("llama3")
+  families.write(families.FAMILIES["llama3.2"], directory)
+  generation = (directory / "generation_config.json").read_text()
+  tokenization = text.load_tokenizer(directory)
+  config = presets.preset(
+    "llama_tiny", vocab_size=tokenization.vocab_size, max_len=160
+  )
+  hf_export.save_model(
+    directory,
+    config,
+    start_lib.random_base(config, seed=0),
+    hf_export.Stops((1,), tokenization.bos_id, tokenization.pad_id),
+    dtype="float32",
+    shard_bytes=10**9,
+  )
+  (directory / "generation_config.json").write_text(generation)
+  return directory
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+  """Conversations, twelve first user turns."""
+  path = tmp_path_factory.mktemp("rows") / "pairs.jsonl"
+  lines = []
+  for i in range(12):
+    prompt = [system("be kind"), user(f"{i} milk"), assistant("a"), user("b")]
+    row = {
+      "chosen": [*prompt, assistant("hello there\n")],
+      "rejected": [*prompt, assistant(f"what {i}?")],
+    }
+    lines.append(json.dumps(row) + "\n")
+  path.write_text("".join(lines))
+  return path
+
+
+def test_stops_are_those_of_template_and_generation_config(
+  checkpoint, rows, tmp_path, monkeypatch
+):
+  drawn = []
+
+  plain = casting.sampling_spec
+
+  def recorded(*args, **kwargs):
+    drawn.append(plain(*args, **kwargs))
+    return drawn[-1]
+
+  fields = {
+    "base": str(checkpoint),
+    "data__path": str(rows),
+    "data__prompt_len": 120,
+    "batch_size": 4,
+    "steps": 2,
+  }
+  reward = tmp_path / "reward"
+  tiny.run(reward, "reward", "jsonl", **fields)
+  with monkeypatch.context() as patch:
+    patch.setattr(casting, "sampling_spec", recorded)
+    found = tiny.run(
+      tmp_path / "rl", "rl", "jsonl", reward__init=str(reward), **fields
+    )
+  assert found["kl_at_step_0"] == 0.0
+  tokenization = text.load_tokenizer(checkpoint)
+  eot, end, eom = 5, 1, 4
+  assert [spec.stop_ids for spec in drawn] == [(eot, end, eom)]
+  # Later stages read the same from the files that the workdir keeps.
+  copied = text.load_tokenizer(tmp_path / "rl" / stage.TOKENIZER)
+  assert copied.stop_ids == tokenization.stop_ids == (eot, end, eom)
+  # And so does who is given the model.
+  merged = tmp_path / "merged"
+  module = __import__("configs.export", fromlist=["get_config"])
+  wanted = {"init": str(tmp_path / "rl"), "format": "merged"}
+  config = tiny.override(module.get_config(), wanted)
+  tiny.tasks.run(config, merged)
+  generation = json.loads((merged / "generation_config.json").read_text())
+  assert generation["eos_token_id"] == [eot, end, eom]
+  assert generation["bos_token_id"] == tokenization.bos_id == 0
