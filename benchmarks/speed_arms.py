@@ -171,6 +171,7 @@ def make_reward_step(arm: Arm, mesh, meter: Meter) -> Callable[[int], None]:
     _tokens(i, arm.prompts, length, vocab=start.config.vocab_size)
     for i in (0, 1)
   ]
+  sides[1][:, : arm.prompt_len] = sides[0][:, : arm.prompt_len]
   batch = batches.PreferenceBatch(
     chosen_tokens=sides[0],
     chosen_lengths=lengths,
