@@ -11,6 +11,7 @@ from typing import Any
 from perl_jax.models.config import ModelConfig
 
 _LLAMA = dict(activation="silu", tied_head=True, norm_eps=1e-5)
+_GEMMA = dict(activation="gelu_tanh", norm_plus_one=True, embed_scale=True)
 _TINY = dict(
   num_layers=2,
   width=32,
@@ -53,14 +54,34 @@ PRESETS: dict[str, dict[str, Any]] = {
     num_kv_heads=12,
     head_dim=64,
   ),
+  # As published (google/gemma-2b, meta-llama/Meta-Llama-3-8B), to plan memory
+  # with; their vocabularies have 256,000 and 128,256 tokens.
+  "gemma_2b": dict(
+    _GEMMA,
+    num_layers=18,
+    width=2048,
+    mlp_width=16_384,
+    num_heads=8,
+    num_kv_heads=1,
+    head_dim=256,
+  ),
+  "llama_8b": dict(
+    _LLAMA,
+    num_layers=32,
+    width=4096,
+    mlp_width=14_336,
+    num_heads=32,
+    num_kv_heads=8,
+    head_dim=128,
+    rope_theta=500_000.0,
+  )
+  | dict(tied_head=False),
   "llama_tiny": dict(_TINY, **_LLAMA) | dict(tied_head=False),
   "mistral_tiny": dict(_TINY, **_LLAMA)
   | dict(tied_head=False, sliding_window=5),
   "qwen2_tiny": dict(_TINY, **_LLAMA) | dict(qkv_bias=True, norm_eps=1e-6),
   "qwen3_tiny": dict(_TINY, **_LLAMA) | dict(qk_norm=True, norm_eps=1e-6),
-  "gemma_tiny": dict(
-    _TINY, activation="gelu_tanh", norm_plus_one=True, embed_scale=True
-  ),
+  "gemma_tiny": dict(_TINY, **_GEMMA),
   "gemma2_tiny": dict(
     _TINY,
     activation="gelu_tanh",
