@@ -82,6 +82,8 @@ class Tokenization:
       assistant turn in the chat template and closes every encoded response;
       the others (eos, and those of `generation_config.json`) may be sampled.
     pad_id: A token for padding. Lengths define masks, so it may be a stop.
+    spare_pad: (id, text) of a token for padding that ends no response, for
+      tools that take padding by its id; None if there is none.
     bos_id: The token that starts every prompt, or None.
     name: Names the tokenizer in errors.
   """
@@ -99,6 +101,11 @@ class Tokenization:
     )
     pad = tokenizer.pad_token_id
     self.pad_id: int = self.stop_ids[-1] if pad is None else pad
+    spare = [pad, tokenizer.unk_token_id, self.bos_id]
+    spare = [i for i in spare if i is not None and i not in self.stop_ids]
+    self.spare_pad: tuple[int, str] | None = None
+    if spare:
+      self.spare_pad = spare[0], tokenizer.convert_ids_to_tokens(spare[0])
     self._anchor = self._find_anchor()
     self._encode = functools.lru_cache(1 << 16)(self._encode_text)
     self._encode_turn = functools.lru_cache(1 << 16)(self._encode_after_prompt)

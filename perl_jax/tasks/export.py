@@ -60,6 +60,8 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
     stage.copy_tokenizer(start.tokenizer, partial)
     for name in ("config.json", "generation_config.json"):
       (partial / name).unlink(missing_ok=True)
+    if config.role == "reward":
+      set_pad_token(start, partial)
     if config.format == "adapter":
       found = write_adapter(config, start, head, partial, workdir)
     else:
@@ -147,7 +149,7 @@ def write_adapter(config, start, head, partial, workdir) -> dict[str, float]:
       partial / _BASE,
       start.config,
       params_lib.widen(start.base, "float32"),
-      stops(start),
+      stops(config, start),
       dtype=config.dtype,
       shard_bytes=config.shard_bytes,
     )
@@ -169,7 +171,7 @@ def write_merged(config, start, head, partial) -> dict[str, float]:
     partial,
     start.config,
     merged,
-    stops(start),
+    stops(config, start),
     dtype=config.dtype,
     shard_bytes=config.shard_bytes,
     head=head,
@@ -210,12 +212,39 @@ def merge_change(start: Start, merged: params_lib.Params) -> float:
   return float(jnp.max(jnp.abs(before - after)))
 
 
-def stops(start: Start) -> hf_export.Stops:
+def stops(config, start: Start) -> hf_export.Stops:
   """Token ids of the start's tokenizer."""
   tokenization = text_lib.load_tokenizer(start.tokenizer)
-  return hf_export.Stops(
-    tokenization.stop_ids, tokenization.bos_id, tokenization.pad_id
-  )
+  pad_id = tokenization.pad_id
+  if config.role == "reward":
+    pad_id, _ = reward_pad(tokenization)
+  return hf_export.Stops(tokenization.stop_ids, tokenization.bos_id, pad_id)
+
+
+def reward_pad(tokenization: text_lib.Tokenization) -> tuple[int, str]:
+  """Id and text of the token that an exported reward model is padded with.
+
+  `...ForSequenceClassification` scores at the last token that is not padding,
+  by its id: where eos pads, that would be the token before the end.
+
+  Raises:
+    ValueError: Every token that could pad also ends a response.
+  """
+  if tokenization.spare_pad is None:
+    raise ValueError(
+      f"{tokenization.name} has no token to pad with but those that end a"
+      " response, where transformers would then not score. Give the tokenizer"
+      " a pad token of its own and train the reward model with it."
+    )
+  return tokenization.spare_pad
+
+
+def set_pad_token(start: Start, directory: Path) -> None:
+  """Writes the pad token of a reward model into the copied tokenizer."""
+  _, token = reward_pad(text_lib.load_tokenizer(start.tokenizer))
+  path = directory / "tokenizer_config.json"
+  described = json.loads(path.read_text()) | {"pad_token": token}
+  metrics_lib.write_json(path, described)
 
 
 def card(config, start: Start, found: dict[str, float]) -> str:

@@ -1,9 +1,13 @@
 """A checkpoint in the way of Llama 3 through reward and rl, on dialogues."""
 
+import importlib.util
 import json
 
+import numpy as np
 import pytest
 
+from configs import export as export_config
+from perl_jax import params, roles
 from perl_jax.data import text
 from perl_jax.interop import hf_export
 from perl_jax.models import presets
@@ -27,7 +31,7 @@ def checkpoint(tmp_path_factory):
   hf_export.save_model(
     directory,
     config,
-    start_lib.random_base(config, seed=0),
+    start_lib.random_base(config, 0, "float32"),
     hf_export.Stops((1,), tokenization.bos_id, tokenization.pad_id),
     dtype="float32",
     shard_bytes=10**9,
@@ -86,10 +90,72 @@ def test_stops_are_those_of_template_and_generation_config(
   assert copied.stop_ids == tokenization.stop_ids == (eot, end, eom)
   # And so does who is given the model.
   merged = tmp_path / "merged"
-  module = __import__("configs.export", fromlist=["get_config"])
   wanted = {"init": str(tmp_path / "rl"), "format": "merged"}
-  config = tiny.override(module.get_config(), wanted)
+  config = tiny.override(export_config.get_config(), wanted)
   tiny.tasks.run(config, merged)
   generation = json.loads((merged / "generation_config.json").read_text())
   assert generation["eos_token_id"] == [eot, end, eom]
   assert generation["bos_token_id"] == tokenization.bos_id == 0
+
+
+@pytest.fixture(scope="module")
+def reward_model(checkpoint, rows, tmp_path_factory):
+  """A reward model on the checkpoint, exported for transformers."""
+  root = tmp_path_factory.mktemp("reward")
+  tiny.run(
+    root / "run",
+    "reward",
+    "jsonl",
+    base=str(checkpoint),
+    data__path=str(rows),
+    data__prompt_len=120,
+    batch_size=4,
+    optimizer__learning_rate=0.1,
+  )
+  wanted = {"init": str(root / "run"), "role": "reward", "format": "merged"}
+  config = tiny.override(export_config.get_config(), wanted)
+  tiny.tasks.run(config, root / "out")
+  return root
+
+
+def test_an_exported_reward_model_is_padded_with_no_stop(reward_model):
+  """Llama 3 has no pad token: ours is a stop, of which we know the lengths."""
+  tokenization = text.load_tokenizer(reward_model / "out")
+  config = json.loads((reward_model / "out" / "config.json").read_text())
+  assert config["pad_token_id"] == tokenization.pad_id == tokenization.bos_id
+  assert config["pad_token_id"] not in tokenization.stop_ids
+  before = text.load_tokenizer(reward_model / "run" / stage.TOKENIZER)
+  assert before.pad_id in before.stop_ids
+
+
+@pytest.mark.skipif(
+  importlib.util.find_spec("torch") is None, reason="PyTorch is not installed"
+)
+def test_transformers_scores_the_stop_token_as_we_do(reward_model):
+  import torch
+  import transformers
+
+  out = reward_model / "out"
+  theirs = transformers.AutoModelForSequenceClassification.from_pretrained(out)
+  tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+  tokenization = text.load_tokenizer(out)
+  messages = [user("b")]
+  prompt, _ = tokenization.encode_prompt(messages)
+  ids = [
+    prompt + tokenization.encode_response(messages, response)
+    for response in ("hello there", "what 3?")
+  ]
+  width = max(map(len, ids))
+  padded = [row + [tokenizer.pad_token_id] * (width - len(row)) for row in ids]
+  with torch.no_grad():
+    found = theirs(torch.tensor(padded)).logits[:, 0].numpy()
+  start = stage.load(reward_model / "run", "best", "reward", "reward.init")
+  scores = roles.response_scores(
+    roles.Backbone(start.config, start.lora),
+    params.combine(start.adapter | start.head, start.base),
+    roles.right_padded(np.array(padded), np.array([len(row) for row in ids])),
+    np.zeros((2, width), bool),
+    max_response=1,
+  )
+  assert np.ptp(scores) > 1e-3
+  np.testing.assert_allclose(found, scores, atol=2e-4)
