@@ -14,6 +14,7 @@ import pytest
 from perl_jax import params as params_lib
 from perl_jax import roles, sharding
 from perl_jax.models.lora import LoraSpec
+from perl_jax.roles import measures
 from tests import toys
 from tests.models import reference
 
@@ -232,9 +233,9 @@ def test_wide_heads_are_cut_by_what_a_device_holds(tokens, mesh, columns):
   data, fsdp, tensor = mesh
   made = sharding.make_mesh(data=data, fsdp=fsdp, tensor=tensor)
   with jax.set_mesh(made):
-    assert roles._head_pieces(CONFIG, tokens) == {}
+    assert measures.head_pieces(CONFIG, tokens) == {}
     wide = toys.config("tiny", vocab_size=256_000)
-    assert roles._head_pieces(wide, tokens) == {
+    assert measures.head_pieces(wide, tokens) == {
       "vocab_chunk": columns,
       "vocab_shards": tensor,
     }
@@ -243,7 +244,7 @@ def test_wide_heads_are_cut_by_what_a_device_holds(tokens, mesh, columns):
 def test_a_head_in_pieces_says_the_same(monkeypatch):
   expected, _ = measured(0)
   pieces = dict(vocab_chunk=7, vocab_shards=1)
-  monkeypatch.setattr(roles, "_head_pieces", lambda config, tokens: pieces)
+  monkeypatch.setattr(measures, "head_pieces", lambda config, tokens: pieces)
   # A function of its own: `measure` is traced already. Five pieces of six.
   again = jax.jit(lambda *arguments: measure.__wrapped__(*arguments))
   assert "f32[4,6,6]" in str(jax.make_jaxpr(again)(PARAMS, *batch()))

@@ -16,7 +16,7 @@ from perl_jax.roles.sequences import Sequence, ungroup
 _WIDE_VOCAB, _PIECE_LOGITS = 65_536, 2**24
 
 
-def _head_pieces(config: ModelConfig, tokens: int) -> dict[str, int]:
+def head_pieces(config: ModelConfig, tokens: int) -> dict[str, int]:
   """How `token_logprobs` cuts a wide head for so many tokens; else nothing."""
   if config.vocab_size < _WIDE_VOCAB:
     return {}
@@ -35,7 +35,7 @@ def _token_scores(backbone, params, hidden, targets, temperature, extras):
     targets,
     temperature=temperature,
     softcap=backbone.config.final_softcap,
-    **_head_pieces(backbone.config, targets.size),
+    **head_pieces(backbone.config, targets.size),
     **extras,
   )
 
