@@ -98,8 +98,11 @@ def test_members_end_where_they_would_have_alone(name, own_rows):
 def rollouts():
   batch = test_steps.rl_batch()
   return (
-    batch.prompts, batch.prompt_lengths, batch.responses, batch.response_mask,
-  )  # fmt: skip
+    batch.prompts,
+    batch.prompt_lengths,
+    batch.responses[:, 0],
+    batch.response_mask[:, 0],
+  )
 
 
 def test_scores_of_all_members_in_one_pass():

@@ -62,7 +62,7 @@ class Model:
   trainable: params_lib.Params
   frozen: params_lib.Params
   members: int
-  shares_base: bool
+  shares_base: bool = False
 
   def shares_pass(self, backbone: roles.Backbone) -> bool:
     """Whether its adapters go through the base beside those of a backbone."""
