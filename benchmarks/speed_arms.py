@@ -45,7 +45,6 @@ MODEL = {
   "num_kv_heads": 2,
   "head_dim": 64,
   "max_len": 256,
-  "scan_unroll": 8,
 }
 
 
@@ -71,7 +70,7 @@ class Arm:
   tuning: str = "lora"
   prompts: int = 8
   group: int = 1
-  # Parts of some 400 tokens fit the cache of a CPU.
+  # Parts of some hundred tokens fit the cache of a CPU.
   microbatches: int = 8
   score_microbatches: int = 8
   merge: bool = True
@@ -81,15 +80,20 @@ class Arm:
   model: dict[str, Any] = dataclasses.field(default_factory=lambda: dict(MODEL))
 
 
-_REWARD = {"estimator": "", "prompt_len": 128, "response_len": 128}
+_REWARD = {
+  "estimator": "",
+  "prompt_len": 128,
+  "response_len": 128,
+  "microbatches": 4,
+}
 ARMS = {
   "rloo": Arm("rloo", group=4),
-  "rloo, full": Arm("rloo", "full", group=4, microbatches=2),
+  "rloo, full": Arm("rloo", "full", group=4),
   "reinforce": Arm("reinforce", group=4),
-  "reinforce, full": Arm("reinforce", "full", group=4, microbatches=2),
+  "reinforce, full": Arm("reinforce", "full", group=4),
   "reinforce 32 x 1": Arm("reinforce", prompts=32),
   "reward": Arm(**_REWARD),
-  "reward, full": Arm(**_REWARD, tuning="full", microbatches=2),
+  "reward, full": Arm(**_REWARD, tuning="full"),
 }
 
 

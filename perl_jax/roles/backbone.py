@@ -50,9 +50,6 @@ def init_adapter(
 
 def _init(key, config, lora):
   one = jnp.zeros((1, 1), jnp.int32)
-  # The forward pass is traced and thrown away; unrolled, compiling the draws
-  # would take a hundred megabytes and more.
-  config = dataclasses.replace(config, scan_unroll=1)
   module = transformer.Transformer(config, lora)
   return module.init(key, one, one, one + 1)["params"]
 
