@@ -70,7 +70,7 @@ class Arm:
   tuning: str = "lora"
   prompts: int = 8
   group: int = 1
-  # Parts of 300 to 500 tokens fit the cache of a CPU.
+  # Parts of some hundred tokens fit the cache of a CPU.
   microbatches: int = 8
   score_microbatches: int = 8
   merge: bool = True
@@ -80,7 +80,12 @@ class Arm:
   model: dict[str, Any] = dataclasses.field(default_factory=lambda: dict(MODEL))
 
 
-_REWARD = {"estimator": "", "prompt_len": 128, "response_len": 128}
+_REWARD = {
+  "estimator": "",
+  "prompt_len": 128,
+  "response_len": 128,
+  "microbatches": 4,
+}
 ARMS = {
   "rloo": Arm("rloo", group=4),
   "rloo, full": Arm("rloo", "full", group=4),
