@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# A worker for each core, up to 8; a file's tests share what they have trained.
+WORKERS := -n auto --maxprocesses 8 --dist loadfile
 
 .PHONY: quickstart test test-fast lint format clean
 
@@ -13,10 +15,10 @@ quickstart: $(STAMP)
 	  --workdir=runs/quickstart
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -19,6 +19,13 @@ if "xla_force_host_platform_device_count" not in os.environ.get(
 ):
   os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}"
 
+_WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+if _WORKER and hasattr(os, "sched_setaffinity"):
+  # A core for each worker: XLA's threads of several would be in each other's
+  # way, and take longer together than one after the other.
+  _CORES = sorted(os.sched_getaffinity(0))
+  os.sched_setaffinity(0, {_CORES[int(_WORKER[2:]) % len(_CORES)]})
+
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
