@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from perl_jax import params as params_lib
-from perl_jax import roles
+from perl_jax import roles, sharding
 from perl_jax.objectives import masked
 
 
@@ -201,10 +201,7 @@ def _in_parts(scores, microbatches: int, members: int):
     return scores
 
   def run(trees, bases, *arrays):
-    # Strided, not contiguous: each part spreads over the batch's devices.
-    parts = jax.tree.map(
-      lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), arrays
-    )
+    parts = sharding.strided_parts(arrays, microbatches)
     found = jax.lax.map(lambda part: scores(trees, bases, *part), parts)
 
     def join(name, array):

@@ -143,6 +143,16 @@ def place_batch(mesh: Mesh, batch: Any) -> Any:
   return jax.tree.map(put, batch)
 
 
+def strided_parts(batch: Any, count: int) -> Any:
+  """A batch as `[count, B / count, ...]`: row r is in part r mod `count`.
+
+  Strided, not contiguous: each part spreads over the batch's devices.
+  """
+  return jax.tree.map(
+    lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch
+  )
+
+
 def local_rows(mesh: Mesh, tree: Any) -> Any:
   """Undoes `place_batch`: the rows of this process, on the host."""
   if jax.process_count() > 1:

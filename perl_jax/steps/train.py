@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from perl_jax import params as params_lib
+from perl_jax import sharding
 from perl_jax.objectives import masked
 
 # {"name": (sum, count)}; the key "loss" is what is minimised.
@@ -83,11 +84,7 @@ def make_train_step(
   def accumulate(trainable, frozen, batch, key):
     if microbatches == 1:
       return sums_and_grads(trainable, frozen, batch, key)
-    # Strided, not contiguous: each part spreads over the batch's devices.
-    parts = jax.tree.map(
-      lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1),
-      batch,
-    )
+    parts = sharding.strided_parts(batch, microbatches)
     keys = jax.random.split(key, microbatches)
 
     def add(total, part):
