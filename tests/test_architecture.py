@@ -22,6 +22,7 @@ FLOORS = (
   ("main",),
   ("tasks",),
   (
+    "planning",
     "rollout",
     "steps",
     "checkpoint",

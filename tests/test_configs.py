@@ -46,7 +46,14 @@ def stage_configs():
 
 
 def test_nothing_is_left_out():
-  assert set(FILES) == {*STAGES, "pipeline", "quickstart", "report", "export"}
+  assert set(FILES) == {
+    *STAGES,
+    "pipeline",
+    "quickstart",
+    "report",
+    "export",
+    "plan",
+  }
   assert set(common.DATASETS) == set(sources.describe())
 
 

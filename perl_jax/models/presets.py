@@ -1,8 +1,8 @@
 """Named backbones: small ones to train from scratch, one per open family.
 
 `vocab_size` comes from the tokenizer and `max_len` from the data, so that a
-preset says only what is left. The `*_tiny` presets have the switches of a
-family at toy size, for tests.
+preset says only what is left; a published model also says its vocabulary. The
+`*_tiny` presets have the switches of a family at toy size, for tests.
 """
 
 import difflib
@@ -12,6 +12,13 @@ from perl_jax.models.config import ModelConfig
 
 _LLAMA = dict(activation="silu", tied_head=True, norm_eps=1e-5)
 _GEMMA = dict(activation="gelu_tanh", norm_plus_one=True, embed_scale=True)
+_GEMMA2 = dict(
+  _GEMMA,
+  post_norms=True,
+  attn_softcap=50.0,
+  final_softcap=30.0,
+  global_every=2,
+)
 _TINY = dict(
   num_layers=2,
   width=32,
@@ -54,8 +61,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     num_kv_heads=12,
     head_dim=64,
   ),
-  # As published (google/gemma-2b, meta-llama/Meta-Llama-3-8B), to plan memory
-  # with; their vocabularies have 256,000 and 128,256 tokens.
+  # As published, to plan with: google/gemma-2b, google/gemma-2-27b,
+  # meta-llama/Meta-Llama-3-8B and -70B.
   "gemma_2b": dict(
     _GEMMA,
     num_layers=18,
@@ -64,6 +71,19 @@ PRESETS: dict[str, dict[str, Any]] = {
     num_heads=8,
     num_kv_heads=1,
     head_dim=256,
+    vocab_size=256_000,
+  ),
+  "gemma2_27b": dict(
+    _GEMMA2,
+    num_layers=46,
+    width=4608,
+    mlp_width=36_864,
+    num_heads=32,
+    num_kv_heads=16,
+    head_dim=128,
+    query_scale=(4608 / 32) ** -0.5,
+    sliding_window=4096,
+    vocab_size=256_000,
   ),
   "llama_8b": dict(
     _LLAMA,
@@ -74,6 +94,19 @@ PRESETS: dict[str, dict[str, Any]] = {
     num_kv_heads=8,
     head_dim=128,
     rope_theta=500_000.0,
+    vocab_size=128_256,
+  )
+  | dict(tied_head=False),
+  "llama_70b": dict(
+    _LLAMA,
+    num_layers=80,
+    width=8192,
+    mlp_width=28_672,
+    num_heads=64,
+    num_kv_heads=8,
+    head_dim=128,
+    rope_theta=500_000.0,
+    vocab_size=128_256,
   )
   | dict(tied_head=False),
   "llama_tiny": dict(_TINY, **_LLAMA) | dict(tied_head=False),
@@ -82,18 +115,8 @@ PRESETS: dict[str, dict[str, Any]] = {
   "qwen2_tiny": dict(_TINY, **_LLAMA) | dict(qkv_bias=True, norm_eps=1e-6),
   "qwen3_tiny": dict(_TINY, **_LLAMA) | dict(qk_norm=True, norm_eps=1e-6),
   "gemma_tiny": dict(_TINY, **_GEMMA),
-  "gemma2_tiny": dict(
-    _TINY,
-    activation="gelu_tanh",
-    norm_plus_one=True,
-    embed_scale=True,
-    post_norms=True,
-    attn_softcap=50.0,
-    final_softcap=30.0,
-    query_scale=0.25,
-    sliding_window=5,
-    global_every=2,
-  ),
+  "gemma2_tiny": dict(_TINY, **_GEMMA2)
+  | dict(query_scale=0.25, sliding_window=5),
   "gemma3_tiny": dict(
     _TINY,
     activation="gelu_tanh",

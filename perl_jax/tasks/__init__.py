@@ -7,6 +7,7 @@ from typing import Any
 
 TASKS = (
   "sft", "reward", "rl", "dpo", "evaluate", "pipeline", "report", "export",
+  "plan",
 )  # fmt: skip
 
 

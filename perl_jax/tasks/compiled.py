@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 
+from perl_jax.planning import estimate
+
 
 class Compiled:
   """A jitted function that compiles once for each set of argument shapes.
@@ -46,16 +48,25 @@ class Compiled:
       self._functions[key] = self._compile(args)
     return self._functions[key](*args)
 
-  def _compile(self, args):
-    started = time.perf_counter()
+  def jitted(self, *args: Any) -> Any:
+    """The jitted function for such arguments, arrays or descriptions of them.
+
+    `jitted(*args).trace(*args).lower().compile()` is what a call would run.
+    """
     layout = None
     if self._donate:
       # Left to itself, the compiler would choose one that the state never had.
       (state,) = (args[i] for i in self._donate)
       layout = jax.tree.map(lambda x: getattr(x, "sharding", None), state), None
-    jitted = jax.jit(
-      self._fn, donate_argnums=self._donate, out_shardings=layout
-    )
+    return jax.jit(self._fn, donate_argnums=self._donate, out_shardings=layout)
+
+  def shapes(self, *args: Any) -> Any:
+    """What a call with such arguments would give, described."""
+    return jax.eval_shape(self._fn, *args)
+
+  def _compile(self, args):
+    started = time.perf_counter()
+    jitted = self.jitted(*args)
     executable = jitted.lower(*args).compile()
     # The jitted function finds what was just compiled. The executable itself
     # refuses values of four bits that lie on a mesh (JAX 0.10 compares layouts
@@ -63,15 +74,5 @@ class Compiled:
     self.compile_seconds += time.perf_counter() - started
     memory = executable.memory_analysis()
     if memory is not None:
-      self.peak_bytes = max(self.peak_bytes, peak_bytes(memory))
+      self.peak_bytes = max(self.peak_bytes, estimate.peak_bytes(memory))
     return jitted
-
-
-def peak_bytes(memory: Any) -> int:
-  """arguments + outputs + temporaries - aliased, of a memory analysis."""
-  return int(
-    memory.argument_size_in_bytes
-    + memory.output_size_in_bytes
-    + memory.temp_size_in_bytes
-    - memory.alias_size_in_bytes
-  )

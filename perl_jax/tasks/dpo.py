@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 from absl import logging
 
 from perl_jax import classification, roles, sharding, steps
@@ -72,23 +73,8 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       checker=sources.checker(config.data.name),
       key=draws_of_rl(config.seed),
     )
-    logprobs = Compiled(
-      make_logprobs(backbone, data.max_targets), name="dpo log-probs"
-    )
-    learn = Compiled(
-      steps.make_train_step(
-        steps.dpo_loss(
-          backbone,
-          max_response=data.max_targets,
-          beta=config.beta,
-          label_smoothing=config.label_smoothing,
-          kind=config.loss,
-        ),
-        optimizer,
-        microbatches=config.microbatches,
-      ),
-      name="dpo step",
-      donate=(0,),
+    logprobs, learn = make_functions(
+      config, backbone, optimizer, data.max_targets
     )
     key = jax.random.fold_in(jax.random.key(config.seed), 7)
 
@@ -152,6 +138,29 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       }
       writer.summary(summary)
   return summary
+
+
+def make_functions(
+  config: setup.Config,
+  backbone: roles.Backbone,
+  optimizer: optax.GradientTransformation,
+  max_response: int,
+) -> tuple[Compiled, Compiled]:
+  """(`logprobs(trainable, frozen, pairs)`, the step that is trained by)."""
+  loss = steps.dpo_loss(
+    backbone,
+    max_response=max_response,
+    beta=config.beta,
+    label_smoothing=config.label_smoothing,
+    kind=config.loss,
+  )
+  step = steps.make_train_step(
+    loss, optimizer, microbatches=config.microbatches
+  )
+  return (
+    Compiled(make_logprobs(backbone, max_response), name="dpo log-probs"),
+    Compiled(step, name="dpo step", donate=(0,)),
+  )
 
 
 def check(config: setup.Config, mesh: jax.sharding.Mesh) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from absl import logging
 
 from perl_jax import classification, roles, sharding, steps
@@ -80,18 +81,8 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
     state = sharding.place(mesh, state)
     del start, trainable
     key = jax.random.fold_in(jax.random.key(config.seed), 4)
-    make_loss = {
-      "pairwise": steps.pairwise_loss,
-      "pointwise": steps.pointwise_loss,
-    }[config.loss]
     own_rows = ensemble.own_rows(config, len(data.train_rows))
-    train_step = Compiled(
-      ensemble.make_step(
-        config, make_loss(backbone, max_response=data.max_targets), optimizer
-      ),
-      name="reward step",
-      donate=(0,),
-    )
+    train_step = make_train_step(config, backbone, optimizer, data.max_targets)
     score = Compiled(
       make_scorer(backbone, data.max_targets, members), name="reward scores"
     )
@@ -136,6 +127,22 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       }
       opened.writer.summary(summary)
   return summary
+
+
+def make_train_step(
+  config: setup.Config,
+  backbone: roles.Backbone,
+  optimizer: optax.GradientTransformation,
+  max_response: int,
+) -> Compiled:
+  """The step that is trained by: `step(state, frozen, batch, key)`."""
+  make_loss = {
+    "pairwise": steps.pairwise_loss,
+    "pointwise": steps.pointwise_loss,
+  }[config.loss]
+  loss = make_loss(backbone, max_response=max_response)
+  step = ensemble.make_step(config, loss, optimizer)
+  return Compiled(step, name="reward step", donate=(0,))
 
 
 def require_loss(loss: str) -> str:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import jax
+import optax
 from absl import logging
 
 from perl_jax import roles, sharding, steps
@@ -60,15 +61,11 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
     state = sharding.place(mesh, state)
     del start, trainable
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
-    loss_fn = steps.language_model_loss(backbone, max_targets=data.max_targets)
-    train_step = Compiled(
-      steps.make_train_step(
-        loss_fn, optimizer, microbatches=config.microbatches
-      ),
-      name="sft step",
-      donate=(0,),
+    train_step = make_train_step(config, backbone, optimizer, data.max_targets)
+    eval_step = Compiled(
+      steps.language_model_loss(backbone, max_targets=data.max_targets),
+      name="sft evaluation",
     )
-    eval_step = Compiled(loss_fn, name="sft evaluation")
 
     def update(state, batch, step):
       batch = sharding.place_batch(mesh, batch)
@@ -110,6 +107,20 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       }
       opened.writer.summary(summary)
   return summary
+
+
+def make_train_step(
+  config: setup.Config,
+  backbone: roles.Backbone,
+  optimizer: optax.GradientTransformation,
+  max_targets: int,
+) -> Compiled:
+  """The step that is trained by: `step(state, frozen, batch, key)`."""
+  loss = steps.language_model_loss(backbone, max_targets=max_targets)
+  step = steps.make_train_step(
+    loss, optimizer, microbatches=config.microbatches
+  )
+  return Compiled(step, name="sft step", donate=(0,))
 
 
 def evaluate_loss(eval_step, trainable, frozen, batches, mesh):

@@ -1,0 +1,152 @@
+"""Memory and time of a compiled program on a chip, bounds and prediction.
+
+  compute  FLOPs / devices / peak
+  memory   bytes moved / HBM bandwidth
+  network  bytes sent / (link bandwidth / 2) + collectives * 1 us
+  chip     the compiler's cycles / clock where it counts them (TPU), else
+           max(compute, memory)
+  step     max(chip, bytes sent / (link bandwidth / 2)) + collectives * 1 us
+
+What a device sends is taken to overlap with what it computes, over half of its
+links at a time; that a collective has to be waited for is not. The work is
+taken to be even over the devices. No host, no input pipeline, no compilation.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from perl_jax.planning import chips, flops, hlo
+
+LINKS_IN_USE = 0.5
+LATENCY = 1e-6
+ASSUMPTIONS = (
+  "peak bfloat16 FLOP/s and HBM bandwidth as published",
+  "collectives overlap with computation, over half of a chip's links",
+  "1 us for each collective",
+  "work even over the devices",
+  "loops that may stop early run to their end: responses of full length",
+  "no time for the host or its input",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+  """What one run of a compiled program takes; bytes are those of a device.
+
+  Attributes:
+    argument_bytes: Of its arguments.
+    temporary_bytes: That it needs beyond arguments and outputs.
+    peak_bytes: arguments + outputs + temporaries - donated.
+    flops: Of all devices together; see `flops`.
+    hbm_bytes: See `hlo.Moved`.
+    collective_bytes: Sent, by kind of collective.
+    collectives: How many there are.
+    cycles: Of the TPU compiler, 0 on other platforms.
+    devices: How many run it.
+  """
+
+  argument_bytes: int
+  temporary_bytes: int
+  peak_bytes: int
+  flops: float
+  hbm_bytes: float
+  collective_bytes: dict[str, float]
+  collectives: int
+  cycles: float
+  devices: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Times:
+  """Seconds of one run; see the module for what they are.
+
+  Attributes:
+    compute: Bound.
+    memory: Bound.
+    network: Bound.
+    chip: What the chip itself takes.
+    step: Predicted.
+    bound: Which of "compute", "memory" and "network" is the largest.
+  """
+
+  compute: float
+  memory: float
+  network: float
+  chip: float
+  step: float
+  bound: str
+
+
+def cost_of(traced: Any, executable: Any, devices: int) -> Cost:
+  """The cost of `traced = jitted.trace(...)` and its `executable`."""
+  memory = executable.memory_analysis()
+  moved = hlo.Module(executable.as_text()).moved()
+  return Cost(
+    argument_bytes=memory.argument_size_in_bytes,
+    temporary_bytes=memory.temp_size_in_bytes,
+    peak_bytes=peak_bytes(memory),
+    flops=flops.matmul_flops(traced.jaxpr),
+    hbm_bytes=moved.hbm_bytes,
+    collective_bytes=dict(moved.collective_bytes),
+    collectives=moved.collectives,
+    cycles=moved.cycles,
+    devices=devices,
+  )
+
+
+def peak_bytes(memory: Any) -> int:
+  """arguments + outputs + temporaries - aliased, of a memory analysis."""
+  return int(
+    memory.argument_size_in_bytes
+    + memory.output_size_in_bytes
+    + memory.temp_size_in_bytes
+    - memory.alias_size_in_bytes
+  )
+
+
+def times_of(cost: Cost, device: chips.Chip) -> Times:
+  """How long a run takes on a device; see the module."""
+  compute = cost.flops / cost.devices / device.flops
+  memory = cost.hbm_bytes / device.hbm_bandwidth
+  sent = sum(cost.collective_bytes.values())
+  sending = sent / (LINKS_IN_USE * device.link_bandwidth)
+  waiting = cost.collectives * LATENCY
+  chip = max(compute, memory)
+  if cost.cycles and device.clock:
+    chip = cost.cycles / device.clock
+  bounds = {
+    "compute": compute,
+    "memory": memory,
+    "network": sending + waiting,
+  }
+  return Times(
+    **bounds,
+    chip=chip,
+    step=max(chip, sending) + waiting,
+    bound=max(bounds, key=bounds.get),
+  )
+
+
+def device_bytes(tree: Any) -> int:
+  """Bytes of a tree of (described) arrays on one device."""
+  total = 0.0
+  for leaf in jax.tree.leaves(tree):
+    shape = leaf.shape
+    if getattr(leaf, "sharding", None) is not None:
+      shape = leaf.sharding.shard_shape(shape)
+    size = 1
+    for n in shape:
+      size *= n
+    total += size * _itemsize(leaf.dtype)
+  return int(total)
+
+
+def _itemsize(dtype: Any) -> float:
+  """Bytes of an element; of a PRNG key those of its data."""
+  if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+    return 8.0
+  if jax.numpy.issubdtype(dtype, jax.numpy.integer):
+    return jax.numpy.iinfo(dtype).bits / 8  # int4: half a byte
+  return float(dtype.itemsize)

@@ -1,0 +1,283 @@
+"""Plans a run before it is paid for: memory, time, and what to change.
+
+The programs of the stages are compiled ahead of time, from shapes alone, for
+TPUs that need not be here or for the devices of this machine. Each figure is
+the compiler's, or follows from what it made; see `planning.estimate`.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import os
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import logging
+from jax.experimental import topologies
+from jax.sharding import Mesh
+
+from perl_jax import metrics, sharding
+from perl_jax.interop import hf_checkpoint, hf_config
+from perl_jax.models import presets
+from perl_jax.models.config import ModelConfig
+from perl_jax.planning import chips, estimate
+from perl_jax.reporting import plans
+from perl_jax.tasks import changes, programs, setup, stage
+
+STAGES = ("sft", "reward", "rl", "dpo")
+FILE = "plan.json"
+# What a stage has of the plan's own fields.
+_SHARED = ("tuning", "base_dtype", "lora", "mesh")
+_NEEDED = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm")
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
+  """Compiles, prints, writes plan.json; the summary has each stage's peak.
+
+  Raises:
+    ValueError: The model, a stage or the topology is unknown, or the mesh does
+      not fit the devices.
+  """
+  names = stages_of(config)
+  model = model_of(config, names)
+  mesh = sharding.make_mesh(
+    **config.mesh.to_dict(), devices=devices_of(config.plan.topology)
+  )
+  for name in names:
+    for tuning in tunings(config):
+      setup.check_counts(stage_config(config, name, tuning), mesh)
+  with setup.preparing(config, workdir) as workdir:
+    pass
+  found = {
+    "model": config.model,
+    "topology": config.plan.topology,
+    "mesh": dict(mesh.shape),
+    "devices": mesh.size,
+    "device_kind": mesh.devices.flat[0].device_kind,
+    "assumptions": list(estimate.ASSUMPTIONS),
+    "stages": {},
+  }
+  device = chips.device_of(list(mesh.devices.flat))
+  if device is not None:
+    found["chip"] = dataclasses.asdict(device)
+  planner = functools.partial(plan_stage, members=config.reward.ensemble)
+  for name in names:
+    found["stages"][name] = {}
+    for tuning in tunings(config):
+      made = stage_config(config, name, tuning)
+      planned = planner(made, model, mesh)
+      found["stages"][name][tuning] = planned
+      asked = config.plan.suggest and tuning == config.tuning
+      if asked and not planned["fits"]:
+        planned["changes"] = changes.try_changes(made, model, mesh, planner)
+      # Written as it grows: a plan of large models takes minutes.
+      metrics.write_json(workdir / FILE, found)
+  for line in plans.lines(found):
+    print(line)
+  print(f"\n{workdir / FILE}")
+  return plans.summary(found)
+
+
+def tunings(config: setup.Config) -> tuple[str, ...]:
+  """The config's own, and "full" beside "lora" where it is asked for."""
+  both = config.plan.full and config.tuning == "lora"
+  return ("lora", "full") if both else (config.tuning,)
+
+
+def stages_of(config: setup.Config) -> list[str]:
+  """Names in `config.plan.stages`.
+
+  Raises:
+    ValueError: One of them is no training stage.
+  """
+  names = [n.strip() for n in config.plan.stages.split(",") if n.strip()]
+  wrong = [name for name in names if name not in STAGES]
+  if wrong or not names:
+    raise ValueError(
+      f"config.plan.stages={config.plan.stages!r}: name some of"
+      f" {', '.join(STAGES)}, with commas between them."
+    )
+  return names
+
+
+def stage_config(config: setup.Config, name: str, tuning: str) -> setup.Config:
+  """The config of one stage: its own, with the plan's model and mesh in it."""
+  made = config[name].copy_and_resolve_references()
+  with made.unlocked():
+    for field in _SHARED:
+      made[field] = config[field]
+    made.tuning = tuning
+    if tuning == "full":
+      # A quantised base cannot be trained; the copies are float32 anyway.
+      made.base_dtype = "float32"
+  return made.lock()
+
+
+def model_of(config: setup.Config, names: Sequence[str]) -> ModelConfig:
+  """The model that `config.model` names, without reading a weight.
+
+  Raises:
+    ValueError: It is neither a preset nor a directory of a model.
+  """
+  room = max(
+    max(c.data.max_len, c.data.prompt_len + c.data.response_len)
+    for c in (config[name] for name in names)
+  )
+  fields = config.compute.to_dict() | {"max_len": room}
+  if config.vocab_size:
+    fields["vocab_size"] = config.vocab_size
+  directory = Path(config.model)
+  if directory.is_dir():
+    if (directory / stage.MODEL_FILE).exists():
+      described = stage.read_model(directory, "model")
+      found = ModelConfig.from_dict(described["model"])
+    elif hf_checkpoint.is_checkpoint(directory):
+      hf = hf_config.load_hf_config(directory)
+      found = hf_config.model_config(hf, str(directory / "config.json"))
+    else:
+      raise ValueError(
+        f"config.model={config.model!r} is a directory, but neither of a run"
+        f" ({stage.MODEL_FILE}) nor a Hugging Face checkpoint (config.json)."
+      )
+    return dataclasses.replace(found, **fields)
+  known = presets.PRESETS.get(config.model, {"vocab_size": 0})
+  if "vocab_size" not in known | fields:
+    raise ValueError(
+      f"The preset config.model={config.model!r} leaves the vocabulary to the"
+      " tokenizer: set config.vocab_size."
+    )
+  return presets.preset(config.model, **fields)
+
+
+def devices_of(topology: str) -> Sequence[Any]:
+  """Devices of a topology that need not be here; "" is this machine's.
+
+  Raises:
+    ValueError: libtpu is not installed, or does not know the topology.
+  """
+  if not topology:
+    return jax.devices()
+  # Else libtpu asks a metadata server, which only TPU VMs have.
+  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  try:
+    return topologies.get_topology_desc(topology, platform="tpu").devices
+  except Exception as error:  # what libtpu raises has no type of its own
+    if "not installed" in str(error):
+      raise ValueError(
+        f"config.plan.topology={topology!r} needs the TPU's compiler:"
+        " pip install libtpu. (It compiles without a TPU.)"
+      ) from error
+    raise ValueError(
+      f"config.plan.topology={topology!r}: {error} Known are names such as"
+      " 'v5e:4x4', 'v6e:2x2', 'v4:2x2x1', 'v5p:2x2x2' and 'tpu7x:2x2x1'."
+    ) from error
+
+
+def plan_stage(
+  config: setup.Config, model: ModelConfig, mesh: Mesh, members: int = 1
+) -> dict[str, Any]:
+  """What a stage takes on a mesh, JSON-able.
+
+  Bytes are those of one device, seconds those of one step of training:
+
+    held           by what it is for; in memory whichever program runs
+    programs       by name: bytes, FLOPs, bounds, seconds; see `estimate`
+    peak_bytes     held + own of the program that needs most
+    fits           whether that is within the device's memory
+    seconds        predicted, None where the chip is not known
+
+  Args:
+    config: Of a training stage.
+    model: Of the base.
+    mesh: Its devices need not be here.
+    members: Reward models in RL's ensemble.
+  """
+  made = programs.make_stage(config, model, mesh, reward_members=members)
+  device = chips.device_of(list(mesh.devices.flat))
+  held = made.held_bytes()
+  found: dict[str, Any] = {
+    "held": held,
+    "batch_size": config.batch_size,
+    "programs": {},
+  }
+  if made.cache is not None:
+    found["cache_bytes"] = _cache_bytes(made)
+  for program in made.programs():
+    others = sum(v for k, v in held.items() if k not in program.uses)
+    found["programs"][program.name] = _plan_program(
+      program, mesh, device, others
+    )
+    logging.info("%s %s: %s", config.task, config.tuning, program.name)
+  planned = found["programs"].values()
+  peak = max(p["peak_bytes"] for p in planned)
+  limit = memory_limit(mesh, device)
+  refused = [name for name, p in found["programs"].items() if "refused" in p]
+  found |= {
+    "peak_bytes": peak,
+    "limit_bytes": limit,
+    "fits": not refused and (limit is None or peak <= limit),
+    "seconds": None,
+  }
+  if device is not None and not refused:
+    found["seconds"] = sum(p["runs"] * p["times"]["step"] for p in planned)
+  return found
+
+
+def _plan_program(
+  program: programs.Program, mesh: Mesh, device: Any, others: int
+) -> dict[str, Any]:
+  started = time.perf_counter()
+  with jax.set_mesh(mesh):
+    traced = program.function.jitted(*program.args).trace(*program.args)
+    try:
+      executable = traced.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+      needed = _NEEDED.search(str(error))
+      if needed is None:
+        raise
+      size = float(needed.group(1)) * _UNITS[needed.group(2)]
+      return {
+        "peak_bytes": int(size) + others,
+        "runs": program.runs,
+        "refused": needed.group(0),
+      }
+  cost = estimate.cost_of(traced, executable, mesh.size)
+  found = {
+    "peak_bytes": cost.peak_bytes + others,
+    "runs": program.runs,
+    "cost": dataclasses.asdict(cost),
+    "compile_seconds": time.perf_counter() - started,
+  }
+  if device is not None:
+    found["times"] = dataclasses.asdict(estimate.times_of(cost, device))
+  return found
+
+
+def _cache_bytes(made: programs.Stage) -> int:
+  """Of the KV cache on a device: rows by batch axes, heads by tensor."""
+  shards = made.mesh.shape["data"] * made.mesh.shape["fsdp"]
+  heads = made.cache.keys.shape[3]
+  if heads % made.mesh.shape["tensor"] == 0:
+    shards *= made.mesh.shape["tensor"]
+  arrays = made.cache.keys, made.cache.values
+  return sum(estimate.device_bytes(x) for x in arrays) // shards
+
+
+def memory_limit(mesh: Mesh, device: chips.Chip | None) -> int | None:
+  """Bytes that a device of the mesh may use; None if nobody says."""
+  first = mesh.devices.flat[0]
+  with contextlib.suppress(Exception):  # of a device that is not here
+    stats = first.memory_stats()
+    if stats and "bytes_limit" in stats:
+      return int(stats["bytes_limit"])
+  if device is not None:
+    return int(device.hbm_bytes)
+  if first.platform == "cpu":
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return whole // jax.local_device_count()
+  return None
