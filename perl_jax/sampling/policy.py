@@ -11,7 +11,6 @@ from perl_jax import roles, sharding
 from perl_jax.models import transformer
 from perl_jax.objectives import language_model
 
-
 LAYOUTS = ("auto", "train", "decode")
 
 

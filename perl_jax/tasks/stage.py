@@ -184,7 +184,7 @@ def load(
   else:
     base, record = _load_base(workdir, described, config, field, outside)
   if record["kind"] != "workdir":
-    # A base that was read or drawn lies on the mesh; what is merged into it has to, too.
+    # That base lies on the mesh; what is merged into it has to, too.
     body = sharding.place(outside.on(), body)
   return Start(
     config=config,
