@@ -11,6 +11,8 @@ stands alone if `reward.init` is "". `reward.combine` is what an ensemble says:
 "mean", "min", "mean_minus_std" (`reward.std_weight`) or "average" of weights.
 `estimator` is "reinforce" (the paper's), "ppo", "rloo", "grpo" or "dr_grpo";
 the last three need `samples_per_prompt`. `batch_size` counts prompts.
+On a mesh `rollouts.layout="decode"` lays the base out anew for decoding, once a
+rollout; "train" decodes as it trains; "auto" chooses, see `SamplingSpec`.
 `beta` weighs the KL to the anchor and 1 - beta the reward; with a `kl.target`
 above 0 it follows the KL. Temperature and beta are the paper's, but for the
 embedded data. Time and results: README.md.
@@ -28,7 +30,12 @@ def get_config(arg=None):
   config.samples_per_prompt = 1
   config.value = {"init": "policy", "learning_rate": 3e-3, "warmup_steps": 0}
   config.sampling = {"temperature": 0.7, "top_k": 0, "top_p": 1.0}
-  config.rollouts = {"slots": 0, "refill": 0, "merge": False}
+  config.rollouts = {
+    "slots": 0,
+    "refill": 0,
+    "merge": False,
+    "layout": "auto",
+  }
   config.beta = 0.05
   config.kl = {
     "estimator": "k1",

@@ -61,9 +61,26 @@ def quantize(kernel: jax.Array, dtype: str) -> qwix.QArray:
 
 def as_array(leaf: jax.Array | qwix.QArray, dtype: str) -> jax.Array:
   """A leaf in a float dtype, whether it is quantised or not."""
-  if is_quantized(leaf):
-    return qwix.dequantize(leaf.astype(jnp.dtype(dtype)))
-  return leaf.astype(dtype)
+  if not is_quantized(leaf):
+    return leaf.astype(dtype)
+  leaf = leaf.astype(jnp.dtype(dtype))
+  return _from_nf4(leaf) if leaf.qtype == "nf4" else qwix.dequantize(leaf)
+
+
+def _from_nf4(leaf: qwix.QArray) -> jax.Array:
+  """`qwix.dequantize` of an "nf4" leaf, `[..., in, out]`, the same bits.
+
+  qwix looks the levels up in one flat array, for which a mesh would gather all
+  of a kernel that is split by its outputs.
+  """
+  indices, scale = leaf.qvalue, leaf.scale
+  table = qwix.QArray(
+    jnp.arange(16, dtype=indices.dtype), jnp.ones((1,)), qtype="nf4"
+  )
+  levels = qwix.dequantize(table)[indices].astype(scale.dtype)
+  *layers, blocks, width = scale.shape
+  levels = levels.reshape(*layers, blocks, -1, width)
+  return (levels * scale[..., None, :]).reshape(indices.shape)
 
 
 def project(

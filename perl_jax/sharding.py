@@ -2,11 +2,18 @@
 
 Axes: "data" (batch), "fsdp" (batch and parameters), "tensor" (widths). One
 device is the mesh (1, 1, 1), so that nothing is special about it.
+
+Parameters have two layouts. In that of training a kernel is split over "fsdp"
+along the width of the model and gathered where it is used: a little beside what
+many tokens compute with it. One token a row, as in decoding, computes so little
+that gathering takes most of the time: there all devices of "fsdp" and "tensor"
+keep their columns of a kernel, and what they compute is gathered instead.
 """
 
+import math
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +24,26 @@ from jax.sharding import PartitionSpec as P
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
+HEAD_AXIS = "tensor"
+
+
+class Layout(NamedTuple):
+  """Axes that activations `[B, T, width]` are split over.
+
+  Attributes:
+    rows: `B`, between the layers.
+    widths: Of what a kernel gives: heads, the MLP's width, the vocabulary. The
+      kernel is split likewise, and over no axis of these anywhere else.
+  """
+
+  rows: tuple[str, ...]
+  widths: tuple[str, ...]
+
+
+TRAIN = Layout(rows=BATCH_AXES, widths=("tensor",))
+# "tensor" is the outer of the two: a device's columns are some of those that
+# it has in training, so that only devices of one "fsdp" group exchange any.
+DECODE = Layout(rows=("data",), widths=("tensor", "fsdp"))
 
 # First match wins. Patterns are searched for in "layers/attention/q/kernel";
 # paths under "layers/" have a leading layer axis.
@@ -88,6 +115,71 @@ def spec_for(path: str, ndim: int) -> P:
       return spec if ndim >= len(spec) else P()
   raise ValueError(
     f"No sharding rule matches {path!r}; add one to sharding.RULES."
+  )
+
+
+def shards(axes: Iterable[str]) -> int:
+  """How many parts the mesh in context cuts a dimension into over some axes."""
+  sizes = dict(jax.sharding.get_abstract_mesh().shape)
+  return math.prod(sizes.get(axis, 1) for axis in axes)
+
+
+def spec_in(layout: Layout, path: str, shape: tuple[int, ...]) -> P:
+  """`spec_for` a leaf in a layout; as in training if it does not divide.
+
+  Args:
+    layout: `TRAIN` or `DECODE`.
+    path: Of the leaf.
+    shape: Of the leaf.
+  """
+  rule = spec_for(path, len(shape))
+  parts = {axis: (axis,) for axis in AXES if axis not in layout.widths}
+  parts["tensor"] = layout.widths
+  wanted = P(*(parts.get(axis) for axis in rule))
+  return wanted if fitting(wanted, shape) == wanted else rule
+
+
+def fitting(spec: P, shape: tuple[int, ...]) -> P:
+  """`spec` without the axes that do not divide their dimension of `shape`.
+
+  Of several axes on one dimension the last are left out first, and so is every
+  axis that the mesh in context does not have.
+  """
+  sizes = dict(jax.sharding.get_abstract_mesh().shape)
+
+  def fit(axes, size):
+    axes = (axes,) if isinstance(axes, str) else axes or ()
+    axes = tuple(axis for axis in axes if axis in sizes)
+    while size % math.prod(sizes[axis] for axis in axes):
+      axes = axes[:-1]
+    return axes or None
+
+  return P(*map(fit, spec, shape))
+
+
+def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
+  """`x`, laid out on the mesh in context as far as its dimensions divide.
+
+  Without a mesh, and on one of a single device, `x` itself.
+
+  Args:
+    x: Any array.
+    *axes: Mesh axes of each leading dimension; the others are not split.
+  """
+  if jax.sharding.get_abstract_mesh().size <= 1:
+    return x
+  return jax.lax.with_sharding_constraint(x, fitting(P(*axes), x.shape))
+
+
+def lay_out(tree: Any, layout: Layout) -> Any:
+  """A parameter tree in a layout, on the mesh in context; for use in `jit`."""
+  if jax.sharding.get_abstract_mesh().size <= 1:
+    return tree
+  return jax.tree_util.tree_map_with_path(
+    lambda path, leaf: jax.lax.with_sharding_constraint(
+      leaf, spec_in(layout, path_string(path), leaf.shape)
+    ),
+    tree,
   )
 
 

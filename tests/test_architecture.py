@@ -33,8 +33,9 @@ FLOORS = (
     "data",
     "interop",
   ),
-  ("roles", "sampling", "sharding", "optim"),
-  ("quantization", "models", "objectives", "params"),
+  ("roles", "sampling", "optim"),
+  # Models say how activations are laid out: the axes' names are below them.
+  ("sharding", "quantization", "models", "objectives", "params"),
 )
 PURE = {
   *("quantization", "objectives", "models", "params", "roles"),

@@ -6,12 +6,11 @@ runs is decided while a function is traced, from the mesh in context: a program
 compiled ahead of time for a TPU on a host without one gets the TPU's kernel.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from perl_jax import sharding
 from perl_jax.models.config import ModelConfig
 
 # Heads wider than this need Hopper or later in cuDNN; "auto" does not ask.
@@ -19,8 +18,6 @@ _CUDNN_MAX_HEAD_DIM = 128
 # Splash works on blocks of keys whose length is a multiple of the TPU's lanes.
 _LANES = 128
 _BLOCKS = (512, 256, _LANES)
-# As in `sharding.AXES`, which is a floor above.
-_BATCH_AXES, _HEAD_AXIS = ("data", "fsdp"), "tensor"
 
 
 def platform() -> tuple[str, str]:
@@ -224,14 +221,12 @@ def _over_mesh(local, batch, heads, kv_heads):
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.size <= 1:
     return local
-  size = dict(mesh.shape)
-  rows = tuple(a for a in _BATCH_AXES if a in size)
-  if batch % math.prod(size[a] for a in rows):
-    rows = None
-  shards = size.get(_HEAD_AXIS, 1)
   shared = kv_heads == 1
-  cut = heads % shards == 0 and (shared or kv_heads % shards == 0)
-  head = _HEAD_AXIS if cut and _HEAD_AXIS in size else None
+  # Fewer heads than devices: all heads on each.
+  count = heads if shared else kv_heads
+  rows, head = sharding.fitting(
+    P(sharding.BATCH_AXES, sharding.HEAD_AXIS), (batch, count)
+  )
   q = P(rows, None, head, None)
   kv = P(rows, None, None if shared else head, None)
   return jax.shard_map(

@@ -5,7 +5,9 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
+from perl_jax import sharding
 from perl_jax.models import attention as attention_lib
 from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec, Projection
@@ -110,12 +112,14 @@ class Attention(nn.Module):
   """Self-attention with rotary positions and an optional KV cache.
 
   `kernel` is what `attention.choose` says: "splash" reads `segments` and
-  `windowed`, the others `attention_mask`.
+  `windowed`, the others `attention_mask`. Whatever the layout, a row's heads
+  attend where its part of the cache is.
   """
 
   config: ModelConfig
   lora: LoraSpec
   kernel: str
+  layout: sharding.Layout
 
   @nn.compact
   def __call__(
@@ -131,7 +135,7 @@ class Attention(nn.Module):
     deterministic: bool,
   ) -> tuple[jax.Array, KVSlots | None]:
     """Maps `[B, T, D]` to `[B, T, D]`; writes its keys into `slots`."""
-    cfg = self.config
+    cfg, layout = self.config, self.layout
     batch, length, _ = x.shape
 
     def project(name, features, bias):
@@ -149,7 +153,15 @@ class Attention(nn.Module):
       y = project(name, count * cfg.head_dim, cfg.qkv_bias)(
         x, deterministic=deterministic
       )
+      # The kernel stays where it is; what it gave moves to the cache's rows.
+      y = sharding.constrain(y, layout.rows, None, layout.widths)
+      y = at_cache(y, count)
       return y.reshape(batch, length, count, cfg.head_dim)
+
+    def at_cache(y, count):
+      # Flat, since heads may be fewer than the devices that share them.
+      (axes,) = sharding.fitting(P(sharding.HEAD_AXIS), (count,))
+      return sharding.constrain(y, sharding.BATCH_AXES, None, axes)
 
     q = heads("q", cfg.num_heads)
     k = heads("k", cfg.num_kv_heads)
@@ -189,6 +201,8 @@ class Attention(nn.Module):
       out = attention_lib.attend(
         q, k, v, attention_mask, scale=scale, softcap=cfg.attn_softcap
       )
+    out = at_cache(out, cfg.num_kv_heads)
+    out = sharding.constrain(out, layout.rows, None, layout.widths)
     out = project("o", cfg.width, cfg.out_bias)(
       out, deterministic=deterministic
     )

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from perl_jax import sharding
 from perl_jax.models import attention, layers
 from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
@@ -40,7 +41,12 @@ class Cache(NamedTuple):
 
 
 def init_cache(config: ModelConfig, batch: int, slots: int) -> Cache:
-  """An empty cache of `slots` slots in the compute dtype."""
+  """An empty cache of `slots` slots in the compute dtype.
+
+  On a mesh rows are split over "data" and "fsdp" and K/V heads over "tensor",
+  each as far as it divides: a single head, or 8 on a "tensor" of 16, are on all
+  of its devices.
+  """
   shape = (
     config.num_layers,
     batch,
@@ -48,11 +54,23 @@ def init_cache(config: ModelConfig, batch: int, slots: int) -> Cache:
     config.num_kv_heads,
     config.head_dim,
   )
+
+  def empty():
+    return sharding.constrain(
+      jnp.zeros(shape, config.dtype),
+      *(None, sharding.BATCH_AXES, None, sharding.HEAD_AXIS),
+    )
+
+  def nowhere():
+    return sharding.constrain(
+      jnp.zeros((batch, slots), jnp.int32), sharding.BATCH_AXES
+    )
+
   return Cache(
-    keys=jnp.zeros(shape, config.dtype),
-    values=jnp.zeros(shape, config.dtype),
-    positions=jnp.zeros((batch, slots), jnp.int32),
-    segments=jnp.zeros((batch, slots), jnp.int32),
+    keys=empty(),
+    values=empty(),
+    positions=nowhere(),
+    segments=nowhere(),
     length=jnp.zeros((), jnp.int32),
   )
 
@@ -84,6 +102,7 @@ class Block(nn.Module):
   lora: LoraSpec
   kernel: str
   deterministic: bool
+  layout: sharding.Layout
 
   @nn.compact
   def __call__(self, carry, layer: LayerInputs, shared: SharedInputs):
@@ -106,7 +125,7 @@ class Block(nn.Module):
       return layers.RMSNorm(cfg.norm_eps, cfg.norm_plus_one, name=name)(y)
 
     out, slots = layers.Attention(
-      cfg, self.lora, self.kernel, name="attention"
+      cfg, self.lora, self.kernel, self.layout, name="attention"
     )(
       norm("attention_norm", x),
       rotary=rotary,
@@ -122,11 +141,15 @@ class Block(nn.Module):
       norm("mlp_norm", x), deterministic=self.deterministic
     )
     x = x + (norm("post_mlp_norm", out) if cfg.post_norms else out)
-    return (x, slots), None
+    return (sharding.constrain(x, self.layout.rows), slots), None
 
 
 def _layer_stack(
-  config: ModelConfig, lora: LoraSpec, kernel: str, deterministic: bool
+  config: ModelConfig,
+  lora: LoraSpec,
+  kernel: str,
+  deterministic: bool,
+  layout: sharding.Layout,
 ):
   """The blocks under `nn.scan`, rematerialised as the config says."""
   block = Block
@@ -144,7 +167,7 @@ def _layer_stack(
     length=config.num_layers,
     unroll=config.scan_unroll,
   )
-  return stack(config, lora, kernel, deterministic, name="layers")
+  return stack(config, lora, kernel, deterministic, layout, name="layers")
 
 
 class Transformer(nn.Module):
@@ -168,6 +191,7 @@ class Transformer(nn.Module):
     cache: Cache | None = None,
     contiguous: bool = False,
     deterministic: bool = True,
+    layout: sharding.Layout = sharding.TRAIN,
   ) -> tuple[jax.Array, Cache | None]:
     """Final hidden states, after the last norm.
 
@@ -182,6 +206,7 @@ class Transformer(nn.Module):
         padded and packed rows. Kernels that know columns and segments only, not
         masks, may then be used; see `attention.choose`.
       deterministic: False turns on LoRA dropout and needs a "dropout" key.
+      layout: That the parameters are in, on a mesh.
 
     Returns:
       Hidden states `[B, T, D]` in the compute dtype, and the grown cache.
@@ -195,6 +220,8 @@ class Transformer(nn.Module):
     x = embedding[tokens].astype(cfg.dtype)
     if cfg.embed_scale:
       x = x * jnp.asarray(cfg.width**0.5, cfg.dtype)
+    # Else they would be split like the rows of the embedding.
+    x = sharding.constrain(x, layout.rows)
     if not cfg.tied_head:
       # Read by `roles.head_kernel`; created here so that it is in the tree.
       self.param(
@@ -226,7 +253,7 @@ class Transformer(nn.Module):
       index=jnp.arange(cfg.num_layers),
       windowed=jnp.asarray(cfg.layer_is_windowed),
     )
-    stack = _layer_stack(cfg, self.lora, kernel, deterministic)
+    stack = _layer_stack(cfg, self.lora, kernel, deterministic, layout)
     (x, slots), _ = stack((x, slots), per_layer, shared)
     x = layers.RMSNorm(cfg.norm_eps, cfg.norm_plus_one, name="final_norm")(x)
     if cache is not None:

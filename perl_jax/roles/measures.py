@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from perl_jax import params as params_lib
+from perl_jax import sharding
 from perl_jax.models import heads
 from perl_jax.models.config import ModelConfig
 from perl_jax.objectives import kl as kl_lib
@@ -20,11 +21,9 @@ def head_pieces(config: ModelConfig, tokens: int) -> dict[str, int]:
   """How `token_logprobs` cuts a wide head for so many tokens; else nothing."""
   if config.vocab_size < _WIDE_VOCAB:
     return {}
-  # Axes as in `sharding.RULES`, which is beside this room.
-  mesh = dict(jax.sharding.get_abstract_mesh().shape)
-  tokens //= mesh.get("data", 1) * mesh.get("fsdp", 1)
+  tokens //= sharding.shards(sharding.BATCH_AXES)
   columns = min(max(_PIECE_LOGITS // max(tokens, 1), 1024), 8192)
-  shards = mesh.get("tensor", 1)
+  shards = sharding.shards(sharding.TRAIN.widths)
   return {"vocab_chunk": columns * shards, "vocab_shards": shards}
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from perl_jax import params as params_lib
-from perl_jax import roles
+from perl_jax import roles, sharding
 from perl_jax.models import transformer
 from perl_jax.sampling import policy as policy_lib
 from perl_jax.sampling import slots
@@ -29,6 +29,7 @@ def make_sampler(
     if spec.merge and params_lib.has_adapters(body):
       adapters, base = params_lib.partition(body, "lora")
       body = params_lib.merge(base, adapters, backbone.lora)
+      body = sharding.lay_out(body, sharding.TRAIN)
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, row_ids)
     if spec.group > 1:
       members = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
@@ -43,7 +44,9 @@ def make_sampler(
   return sample
 
 
-def _decode_together(policy, prompts, lengths, keys) -> policy_lib.Samples:
+def _decode_together(
+  policy: policy_lib.Policy, prompts, lengths, keys
+) -> policy_lib.Samples:
   """All samples at once; a group is a row that grows by G tokens a step."""
   spec, (batch, prompt_len) = policy.spec, prompts.shape
   group, time = spec.group, spec.response_len
@@ -54,9 +57,10 @@ def _decode_together(policy, prompts, lengths, keys) -> policy_lib.Samples:
   cache = transformer.init_cache(
     policy.backbone.config, batch, prompt_len + group * time
   )
-  logits, cache = policy.forward(prompt, cache)
+  hidden, cache = policy.forward(prompt, cache)
+  policy = policy.to_decode()
   if group > 1:
-    logits = jnp.repeat(logits, group, axis=0)
+    hidden = jnp.repeat(hidden, group, axis=0)
   members = jnp.arange(1, group + 1, dtype=jnp.int32)
 
   def unfinished(state):
@@ -76,12 +80,12 @@ def _decode_together(policy, prompts, lengths, keys) -> policy_lib.Samples:
       (~done).reshape(batch, group) * members,
     )
     done |= policy.stops(token) & ~done
-    logits, cache = policy.forward(sequence, cache, last=group)
+    hidden, cache = policy.forward(sequence, cache, last=group)
     return (
       policy_lib.Samples(tokens, mask, done, logprobs, step + 1),
       cache,
-      logits,
+      policy.logits(hidden),
     )
 
-  state = (policy_lib.no_samples(spec, rows), cache, logits)
+  state = (policy_lib.no_samples(spec, rows), cache, policy.logits(hidden))
   return jax.lax.while_loop(unfinished, decode, state)[0]

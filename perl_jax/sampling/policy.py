@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from perl_jax import params as params_lib
-from perl_jax import roles
+from perl_jax import roles, sharding
 from perl_jax.models import transformer
 from perl_jax.objectives import language_model
+
+LAYOUTS = ("auto", "train", "decode")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +34,10 @@ class SamplingSpec:
       whole prompts are prefilled; 0 is a quarter of the slots.
     merge: Adds the adapters to a copy of their kernels, in float32, for the
       time of the call: a step is cheaper, and rounded otherwise.
+    layout: Of the parameters while they decode, on a mesh; see `sharding`. In
+      "train" each token gathers what is split over "fsdp"; for "decode" they
+      are laid out anew once a call, into a second copy, and prompts are still
+      prefilled with the first. "auto" is "decode" where "fsdp" is above 1.
   """
 
   response_len: int
@@ -45,6 +51,7 @@ class SamplingSpec:
   slots: int = 0
   refill: int = 0
   merge: bool = False
+  layout: str = "auto"
 
   def __post_init__(self):
     if not self.greedy and not self.temperature > 0:
@@ -70,6 +77,10 @@ class SamplingSpec:
       raise ValueError(
         f"refill={self.refill} must be a multiple of group={self.group} and at"
         f" most slots={self.slots}, or 0 for a quarter of them."
+      )
+    if self.layout not in LAYOUTS:
+      raise ValueError(
+        f"layout={self.layout!r}: choose one of {', '.join(LAYOUTS)}."
       )
 
   @property
@@ -141,16 +152,34 @@ class Policy(NamedTuple):
   backbone: roles.Backbone
   spec: SamplingSpec
   body: params_lib.Params
+  layout: sharding.Layout = sharding.TRAIN
+
+  def to_decode(self) -> "Policy":
+    """The same policy, its parameters laid out for one token a row."""
+    wanted = self.spec.layout
+    if wanted == "auto":
+      wanted = "decode" if sharding.shards(("fsdp",)) > 1 else "train"
+    if wanted == "train":
+      return self
+    layout = sharding.DECODE
+    return self._replace(
+      body=sharding.lay_out(self.body, layout), layout=layout
+    )
 
   def forward(
     self, sequence: roles.Sequence, cache: transformer.Cache, last: int = 1
   ) -> tuple[jax.Array, transformer.Cache]:
-    """Logits `[B * last, V]` after the last tokens of rows, and the cache."""
+    """Hidden states `[B * last, D]` of rows' last tokens, and the cache."""
     hidden, cache = self.backbone.module(self.body).apply(
-      {"params": self.body}, *sequence, cache=cache
+      {"params": self.body}, *sequence, cache=cache, layout=self.layout
     )
-    hidden = hidden[:, -last:].reshape(-1, hidden.shape[-1])
-    return next_token_logits(self.backbone, self.body, hidden), cache
+    return hidden[:, -last:].reshape(-1, hidden.shape[-1]), cache
+
+  def logits(self, hidden: jax.Array) -> jax.Array:
+    """Logits `[B, V]` of the tokens that follow hidden states `[B, D]`."""
+    hidden = sharding.constrain(hidden, self.layout.rows)
+    logits = next_token_logits(self.backbone, self.body, hidden)
+    return sharding.constrain(logits, *self.layout)
 
   def draw(
     self, logits: jax.Array, keys: jax.Array, steps: jax.Array
@@ -170,8 +199,10 @@ class Policy(NamedTuple):
       scaled = logits / spec.temperature
       scaled = filter_logits(scaled, spec.top_k, spec.top_p)
       keys = jax.vmap(jax.random.fold_in)(keys, steps)
+      # Noise is made where its logits are.
+      keys = sharding.constrain(keys, self.layout.rows)
       tokens = jax.vmap(jax.random.categorical)(keys, scaled)
-    tokens = tokens.astype(jnp.int32)
+    tokens = sharding.constrain(tokens.astype(jnp.int32), self.layout.rows)
     chosen = jnp.take_along_axis(scaled, tokens[:, None], axis=1)[:, 0]
     return tokens, chosen - jax.nn.logsumexp(scaled, axis=-1)
 

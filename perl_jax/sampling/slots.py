@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from perl_jax import roles
+from perl_jax import roles, sharding
 from perl_jax.models import transformer
 from perl_jax.sampling.policy import Policy, Samples, no_samples
 
@@ -40,8 +40,15 @@ def decode_in_turn(
 
   The two loops are nested: a `lax.cond` within one would have to choose
   between two caches, and XLA may copy them.
+
+  On a mesh a refill whose prompts divide over its rows is prefilled in the
+  layout of training, so that both layouts are kept throughout. Fewer prompts
+  would be computed by all devices alike: they are prefilled as they decode.
   """
   spec, batch, total = policy.spec, prompts.shape[0], keys.shape[0]
+  prefiller, policy = policy, policy.to_decode()
+  if spec.refill_size // spec.group % sharding.shards(sharding.BATCH_AXES):
+    prefiller = policy
   time = spec.response_len
 
   def wait(slots):
@@ -68,7 +75,7 @@ def decode_in_turn(
     )
     column = prompts.shape[1] + samples.steps % time
     cache = slots.cache._replace(length=column)
-    logits, cache = policy.forward(sequence, cache)
+    hidden, cache = policy.forward(sequence, cache)
     ended = stops | (at + 1 >= time)
     # Sample N is nobody's: what a free slot writes is dropped.
     samples = Samples(
@@ -79,11 +86,12 @@ def decode_in_turn(
       samples.steps + 1,
     )
     here = jnp.where(ended, total, here)
+    logits = policy.logits(hidden)
     return Slots(cache, logits, here, at + 1, slots.admitted), samples
 
   def turn(state):
     slots, samples = state
-    slots = _admit(policy, prompts, lengths, slots)
+    slots = _admit(prefiller, policy, prompts, lengths, slots)
     return jax.lax.while_loop(running, decode, (slots, samples))
 
   def anybody_waits(state):
@@ -99,14 +107,16 @@ def _free_slots(policy, prompts, total) -> Slots:
   columns = prompts.shape[1] + spec.response_len
   return Slots(
     cache=transformer.init_cache(config, spec.slots, columns),
-    logits=jnp.zeros((spec.slots, config.vocab_size), jnp.float32),
+    logits=sharding.constrain(
+      jnp.zeros((spec.slots, config.vocab_size), jnp.float32), *policy.layout
+    ),
     sample=jnp.full((spec.slots,), total, jnp.int32),
     drawn=jnp.zeros((spec.slots,), jnp.int32),
     admitted=jnp.zeros((), jnp.int32),
   )
 
 
-def _admit(policy, prompts, lengths, slots: Slots) -> Slots:
+def _admit(prefiller, policy, prompts, lengths, slots: Slots) -> Slots:
   """Prefills the next prompts, once each, into a free slot for each sample."""
   spec, (batch, prompt_len) = policy.spec, prompts.shape
   group, total = spec.group, spec.group * batch
@@ -116,7 +126,7 @@ def _admit(policy, prompts, lengths, slots: Slots) -> Slots:
   index = jnp.minimum(rows, batch - 1)
   prompt = roles.left_padded(prompts[index], lengths[index])
   cache = transformer.init_cache(policy.backbone.config, count, prompt_len)
-  logits, new = policy.forward(prompt, cache)
+  hidden, new = prefiller.forward(prompt, cache)
 
   sample = (group * rows[:, None] + jnp.arange(group)).reshape(-1)
   free_first = jnp.argsort(slots.sample < total, stable=True)
@@ -138,7 +148,7 @@ def _admit(policy, prompts, lengths, slots: Slots) -> Slots:
   )
   return Slots(
     cache=cache,
-    logits=put(slots.logits, logits),
+    logits=put(slots.logits, policy.logits(hidden)),
     sample=slots.sample.at[into].set(sample, mode="drop"),
     drawn=slots.drawn.at[into].set(0, mode="drop"),
     admitted=jnp.minimum(slots.admitted + count, batch),

@@ -105,7 +105,7 @@ def start(
     attention=config.model.attention,
   )
   return start_lib.random_start(
-    model, config.seed, tokenizer, config.base_dtype
+    model, config.seed, tokenizer, config.base_dtype, mesh
   )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import jax
 import ml_collections
 import optax
+from absl import logging
 
 from perl_jax import metrics as metrics_lib
 from perl_jax import optim, quantization, sharding
@@ -23,6 +25,9 @@ Config = ml_collections.ConfigDict
 
 CONFIG_FILE = "config.json"
 DTYPES = ("float32", "bfloat16")
+# Fields, of a stage or of one in a pipeline, that say where a run computes and
+# not what: it may go on elsewhere.
+_WHERE = re.compile(r"config(\.\w+)*\.(mesh\.\w+|rollouts\.layout): ")
 
 
 @contextlib.contextmanager
@@ -36,7 +41,7 @@ def preparing(config: Config, workdir: str | Path) -> Iterator[Path]:
 
   Raises:
     ValueError: The workdir belongs to a run with another config; the fields
-      that differ are listed. Nothing is changed.
+      that differ are listed. Nothing is changed. Mesh and layouts may differ.
   """
   workdir = Path(workdir).absolute()
   mine = json.loads(config.to_json())
@@ -73,6 +78,15 @@ def _refuse_other(workdir: Path, mine: Mapping[str, Any]) -> None:
   if not path.exists():
     return
   lines = differences(json.loads(path.read_text()), mine)
+  moved = [line for line in lines if _WHERE.match(line)]
+  lines = [line for line in lines if line not in moved]
+  if moved and not lines:
+    logging.info(
+      "%s goes on in another layout: %s. Sums are rounded otherwise than if it"
+      " had stayed.",
+      workdir,
+      ", ".join(moved),
+    )
   if lines:
     listed = "\n  ".join(lines)
     raise ValueError(

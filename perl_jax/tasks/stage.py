@@ -183,8 +183,8 @@ def load(
     base, record = known.base, known.record
   else:
     base, record = _load_base(workdir, described, config, field, outside)
-  if record["kind"] == "huggingface":
-    # A base that was read lies on the mesh; what is merged into it has to, too.
+  if record["kind"] != "workdir":
+    # That base lies on the mesh; what is merged into it has to, too.
     body = sharding.place(outside.on(), body)
   return Start(
     config=config,
@@ -229,7 +229,9 @@ def _load_base(workdir, described, config, field, outside):
   record = dict(described["base"])
   outside = dataclasses.replace(outside, dtype=record["dtype"])
   if record["kind"] == "random":
-    base = start_lib.random_base(config, record["seed"], record["dtype"])
+    base = start_lib.random_base(
+      config, record["seed"], record["dtype"], outside.on()
+    )
   elif record["kind"] == "huggingface":
     base = start_lib.read_base(record["path"], outside).base
   else:

@@ -51,10 +51,14 @@ class Start:
 
 
 def random_start(
-  config: ModelConfig, seed: int, tokenizer: Path, dtype: str
+  config: ModelConfig,
+  seed: int,
+  tokenizer: Path,
+  dtype: str,
+  mesh: Mesh | None = None,
 ) -> Start:
-  """A base with random weights, drawn from the seed."""
-  base = random_base(config, seed, dtype)
+  """A base with random weights, drawn from the seed; see `random_base`."""
+  base = random_base(config, seed, dtype, mesh)
   return Start(
     config=config,
     base=base,
@@ -67,10 +71,23 @@ def random_start(
   )
 
 
-def random_base(config: ModelConfig, seed: int, dtype: str) -> dict[str, Any]:
-  """The base that a seed gives."""
+def random_base(
+  config: ModelConfig, seed: int, dtype: str, mesh: Mesh | None = None
+) -> dict[str, Any]:
+  """The base that a seed gives, the same bits on every mesh.
+
+  Each device draws its part: the whole is nowhere. Without a mesh it is on the
+  first device.
+  """
   key = jax.random.fold_in(jax.random.key(seed), 0)
-  return stored(jax.jit(roles.init_base, static_argnums=1)(key, config), dtype)
+
+  def draw(key):
+    return roles.init_base(key, config)
+
+  layout = None
+  if mesh is not None:
+    layout = sharding.shardings(mesh, jax.eval_shape(draw, key))
+  return stored(jax.jit(draw, out_shardings=layout)(key), dtype)
 
 
 def stored(base: params_lib.Params, dtype: str) -> dict[str, Any]:
