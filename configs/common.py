@@ -158,7 +158,11 @@ def mesh() -> ConfigDict:
 
 
 def stage(task: str, name: str) -> ConfigDict:
-  """What every training stage has."""
+  """What every training stage has.
+
+  `fit` says what becomes of a run that its devices have no memory for:
+  "refuse", "warn" or "off".
+  """
   return ConfigDict(
     {
       "task": task,
@@ -171,5 +175,6 @@ def stage(task: str, name: str) -> ConfigDict:
       "data": data(name),
       "mesh": mesh(),
       "microbatches": 1,
+      "fit": "refuse",
     }
   )

@@ -183,6 +183,32 @@ def lay_out(tree: Any, layout: Layout) -> Any:
   )
 
 
+def gather(kernel: Any, path: str, layout: Layout) -> Any:
+  """The kernel of one layer, whole along the axes that hold rows in a layout.
+
+  What is computed with it then needs no other device. Left to itself, XLA may
+  compute with a part after the other as they come round: on a TPU that took
+  five times as long where a device has few tokens.
+
+  Args:
+    kernel: `[in, out]`, or a quantised kernel with such leaves.
+    path: Of the kernel in the tree of parameters.
+    layout: That it is in.
+  """
+  if jax.sharding.get_abstract_mesh().size <= 1:
+    return kernel
+
+  def whole(inner, leaf):
+    rule = spec_for(path_string((path, *inner)), leaf.ndim + 1)
+    # Without the axis of the layers; in "decode" there is nothing to gather.
+    axes = [axis if axis in layout.widths else None for axis in rule[1:]]
+    return constrain(leaf, *axes)
+
+  if layout == DECODE:
+    return kernel
+  return jax.tree_util.tree_map_with_path(whole, kernel)
+
+
 def shardings(mesh: Mesh, tree: Any) -> Any:
   """A `NamedSharding` for each leaf of a parameter or optimiser tree."""
   return jax.tree_util.tree_map_with_path(

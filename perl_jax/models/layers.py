@@ -146,6 +146,7 @@ class Attention(nn.Module):
         use_bias=bias,
         dtype=cfg.dtype,
         kernel_init=nn.initializers.lecun_normal(),
+        layout=self.layout,
         name=name,
       )
 
@@ -217,6 +218,7 @@ class GatedMLP(nn.Module):
 
   config: ModelConfig
   lora: LoraSpec
+  layout: sharding.Layout = sharding.TRAIN
 
   @nn.compact
   def __call__(self, x: jax.Array, *, deterministic: bool) -> jax.Array:
@@ -231,6 +233,7 @@ class GatedMLP(nn.Module):
         use_bias=cfg.mlp_bias,
         dtype=cfg.dtype,
         kernel_init=nn.initializers.lecun_normal(),
+        layout=self.layout,
         name=name,
       )(y, deterministic=deterministic)
 

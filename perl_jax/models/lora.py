@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from perl_jax import quantization
+from perl_jax import quantization, sharding
 
 ATTENTION = ("attention/q", "attention/k", "attention/v", "attention/o")
 MLP = ("mlp/gate", "mlp/up", "mlp/down")
@@ -107,6 +107,7 @@ class Projection(nn.Module):
     use_bias: Adds a bias.
     dtype: Compute dtype; parameters keep theirs.
     kernel_init: Initializer of the base kernel.
+    layout: That the parameters are in, on a mesh.
   """
 
   features: int
@@ -115,12 +116,15 @@ class Projection(nn.Module):
   use_bias: bool
   dtype: str
   kernel_init: nn.initializers.Initializer
+  layout: sharding.Layout = sharding.TRAIN
 
   @nn.compact
   def __call__(self, x: jax.Array, *, deterministic: bool) -> jax.Array:
     """Maps `[..., in]` to `[..., features]`."""
     width = x.shape[-1]
     kernel = self.param("kernel", self.kernel_init, (width, self.features))
+    path = f"layers/{self.name_for_lora}/kernel"
+    kernel = sharding.gather(kernel, path, self.layout)
     x = x.astype(self.dtype)
     y = quantization.project(x, kernel, self.dtype)
     if self.use_bias:

@@ -137,7 +137,7 @@ class Block(nn.Module):
       deterministic=self.deterministic,
     )
     x = x + (norm("post_attention_norm", out) if cfg.post_norms else out)
-    out = layers.GatedMLP(cfg, self.lora, name="mlp")(
+    out = layers.GatedMLP(cfg, self.lora, self.layout, name="mlp")(
       norm("mlp_norm", x), deterministic=self.deterministic
     )
     x = x + (norm("post_mlp_norm", out) if cfg.post_norms else out)

@@ -3,8 +3,8 @@
   compute  FLOPs / devices / peak
   memory   bytes moved / HBM bandwidth
   network  bytes sent / (link bandwidth / 2) + collectives * 1 us
-  chip     the compiler's cycles / clock where it counts them (TPU), else
-           max(compute, memory)
+  chip     max(compute, memory, cycles / clock), where the compiler counts
+           cycles (TPU)
   step     max(chip, bytes sent / (link bandwidth / 2)) + collectives * 1 us
 
 What a device sends is taken to overlap with what it computes, over half of its
@@ -114,8 +114,8 @@ def times_of(cost: Cost, device: chips.Chip) -> Times:
   sending = sent / (LINKS_IN_USE * device.link_bandwidth)
   waiting = cost.collectives * LATENCY
   chip = max(compute, memory)
-  if cost.cycles and device.clock:
-    chip = cost.cycles / device.clock
+  if device.clock:
+    chip = max(chip, cost.cycles / device.clock)
   bounds = {
     "compute": compute,
     "memory": memory,

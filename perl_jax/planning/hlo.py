@@ -14,11 +14,11 @@ Reference: XLA's HLO, https://openxla.org/xla/operation_semantics.
 
 import collections
 import dataclasses
-import functools
 import re
 from collections.abc import Iterator, Mapping
 
 from perl_jax.planning.hlo_text import (
+  Computation,
   Instruction,
   group_size,
   parse,
@@ -69,6 +69,7 @@ class Module:
   def __init__(self, text: str):
     """Parses `executable.as_text()`; see `hlo_text.parse`."""
     self.computations, self.entry = parse(text)
+    self._parts: dict[str, dict[int, float]] = {}
 
   def moved(self) -> Moved:
     """Sums over the entry and all that it calls."""
@@ -186,7 +187,7 @@ class Module:
       if update is not None:
         written = min(written, read)
       return read + written
-    used = _use_of_parameters(tuple(inside.values()))
+    used = self._used(op.attribute("calls"))
     for position, name in enumerate(op.operands):
       if name in ops:
         size = shape_bytes(ops[name].shape, hbm=True)
@@ -194,6 +195,39 @@ class Module:
     for update, whole in _updates(inside):
       written -= max(min(whole, written) - update, 0.0)
     return read + max(written, 0.0)
+
+  def _used(self, fused: str) -> dict[int, float]:
+    """Bytes that a fusion reads of each operand of which it reads a part."""
+    if fused not in self._parts:
+      inside = self.computations.get(fused, {})
+      parts = {
+        _parameter_index(op): self._part(inside, op.name)
+        for op in inside.values()
+        if op.opcode == "parameter"
+      }
+      self._parts[fused] = {k: v for k, v in parts.items() if v is not None}
+    return self._parts[fused]
+
+  def _part(self, inside: Computation, name: str) -> float | None:
+    """Bytes of a value that its users read; None if one reads all of it."""
+    total = 0.0
+    for op in inside.values():
+      for position, operand in enumerate(op.operands):
+        if operand != name:
+          continue
+        part = None
+        if op.opcode in _SLICES and position == 0:
+          part = shape_bytes(op.shape)
+        elif op.opcode == "dynamic-update-slice" and position == 0:
+          part = 0.0
+        elif op.opcode == "bitcast" and not op.root:
+          part = self._part(inside, op.name)
+        elif op.opcode == "fusion":
+          part = self._used(op.attribute("calls")).get(position)
+        if part is None:
+          return None
+        total += part
+    return total
 
   def _sent(self, computation: str, op: Instruction) -> float:
     """Bytes that a device sends in one run of a collective.
@@ -234,28 +268,6 @@ def _parameter_index(op: Instruction) -> int:
 
 def _is_kernel(op: Instruction) -> bool:
   return op.opcode == "custom-call" and "tpu_custom_call" in op.attributes
-
-
-@functools.cache
-def _use_of_parameters(inside: tuple[Instruction, ...]) -> dict[int, float]:
-  """Bytes that a fusion reads of each operand of which it reads slices only."""
-  users = collections.defaultdict(list)
-  for op in inside:
-    for position, name in enumerate(op.operands):
-      users[name].append((op, position))
-  found = {}
-  for op in inside:
-    if op.opcode != "parameter" or not users[op.name]:
-      continue
-    size = 0.0
-    for user, position in users[op.name]:
-      if user.opcode in _SLICES and position == 0:
-        size += shape_bytes(user.shape)
-      elif not (user.opcode == "dynamic-update-slice" and position == 0):
-        break
-    else:
-      found[_parameter_index(op)] = size
-  return found
 
 
 def _updates(

@@ -5,10 +5,8 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-TASKS = (
-  "sft", "reward", "rl", "dpo", "evaluate", "pipeline", "report", "export",
-  "plan",
-)  # fmt: skip
+TRAINING = ("sft", "reward", "rl", "dpo")
+TASKS = (*TRAINING, "evaluate", "pipeline", "report", "export", "plan")
 
 
 def run(config: Any, workdir: str | Path) -> dict[str, float]:
@@ -23,4 +21,8 @@ def run(config: Any, workdir: str | Path) -> dict[str, float]:
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"config.task={name!r}: choose one of {TASKS}.{hint}")
   # Imported on demand: a report needs no accelerator, a stage no plots.
+  if name in TRAINING:
+    from perl_jax.tasks import fit
+
+    fit.check(config)
   return importlib.import_module(f"perl_jax.tasks.{name}").run(config, workdir)

@@ -5,7 +5,6 @@ TPUs that need not be here or for the devices of this machine. Each figure is
 the compiler's, or follows from what it made; see `planning.estimate`.
 """
 
-import contextlib
 import dataclasses
 import functools
 import os
@@ -21,12 +20,11 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from perl_jax import metrics, sharding
-from perl_jax.interop import hf_checkpoint, hf_config
 from perl_jax.models import presets
 from perl_jax.models.config import ModelConfig
 from perl_jax.planning import chips, estimate
 from perl_jax.reporting import plans
-from perl_jax.tasks import changes, programs, setup, stage
+from perl_jax.tasks import changes, fit, programs, setup, stage
 
 STAGES = ("sft", "reward", "rl", "dpo")
 FILE = "plan.json"
@@ -50,7 +48,9 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
   )
   for name in names:
     for tuning in tunings(config):
-      setup.check_counts(stage_config(config, name, tuning), mesh)
+      made = stage_config(config, name, tuning)
+      setup.check_counts(made, mesh)
+      programs.make_stage(made, model, mesh)
   with setup.preparing(config, workdir) as workdir:
     pass
   found = {
@@ -133,13 +133,8 @@ def model_of(config: setup.Config, names: Sequence[str]) -> ModelConfig:
     fields["vocab_size"] = config.vocab_size
   directory = Path(config.model)
   if directory.is_dir():
-    if (directory / stage.MODEL_FILE).exists():
-      described = stage.read_model(directory, "model")
-      found = ModelConfig.from_dict(described["model"])
-    elif hf_checkpoint.is_checkpoint(directory):
-      hf = hf_config.load_hf_config(directory)
-      found = hf_config.model_config(hf, str(directory / "config.json"))
-    else:
+    found = fit.model_in(directory)
+    if found is None:
       raise ValueError(
         f"config.model={config.model!r} is a directory, but neither of a run"
         f" ({stage.MODEL_FILE}) nor a Hugging Face checkpoint (config.json)."
@@ -206,7 +201,7 @@ def plan_stage(
     "programs": {},
   }
   if made.cache is not None:
-    found["cache_bytes"] = _cache_bytes(made)
+    found["cache_bytes"] = made.cache_bytes()
   for program in made.programs():
     others = sum(v for k, v in held.items() if k not in program.uses)
     found["programs"][program.name] = _plan_program(
@@ -215,7 +210,7 @@ def plan_stage(
     logging.info("%s %s: %s", config.task, config.tuning, program.name)
   planned = found["programs"].values()
   peak = max(p["peak_bytes"] for p in planned)
-  limit = memory_limit(mesh, device)
+  limit = fit.memory_limit(mesh, device)
   refused = [name for name, p in found["programs"].items() if "refused" in p]
   found |= {
     "peak_bytes": peak,
@@ -256,28 +251,3 @@ def _plan_program(
   if device is not None:
     found["times"] = dataclasses.asdict(estimate.times_of(cost, device))
   return found
-
-
-def _cache_bytes(made: programs.Stage) -> int:
-  """Of the KV cache on a device: rows by batch axes, heads by tensor."""
-  shards = made.mesh.shape["data"] * made.mesh.shape["fsdp"]
-  heads = made.cache.keys.shape[3]
-  if heads % made.mesh.shape["tensor"] == 0:
-    shards *= made.mesh.shape["tensor"]
-  arrays = made.cache.keys, made.cache.values
-  return sum(estimate.device_bytes(x) for x in arrays) // shards
-
-
-def memory_limit(mesh: Mesh, device: chips.Chip | None) -> int | None:
-  """Bytes that a device of the mesh may use; None if nobody says."""
-  first = mesh.devices.flat[0]
-  with contextlib.suppress(Exception):  # of a device that is not here
-    stats = first.memory_stats()
-    if stats and "bytes_limit" in stats:
-      return int(stats["bytes_limit"])
-  if device is not None:
-    return int(device.hbm_bytes)
-  if first.platform == "cpu":
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return whole // jax.local_device_count()
-  return None

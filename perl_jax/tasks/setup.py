@@ -27,7 +27,7 @@ CONFIG_FILE = "config.json"
 DTYPES = ("float32", "bfloat16")
 # Fields, of a stage or of one in a pipeline, that say where a run computes and
 # not what: it may go on elsewhere.
-_WHERE = re.compile(r"config(\.\w+)*\.(mesh\.\w+|rollouts\.layout): ")
+_WHERE = re.compile(r"config(\.\w+)*\.(mesh\.\w+|rollouts\.layout|fit): ")
 
 
 @contextlib.contextmanager

@@ -7,8 +7,12 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from perl_jax import sharding
+from perl_jax import params as params_lib
+from perl_jax import quantization, roles, sharding
+from perl_jax.models import presets
+from perl_jax.models.lora import LoraSpec
 from perl_jax.planning import hlo, hlo_text
+from perl_jax.tasks import described
 
 
 def moved(text):
@@ -162,6 +166,32 @@ def test_slices_pay_for_the_slice_and_updates_for_the_update():
   assert moved(entry(line)).hbm_bytes == (2 + 2) * 16 * 4
 
 
+def test_a_slice_within_a_fusion_within_a_fusion():
+  others = """
+%inner (a: f32[128], i: s32[]) -> f32[16] {
+  %a = f32[128]{0} parameter(0)
+  %i = s32[] parameter(1)
+  ROOT %s = f32[16]{0} dynamic-slice(%a, %i), dynamic_slice_sizes={16}
+}
+
+%outer (b: f32[8,16], j: s32[]) -> f32[16] {
+  %b = f32[8,16]{1,0} parameter(0)
+  %j = s32[] parameter(1)
+  %flat = f32[128]{0} bitcast(%b)
+  %part = f32[16]{0} fusion(%flat, %j), kind=kLoop, calls=%inner
+  ROOT %n = f32[16]{0} negate(%part)
+}
+"""
+  line = (
+    "%c = s32[] constant(3)\n"
+    "  ROOT %y = f32[16]{0} fusion(%x, %c), kind=kLoop, calls=%outer"
+  )
+  assert moved(entry(line, others=others)).hbm_bytes == 2 * 16 * 4 + 4
+  # Read as a whole beside, it is all there is to pay for.
+  whole = others.replace("negate(%part)", "add(%part, %b)")
+  assert moved(entry(line, others=whole)).hbm_bytes == (128 + 16) * 4 + 4
+
+
 def test_on_chip_memory_is_free():
   line = "ROOT %y = f32[8,16]{1,0:T(8,128)S(1)} negate(%x)"
   assert moved(entry(line)).hbm_bytes == 8 * 16 * 4
@@ -191,3 +221,33 @@ def test_a_program_of_jax_sends_what_it_gathers(axis, kind):
     jax.jit(lambda x: x * 2, out_shardings=whole).lower(x).compile().as_text()
   )
   assert moved(text).collective_bytes == {kind: 64 * 32 * 4 * 7 / 8}
+
+
+@pytest.mark.parametrize("base_dtype", ["float32", "int8"])
+def test_training_gathers_kernels_and_moves_no_activations(base_dtype):
+  """What a layer computes with is gathered; see `sharding.gather`."""
+  mesh = sharding.make_mesh(data=1, fsdp=8, tensor=1)
+  model = presets.preset("tiny", vocab_size=64, max_len=16)
+  backbone = roles.Backbone(model, LoraSpec())
+  base = described.described_base(mesh, model, base_dtype)
+  rows = NamedSharding(mesh, P(sharding.BATCH_AXES))
+  tokens = jax.ShapeDtypeStruct((8, 16), jnp.int32, sharding=rows)
+
+  def forward(base, tokens):
+    lengths = jnp.full(8, 16)
+    sequence = roles.right_padded(tokens, lengths)
+    return roles.hidden_states(backbone, base, sequence)
+
+  with jax.set_mesh(mesh):
+    jitted = jax.jit(forward, out_shardings=rows)
+    found = moved(jitted.lower(base, tokens).compile().as_text())
+  leaves = params_lib.flatten(base)
+  kernels = quantization.nbytes(
+    [leaf for path, leaf in leaves.items() if path.endswith("kernel")]
+  )
+  others = {
+    k: v for k, v in found.collective_bytes.items() if k != "all-gather"
+  }
+  embedded = 8 * 16 * model.width * 4 * 8  # looked up by parts of the width
+  assert sum(others.values()) <= embedded
+  assert 0 < found.collective_bytes["all-gather"] <= kernels
