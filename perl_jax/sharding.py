@@ -32,12 +32,17 @@ class Layout(NamedTuple):
 
   Attributes:
     rows: `B`, between the layers.
-    widths: Of what a kernel gives: heads, the MLP's width, the vocabulary. The
-      kernel is split likewise, and over no axis of these anywhere else.
+    widths: Of what a kernel gives: heads, the MLP's width, the vocabulary; so
+      is the kernel.
   """
 
   rows: tuple[str, ...]
   widths: tuple[str, ...]
+
+  @property
+  def model(self) -> tuple[str, ...]:
+    """Axes that the width of the model is split over, in parameters."""
+    return () if "fsdp" in self.widths else ("fsdp",)
 
 
 TRAIN = Layout(rows=BATCH_AXES, widths=("tensor",))
@@ -133,9 +138,8 @@ def spec_in(layout: Layout, path: str, shape: tuple[int, ...]) -> P:
     shape: Of the leaf.
   """
   rule = spec_for(path, len(shape))
-  parts = {axis: (axis,) for axis in AXES if axis not in layout.widths}
-  parts["tensor"] = layout.widths
-  wanted = P(*(parts.get(axis) for axis in rule))
+  parts = {None: None, "tensor": layout.widths, "fsdp": layout.model or None}
+  wanted = P(*(parts[axis] for axis in rule))
   return wanted if fitting(wanted, shape) == wanted else rule
 
 

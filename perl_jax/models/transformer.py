@@ -220,7 +220,9 @@ class Transformer(nn.Module):
     x = embedding[tokens].astype(cfg.dtype)
     if cfg.embed_scale:
       x = x * jnp.asarray(cfg.width**0.5, cfg.dtype)
-    # Else they would be split like the rows of the embedding.
+    # Looked up where the embedding's columns are, and moved to the rows then:
+    # in one go the compiler may make all of it on every device.
+    x = sharding.constrain(x, layout.rows[:1], None, layout.model)
     x = sharding.constrain(x, layout.rows)
     if not cfg.tied_head:
       # Read by `roles.head_kernel`; created here so that it is in the tree.
