@@ -93,29 +93,6 @@ class Stage:
     laid_out = jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=where)
     return 2 * estimate.device_bytes(laid_out)
 
-  def programs(self) -> Sequence[Program]:
-    """What a step of training runs, in its order."""
-    with jax.set_mesh(self.mesh):
-      return self.make_programs()
-
-  def held_bytes(self) -> dict[str, int]:
-    """Bytes on a device by what they are for."""
-    return {k: estimate.device_bytes(tree) for k, tree in self.held.items()}
-
-  def cache_bytes(self) -> int:
-    """Bytes on a device of the KV cache; see `transformer.init_cache`."""
-    if self.cache is None:
-      return 0
-    rows, heads = self.cache.keys.shape[1], self.cache.keys.shape[3]
-    with jax.set_mesh(self.mesh):
-      shards = math.prod(
-        sharding.shards(axes)
-        for dimension in ((sharding.BATCH_AXES, rows), (("tensor",), heads))
-        for axes in [sharding.axes_that_fit(*dimension)]
-      )
-    arrays = self.cache.keys, self.cache.values
-    return sum(estimate.device_bytes(x) for x in arrays) // shards
-
 
 def make_stage(
   config: setup.Config,
