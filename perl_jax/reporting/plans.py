@@ -63,7 +63,7 @@ def _memory(stage: Mapping[str, Any]) -> Iterator[str]:
       continue
     own = program["peak_bytes"] - sum(stage["held"].values())
     text = f"| {name}: beyond what is held | {size(own)}"
-    if name == "sample" and "cache_bytes" in stage:
+    if name == "sample":
       text += f" (KV cache {size(stage['cache_bytes'])})"
     yield f"{text} |"
   yield f"| **peak** | **{size(stage['peak_bytes'])}** |"

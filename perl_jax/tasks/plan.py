@@ -176,15 +176,7 @@ def devices_of(topology: str) -> Sequence[Any]:
 def plan_stage(
   config: setup.Config, model: ModelConfig, mesh: Mesh, members: int = 1
 ) -> dict[str, Any]:
-  """What a stage takes on a mesh, JSON-able.
-
-  Bytes are those of one device, seconds those of one step of training:
-
-    held           by what it is for; in memory whichever program runs
-    programs       by name: bytes, FLOPs, bounds, seconds; see `estimate`
-    peak_bytes     held + own of the program that needs most
-    fits           whether that is within the device's memory
-    seconds        predicted, None where the chip is not known
+  """What a stage takes on a mesh; see `plan_made`.
 
   Args:
     config: Of a training stage.
@@ -193,34 +185,44 @@ def plan_stage(
     members: Reward models in RL's ensemble.
   """
   made = programs.make_stage(config, model, mesh, reward_members=members)
-  device = chips.device_of(list(mesh.devices.flat))
-  held = made.held_bytes()
-  found: dict[str, Any] = {
-    "held": held,
-    "batch_size": config.batch_size,
-    "programs": {},
-  }
-  if made.cache is not None:
-    found["cache_bytes"] = made.cache_bytes()
+  return {"batch_size": config.batch_size} | plan_made(made)
+
+
+def plan_made(made: programs.Stage) -> dict[str, Any]:
+  """What the programs of a stage take, JSON-able.
+
+  Bytes are those of one device, seconds those of one step of training:
+
+    held           by what it is for; in memory whichever program runs
+    cache_bytes    of the KV cache while sampling; 0 without one
+    programs       by name: bytes, FLOPs, bounds, seconds; see `estimate`
+    peak_bytes     held + own of the program that needs most
+    limit_bytes    that a device has, or None
+    fits           whether that is enough
+    seconds        predicted, None where the chip is not known
+  """
+  devices = list(made.mesh.devices.flat)
+  device, held = chips.device_of(devices), made.held_bytes()
+  planned = {}
   for program in made.programs():
     others = sum(v for k, v in held.items() if k not in program.uses)
-    found["programs"][program.name] = _plan_program(
-      program, mesh, device, others
-    )
-    logging.info("%s %s: %s", config.task, config.tuning, program.name)
-  planned = found["programs"].values()
-  peak = max(p["peak_bytes"] for p in planned)
-  limit = fit.memory_limit(mesh, device)
-  refused = [name for name, p in found["programs"].items() if "refused" in p]
-  found |= {
+    planned[program.name] = _plan_program(program, made.mesh, device, others)
+    logging.info("%s: %s", made.name, program.name)
+  peak = max(p["peak_bytes"] for p in planned.values())
+  limit = fit.memory_limit(made.mesh, device)
+  refused = any("refused" in p for p in planned.values())
+  seconds = None
+  if device is not None and not refused:
+    seconds = sum(p["runs"] * p["times"]["step"] for p in planned.values())
+  return {
+    "held": held,
+    "cache_bytes": made.cache_bytes(),
+    "programs": planned,
     "peak_bytes": peak,
     "limit_bytes": limit,
     "fits": not refused and (limit is None or peak <= limit),
-    "seconds": None,
+    "seconds": seconds,
   }
-  if device is not None and not refused:
-    found["seconds"] = sum(p["runs"] * p["times"]["step"] for p in planned)
-  return found
 
 
 def _plan_program(

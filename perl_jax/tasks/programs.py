@@ -238,11 +238,7 @@ def _rl(made: Described) -> Stage:
     own, under = made.role("scalar", members)
     model = rewarding.Model(made.backbone, own, under, members, True)
     held["reward"] = own
-  spec = sampling.SamplingSpec(
-    response_len=config.data.response_len,
-    stop_ids=(0,),
-    **config.sampling.to_dict(),
-  )
+  spec = sampling_spec(config)
 
   def programs():
     engine = judging.Engine(
@@ -255,6 +251,15 @@ def _rl(made: Described) -> Stage:
 
   cache = _cache(made, estimating.rollout_spec(config, spec))
   return Stage("rl", made.mesh, held, programs, cache)
+
+
+def sampling_spec(config: setup.Config) -> sampling.SamplingSpec:
+  """How RL draws responses, before groups and slots; the stop is any token."""
+  return sampling.SamplingSpec(
+    response_len=config.data.response_len,
+    stop_ids=(0,),
+    **config.sampling.to_dict(),
+  )
 
 
 def _cache(made: Described, spec: sampling.SamplingSpec) -> Any:

@@ -28,6 +28,7 @@ def one_device():
 def planned_config(**fields):
   config = plan_config.get_config()
   small = {"model": "tiny", "vocab_size": 64, "compute.dtype": "float32"}
+  small["lora.rank"] = 1
   for name in plan.STAGES:
     small |= {
       f"{name}.batch_size": 8,
@@ -141,8 +142,8 @@ def test_plan(tmp_path, capsys, name, full, shown):
     assert stage["peak_bytes"] > sum(stage["held"].values())
     assert stage["seconds"] is None  # a CPU is in no table of chips
   if full:
-    # Frozen weights need no gradient: one product in four is saved, a few more
-    # are made by adapters that are large beside a tiny model.
+    # Frozen weights need no gradient: one product in four is saved, but for
+    # those of attention, and some are made by the adapters.
     flops = [
       stage["programs"]["learn"]["cost"]["flops"]
       for stage in by_tuning.values()

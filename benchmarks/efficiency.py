@@ -1,0 +1,155 @@
+"""The paper's efficiency table, from the compiler: LoRA beside full tuning.
+
+  python -m benchmarks.efficiency --workdir=runs/efficiency
+  python -m benchmarks.efficiency --workdir=runs/efficiency --weak
+
+Needs libtpu, and no TPU: each row is the task `plan` for a model and a slice,
+the reward step (pairs of 1,024 tokens) and an RL iteration (1,024 + 128), with
+LoRA of rank 8 on attention and with the whole model tuned. A chip has four rows
+of a batch and takes one at a time, rematerialising whole layers. Bytes are the
+compiler's; seconds are predicted (see `perl_jax/planning/estimate.py`).
+
+With --weak: the reward step of one model on growing slices, the batch growing
+with them.
+
+A row that was planned before is taken from its workdir.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks import lora_vs_full
+from configs import plan as plan_config
+from perl_jax import metrics
+from perl_jax.reporting import plans
+from perl_jax.tasks import plan
+
+ROWS_PER_CHIP = 4
+# The paper's figures are of one size each; see PAPER.md, tables 1 and 3.
+PAPER = {"reward": "43 to 56 %", "rl": "73 to 80 %"}
+SLICES = (
+  ("gemma_2b", "v5e:4x4"),
+  ("llama_8b", "v5e:4x4"),
+  ("llama_70b", "v5p:4x4x4"),
+  ("gemma_2b", "v6e:2x4"),
+  ("llama_8b", "v6e:4x4"),
+  ("llama_8b", "v5p:2x2x4"),
+)
+WEAK = tuple(("llama_8b", f"v5e:{s}") for s in ("2x2", "4x4", "8x8", "16x16"))
+
+
+def chips(topology: str) -> int:
+  """Chips in a slice, "v5p:2x2x4" has 16."""
+  return math.prod(int(n) for n in topology.split(":")[1].split("x"))
+
+
+def config_of(model: str, topology: str, *, stages: str, full: bool) -> Any:
+  """The plan of one row."""
+  config = plan_config.get_config()
+  config.model, config.plan.topology = model, topology
+  config.plan.stages, config.plan.full = stages, full
+  config.plan.suggest = False
+  for name in stages.split(","):
+    config[name].batch_size = ROWS_PER_CHIP * chips(topology)
+    config[name].eval.batch_size = config[name].batch_size
+    config[name].microbatches = ROWS_PER_CHIP
+  config.rl.score_microbatches = ROWS_PER_CHIP
+  return config.lock()
+
+
+def planned(config: Any, workdir: Path) -> dict[str, Any]:
+  """The plan of a row, made if it is not there yet."""
+  path = workdir / plan.FILE
+  if not (workdir / "done").exists():
+    plan.run(config, workdir)
+    (workdir / "done").touch()
+  return json.loads(path.read_text())
+
+
+def table(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> Iterator[str]:
+  """Markdown, a line for each stage of each row."""
+  yield (
+    "| model | slice | stage | LoRA, GiB a device | full | LoRA / full | paper"
+    " | LoRA, s a step | full | LoRA / full |"
+  )
+  yield "|---|---|---|---|---|---|---|---|---|---|"
+  for (model, topology), found in rows.items():
+    for name, by_tuning in found["stages"].items():
+      lora, full = by_tuning["lora"], by_tuning["full"]
+      memory = [stage["peak_bytes"] / 2**30 for stage in (lora, full)]
+      line = (
+        f"| {model} | {topology} | {name} | {memory[0]:.2f} | {memory[1]:.2f}"
+        f" | {memory[0] / memory[1]:.1%} | {PAPER[name]}"
+      )
+      if lora["seconds"] and full["seconds"]:
+        seconds = lora["seconds"], full["seconds"]
+        line += (
+          f" | {seconds[0]:.2f} | {seconds[1]:.2f}"
+          f" | {seconds[0] / seconds[1]:.1%} |"
+        )
+      else:
+        line += " | | does not fit | |"
+      yield line
+
+
+def weak_table(
+  rows: Mapping[tuple[str, str], Mapping[str, Any]],
+) -> Iterator[str]:
+  """Markdown, a line for each slice."""
+  yield (
+    "| slice | pairs | GiB a device | s a step, predicted | compute | memory"
+    " | network | bound by | efficiency |"
+  )
+  yield "|---|---|---|---|---|---|---|---|---|"
+  first = None
+  for (_, topology), found in rows.items():
+    stage = found["stages"]["reward"]["lora"]
+    times = stage["programs"]["learn"]["times"]
+    first = first or times["step"]
+    bounds = " | ".join(
+      plans.seconds(times[name]) for name in ("compute", "memory", "network")
+    )
+    yield (
+      f"| {topology} | {stage['batch_size']} |"
+      f" {stage['peak_bytes'] / 2**30:.2f} | {times['step']:.3f} | {bounds}"
+      f" | {times['bound']} | {first / times['step']:.0%} |"
+    )
+
+
+def main() -> None:
+  """Plans, prints, writes efficiency.json or weak.json."""
+  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser.add_argument("--workdir", type=Path, required=True)
+  parser.add_argument("--weak", action="store_true")
+  parser.add_argument("--rows", type=int, default=None, help="only the first")
+  given = parser.parse_args()
+  slices = (WEAK if given.weak else SLICES)[: given.rows]
+  rows = {}
+  for model, topology in slices:
+    kind = "weak" if given.weak else "table"
+    name = f"{kind}_{model}_{topology.replace(':', '_')}"
+    config = config_of(
+      model,
+      topology,
+      stages="reward" if given.weak else "reward,rl",
+      full=not given.weak,
+    )
+    rows[model, topology] = planned(config, given.workdir / name)
+    print(f"{name}: planned", flush=True)
+  lines = (weak_table if given.weak else table)(rows)
+  print("\n".join(lines))
+  metrics.write_json(
+    given.workdir / ("weak.json" if given.weak else "efficiency.json"),
+    {
+      "machine": lora_vs_full.machine(),
+      "rows": {" ".join(key): found for key, found in rows.items()},
+    },
+  )
+
+
+if __name__ == "__main__":
+  main()
