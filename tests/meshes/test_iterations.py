@@ -21,10 +21,11 @@ STEPS, ROWS, PROMPT, RESPONSE = 5, 8, 5, 7
 CONFIG = toys.config("tiny", vocab_size=64)
 BACKBONE = roles.Backbone(CONFIG, LoraSpec(rank=2, alpha=2.0))
 ESTIMATORS = {
-  "reinforce": {"value__init": "policy", "steps": STEPS},
+  "reinforce": {"value__init": "policy", "steps": STEPS, "microbatches": 1},
   "grpo": {
     "estimator": "grpo", "samples_per_prompt": 2, "kl__estimator": "k3",
     "kl__place": "loss", "steps": STEPS, "ppo__epochs": 2,
+    "microbatches": 1,
   },
 }  # fmt: skip
 

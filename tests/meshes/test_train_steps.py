@@ -13,9 +13,11 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from perl_jax import optim, params, sharding, steps
+from perl_jax.tasks import start
 from perl_jax.tasks.compiled import Compiled
 from tests import test_steps as house
 from tests import test_steps_dpo as dpo
+from tests import toys
 from tests.meshes import common
 
 STEPS = 5
@@ -107,13 +109,13 @@ def test_five_steps(stage, mesh, capfd):
   assert common.complaints(capfd) == []
 
   np.testing.assert_allclose(losses, expected_losses, **LOSS)
-  start = case(stage).trainable
+  begun = case(stage).trainable
   for path, leaf in params.flatten(state.trainable).items():
     if path == "head/bias" and stage in ("pairwise", "full"):
       continue  # of no consequence for a pair: Adam follows the rounding
     before, after = (
       np.asarray(params.flatten(tree)[path])
-      for tree in (start, expected.trainable)
+      for tree in (begun, expected.trainable)
     )
     move = np.abs(after - before).max()
     assert move > 0, path
@@ -156,6 +158,19 @@ def test_parts_of_the_base_and_of_a_full_optimizer():
     ("all", "layers/mlp/up/kernel"): (2, 16, 32),
     ("all", "layers/mlp/down/kernel"): (2, 32, 16),
   }
+
+
+@pytest.mark.parametrize("dtype", ["float32", "nf4"])
+def test_a_random_base_is_drawn_where_it_goes(dtype):
+  """The same bits on every mesh, and no leaf in one piece."""
+  config = toys.config("gemma3_tiny", vocab_size=64)
+  whole = params.fingerprint(start.random_base(config, 3, dtype))
+  for name in common.MESHES:
+    mesh = common.make_mesh(name)
+    base = start.random_base(config, 3, dtype, mesh)
+    assert params.fingerprint(base) == whole
+    if dtype == "float32":
+      common.require_rules(base, mesh)
 
 
 def test_a_complaint_of_the_compiler_is_seen(capfd):

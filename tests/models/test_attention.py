@@ -181,11 +181,6 @@ def test_heads_that_do_not_divide_are_not_cut(heads, kv_heads, q, kv):
   assert found == [((3, 4, q, 8), (3, 4, kv, 8), (3, 4))]
 
 
-def test_mesh_axes_are_those_of_sharding():
-  assert attention._BATCH_AXES == sharding.BATCH_AXES
-  assert (*attention._BATCH_AXES, attention._HEAD_AXIS) == sharding.AXES
-
-
 BF16 = dict(dtype="bfloat16")
 TPU, GPU, ROCM = (
   ("tpu", "TPU v5 lite"),

@@ -164,6 +164,7 @@ def test_value_of_a_field(tmp_path, task, field, value, texts):
     ("ppo__clip_low", 2.0, ("config.ppo.clip_low=2.0", "at most 1")),
     ("kl__target", -1.0, ("config.kl.target=-1.0", "0 for a fixed")),
     ("rollouts__refill", 3, ("config.rollouts.refill=3", "slots=0")),
+    ("rollouts__layout", "fsdp", ("config.rollouts.layout='fsdp'", "decode")),
     ("microbatches", 3, ("config.batch_size=8", "config.microbatches")),
     ("score_microbatches", 3, ("3 parts", "config.score_microbatches")),
     ("value__init", "zero", ("config.value.init='zero'", "'policy'")),
