@@ -33,7 +33,7 @@ FLOORS = (
     "interop",
   ),
   ("roles", "sampling", "sharding", "optim"),
-  ("quantization", "models", "objectives", "params"),
+  ("hosts", "quantization", "models", "objectives", "params"),
 )
 PURE = {
   *("quantization", "objectives", "models", "params", "roles"),
