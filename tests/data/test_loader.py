@@ -182,7 +182,7 @@ def test_evaluation_has_every_row_once_from_short_to_long(lengths, batch_size):
 
   halves = [
     list(
-      loader.eval_batches(rows, lengths, batch_size, BUCKETS, _collate, i, 2)
+      loader.eval_batches(rows, lengths, batch_size, BUCKETS, _collate, (i,), 2)
     )
     for i in range(2)
   ]
