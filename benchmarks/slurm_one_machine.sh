@@ -95,7 +95,7 @@ NodeName=${host} NodeAddr=127.0.0.1 CPUs=$(nproc --all) State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 EOF
 cat > "${place}/cgroup.conf" <<EOF
-CgroupPlugin=disabled
+CgroupPlugin=cgroup/v1
 EOF
 slurmctld -D -c -f "${SLURM_CONF}" > "${place}/slurmctld.log" 2>&1 &
 daemons+=($!)
@@ -106,7 +106,7 @@ until_true 30 "the node did not become idle" is_idle
 printf 'SLURM %s is up after %d s\n' "$(sinfo --version | cut -d' ' -f2)" \
   $((SECONDS - started))
 
-# The tiny reward model of the tests, for longer.
+# The tiny reward model of the tests.
 workdir="${place}/reward"
 arguments=(--config=configs/reward.py "--workdir=${workdir}"
   --config.model.preset=tiny --config.model.scan_unroll=1 --config.lora.rank=2
@@ -114,8 +114,8 @@ arguments=(--config=configs/reward.py "--workdir=${workdir}"
   --config.data.prompt_len=88 --config.data.response_len=12
   '--config.data.buckets=()' --config.data.options.size=48
   --config.data.options.validation_size=8 --config.eval.batch_size=8
-  --config.batch_size=8 --config.steps=120 --config.eval_every=20
-  --config.log_every=10)
+  --config.batch_size=8 --config.steps=24 --config.eval_every=6
+  --config.log_every=3)
 export PYTHON="${python}" JAX_PLATFORMS=cpu PYTHONUNBUFFERED=1
 export JAX_COMPILATION_CACHE_DIR="${place}/compiled"
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
@@ -124,16 +124,16 @@ printf '$ sbatch --ntasks=2 launch/slurm.sbatch --config=configs/reward.py ...\n
 job="$(sbatch --parsable --ntasks=2 --output="${place}/job.log" \
   launch/slurm.sbatch "${arguments[@]}")"
 has_step() { grep -q "\"step\": $1," "${workdir}/metrics.jsonl"; }
-until_true 180 "the job wrote no metrics" has_step 30
-printf 'job %s has trained for 30 steps after %d s; back in the queue with it\n' \
+until_true 180 "the job wrote no metrics" has_step 9
+printf 'job %s has trained for 9 steps after %d s; back in the queue with it\n' \
   "${job}" $((SECONDS - started))
 scontrol requeue "${job}"
 # Held back for a while after a requeue: begin at once.
 is_pending() { [[ $(squeue --noheader --jobs="${job}" --format=%T) == PENDING ]]; }
 until_true 60 "the job did not go back into the queue" is_pending
 scontrol update "JobId=${job}" StartTime=now
-is_over() { [[ -z $(squeue --noheader --jobs="${job}" --states=all \
-  --format=%T | grep -v -E 'COMPLETED|FAILED|CANCELLED|TIMEOUT') ]]; }
+is_over() { ! squeue --noheader --jobs="${job}" --states=all --format=%T |
+  grep -q -v -E 'COMPLETED|FAILED|CANCELLED|TIMEOUT'; }
 until_true 240 "the job did not end" is_over
 state="$(scontrol show job "${job}" | sed -n 's/.*JobState=\([A-Z_]*\).*/\1/p')"
 printf 'job %s: %s after %d s\n\n' "${job}" "${state}" $((SECONDS - started))
@@ -155,7 +155,8 @@ workdir = pathlib.Path(sys.argv[1])
 summary = json.loads((workdir / "summary.json").read_text())
 rows = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
 steps = [row["step"] for row in rows if "train/loss" in row]
-assert steps == [1, *range(10, 121, 10)], steps
+# The first step after a resume is written too.
+assert steps in ([1, *range(3, 25, 3)], [1, 3, 6, 7, *range(9, 25, 3)]), steps
 print({k: summary[k] for k in ("accuracy", "log_loss", "trainable_share")})
 EOF
 printf 'passed in %d s\n' $((SECONDS - started))
