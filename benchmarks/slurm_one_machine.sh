@@ -30,7 +30,7 @@ chmod 755 "${place}"  # munged refuses its socket in a closed directory
 daemons=()
 job=''
 
-# shellcheck disable=SC2317  # the trap below calls it
+# shellcheck disable=SC2317,SC2329  # the trap below calls it
 finish() {
   local status=$?
   trap - EXIT

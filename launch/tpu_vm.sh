@@ -96,7 +96,7 @@ esac
 
 scratch="$(mktemp -d)"
 hosts=1
-# shellcheck disable=SC2317  # the trap below calls it
+# shellcheck disable=SC2317,SC2329  # the trap below calls it
 finish() {
   local status=$?
   rm -rf "${scratch}"
