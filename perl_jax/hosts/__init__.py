@@ -20,6 +20,7 @@ from perl_jax.hosts.processes import (
   on_primary,
   primary_first,
   sees,
+  undone_by_others,
 )
 
 __all__ = [
@@ -31,4 +32,5 @@ __all__ = [
   "primary_first",
   "sees",
   "to_host",
+  "undone_by_others",
 ]

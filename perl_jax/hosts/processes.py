@@ -12,7 +12,8 @@ import itertools
 import os
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -31,6 +32,7 @@ _LOOK_SECONDS = 1
 
 _barriers = itertools.count()
 _ending = threading.Lock()
+_undo: list[Callable[[], None]] = []
 _failed_here, _over = threading.Event(), threading.Event()
 
 
@@ -53,9 +55,28 @@ def join(
     timeout_seconds: How long to wait for the others.
 
   Raises:
-    ValueError: Something is missing and cannot be found, or the others could
-      not be reached.
+    ValueError: Something is missing and cannot be found. If the others are not
+      there in time, the process says so and ends.
   """
+  given = (
+    f"(coordinator_address={coordinator_address}, num_processes="
+    f"{num_processes}, process_id={process_id}). Start the same command on"
+    " every host; where JAX does not find the others by itself, give"
+    " --coordinator_address=HOST:PORT (a free port of process 0, reached by"
+    " all), --num_processes and --process_id."
+  )
+
+  def give_up():
+    _say(
+      "error: the other processes could not be joined within"
+      f" {timeout_seconds} s {given}"
+    )
+    os._exit(1)
+
+  # JAX itself would abort, with a stack of C++.
+  patience = threading.Timer(timeout_seconds, give_up)
+  patience.daemon = True
+  patience.start()
   # It would take SIGTERM for a notice, and the process would live on.
   jax.config.update("jax_enable_preemption_service", False)
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -64,19 +85,16 @@ def join(
       coordinator_address,
       num_processes,
       process_id,
-      initialization_timeout=timeout_seconds,
+      initialization_timeout=timeout_seconds + 60,
       heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
     )
   except (ValueError, TypeError, RuntimeError) as error:
     reason = str(error).splitlines()[0]
     raise ValueError(
-      "The processes could not be joined within"
-      f" {timeout_seconds} s: {reason} (coordinator_address="
-      f"{coordinator_address}, num_processes={num_processes}, process_id="
-      f"{process_id}). Start the same command on every host; where JAX does not"
-      " find the others by itself, give --coordinator_address=HOST:PORT (a free"
-      " port of process 0, reached by all), --num_processes and --process_id."
+      f"the other processes could not be joined: {reason} {given}"
     ) from error
+  finally:
+    patience.cancel()
   if jax.process_count() > 1:
     watch = threading.Thread(target=_watch, name="watch", daemon=True)
     watch.start()
@@ -131,6 +149,19 @@ def sees(path: Path) -> bool:
   return path.parent.is_dir() and path.name in os.listdir(path.parent)
 
 
+@contextlib.contextmanager
+def undone_by_others(act: Callable[[], None]) -> Iterator[None]:
+  """Acts before process 0 ends because another has failed within the block.
+
+  What fails here is an exception, and the block's own affair.
+  """
+  _undo.append(act)
+  try:
+    yield
+  finally:
+    _undo.remove(act)
+
+
 def fail(message: str) -> NoReturn:
   """Ends this process with an error, and the others with it.
 
@@ -169,9 +200,8 @@ def _watch() -> None:
     with contextlib.suppress(RuntimeError):  # there is no such key yet
       found = client.key_value_try_get(_FAILED)
   who, message = found.split(" ", 1)
-  if is_primary():
-    # All have failed alike if the config is wrong: it is then said as such.
-    _failed_here.wait(_GRACE_SECONDS / 2)
+  if is_primary() and _failed_here.wait(_GRACE_SECONDS / 2):
+    return  # all have failed alike, as with a wrong config: `fail` says so
   _end(client, int(who), message)
 
 
@@ -194,12 +224,16 @@ def _end(client: Any, who: int, message: str) -> NoReturn:
           client.blocking_key_value_get(
             f"{_GONE}/{other}", _GRACE_SECONDS * 1000
           )
+        time.sleep(_LOOK_SECONDS)  # they leave right after they have said so
       else:
         client.blocking_key_value_get(_TOLD, 2 * _GRACE_SECONDS * 1000)
         client.key_value_set(f"{_GONE}/{mine}", "")
     except RuntimeError:
       if mine:
         _say(said)
+    if mine == 0:
+      for act in reversed(_undo):
+        act()
     os._exit(1)
 
 

@@ -1,6 +1,7 @@
 """From a config to the objects that tasks share: workdir, mesh, optimiser."""
 
 import contextlib
+import functools
 import json
 import shlex
 import shutil
@@ -44,20 +45,22 @@ def preparing(config: Config, workdir: str | Path) -> Iterator[Path]:
   _refuse_other(workdir, mine)
   before = set(workdir.iterdir()) if workdir.exists() else None
   hosts.barrier("workdir looked at")
+  undo = functools.partial(_remove_new, workdir, before)
   try:
-    hosts.on_primary(
-      "workdir", lambda: workdir.mkdir(parents=True, exist_ok=True)
-    )
-    if not hosts.sees(workdir):
-      raise ValueError(
-        f"--workdir={workdir} was made by process 0 and is not there for"
-        f" process {jax.process_index()}: it must lie on a file system that all"
-        " hosts share."
+    with hosts.undone_by_others(undo):
+      hosts.on_primary(
+        "workdir", lambda: workdir.mkdir(parents=True, exist_ok=True)
       )
-    yield workdir
+      if not hosts.sees(workdir):
+        raise ValueError(
+          f"--workdir={workdir} was made by process 0 and is not there for"
+          f" process {jax.process_index()}: it must lie on a file system that"
+          " all hosts share."
+        )
+      yield workdir
   except BaseException:
     if hosts.is_primary():
-      _remove_new(workdir, before)
+      undo()
     raise
 
   def claim():
