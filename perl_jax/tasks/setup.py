@@ -58,6 +58,7 @@ def preparing(config: Config, workdir: str | Path) -> Iterator[Path]:
           " all hosts share."
         )
       yield workdir
+      hosts.barrier("prepared")  # all of them
   except BaseException:
     if hosts.is_primary():
       undo()
