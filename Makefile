@@ -8,6 +8,8 @@ STAMP := $(VENV)/.installed
 # A worker for each core, up to 8; a file's tests share what they have trained.
 WORKERS := -n auto --maxprocesses 8 --dist loadfile
 
+SHELL_FILES := launch/*.sh launch/slurm.sbatch benchmarks/*.sh .ci/run
+
 .PHONY: quickstart test test-fast lint format clean
 
 quickstart: $(STAMP)
@@ -23,6 +25,7 @@ test-fast: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/shellcheck -x -P . $(SHELL_FILES)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
@@ -156,7 +157,7 @@ class Checkpointer:
 def load_trainable(
   workdir: str | Path, which: str, like: params_lib.Params
 ) -> dict[str, Any]:
-  """Reads the trained leaves of a finished or running stage.
+  """Reads the trained leaves of a finished or running stage, to the host.
 
   Args:
     workdir: Of the stage that trained them.
@@ -190,7 +191,11 @@ def load_trainable(
     params_lib.require_same_leaves(
       like, dict(found), f"Checkpoint {directory}/{step}"
     )
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    # As NumPy arrays: what mesh it was written on, by how many processes, does
+    # not matter then. Each process reads all of it; a stage places its part.
+    abstract = jax.tree.map(
+      lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), like
+    )
     restored = manager.restore(
       step,
       args=ocp.args.Composite(trainable=ocp.args.StandardRestore(abstract)),

@@ -2,6 +2,10 @@
 
   python -m perl_jax.main --config=configs/rl.py --workdir=runs/rl \
       --config.lora.rank=4
+
+On several hosts the same command runs on each of them, with `--distributed`
+where JAX finds the others by itself (TPU VM, GKE, SLURM, Open MPI), or with
+`--coordinator_address=HOST:PORT --num_processes=N --process_id=I`.
 """
 
 import ast
@@ -9,12 +13,14 @@ import contextlib
 import logging as standard_logging
 import os
 import sys
+import traceback
+from collections.abc import Mapping
 
 import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from perl_jax import tasks
+from perl_jax import hosts, tasks
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Experiment config, configs/NAME.py[:DATASET]."
@@ -23,7 +29,22 @@ _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory for everything that the run writes."
 )
 _DISTRIBUTED = flags.DEFINE_bool(
-  "distributed", False, "Joins the other processes of a multi-host run."
+  "distributed",
+  None,
+  "Joins the other processes of a run on several hosts, as JAX finds them (TPU"
+  " VM, GKE, SLURM, Open MPI) or as the three flags below say.",
+)
+_COORDINATOR = flags.DEFINE_string(
+  "coordinator_address", None, "HOST:PORT of process 0, reached by all."
+)
+_PROCESSES = flags.DEFINE_integer(
+  "num_processes", None, "How many processes the run has.", lower_bound=1
+)
+_PROCESS = flags.DEFINE_integer(
+  "process_id", None, "Which process this is, from 0.", lower_bound=0
+)
+_JOIN_SECONDS = flags.DEFINE_integer(
+  "join_seconds", 300, "How long to wait for the other processes to start."
 )
 _TRACEBACK = flags.DEFINE_bool(
   "traceback", False, "Shows where in the code an error was raised."
@@ -31,6 +52,11 @@ _TRACEBACK = flags.DEFINE_bool(
 
 # What bad input raises. Everything else is a bug and keeps its traceback.
 USER_ERRORS = (ValueError, FileNotFoundError, FloatingPointError)
+# Says how many tasks a launcher has started, in each of them.
+LAUNCHERS = {
+  "SLURM": "SLURM_STEP_NUM_TASKS",
+  "Open MPI": "OMPI_COMM_WORLD_SIZE",
+}
 
 
 def main(argv: list[str]) -> None:
@@ -38,8 +64,9 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
   quiet_libraries()
-  if _DISTRIBUTED.value:
-    jax.distributed.initialize()
+  join_others(os.environ)
+  if not hosts.is_primary():
+    logging.set_verbosity(logging.WARNING)
   config = _CONFIG.value
   logging.info(
     "task %s on %d %s device(s), process %d of %d",
@@ -51,9 +78,65 @@ def main(argv: list[str]) -> None:
   )
   try:
     tasks.run(config, _WORKDIR.value)
+    hosts.barrier("end")
   except USER_ERRORS as error:
-    if _TRACEBACK.value:
+    if _TRACEBACK.value and jax.process_count() == 1:
       raise
+    if _TRACEBACK.value:
+      traceback.print_exc()
+    hosts.fail(str(error))
+  except (Exception, KeyboardInterrupt) as error:
+    if jax.process_count() == 1:
+      raise
+    traceback.print_exc()
+    hosts.fail(f"{type(error).__name__}: {error}")
+
+
+def join_others(environment: Mapping[str, str]) -> None:
+  """Joins the other processes, if there are to be any.
+
+  Args:
+    environment: Says how many tasks a launcher has started.
+
+  Exits with a line if the flags do not fit each other or the others are not
+  found, or if a launcher has started several and no flag says that they are
+  one run: each would train alone, and all write into one workdir.
+  """
+  explicit = {
+    "coordinator_address": _COORDINATOR.value,
+    "num_processes": _PROCESSES.value,
+    "process_id": _PROCESS.value,
+  }
+  given = {name for name, value in explicit.items() if value is not None}
+  if _DISTRIBUTED.value is False and given:
+    sys.exit(
+      f"error: --nodistributed and --{min(given)} contradict each other."
+    )
+  if not _DISTRIBUTED.value and not given:
+    for launcher, name in LAUNCHERS.items():
+      tasks_ = int(environment.get(name, 1))
+      if tasks_ > 1 and _DISTRIBUTED.value is None:
+        sys.exit(
+          f"error: {launcher} has started {tasks_} tasks ({name}={tasks_}), and"
+          " without --distributed each would be a run of its own in one"
+          " workdir. Add --distributed, or --nodistributed if they are separate"
+          " runs."
+        )
+    return
+  address = _COORDINATOR.value
+  if address is not None and not address.rpartition(":")[2].isdigit():
+    sys.exit(
+      f"error: --coordinator_address={address!r} is not HOST:PORT, such as"
+      " 10.0.0.2:8476."
+    )
+  if len(given) == 3 and _PROCESS.value >= _PROCESSES.value:
+    sys.exit(
+      f"error: --process_id={_PROCESS.value} is not one of"
+      f" --num_processes={_PROCESSES.value}: they count from 0."
+    )
+  try:
+    hosts.join(**explicit, timeout_seconds=_JOIN_SECONDS.value)
+  except ValueError as error:
     sys.exit(f"error: {error}")
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from perl_jax import quantization
+from perl_jax import hosts, quantization
 from perl_jax.models import lora as lora_lib
 
 Params = Mapping[str, Any]
@@ -146,7 +146,7 @@ def fingerprint(params: Params) -> str:
     if quantization.is_quantized(leaf):
       parts = {f"{path}/qvalue": leaf.qvalue, f"{path}/scale": leaf.scale}
     for name, part in parts.items():
-      array = np.asarray(jax.device_get(part))
+      array = np.asarray(hosts.to_host(part))
       digest.update(f"{name}:{array.shape}:{array.dtype}\n".encode())
       digest.update(array.tobytes())
   return digest.hexdigest()

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -234,6 +233,8 @@ def place(mesh: Mesh, tree: Any, *, share: bool = False) -> Any:
   def put(leaf, sharding):
     if share and isinstance(leaf, jax.Array) and leaf.sharding == sharding:
       return leaf
+    if not sharding.is_fully_addressable:
+      return _put_across(leaf, sharding)
     placed = jax.device_put(leaf, sharding, may_alias=False)
     if isinstance(leaf, jax.Array) and leaf.sharding != sharding:
       # Spread over more devices, the shard of the one that has it already is
@@ -244,25 +245,68 @@ def place(mesh: Mesh, tree: Any, *, share: bool = False) -> Any:
   return jax.tree.map(put, tree, shardings(mesh, tree))
 
 
+def _put_across(leaf: Any, sharding: NamedSharding) -> jax.Array:
+  """`place` of a leaf on several hosts: each has all of it, or its part."""
+  if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+    return jnp.copy(jax.device_put(leaf, sharding))
+  array = np.asarray(jax.device_get(leaf))
+  return jax.make_array_from_callback(
+    array.shape, sharding, lambda index: array[index]
+  )
+
+
+def held_shards(mesh: Mesh) -> tuple[tuple[int, ...], int]:
+  """(the shards of a batch that this process holds, how many there are).
+
+  Processes that only split widths hold the same.
+  """
+  mine = jax.process_index()
+  shards = mesh.devices.reshape(-1, mesh.shape["tensor"])
+  held = tuple(
+    number
+    for number, devices in enumerate(shards)
+    if any(device.process_index == mine for device in devices)
+  )
+  return held, len(shards)
+
+
 def place_batch(mesh: Mesh, batch: Any) -> Any:
   """Host arrays of this process to a batch that is split over the mesh.
+
+  Args:
+    mesh: Where to.
+    batch: The rows of the shards that this process holds, in their order.
 
   Raises:
     ValueError: The batch does not divide by the number of batch shards.
   """
-  shards = mesh.shape["data"] * mesh.shape["fsdp"]
+  held, shards = held_shards(mesh)
   sharding = NamedSharding(mesh, P(BATCH_AXES))
 
   def put(leaf):
-    rows = leaf.shape[0] * jax.process_count()
-    if rows % shards:
+    if len(leaf) % len(held):
       raise ValueError(
-        f"A batch of {rows} rows does not divide over mesh.data *"
-        f" mesh.fsdp = {shards}; change batch_size or the mesh."
+        f"A batch of {len(leaf) * shards // len(held)} rows does not divide"
+        f" over mesh.data * mesh.fsdp = {shards}; change batch_size or the"
+        " mesh."
       )
-    return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
+    whole = (len(leaf) // len(held) * shards, *leaf.shape[1:])
+    return jax.make_array_from_process_local_data(
+      sharding, np.asarray(leaf), whole
+    )
 
   return jax.tree.map(put, batch)
+
+
+def place_whole(mesh: Mesh, batch: Any) -> Any:
+  """`place_batch` where every process has all rows."""
+  sharding = NamedSharding(mesh, P(BATCH_AXES))
+  return jax.tree.map(
+    lambda leaf: jax.make_array_from_callback(
+      leaf.shape, sharding, lambda index: leaf[index]
+    ),
+    batch,
+  )
 
 
 def strided_parts(batch: Any, count: int) -> Any:
@@ -277,8 +321,12 @@ def strided_parts(batch: Any, count: int) -> Any:
 
 def local_rows(mesh: Mesh, tree: Any) -> Any:
   """Undoes `place_batch`: the rows of this process, on the host."""
-  if jax.process_count() > 1:
-    tree = multihost_utils.global_array_to_host_local_array(
-      tree, mesh, P(BATCH_AXES)
-    )
-  return jax.device_get(tree)
+  rows = NamedSharding(mesh, P(BATCH_AXES))
+
+  def mine(leaf):
+    # The compiler may have laid a result out in another way.
+    shards = jax.device_put(leaf, rows).addressable_shards
+    parts = {shard.index[0].start or 0: shard.data for shard in shards}
+    return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
+
+  return jax.tree.map(mine, tree)

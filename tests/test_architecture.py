@@ -35,7 +35,7 @@ FLOORS = (
   ),
   ("roles", "sampling", "optim"),
   # Models say how activations are laid out: the axes' names are below them.
-  ("sharding", "quantization", "models", "objectives", "params"),
+  ("hosts", "sharding", "quantization", "models", "objectives", "params"),
 )
 PURE = {
   *("quantization", "objectives", "models", "params", "roles"),

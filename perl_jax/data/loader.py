@@ -81,8 +81,8 @@ def train_batches(
   buckets: Sequence[int],
   collate: Collate,
   seed: int,
-  process_index: int = 0,
-  process_count: int = 1,
+  shards: Sequence[int] = (0,),
+  shard_count: int = 1,
 ) -> TrainBatches:
   """Endless shuffled batches; every epoch has an order of its own.
 
@@ -98,15 +98,16 @@ def train_batches(
     buckets: Lengths that a batch may be padded to.
     collate: Called with the rows of this process, the bucket and their number.
     seed: Of the order.
-    process_index: This process. All processes see the same bucket at the same
-      step, and their batches together are the global batch.
-    process_count: Number of processes.
+    shards: Parts of each batch that this process reads, in rising order. All
+      processes see the same bucket at the same step, and their parts together
+      are the global batch.
+    shard_count: Equal parts, of successive rows, that a batch is cut into.
 
   Raises:
     ValueError: Fewer rows than a batch, a row longer than every bucket, or a
-      batch size that the processes cannot share evenly.
+      batch size that cannot be cut into the parts.
   """
-  local_size = _local_size(batch_size, process_index, process_count)
+  mine = _rows_of(shards, shard_count, batch_size)
   if len(rows) < batch_size:
     raise ValueError(
       f"There are {len(rows)} training rows, fewer than one batch of "
@@ -124,12 +125,10 @@ def train_batches(
   batches = grain.MapDataset.concatenate(parts).shuffle(
     _derive(seed, len(parts))
   )
-  start = process_index * local_size
 
   def assemble(batch: tuple[int, list[int]]) -> Batch:
     bucket, indices = batch
-    mine = [rows[i] for i in indices[start : start + local_size]]
-    return collate(mine, bucket, local_size)
+    return collate([rows[indices[i]] for i in mine], bucket, len(mine))
 
   identity = {
     "rows": len(rows),
@@ -147,15 +146,15 @@ def eval_batches(
   batch_size: int,
   buckets: Sequence[int],
   collate: Collate,
-  process_index: int = 0,
-  process_count: int = 1,
+  shards: Sequence[int] = (0,),
+  shard_count: int = 1,
 ) -> Iterator[Batch]:
   """Every row exactly once, from short to long, in a fixed order.
 
   Each batch has `batch_size` rows (over all processes) and is as long as the
   bucket of its longest row; the last one is filled up by `collate`.
   """
-  local_size = _local_size(batch_size, process_index, process_count)
+  mine = _rows_of(shards, shard_count, batch_size)
   order = np.argsort(np.asarray(lengths, np.int64), kind="stable")
   if len(order):
     bucket_for(int(lengths[order[-1]]), buckets)  # Fail now, not at the end.
@@ -165,7 +164,7 @@ def eval_batches(
     [order[i : i + batch_size] for i in range(0, len(order), batch_size)],
     buckets,
     collate,
-    slice(process_index * local_size, (process_index + 1) * local_size),
+    mine,
   )
 
 
@@ -175,25 +174,27 @@ def _eval_batches(
   batches: Sequence[np.ndarray],
   buckets: Sequence[int],
   collate: Collate,
-  mine: slice,
+  mine: Sequence[int],
 ) -> Iterator[Batch]:
   for indices in batches:
     bucket = bucket_for(int(lengths[indices[-1]]), buckets)
-    local = [rows[int(i)] for i in indices[mine]]
-    yield collate(local, bucket, mine.stop - mine.start)
+    local = [rows[int(indices[i])] for i in mine if i < len(indices)]
+    yield collate(local, bucket, len(mine))
 
 
-def _local_size(batch_size: int, process_index: int, process_count: int) -> int:
-  if batch_size < 1 or batch_size % process_count:
+def _rows_of(
+  shards: Sequence[int], shard_count: int, batch_size: int
+) -> list[int]:
+  """Positions in a batch of the rows of some of its parts."""
+  if batch_size < 1 or batch_size % shard_count:
     raise ValueError(
-      f"batch_size={batch_size} is not a positive multiple of the "
-      f"{process_count} processes."
+      f"batch_size={batch_size} is not a positive multiple of the"
+      f" {shard_count} parts that the mesh cuts it into."
     )
-  if not 0 <= process_index < process_count:
-    raise ValueError(
-      f"process_index={process_index} is not one of {process_count} processes."
-    )
-  return batch_size // process_count
+  if not shards or not set(shards) <= set(range(shard_count)):
+    raise ValueError(f"shards={shards} are not some of {shard_count} parts.")
+  size = batch_size // shard_count
+  return [s * size + i for s in sorted(shards) for i in range(size)]
 
 
 def _full_buckets(

@@ -23,9 +23,9 @@ import safetensors
 import safetensors.numpy
 from jax.sharding import Mesh, NamedSharding
 
+from perl_jax import hosts, quantization, roles, sharding
 from perl_jax import metrics as metrics_lib
 from perl_jax import params as params_lib
-from perl_jax import quantization, roles, sharding
 from perl_jax.interop import hf_names
 from perl_jax.models.config import ModelConfig
 
@@ -306,7 +306,7 @@ def save_base(
     tensors = {}
     for name, path, i in entries:
       leaf = leaves[path][i] if sources[path].stacked else leaves[path]
-      array = np.asarray(jax.device_get(leaf)).astype(dtype)
+      array = np.asarray(hosts.to_host(leaf)).astype(dtype)
       array = array.T if sources[path].transposed else array
       tensors[name] = np.ascontiguousarray(array)
       weight_map[name] = file

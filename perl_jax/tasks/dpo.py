@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from absl import logging
 
-from perl_jax import classification, roles, sharding, steps
+from perl_jax import classification, hosts, roles, sharding, steps
 from perl_jax import params as params_lib
 from perl_jax.data import sources
 from perl_jax.objectives import preference
@@ -212,9 +212,9 @@ def score_pairs(logprobs, role, data, mesh) -> np.ndarray:
   found = {}
   for batch in data.validation():
     device = sharding.place_batch(mesh, batch)
-    both = np.stack(
-      jax.device_get(logprobs(role.trainable, role.frozen, device))
-    )
+    told = logprobs(role.trainable, role.frozen, device)
+    batch, told = hosts.to_host((device, told))
+    both = np.stack(told)
     for row in np.flatnonzero(batch.valid):
       found[int(batch.index[row])] = both[:, row]
   return np.stack([found[i] for i in sorted(found)], axis=1)

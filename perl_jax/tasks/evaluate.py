@@ -10,8 +10,8 @@ from pathlib import Path
 
 import jax
 
+from perl_jax import hosts, sharding
 from perl_jax import metrics as metrics_lib
-from perl_jax import sharding
 from perl_jax.data import sources
 from perl_jax.tasks import (
   casting,
@@ -69,12 +69,13 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       workdir,
       total_steps=1,
       name="evaluate",
-      enabled=jax.process_index() == 0,
+      enabled=hosts.is_primary(),
     ) as writer:
       if reward is not None:
         found, rows = judge_reward(config, mesh, reward_start, reward)
         summary |= {f"reward_model.{k}": v for k, v in found.items()}
-        metrics_lib.write_jsonl(workdir / reward_task.SCORES, rows)
+        if hosts.is_primary():
+          metrics_lib.write_jsonl(workdir / reward_task.SCORES, rows)
       if policy is not None:
         found, samples = judge_policy(
           config, mesh, policy, anchor, reward_start, reward

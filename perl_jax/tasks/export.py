@@ -36,6 +36,11 @@ _BASE = "base"  # where the base of an adapter is put if nobody else has it
 def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
   """Writes the directory `workdir`; returns what the merge changed."""
   check(config)
+  if jax.process_count() > 1:
+    raise ValueError(
+      "An export is written by one process: start it without --distributed, on"
+      " a host that sees config.init."
+    )
   workdir = Path(workdir).absolute()
   if workdir.exists():
     raise ValueError(

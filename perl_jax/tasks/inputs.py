@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
+from perl_jax import hosts, sharding
 from perl_jax.data import batches as batches_lib
 from perl_jax.data import encoding, loader, packing, records, sources
 from perl_jax.data import text as text_lib
@@ -47,8 +47,9 @@ class Inputs:
 
 
 def load(data: Config, kind: str, seed: int) -> records.Splits:
-  """Records of `config.data` as one kind."""
-  return sources.load(
+  """Records of `config.data` as one kind; process 0 prepares what is cached."""
+  read = functools.partial(
+    sources.load,
     data.name,
     kind,
     data_dir=data.dir,
@@ -61,6 +62,7 @@ def load(data: Config, kind: str, seed: int) -> records.Splits:
     limit=data.limit,
     **data.options.to_dict(),
   )
+  return hosts.primary_first(f"data {kind}", read)
 
 
 def start(
@@ -87,11 +89,8 @@ def start(
   tokenizer = workdir / stage.TOKENIZER
   if config.data.tokenizer:
     tokenizer = Path(config.data.tokenizer)
-  elif not tokenizer.exists():
-    texts = tokenizer_lib.record_texts(
-      load(config.data, kind, config.seed).train
-    )
-    tokenizer_lib.train_tokenizer(texts, config.data.vocab_size, tokenizer)
+  else:
+    _train_tokenizer(config, kind, tokenizer)
   tokenization = text_lib.load_tokenizer(tokenizer)
   model = presets.preset(
     config.model.preset,
@@ -106,6 +105,21 @@ def start(
   )
   return start_lib.random_start(
     model, config.seed, tokenizer, config.base_dtype, mesh
+  )
+
+
+def _train_tokenizer(config: Config, kind: str, tokenizer: Path) -> None:
+  """Trains one where there is none yet."""
+  hosts.barrier("tokenizer looked for")
+  if hosts.sees(tokenizer):
+    return
+  hosts.barrier("tokenizer not found")
+  texts = tokenizer_lib.record_texts(load(config.data, kind, config.seed).train)
+  hosts.on_primary(
+    "tokenizer",
+    lambda: tokenizer_lib.train_tokenizer(
+      texts, config.data.vocab_size, tokenizer
+    ),
   )
 
 
@@ -275,19 +289,16 @@ def _batched(
         f"config.data.name={config.data.name!r} gave no {name} rows. Check"
         " data.path / data.validation_path, data.folds and data.limit."
       )
-  process = {
-    "process_index": jax.process_index(),
-    "process_count": jax.process_count(),
-  }
+  shares = sharding.held_shards(setup.make_mesh(config))
   batches = None
   if train is not None:
     batches = loader.train_batches(
-      *train, config.batch_size, buckets, collate, config.seed, **process
+      *train, config.batch_size, buckets, collate, config.seed, *shares
     )
 
   def fresh():
     return loader.eval_batches(
-      *validation, config.eval.batch_size, buckets, collate, **process
+      *validation, config.eval.batch_size, buckets, collate, *shares
     )
 
   return Inputs(batches, fresh, rows=[], counts={})

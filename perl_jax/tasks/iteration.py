@@ -12,9 +12,9 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from perl_jax import hosts, sharding, steps
 from perl_jax import params as params_lib
 from perl_jax import rollout as rollout_lib
-from perl_jax import sharding, steps
 from perl_jax.data import records
 from perl_jax.objectives import kl as kl_lib
 from perl_jax.tasks import estimating, judging, rewarding, setup
@@ -180,7 +180,7 @@ class Iteration:
     state, found = self._learn(state, experience, key)
     lap(state)
     seconds = dict(zip(PHASES, np.diff(clock)))
-    samples, parts, found = jax.device_get((samples, parts, found))
+    samples, parts, found = hosts.to_host((samples, parts, found))
     metrics = update_metrics(found) | rollout_metrics(samples, parts)
     metrics["train/beta"] = found["beta"]
     tokens = int(samples.mask.sum())

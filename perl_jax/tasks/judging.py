@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from perl_jax import hosts, roles, sampling, sharding
 from perl_jax import params as params_lib
-from perl_jax import roles, sampling, sharding
 from perl_jax import rollout as rollout_lib
 from perl_jax.data import records
 from perl_jax.data import text as text_lib
@@ -140,8 +140,9 @@ class PolicyJudge:
     measured = None
     if reward is not None:
       measured = reward.measure(args, batch.index, self._rows)
-    samples, kl, entropy, measured = jax.device_get(
-      (samples, logprobs - anchor_logprobs, entropy, measured)
+    # The rows of all processes, on each of them: all write the same down.
+    batch, samples, kl, entropy, measured = hosts.to_host(
+      (device, samples, logprobs - anchor_logprobs, entropy, measured)
     )
     found = {}
     for row in np.flatnonzero(batch.valid):

@@ -14,12 +14,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import logging
 
 from perl_jax import checkpoint as checkpoint_lib
+from perl_jax import hosts, steps
 from perl_jax import metrics as metrics_lib
-from perl_jax import steps
 from perl_jax.tasks import setup
 
 Metrics = dict[str, float]
@@ -92,7 +91,7 @@ def open_run(
       name=name,
       resume_step=int(state.step) + 1 if resumed else 0,
       show=show,
-      enabled=jax.process_index() == 0,
+      enabled=hosts.is_primary(),
     ) as writer:
       yield Run(config, state, resumed, saver, writer)
 
@@ -145,7 +144,7 @@ def run_loop(
     state, metrics = update(state, next(batches), step)
     due = step % eval_every == 0 or step == total_steps
     if due or step == first or step % log_every == 0:
-      metrics = {k: float(v) for k, v in jax.device_get(metrics).items()}
+      metrics = {k: float(v) for k, v in hosts.to_host(metrics).items()}
       metrics["seconds/step"] = time.perf_counter() - started
       _require_finite(metrics, last_finite, step)
       if step == 1 and must_change and metrics["train/update_norm"] == 0.0:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from absl import logging
 
+from perl_jax import hosts, tasks
 from perl_jax import metrics as metrics_lib
-from perl_jax import tasks
 from perl_jax.tasks import report, setup
 
 STAGES = ("sft", "reward", "rl", "evaluate")
@@ -34,6 +34,8 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
   summary["seconds.total"] = sum(
     v for k, v in summary.items() if k.startswith("seconds.")
   )
+  if not hosts.is_primary():
+    return summary
   metrics_lib.write_json(workdir / "summary.json", summary)
   page = report.write_report(workdir)
   places = {"report": page, "summary": workdir / "summary.json"}

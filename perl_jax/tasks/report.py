@@ -12,7 +12,7 @@ from pathlib import Path
 
 from absl import logging
 
-from perl_jax import metrics
+from perl_jax import hosts, metrics
 from perl_jax.reporting import page
 
 STAGES = ("sft", "reward", "rl", "dpo", "evaluate")
@@ -23,6 +23,8 @@ _FILES = (*_LINES, "summary.json", "config.json")
 def run(config: Mapping[str, object], workdir: str | Path) -> dict[str, float]:
   """The task `report`: writes the report of `workdir`; no config is needed."""
   del config
+  if not hosts.is_primary():
+    return {}
   logging.info("report: %s", write_report(workdir))
   return {}  # it measures nothing
 

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from absl import logging
 
-from perl_jax import classification, roles, sharding, steps
+from perl_jax import classification, hosts, roles, sharding, steps
 from perl_jax import metrics as metrics_lib
 from perl_jax import params as params_lib
 from perl_jax.objectives import ensembles
@@ -88,9 +88,10 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
     )
 
     def update(state, batch, step):
-      if own_rows is not None:
-        batch = own_rows(batch)
       batch = sharding.place_batch(mesh, batch)
+      if own_rows is not None:
+        # A member's rows are picked from the whole batch, whoever read them.
+        batch = sharding.place_whole(mesh, own_rows(hosts.to_host(batch)))
       state, found = train_step(
         state, frozen, batch, jax.random.fold_in(key, step)
       )
@@ -117,7 +118,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       if config.report_checkpoint == "best":
         reported = saver.best_trainable(state.trainable)
       rows = score_rows(score, reported, frozen, data, config.loss, mesh)
-      if jax.process_index() == 0:
+      if hosts.is_primary():
         metrics_lib.write_jsonl(workdir / SCORES, rows)
       summary |= quality(rows) | {
         "best_step": saver.best_step,
@@ -222,7 +223,7 @@ def score_rows(
         ),
         "label": device.labels,
       }
-    columns = jax.device_get(columns)
+    batch, columns = hosts.to_host((device, columns))
     for row in np.flatnonzero(batch.valid):
       index = int(batch.index[row])
       record = data.rows[index]

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from perl_jax import hosts, roles, rollout, sharding
 from perl_jax import params as params_lib
-from perl_jax import roles, rollout, sharding
 from perl_jax.data import records
 from perl_jax.data import text as text_lib
 from perl_jax.objectives import ensembles
@@ -216,7 +216,7 @@ class Rewarder:
     whole = Measured(stack(models, -1), stack(fns, 0))
     if self.members > 1 and self._centres is None:
       self._centres = jnp.mean(jnp.asarray(whole.model), axis=1)
-    parts = jax.device_get(self.parts(whole))
+    parts = hosts.to_host(self.parts(whole))
     return [
       {name: float(values[i]) for name, values in parts.items()}
       for i in range(len(measured))

@@ -1,6 +1,7 @@
 """From a config to the objects that tasks share: workdir, mesh, optimiser."""
 
 import contextlib
+import functools
 import json
 import re
 import shlex
@@ -15,8 +16,8 @@ import ml_collections
 import optax
 from absl import logging
 
+from perl_jax import hosts, optim, quantization, sharding
 from perl_jax import metrics as metrics_lib
-from perl_jax import optim, quantization, sharding
 from perl_jax import params as params_lib
 from perl_jax.models.lora import LoraSpec
 from perl_jax.tasks.start import Outside
@@ -37,27 +38,44 @@ def preparing(config: Config, workdir: str | Path) -> Iterator[Path]:
   The block reads data and earlier stages, and may write into the workdir. If
   it fails, what was not there before is gone again, the workdir too (a stale
   tokenizer would be taken by the next command); if it succeeds, config.json is
-  written.
+  written. All of that is done by process 0 of the run, while the others wait.
 
   Raises:
     ValueError: The workdir belongs to a run with another config; the fields
       that differ are listed. Nothing is changed. Mesh and layouts may differ.
+      Or it is not one that all hosts share.
   """
   workdir = Path(workdir).absolute()
   mine = json.loads(config.to_json())
   _refuse_other(workdir, mine)
   before = set(workdir.iterdir()) if workdir.exists() else None
+  hosts.barrier("workdir looked at")
+  undo = functools.partial(_remove_new, workdir, before)
   try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    yield workdir
+    with hosts.undone_by_others(undo):
+      hosts.on_primary(
+        "workdir", lambda: workdir.mkdir(parents=True, exist_ok=True)
+      )
+      if not hosts.sees(workdir):
+        raise ValueError(
+          f"--workdir={workdir} was made by process 0 and is not there for"
+          f" process {jax.process_index()}: it must lie on a file system that"
+          " all hosts share."
+        )
+      yield workdir
+      hosts.barrier("prepared")  # all of them
   except BaseException:
-    _remove_new(workdir, before)
+    if hosts.is_primary():
+      undo()
     raise
-  if jax.process_index() == 0:
+
+  def claim():
     metrics_lib.write_json(workdir / CONFIG_FILE, mine)
     # The report shows it; a resumed run may have been started by another.
     command = shlex.join(["python", "-m", "perl_jax.main", *sys.argv[1:]])
     metrics_lib.write_text(workdir / "command.txt", command + "\n")
+
+  hosts.on_primary("claimed", claim)
 
 
 def _remove_new(workdir: Path, before: set[Path] | None) -> None:
@@ -109,8 +127,21 @@ def differences(theirs: Any, mine: Any, path: str = "config") -> list[str]:
 
 
 def make_mesh(config: Config) -> jax.sharding.Mesh:
-  """The mesh of `config.mesh`."""
-  return sharding.make_mesh(**config.mesh.to_dict())
+  """The mesh of `config.mesh`.
+
+  Raises:
+    ValueError: It does not fit the devices, or leaves a process out.
+  """
+  mesh = sharding.make_mesh(**config.mesh.to_dict())
+  inside = {device.process_index for device in mesh.devices.flat}
+  if len(inside) < jax.process_count():
+    raise ValueError(
+      f"config.mesh={config.mesh.to_dict()} takes {mesh.size} of"
+      f" {jax.device_count()} devices, and only {len(inside)} of"
+      f" {jax.process_count()} processes have one of them. Use all devices: set"
+      " one size to -1."
+    )
+  return mesh
 
 
 def lora_spec(config: Config) -> LoraSpec:

@@ -11,7 +11,7 @@ import jax
 import optax
 from absl import logging
 
-from perl_jax import roles, sharding, steps
+from perl_jax import hosts, roles, sharding, steps
 from perl_jax.data import sources
 from perl_jax.tasks import casting, inputs, judging, loop, setup, stage
 from perl_jax.tasks import start as start_lib
@@ -129,7 +129,7 @@ def evaluate_loss(eval_step, trainable, frozen, batches, mesh):
   key = None
   for batch in batches:
     batch = sharding.place_batch(mesh, batch)
-    sums = jax.device_get(eval_step(trainable, frozen, batch, key))
+    sums = hosts.to_host(eval_step(trainable, frozen, batch, key))
     for name, (total, count) in sums.items():
       entry = totals.setdefault(name, [0.0, 0.0])
       entry[0] += float(total)

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from perl_jax import checkpoint, roles, sharding
+from perl_jax import checkpoint, hosts, roles, sharding
 from perl_jax import metrics as metrics_lib
 from perl_jax import params as params_lib
 from perl_jax.interop import hf_checkpoint, peft
@@ -48,7 +48,7 @@ def write_model(
   head: str = "scalar",
   ensemble: int = 1,
 ) -> None:
-  """Writes model.json and the tokenizer of a stage.
+  """Writes model.json and the tokenizer of a stage; process 0 alone.
 
   Args:
     workdir: Of the stage.
@@ -62,6 +62,8 @@ def write_model(
     head: Of a reward model, one of `HEADS`.
     ensemble: Reward models in a checkpoint, stacked if there are several.
   """
+  if not hosts.is_primary():
+    return  # until the others are let go on: at the end of `setup.preparing`
   init = dict(init)
   if init["init"]:
     init["init"] = os.path.relpath(Path(init["init"]).absolute(), workdir)

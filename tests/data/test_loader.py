@@ -135,9 +135,7 @@ def test_resuming_with_other_data_is_refused():
 
 def test_processes_share_the_global_batch():
   whole = _train(LENGTHS, 8)
-  parts = [
-    _train(LENGTHS, 8, process_index=i, process_count=2) for i in range(2)
-  ]
+  parts = [_train(LENGTHS, 8, shards=(i,), shard_count=2) for i in range(2)]
   for _ in range(15):
     bucket, rows = next(whole)
     mine = [next(part) for part in parts]
@@ -159,10 +157,10 @@ def test_bad_sizes_are_refused():
     _train([], 4)
   with pytest.raises(ValueError, match="65 tokens fits in none"):
     _train([1, 65], 1)
-  with pytest.raises(ValueError, match=r"batch_size=8 .* 3 processes"):
-    _train(LENGTHS, 8, process_count=3)
-  with pytest.raises(ValueError, match="process_index=2"):
-    _train(LENGTHS, 8, process_index=2, process_count=2)
+  with pytest.raises(ValueError, match=r"batch_size=8 .* 3 parts"):
+    _train(LENGTHS, 8, shard_count=3)
+  with pytest.raises(ValueError, match=r"shards=\(2,\)"):
+    _train(LENGTHS, 8, shards=(2,), shard_count=2)
   with pytest.raises(ValueError, match="batch_size=0"):
     _train(LENGTHS, 0)
 
@@ -184,7 +182,7 @@ def test_evaluation_has_every_row_once_from_short_to_long(lengths, batch_size):
 
   halves = [
     list(
-      loader.eval_batches(rows, lengths, batch_size, BUCKETS, _collate, i, 2)
+      loader.eval_batches(rows, lengths, batch_size, BUCKETS, _collate, (i,), 2)
     )
     for i in range(2)
   ]

@@ -99,3 +99,10 @@ def test_batches_divide_over_the_mesh(field):
     setup.check_counts(config, setup.make_mesh(config))
   fits = tiny.override(tiny.config("sft"), {"mesh.data": 4, field: 12})
   setup.check_counts(fits, setup.make_mesh(fits))
+
+
+def test_a_mesh_that_leaves_a_process_out(monkeypatch):
+  assert setup.make_mesh(tiny.config("sft")).size == 1
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  with pytest.raises(ValueError, match=r"only 1 of 2 processes.*size to -1"):
+    setup.make_mesh(tiny.config("sft"))

@@ -59,7 +59,7 @@ def config(
   """
   module = importlib.import_module(f"configs.{task}")
   return override(
-    module.get_config(data_set), fields(task, data_set) | _dotted(overrides)
+    module.get_config(data_set), fields(task, data_set) | dotted(overrides)
   )
 
 
@@ -71,10 +71,11 @@ def pipeline(**overrides: Any) -> ConfigDict:
     for name, value in fields(task).items()
   }
   module = importlib.import_module("configs.quickstart")
-  return override(module.get_config(), found | _dotted(overrides))
+  return override(module.get_config(), found | dotted(overrides))
 
 
-def _dotted(overrides: Mapping[str, Any]) -> dict[str, Any]:
+def dotted(overrides: Mapping[str, Any]) -> dict[str, Any]:
+  """{"a__b": 1} as {"a.b": 1}."""
   return {name.replace("__", "."): v for name, v in overrides.items()}
 
 

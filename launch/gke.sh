@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# Trains on a GKE cluster of TPUs or GPUs, as an xpk workload.
+#
+#   launch/gke.sh --cluster=NAME --workload=NAME --tpu-type=v5litepod-16 \
+#       --storage=NAME [options] -- \
+#       --config=configs/rl.py --workdir=/runs/rl --config.lora.rank=4
+#
+#   --cluster=NAME      made with `xpk cluster create`
+#   --workload=NAME     of the run; another for each
+#   --tpu-type=TYPE     such as v5litepod-16; or
+#   --device-type=TYPE  such as h100-mega-80gb-8
+#   --count=N           slices of TPUs, or nodes of GPUs; 1 by default
+#   --storage=NAME      attached with `xpk storage attach`; the workdir is in it
+#   --image=IMAGE       with Python 3.11 or newer; python:3.11 by default
+#   --zone=ZONE --project=ID
+#   --restarts=N        after a failure or preemption; 10 by default
+#   --follow            waits for the end
+#   --dry-run           writes the command down and runs nothing
+#
+# The working tree is laid over the image. What follows `--` is given to
+# `python -m perl_jax.main --distributed` in every pod. A pod that fails or is
+# taken away ends the others; the workload is then started again and goes on
+# from its last checkpoint, which is why the workdir lies in a storage.
+
+set -euo pipefail
+# shellcheck source=launch/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+cluster='' workload='' device=() extra='' count=1 storage='' zone='' project=''
+image=python:3.11 restarts=10 follow=0
+while [[ $# -gt 0 ]]; do
+  case "$1" in
+    --cluster=*) cluster="${1#*=}" ;;
+    --workload=*) workload="${1#*=}" ;;
+    --tpu-type=*) device+=("$1"); extra=tpu ;;
+    --device-type=*) device+=("$1"); extra=cuda12 ;;
+    --count=*) count="${1#*=}" ;;
+    --storage=*) storage="${1#*=}" ;;
+    --image=*) image="${1#*=}" ;;
+    --zone=*) zone="${1#*=}" ;;
+    --project=*) project="${1#*=}" ;;
+    --restarts=*) restarts="${1#*=}" ;;
+    --follow) follow=1 ;;
+    --dry-run) DRY_RUN=1 ;;
+    --help | -h) help; exit 0 ;;
+    --) shift; break ;;
+    *) die "unknown option $1; arguments of perl_jax.main come after --" ;;
+  esac
+  shift
+done
+[[ -n ${cluster} && -n ${workload} ]] ||
+  die "give --cluster and --workload; --help says more"
+[[ ${#device[@]} -eq 1 ]] || die "give one of --tpu-type and --device-type"
+[[ ${workload} =~ ^[a-z]([-a-z0-9]*[a-z0-9])?$ ]] ||
+  die "--workload=${workload}: lower-case letters, digits and dashes only"
+[[ ${count} =~ ^[1-9][0-9]*$ ]] || die "--count=${count} is not a number above 0"
+[[ ${restarts} =~ ^[0-9]+$ ]] || die "--restarts=${restarts} is not a number"
+check_training "$@"
+need xpk "pip install xpk; it needs gcloud, kubectl and docker too"
+
+where=("--cluster=${cluster}")
+[[ -z ${zone} ]] || where+=("--zone=${zone}")
+[[ -z ${project} ]] || where+=("--project=${project}")
+more=("--num-slices=${count}")
+[[ ${extra} == tpu ]] || more=("--num-nodes=${count}")
+if [[ -n ${storage} ]]; then
+  more+=("--storage=${storage}")
+else
+  printf 'warning: without --storage the workdir is gone with the pod.\n' >&2
+fi
+
+run xpk workload create "--workload=${workload}" "${where[@]}" "${device[@]}" \
+  "${more[@]}" "--max-restarts=${restarts}" "--base-docker-image=${image}" \
+  "--script-dir=$(root)" \
+  "--command=pip install --quiet -r requirements.txt \
+'jax[${extra}]==$(jax_version)' && python -m perl_jax.main --distributed \
+$(quoted "$@")"
+if [[ ${follow} -eq 1 ]]; then
+  run xpk workload list "${where[@]}" "--wait-for-job-completion=${workload}"
+else
+  printf 'To follow it: xpk workload list %s --wait-for-job-completion=%s\n' \
+    "$(quoted "${where[@]}")" "${workload}" >&2
+fi
+printf 'Its log: kubectl logs -f -l jobset.sigs.k8s.io/jobset-name=%s\n' \
+  "${workload}" >&2

@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Trains on the GPUs of this machine: one process that uses all of them.
+#
+#   launch/gpu.sh [options] -- \
+#       --config=configs/rl.py --workdir=runs/rl --config.mesh.fsdp=2
+#
+#   --cuda=12|13   JAX's CUDA; by default what the driver can do
+#   --venv=DIR     where Python packages go; .venv by default
+#   --gpus=0,1     some of the GPUs; all by default
+#   --no-install   the packages are there already
+#   --dry-run      writes the commands down and runs nothing
+#
+# Mesh: `--config.mesh.data=-1`, the default, gives each GPU a part of the batch
+# and a copy of the base: the fastest while the base fits one GPU. If it does
+# not, `--config.mesh.data=1 --config.mesh.fsdp=-1` splits the base as well;
+# `--config.mesh.tensor=2` splits every kernel over pairs, which wants NVLink.
+# Several machines: launch/slurm.sbatch, or --coordinator_address, README.md.
+
+set -euo pipefail
+# shellcheck source=launch/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+cuda='' venv=.venv gpus='' install=1
+while [[ $# -gt 0 ]]; do
+  case "$1" in
+    --cuda=*) cuda="${1#*=}" ;;
+    --venv=*) venv="${1#*=}" ;;
+    --gpus=*) gpus="${1#*=}" ;;
+    --no-install) install=0 ;;
+    --dry-run) DRY_RUN=1 ;;
+    --help | -h) help; exit 0 ;;
+    --) shift; break ;;
+    *) die "unknown option $1; arguments of perl_jax.main come after --" ;;
+  esac
+  shift
+done
+check_training "$@"
+[[ -z ${gpus} || ${gpus} =~ ^[0-9]+(,[0-9]+)*$ ]] ||
+  die "--gpus=${gpus}: give numbers with commas between them, as nvidia-smi has"
+need nvidia-smi "there is no NVIDIA driver here, or it is not on PATH"
+
+# "CUDA Version: 12.8" in the head of nvidia-smi is the newest of the driver.
+if [[ -z ${cuda} ]]; then
+  cuda=12
+  if [[ ${DRY_RUN} -eq 0 ]]; then
+    cuda="$(nvidia-smi | sed -n 's/.*CUDA[^:]*Version: \([0-9]*\)\..*/\1/p')"
+  fi
+fi
+[[ ${cuda} =~ ^[0-9]+$ && ${cuda} -ge 12 ]] ||
+  die "CUDA '${cuda}': JAX needs a driver for CUDA 12 or newer"
+[[ ${cuda} -le 13 ]] || cuda=13
+
+if [[ ${DRY_RUN} -eq 0 ]]; then
+  nvidia-smi --query-gpu=index,name,memory.total --format=csv,noheader >&2
+fi
+cd "$(root)"
+if [[ ${install} -eq 1 ]]; then
+  [[ -x ${venv}/bin/python ]] || run python3 -m venv "${venv}"
+  run "${venv}/bin/python" -m pip install --quiet -r requirements.txt \
+    "jax[cuda${cuda}]==$(jax_version)"
+fi
+command=("${venv}/bin/python" -m perl_jax.main "$@")
+[[ -z ${gpus} ]] || command=(env "CUDA_VISIBLE_DEVICES=${gpus}" "${command[@]}")
+run "${command[@]}"

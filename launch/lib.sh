@@ -1,0 +1,64 @@
+# shellcheck shell=bash
+# What the scripts of launch/ share; they source it.
+
+DRY_RUN=0
+
+# The comment at the top of the script that calls: its documentation.
+help() {
+  sed -n '2,/^$/{/^#/!d;s/^# \{0,1\}//p}' "$0"
+}
+
+# Says on standard error what is wrong, and ends the script.
+die() {
+  printf 'error: %s\n' "$*" >&2
+  exit 2
+}
+
+# Runs a command; with --dry-run writes it down instead, ready to be pasted.
+run() {
+  if [[ ${DRY_RUN} -eq 1 ]]; then
+    printf '%q ' "$@"
+    printf '\n'
+  else
+    "$@"
+  fi
+}
+
+# Ends the script if a program is missing that the run will need.
+need() {
+  if [[ ${DRY_RUN} -eq 0 ]] && ! command -v "$1" >/dev/null; then
+    die "$1 is not installed: $2"
+  fi
+}
+
+# "a 'b c'": arguments as one line that another shell reads back.
+quoted() {
+  local line
+  line="$(printf '%q ' "$@")"
+  printf '%s' "${line% }"
+}
+
+# Checks the arguments of `python -m perl_jax.main`.
+check_training() {
+  local argument config=0 workdir=0
+  for argument in "$@"; do
+    case "${argument}" in
+      --config=*) config=1 ;;
+      --workdir=*) workdir=1 ;;
+      --config | --workdir) die "write ${argument}=VALUE, with an equals sign" ;;
+    esac
+  done
+  [[ ${config} -eq 1 && ${workdir} -eq 1 ]] ||
+    die "after -- come the arguments of perl_jax.main, with --config=FILE and" \
+      "--workdir=DIR among them"
+}
+
+# Directory of the working tree.
+root() {
+  cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd
+}
+
+# The version of JAX that requirements.txt pins.
+jax_version() {
+  sed -n 's/^jax==//p' "$(root)/requirements.txt"
+}

@@ -1,0 +1,297 @@
+#!/usr/bin/env python3
+"""Runs a grid of configs, here or as one job each, and writes one table.
+
+  python launch/sweep.py --workdir=runs/sweep --config=configs/reward.py \
+      --config.reward.init=runs/sft --config.lora.rank=2,4,8 \
+      --config.optimizer.learning_rate=1e-3,2e-3 --config.seed=0
+
+A field with commas is an axis of the grid; all others go to every run. Commas
+within brackets or quotes separate nothing: `--config.data.buckets=(40,),(64,)`
+is two values, `--config.data.buckets=(40,64)` is one.
+
+Here, runs follow each other. A sweep that was interrupted goes on with the same
+command: finished runs are kept, the one under way resumes. With
+`--submit="sbatch --ntasks=2 launch/slurm.sbatch"` each run is a job instead,
+and the same command later, with `--table`, collects what is there.
+"""
+
+import argparse
+import csv
+import io
+import itertools
+import json
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+CLOSING = {"(": ")", "[": "]", "{": "}"}
+# Shown of a summary, where it has them and no --columns say otherwise; the CSV
+# file has everything.
+COLUMNS = (
+  "accuracy", "auroc", "log_loss", "loss", "reward_before", "reward_after",
+  "policy.reward", "kl", "trainable_share", "peak_bytes", "seconds",
+)  # fmt: skip
+
+
+class Run(NamedTuple):
+  """One point of the grid.
+
+  Attributes:
+    name: Of its directory: "lora.rank=4__seed=0".
+    point: Values of the swept fields.
+    arguments: For `python -m perl_jax.main`, the workdir included.
+    workdir: Its directory.
+  """
+
+  name: str
+  point: dict[str, str]
+  arguments: list[str]
+  workdir: pathlib.Path
+
+
+def main(argv: Sequence[str]) -> int:
+  """Returns the exit status: 1 if a run has failed."""
+  options, arguments = parse(argv)
+  runs = grid(arguments, options.workdir)
+  if options.dry_run:
+    for run in runs:
+      print(shlex.join(command(run, options.submit)))
+    return 0
+  statuses: dict[str, str] = {}
+  for number, run in enumerate(runs, start=1):
+    if options.table:
+      break
+    print(f"sweep: {number} of {len(runs)}: {run.name}", flush=True)
+    statuses[run.name] = start(run, options)
+    if statuses[run.name].startswith("failed") and options.fail_fast:
+      break
+  rows = [
+    row_of(run, statuses.get(run.name, "not finished"), options.table)
+    for run in runs
+  ]
+  text = table(rows, list(runs[0].point), options.columns)
+  options.workdir.mkdir(parents=True, exist_ok=True)
+  (options.workdir / "sweep.md").write_text(text, encoding="utf-8")
+  (options.workdir / "sweep.csv").write_text(as_csv(rows), encoding="utf-8")
+  print(f"\n{text}\n{options.workdir}/sweep.md and sweep.csv have it too.")
+  failed = [name for name, s in statuses.items() if s.startswith("failed")]
+  if failed:
+    print(f"failed: {', '.join(failed)}", file=sys.stderr)
+  return int(bool(failed))
+
+
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+  """(options of the sweep, arguments of the runs)."""
+  parser = argparse.ArgumentParser(
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument(
+    "--workdir", type=pathlib.Path, required=True, help="a directory for all"
+  )
+  parser.add_argument(
+    "--submit", default="", help="command that takes a run's arguments as a job"
+  )
+  parser.add_argument(
+    "--resubmit", action="store_true", help="also what was submitted before"
+  )
+  parser.add_argument(
+    "--table", action="store_true", help="starts nothing, collects results"
+  )
+  parser.add_argument(
+    "--columns", default="", help="of summary.json, with commas; for the table"
+  )
+  parser.add_argument(
+    "--fail_fast", action="store_true", help="stops at the first failed run"
+  )
+  parser.add_argument(
+    "--dry-run", "--dry_run", action="store_true", help="prints the commands"
+  )
+  options, rest = parser.parse_known_args(argv)
+  for argument in rest:
+    if not re.match(r"--[\w.]+(=|$)", argument):
+      parser.error(
+        f"{argument!r}: arguments of a run are --config=FILE and"
+        " --config.FIELD=VALUES, with an equals sign"
+      )
+  if not any(argument.startswith("--config=") for argument in rest):
+    parser.error("--config=FILE is missing")
+  try:
+    grid(rest, options.workdir)
+  except ValueError as error:
+    parser.error(str(error))
+  return options, rest
+
+
+def values_of(text: str) -> list[str]:
+  """The parts of "a,b,(c,d)" between commas outside brackets and quotes.
+
+  Raises:
+    ValueError: A bracket or quote stays open, or a part is empty.
+  """
+  parts, open_, quote = [""], [], ""
+  for letter in text:
+    if quote:
+      quote = "" if letter == quote else quote
+    elif letter in "'\"":
+      quote = letter
+    elif letter in CLOSING:
+      open_.append(CLOSING[letter])
+    elif open_ and letter == open_[-1]:
+      open_.pop()
+    elif letter == "," and not open_:
+      parts.append("")
+      continue
+    parts[-1] += letter
+  if quote or open_:
+    raise ValueError(
+      f"{text!r}: {quote or open_[-1]} is missing. Put quotes around it for the"
+      " shell."
+    )
+  if len(parts) > 1 and "" in parts:
+    raise ValueError(
+      f"{text!r} has an empty value between commas. A tuple needs its brackets,"
+      " a text with commas quotes of its own: \"'a,b'\"."
+    )
+  if len(parts) > 1 and len(set(parts)) < len(parts):
+    raise ValueError(f"{text!r} has a value twice.")
+  return parts
+
+
+def grid(arguments: Sequence[str], workdir: pathlib.Path) -> list[Run]:
+  """All combinations, the last axis changing fastest.
+
+  Raises:
+    ValueError: Nothing is swept, or a field is given twice.
+  """
+  fixed, axes = [], {}
+  for argument in arguments:
+    name, _, text = argument.partition("=")
+    values = values_of(text) if name.startswith("--config.") else [text]
+    if name in axes:
+      raise ValueError(f"{name} is given twice.")
+    if len(values) > 1:
+      axes[name] = values
+    else:
+      fixed.append(argument)
+  if not axes:
+    raise ValueError(
+      "nothing to sweep: give a field several values, --config.FIELD=a,b,c"
+    )
+  names = {argument.partition("=")[0] for argument in fixed}
+  if names & set(axes):
+    raise ValueError(f"{', '.join(names & set(axes))} is given twice.")
+  runs = []
+  for values in itertools.product(*axes.values()):
+    point = {
+      name.removeprefix("--config."): value for name, value in zip(axes, values)
+    }
+    name = "__".join(f"{k}={v}" for k, v in point.items())
+    name = re.sub(r"[^\w.=+-]", "_", name)
+    place = workdir / name
+    overrides = [f"{n}={value}" for n, value in zip(axes, values)]
+    runs.append(
+      Run(name, point, [*fixed, *overrides, f"--workdir={place}"], place)
+    )
+  if len({run.name for run in runs}) < len(runs):
+    raise ValueError("two runs would have one directory: name values apart")
+  return runs
+
+
+def command(run: Run, submit: str) -> list[str]:
+  """What starts a run."""
+  if submit:
+    return [*shlex.split(submit), *run.arguments]
+  return [sys.executable, "-m", "perl_jax.main", *run.arguments]
+
+
+def start(run: Run, options: argparse.Namespace) -> str:
+  """Runs or submits one, if need be; returns what became of it."""
+  if finished(run):
+    return "finished"
+  note = options.workdir / f"{run.name}.submitted"
+  if options.submit and note.exists() and not options.resubmit:
+    print("sweep: was submitted before; with --resubmit it is again")
+    return "submitted"
+  done = subprocess.run(command(run, options.submit), cwd=ROOT, check=False)
+  if done.returncode:
+    return f"failed (exit status {done.returncode})"
+  if options.submit:
+    options.workdir.mkdir(parents=True, exist_ok=True)
+    note.write_text(shlex.join(command(run, options.submit)) + "\n")
+    return "submitted"
+  return "finished"
+
+
+def finished(run: Run) -> bool:
+  """Whether its results are there and are those of these very arguments."""
+  told = run.workdir / "command.txt"
+  if not (run.workdir / "summary.json").is_file() or not told.is_file():
+    return False
+  # The flags of several hosts say nothing about what was trained.
+  before = {
+    argument
+    for argument in shlex.split(told.read_text(encoding="utf-8"))[3:]
+    if argument.startswith(("--config", "--workdir"))
+  }
+  mine = {a for a in run.arguments if a.startswith(("--config", "--workdir"))}
+  return before == mine
+
+
+def row_of(run: Run, status: str, only_look: bool) -> dict[str, Any]:
+  """A run's point, status and summary."""
+  path = run.workdir / "summary.json"
+  found = {}
+  if path.is_file() and not status.startswith("failed"):
+    found = json.loads(path.read_text(encoding="utf-8"))
+    status = "finished" if only_look or status == "not finished" else status
+  return run.point | {"status": status} | dict(_plain(found))
+
+
+def _plain(summary: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+  for name, value in summary.items():
+    if isinstance(value, str | int | float) and name != "command":
+      yield name, value
+
+
+def table(
+  rows: Sequence[Mapping[str, Any]], axes: Sequence[str], columns: str
+) -> str:
+  """A Markdown table: swept fields, results, status."""
+  there = list(dict.fromkeys(name for row in rows for name in row))
+  if columns:
+    shown = [name for name in columns.split(",") if name]
+  else:
+    shown = [name for name in COLUMNS if name in there]
+    shown = shown or [n for n in there if n not in (*axes, "status")]
+  heads = [*axes, *shown, "status"]
+  lines = [heads, ["---"] * len(heads)]
+  lines += [[_shown(row.get(name, "")) for name in heads] for row in rows]
+  return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _shown(value: Any) -> str:
+  text = f"{value:.5g}" if isinstance(value, float) else str(value)
+  return text.replace("|", "\\|")
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+  """Everything, a line for each run."""
+  heads = list(dict.fromkeys(name for row in rows for name in row))
+  out = io.StringIO()
+  writer = csv.DictWriter(out, heads, restval="", lineterminator="\n")
+  writer.writeheader()
+  writer.writerows(rows)
+  return out.getvalue()
+
+
+if __name__ == "__main__":
+  os.chdir(ROOT)  # paths are those of the README's commands
+  sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,156 @@
+"""Several processes of `python -m perl_jax.main` on this machine, as one run.
+
+Each has one CPU device; they find each other at a port of 127.0.0.1 and talk
+through gloo, as hosts without an accelerator would.
+"""
+
+import contextlib
+import math
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+from perl_jax import metrics
+from tests.tasks import tiny
+
+ROOT = pathlib.Path(__file__).parents[2]
+# ml_collections loads config files by a method that Python 3.15 will not have.
+WARNINGS = ("error", "ignore:the load_module() method:DeprecationWarning")
+DEADLINE = 400  # seconds; for a slow machine, nothing here waits that long
+
+
+class Group:
+  """Processes of one run, started together; use it in a `with` block.
+
+  Attributes:
+    processes: In their order.
+    logs: What each has written, standard output and error together.
+  """
+
+  def __init__(self, arguments, *, count, directory, environment, flags=None):
+    """Starts them.
+
+    Args:
+      arguments: Command line that all get.
+      count: How many there are.
+      directory: For logs.
+      environment: Added to this process's.
+      flags: `(process id, port) -> arguments` in place of explicit addresses.
+    """
+    port = free_port()
+    flags = flags or (
+      lambda number, port: [
+        f"--coordinator_address=127.0.0.1:{port}",
+        f"--num_processes={count}",
+        f"--process_id={number}",
+      ]
+    )
+    environment = (
+      os.environ
+      | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+        "PYTHONUNBUFFERED": "1",
+      }
+      | environment
+    )
+    directory.mkdir(parents=True, exist_ok=True)
+    self._paths = [directory / f"process{i}.log" for i in range(count)]
+    self.processes = []
+    for number, path in enumerate(self._paths):
+      with path.open("wb") as log:
+        self.processes.append(
+          subprocess.Popen(
+            [
+              sys.executable,
+              *(f"-W{rule}" for rule in WARNINGS),
+              *("-m", "perl_jax.main"),
+              *arguments,
+              *flags(number, port),
+            ],
+            cwd=ROOT,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+          )
+        )
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    for process in self.processes:
+      if process.poll() is None:
+        process.kill()
+      process.wait()
+
+  @property
+  def logs(self):
+    return [path.read_text(errors="replace") for path in self._paths]
+
+  def wait(self, seconds=DEADLINE):
+    """Exit statuses of all; fails with the logs if one is not done in time."""
+    end = time.monotonic() + seconds
+    for process in self.processes:
+      try:
+        process.wait(max(0.0, end - time.monotonic()))
+      except subprocess.TimeoutExpired:
+        shown = "\n----\n".join(log[-3000:] for log in self.logs)
+        raise AssertionError(f"not done in {seconds} s:\n{shown}") from None
+    return [process.returncode for process in self.processes]
+
+  def kill(self, number):
+    """Ends a process as a lost host would: without a word."""
+    self.processes[number].send_signal(signal.SIGKILL)
+    self.processes[number].wait()
+
+  def wait_for_line(self, path, step):
+    """Waits until metrics.jsonl has a line of the step."""
+    end = time.monotonic() + DEADLINE
+    while time.monotonic() < end:
+      with contextlib.suppress(FileNotFoundError):
+        rows = metrics.read_jsonl(path, torn_end=True)
+        if any(row["step"] >= step for row in rows):
+          return
+      for process in self.processes:
+        if process.poll() is not None:
+          shown = "\n----\n".join(self.logs)
+          raise AssertionError(f"ended before step {step}:\n{shown}")
+      with contextlib.suppress(subprocess.TimeoutExpired):
+        self.processes[0].wait(0.05)
+    raise AssertionError(f"no line of step {step} in {path}")
+
+
+def free_port():
+  with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    return probe.getsockname()[1]
+
+
+def arguments(task, workdir, **overrides):
+  """The command line of a tiny stage on all devices."""
+  fields = tiny.fields(task) | {"mesh.data": -1} | tiny.dotted(overrides)
+  return [
+    f"--config=configs/{task}.py",
+    *(f"--config.{name}={value}" for name, value in fields.items()),
+    f"--workdir={workdir}",
+  ]
+
+
+def assert_same_lines(found, expected, *, rtol, atol):
+  """Rows of metrics.jsonl: the same names, and the same numbers."""
+  assert len(found) == len(expected) > 0
+  for mine, theirs in zip(found, expected):
+    assert mine.keys() == theirs.keys()
+    off = {
+      name: (mine[name], theirs[name])
+      for name in mine
+      if not math.isclose(
+        float(mine[name]), float(theirs[name]), rel_tol=rtol, abs_tol=atol
+      )
+    }
+    assert not off, (mine["step"], off)

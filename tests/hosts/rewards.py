@@ -1,0 +1,29 @@
+"""Reward functions that the runs of these tests name."""
+
+import os
+import sys
+
+
+def vowels(prompts, responses, rows):
+  """Share of vowels, and what tells one row from another."""
+  del prompts
+  return [
+    sum(letter in "aeiou" for letter in text) / (1 + len(text))
+    + 0.01 * len(row["reference"] or "")
+    for text, row in zip(responses, rows)
+  ]
+
+
+def seen_rows(prompts, responses, rows):
+  """As `vowels`; writes down which process was asked about which rows."""
+  path = f"{os.environ['PERL_JAX_SEEN']}.{os.getpid()}"
+  with open(path, "a", encoding="ascii") as file:
+    file.writelines(f"{row['id']}\n" for row in rows)
+  return vowels(prompts, responses, rows)
+
+
+def fails_on_second(prompts, responses, rows):
+  """Fails where the command line has what the environment says."""
+  if os.environ["PERL_JAX_FAILS"] in sys.argv:
+    raise RuntimeError("no judgement here")
+  return vowels(prompts, responses, rows)

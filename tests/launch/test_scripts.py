@@ -1,0 +1,212 @@
+"""The shell scripts of launch/: what they would run, and what they refuse."""
+
+import os
+import pathlib
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+LAUNCH = ROOT / "launch"
+SCRIPTS = ("tpu_vm.sh", "gke.sh", "gpu.sh", "slurm.sbatch")
+ALL = [
+  *sorted(LAUNCH.glob("*.sh")),
+  LAUNCH / "slurm.sbatch",
+  *sorted((ROOT / "benchmarks").glob("*.sh")),
+]
+TRAINING = ("--config=configs/rl.py", "--workdir=runs/a b")
+NEEDED = {
+  "tpu_vm.sh": ("--name=pod", "--zone=us-west4-a", "--type=v5litepod-16"),
+  "gke.sh": ("--cluster=c", "--workload=w", "--tpu-type=v6e-16"),
+  "gpu.sh": (),
+}
+
+
+def call(script, *arguments, **environment):
+  # Nothing that a dry run starts may be found.
+  environment = {"PATH": os.environ["PATH"], "HOME": "/nowhere"} | environment
+  return subprocess.run(
+    ["bash", str(LAUNCH / script), *arguments],
+    capture_output=True,
+    text=True,
+    env=environment,
+    cwd=ROOT,
+    timeout=60,
+  )
+
+
+def dry(script, *options, training=TRAINING, **environment):
+  """Commands of a dry run, each as a list of words."""
+  separator = () if script == "slurm.sbatch" else ("--",)
+  options = (*NEEDED.get(script, ()), *options)
+  done = call(
+    script, "--dry-run", *options, *separator, *training, **environment
+  )
+  assert done.returncode == 0, done.stderr
+  lines = [line for line in done.stdout.splitlines() if line[0] != "#"]
+  return [shlex.split(line) for line in lines]
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)
+def test_shell_is_clean(path):
+  done = subprocess.run(["bash", "-n", str(path)], capture_output=True)
+  assert done.returncode == 0, done.stderr
+  shellcheck = shutil.which("shellcheck") or shutil.which(
+    "shellcheck", path=str(pathlib.Path(sys.executable).parent)
+  )
+  if shellcheck is None:
+    pytest.skip("shellcheck is not installed")
+  command = [shellcheck, "-x", "-P", str(ROOT), str(path)]
+  done = subprocess.run(command, capture_output=True, text=True)
+  assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help(script):
+  done = call(script, "--help")
+  assert done.returncode == 0
+  assert f"launch/{script}" in done.stdout and "--workdir=" in done.stdout
+  assert "dry-run" in done.stdout and "set -euo" not in done.stdout
+
+
+def test_tpu_vm_runs_one_command_on_all_hosts_and_brings_logs_back():
+  commands = dry("tpu_vm.sh", "--spot", "--setup=sudo mount x", "--delete")
+  assert all(
+    c[:4] == ["gcloud", "compute", "tpus", "tpu-vm"] for c in commands[:5]
+  )
+  verbs = [c[4] for c in commands if c[0] == "gcloud"]
+  assert verbs == ["create", "scp", "ssh", "ssh", "ssh", "scp", "delete"]
+  create, copy, install, setup, train, _, logs, delete = commands
+  assert create[5:] == [
+    "pod",
+    "--accelerator-type=v5litepod-16",
+    "--version=v2-alpha-tpuv5-lite",
+    "--spot",
+    "--zone=us-west4-a",
+  ]
+  for command in (copy, install, setup, train):
+    assert "--worker=all" in command
+  pin = (ROOT / "requirements.txt").read_text().split("\njax==")[1].split()[0]
+  assert f"'jax[tpu]=={pin}'" in "".join(install)
+  assert "--command=sudo mount x" in setup
+  (run,) = [w for w in train if w.startswith("--command=")]
+  # Word for word what the hosts' shells will read.
+  words = shlex.split(run.removeprefix("--command="))
+  start = words.index("perl_jax.main")
+  assert words[start + 1 :][:3] == ["--distributed", *TRAINING]
+  assert "pipefail" in words  # the status is that of the run, not of tee
+  assert logs[5:7] == ["pod:perl_jax.log", "logs/pod/host0.log"]
+  assert "--quiet" in delete
+
+
+def test_tpu_vm_fails_as_its_training_does(tmp_path):
+  """With a gcloud that says READY and whose training fails."""
+  log = tmp_path / "calls"
+  fake = tmp_path / "gcloud"
+  fake.write_text(
+    "#!/usr/bin/env bash\n"
+    f'printf "%s\\n" "$*" >> {log}\n'
+    'case "$*" in\n'
+    '  *"value(state)"*) echo READY ;;\n'
+    "  *networkEndpoints*) echo 2 ;;\n"
+    "  *perl_jax.main*) exit 7 ;;\n"
+    "esac\n"
+  )
+  fake.chmod(0o755)
+  done = call(
+    "tpu_vm.sh",
+    *NEEDED["tpu_vm.sh"],
+    f"--logs={tmp_path / 'logs'}",
+    "--",
+    *TRAINING,
+    PATH=f"{tmp_path}:{os.environ['PATH']}",
+  )
+  assert done.returncode == 7
+  assert "the same command goes on" in done.stderr
+  calls = log.read_text().splitlines()
+  assert not any(" create " in c or " delete " in c for c in calls)
+  fetched = [c for c in calls if "pod:perl_jax.log" in c]
+  assert ["--worker=0" in fetched[0], "--worker=1" in fetched[1]] == [True] * 2
+
+
+def test_gke():
+  (command,) = dry("gke.sh", "--storage=runs", "--count=2", "--zone=z")
+  assert command[:3] == ["xpk", "workload", "create"]
+  for word in (
+    "--workload=w", "--cluster=c", "--tpu-type=v6e-16", "--num-slices=2",
+    "--storage=runs", "--zone=z", "--max-restarts=10",
+    f"--script-dir={ROOT}",
+  ):  # fmt: skip
+    assert word in command
+  (run,) = [w for w in command if w.startswith("--command=")]
+  words = shlex.split(run.removeprefix("--command="))
+  start = words.index("perl_jax.main")
+  assert words[start + 1 :] == ["--distributed", *TRAINING]
+
+
+def test_gke_on_gpus():
+  done = call(
+    *("gke.sh", "--dry-run", "--cluster=c", "--workload=w", "--count=3"),
+    *("--device-type=h200-141gb-8", "--", *TRAINING),
+  )
+  assert "--num-nodes=3" in done.stdout and "jax\\[cuda12\\]" in done.stdout
+  assert "without --storage" in done.stderr
+
+
+def test_gpu():
+  *_, install, run = dry("gpu.sh", "--cuda=13", "--gpus=0,1")
+  assert install[-1].startswith("jax[cuda13]==")
+  assert run == [
+    *("env", "CUDA_VISIBLE_DEVICES=0,1"),
+    *(".venv/bin/python", "-m", "perl_jax.main", *TRAINING),
+  ]
+
+
+def test_gpu_without_a_driver(tmp_path):
+  for program in ("bash", "dirname", "sed"):
+    (tmp_path / program).symlink_to(shutil.which(program))
+  done = call("gpu.sh", "--", *TRAINING, PATH=str(tmp_path))
+  assert done.returncode == 2 and "nvidia-smi is not installed" in done.stderr
+
+
+def test_slurm():
+  (command,) = dry("slurm.sbatch", PYTHON="python9")
+  assert command[0] == "srun" and "--kill-on-bad-exit=1" in command
+  start = command.index("python9")
+  assert command[start:] == [
+    *("python9", "-m", "perl_jax.main", "--distributed", *TRAINING)
+  ]
+
+
+def test_slurm_outside_a_job():
+  done = call("slurm.sbatch", *TRAINING)
+  assert done.returncode == 2 and "sbatch --ntasks=N" in done.stderr
+
+
+@pytest.mark.parametrize(
+  "script, arguments, said",
+  [
+    ("tpu_vm.sh", ("--", *TRAINING), "give --name, --zone and --type"),
+    ("tpu_vm.sh", ("--nmae=x",), "unknown option --nmae=x"),
+    ("tpu_vm.sh", ("--name=a", "--zone=z", "--type=v9-8", "--", *TRAINING),
+     "no software version is known for --type=v9-8"),
+    ("gke.sh", ("--cluster=c", "--workload=w", "--", *TRAINING),
+     "one of --tpu-type and --device-type"),
+    ("gke.sh", ("--cluster=c", "--workload=W_1", "--tpu-type=x", "--",
+     *TRAINING), "--workload=W_1"),
+    ("gke.sh", ("--cluster=c", "--workload=w", "--tpu-type=x", "--count=two",
+     "--", *TRAINING), "--count=two"),
+    ("gpu.sh", ("--", "--config=configs/rl.py"), "--workdir=DIR"),
+    ("gpu.sh", ("--", "--config", "configs/rl.py"), "with an equals sign"),
+    ("gpu.sh", ("--gpus=all", "--", *TRAINING), "--gpus=all"),
+    ("gpu.sh", ("--cuda=11", "--", *TRAINING), "CUDA '11'"),
+    ("slurm.sbatch", ("--config=configs/rl.py",), "--workdir=... is missing"),
+  ],
+)  # fmt: skip
+def test_what_is_refused(script, arguments, said):
+  done = call(script, "--dry-run", *arguments)
+  assert done.returncode == 2 and said in done.stderr, done.stderr
+  assert done.stdout == ""
