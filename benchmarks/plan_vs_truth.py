@@ -1,0 +1,157 @@
+"""Planned peak bytes beside what a real run of the same program takes.
+
+  python -m benchmarks.plan_vs_truth
+  python -m benchmarks.plan_vs_truth --model=llama_8b --dtype=bfloat16
+
+Each program of a reward step and of an RL iteration is planned, as the task
+`plan` does it, on one device of this machine; then it is run, in a process of
+its own, with arrays of zeros for its arguments, and the largest amount of
+memory is read: on a GPU from the allocator, on a CPU as the growth of the
+process's resident memory from before the arguments are made (VmHWM). A CPU has
+more in it than XLA's buffers: what a matrix product packs, threads' stacks.
+"""
+
+import argparse
+import ctypes
+import gc
+import json
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import lora_vs_full
+from configs import plan as plan_config
+from perl_jax import metrics, sharding
+from perl_jax.planning import estimate
+from perl_jax.reporting import plans
+from perl_jax.tasks import plan, programs
+
+STAGES = ("reward", "rl")
+
+
+def config_of(given: argparse.Namespace, stage: str) -> Any:
+  """The plan of one stage on one device."""
+  config = plan_config.get_config()
+  config.model, config.vocab_size = given.model, given.vocab
+  config.compute.dtype = config.base_dtype = given.dtype
+  config.mesh = {"data": 1, "fsdp": 1, "tensor": 1}
+  config[stage].batch_size = given.batch
+  config[stage].data.max_len = given.length
+  config[stage].data.prompt_len = given.length - given.length // 4
+  config[stage].data.response_len = given.length // 4
+  return config.lock()
+
+
+def made_programs(given: argparse.Namespace, stage: str):
+  """(mesh, the programs of a stage)."""
+  config = config_of(given, stage)
+  mesh = sharding.make_mesh(**config.mesh.to_dict())
+  model = plan.model_of(config, [stage])
+  made = plan.stage_config(config, stage, given.tuning)
+  return mesh, programs.make_stage(made, model, mesh).programs()
+
+
+def resident(field: str) -> int:
+  """A line of /proc/self/status, in bytes."""
+  for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+    if line.startswith(f"{field}:"):
+      return int(line.split()[1]) * 1024
+  raise ValueError(f"/proc/self/status has no {field}.")
+
+
+def run_one(given: argparse.Namespace) -> dict[str, int]:
+  """Plans and runs one program; planned and taken, bytes."""
+  mesh, found = made_programs(given, given.stage)
+  (program,) = [p for p in found if p.name == given.program]
+  with jax.set_mesh(mesh):
+    jitted = program.function.jitted(*program.args)
+    executable = jitted.lower(*program.args).compile()
+    planned = estimate.peak_bytes(executable.memory_analysis())
+    device = mesh.devices.flat[0]
+    on_cpu = device.memory_stats() is None
+    gc.collect()
+    if on_cpu:
+      ctypes.CDLL("libc.so.6").malloc_trim(0)
+      before = resident("VmRSS")
+      # Forgets the peak of the compilation.
+      pathlib.Path("/proc/self/clear_refs").write_text("5")
+    args = jax.tree.map(_zeros, program.args)
+    jax.block_until_ready(args)
+    jax.block_until_ready(jitted(*args))
+    if on_cpu:
+      taken = resident("VmHWM") - before
+    else:
+      taken = device.memory_stats()["peak_bytes_in_use"]
+  return {"planned": planned, "taken": int(taken)}
+
+
+def _zeros(x):
+  if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+    return jax.random.key(0)
+  # Lengths and masks of 1: there is something to do.
+  whole = np.full(x.shape, x.ndim == 1, x.dtype)
+  return jax.device_put(whole, x.sharding, may_alias=False)
+
+
+def measure(given: argparse.Namespace) -> dict[str, dict[str, int]]:
+  """`run_one` of each program, in a process of its own."""
+  found = {}
+  for stage in STAGES:
+    for program in made_programs(given, stage)[1]:
+      command = [
+        sys.executable, "-m", "benchmarks.plan_vs_truth", *sys.argv[1:],
+        f"--stage={stage}", f"--program={program.name}",
+      ]  # fmt: skip
+      done = subprocess.run(command, capture_output=True, text=True)
+      if done.returncode:
+        raise RuntimeError(f"{stage} {program.name}:\n{done.stderr[-4000:]}")
+      name = f"{stage}: {program.name}"
+      found[name] = json.loads(done.stdout.splitlines()[-1])
+      print(name, found[name], flush=True)
+  return found
+
+
+def table(found: dict[str, dict[str, int]]) -> str:
+  """Markdown, a line for each program."""
+  lines = [
+    "| program | planned | taken | planned / taken |",
+    "|---|---|---|---|",
+  ]
+  for name, row in found.items():
+    lines.append(
+      f"| {name} | {plans.size(row['planned'])} | {plans.size(row['taken'])}"
+      f" | {row['planned'] / row['taken']:.3f} |"
+    )
+  return "\n".join(lines)
+
+
+def main() -> None:
+  """Plans, runs, prints; writes with --json."""
+  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser.add_argument("--model", default="base", help="a preset")
+  parser.add_argument("--vocab", type=int, default=32_000)
+  parser.add_argument("--dtype", default="float32")
+  parser.add_argument("--tuning", default="lora")
+  parser.add_argument("--batch", type=int, default=8)
+  parser.add_argument("--length", type=int, default=256)
+  parser.add_argument("--json", type=pathlib.Path, default=None)
+  parser.add_argument("--stage", default="", help=argparse.SUPPRESS)
+  parser.add_argument("--program", default="", help=argparse.SUPPRESS)
+  given = parser.parse_args()
+  if given.program:
+    print(json.dumps(run_one(given)))
+    return
+  found = measure(given)
+  machine = lora_vs_full.machine()
+  print(", ".join(f"{k} {v}" for k, v in machine.items()))
+  print(table(found))
+  if given.json:
+    metrics.write_json(given.json, {"machine": machine, "programs": found})
+
+
+if __name__ == "__main__":
+  main()
