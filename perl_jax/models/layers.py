@@ -202,7 +202,7 @@ class Attention(nn.Module):
       out = attention_lib.attend(
         q, k, v, attention_mask, scale=scale, softcap=cfg.attn_softcap
       )
-    out = at_cache(out, cfg.num_kv_heads)
+    out = at_cache(out, cfg.num_heads)
     out = sharding.constrain(out, layout.rows, None, layout.widths)
     out = project("o", cfg.width, cfg.out_bias)(
       out, deterministic=deterministic
