@@ -10,17 +10,17 @@ WORKERS := -n auto --maxprocesses 8 --dist loadfile
 
 SHELL_FILES := launch/*.sh launch/slurm.sbatch benchmarks/*.sh .ci/run
 
-.PHONY: quickstart test test-fast lint format clean
+.PHONY: quickstart test test-slow lint format clean
 
 quickstart: $(STAMP)
 	$(BIN)/python -m perl_jax.main --config=configs/quickstart.py \
 	  --workdir=runs/quickstart
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(WORKERS)
-
-test-fast: $(STAMP)
 	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest $(WORKERS) -m slow
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
