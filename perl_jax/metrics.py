@@ -17,16 +17,12 @@ between two equal runs, the time, lives only under `seconds/` and `rate/`.
 import json
 import math
 import os
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 from rich.console import Console
-from tensorboardX import summary as tensorboard_summary
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto import event_pb2
 
 from perl_jax.reporting import terminal
 from perl_jax.reporting.terminal import achieved_table
@@ -92,7 +88,12 @@ class Writer:
       path = self._workdir / name
       _drop_from_step(path, self._resume_step)
       self._files[name] = path.open("a", encoding="ascii")
-    self._events = _Events(self._workdir / "tensorboard", self._resume_step)
+    # Imported here: it brings PyTorch along, where that is installed.
+    from perl_jax.reporting import events
+
+    self._events = events.Events(
+      self._workdir / "tensorboard", self._resume_step
+    )
     self._progress.start()
     self._open = True
     return self
@@ -153,38 +154,6 @@ class Writer:
     if self._enabled and not self._open:
       raise ValueError("a Writer writes only inside its `with` block")
     return self._enabled
-
-
-class _Events:
-  """Scalars as TensorBoard events, each on disk when `write` returns.
-
-  tensorboardX's SummaryWriter hands events to a thread and opens its file by
-  second and host name: a kill would lose what is queued, and a run that
-  resumes within the second would empty the file of the run before.
-  """
-
-  def __init__(self, directory: Path, resume_step: int):
-    directory.mkdir(parents=True, exist_ok=True)
-    earlier = len(list(directory.iterdir()))
-    self._writer = EventsWriter(str(directory / "events"), f".{earlier:04}")
-    if earlier:
-      # TensorBoard hides events at or after the step of such a restart.
-      restart = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-      self._add(step=resume_step, session_log=restart)
-    self._writer.flush()
-
-  def write(self, step: int, scalars: Mapping[str, object]) -> None:
-    for key, value in scalars.items():
-      scalar = tensorboard_summary.scalar(key, float(value))
-      self._add(step=step, summary=scalar)
-    self._writer.flush()
-
-  def close(self) -> None:
-    self._writer.close()
-
-  def _add(self, **fields: object) -> None:
-    event = event_pb2.Event(wall_time=time.time(), **fields)
-    self._writer.write_event(event)
 
 
 def read_jsonl(

@@ -15,7 +15,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from sklearn.model_selection import GroupKFold
 
 from perl_jax.data.records import Message, Record, Splits
 
@@ -83,6 +82,9 @@ def assign_folds(
     # Too few to divide: they follow the fixed ones without a shuffle.
     return assigned | {key: n % folds for n, key in enumerate(free)}
   rows = np.arange(len(free))
+  # Imported here: it takes seconds, and most commands split nothing.
+  from sklearn.model_selection import GroupKFold
+
   splitter = GroupKFold(folds, shuffle=True, random_state=seed)
   for fold, (_, held_out) in enumerate(splitter.split(rows, groups=rows)):
     assigned |= {free[row]: fold for row in held_out}

@@ -1,0 +1,43 @@
+"""Scalars as TensorBoard events."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from tensorboardX import summary as tensorboard_summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
+
+
+class Events:
+  """Scalars as TensorBoard events, each on disk when `write` returns.
+
+  tensorboardX's SummaryWriter hands events to a thread and opens its file by
+  second and host name: a kill would lose what is queued, and a run that
+  resumes within the second would empty the file of the run before.
+  """
+
+  def __init__(self, directory: Path, resume_step: int):
+    directory.mkdir(parents=True, exist_ok=True)
+    earlier = len(list(directory.iterdir()))
+    self._writer = EventsWriter(str(directory / "events"), f".{earlier:04}")
+    if earlier:
+      # TensorBoard hides events at or after the step of such a restart.
+      restart = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+      self._add(step=resume_step, session_log=restart)
+    self._writer.flush()
+
+  def write(self, step: int, scalars: Mapping[str, object]) -> None:
+    """One event for each scalar."""
+    for key, value in scalars.items():
+      scalar = tensorboard_summary.scalar(key, float(value))
+      self._add(step=step, summary=scalar)
+    self._writer.flush()
+
+  def close(self) -> None:
+    """Closes the file."""
+    self._writer.close()
+
+  def _add(self, **fields: object) -> None:
+    event = event_pb2.Event(wall_time=time.time(), **fields)
+    self._writer.write_event(event)
