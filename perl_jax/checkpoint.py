@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh
 from orbax.checkpoint import checkpoint_managers
 
 from perl_jax import params as params_lib
-from perl_jax import steps
+from perl_jax import sharding, steps
 
 DIRECTORY = "checkpoints"
 
@@ -155,14 +156,21 @@ class Checkpointer:
 
 
 def load_trainable(
-  workdir: str | Path, which: str, like: params_lib.Params
+  workdir: str | Path,
+  which: str,
+  like: params_lib.Params,
+  mesh: Mesh | None = None,
 ) -> dict[str, Any]:
-  """Reads the trained leaves of a finished or running stage, to the host.
+  """Reads the trained leaves of a finished or running stage.
+
+  What mesh it was written on, by how many processes, does not matter.
 
   Args:
     workdir: Of the stage that trained them.
     which: "best" or "last".
     like: Tree of arrays or shape structs that the leaves must fit.
+    mesh: Where each leaf is read to, laid out by the rules, each process its
+      part; None is the host, where each process has all of it.
 
   Raises:
     FileNotFoundError: The workdir holds no complete checkpoint.
@@ -191,11 +199,16 @@ def load_trainable(
     params_lib.require_same_leaves(
       like, dict(found), f"Checkpoint {directory}/{step}"
     )
-    # As NumPy arrays: what mesh it was written on, by how many processes, does
-    # not matter then. Each process reads all of it; a stage places its part.
-    abstract = jax.tree.map(
-      lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), like
-    )
+    if mesh is None:
+      abstract = jax.tree.map(
+        lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), like
+      )
+    else:
+      abstract = jax.tree.map(
+        lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to),
+        like,
+        sharding.shardings(mesh, like),
+      )
     restored = manager.restore(
       step,
       args=ocp.args.Composite(trainable=ocp.args.StandardRestore(abstract)),

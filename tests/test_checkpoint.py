@@ -80,6 +80,21 @@ def test_best_and_last_are_kept(tmp_path, mode, best):
     same(found, state(step).trainable)
 
 
+def test_a_whole_model_is_read_to_where_it_belongs(tmp_path):
+  """Each device gets its part, whatever mesh the writer had."""
+  tree = jax.device_get(reward_role()[1])
+  full = steps.init_state(sharding.place(mesh(), tree), OPTIMIZER)
+  with checkpoint.Checkpointer(tmp_path, metric="m", mode="max") as saver:
+    saver.save(1, sharding.place(mesh(), full), {}, {"m": 1.0})
+  spread = sharding.make_mesh(data=1, fsdp=2, tensor=2)
+  found = checkpoint.load_trainable(tmp_path, "last", tree, spread)
+  same(jax.device_get(found), tree)
+  wanted = sharding.shardings(spread, tree)
+  assert jax.tree.map(lambda x: x.sharding, found) == wanted
+  kernel = found["layers"]["mlp"]["up"]["kernel"]
+  assert kernel.addressable_shards[0].data.size == kernel.size // 4
+
+
 def test_resumes_from_the_last(tmp_path):
   with checkpoint.Checkpointer(tmp_path, metric="m", mode="max") as saver:
     assert saver.latest_step is None

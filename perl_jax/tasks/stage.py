@@ -150,7 +150,9 @@ def load(
     like = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct((ensemble, *x.shape), x.dtype), like
     )
-  trainable = checkpoint.load_trainable(workdir, which, like)
+  # A whole model is read in parts; an adapter is as small as it is.
+  mesh = outside.mesh if tuning == "full" else None
+  trainable = checkpoint.load_trainable(workdir, which, like, mesh)
   if len(trained) > 1:
     trainable = trainable[role if role in trained else "policy"]
   head = {k: v for k, v in trainable.items() if k == params_lib.HEAD} or None
@@ -185,7 +187,7 @@ def load(
     base, record = known.base, known.record
   else:
     base, record = _load_base(workdir, described, config, field, outside)
-  if record["kind"] != "workdir":
+  if record["kind"] != "workdir" or outside.mesh is not None:
     # That base lies on the mesh; what is merged into it has to, too.
     body = sharding.place(outside.on(), body)
   return Start(
