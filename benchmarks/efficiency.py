@@ -2,6 +2,7 @@
 
   python -m benchmarks.efficiency --workdir=runs/efficiency
   python -m benchmarks.efficiency --workdir=runs/efficiency --weak
+  python -m benchmarks.efficiency --workdir=runs/efficiency --layouts
 
 Needs libtpu, and no TPU: each row is the task `plan` for a model and a slice,
 the reward step (pairs of 1,024 tokens) and an RL iteration (1,024 + 128), with
@@ -10,12 +11,14 @@ of a batch and takes one at a time, rematerialising whole layers. Bytes are the
 compiler's; seconds are predicted (see `perl_jax/planning/estimate.py`).
 
 With --weak: the reward step of one model on growing slices, the batch growing
-with them.
+with them. With --layouts: a rollout (1,024 + 512) that decodes in the layout of
+training, beside one that lays the base out anew (`config.rollouts.layout`).
 
 A row that was planned before is taken from its workdir.
 """
 
 import argparse
+import dataclasses
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -24,9 +27,9 @@ from typing import Any
 
 from benchmarks import lora_vs_full
 from configs import plan as plan_config
-from perl_jax import metrics
+from perl_jax import metrics, sharding
 from perl_jax.reporting import plans
-from perl_jax.tasks import plan
+from perl_jax.tasks import plan, programs
 
 ROWS_PER_CHIP = 4
 # The paper's figures are of one size each; see PAPER.md, tables 1 and 3.
@@ -39,6 +42,7 @@ SLICES = (
   ("llama_8b", "v6e:4x4"),
   ("llama_8b", "v5p:2x2x4"),
 )
+ROLLOUTS = (("gemma_2b", 64), ("llama_8b", 32))  # prompts on 16 chips
 WEAK = tuple(("llama_8b", f"v5e:{s}") for s in ("2x2", "4x4", "8x8", "16x16"))
 
 
@@ -120,13 +124,67 @@ def weak_table(
     )
 
 
+def rollouts(workdir: Path) -> dict[str, dict[str, Any]]:
+  """The sampling program of each model in each layout."""
+  found = {}
+  for model, batch in ROLLOUTS:
+    for layout in ("train", "decode"):
+      name = f"{model} {layout}"
+      path = workdir / f"rollout_{model}_{layout}.json"
+      if not path.exists():
+        metrics.write_json(path, _rollout(model, batch, layout))
+      found[name] = json.loads(path.read_text())
+      print(f"{name}: planned", flush=True)
+  return found
+
+
+def _rollout(model: str, batch: int, layout: str) -> dict[str, Any]:
+  config = plan_config.get_config()
+  config.model, config.plan.topology = model, "v5e:4x4"
+  config.rl.batch_size, config.rl.data.response_len = batch, 512
+  config.rl.rollouts.layout = layout
+  mesh = sharding.make_mesh(
+    **config.mesh.to_dict(), devices=plan.devices_of(config.plan.topology)
+  )
+  made = programs.make_stage(
+    plan.stage_config(config, "rl", "lora"), plan.model_of(config, ["rl"]), mesh
+  )
+  sample = made.programs()[:1]
+  return plan.plan_made(dataclasses.replace(made, make_programs=lambda: sample))
+
+
+def rollout_table(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+  """Markdown, a line for each model and layout."""
+  yield (
+    "| model, layout | GiB a device | sent by a device | compute | memory"
+    " | network | s a rollout, predicted |"
+  )
+  yield "|---|---|---|---|---|---|---|"
+  for name, stage in found.items():
+    program = stage["programs"]["sample"]
+    times = program["times"]
+    bounds = " | ".join(
+      plans.seconds(times[kind]) for kind in ("compute", "memory", "network")
+    )
+    sent = sum(program["cost"]["collective_bytes"].values())
+    yield (
+      f"| {name} | {stage['peak_bytes'] / 2**30:.2f} | {plans.size(sent)}"
+      f" | {bounds} | {times['step']:.2f} |"
+    )
+
+
 def main() -> None:
   """Plans, prints, writes efficiency.json or weak.json."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("--workdir", type=Path, required=True)
   parser.add_argument("--weak", action="store_true")
   parser.add_argument("--rows", type=int, default=None, help="only the first")
+  parser.add_argument("--layouts", action="store_true")
   given = parser.parse_args()
+  if given.layouts:
+    found = rollouts(given.workdir)
+    print("\n".join(rollout_table(found)))
+    return
   slices = (WEAK if given.weak else SLICES)[: given.rows]
   rows = {}
   for model, topology in slices:

@@ -88,6 +88,16 @@ def test_tables_of_efficiency():
   assert "| 100% |" in first and "| 50% |" in second and "network" in second
 
 
+def test_table_of_layouts():
+  made = stage(1, 0.5)
+  sample = made["programs"].pop("learn")
+  sample["cost"] = {"collective_bytes": {"all-gather": 2**30, "all-reduce": 0}}
+  made["programs"]["sample"] = sample
+  (line,) = list(efficiency.rollout_table({"m train": made}))[2:]
+  assert "| m train | 1.00 | 1.00 GiB | 100.0 ms |" in line
+  assert line.endswith("| 0.50 |")
+
+
 def test_rows_of_a_slice():
   assert efficiency.chips("v5p:2x2x4") == 16
   config = efficiency.config_of(
