@@ -1,7 +1,7 @@
 """What to change where a stage does not fit: tried, not guessed."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from jax.sharding import Mesh
@@ -59,56 +59,56 @@ def candidates(
   config: setup.Config, model: ModelConfig, mesh: Mesh
 ) -> Iterator[Candidate]:
   """Each change that can be made, on top of those before it."""
-
-  def changed(**fields: Any) -> setup.Config:
-    made = config.copy_and_resolve_references()
-    with made.unlocked():
-      made.update_from_flattened_dict(fields)
-    return made.lock()
-
-  def parts(size: int) -> int:
-    """Microbatches that leave a device one row at a time."""
-    if config.task == "rl":
-      size //= config.ppo.minibatches
-    return max(size // (mesh.shape["data"] * mesh.shape["fsdp"]), 1)
-
-  def split(size: int) -> dict[str, int]:
-    fields = {"microbatches": parts(size)}
-    if config.task == "rl":
-      fields["score_microbatches"] = parts(size)
-    return fields
-
-  fields = split(config.batch_size)
-  if fields["microbatches"] > config.microbatches:
-    config = changed(**fields)
-    yield Candidate(_flags(config, fields), config, model, mesh)
+  shards = mesh.shape["data"] * mesh.shape["fsdp"]
+  parts = _one_row_at_a_time(config, config.batch_size, shards)
+  if parts["microbatches"] > config.microbatches:
+    config = _changed(config, parts)
+    yield Candidate(_flags(parts), config, model, mesh)
   if model.remat != "full":
     model = dataclasses.replace(model, remat="full")
-    yield Candidate("--config.model.remat=full", config, model, mesh)
-  whole = mesh.shape["data"] * mesh.shape["fsdp"]
+    yield Candidate(_flags({"model.remat": "full"}), config, model, mesh)
   if mesh.shape["data"] > 1:
+    shape = {"mesh.data": 1, "mesh.fsdp": shards}
     mesh = sharding.make_mesh(
       data=1,
-      fsdp=whole,
+      fsdp=shards,
       tensor=mesh.shape["tensor"],
       devices=list(mesh.devices.flat),
     )
-    shape = {"mesh.data": 1, "mesh.fsdp": whole}
-    config = changed(**shape)
-    yield Candidate(_flags(config, shape), config, model, mesh)
+    config = _changed(config, shape)
+    yield Candidate(_flags(shape), config, model, mesh)
   if config.tuning == "lora" and config.base_dtype in ("float32", "bfloat16"):
-    config = changed(base_dtype="int8")
-    yield Candidate("--config.base_dtype=int8", config, model, mesh)
-  for divisor in (2, 4):
-    size = config.batch_size // 2
-    if size < whole or size % whole:
+    dtype = {"base_dtype": "int8"}
+    config = _changed(config, dtype)
+    yield Candidate(_flags(dtype), config, model, mesh)
+  whole = config.batch_size
+  for size in (whole // 2, whole // 4):
+    if size < shards or size % shards:
       return
-    fields = {"batch_size": size} | split(size)
-    config = changed(**fields)
-    yield Candidate(_flags(config, fields), config, model, mesh)
-    del divisor
+    fields = {"batch_size": size}
+    fields |= _one_row_at_a_time(config, size, shards)
+    config = _changed(config, fields)
+    yield Candidate(_flags(fields), config, model, mesh)
 
 
-def _flags(config: setup.Config, fields: Any) -> str:
-  del config
+def _one_row_at_a_time(
+  config: setup.Config, size: int, shards: int
+) -> dict[str, int]:
+  """Parts of a batch that leave each shard a row."""
+  if config.task != "rl":
+    return {"microbatches": max(size // shards, 1)}
+  return {
+    "microbatches": max(size // config.ppo.minibatches // shards, 1),
+    "score_microbatches": max(size // shards, 1),
+  }
+
+
+def _changed(config: setup.Config, fields: Mapping[str, Any]) -> setup.Config:
+  made = config.copy_and_resolve_references()
+  with made.unlocked():
+    made.update_from_flattened_dict(dict(fields))
+  return made.lock()
+
+
+def _flags(fields: Mapping[str, Any]) -> str:
   return " ".join(f"--config.{name}={value}" for name, value in fields.items())

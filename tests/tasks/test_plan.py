@@ -154,6 +154,36 @@ def test_plan(tmp_path, capsys, name, full, shown):
   assert shown in text
 
 
+def test_what_the_compiler_refuses_is_said_in_bytes():
+  """A TPU's compiler does not give a program that is too large."""
+  message = (
+    "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of"
+    " 15.75G hbm. Exceeded hbm capacity by 4.75G."
+  )
+
+  class Refused:
+    def __getattr__(self, name):
+      return lambda *args: self
+
+    def compile(self):
+      raise jax.errors.JaxRuntimeError(message)
+
+  stage = programs.Stage(
+    name="reward",
+    mesh=one_device(),
+    held={"base": jax.ShapeDtypeStruct((1000,), "float32")},
+    make_programs=lambda: [programs.Program("learn", Refused(), (), ())],
+  )
+  found = plan.plan_made(stage)
+  assert found["peak_bytes"] == int(20.5 * 2**30) + 4000
+  assert not found["fits"] and found["seconds"] is None
+  shown = "\n".join(plans._memory(found))
+  assert "refused by the compiler: Used 20.50G of 15.75G hbm" in shown
+  message = "INTERNAL: something else"
+  with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+    plan.plan_made(stage)
+
+
 def test_what_does_not_fit_is_changed_until_it_does():
   """Each change on top of those before it, the last one fits."""
   config = tiny.override(
