@@ -11,9 +11,11 @@ Face checkpoint or of an earlier run; no weights are read. `plan.topology` names
 TPUs that need not be here ("v4:2x2x1", "v5e:4x4", "v5p:2x2x2", "v6e:4x4",
 "tpu7x:2x2x1"; it needs the package libtpu); "" is this machine's devices. What
 stands at the top is the same for all stages; each has a sub-config as its own
-command has it. Two minutes for a model of 2 B parameters on 2 cores, most of it
-the compiler's; `plan.full` compiles everything once more with the whole model
+command has it. `plan.full` compiles everything once more with the whole model
 tuned, and `plan.suggest` tries what to change where something does not fit.
+Evaluation, which runs the same programs on `eval.batch_size` rows, is not
+planned apart. About five minutes for 2 B parameters on 2 cores, most of it the
+compiler's.
 """
 
 from configs import common, dpo, reward, rl, sft

@@ -10,7 +10,7 @@ from benchmarks import arms, lora_vs_full
 from perl_jax import metrics, roles, sharding
 from perl_jax import params as params_lib
 from perl_jax.models.lora import LoraSpec
-from perl_jax.tasks import compiled
+from perl_jax.planning import estimate
 
 SETTINGS = arms.Settings(
   preset="tiny",
@@ -103,13 +103,13 @@ def bytes_of(start, lora):
 @pytest.fixture
 def arguments(monkeypatch):
   """Bytes of arguments as the compiler counts them, in order of compiling."""
-  found, real = [], compiled.peak_bytes
+  found, real = [], estimate.peak_bytes
 
   def spy(memory):
     found.append(memory.argument_size_in_bytes)
     return real(memory)
 
-  monkeypatch.setattr(compiled, "peak_bytes", spy)
+  monkeypatch.setattr(estimate, "peak_bytes", spy)
   return found
 
 

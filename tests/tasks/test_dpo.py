@@ -273,6 +273,11 @@ def test_eight_devices_train_the_same_policy(tmp_path, dpo_run, sft_run):
   fields = {"mesh__data": 4, "mesh__fsdp": 2, **FAST}
   tiny.run(workdir, "dpo", policy__init=str(sft_run), **fields)
   found, expected = tiny.lines(workdir), tiny.lines(dpo_run)
+  # Before the first update policy and anchor are equal: whose responses are
+  # the likelier then, only rounding says.
+  for row in found + expected:
+    if row["step"] == 1:
+      row.pop("train/accuracy", None)
   for mine, theirs in zip(found, expected, strict=True):
     for key, value in mine.items():
       assert value == pytest.approx(theirs[key], rel=1e-3, abs=1e-4), key

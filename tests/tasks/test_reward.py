@@ -15,6 +15,7 @@ def test_scores_are_those_of_the_reported_checkpoint(reward_run):
   """Row by row and without padding, from the files a later stage reads."""
   start = stage.load(reward_run, "best", "reward", "reward.init")
   tree = params.combine(start.adapter | start.head, start.base)
+  tree = jax.device_put(tree)
   tokenization = text.load_tokenizer(start.tokenizer)
   backbone = roles.Backbone(start.config, start.lora)
   score = jax.jit(

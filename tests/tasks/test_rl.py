@@ -461,7 +461,9 @@ def test_eight_devices_run_the_same_iterations(
   found, expected = tiny.lines(tmp_path / "run"), tiny.lines(rl_run)
   for mine, theirs in zip(found, expected, strict=True):
     for key, value in mine.items():
-      assert value == pytest.approx(theirs[key], rel=1e-3, abs=1e-4), key
+      # A ratio of two variances, both of about 1e-6 here.
+      close = 1e-2 if key == "train/explained_variance" else 1e-4
+      assert value == pytest.approx(theirs[key], rel=1e-3, abs=close), key
 
 
 # The other estimators, from their files.

@@ -18,12 +18,13 @@ def test_validation_loss_is_that_of_the_last_weights(sft_run):
   tokenization = text.load_tokenizer(start.tokenizer)
   data = inputs.targets(tiny.config("sft"), tokenization)
   backbone = roles.Backbone(start.config, LoraSpec())
+  base = jax.device_put(start.base)
 
   @jax.jit
   def logits(tokens, positions, segments):
     sequence = roles.Sequence(tokens, positions, segments)
-    hidden = roles.hidden_states(backbone, start.base, sequence)
-    return hidden @ roles.head_kernel(start.config, start.base)
+    hidden = roles.hidden_states(backbone, base, sequence)
+    return hidden @ roles.head_kernel(start.config, base)
 
   total = right = count = 0
   for batch in data.validation():
