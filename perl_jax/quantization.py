@@ -9,6 +9,7 @@ Reference: Dettmers et al. 2023, arXiv:2305.14314 (NF4).
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -84,21 +85,35 @@ def _from_nf4(leaf: qwix.QArray) -> jax.Array:
 
 
 def project(
-  x: jax.Array, kernel: jax.Array | qwix.QArray, dtype: str
+  x: jax.Array,
+  kernel: jax.Array | qwix.QArray,
+  dtype: str,
+  gather: Callable[[Any], Any] | None = None,
 ) -> jax.Array:
   """x W in `dtype`, for a kernel `[in, out]` stored in whatever dtype.
 
   Nothing but x and the stored kernel is kept for the backward pass, which
-  widens the kernel again: under a scan over layers the wide one would be kept
-  for all of them.
+  gathers and widens the kernel again: under a scan over layers what is made of
+  it would be kept for all of them.
+
+  Args:
+    x: `[..., in]`.
+    kernel: As it is stored.
+    dtype: Of the product.
+    gather: Brings the kernel together on a mesh, in as few bytes as there are:
+      before a quantised one is widened, after another is cast.
   """
-  if not is_quantized(kernel) and kernel.dtype == jnp.dtype(dtype):
+  as_it_is = not is_quantized(kernel) and kernel.dtype == jnp.dtype(dtype)
+  if as_it_is and gather is None:
     return x @ kernel
+  gather = gather or (lambda kernel: kernel)
 
-  def widened(x, kernel):
-    return x @ as_array(kernel, dtype)
+  def product(x, kernel):
+    if is_quantized(kernel):
+      return x @ as_array(gather(kernel), dtype)
+    return x @ gather(as_array(kernel, dtype))
 
-  return jax.checkpoint(widened, prevent_cse=False)(x, kernel)
+  return jax.checkpoint(product, prevent_cse=False)(x, kernel)
 
 
 @dataclasses.dataclass

@@ -11,6 +11,7 @@ arXiv:2312.03732.
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -123,10 +124,12 @@ class Projection(nn.Module):
     """Maps `[..., in]` to `[..., features]`."""
     width = x.shape[-1]
     kernel = self.param("kernel", self.kernel_init, (width, self.features))
-    path = f"layers/{self.name_for_lora}/kernel"
-    kernel = sharding.gather(kernel, path, self.layout)
+    gather = None
+    if sharding.gathers(self.layout):
+      path = f"layers/{self.name_for_lora}/kernel"
+      gather = functools.partial(sharding.gather, path=path, layout=self.layout)
     x = x.astype(self.dtype)
-    y = quantization.project(x, kernel, self.dtype)
+    y = quantization.project(x, kernel, self.dtype, gather)
     if self.use_bias:
       bias = self.param("bias", nn.initializers.zeros, (self.features,))
       y = y + bias.astype(self.dtype)

@@ -30,7 +30,13 @@ STAGES = ("sft", "reward", "rl", "dpo")
 FILE = "plan.json"
 # What a stage has of the plan's own fields.
 _SHARED = ("tuning", "base_dtype", "lora", "mesh")
-_NEEDED = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm")
+# What the TPU's compiler says of a program that it refuses: all that it needs,
+# or what it needs beside its arguments.
+_NEEDED = re.compile(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm")
+_TEMPORARIES = re.compile(
+  r"required for HLO temporaries \(([\d.]+)([KMGT])\) exceeds available HBM"
+  r" \([\d.]+[KMGT]\)"
+)
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -234,15 +240,7 @@ def _plan_program(
     try:
       executable = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
-      needed = _NEEDED.search(str(error))
-      if needed is None:
-        raise
-      size = float(needed.group(1)) * _UNITS[needed.group(2)]
-      return {
-        "peak_bytes": int(size) + others,
-        "runs": program.runs,
-        "refused": needed.group(0),
-      }
+      return {"runs": program.runs} | _refused(error, program, others)
   cost = estimate.cost_of(traced, executable, mesh.size)
   found = {
     "peak_bytes": cost.peak_bytes + others,
@@ -253,3 +251,22 @@ def _plan_program(
   if device is not None:
     found["times"] = dataclasses.asdict(estimate.times_of(cost, device))
   return found
+
+
+def _refused(
+  error: Exception, program: programs.Program, others: int
+) -> dict[str, Any]:
+  """How much a program needs, by what the compiler says that refuses it.
+
+  Raises:
+    JaxRuntimeError: It was for another reason.
+  """
+  for pattern, held in (
+    (_NEEDED, others),
+    (_TEMPORARIES, others + estimate.device_bytes(program.args)),
+  ):
+    found = pattern.search(str(error))
+    if found:
+      size = float(found.group(1)) * _UNITS[found.group(2)]
+      return {"peak_bytes": int(size) + held, "refused": found.group(0)}
+  raise error
