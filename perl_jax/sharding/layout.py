@@ -120,8 +120,8 @@ def _constrain_forward(x, axes, gradient_axes):
 
 
 def _constrain_backward(axes, gradient_axes, _, gradient):
-  del axes
-  return (constrain(gradient, *gradient_axes),)
+  # Summed as a whole, then cut: not computed a part after the other.
+  return (constrain(constrain(gradient, *axes), *gradient_axes),)
 
 
 _constrain_apart.defvjp(_constrain_forward, _constrain_backward)
