@@ -79,10 +79,13 @@ class Times:
   bound: str
 
 
-def cost_of(traced: Any, executable: Any, devices: int) -> Cost:
-  """The cost of `traced = jitted.trace(...)` and its `executable`."""
+def cost_of(traced: Any, executable: Any, text: str, devices: int) -> Cost:
+  """The cost of `traced = jitted.trace(...)` and its `executable`.
+
+  `text` is that of the optimised program, `executable.as_text()`.
+  """
   memory = executable.memory_analysis()
-  moved = hlo.Module(executable.as_text()).moved()
+  moved = hlo.Module(text).moved()
   return Cost(
     argument_bytes=memory.argument_size_in_bytes,
     temporary_bytes=memory.temp_size_in_bytes,

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import os
 import re
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -237,11 +238,13 @@ def _plan_program(
   started = time.perf_counter()
   with jax.set_mesh(mesh):
     traced = program.function.jitted(*program.args).trace(*program.args)
+    lowered = traced.lower()
     try:
-      executable = traced.lower().compile()
+      executable = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
       return {"runs": program.runs} | _refused(error, program, others)
-  cost = estimate.cost_of(traced, executable, mesh.size)
+    text = _text(lowered, executable)
+  cost = estimate.cost_of(traced, executable, text, mesh.size)
   found = {
     "peak_bytes": cost.peak_bytes + others,
     "runs": program.runs,
@@ -251,6 +254,28 @@ def _plan_program(
   if device is not None:
     found["times"] = dataclasses.asdict(estimate.times_of(cost, device))
   return found
+
+
+def _text(lowered: Any, executable: Any) -> str:
+  """The optimised program as text.
+
+  jaxlib 0.10 cannot read the programs that the compiler makes for some chips,
+  v5p among them: it is then asked to write what it makes into a file.
+  """
+  try:
+    return executable.as_text()
+  except jax.errors.JaxRuntimeError as error:
+    with tempfile.TemporaryDirectory() as directory:
+      lowered.compile(
+        compiler_options={
+          "xla_dump_to": directory,
+          "xla_dump_hlo_as_text": True,
+        }
+      )
+      found = list(Path(directory).glob("*.after_codegen.txt"))
+      if not found:
+        raise error
+      return found[0].read_text()
 
 
 def _refused(
