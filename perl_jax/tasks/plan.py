@@ -238,12 +238,10 @@ def _plan_program(
   started = time.perf_counter()
   with jax.set_mesh(mesh):
     traced = program.function.jitted(*program.args).trace(*program.args)
-    lowered = traced.lower()
     try:
-      executable = lowered.compile()
+      executable, text = _compile(traced.lower(), mesh.devices.flat[0].platform)
     except jax.errors.JaxRuntimeError as error:
       return {"runs": program.runs} | _refused(error, program, others)
-    text = _text(lowered, executable)
   cost = estimate.cost_of(traced, executable, text, mesh.size)
   found = {
     "peak_bytes": cost.peak_bytes + others,
@@ -256,26 +254,20 @@ def _plan_program(
   return found
 
 
-def _text(lowered: Any, executable: Any) -> str:
-  """The optimised program as text.
+def _compile(lowered: Any, platform: str) -> tuple[Any, str]:
+  """(executable, the optimised program as text).
 
-  jaxlib 0.10 cannot read the programs that the compiler makes for some chips,
-  v5p among them: it is then asked to write what it makes into a file.
+  jaxlib 0.10 cannot read the programs that the TPU's compiler makes for some
+  chips, v5p among them; so that one is asked to write its own into a file.
   """
-  try:
-    return executable.as_text()
-  except jax.errors.JaxRuntimeError as error:
-    with tempfile.TemporaryDirectory() as directory:
-      lowered.compile(
-        compiler_options={
-          "xla_dump_to": directory,
-          "xla_dump_hlo_as_text": True,
-        }
-      )
-      found = list(Path(directory).glob("*.after_codegen.txt"))
-      if not found:
-        raise error
-      return found[0].read_text()
+  if platform != "tpu":
+    executable = lowered.compile()
+    return executable, executable.as_text()
+  with tempfile.TemporaryDirectory() as directory:
+    options = {"xla_dump_to": directory, "xla_dump_hlo_as_text": True}
+    executable = lowered.compile(compiler_options=options)
+    (path,) = Path(directory).glob("*.after_codegen.txt")
+    return executable, path.read_text()
 
 
 def _refused(
