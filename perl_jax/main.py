@@ -10,11 +10,12 @@ where JAX finds the others by itself (TPU VM, GKE, SLURM, Open MPI), or with
 
 import ast
 import contextlib
+import glob
 import logging as standard_logging
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 
 import jax
 from absl import app, flags, logging
@@ -64,6 +65,7 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
   quiet_libraries()
+  quiet_libtpu(os.environ)
   join_others(os.environ)
   if not hosts.is_primary():
     logging.set_verbosity(logging.WARNING)
@@ -153,6 +155,21 @@ def quiet_libraries() -> None:
       or record.levelno >= standard_logging.WARNING
     )
   )
+
+
+def quiet_libtpu(environment: MutableMapping[str, str]) -> None:
+  """Keeps libtpu, where it is installed to plan with, from asking for its TPU.
+
+  It looks for the metadata of a TPU VM, and complains of what it reads instead.
+
+  Args:
+    environment: Is given what a TPU VM would say, unless it says so already.
+  """
+  if glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"):
+    return
+  environment.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  environment.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+  environment.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 
 
 def parse(argv: list[str]) -> list[str]:
