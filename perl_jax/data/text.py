@@ -59,18 +59,25 @@ def load_tokenizer(path: str | os.PathLike) -> "Tokenization":
       f"{directory} has no tokenizer that transformers can read: {error}"
     ) from error
   more_stops = []
-  generation = directory / "generation_config.json"
-  if generation.exists():
-    try:
-      eos = json.loads(generation.read_text()).get("eos_token_id")
-    except (ValueError, AttributeError) as error:
-      raise ValueError(f"{generation} is no JSON object: {error}") from error
-    more_stops = eos if isinstance(eos, list) else [eos]
+  # transformers generates by the second where the first is not there.
+  for name in ("generation_config.json", "config.json"):
+    if (directory / name).exists():
+      more_stops = _eos_ids(directory / name)
+      break
   return Tokenization(
     tokenizer,
     name=str(directory),
-    more_stop_ids=[i for i in more_stops if i is not None],
+    more_stop_ids=more_stops,
   )
+
+
+def _eos_ids(path: pathlib.Path) -> list[int]:
+  """`eos_token_id` of a JSON file, which is one, many or none."""
+  try:
+    eos = json.loads(path.read_text()).get("eos_token_id")
+  except (ValueError, AttributeError) as error:
+    raise ValueError(f"{path} is no JSON object: {error}") from error
+  return [i for i in (eos if isinstance(eos, list) else [eos]) if i is not None]
 
 
 class Tokenization:
@@ -80,7 +87,8 @@ class Tokenization:
     vocab_size: One more than the largest token id.
     stop_ids: Tokens that end a response. The first is the one that ends an
       assistant turn in the chat template and closes every encoded response;
-      the others (eos, and those of `generation_config.json`) may be sampled.
+      the others (eos, and those of `generation_config.json` or else of
+      `config.json`) may be sampled.
     pad_id: A token for padding. Lengths define masks, so it may be a stop.
     spare_pad: (id, text) of a token for padding that ends no response, for
       tools that take padding by its id; None if there is none.

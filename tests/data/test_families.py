@@ -287,6 +287,9 @@ def test_eos_of_the_generation_config_is_one_or_many(made, tmp_path, eos):
   path.write_text(json.dumps({"eos_token_id": eos}))
   more = {3: (3,), None: ()}.get(eos if eos != [3, 4] else 0, (3, 4))
   assert text.load_tokenizer(directory).stop_ids == (2, *more)
+  path.unlink()
+  (directory / "config.json").write_text(json.dumps({"eos_token_id": eos}))
+  assert text.load_tokenizer(directory).stop_ids == (2, *more)
   path.write_text("{")
   with pytest.raises(ValueError, match=r"generation_config\.json is no JSON"):
     text.load_tokenizer(directory)
