@@ -26,11 +26,39 @@ if _WORKER and hasattr(os, "sched_setaffinity"):
   _CORES = sorted(os.sched_getaffinity(0))
   os.sched_setaffinity(0, {_CORES[int(_WORKER[2:]) % len(_CORES)]})
 
+import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
 
 @pytest.fixture
 def rng() -> np.random.Generator:
   """Random numbers that are the same in every run and for every test."""
   return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def cache_directory(tmp_path_factory):
+  """Where a worker keeps executables until it ends."""
+  return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="module")
+def compiled_once(cache_directory):
+  """Keeps executables between runs: a resumed run compiles what it did before.
+
+  It is the setting that a user would make, and only saves time.
+  """
+  values = {
+    "jax_compilation_cache_dir": str(cache_directory),
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+  }
+  before = {name: getattr(jax.config, name) for name in values}
+  for name, value in values.items():
+    jax.config.update(name, value)
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()

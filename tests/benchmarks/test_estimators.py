@@ -5,6 +5,8 @@ import pytest
 from benchmarks import coffee, estimators, overoptimisation
 from tests.tasks import tiny
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 # Fields that configs/rl.py and configs/dpo.py both have.
 POLICY = {
   name: value

@@ -1,3 +1,8 @@
-"""Runs that go on compile what they did before: see tests/tasks/conftest.py."""
+"""Runs that go on compile what they did before."""
 
-from tests.tasks.conftest import compiled_once  # noqa: F401
+import pytest
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cached(compiled_once):
+  """Every run of these tests keeps what it has compiled."""

@@ -1,8 +1,6 @@
-"""Runs that several tests look at, made once, and a cache of compiled steps."""
+"""Runs that several tests look at, made once."""
 
-import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from perl_jax import tasks
 from tests.tasks import tiny
@@ -15,24 +13,9 @@ def pytest_collection_modifyitems(items):
       item.add_marker(pytest.mark.slow)
 
 
-@pytest.fixture(scope="package", autouse=True)
-def compiled_once(tmp_path_factory):
-  """Keeps executables between runs: a resumed run compiles what it did before.
-
-  It is the setting that a user would make, and only saves time.
-  """
-  values = {
-    "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-    "jax_persistent_cache_min_entry_size_bytes": -1,
-  }
-  before = {name: getattr(jax.config, name) for name in values}
-  for name, value in values.items():
-    jax.config.update(name, value)
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
+@pytest.fixture(scope="module", autouse=True)
+def cached(compiled_once):
+  """Every run of these tests keeps what it has compiled."""
 
 
 @pytest.fixture(scope="session")
