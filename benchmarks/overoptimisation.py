@@ -9,7 +9,7 @@ nothing is trained on, beside the reward and the KL.
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,13 @@ KINDS: Mapping[str, tuple[str, str]] = {
 
 
 def run(
-  settings: coffee.Settings, *, beta: float, steps: int, every: int
+  settings: coffee.Settings,
+  *,
+  beta: float,
+  learning_rate: float,
+  steps: int,
+  every: int,
+  kinds: Sequence[str] = tuple(KINDS),
 ) -> dict[str, list[tuple[float, ...]]]:
   """(gold, KL, reward) at each evaluation, by kind."""
   anchor = coffee.anchor(settings)
@@ -38,7 +44,8 @@ def run(
     "ensemble": coffee.reward(settings, "ensemble", ensemble=MEMBERS),
   }
   found = {}
-  for kind, (name, combine) in KINDS.items():
+  for kind in kinds:
+    name, combine = KINDS[kind]
     fields: dict[str, Any] = {
       "policy.init": str(anchor),
       "reward.init": str(rewards[name]),
@@ -47,6 +54,7 @@ def run(
       "steps": steps,
       "eval_every": every,
       "optimizer.schedule": "constant",
+      "optimizer.learning_rate": learning_rate,
       "value.warmup_steps": min(8, steps - 1),
     }
     config = coffee.changed(rl_config.get_config(), fields | settings.policy)
@@ -73,19 +81,31 @@ def table(found: Mapping[str, list[tuple[float, ...]]]) -> str:
   return "\n".join(lines)
 
 
+def curves(found: Mapping[str, list[tuple[float, ...]]]) -> str:
+  """Markdown: gold success and KL at each evaluation."""
+  count = len(next(iter(found.values())))
+  lines = [f"| gold, KL |{' |' * count}", f"|---|{'---|' * count}"]
+  for kind, curve in found.items():
+    cells = (f"{gold:.1%}, {kl:.2f}" for gold, kl, _ in curve)
+    lines.append(f"| {kind} | {' | '.join(cells)} |")
+  return "\n".join(lines)
+
+
 def main() -> None:
   """Runs, prints, writes overoptimisation.json."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("--workdir", type=Path, required=True)
   parser.add_argument("--beta", type=float, default=0.1)
-  parser.add_argument("--steps", type=int, default=64)
-  parser.add_argument("--every", type=int, default=16)
+  parser.add_argument("--learning_rate", type=float, default=6e-4)
+  parser.add_argument("--steps", type=int, default=72)
+  parser.add_argument("--every", type=int, default=8)
   given = vars(parser.parse_args())
   workdir = given.pop("workdir")
   found = run(coffee.Settings(workdir), **given)
   machine = lora_vs_full.machine()
   print(", ".join(f"{k} {v}" for k, v in (machine | given).items()))
   print(table(found))
+  print("\n" + curves(found))
   metrics.write_json(
     workdir / "overoptimisation.json", {"machine": machine, "curves": found}
   )
