@@ -58,26 +58,25 @@ def load_tokenizer(path: str | os.PathLike) -> "Tokenization":
     raise ValueError(
       f"{directory} has no tokenizer that transformers can read: {error}"
     ) from error
-  more_stops = []
-  # transformers generates by the second where the first is not there.
-  for name in ("generation_config.json", "config.json"):
-    if (directory / name).exists():
-      more_stops = _eos_ids(directory / name)
-      break
   return Tokenization(
     tokenizer,
     name=str(directory),
-    more_stop_ids=more_stops,
+    more_stop_ids=_eos_ids(directory),
   )
 
 
-def _eos_ids(path: pathlib.Path) -> list[int]:
-  """`eos_token_id` of a JSON file, which is one, many or none."""
-  try:
-    eos = json.loads(path.read_text()).get("eos_token_id")
-  except (ValueError, AttributeError) as error:
-    raise ValueError(f"{path} is no JSON object: {error}") from error
-  return [i for i in (eos if isinstance(eos, list) else [eos]) if i is not None]
+def _eos_ids(directory: pathlib.Path) -> list[int]:
+  """What `transformers` stops at: one token, many or none."""
+  for name in ("generation_config.json", "config.json"):
+    path = directory / name
+    if path.exists():
+      try:
+        eos = json.loads(path.read_text()).get("eos_token_id")
+      except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is no JSON object: {error}") from error
+      listed = eos if isinstance(eos, list) else [eos]
+      return [i for i in listed if i is not None]
+  return []
 
 
 class Tokenization:
