@@ -86,8 +86,7 @@ class Tokenization:
     vocab_size: One more than the largest token id.
     stop_ids: Tokens that end a response. The first is the one that ends an
       assistant turn in the chat template and closes every encoded response;
-      the others (eos, and those of `generation_config.json` or else of
-      `config.json`) may be sampled.
+      the others (eos, and those of the checkpoint) may be sampled.
     pad_id: A token for padding. Lengths define masks, so it may be a stop.
     spare_pad: (id, text) of a token for padding that ends no response, for
       tools that take padding by its id; None if there is none.
