@@ -39,11 +39,15 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "whiten": True,
   },
   "rloo": _GROUPED,
-  # Rewards divided by their spread within a group are several times as large;
-  # with the beta of the others the policy leaves the anchor and gold falls.
+  # Rewards are divided by their spread within a group: with the beta of the
+  # others the policy leaves the anchor and gold falls (README.md).
   "grpo": _GROUPED
-  | {"kl.estimator": "k3", "kl.place": "loss", "reduction": "sequence_mean"}
-  | {"beta": 0.8},
+  | {
+    "kl.estimator": "k3",
+    "kl.place": "loss",
+    "reduction": "sequence_mean",
+    "beta": 0.8,
+  },
   "dr_grpo": _GROUPED
   | {"kl.estimator": "k3", "kl.place": "loss", "reduction": "sequence"},
 }

@@ -81,10 +81,11 @@ def table(found: Mapping[str, list[tuple[float, ...]]]) -> str:
   return "\n".join(lines)
 
 
-def curves(found: Mapping[str, list[tuple[float, ...]]]) -> str:
-  """Markdown: gold success and KL at each evaluation."""
+def curves(found: Mapping[str, list[tuple[float, ...]]], every: int) -> str:
+  """Markdown: gold success and KL at each evaluation, `every` iterations."""
   count = len(next(iter(found.values())))
-  lines = [f"| gold, KL |{' |' * count}", f"|---|{'---|' * count}"]
+  steps = " | ".join(str(every * i) for i in range(count))
+  lines = [f"| gold, KL at iteration | {steps} |", f"|---|{'---|' * count}"]
   for kind, curve in found.items():
     cells = (f"{gold:.1%}, {kl:.2f}" for gold, kl, _ in curve)
     lines.append(f"| {kind} | {' | '.join(cells)} |")
@@ -99,13 +100,15 @@ def main() -> None:
   parser.add_argument("--learning_rate", type=float, default=6e-4)
   parser.add_argument("--steps", type=int, default=72)
   parser.add_argument("--every", type=int, default=8)
+  names = tuple(KINDS)
+  parser.add_argument("--kinds", nargs="+", choices=names, default=names)
   given = vars(parser.parse_args())
   workdir = given.pop("workdir")
   found = run(coffee.Settings(workdir), **given)
   machine = lora_vs_full.machine()
   print(", ".join(f"{k} {v}" for k, v in (machine | given).items()))
   print(table(found))
-  print("\n" + curves(found))
+  print("\n" + curves(found, given["every"]))
   metrics.write_json(
     workdir / "overoptimisation.json", {"machine": machine, "curves": found}
   )

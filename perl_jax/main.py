@@ -10,18 +10,18 @@ where JAX finds the others by itself (TPU VM, GKE, SLURM, Open MPI), or with
 
 import ast
 import contextlib
-import glob
 import logging as standard_logging
 import os
 import sys
 import traceback
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 
 import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from perl_jax import hosts, tasks
+from perl_jax.planning import libtpu
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Experiment config, configs/NAME.py[:DATASET]."
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
   quiet_libraries()
-  quiet_libtpu(os.environ)
+  libtpu.quiet(os.environ)
   join_others(os.environ)
   if not hosts.is_primary():
     logging.set_verbosity(logging.WARNING)
@@ -155,21 +155,6 @@ def quiet_libraries() -> None:
       or record.levelno >= standard_logging.WARNING
     )
   )
-
-
-def quiet_libtpu(environment: MutableMapping[str, str]) -> None:
-  """Keeps libtpu, where it is installed to plan with, from asking for its TPU.
-
-  It looks for the metadata of a TPU VM, and complains of what it reads instead.
-
-  Args:
-    environment: Is given what a TPU VM would say, unless it says so already.
-  """
-  if glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"):
-    return
-  environment.setdefault("TPU_SKIP_MDS_QUERY", "1")
-  environment.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
-  environment.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 
 
 def parse(argv: list[str]) -> list[str]:

@@ -39,24 +39,23 @@ def rng() -> np.random.Generator:
 
 
 @pytest.fixture(scope="session")
-def cache_directory(tmp_path_factory):
-  """Where a worker keeps executables until it ends."""
-  return tmp_path_factory.mktemp("compiled")
+def cache_settings(tmp_path_factory):
+  """JAX's settings to keep every executable until the worker ends."""
+  return {
+    "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+  }
 
 
 @pytest.fixture(scope="module")
-def compiled_once(cache_directory):
+def compiled_once(cache_settings):
   """Keeps executables between runs: a resumed run compiles what it did before.
 
   It is the setting that a user would make, and only saves time.
   """
-  values = {
-    "jax_compilation_cache_dir": str(cache_directory),
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-    "jax_persistent_cache_min_entry_size_bytes": -1,
-  }
-  before = {name: getattr(jax.config, name) for name in values}
-  for name, value in values.items():
+  before = {name: getattr(jax.config, name) for name in cache_settings}
+  for name, value in cache_settings.items():
     jax.config.update(name, value)
   yield
   for name, value in before.items():

@@ -204,24 +204,6 @@ def start(*arguments, **options):
   )
 
 
-def test_libtpu_is_told_that_there_is_no_tpu(monkeypatch):
-  monkeypatch.setattr(main.glob, "glob", lambda pattern: [])
-  environment = {"TPU_WORKER_HOSTNAMES": "worker-0"}
-  main.quiet_libtpu(environment)
-  assert environment == {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    "TPU_WORKER_HOSTNAMES": "worker-0",
-  }
-
-
-def test_a_tpu_is_left_to_say_what_it_is(monkeypatch):
-  monkeypatch.setattr(main.glob, "glob", lambda pattern: [pattern])
-  environment = {}
-  main.quiet_libtpu(environment)
-  assert not environment
-
-
 @pytest.mark.slow
 def test_command_trains_and_another_is_refused(tmp_path):
   """The tiny model for a few steps; warnings are errors there as here."""

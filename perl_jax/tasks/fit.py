@@ -105,6 +105,7 @@ def memory_limit(mesh: Mesh, device: chips.Chip | None) -> int | None:
   devices share.
   """
   first: Any = mesh.devices.flat[0]
+  # A device of a topology is described only, and refuses to say.
   with contextlib.suppress(jax.errors.JaxRuntimeError, NotImplementedError):
     stats = first.memory_stats()
     if stats and "bytes_limit" in stats:

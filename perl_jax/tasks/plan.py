@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from perl_jax import metrics, sharding
 from perl_jax.models import presets
 from perl_jax.models.config import ModelConfig
-from perl_jax.planning import chips, estimate
+from perl_jax.planning import chips, estimate, libtpu
 from perl_jax.reporting import plans
 from perl_jax.tasks import changes, fit, programs, setup, stage
 
@@ -164,6 +164,7 @@ def devices_of(topology: str) -> Sequence[Any]:
   """
   if not topology:
     return jax.devices()
+  libtpu.quiet(os.environ)
   # Else libtpu asks a metadata server, which only TPU VMs have.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
   try:

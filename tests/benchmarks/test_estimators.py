@@ -41,8 +41,9 @@ def test_tables_by_hand(tmp_path):
   curve = [(0.45, 0.0, -0.1), (0.6, 0.3, 0.8), (0.5, 0.9, 1.5)]
   table = overoptimisation.table({"min": curve})
   assert "| min | 45.0% | 60.0%, 0.30 | 50.0%, 0.90 | -0.10 to 1.50 |" in table
-  table = overoptimisation.curves({"min": curve})
+  table = overoptimisation.curves({"min": curve}, every=16)
   assert "| min | 45.0%, 0.00 | 60.0%, 0.30 | 50.0%, 0.90 |" in table
+  assert "| gold, KL at iteration | 0 | 16 | 32 |" in table
 
 
 @pytest.mark.slow
@@ -59,9 +60,8 @@ def test_toy_runs_and_their_resumption(tmp_path):
 
 
 @pytest.mark.slow
-def test_toy_run_of_two_kinds_of_reward(tmp_path):
+def test_toy_run_of_every_kind_of_reward(tmp_path):
   small = settings(tmp_path)
-  kinds = ("single", "weight average")
   found = overoptimisation.run(
     coffee.Settings(
       small.workdir, small.anchor, small.reward, POLICY | {"batch_size": 4}
@@ -70,8 +70,7 @@ def test_toy_run_of_two_kinds_of_reward(tmp_path):
     learning_rate=1e-3,
     steps=2,
     every=1,
-    kinds=kinds,
   )
-  assert tuple(found) == kinds
+  assert set(found) == set(overoptimisation.KINDS)
   for curve in found.values():
     assert len(curve) == 3 and curve[0][1] == 0.0

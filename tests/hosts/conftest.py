@@ -8,13 +8,9 @@ from tests.tasks import tiny
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory):
+def cache(cache_settings):
   """Environment in which processes keep what they have compiled."""
-  return {
-    "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-  }
+  return {name.upper(): str(value) for name, value in cache_settings.items()}
 
 
 @pytest.fixture(scope="session")

@@ -38,21 +38,22 @@ def assert_one_writer(workdir, count):
   assert f"--num_processes={count} --process_id=0" in command
 
 
-def test_reward_model_by_four(tmp_path, sft_run, run_together):
+def test_reward_model_by_two_and_by_four(tmp_path, sft_run, run_together):
   given = {"reward__init": str(sft_run)}
   expected = alone("reward", tmp_path / "alone", **given)
-  found = run_together("reward", 4, **given)
-  assert_same_lines(tiny.lines(found), tiny.lines(expected), **CLOSE_BY_FOUR)
-  rows, wanted = (tiny.lines(d, "scores.jsonl") for d in (found, expected))
-  assert [row["id"] for row in rows] == [row["id"] for row in wanted]
-  for row, other in zip(rows, wanted):
-    for side in ("chosen", "rejected"):
-      assert row[side] == pytest.approx(other[side], abs=1e-5)
-  assert_one_writer(found, 4)
-  assert (
-    json.loads((found / "model.json").read_text())["fingerprint"]
-    == json.loads((expected / "model.json").read_text())["fingerprint"]
-  )
+  for count, close in ((2, CLOSE), (4, CLOSE_BY_FOUR)):
+    found = run_together("reward", count, **given)
+    assert_same_lines(tiny.lines(found), tiny.lines(expected), **close)
+    rows, wanted = (tiny.lines(d, "scores.jsonl") for d in (found, expected))
+    assert [row["id"] for row in rows] == [row["id"] for row in wanted]
+    for row, other in zip(rows, wanted):
+      for side in ("chosen", "rejected"):
+        assert row[side] == pytest.approx(other[side], abs=1e-5)
+    assert_one_writer(found, count)
+    assert (
+      json.loads((found / "model.json").read_text())["fingerprint"]
+      == json.loads((expected / "model.json").read_text())["fingerprint"]
+    )
 
 
 def test_rl_with_a_function_on_the_process_that_holds_the_rows(

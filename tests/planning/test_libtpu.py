@@ -1,0 +1,22 @@
+"""What libtpu is told where there is no TPU."""
+
+from perl_jax.planning import libtpu
+
+
+def test_libtpu_is_told_that_there_is_no_tpu():
+  environment = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "worker-0",
+  }
+  libtpu.quiet(environment)
+  assert environment == {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "worker-0",
+  }
+
+
+def test_a_tpu_is_left_to_say_what_it_is():
+  environment = {}
+  libtpu.quiet(environment)
+  assert not environment
