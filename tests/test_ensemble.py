@@ -10,10 +10,10 @@ import pytest
 from perl_jax import optim, params, roles, rollout, steps
 from perl_jax.data import subsets
 from perl_jax.models.lora import LoraSpec
-from tests import test_steps, toys
+from tests import step_cases, toys
 
 MEMBERS, UPDATES = 3, 3
-BASE = toys.random_params(test_steps.CONFIG)
+BASE = toys.random_params(step_cases.CONFIG)
 
 
 def adam():
@@ -31,10 +31,10 @@ def adam():
 
 
 @functools.cache
-def adapters(spec=test_steps.SPEC, members=MEMBERS):
+def adapters(spec=step_cases.SPEC, members=MEMBERS):
   trees = [
     params.partition(
-      toys.random_params(test_steps.CONFIG, spec, head=True, seed=k), "lora"
+      toys.random_params(step_cases.CONFIG, spec, head=True, seed=k), "lora"
     )[0]
     for k in range(members)
   ]
@@ -43,10 +43,10 @@ def adapters(spec=test_steps.SPEC, members=MEMBERS):
 
 def loss(name):
   if name == "pairwise":
-    batch = test_steps.preference_batch()
-    return steps.pairwise_loss(test_steps.DROPOUT, max_response=6), batch
-  batch = test_steps.labelled_batch()
-  return steps.pointwise_loss(test_steps.DROPOUT, max_response=6), batch
+    batch = step_cases.preference_batch()
+    return steps.pairwise_loss(step_cases.DROPOUT, max_response=6), batch
+  batch = step_cases.labelled_batch()
+  return steps.pointwise_loss(step_cases.DROPOUT, max_response=6), batch
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_members_end_where_they_would_have_alone(name, own_rows):
       key = jax.random.fold_in(jax.random.key(number), k)
       alone, found = alone_step(alone, BASE, mine, key)
       alone_metrics[number].append(found)
-    test_steps.close_trees(
+    step_cases.close_trees(
       params.member(state.trainable, k), alone.trainable, adapters()[k], 1e-3
     )
     for leaf, other in zip(
@@ -96,7 +96,7 @@ def test_members_end_where_they_would_have_alone(name, own_rows):
 
 
 def rollouts():
-  batch = test_steps.rl_batch()
+  batch = step_cases.rl_batch()
   return (
     batch.prompts,
     batch.prompt_lengths,
@@ -106,10 +106,10 @@ def rollouts():
 
 
 def test_scores_of_all_members_in_one_pass():
-  backbone = roles.Backbone(test_steps.CONFIG, test_steps.SPEC)
+  backbone = roles.Backbone(step_cases.CONFIG, step_cases.SPEC)
   together = jax.jit(rollout.make_rewards(backbone, members=MEMBERS))
   found = together(params.stack(adapters()), BASE, *rollouts())
-  assert found.shape == (MEMBERS, test_steps.ROWS)
+  assert found.shape == (MEMBERS, step_cases.ROWS)
   one = jax.jit(rollout.make_rewards(backbone))
   for k, tree in enumerate(adapters()):
     np.testing.assert_allclose(
@@ -142,11 +142,11 @@ def test_average_scores_as_the_merged_model():
   spec = LoraSpec(rank=2, alpha=3.0)
   wide, shape = params.average_members(params.stack(adapters(spec)), spec)
   score = jax.jit(
-    rollout.make_rewards(roles.Backbone(test_steps.CONFIG, shape))
+    rollout.make_rewards(roles.Backbone(step_cases.CONFIG, shape))
   )
   found = score(wide, BASE, *rollouts())
   plain = jax.jit(
-    rollout.make_rewards(roles.Backbone(test_steps.CONFIG, toys.NO_LORA))
+    rollout.make_rewards(roles.Backbone(step_cases.CONFIG, toys.NO_LORA))
   )
   each = [params.merge(BASE, tree, spec) for tree in adapters(spec)]
   mean = jax.tree.map(lambda *x: sum(x) / len(x), *each)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from perl_jax import sharding, steps
-from tests import test_steps as house
+from tests import step_cases as house
 
 BETA, SMOOTHING = 0.5, 0.1
 

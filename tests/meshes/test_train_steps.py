@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from perl_jax import optim, params, sharding, steps
 from perl_jax.tasks import start
 from perl_jax.tasks.compiled import Compiled
-from tests import test_steps as house
+from tests import step_cases as house
 from tests import test_steps_dpo as dpo
 from tests import toys
 from tests.meshes import common
