@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import qwix
 
+from perl_jax.matmul import matmul
+
 QUANTIZED = ("int8", "nf4")
 DTYPES = ("float32", "bfloat16", *QUANTIZED)
 BLOCK = 64
@@ -105,13 +107,13 @@ def project(
   """
   as_it_is = not is_quantized(kernel) and kernel.dtype == jnp.dtype(dtype)
   if as_it_is and gather is None:
-    return x @ kernel
+    return matmul(x, kernel)
   gather = gather or (lambda kernel: kernel)
 
   def product(x, kernel):
     if is_quantized(kernel):
-      return x @ as_array(gather(kernel), dtype)
-    return x @ gather(as_array(kernel, dtype))
+      return matmul(x, as_array(gather(kernel), dtype))
+    return matmul(x, gather(as_array(kernel, dtype)))
 
   return jax.checkpoint(product, prevent_cse=False)(x, kernel)
 

@@ -35,10 +35,13 @@ FLOORS = (
   ),
   ("roles", "sampling", "optim"),
   # Models say how activations are laid out: the axes' names are below them.
-  ("hosts", "sharding", "quantization", "models", "objectives", "params"),
+  (
+    *("hosts", "sharding", "matmul", "quantization", "models"),
+    *("objectives", "params"),
+  ),
 )
 PURE = {
-  *("quantization", "objectives", "models", "params", "roles"),
+  *("matmul", "quantization", "objectives", "models", "params", "roles"),
   *("sampling", "rollout"),
   *("steps", "optim", "sharding"),
 }

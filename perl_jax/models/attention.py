@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from perl_jax import sharding
+from perl_jax.matmul import matmul
 from perl_jax.models.config import ModelConfig
 
 # Heads wider than this need Hopper or later in cuDNN; "auto" does not ask.
@@ -18,6 +19,8 @@ _CUDNN_MAX_HEAD_DIM = 128
 # Splash works on blocks of keys whose length is a multiple of the TPU's lanes.
 _LANES = 128
 _BLOCKS = (512, 256, _LANES)
+# Of queries, where XLA attends: each is a part of the program.
+_MAX_BLOCKS = 4
 
 
 def platform() -> tuple[str, str]:
@@ -68,6 +71,7 @@ def attend(
   *,
   scale: float,
   softcap: float | None,
+  causal: bool = False,
 ) -> jax.Array:
   """Grouped-query attention with a float32 softmax, by XLA.
 
@@ -79,6 +83,9 @@ def attend(
       sees nothing gets finite, meaningless output.
     scale: Factor on the scores.
     softcap: `c * tanh(scores / c)` where given.
+    causal: Promises T = S and that no query sees a key behind its own column.
+      A block of queries is then compared with the keys up to its end: of the
+      scores, (n + 1) / 2n are made in n blocks.
 
   Returns:
     `[B, T, N * H]` in the dtype of `v`.
@@ -86,17 +93,32 @@ def attend(
   batch, length, heads, head_dim = q.shape
   kv_heads = k.shape[2]
   q = q.reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
-  scores = jnp.einsum(
-    "BTKGH,BSKH->BKGTS", q, k, preferred_element_type=jnp.float32
-  )
-  scores = scores * scale
-  if softcap is not None:
-    scores = softcap * jnp.tanh(scores / softcap)
-  # A large finite value, not -inf: a fully masked row must not become NaN.
-  scores = jnp.where(attention_mask[:, None, None], scores, -1e30)
-  weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-  out = jnp.einsum("BKGTS,BSKH->BTKGH", weights, v)
+  q = q.transpose(0, 2, 3, 1, 4)
+  k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
+
+  def attended(start, stop, seen):
+    scores = scale * matmul(q[..., start:stop, :], k[..., :seen], "float32")
+    if softcap is not None:
+      scores = softcap * jnp.tanh(scores / softcap)
+    mask = attention_mask[:, None, None, start:stop, :seen]
+    # A large finite value, not -inf: a fully masked row must not become NaN.
+    scores = jnp.where(mask, scores, -1e30)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    return matmul(weights, v[:, :, :seen])
+
+  if causal:
+    parts = [attended(a, b, b) for a, b in _query_blocks(length)]
+  else:
+    parts = [attended(0, length, k.shape[-1])]
+  out = jnp.concatenate(parts, axis=3).transpose(0, 3, 1, 2, 4)
   return out.reshape(batch, length, heads * head_dim)
+
+
+def _query_blocks(length: int) -> list[tuple[int, int]]:
+  """Runs of columns: at most `_MAX_BLOCKS`, of whole `_LANES` but the last."""
+  block = _LANES * -(-length // (_LANES * _MAX_BLOCKS))
+  starts = range(0, length, block)
+  return [(start, min(start + block, length)) for start in starts]
 
 
 def attend_cudnn(

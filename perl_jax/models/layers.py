@@ -200,7 +200,13 @@ class Attention(nn.Module):
       out = attention_lib.attend_cudnn(q, k, v, attention_mask, scale=scale)
     else:
       out = attention_lib.attend(
-        q, k, v, attention_mask, scale=scale, softcap=cfg.attn_softcap
+        q,
+        k,
+        v,
+        attention_mask,
+        scale=scale,
+        softcap=cfg.attn_softcap,
+        causal=slots is None,
       )
     out = at_cache(out, cfg.num_heads)
     out = sharding.constrain(out, layout.rows, None, layout.widths)
@@ -237,9 +243,13 @@ class GatedMLP(nn.Module):
         name=name,
       )(y, deterministic=deterministic)
 
+    def gated(gate, up):
+      if cfg.activation == "silu":
+        return jax.nn.silu(gate) * up
+      return jax.nn.gelu(gate, approximate=True) * up
+
     gate = project("gate", cfg.mlp_width, x)
-    if cfg.activation == "silu":
-      gate = jax.nn.silu(gate)
-    else:
-      gate = jax.nn.gelu(gate, approximate=True)
-    return project("down", cfg.width, gate * project("up", cfg.mlp_width, x))
+    up = project("up", cfg.mlp_width, x)
+    # Kept for the backward pass are its two arguments and nothing between.
+    hidden = jax.checkpoint(gated, prevent_cse=False)(gate, up)
+    return project("down", cfg.width, hidden)

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from perl_jax import quantization, sharding
+from perl_jax.matmul import matmul
 
 ATTENTION = ("attention/q", "attention/k", "attention/v", "attention/o")
 MLP = ("mlp/gate", "mlp/up", "mlp/down")
@@ -140,6 +141,6 @@ class Projection(nn.Module):
     lora_a = self.param("lora_a", kaiming, (width, rank))
     lora_b = self.param("lora_b", nn.initializers.zeros, (rank, self.features))
     dropped = nn.Dropout(self.lora.dropout)(x, deterministic=deterministic)
-    low = dropped @ lora_a.astype(self.dtype)
+    low = matmul(dropped, lora_a.astype(self.dtype))
     scale = jnp.asarray(self.lora.scale, self.dtype)
-    return y + (low @ lora_b.astype(self.dtype)) * scale
+    return y + matmul(low, lora_b.astype(self.dtype)) * scale

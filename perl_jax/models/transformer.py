@@ -197,7 +197,9 @@ class Transformer(nn.Module):
 
     Args:
       tokens: `[B, T]`, int32.
-      positions: Position of each token in its sequence, `[B, T]`, int32.
+      positions: Position of each token in its sequence, `[B, T]`, int32. They
+        never fall along the columns of a segment, and a SHARED prefix stands
+        before what sees it.
       segments: Sequence that a token belongs to, `[B, T]`, int32; 0 is padding,
         SHARED a prefix of all sequences of the row.
       cache: Where given, the tokens follow those already in it.

@@ -93,6 +93,39 @@ def test_attend_with_grouped_heads(rng, softcap):
   )
 
 
+@pytest.mark.parametrize(
+  ("time", "blocks"),
+  [
+    (1, [(1, 1)]),
+    (128, [(128, 128)]),
+    (130, [(128, 128), (2, 130)]),
+    (300, [(128, 128), (128, 256), (44, 300)]),
+    (515, [(256, 256), (256, 512), (3, 515)]),
+  ],
+)
+def test_causal_attention_makes_no_scores_of_later_blocks(rng, time, blocks):
+  q = rng.normal(size=(1, time, 2, 4)).astype(np.float32)
+  k, v = rng.normal(size=(2, 1, time, 1, 4)).astype(np.float32)
+  mask = np.tril(rng.random((1, time, time)) < 0.6)
+  mask[:, :, 0] = True
+  run = functools.partial(
+    attention.attend, scale=0.7, softcap=None, causal=True
+  )
+  scores = 0.7 * np.einsum("tnh,sh->nts", np.float64(q[0]), k[0, :, 0])
+  weights = np.exp(scores) * mask
+  weights /= weights.sum(-1, keepdims=True)
+  expected = np.einsum("nts,sh->tnh", weights, v[0, :, 0])
+  np.testing.assert_allclose(
+    jax.jit(run)(q, k, v, mask)[0], expected.reshape(time, -1), **TOLERANCE
+  )
+  made = [
+    eqn.outvars[0].aval.shape
+    for eqn in jax.make_jaxpr(run)(q, k, v, mask).eqns
+    if eqn.primitive.name == "exp"
+  ]
+  assert [shape[-2:] for shape in made] == blocks
+
+
 def test_a_query_that_sees_nothing_is_finite_and_keeps_gradients_finite(rng):
   q, k, v = rng.normal(size=(3, 1, 2, 1, 4)).astype(np.float32)
   mask = np.array([[[True, False], [False, False]]])
@@ -120,6 +153,20 @@ def test_gated_mlp(rng, name):
     cfg, reference.float64(leaves), np.float64(x[0]), lora_scale=None
   )
   np.testing.assert_allclose(found[0], expected, **TOLERANCE)
+
+
+def test_gated_mlp_keeps_two_arrays_of_its_width(rng):
+  cfg = toys.config("llama_tiny")
+  leaves = reference.layer_of(toys.random_params(cfg)["layers"]["mlp"], 1)
+  x = rng.normal(size=(1, 3, cfg.width)).astype(np.float32)
+  module = layers.GatedMLP(cfg, toys.NO_LORA)
+
+  def run(x):
+    return module.apply({"params": leaves}, x, deterministic=True)
+
+  kept = jax.eval_shape(lambda x: jax.vjp(run, x)[1], x)
+  shapes = [leaf.shape for leaf in jax.tree.leaves(kept)]
+  assert shapes.count((1, 3, cfg.mlp_width)) == 2
 
 
 def test_scalar_head(rng):

@@ -1,5 +1,9 @@
 """One executable per shape, and what it costs."""
 
+import ctypes
+import re
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +11,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from perl_jax import sharding
+from perl_jax.tasks import compiled as compiled_lib
 from perl_jax.tasks.compiled import Compiled
 
 
@@ -135,3 +140,45 @@ def test_errors_of_the_function_come_through():
 
   with pytest.raises(ValueError, match="batch of 3"):
     Compiled(fail, name="fail")(jax.numpy.ones(3))
+
+
+def resident_bytes():
+  found = re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())
+  return int(found[1]) * 1024
+
+
+def fragmented(count, size):
+  """Small blocks freed below one that is in use, which is returned.
+
+  What lies on top of a heap goes back to the system by itself.
+  """
+  libc = ctypes.CDLL(None)
+  libc.malloc.restype = ctypes.c_void_p
+  libc.free.argtypes = [ctypes.c_void_p]
+  blocks = [libc.malloc(ctypes.c_size_t(size)) for _ in range(count)]
+  for block in blocks:
+    ctypes.memset(block, 1, size)
+  for block in blocks[:-1]:
+    libc.free(block)
+  return lambda: libc.free(blocks[-1])
+
+
+@pytest.mark.skipif(
+  not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="another C library"
+)
+def test_compiling_leaves_no_freed_memory_behind():
+  size, count = 2**14, 2**12
+  compiled = Compiled(lambda x: x + 1, name="add")
+  compiled(np.ones(2, np.float32))
+  before = resident_bytes()
+  free_last = fragmented(count, size)
+  kept = resident_bytes() - before
+  compiled(np.ones(3, np.float32))
+  left = resident_bytes() - before
+  free_last()
+  assert kept > 0.9 * size * count and left < 0.5 * kept
+
+
+def test_other_c_libraries_are_left_alone(monkeypatch):
+  monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+  compiled_lib.return_freed_memory()
