@@ -12,7 +12,6 @@ more in it than XLA's buffers: what a matrix product packs, threads' stacks.
 """
 
 import argparse
-import ctypes
 import gc
 import json
 import pathlib
@@ -28,7 +27,7 @@ from configs import plan as plan_config
 from perl_jax import metrics, sharding
 from perl_jax.planning import estimate
 from perl_jax.reporting import plans
-from perl_jax.tasks import plan, programs
+from perl_jax.tasks import compiled, plan, programs
 
 STAGES = ("reward", "rl")
 
@@ -75,7 +74,7 @@ def run_one(given: argparse.Namespace) -> dict[str, int]:
     on_cpu = device.memory_stats() is None
     gc.collect()
     if on_cpu:
-      ctypes.CDLL("libc.so.6").malloc_trim(0)
+      compiled.return_freed_memory()
       before = resident("VmRSS")
       # Forgets the peak of the compilation.
       pathlib.Path("/proc/self/clear_refs").write_text("5")

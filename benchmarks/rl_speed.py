@@ -29,6 +29,9 @@ from typing import Any
 from perl_jax import metrics
 
 PHASES = ("sample", "score", "learn")
+# Of every process, ours and theirs: buffers in large pages, where Linux lets a
+# process ask for them. XLA makes its buffers anew at each call.
+LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +64,13 @@ PEERS = {
   "Tunix GRPO, no reward model": Peer(
     "tunixenv", "tunix_rl.py", "--algo=grpo --iters=COUNT --max-seconds=0"
   ),
+  "Tunix PPO": Peer(
+    "tunixenv",
+    "tunix_rl.py",
+    "--algo=ppo --reward=model --critic-from=base --iters=COUNT"
+    " --max-seconds=0",
+    "tunixsrc",
+  ),
   "torch reward": Peer("env", "trl_rm.py", _STEP + "loop" + _QUIET),
   "torch reward, full": Peer(
     "env", "trl_rm.py", _STEP + "loop --mode=full" + _QUIET
@@ -70,8 +80,8 @@ PEERS = {
 GROUPS: dict[str, tuple[str, ...]] = {
   "rloo": ("TRL RLOO", "torch RLOO", "Tunix GRPO, no reward model"),
   "rloo, full": ("torch RLOO, full",),
-  "reinforce": ("TRL PPO",),
-  "reinforce 32 x 1": ("TRL PPO",),
+  "reinforce": ("TRL PPO", "Tunix PPO"),
+  "reinforce 32 x 1": ("TRL PPO", "Tunix PPO"),
   "reinforce, full": (),
   "reward": ("torch reward",),
   "reward, full": ("torch reward, full",),
@@ -196,13 +206,24 @@ def tunings(found: Mapping[str, Measured]) -> str:
   return "\n".join(lines)
 
 
-def last_json(command: Sequence[str], **options: Any) -> dict[str, Any]:
+def last_json(
+  command: Sequence[str],
+  *,
+  cwd: Path | None = None,
+  env: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
   """What a command printed in its last line.
 
   Raises:
     ValueError: It failed or printed something else.
   """
-  done = subprocess.run(command, capture_output=True, text=True, **options)
+  done = subprocess.run(
+    command,
+    capture_output=True,
+    text=True,
+    env=os.environ | LARGE_PAGES | (env or {}),
+    cwd=cwd,
+  )
   last = (done.stdout.strip().splitlines() or [""])[-1]
   if done.returncode or not last.startswith("{"):
     raise ValueError(
@@ -224,9 +245,7 @@ def run_peer(peer: Peer, count: int, folder: Path, model: Path) -> Measured:
   """One process of a peer."""
   flags = peer.flags.replace("MODEL", str(model)).replace("COUNT", str(count))
   python = folder / peer.python / "bin" / "python"
-  env = dict(os.environ)
-  if peer.path:
-    env["PYTHONPATH"] = str(folder / peer.path)
+  env = {"PYTHONPATH": str(folder / peer.path)} if peer.path else {}
   command = [str(python), str(folder / peer.script), *flags.split()]
   return of_peer(last_json(command, env=env))
 

@@ -127,9 +127,10 @@ def test_configurations_take_turns_and_a_peer_runs_once_a_round(monkeypatch):
     ],
   )
   found = rl_speed.run(rl_speed.flags())
-  once = ["reinforce", "trl_rl.py", "reinforce 32 x 1", "reward", "trl_rm.py"]
+  ppo = ["trl_rl.py", "tunix_rl.py"]
+  once = ["reinforce", *ppo, "reinforce 32 x 1", "reward", "trl_rm.py"]
   assert order == once * 2
-  assert [len(rounds) for rounds in found.values()] == [2] * 5
+  assert [len(rounds) for rounds in found.values()] == [2] * 6
 
 
 def test_a_file_keeps_what_other_commands_measured(
@@ -215,3 +216,15 @@ def test_the_arms_are_of_one_size():
     for arm in (speed_arms.ARMS["reward"], speed_arms.ARMS["reward, full"])
   }
   assert tokens == {256}
+
+
+def test_every_process_asks_for_large_pages_and_finds_its_package():
+  code = (
+    "import json, os; print(json.dumps({k: os.environ.get(k, '') for k in"
+    " ('GLIBC_TUNABLES', 'PYTHONPATH', 'PATH')}))"
+  )
+  found = rl_speed.last_json(
+    [sys.executable, "-c", code], env={"PYTHONPATH": "somewhere"}
+  )
+  assert found["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
+  assert found["PYTHONPATH"] == "somewhere" and found["PATH"]
