@@ -29,8 +29,8 @@ from typing import Any
 from perl_jax import metrics
 
 PHASES = ("sample", "score", "learn")
-# Of every process, ours and theirs: buffers in large pages, where Linux lets a
-# process ask for them. XLA makes its buffers anew at each call.
+# Buffers in large pages, where Linux lets a process ask for them: XLA makes its
+# buffers anew at each call. Ours alone; torch and Tunix did not gain by them.
 LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
@@ -221,7 +221,7 @@ def last_json(
     command,
     capture_output=True,
     text=True,
-    env=os.environ | LARGE_PAGES | (env or {}),
+    env=os.environ | (env or {}),
     cwd=cwd,
   )
   last = (done.stdout.strip().splitlines() or [""])[-1]
@@ -238,7 +238,7 @@ def run_ours(arm: str, count: int, changes: str) -> Measured:
   command = [sys.executable, "-m", "benchmarks.speed_arms", arm]
   command += [f"--steps={count}", f"--set={changes}"]
   root = Path(__file__).parent.parent
-  return of_ours(last_json(command, cwd=root))
+  return of_ours(last_json(command, cwd=root, env=LARGE_PAGES))
 
 
 def run_peer(peer: Peer, count: int, folder: Path, model: Path) -> Measured:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import pathlib
 import sys
 
 import pytest
@@ -218,13 +220,24 @@ def test_the_arms_are_of_one_size():
   assert tokens == {256}
 
 
-def test_every_process_asks_for_large_pages_and_finds_its_package():
-  code = (
-    "import json, os; print(json.dumps({k: os.environ.get(k, '') for k in"
-    " ('GLIBC_TUNABLES', 'PYTHONPATH', 'PATH')}))"
-  )
-  found = rl_speed.last_json(
-    [sys.executable, "-c", code], env={"PYTHONPATH": "somewhere"}
-  )
-  assert found["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
-  assert found["PYTHONPATH"] == "somewhere" and found["PATH"]
+def test_ours_asks_for_large_pages_and_a_peer_for_its_package(monkeypatch):
+  given = []
+
+  def last_json(command, *, cwd=None, env=None):
+    given.append(env)
+    raise ValueError
+
+  monkeypatch.setattr(rl_speed, "last_json", last_json)
+  with pytest.raises(ValueError):
+    rl_speed.run_ours("rloo", 1, "{}")
+  for name in ("TRL PPO", "TRL RLOO"):
+    with pytest.raises(ValueError):
+      rl_speed.run_peer(rl_speed.PEERS[name], 1, pathlib.Path("p"), "model")
+  path = str(pathlib.Path("p", "trl112"))
+  assert given == [rl_speed.LARGE_PAGES, {"PYTHONPATH": path}, {}]
+
+
+def test_a_process_has_the_rest_of_the_environment_too():
+  code = "import json, os; print(json.dumps(dict(os.environ)))"
+  found = rl_speed.last_json([sys.executable, "-c", code], env={"A": "b"})
+  assert (found["A"], found["PATH"]) == ("b", os.environ["PATH"])
