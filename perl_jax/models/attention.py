@@ -93,25 +93,36 @@ def attend(
   batch, length, heads, head_dim = q.shape
   kv_heads = k.shape[2]
   q = q.reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
-  q = q.transpose(0, 2, 3, 1, 4)
-  k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
 
-  def attended(start, stop, seen):
-    scores = scale * matmul(q[..., start:stop, :], k[..., :seen], "float32")
+  def weights(scores, mask):
+    scores = scores * scale
     if softcap is not None:
       scores = softcap * jnp.tanh(scores / softcap)
-    mask = attention_mask[:, None, None, start:stop, :seen]
     # A large finite value, not -inf: a fully masked row must not become NaN.
-    scores = jnp.where(mask, scores, -1e30)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return matmul(weights, v[:, :, :seen])
+    scores = jnp.where(mask[:, None, None], scores, -1e30)
+    return jax.nn.softmax(scores, axis=-1).astype(v.dtype)
 
   if causal:
-    parts = [attended(a, b, b) for a, b in _query_blocks(length)]
+    out = _attend_in_blocks(q, k, v, attention_mask, weights)
   else:
-    parts = [attended(0, length, k.shape[-1])]
-  out = jnp.concatenate(parts, axis=3).transpose(0, 3, 1, 2, 4)
+    # No gradient: a cache is read as it lies.
+    scores = jnp.einsum(
+      "BTKGH,BSKH->BKGTS", q, k, preferred_element_type=jnp.float32
+    )
+    out = jnp.einsum("BKGTS,BSKH->BTKGH", weights(scores, attention_mask), v)
   return out.reshape(batch, length, heads * head_dim)
+
+
+def _attend_in_blocks(q, k, v, attention_mask, weights):
+  """`[B, T, K, G, H]`; each block of queries with the keys up to its end."""
+  q = q.transpose(0, 2, 3, 1, 4)
+  k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
+  out = []
+  for start, end in _query_blocks(q.shape[3]):
+    scores = matmul(q[:, :, :, start:end], k[..., :end], "float32")
+    seen = weights(scores, attention_mask[:, start:end, :end])
+    out.append(matmul(seen, v[:, :, :end]))
+  return jnp.concatenate(out, axis=3).transpose(0, 3, 1, 2, 4)
 
 
 def _query_blocks(length: int) -> list[tuple[int, int]]:

@@ -126,12 +126,17 @@ def test_causal_attention_makes_no_scores_of_later_blocks(rng, time, blocks):
   assert [shape[-2:] for shape in made] == blocks
 
 
-def test_a_query_that_sees_nothing_is_finite_and_keeps_gradients_finite(rng):
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_query_that_sees_nothing_is_finite_and_keeps_gradients_finite(
+  rng, causal
+):
   q, k, v = rng.normal(size=(3, 1, 2, 1, 4)).astype(np.float32)
   mask = np.array([[[True, False], [False, False]]])
 
   def total(q, k, v):
-    out = attention.attend(q, k, v, mask, scale=1.0, softcap=None)
+    out = attention.attend(
+      q, k, v, mask, scale=1.0, softcap=None, causal=causal
+    )
     return jnp.sum(out**2)
 
   run = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))
