@@ -7,7 +7,8 @@ runs, each from its task's own config, with random weights and tokens in place
 of a workdir and a data set, and no token that could stop a response.
 
 Prints one line of JSON: seconds of each step and phase, by the clock and of the
-processor (user and system, all threads), and the process's peak memory.
+processor (user and system, all threads), FLOPs of its products, and the peak
+memory of the process and of the device.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from perl_jax import params as params_lib
 from perl_jax import roles, sampling, sharding, steps
 from perl_jax.data import batches
 from perl_jax.models.config import ModelConfig
+from perl_jax.planning import flops
 from perl_jax.tasks import estimating, iteration, judging, rewarding, setup
 from perl_jax.tasks import start as start_lib
 from perl_jax.tasks.compiled import Compiled
@@ -61,6 +63,7 @@ class Arm:
     score_microbatches: Parts of the scoring.
     merge: Whether rollouts run on merged adapters.
     remat: What the backward pass makes again.
+    base_dtype: That the base is kept in; full tuning trains in it.
     prompt_len: Tokens of a prompt.
     response_len: Tokens of a response.
     model: Fields of `ModelConfig`.
@@ -75,6 +78,7 @@ class Arm:
   score_microbatches: int = 8
   merge: bool = True
   remat: str = "none"
+  base_dtype: str = "float32"
   prompt_len: int = 64
   response_len: int = 64
   model: dict[str, Any] = dataclasses.field(default_factory=lambda: dict(MODEL))
@@ -104,15 +108,28 @@ def seconds_now() -> tuple[float, float]:
 
 
 class Meter:
-  """Adds up what phases take, `{phase: [wall, cpu]}`."""
+  """Adds up what phases take.
+
+  Attributes:
+    spent: `{phase: [wall, cpu]}`, seconds.
+    flops: `{phase: {program: FLOPs of its products}}`.
+    policy_bytes: Of all weights that the policy computes with.
+  """
 
   def __init__(self):
     self.spent: dict[str, list[float]] = {}
+    self.flops: dict[str, dict[str, float]] = {}
+    self.policy_bytes = 0
 
   def timed(self, phase: str, fn: Callable[..., Any]) -> Callable[..., Any]:
     """The function, waited for and counted under `phase`."""
 
     def run(*args, **kwargs):
+      if isinstance(fn, Compiled):
+        programs = self.flops.setdefault(phase, {})
+        if fn.name not in programs:
+          jaxpr = fn.jitted(*args).trace(*args).jaxpr
+          programs[fn.name] = flops.matmul_flops(jaxpr)
       before = seconds_now()
       result = jax.block_until_ready(fn(*args, **kwargs))
       total = self.spent.setdefault(phase, [0.0, 0.0])
@@ -145,7 +162,7 @@ def _configured(config: setup.Config, arm: Arm) -> setup.Config:
 
 def _start(arm: Arm) -> start_lib.Start:
   model = ModelConfig(**arm.model, remat=arm.remat)
-  return start_lib.random_start(model, 0, Path(), "float32")
+  return start_lib.random_start(model, 0, Path(), arm.base_dtype)
 
 
 def make_reward_step(arm: Arm, mesh, meter: Meter) -> Callable[[int], None]:
@@ -220,6 +237,7 @@ def make_rl_iteration(arm: Arm, mesh, meter: Meter) -> Callable[[int], None]:
     )
 
   policy, frozen = of(0, "")
+  meter.policy_bytes = params_lib.nbytes((policy, frozen))
   judged = _random_head(of(2, "scalar")[0])
   trainable = policy
   if estimator.uses_value:
@@ -293,13 +311,17 @@ def _busy() -> float:
   return (user + nice + system + sum(others)) / os.sysconf("SC_CLK_TCK")
 
 
-def measure(arm: Arm, *, warmup: int, count: int) -> dict[str, Any]:
-  """Runs an arm.
+def measure(
+  arm: Arm, *, warmup: int, count: int, profile: str = ""
+) -> dict[str, Any]:
+  """Runs an arm; `profile` is a folder for a trace of one step more.
 
   Returns:
     `steps`, one for each measured: "spent", {phase: [wall, cpu]} with the whole
     under "all", and "clean", whether other processes had less than 4 % of the
-    machine; and `peak_bytes` of the process.
+    machine; `peak_bytes` of the process; `device`, its kind, and
+    `device_peak_bytes` of its allocator, None where that does not tell; `flops`
+    of a step's products by phase; and `policy_bytes`.
   """
   mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1)
   found = []
@@ -316,8 +338,20 @@ def measure(arm: Arm, *, warmup: int, count: int) -> dict[str, Any]:
       if number >= warmup:
         spent = {k: list(v) for k, v in meter.spent.items()}
         found.append({"spent": spent, "clean": others <= ELSEWHERE})
+    device = mesh.devices.flat[0]
+    memory = device.memory_stats() or {}
+    if profile:
+      with jax.profiler.trace(profile):
+        run(warmup + count + 1)
   usage = resource.getrusage(resource.RUSAGE_SELF)
-  return {"steps": found, "peak_bytes": usage.ru_maxrss * 1024}
+  return {
+    "steps": found,
+    "peak_bytes": usage.ru_maxrss * 1024,
+    "device": device.device_kind,
+    "device_peak_bytes": memory.get("peak_bytes_in_use"),
+    "flops": {k: sum(v.values()) for k, v in meter.flops.items()},
+    "policy_bytes": meter.policy_bytes,
+  }
 
 
 def main() -> None:
@@ -327,9 +361,13 @@ def main() -> None:
   parser.add_argument("--steps", type=int, default=4)
   parser.add_argument("--warmup", type=int, default=2)
   parser.add_argument("--set", default="{}", help="JSON: fields of the arm")
+  parser.add_argument("--profile", default="", help="folder for a trace")
   given = parser.parse_args()
   arm = dataclasses.replace(ARMS[given.arm], **json.loads(given.set))
-  print(json.dumps(measure(arm, warmup=given.warmup, count=given.steps)))
+  found = measure(
+    arm, warmup=given.warmup, count=given.steps, profile=given.profile
+  )
+  print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -205,6 +205,9 @@ def test_an_arm_runs(name, phases):
     # The clock of the processor ticks coarsely; that of the wall does not.
     assert 0 < sum(wall for wall, _ in parts) <= step["spent"]["all"][0]
   assert found["peak_bytes"] > 2**20
+  assert set(found["flops"]) == phases - {"all"}
+  assert all(found["flops"].values())
+  assert (found["device"], found["device_peak_bytes"]) == ("cpu", None)
   assert rl_speed.of_ours(found).wall > 0
 
 

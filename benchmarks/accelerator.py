@@ -1,0 +1,177 @@
+"""How much of an accelerator a reward step, decoding and an RL iteration use.
+
+  python -m benchmarks.accelerator
+  python -m benchmarks.accelerator --profile=runs/profile
+
+A random Llama of 1.24 B parameters (the shape of Llama-3.2-1B) on one device:
+LoRA on a bfloat16 base, and full tuning in float32, both computing in bfloat16.
+The arms of `speed_arms.py`, one process each.
+
+For each phase its seconds, and the share of the chip's peak that its matrix
+products are (`planning/flops.py` counts them in what is traced, with what the
+backward pass makes again; `planning/chips.py` has the peaks). Decoding reads
+all weights and the caches once a token:
+
+  bandwidth = (bytes of policy and caches) / (seconds a token)
+
+where a token's seconds are those of whole responses less those of half as long
+ones: prefill is in both. Bytes at the peak are the allocator's. With --profile
+each arm leaves a trace of one step more, for TensorBoard or XProf. On a device
+that `chips.py` does not list, shares are left out.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks import rl_speed
+from perl_jax import metrics
+from perl_jax.planning import chips
+
+MODEL = {
+  "vocab_size": 128_256,
+  "num_layers": 16,
+  "width": 2048,
+  "mlp_width": 8192,
+  "num_heads": 32,
+  "num_kv_heads": 8,
+  "head_dim": 64,
+  "rope_theta": 500_000.0,
+  "max_len": 2048,
+  "dtype": "bfloat16",
+}
+LORA = {"base_dtype": "bfloat16"}
+REWARD = {"prompts": 16, "prompt_len": 512, "response_len": 512}
+RL = {"prompts": 16, "group": 4, "prompt_len": 512, "response_len": 256}
+PARTS = {"microbatches": 8, "score_microbatches": 8, "remat": "none"}
+# What is run: an arm of `speed_arms.py`, and the fields that differ from it.
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+  "reward": ("reward", REWARD | LORA),
+  "reward, full": ("reward, full", REWARD),
+  "rloo": ("rloo", RL | LORA),
+  "rloo, half": ("rloo", RL | LORA | {"response_len": 128}),
+  "rloo, full": ("rloo, full", RL),
+}
+
+
+def fields_of(case: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+  """Fields of a case's arm; `changes` come last, those of "model" into it."""
+  fields = PARTS | CASES[case][1] | {"model": MODEL}
+  model = MODEL | dict(changes.get("model", {}))
+  response_len = changes.get("response_len", fields["response_len"])
+  if case.endswith("half"):
+    response_len = changes.get("response_len", RL["response_len"]) // 2
+  return (
+    fields
+    | dict(changes)
+    | {
+      "model": model,
+      "response_len": response_len,
+    }
+  )
+
+
+def decode_bandwidth(
+  whole: Mapping[str, Any],
+  half: Mapping[str, Any],
+  fields: Mapping[str, Any],
+) -> float:
+  """Bytes a second of decoding; see above."""
+  steps = fields["response_len"] // 2
+  seconds = (whole["seconds"]["sample"] - half["seconds"]["sample"]) / steps
+  model = fields["model"]
+  rows = fields["prompts"] * fields["group"]
+  item = 2 if model["dtype"] == "bfloat16" else 4
+  width = 2 * model["num_kv_heads"] * model["head_dim"] * model["num_layers"]
+  # Over the second half of the steps, from P + R / 2 to P + R columns.
+  columns = fields["prompt_len"] + 0.75 * fields["response_len"]
+  return (whole["policy_bytes"] + rows * columns * width * item) / seconds
+
+
+def table(found: Mapping[str, Mapping[str, Any]]) -> str:
+  """Markdown, a line for each phase of each case."""
+  lines = [
+    "| | phase | seconds | TFLOP | share of peak FLOP/s | peak GB |",
+    "|---|---|---|---|---|---|",
+  ]
+  for case, row in found.items():
+    chip = chips.chip_of(row["device"])
+    peak = (
+      f"{row['device_peak_bytes'] / 1e9:.1f}"
+      if row["device_peak_bytes"]
+      else ""
+    )
+    for phase, seconds in row["seconds"].items():
+      flops = row["flops"].get(phase)
+      share = ""
+      if chip and flops:
+        share = f"{flops / seconds / chip.flops:.1%}"
+      work = f"{flops / 1e12:.3g}" if flops else ""
+      lines.append(
+        f"| {case} | {phase} | {seconds:.3f} | {work} | {share} | {peak} |"
+      )
+  return "\n".join(lines)
+
+
+def ratios(found: Mapping[str, Mapping[str, Any]]) -> str:
+  """Markdown: LoRA / full in seconds of whole steps."""
+  lines = ["| LoRA / full | seconds |", "|---|---|"]
+  for case, row in found.items():
+    full = found.get(f"{case}, full")
+    if full is not None:
+      ratio = row["seconds"]["all"] / full["seconds"]["all"]
+      lines.append(f"| {case} | {ratio:.2f} |")
+  return "\n".join(lines)
+
+
+def run_case(
+  case: str, count: int, changes: Mapping[str, Any], profile: Path | None
+) -> dict[str, Any]:
+  """One process: what `speed_arms` prints, with medians of its seconds."""
+  arm, fields = CASES[case][0], fields_of(case, changes)
+  command = [sys.executable, "-m", "benchmarks.speed_arms", arm]
+  command += [f"--steps={count}", f"--set={json.dumps(fields)}"]
+  if profile:
+    command += [f"--profile={(profile / case.replace(', ', '_')).resolve()}"]
+  found = rl_speed.last_json(command, cwd=Path(__file__).parent.parent)
+  seconds = {
+    phase: rl_speed.median_of(found, phase, 0)
+    for phase in found["steps"][0]["spent"]
+  }
+  return found | {"seconds": seconds}
+
+
+def main() -> None:
+  """Measures, prints, and with --json writes."""
+  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser.add_argument("--steps", type=int, default=5)
+  parser.add_argument("--set", default="{}", help="JSON: fields of all arms")
+  parser.add_argument("--profile", type=Path, help="folder for traces")
+  parser.add_argument("--json", type=Path, help="file to write")
+  given = parser.parse_args()
+  changes, found = json.loads(given.set), {}
+  for case in CASES:
+    found[case] = run_case(case, given.steps, changes, given.profile)
+    print(f"{case}: {found[case]['seconds']}", file=sys.stderr)
+  bandwidth = decode_bandwidth(
+    found["rloo"], found["rloo, half"], fields_of("rloo", changes)
+  )
+  device = found["rloo"]["device"]
+  chip = chips.chip_of(device)
+  share = (
+    f", {bandwidth / chip.hbm_bandwidth:.1%} of the chip's" if chip else ""
+  )
+  print(f"{device}\n\n{table(found)}\n\n{ratios(found)}\n")
+  print(f"decoding reads {bandwidth / 1e9:.0f} GB/s{share}")
+  if given.json:
+    given.json.parent.mkdir(parents=True, exist_ok=True)
+    metrics.write_json(
+      given.json, {"cases": found, "decode_bytes_per_second": bandwidth}
+    )
+
+
+if __name__ == "__main__":
+  main()
