@@ -27,6 +27,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+
 from benchmarks import rl_speed
 from perl_jax import metrics
 from perl_jax.planning import chips
@@ -44,34 +46,32 @@ MODEL = {
   "dtype": "bfloat16",
 }
 LORA = {"base_dtype": "bfloat16"}
-REWARD = {"prompts": 16, "prompt_len": 512, "response_len": 512}
+REWARD = {
+  "prompts": 16,
+  "prompt_len": 512,
+  "response_len": 512,
+  "microbatches": 8,
+}
 RL = {"prompts": 16, "group": 4, "prompt_len": 512, "response_len": 256}
-PARTS = {"microbatches": 8, "score_microbatches": 8, "remat": "none"}
+# The same with responses half as long.
+HALF = "rloo, half"
 # What is run: an arm of `speed_arms.py`, and the fields that differ from it.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
   "reward": ("reward", REWARD | LORA),
   "reward, full": ("reward, full", REWARD),
   "rloo": ("rloo", RL | LORA),
-  "rloo, half": ("rloo", RL | LORA | {"response_len": 128}),
+  HALF: ("rloo", RL | LORA),
   "rloo, full": ("rloo, full", RL),
 }
 
 
 def fields_of(case: str, changes: Mapping[str, Any]) -> dict[str, Any]:
   """Fields of a case's arm; `changes` come last, those of "model" into it."""
-  fields = PARTS | CASES[case][1] | {"model": MODEL}
-  model = MODEL | dict(changes.get("model", {}))
-  response_len = changes.get("response_len", fields["response_len"])
-  if case.endswith("half"):
-    response_len = changes.get("response_len", RL["response_len"]) // 2
-  return (
-    fields
-    | dict(changes)
-    | {
-      "model": model,
-      "response_len": response_len,
-    }
-  )
+  fields = CASES[case][1] | dict(changes)
+  fields["model"] = MODEL | dict(changes.get("model", {}))
+  if case == HALF:
+    fields["response_len"] //= 2
+  return fields
 
 
 def decode_bandwidth(
@@ -84,7 +84,7 @@ def decode_bandwidth(
   seconds = (whole["seconds"]["sample"] - half["seconds"]["sample"]) / steps
   model = fields["model"]
   rows = fields["prompts"] * fields["group"]
-  item = 2 if model["dtype"] == "bfloat16" else 4
+  item = jnp.dtype(model["dtype"]).itemsize
   width = 2 * model["num_kv_heads"] * model["head_dim"] * model["num_layers"]
   # Over the second half of the steps, from P + R / 2 to P + R columns.
   columns = fields["prompt_len"] + 0.75 * fields["response_len"]
@@ -119,11 +119,9 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
 def ratios(found: Mapping[str, Mapping[str, Any]]) -> str:
   """Markdown: LoRA / full in seconds of whole steps."""
   lines = ["| LoRA / full | seconds |", "|---|---|"]
-  for case, row in found.items():
-    full = found.get(f"{case}, full")
-    if full is not None:
-      ratio = row["seconds"]["all"] / full["seconds"]["all"]
-      lines.append(f"| {case} | {ratio:.2f} |")
+  for case, lora, full in rl_speed.lora_and_full(found):
+    ratio = lora["seconds"]["all"] / full["seconds"]["all"]
+    lines.append(f"| {case} | {ratio:.2f} |")
   return "\n".join(lines)
 
 
@@ -132,11 +130,10 @@ def run_case(
 ) -> dict[str, Any]:
   """One process: what `speed_arms` prints, with medians of its seconds."""
   arm, fields = CASES[case][0], fields_of(case, changes)
-  command = [sys.executable, "-m", "benchmarks.speed_arms", arm]
-  command += [f"--steps={count}", f"--set={json.dumps(fields)}"]
+  flags = []
   if profile:
-    command += [f"--profile={(profile / case.replace(', ', '_')).resolve()}"]
-  found = rl_speed.last_json(command, cwd=Path(__file__).parent.parent)
+    flags = [f"--profile={(profile / case.replace(', ', '_')).resolve()}"]
+  found = rl_speed.run_arm(arm, count, json.dumps(fields), *flags)
   seconds = {
     phase: rl_speed.median_of(found, phase, 0)
     for phase in found["steps"][0]["spent"]
@@ -157,7 +154,7 @@ def main() -> None:
     found[case] = run_case(case, given.steps, changes, given.profile)
     print(f"{case}: {found[case]['seconds']}", file=sys.stderr)
   bandwidth = decode_bandwidth(
-    found["rloo"], found["rloo, half"], fields_of("rloo", changes)
+    found["rloo"], found[HALF], fields_of("rloo", changes)
   )
   device = found["rloo"]["device"]
   chip = chips.chip_of(device)

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import process
+
 SHAPE = dict(
   vocab_size=32_000,
   num_layers=24,
@@ -55,14 +57,6 @@ def make(directory: Path, layers: int, shard_bytes: int) -> None:
   (directory / "config.json").write_text(json.dumps(described.to_dict()))
 
 
-def status(field: str) -> int:
-  """Bytes of a field of /proc/self/status."""
-  for line in Path("/proc/self/status").read_text().splitlines():
-    if line.startswith(field + ":"):
-      return 1024 * int(line.split()[1])
-  raise ValueError(f"/proc/self/status has no {field}.")
-
-
 def measure_ours(directory: Path) -> dict[str, float]:
   """Reads with perl_jax."""
   import jax
@@ -73,7 +67,7 @@ def measure_ours(directory: Path) -> dict[str, float]:
   mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1)
   jax.block_until_ready(jax.numpy.zeros(8))
   hf_config.load_hf_config(directory)  # imports transformers
-  before, started = status("VmRSS"), time.perf_counter()
+  before, started = process.status_bytes("VmRSS"), time.perf_counter()
   storage = quantization.Storage("bfloat16")
   found = hf_checkpoint.load(directory, mesh=mesh, storage=storage)
   jax.block_until_ready(found.base)
@@ -81,7 +75,7 @@ def measure_ours(directory: Path) -> dict[str, float]:
   resident = params.nbytes(found.base)
   return {
     "resident": resident,
-    "peak": status("VmHWM") - before,
+    "peak": process.status_bytes("VmHWM") - before,
     "seconds": seconds,
   }
 
@@ -92,7 +86,7 @@ def measure_transformers(directory: Path) -> dict[str, float]:
   import transformers
 
   torch.zeros(8)
-  before, started = status("VmRSS"), time.perf_counter()
+  before, started = process.status_bytes("VmRSS"), time.perf_counter()
   model = transformers.AutoModelForCausalLM.from_pretrained(
     directory, dtype=torch.bfloat16
   )
@@ -103,7 +97,7 @@ def measure_transformers(directory: Path) -> dict[str, float]:
   resident = sum(p.numel() * p.element_size() for p in model.parameters())
   return {
     "resident": resident,
-    "peak": status("VmHWM") - before,
+    "peak": process.status_bytes("VmHWM") - before,
     "seconds": seconds,
   }
 

@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks import lora_vs_full
+from benchmarks import lora_vs_full, process
 from configs import plan as plan_config
 from perl_jax import metrics, sharding
 from perl_jax.planning import estimate
@@ -54,14 +54,6 @@ def made_programs(given: argparse.Namespace, stage: str):
   return mesh, programs.make_stage(made, model, mesh).programs()
 
 
-def resident(field: str) -> int:
-  """A line of /proc/self/status, in bytes."""
-  for line in pathlib.Path("/proc/self/status").read_text().splitlines():
-    if line.startswith(f"{field}:"):
-      return int(line.split()[1]) * 1024
-  raise ValueError(f"/proc/self/status has no {field}.")
-
-
 def run_one(given: argparse.Namespace) -> dict[str, int]:
   """Plans and runs one program; planned and taken, bytes."""
   mesh, found = made_programs(given, given.stage)
@@ -75,14 +67,14 @@ def run_one(given: argparse.Namespace) -> dict[str, int]:
     gc.collect()
     if on_cpu:
       compiled.return_freed_memory()
-      before = resident("VmRSS")
+      before = process.status_bytes("VmRSS")
       # Forgets the peak of the compilation.
       pathlib.Path("/proc/self/clear_refs").write_text("5")
     args = jax.tree.map(_made, program.args)
     jax.block_until_ready(args)
     jax.block_until_ready(executable(*args))
     if on_cpu:
-      taken = resident("VmHWM") - before
+      taken = process.status_bytes("VmHWM") - before
     else:
       taken = device.memory_stats()["peak_bytes_in_use"]
   return {"planned": planned, "taken": int(taken)}

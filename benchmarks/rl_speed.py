@@ -22,7 +22,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -194,17 +194,23 @@ def table(found: Mapping[str, Measured]) -> str:
 def tunings(found: Mapping[str, Measured]) -> str:
   """Markdown: LoRA against full tuning, as ratios."""
   lines = ["| LoRA / full | CPU | wall | peak memory |", "|---|---|---|---|"]
-  for arm, lora in found.items():
-    full = found.get(f"{arm}, full")
-    if full is not None:
-      pairs = (
-        (lora.cpu, full.cpu),
-        (lora.wall, full.wall),
-        (lora.peak_bytes, full.peak_bytes),
-      )
-      cells = " | ".join(f"{mine / other:.2f}" for mine, other in pairs)
-      lines.append(f"| {arm} | {cells} |")
+  for arm, lora, full in lora_and_full(found):
+    pairs = (
+      (lora.cpu, full.cpu),
+      (lora.wall, full.wall),
+      (lora.peak_bytes, full.peak_bytes),
+    )
+    cells = " | ".join(f"{mine / other:.2f}" for mine, other in pairs)
+    lines.append(f"| {arm} | {cells} |")
   return "\n".join(lines)
+
+
+def lora_and_full(found: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+  """(name, what was found with LoRA, with full tuning) where both were run."""
+  for name, lora in found.items():
+    full = found.get(f"{name}, full")
+    if full is not None:
+      yield name, lora, full
 
 
 def last_json(
@@ -234,12 +240,22 @@ def last_json(
   return json.loads(last)
 
 
+def run_arm(
+  arm: str,
+  count: int,
+  changes: str,
+  *flags: str,
+  env: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+  """The JSON of one process of `speed_arms`; `changes` is its --set."""
+  command = [sys.executable, "-m", "benchmarks.speed_arms", arm]
+  command += [f"--steps={count}", f"--set={changes}", *flags]
+  return last_json(command, cwd=Path(__file__).parent.parent, env=env)
+
+
 def run_ours(arm: str, count: int, changes: str) -> Measured:
   """One process of ours."""
-  command = [sys.executable, "-m", "benchmarks.speed_arms", arm]
-  command += [f"--steps={count}", f"--set={changes}"]
-  root = Path(__file__).parent.parent
-  return of_ours(last_json(command, cwd=root, env=LARGE_PAGES))
+  return of_ours(run_arm(arm, count, changes, env=LARGE_PAGES))
 
 
 def run_peer(peer: Peer, count: int, folder: Path, model: Path) -> Measured:

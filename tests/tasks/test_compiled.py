@@ -1,8 +1,6 @@
 """One executable per shape, and what it costs."""
 
 import ctypes
-import re
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from benchmarks import process
 from perl_jax import sharding
 from perl_jax.tasks import compiled as compiled_lib
 from perl_jax.tasks.compiled import Compiled
@@ -142,11 +141,6 @@ def test_errors_of_the_function_come_through():
     Compiled(fail, name="fail")(jax.numpy.ones(3))
 
 
-def resident_bytes():
-  found = re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())
-  return int(found[1]) * 1024
-
-
 def fragmented(count, size):
   """Small blocks freed below one that is in use, which is returned.
 
@@ -170,11 +164,11 @@ def test_compiling_leaves_no_freed_memory_behind():
   size, count = 2**14, 2**12
   compiled = Compiled(lambda x: x + 1, name="add")
   compiled(np.ones(2, np.float32))
-  before = resident_bytes()
+  before = process.status_bytes("VmRSS")
   free_last = fragmented(count, size)
-  kept = resident_bytes() - before
+  kept = process.status_bytes("VmRSS") - before
   compiled(np.ones(3, np.float32))
-  left = resident_bytes() - before
+  left = process.status_bytes("VmRSS") - before
   free_last()
   assert kept > 0.9 * size * count and left < 0.5 * kept
 
