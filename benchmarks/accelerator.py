@@ -30,7 +30,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from benchmarks import rl_speed
-from perl_jax import metrics
+from perl_jax import files
 from perl_jax.planning import chips
 
 MODEL = {
@@ -53,8 +53,10 @@ REWARD = {
   "microbatches": 8,
 }
 RL = {"prompts": 16, "group": 4, "prompt_len": 512, "response_len": 256}
+
 # The same with responses half as long.
 HALF = "rloo, half"
+
 # What is run: an arm of `speed_arms.py`, and the fields that differ from it.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
   "reward": ("reward", REWARD | LORA),
@@ -165,7 +167,7 @@ def main() -> None:
   print(f"decoding reads {bandwidth / 1e9:.0f} GB/s{share}")
   if given.json:
     given.json.parent.mkdir(parents=True, exist_ok=True)
-    metrics.write_json(
+    files.write_json(
       given.json, {"cases": found, "decode_bytes_per_second": bandwidth}
     )
 

@@ -29,11 +29,16 @@ from configs import reward as reward_config
 from configs import rl as rl_config
 from perl_jax import params as params_lib
 from perl_jax import roles, sampling, sharding, steps
-from perl_jax.data import batches
+from perl_jax.data.batches import preferences
+from perl_jax.data.batches import prompts as prompts_lib
 from perl_jax.models import presets
-from perl_jax.tasks import estimating, iteration, judging, rewarding, setup
-from perl_jax.tasks import start as start_lib
-from perl_jax.tasks.compiled import Compiled
+from perl_jax.tasks.initial import model
+from perl_jax.tasks.initial import trainable as trainable_lib
+from perl_jax.tasks.rollouts import build, iteration, rewards
+from perl_jax.tasks.rollouts import engine as engine_lib
+from perl_jax.tasks.settings import rl as rl_settings
+from perl_jax.tasks.settings import shared
+from perl_jax.tasks.training.compiled import Compiled
 
 PHASES = ("sample", "score", "learn")
 
@@ -82,7 +87,7 @@ class Settings:
       )
 
 
-def configure(config: setup.Config, settings: Settings, tuning: str):
+def configure(config: shared.Config, settings: Settings, tuning: str):
   """A task's config with the shapes of this run."""
   config.tuning = tuning
   config.lora.rank = settings.rank
@@ -91,7 +96,7 @@ def configure(config: setup.Config, settings: Settings, tuning: str):
   return config
 
 
-def make_start(settings: Settings) -> start_lib.Start:
+def make_start(settings: Settings) -> model.Start:
   """A random base; there is no text here, hence no tokenizer."""
   config = presets.preset(
     settings.preset,
@@ -101,7 +106,7 @@ def make_start(settings: Settings) -> start_lib.Start:
     remat=settings.remat,
     dtype=settings.dtype,
   )
-  return start_lib.random_start(config, settings.seed, Path(), "float32")
+  return model.random_start(config, settings.seed, Path(), "float32")
 
 
 def random_head(trainable: params_lib.Params, seed: int) -> dict[str, Any]:
@@ -129,16 +134,14 @@ def bytes_given(*trees: Any, head_only: bool = False) -> int:
 class RewardStep:
   """The learning step of a pairwise reward model."""
 
-  def __init__(
-    self, settings: Settings, start: start_lib.Start, tuning: str, mesh
-  ):
+  def __init__(self, settings: Settings, start: model.Start, tuning: str, mesh):
     config = configure(reward_config.get_config(), settings, tuning)
-    lora = setup.lora_spec(config)
-    trainable, frozen = start_lib.trainable_of(
+    lora = shared.lora_spec(config)
+    trainable, frozen = trainable_lib.trainable_of(
       start, lora=lora, tuning=tuning, seed=config.seed, head="scalar"
     )
-    optimizer = setup.make_optimizer(config)
-    self._share = setup.share(trainable, frozen)["trainable_share"]
+    optimizer = shared.make_optimizer(config)
+    self._share = shared.share(trainable, frozen)["trainable_share"]
     self._frozen = sharding.place(mesh, frozen)
     self._state = sharding.place(
       mesh, steps.init_state(sharding.place(mesh, trainable), optimizer)
@@ -181,13 +184,11 @@ class RewardStep:
 class RlIteration:
   """The RL iteration of the task: sample, score, learn."""
 
-  def __init__(
-    self, settings: Settings, start: start_lib.Start, tuning: str, mesh
-  ):
+  def __init__(self, settings: Settings, start: model.Start, tuning: str, mesh):
     config = configure(rl_config.get_config(), settings, tuning)
-    lora = setup.lora_spec(config)
+    lora = shared.lora_spec(config)
     made = {
-      role: start_lib.trainable_of(
+      role: trainable_lib.trainable_of(
         start, lora=lora, tuning=tuning, seed=config.seed + i, head=head
       )
       for i, (role, head) in enumerate(
@@ -195,9 +196,9 @@ class RlIteration:
       )
     }
     policy, frozen = made["policy"]
-    estimator = estimating.estimator_of(config)
-    optimizer = estimating.make_optimizer(config)
-    self._share = setup.share(policy, frozen)["trainable_share"]
+    estimator = rl_settings.estimator_of(config)
+    optimizer = rl_settings.make_optimizer(config)
+    self._share = shared.share(policy, frozen)["trainable_share"]
     self._frozen = sharding.place(mesh, frozen)
     self._anchor = sharding.place(mesh, policy)
     trainable = {"policy": policy, "value": made["value"][0]}
@@ -206,15 +207,17 @@ class RlIteration:
     )
     self._state = sharding.place(mesh, state)
     backbone = roles.Backbone(start.config, lora)
-    self._reward = rewarding.Model(
+    self._reward = rewards.Model(
       backbone,
       sharding.place(mesh, random_head(made["reward"][0], settings.seed)),
       self._frozen,
       members=1,
       shares_base=bool(frozen),
     )
-    engine = judging.Engine(backbone, sampling_spec(config, settings), backbone)
-    self._functions = iteration.make_functions(
+    engine = engine_lib.Engine(
+      backbone, sampling_spec(config, settings), backbone
+    )
+    self._functions = build.make_functions(
       config, estimator, optimizer, engine, self._reward, on_base=bool(frozen)
     )
     self._batch = prompt_batch(settings)
@@ -224,7 +227,7 @@ class RlIteration:
       mesh=mesh,
       base=self._frozen,
       anchor=self._anchor,
-      reward=rewarding.Rewarder(
+      reward=rewards.Rewarder(
         self._reward,
         engine.rewards,
         None,
@@ -288,7 +291,7 @@ def _tokens(settings: Settings, seed: int, length: int) -> np.ndarray:
   return generator.integers(settings.vocab, size=shape).astype(np.int32)
 
 
-def preference_batch(settings: Settings) -> batches.PreferenceBatch:
+def preference_batch(settings: Settings) -> preferences.PreferenceBatch:
   """Pairs of full length; the two sides share the prompt."""
   prompts = _tokens(settings, 0, settings.prompt_len)
   lengths = np.full(
@@ -298,7 +301,7 @@ def preference_batch(settings: Settings) -> batches.PreferenceBatch:
     np.hstack([prompts, _tokens(settings, side, settings.response_len)])
     for side in (1, 2)
   )
-  return batches.PreferenceBatch(
+  return preferences.PreferenceBatch(
     chosen_tokens=chosen,
     chosen_lengths=lengths,
     rejected_tokens=rejected,
@@ -309,9 +312,9 @@ def preference_batch(settings: Settings) -> batches.PreferenceBatch:
   )
 
 
-def prompt_batch(settings: Settings) -> batches.PromptBatch:
+def prompt_batch(settings: Settings) -> prompts_lib.PromptBatch:
   """Prompts of full length."""
-  return batches.PromptBatch(
+  return prompts_lib.PromptBatch(
     tokens=_tokens(settings, 3, settings.prompt_len),
     lengths=np.full(settings.batch, settings.prompt_len, np.int32),
     valid=np.ones(settings.batch, bool),

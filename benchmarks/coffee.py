@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from configs import reward as reward_config
 from configs import sft as sft_config
-from perl_jax import metrics
+from perl_jax import files
 from perl_jax.tasks import pipeline
 
 
@@ -63,6 +63,6 @@ def reward(settings: Settings, name: str, **fields: Any) -> Path:
 
 def curve(workdir: Path, *names: str) -> list[tuple[float, ...]]:
   """Validation metrics of a run, a tuple for each evaluation."""
-  rows = metrics.read_jsonl(workdir / "metrics.jsonl")
+  rows = files.read_jsonl(workdir / "metrics.jsonl")
   keys = [f"validation/{name}" for name in names]
   return [tuple(row[key] for key in keys) for row in rows if keys[0] in row]

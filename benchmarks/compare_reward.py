@@ -19,7 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from perl_jax import classification, metrics
+from perl_jax import classification
+from perl_jax import files as files_lib
 
 
 class Row(NamedTuple):
@@ -73,7 +74,7 @@ def read(path: str | Path, *, folds: bool) -> list[Row]:
     )
   fields = ("id", "group", "score", "label") + (("fold",) if folds else ())
   rows = []
-  for number, line in enumerate(metrics.read_jsonl(path), start=1):
+  for number, line in enumerate(files_lib.read_jsonl(path), start=1):
     where = f"{path}, row {number}"
     missing = [name for name in fields if name not in line]
     if missing:

@@ -27,11 +27,13 @@ from typing import Any
 
 from benchmarks import lora_vs_full
 from configs import plan as plan_config
-from perl_jax import metrics, sharding
+from perl_jax import files, sharding
 from perl_jax.reporting import plans
-from perl_jax.tasks import plan, programs
+from perl_jax.tasks import plan
+from perl_jax.tasks.dry_run import programs
 
 ROWS_PER_CHIP = 4
+
 # The paper's figures are of one size each; see PAPER.md, tables 1 and 3.
 PAPER = {"reward": "43 to 56 %", "rl": "73 to 80 %"}
 SLICES = (
@@ -132,7 +134,7 @@ def rollouts(workdir: Path) -> dict[str, dict[str, Any]]:
       name = f"{model} {layout}"
       path = workdir / f"rollout_{model}_{layout}.json"
       if not path.exists():
-        metrics.write_json(path, _rollout(model, batch, layout))
+        files.write_json(path, _rollout(model, batch, layout))
       found[name] = json.loads(path.read_text())
       print(f"{name}: planned", flush=True)
   return found
@@ -200,7 +202,7 @@ def main() -> None:
     print(f"{name}: planned", flush=True)
   lines = (weak_table if given.weak else table)(rows)
   print("\n".join(lines))
-  metrics.write_json(
+  files.write_json(
     given.workdir / ("weak.json" if given.weak else "efficiency.json"),
     {
       "machine": lora_vs_full.machine(),

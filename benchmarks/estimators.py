@@ -22,10 +22,11 @@ from typing import Any
 from benchmarks import coffee, lora_vs_full
 from configs import dpo as dpo_config
 from configs import rl as rl_config
-from perl_jax import metrics
+from perl_jax import files
 
 GROUP = 4
 _GROUPED = {"samples_per_prompt": GROUP}
+
 # What an estimator is usually run with, where it differs from configs/rl.py.
 # The KL is k1 in the reward but for GRPO and Dr. GRPO, which are published
 # with k3 in the loss.
@@ -144,7 +145,7 @@ def main() -> None:
   machine = lora_vs_full.machine()
   print(", ".join(f"{k} {v}" for k, v in (machine | given).items()))
   print(table(found))
-  metrics.write_json(
+  files.write_json(
     workdir / "estimators.json", {"machine": machine, "runs": found}
   )
 

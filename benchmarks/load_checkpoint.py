@@ -61,8 +61,9 @@ def measure_ours(directory: Path) -> dict[str, float]:
   """Reads with perl_jax."""
   import jax
 
-  from perl_jax import params, quantization, sharding
+  from perl_jax import params, sharding
   from perl_jax.interop import hf_checkpoint, hf_config
+  from perl_jax.models import quantization
 
   mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1)
   jax.block_until_ready(jax.numpy.zeros(8))

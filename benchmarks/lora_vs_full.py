@@ -27,7 +27,7 @@ from typing import Any
 import jax
 
 from benchmarks import arms
-from perl_jax import metrics, sharding
+from perl_jax import files, sharding
 
 TUNINGS = ("lora", "full")
 
@@ -198,7 +198,7 @@ def main() -> None:
   print("\n" + table("RL iteration", result["rl"]))
   if path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    metrics.write_json(path, result)
+    files.write_json(path, result)
     print(f"\n{path}")
 
 

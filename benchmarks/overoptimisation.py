@@ -15,9 +15,10 @@ from typing import Any
 
 from benchmarks import coffee, lora_vs_full
 from configs import rl as rl_config
-from perl_jax import metrics
+from perl_jax import files
 
 MEMBERS = 4
+
 # Name: (workdir of the rewards, config.reward.combine).
 KINDS: Mapping[str, tuple[str, str]] = {
   "single": ("reward", "mean"),
@@ -109,7 +110,7 @@ def main() -> None:
   print(", ".join(f"{k} {v}" for k, v in (machine | given).items()))
   print(table(found))
   print("\n" + curves(found, given["every"]))
-  metrics.write_json(
+  files.write_json(
     workdir / "overoptimisation.json", {"machine": machine, "curves": found}
   )
 

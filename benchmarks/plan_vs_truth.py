@@ -24,10 +24,12 @@ import jax.numpy as jnp
 
 from benchmarks import lora_vs_full, process
 from configs import plan as plan_config
-from perl_jax import metrics, sharding
+from perl_jax import files, sharding
 from perl_jax.planning import estimate
 from perl_jax.reporting import plans
-from perl_jax.tasks import compiled, plan, programs
+from perl_jax.tasks import plan
+from perl_jax.tasks.dry_run import programs
+from perl_jax.tasks.training import compiled
 
 STAGES = ("reward", "rl")
 
@@ -141,7 +143,7 @@ def main() -> None:
   print(", ".join(f"{k} {v}" for k, v in machine.items()))
   print(table(found))
   if given.json:
-    metrics.write_json(given.json, {"machine": machine, "programs": found})
+    files.write_json(given.json, {"machine": machine, "programs": found})
 
 
 if __name__ == "__main__":

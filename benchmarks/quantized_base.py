@@ -26,11 +26,13 @@ from ml_collections import ConfigDict
 from benchmarks import lora_vs_full
 from configs import reward as reward_config
 from configs import sft as sft_config
-from perl_jax import metrics, quantization, roles, sampling, tasks
+from perl_jax import files, roles, sampling, tasks
 from perl_jax import params as params_lib
+from perl_jax.models import quantization
 from perl_jax.models.lora import LoraSpec
-from perl_jax.tasks import inputs, stage
-from perl_jax.tasks.start import Outside, Start
+from perl_jax.tasks.initial import restore
+from perl_jax.tasks.initial.model import Outside, Start
+from perl_jax.tasks.training import begin, inputs
 
 DTYPES = ("bfloat16", *quantization.QUANTIZED)
 
@@ -45,7 +47,7 @@ def anchor_run(workdir: Path, overrides: dict[str, Any]) -> ConfigDict:
 
 def load(workdir: Path, dtype: str) -> Start:
   """The anchor with its base in a dtype."""
-  return stage.load(
+  return restore.load(
     workdir, "best", "policy", "anchor", outside=Outside(dtype=dtype)
   )
 
@@ -69,7 +71,7 @@ def logits(start: Start, rows: Any) -> np.ndarray:
 
 def held_out_rows(config: ConfigDict, start: Start) -> tuple[Any, Any]:
   """Prompts and right answers that trained nothing: (tokens, lengths)."""
-  tokenization = inputs.load_tokenizer(start)
+  tokenization = begin.load_tokenizer(start)
   reward = reward_config.get_config()
   reward.data = config.data
   batch = next(
@@ -147,7 +149,7 @@ def main() -> None:
   machine = lora_vs_full.machine()
   print(", ".join(f"{k} {v}" for k, v in machine.items()))
   print(table(found))
-  metrics.write_json(
+  files.write_json(
     workdir / "quantized_base.json", {"machine": machine, "dtypes": found}
   )
 

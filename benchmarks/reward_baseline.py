@@ -29,13 +29,14 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from perl_jax import classification, metrics
-from perl_jax.data import sources
+from perl_jax import classification, files
 from perl_jax.data.records import Labelled, Message
+from perl_jax.data.sources import registry
 
 TAIL = 4  # messages at the end of the context
 COMPONENTS = 24  # that the trees see of each TF-IDF vector
 SHOWN = ("auroc", "balanced_accuracy", "log_loss", "accuracy", "base_rate")
+
 
 _WORD = re.compile(r"[^\W_]+")
 _NUMBERS = {
@@ -248,7 +249,7 @@ def cross_validate(
   """
   found = []
   for fold in range(folds):
-    splits = sources.load(
+    splits = registry.load(
       data, "labelled", seed=seed, folds=folds, fold=fold, **options
     )
     baseline = Baseline(splits.train, seed)
@@ -310,7 +311,7 @@ def main() -> None:
   out = flags.pop("out")
   rows = cross_validate(flags.pop("data"), **flags)
   out.parent.mkdir(parents=True, exist_ok=True)
-  metrics.write_jsonl(out, rows)
+  files.write_jsonl(out, rows)
   print(table(rows))
   print(f"\n{len(rows)} rows in {out}")
 

@@ -22,9 +22,11 @@ from benchmarks import lora_vs_full
 from configs import reward as reward_config
 from perl_jax import params as params_lib
 from perl_jax import roles, sharding, steps
-from perl_jax.tasks import ensemble, inputs, setup
-from perl_jax.tasks import start as start_lib
-from perl_jax.tasks.compiled import Compiled
+from perl_jax.tasks.initial import trainable as trainable_lib
+from perl_jax.tasks.settings import reward as reward_settings
+from perl_jax.tasks.settings import shared
+from perl_jax.tasks.training import begin, inputs
+from perl_jax.tasks.training.compiled import Compiled
 
 
 class Arm:
@@ -33,10 +35,10 @@ class Arm:
   def __init__(self, config, start, mesh, members: int, data):
     config = config.copy_and_resolve_references()
     config.ensemble = members
-    ensemble.check(config, mesh)
-    lora = setup.lora_spec(config)
-    optimizer = setup.make_optimizer(config)
-    trainable, frozen = start_lib.ensemble_of(
+    reward_settings.check(config, mesh)
+    lora = shared.lora_spec(config)
+    optimizer = shared.make_optimizer(config)
+    trainable, frozen = trainable_lib.ensemble_of(
       start,
       members=members,
       lora=lora,
@@ -51,9 +53,9 @@ class Arm:
     self._state = sharding.place(mesh, state)
     self._frozen = sharding.place(mesh, frozen)
     self._mesh = mesh
-    self._own_rows = ensemble.own_rows(config, len(data.train_rows))
+    self._own_rows = reward_settings.own_rows(config, len(data.train_rows))
     self.step = Compiled(
-      ensemble.make_step(config, loss, optimizer),
+      reward_settings.make_step(config, loss, optimizer),
       name=f"{members} models",
       donate=(0,),
     )
@@ -81,8 +83,8 @@ def run(
   config.microbatches = microbatches or config.microbatches
   mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1)
   with tempfile.TemporaryDirectory() as workdir, jax.set_mesh(mesh):
-    start = inputs.start(config, "reward", Path(workdir), "preferences", mesh)
-    data = inputs.preferences(config, inputs.load_tokenizer(start))
+    start = begin.start(config, "reward", Path(workdir), "preferences", mesh)
+    data = inputs.preferences(config, begin.load_tokenizer(start))
     arms = {n: Arm(config, start, mesh, n, data) for n in (1, members)}
     batches = [next(data.train) for _ in range(count)]
     seconds: dict[int, list[float]] = {n: [] for n in arms}

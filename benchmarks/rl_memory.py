@@ -31,10 +31,13 @@ from jax.sharding import Mesh
 
 from benchmarks import lora_vs_full
 from configs import plan as plan_config
-from perl_jax import metrics, roles, sharding
+from perl_jax import files, roles, sharding
 from perl_jax.models.lora import LoraSpec
 from perl_jax.reporting import plans
-from perl_jax.tasks import estimating, judging, plan, programs
+from perl_jax.tasks import plan
+from perl_jax.tasks.dry_run import programs
+from perl_jax.tasks.rollouts import engine
+from perl_jax.tasks.settings import rl as rl_settings
 
 SETUPS = ("alone", "PERL", "standard")
 
@@ -56,8 +59,8 @@ def config_of(given: argparse.Namespace) -> Any:
 def alone(perl: programs.Stage, model: Any, config: Any) -> programs.Stage:
   """Sampling from a model without adapters, as PERL samples."""
   sample, base = perl.programs()[0], perl.held["base"]
-  spec = estimating.rollout_spec(config, programs.sampling_spec(config))
-  sampler = judging.compiled_sampler(roles.Backbone(model, LoraSpec()), spec)
+  spec = rl_settings.rollout_spec(config, programs.sampling_spec(config))
+  sampler = engine.compiled_sampler(roles.Backbone(model, LoraSpec()), spec)
   args = base, {}, *sample.args[2:]
 
   def made():
@@ -184,7 +187,7 @@ def main() -> None:
   if given.json:
     given.json.parent.mkdir(parents=True, exist_ok=True)
     result = {"settings": settings, "machine": lora_vs_full.machine()}
-    metrics.write_json(given.json, result | {"setups": found})
+    files.write_json(given.json, result | {"setups": found})
 
 
 if __name__ == "__main__":

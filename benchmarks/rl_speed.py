@@ -26,9 +26,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from perl_jax import metrics
+from perl_jax import files
 
 PHASES = ("sample", "score", "learn")
+
 # Buffers in large pages, where Linux lets a process ask for them: XLA makes its
 # buffers anew at each call. Ours alone; torch and Tunix did not gain by them.
 LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
@@ -76,6 +77,7 @@ PEERS = {
     "env", "trl_rm.py", _STEP + "loop --mode=full" + _QUIET
   ),
 }
+
 # Arms of ours, and who does the same work.
 GROUPS: dict[str, tuple[str, ...]] = {
   "rloo": ("TRL RLOO", "torch RLOO", "Tunix GRPO, no reward model"),
@@ -316,7 +318,7 @@ def main() -> None:
     if given.json.exists():
       rounds = json.loads(given.json.read_text()) | rounds
     given.json.parent.mkdir(parents=True, exist_ok=True)
-    metrics.write_json(given.json, rounds)
+    files.write_json(given.json, rounds)
   found = {k: pooled([Measured(**m) for m in v]) for k, v in rounds.items()}
   print(table(found))
   print("\n" + tunings(found))

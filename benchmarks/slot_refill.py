@@ -34,11 +34,12 @@ import numpy as np
 
 from benchmarks import lora_vs_full
 from perl_jax import roles, sampling
-from perl_jax.data import sources, text
-from perl_jax.data import tokenizer as tokenizer_lib
+from perl_jax.data.sources import registry
+from perl_jax.data.text import tokenization as tokenization_lib
+from perl_jax.data.text import train_tokenizer
 from perl_jax.models import presets
 from perl_jax.models.lora import LoraSpec
-from perl_jax.sampling import policy
+from perl_jax.sampling import draw as draw_lib
 
 SHAPE = dict(
   num_layers=8,
@@ -49,6 +50,7 @@ SHAPE = dict(
   head_dim=64,
   scan_unroll=4,
 )
+
 # Of the draw of a length: no step of a response has this number.
 LENGTH = 2**31 - 1
 
@@ -71,16 +73,16 @@ def read_turns(
   data_dir: str, settings: Settings
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """(left-padded prompts, their lengths, lengths of all agent turns)."""
-  rows = sources.load(
+  rows = registry.load(
     "taskmaster_coffee", "demonstrations", data_dir=data_dir
   ).train
   with tempfile.TemporaryDirectory() as directory:
-    directory = tokenizer_lib.train_tokenizer(
-      tokenizer_lib.record_texts(rows),
+    directory = train_tokenizer.train_tokenizer(
+      train_tokenizer.record_texts(rows),
       settings.vocab_size,
       f"{directory}/tokenizer",
     )
-    tokenization = text.load_tokenizer(directory)
+    tokenization = tokenization_lib.load_tokenizer(directory)
   contexts, ends = [], []
   for row in rows:
     for count, turn in enumerate(row.turns):
@@ -104,7 +106,7 @@ def read_turns(
 @contextlib.contextmanager
 def ending_as(ends: np.ndarray, stop_id: int) -> Iterator[None]:
   """While this lasts, what is traced ends responses at drawn lengths."""
-  plain, ends = policy.Policy.draw, jnp.asarray(ends)
+  plain, ends = draw_lib.Policy.draw, jnp.asarray(ends)
 
   def end_of(key):
     return jax.random.choice(jax.random.fold_in(key, LENGTH), ends)
@@ -115,11 +117,11 @@ def ending_as(ends: np.ndarray, stop_id: int) -> Iterator[None]:
     over = steps + 1 == jax.vmap(end_of)(keys)
     return jnp.where(over, stop_id, tokens), logprobs
 
-  policy.Policy.draw = draw
+  draw_lib.Policy.draw = draw
   try:
     yield
   finally:
-    policy.Policy.draw = plain
+    draw_lib.Policy.draw = plain
 
 
 def make_sides(

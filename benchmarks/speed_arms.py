@@ -28,15 +28,21 @@ from configs import reward as reward_config
 from configs import rl as rl_config
 from perl_jax import params as params_lib
 from perl_jax import roles, sampling, sharding, steps
-from perl_jax.data import batches
+from perl_jax.data.batches import preferences, prompts
 from perl_jax.models.config import ModelConfig
 from perl_jax.planning import flops
-from perl_jax.tasks import estimating, iteration, judging, rewarding, setup
-from perl_jax.tasks import start as start_lib
-from perl_jax.tasks.compiled import Compiled
+from perl_jax.tasks.initial import model as model_lib
+from perl_jax.tasks.initial import roles as initial_roles
+from perl_jax.tasks.initial import trainable as trainable_lib
+from perl_jax.tasks.rollouts import build, iteration, rewards
+from perl_jax.tasks.rollouts import engine as engine_lib
+from perl_jax.tasks.settings import rl as rl_settings
+from perl_jax.tasks.settings import shared
+from perl_jax.tasks.training.compiled import Compiled
 
 # A step is clean if others had less than this of the machine.
 ELSEWHERE = 0.04
+
 # A Llama of 14 million parameters, that of the peers.
 MODEL = {
   "vocab_size": 4096,
@@ -153,26 +159,26 @@ def _random_head(trainable: params_lib.Params) -> dict[str, Any]:
   return dict(trainable) | {params_lib.HEAD: head}
 
 
-def _configured(config: setup.Config, arm: Arm) -> setup.Config:
+def _configured(config: shared.Config, arm: Arm) -> shared.Config:
   config.tuning = arm.tuning
   config.batch_size = arm.prompts
   config.microbatches = arm.microbatches
   return config
 
 
-def _start(arm: Arm) -> start_lib.Start:
+def _start(arm: Arm) -> model_lib.Start:
   model = ModelConfig(**arm.model, remat=arm.remat)
-  return start_lib.random_start(model, 0, Path(), arm.base_dtype)
+  return model_lib.random_start(model, 0, Path(), arm.base_dtype)
 
 
 def make_reward_step(arm: Arm, mesh, meter: Meter) -> Callable[[int], None]:
   """Returns `run(number)`: one update of a pairwise reward model."""
   config = _configured(reward_config.get_config(), arm)
-  start, lora = _start(arm), setup.lora_spec(config)
-  trainable, frozen = start_lib.trainable_of(
+  start, lora = _start(arm), shared.lora_spec(config)
+  trainable, frozen = trainable_lib.trainable_of(
     start, lora=lora, tuning=arm.tuning, seed=0, head="scalar"
   )
-  optimizer = setup.make_optimizer(config)
+  optimizer = shared.make_optimizer(config)
   frozen = sharding.place(mesh, frozen, share=True)
   state = steps.init_state(sharding.place(mesh, trainable), optimizer)
   state = sharding.place(mesh, state)
@@ -194,7 +200,7 @@ def make_reward_step(arm: Arm, mesh, meter: Meter) -> Callable[[int], None]:
     for i in (0, 1)
   ]
   sides[1][:, : arm.prompt_len] = sides[0][:, : arm.prompt_len]
-  batch = batches.PreferenceBatch(
+  batch = preferences.PreferenceBatch(
     chosen_tokens=sides[0],
     chosen_lengths=lengths,
     rejected_tokens=sides[1],
@@ -212,7 +218,7 @@ def make_reward_step(arm: Arm, mesh, meter: Meter) -> Callable[[int], None]:
   return run
 
 
-def rl_config_of(arm: Arm) -> setup.Config:
+def rl_config_of(arm: Arm) -> shared.Config:
   """The task's config with an arm's choices."""
   config = _configured(rl_config.get_config(), arm)
   config.estimator = arm.estimator
@@ -227,12 +233,12 @@ def rl_config_of(arm: Arm) -> setup.Config:
 def make_rl_iteration(arm: Arm, mesh, meter: Meter) -> Callable[[int], None]:
   """Returns `run(number)`: one iteration of `tasks/rl.py`."""
   config = rl_config_of(arm)
-  estimator = estimating.estimator_of(config)
-  optimizer = estimating.make_optimizer(config)
-  start, lora = _start(arm), setup.lora_spec(config)
+  estimator = rl_settings.estimator_of(config)
+  optimizer = rl_settings.make_optimizer(config)
+  start, lora = _start(arm), shared.lora_spec(config)
 
   def of(seed, head):
-    return start_lib.trainable_of(
+    return trainable_lib.trainable_of(
       start, lora=lora, tuning=arm.tuning, seed=seed, head=head
     )
 
@@ -241,7 +247,7 @@ def make_rl_iteration(arm: Arm, mesh, meter: Meter) -> Callable[[int], None]:
   judged = _random_head(of(2, "scalar")[0])
   trainable = policy
   if estimator.uses_value:
-    value = estimating.initial_value(config, start, None, lora)
+    value = initial_roles.initial_value(config, start, None, lora)
     trainable = {"policy": policy, "value": value}
   base = sharding.place(mesh, frozen, share=True)
   anchor = sharding.place(mesh, policy)
@@ -250,7 +256,7 @@ def make_rl_iteration(arm: Arm, mesh, meter: Meter) -> Callable[[int], None]:
   )
   state = sharding.place(mesh, state)
   backbone = roles.Backbone(start.config, lora)
-  model = rewarding.Model(
+  model = rewards.Model(
     backbone, sharding.place(mesh, judged), base, 1, bool(frozen)
   )
   spec = sampling.SamplingSpec(
@@ -258,8 +264,8 @@ def make_rl_iteration(arm: Arm, mesh, meter: Meter) -> Callable[[int], None]:
     stop_ids=(start.config.vocab_size,),
     **config.sampling.to_dict(),
   )
-  engine = judging.Engine(backbone, spec, backbone)
-  functions = iteration.make_functions(
+  engine = engine_lib.Engine(backbone, spec, backbone)
+  functions = build.make_functions(
     config, estimator, optimizer, engine, model, on_base=bool(base)
   )
   iterate = iteration.Iteration(
@@ -268,7 +274,7 @@ def make_rl_iteration(arm: Arm, mesh, meter: Meter) -> Callable[[int], None]:
     mesh=mesh,
     base=base,
     anchor=anchor,
-    reward=rewarding.Rewarder(
+    reward=rewards.Rewarder(
       model, engine.rewards, None, unstopped_penalty=config.unstopped_penalty
     ),
     rows=(),
@@ -279,7 +285,7 @@ def make_rl_iteration(arm: Arm, mesh, meter: Meter) -> Callable[[int], None]:
 
   def run(number):
     nonlocal state
-    batch = batches.PromptBatch(
+    batch = prompts.PromptBatch(
       tokens=_tokens(number, arm.prompts, arm.prompt_len, vocab=vocab),
       lengths=np.full(arm.prompts, arm.prompt_len, np.int32),
       valid=np.ones(arm.prompts, bool),
@@ -291,7 +297,7 @@ def make_rl_iteration(arm: Arm, mesh, meter: Meter) -> Callable[[int], None]:
   return run
 
 
-def _timed(functions: iteration.Functions, meter: Meter):
+def _timed(functions: build.Functions, meter: Meter):
   prepare = functions.prepare
   return dataclasses.replace(
     functions,

@@ -14,9 +14,6 @@ so that a lone surrogate in a response can not stop a run. What differs
 between two equal runs, the time, lives only under `seconds/` and `rate/`.
 """
 
-import json
-import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
@@ -24,17 +21,8 @@ from typing import Self
 import numpy as np
 from rich.console import Console
 
+from perl_jax import files
 from perl_jax.reporting import terminal
-from perl_jax.reporting.terminal import achieved_table
-
-__all__ = [
-  "Writer",
-  "achieved_table",
-  "read_jsonl",
-  "write_json",
-  "write_jsonl",
-  "write_text",
-]
 
 
 class Writer:
@@ -144,10 +132,10 @@ class Writer:
   def summary(self, values: Mapping[str, object]) -> None:
     """Replaces summary.json, all of it or nothing."""
     if self._active():
-      write_json(self._workdir / "summary.json", values)
+      files.write_json(self._workdir / "summary.json", values)
 
   def _append(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
-    self._files[name].write("".join(map(_line, rows)))
+    self._files[name].write("".join(map(files.json_line, rows)))
     self._files[name].flush()
 
   def _active(self) -> bool:
@@ -156,75 +144,15 @@ class Writer:
     return self._enabled
 
 
-def read_jsonl(
-  path: str | Path, *, torn_end: bool = False
-) -> list[dict[str, object]]:
-  """The objects of a JSON-lines file; blank lines are skipped.
-
-  Args:
-    path: The file.
-    torn_end: Leave out a last line without a line break that is no object:
-      its writer was killed, or is still at it.
-
-  Raises:
-    ValueError: A line is not one JSON object; names the file and the line.
-  """
-  lines = Path(path).read_bytes().split(b"\n")
-  rows = []
-  for number, line in enumerate(lines, start=1):
-    if not line.strip():
-      continue
-    try:
-      row = json.loads(line)
-      if type(row) is not dict:
-        raise ValueError(f"is {type(row).__name__}, not an object")
-    except ValueError as error:
-      if torn_end and number == len(lines):
-        break
-      raise ValueError(
-        f"{path}:{number}: not a JSON object ({error}): {line[:60]!r}"
-      ) from error
-    rows.append(row)
-  return rows
-
-
-def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, object]]) -> None:
-  """Writes a JSON-lines file whole, or leaves the old one as it was."""
-  write_text(path, "".join(map(_line, rows)))
-
-
-def write_json(path: str | Path, value: Mapping[str, object]) -> None:
-  """Writes one JSON object whole, or leaves the old file as it was."""
-  write_text(path, json.dumps(_plain(value), indent=2) + "\n")
-
-
-def write_text(path: str | Path, text: str) -> None:
-  """Writes a file whole, or leaves the old one as it was."""
-  path = Path(path)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  try:
-    with temporary.open("w", encoding="utf-8") as file:
-      file.write(text)
-      file.flush()
-      os.fsync(file.fileno())
-    temporary.replace(path)
-  finally:
-    temporary.unlink(missing_ok=True)
-
-
 def _drop_from_step(path: Path, step: int) -> None:
   """Keeps the rows before `step`; the file appears only if it was there."""
   if not path.exists():
     return
-  rows = read_jsonl(path, torn_end=True) if step > 0 else []
+  rows = files.read_jsonl(path, torn_end=True) if step > 0 else []
   for row in rows:
     if type(row.get("step")) is not int:
       raise ValueError(f"{path}: a row has no step: {str(row)[:60]}")
-  write_jsonl(path, (row for row in rows if row["step"] < step))
-
-
-def _line(row: Mapping[str, object]) -> str:
-  return json.dumps(_plain(row), allow_nan=False) + "\n"
+  files.write_jsonl(path, (row for row in rows if row["step"] < step))
 
 
 def _scalar(key: str, value: object) -> float | int:
@@ -237,20 +165,3 @@ def _scalar(key: str, value: object) -> float | int:
   if type(plain) not in (bool, int, float):
     raise ValueError(f"metric {key!r} is {value!r}, not a number")
   return plain
-
-
-def _plain(value: object) -> object:
-  """The value in types that JSON has; see the module on non-finite floats."""
-  if value is None or isinstance(value, str | bool | int):
-    return value
-  if isinstance(value, float):
-    return float(value) if math.isfinite(value) else str(float(value))
-  if isinstance(value, Mapping):
-    return {str(key): _plain(item) for key, item in value.items()}
-  if isinstance(value, Path):
-    return str(value)
-  if hasattr(value, "shape") and hasattr(value, "dtype"):
-    return _plain(np.asarray(value).tolist())
-  if isinstance(value, Iterable):
-    return [_plain(item) for item in value]
-  raise ValueError(f"{value!r} ({type(value).__name__}) can not be written")

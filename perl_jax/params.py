@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from perl_jax import hosts, quantization
+from perl_jax import hosts
 from perl_jax.models import lora as lora_lib
+from perl_jax.models import quantization
 
 Params = Mapping[str, Any]
 TUNINGS = ("lora", "full")

@@ -23,7 +23,7 @@ FLOORS = (
   ("tasks",),
   (
     "planning",
-    "rollout",
+    "scoring",
     "steps",
     "checkpoint",
     # What metrics shows, in pictures and numbers.
@@ -35,14 +35,11 @@ FLOORS = (
   ),
   ("roles", "sampling", "optim"),
   # Models say how activations are laid out: the axes' names are below them.
-  (
-    *("hosts", "sharding", "matmul", "quantization", "models"),
-    *("objectives", "params"),
-  ),
+  (*("hosts", "sharding", "models", "objectives", "params", "files"),),
 )
 PURE = {
-  *("matmul", "quantization", "objectives", "models", "params", "roles"),
-  *("sampling", "rollout"),
+  *("objectives", "models", "params", "roles"),
+  *("sampling", "scoring"),
   *("steps", "optim", "sharding"),
 }
 # Logging, clocks, files, flags, environment, global seeds, configs.
@@ -237,7 +234,7 @@ def test_only_tasks_import_by_name():
   """
   assert dynamic_imports(house()) == [
     f"{PACKAGE}.tasks calls import_module",
-    f"{PACKAGE}.tasks.reward_function calls import_module",
+    f"{PACKAGE}.tasks.rollouts.reward_function calls import_module",
   ]
 
 

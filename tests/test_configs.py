@@ -9,9 +9,12 @@ from ml_collections import ConfigDict
 
 from configs import common
 from perl_jax import sharding, tasks
-from perl_jax.data import sources
+from perl_jax.data.sources import registry
 from perl_jax.models import presets
-from perl_jax.tasks import dpo, estimating, reward, setup
+from perl_jax.tasks import dpo
+from perl_jax.tasks.settings import rl as rl_settings
+from perl_jax.tasks.settings import shared
+from perl_jax.tasks.training import inputs
 
 FILES = sorted(
   path.stem
@@ -22,6 +25,7 @@ PIPELINE = ("sft", "reward", "rl", "evaluate")
 STAGES = (*PIPELINE, "dpo")
 ON_DATA = [(name, data) for name in (*STAGES, "pipeline")
            for data in common.DATASETS]  # fmt: skip
+
 # What a stage reads, where the data set has it.
 KINDS = {"sft": ("demonstrations", "prompts"), "rl": ("prompts",),
          "dpo": ("preferences", "prompts"),
@@ -54,7 +58,7 @@ def test_nothing_is_left_out():
     "export",
     "plan",
   }
-  assert set(common.DATASETS) == set(sources.describe())
+  assert set(common.DATASETS) == set(registry.describe())
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -121,17 +125,19 @@ def test_numbers_fit_together():
     mesh = sharding.make_mesh(
       **config.mesh.to_dict(), devices=jax.devices()[:1]
     )
-    assert setup.lora_spec(config).rank == (8 if config.tuning == "lora" else 0)
+    assert shared.lora_spec(config).rank == (
+      8 if config.tuning == "lora" else 0
+    )
     if stage == "evaluate":
       continue
-    setup.check_counts(config, mesh)
-    setup.make_optimizer(config)
+    shared.check_counts(config, mesh)
+    shared.make_optimizer(config)
     assert config.optimizer.warmup_steps < config.steps
     assert config.eval_every <= config.steps
   for data_set in common.DATASETS:
     config = load("rl", data_set)
     config.reward.init = "runs/reward"
-    estimating.check(config, mesh)
+    rl_settings.check(config, mesh)
     dpo.check(load("dpo", data_set), mesh)
 
 
@@ -139,13 +145,13 @@ def test_each_stage_reads_what_its_data_set_has():
   """Else it is said which data sets have it, before anything is read."""
   for stage, config in stage_configs():
     name = config.data.name
-    kinds = KINDS.get(stage) or (reward.require_loss(config.loss),)
+    kinds = KINDS.get(stage) or (inputs.require_loss(config.loss),)
     for kind in kinds:
-      if kind in sources.describe()[name].kinds:
+      if kind in registry.describe()[name].kinds:
         continue
       assert stage in ("sft", "evaluate", "reward", "dpo"), (stage, name)
       with pytest.raises(ValueError, match=f"{name} has no '{kind}'"):
-        sources.load(name, kind)
+        registry.load(name, kind)
   reads = {c.data.name for s, c in stage_configs() if s == "sft"}
   assert {"coffee_bar", "taskmaster_coffee", "jsonl"} <= reads
 
@@ -153,7 +159,7 @@ def test_each_stage_reads_what_its_data_set_has():
 def test_options_are_those_of_the_source():
   for _, config in stage_configs():
     options = set(config.data.options)
-    assert options <= set(sources.describe()[config.data.name].options)
+    assert options <= set(registry.describe()[config.data.name].options)
 
 
 def test_pipeline_fields_of_the_run_are_fields_of_the_stages():

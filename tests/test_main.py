@@ -11,10 +11,11 @@ import pytest
 from absl import flags, logging
 from absl.testing import flagsaver
 
-from perl_jax import main, metrics, tasks
+from perl_jax import files, main, tasks
 from tests.tasks import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
+
 
 # ml_collections loads config files by a method that Python 3.15 will not have.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module")
@@ -218,7 +219,7 @@ def test_command_trains_and_another_is_refused(tmp_path):
   assert done.returncode == 0, err
   assert "data: " in err and "orbax" not in err.lower()
   assert "sft" in out
-  rows = metrics.read_jsonl(tmp_path / "run" / "metrics.jsonl")
+  rows = files.read_jsonl(tmp_path / "run" / "metrics.jsonl")
   assert [row["step"] for row in rows if "train/loss" in row] == [1, 2]
   command = (tmp_path / "run" / "command.txt").read_text()
   assert "--config.model.preset=tiny" in command

@@ -16,7 +16,7 @@ from absl import logging as absl_logging
 from rich.console import Console
 from tensorboardX.proto import event_pb2
 
-from perl_jax import metrics
+from perl_jax import files, metrics
 from perl_jax.reporting import headline, terminal
 
 
@@ -68,7 +68,7 @@ def test_lines_and_events(tmp_path):
   lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
   assert lines[0] == '{"step": 0, "train/loss": 1.0, "train/accuracy": 0.5}'
   assert [json.loads(line)["step"] for line in lines] == [0, 1, 2, 3]
-  rows = metrics.read_jsonl(tmp_path / "samples.jsonl")
+  rows = files.read_jsonl(tmp_path / "samples.jsonl")
   assert rows[2] == {"step": 3, "prompt": "p3"}
   assert visible_scalars(tmp_path) == [
     (tag, step, pytest.approx(value))
@@ -126,10 +126,10 @@ def test_every_write_is_on_disk_at_once(tmp_path):
     check=False,
   )
   assert done.returncode == -signal.SIGKILL, done.stderr
-  assert metrics.read_jsonl(tmp_path / "metrics.jsonl") == [
+  assert files.read_jsonl(tmp_path / "metrics.jsonl") == [
     {"step": 0, "loss": 1.0}
   ]
-  assert len(metrics.read_jsonl(tmp_path / "samples.jsonl")) == 1
+  assert len(files.read_jsonl(tmp_path / "samples.jsonl")) == 1
   assert visible_scalars(tmp_path) == [("loss", 0, 1.0)]
 
 
@@ -149,14 +149,14 @@ def test_a_resumed_run_writes_the_same_bytes(tmp_path):
 def test_a_complete_last_line_without_a_line_break_is_kept(tmp_path):
   (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n{"step": 1}')
   run(tmp_path, [2], resume_step=2)
-  rows = metrics.read_jsonl(tmp_path / "metrics.jsonl")
+  rows = files.read_jsonl(tmp_path / "metrics.jsonl")
   assert [row["step"] for row in rows] == [0, 1, 2]
 
 
 def test_a_fresh_run_starts_from_empty_files(tmp_path):
   run(tmp_path, range(5))
   run(tmp_path, range(2))
-  rows = metrics.read_jsonl(tmp_path / "metrics.jsonl")
+  rows = files.read_jsonl(tmp_path / "metrics.jsonl")
   assert [row["step"] for row in rows] == [0, 1]
   assert {step for _, step, _ in visible_scalars(tmp_path)} == {0, 1}
 
@@ -199,19 +199,19 @@ def test_summary_is_replaced_whole(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
   path = tmp_path / "scores.jsonl"
-  metrics.write_jsonl(path, [{"score": 0.5, "label": 1}])
+  files.write_jsonl(path, [{"score": 0.5, "label": 1}])
   with pytest.raises(ValueError, match="can not be written"):
-    metrics.write_jsonl(path, [{"score": 0.1}, {"score": object()}])
+    files.write_jsonl(path, [{"score": 0.1}, {"score": object()}])
   with pytest.raises(UnicodeEncodeError):
-    metrics.write_text(path, "half a pair: \ud800")
+    files.write_text(path, "half a pair: \ud800")
   assert path.read_text() == '{"score": 0.5, "label": 1}\n'
   assert [p.name for p in tmp_path.iterdir()] == ["scores.jsonl"]
 
 
 def test_text_of_any_kind_survives(tmp_path):
   text = "caf\u00e9 \u2028 \ud800 <b>\n"
-  metrics.write_jsonl(tmp_path / "t.jsonl", [{"text": text}])
-  assert metrics.read_jsonl(tmp_path / "t.jsonl") == [{"text": text}]
+  files.write_jsonl(tmp_path / "t.jsonl", [{"text": text}])
+  assert files.read_jsonl(tmp_path / "t.jsonl") == [{"text": text}]
 
 
 @pytest.mark.parametrize(
@@ -245,19 +245,19 @@ def test_read_jsonl_names_file_and_line(tmp_path):
   path = tmp_path / "x.jsonl"
   path.write_text('{"a": 1}\n\n{"a": 2\n{"a": 3}\n')
   with pytest.raises(ValueError, match=r"x\.jsonl:3: not a JSON object"):
-    metrics.read_jsonl(path)
+    files.read_jsonl(path)
   with pytest.raises(ValueError, match=r"x\.jsonl:3"):
-    metrics.read_jsonl(path, torn_end=True)
+    files.read_jsonl(path, torn_end=True)
   path.write_text('{"a": 1}\n[1]\n')
   with pytest.raises(ValueError, match=r"x\.jsonl:2.*is list, not an object"):
-    metrics.read_jsonl(path)
+    files.read_jsonl(path)
   path.write_bytes(b'{"a": 1}\n{"b": "\xff"}\n')
   with pytest.raises(ValueError, match=r"x\.jsonl:2"):
-    metrics.read_jsonl(path)
+    files.read_jsonl(path)
   path.write_text('{"a": 1}\n{"a"')
-  assert metrics.read_jsonl(path, torn_end=True) == [{"a": 1}]
+  assert files.read_jsonl(path, torn_end=True) == [{"a": 1}]
   with pytest.raises(FileNotFoundError):
-    metrics.read_jsonl(tmp_path / "none.jsonl")
+    files.read_jsonl(tmp_path / "none.jsonl")
 
 
 @pytest.fixture
@@ -421,7 +421,7 @@ def test_formats(call, value, expected):
 def test_achieved_table_plain_and_on_a_terminal():
   plain = plain_console()
   path = "/a/very/long/path/that/does/not/fit/a/terminal/of/60/report.html"
-  metrics.achieved_table(SUMMARY, {"report": path}, console=plain)
+  terminal.achieved_table(SUMMARY, {"report": path}, console=plain)
   lines = plain.file.getvalue().splitlines()
   assert lines[0] == "What was achieved"
   assert " ".join(lines[2].split()) == (
@@ -430,13 +430,13 @@ def test_achieved_table_plain_and_on_a_terminal():
   assert lines[-1] == f"  report  {path}"
   assert "\x1b" not in plain.file.getvalue()
   colour = Console(file=io.StringIO(), force_terminal=True, width=100)
-  metrics.achieved_table(SUMMARY, {"report": path}, console=colour)
+  terminal.achieved_table(SUMMARY, {"report": path}, console=colour)
   assert "+37.8 points" in colour.file.getvalue()
 
 
 def test_achieved_table_without_headline_shows_what_there_is():
   console = plain_console()
-  metrics.achieved_table({"loss": 0.5, "name": "x"}, {}, console=console)
+  terminal.achieved_table({"loss": 0.5, "name": "x"}, {}, console=console)
   assert " ".join(console.file.getvalue().split()) == (
     "What was achieved before after change loss 0.500"
   )

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import grain
 import numpy as np
 
-from perl_jax.data.batches import bucket_for
+from perl_jax.data.batches.common import bucket_for
 
 Row = Any
 Batch = Any

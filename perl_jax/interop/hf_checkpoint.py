@@ -8,8 +8,8 @@ from pathlib import Path
 from jax.sharding import Mesh
 
 from perl_jax import params as params_lib
-from perl_jax import quantization
 from perl_jax.interop import hf_config, hf_names, hf_weights, score
+from perl_jax.models import quantization
 from perl_jax.models.config import ModelConfig
 
 

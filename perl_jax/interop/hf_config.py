@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from perl_jax.data.text import import_transformers
+from perl_jax.data.text.tokenization import import_transformers
 from perl_jax.models.config import ModelConfig
 
 # model_type -> architecture of the causal language model.
@@ -22,6 +22,7 @@ FAMILIES = {
   "gemma3_text": "Gemma3ForCausalLM",
 }
 SEQ_CLS = "ForSequenceClassification"
+
 # Fields of ModelConfig that say how to compute, not what.
 _OWN = ("attention", "dtype", "remat", "scan_unroll")
 _GEMMAS = ("gemma", "gemma2", "gemma3_text")

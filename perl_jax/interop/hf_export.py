@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from perl_jax import metrics as metrics_lib
+from perl_jax import files
 from perl_jax import params as params_lib
 from perl_jax.interop import hf_config, hf_names, hf_weights, score
 from perl_jax.models.config import ModelConfig
@@ -70,14 +70,14 @@ def save_model(
     extra=extra,
     head=head is None,
   )
-  metrics_lib.write_json(directory / "config.json", described.to_dict())
+  files.write_json(directory / "config.json", described.to_dict())
   generation = {
     "bos_token_id": stops.bos_id,
     "eos_token_id": list(stops.stop_ids),
     "pad_token_id": stops.pad_id,
   }
   if head is None:
-    metrics_lib.write_json(directory / "generation_config.json", generation)
+    files.write_json(directory / "generation_config.json", generation)
 
 
 def model_card(facts: Mapping[str, Any], front: Mapping[str, Any]) -> str:

@@ -19,14 +19,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 from jax.sharding import Mesh, NamedSharding
 
-from perl_jax import hosts, quantization, roles, sharding
-from perl_jax import metrics as metrics_lib
+from perl_jax import files as files_lib
+from perl_jax import hosts, roles, sharding
 from perl_jax import params as params_lib
 from perl_jax.interop import hf_names
+from perl_jax.models import quantization
 from perl_jax.models.config import ModelConfig
 
 INDEX = "model.safetensors.index.json"
@@ -319,5 +319,5 @@ def save_base(
   if len(files) > 1:
     total = sum(math.prod(s) for s in shapes.values()) * size
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    metrics_lib.write_json(Path(directory) / INDEX, index)
+    files_lib.write_json(Path(directory) / INDEX, index)
   return files

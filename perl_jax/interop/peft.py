@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 
-from perl_jax import metrics as metrics_lib
+from perl_jax import files
 from perl_jax import params as params_lib
 from perl_jax.interop import hf_names, hf_weights, score
 from perl_jax.models import lora as lora_lib
@@ -40,6 +39,7 @@ _LORA = re.compile(
 _SCORE = re.compile(
   r"(?:base_model\.model\.)?score(?:\.modules_to_save\.default)?\.weight"
 )
+
 # Kinds of adapter that are LoRA by name but not y = x W + scale x A B.
 _REFUSED = (
   "use_dora", "lora_bias", "layers_to_transform", "layer_replication",
@@ -122,7 +122,7 @@ def save_adapter(
   safetensors.numpy.save_file(
     tensors, Path(directory) / WEIGHTS, metadata={"format": "pt"}
   )
-  metrics_lib.write_json(Path(directory) / CONFIG, described)
+  files.write_json(Path(directory) / CONFIG, described)
 
 
 def is_adapter(directory: str | os.PathLike) -> bool:

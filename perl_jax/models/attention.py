@@ -11,14 +11,16 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from perl_jax import sharding
-from perl_jax.matmul import matmul
 from perl_jax.models.config import ModelConfig
+from perl_jax.models.matmul import matmul
 
 # Heads wider than this need Hopper or later in cuDNN; "auto" does not ask.
 _CUDNN_MAX_HEAD_DIM = 128
+
 # Splash works on blocks of keys whose length is a multiple of the TPU's lanes.
 _LANES = 128
 _BLOCKS = (512, 256, _LANES)
+
 # Of queries, where XLA attends: each is a part of the program.
 _MAX_BLOCKS = 4
 

@@ -20,12 +20,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from perl_jax import quantization, sharding
-from perl_jax.matmul import matmul
+from perl_jax import sharding
+from perl_jax.models import quantization
+from perl_jax.models.matmul import matmul
 
 ATTENTION = ("attention/q", "attention/k", "attention/v", "attention/o")
 MLP = ("mlp/gate", "mlp/up", "mlp/down")
 PROJECTIONS = ATTENTION + MLP
+
 
 # Names of the leaves that an adapter adds beside `kernel`.
 LEAVES = ("lora_a", "lora_b")

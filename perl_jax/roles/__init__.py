@@ -14,7 +14,7 @@ from perl_jax.roles.backbone import (
   init_base,
   init_head,
 )
-from perl_jax.roles.measures import (
+from perl_jax.roles.outputs import (
   response_kl,
   response_logprobs,
   response_scores,

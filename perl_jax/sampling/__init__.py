@@ -6,7 +6,7 @@ is an action like any other; nothing that was sampled is overwritten.
 """
 
 from perl_jax.sampling.decode import make_sampler
-from perl_jax.sampling.policy import (
+from perl_jax.sampling.draw import (
   Samples,
   SamplingSpec,
   filter_logits,

@@ -8,13 +8,12 @@ import jax.numpy as jnp
 from perl_jax import params as params_lib
 from perl_jax import roles, sharding
 from perl_jax.models import transformer
-from perl_jax.sampling import policy as policy_lib
-from perl_jax.sampling import slots
+from perl_jax.sampling import draw, slots
 
 
 def make_sampler(
-  backbone: roles.Backbone, spec: policy_lib.SamplingSpec
-) -> Callable[..., policy_lib.Samples]:
+  backbone: roles.Backbone, spec: draw.SamplingSpec
+) -> Callable[..., draw.Samples]:
   """Returns `sample(params, prompts, lengths, row_ids, key) -> Samples`.
 
   `prompts` `[B, P]` are left-padded, `lengths` `[B]`. Each row draws from
@@ -37,16 +36,14 @@ def make_sampler(
       keys = members(keys, jnp.arange(spec.group)).reshape(-1)
     in_turn = 0 < spec.slots < keys.shape[0]
     decode = slots.decode_in_turn if in_turn else _decode_together
-    return decode(
-      policy_lib.Policy(backbone, spec, body), prompts, lengths, keys
-    )
+    return decode(draw.Policy(backbone, spec, body), prompts, lengths, keys)
 
   return sample
 
 
 def _decode_together(
-  policy: policy_lib.Policy, prompts, lengths, keys
-) -> policy_lib.Samples:
+  policy: draw.Policy, prompts, lengths, keys
+) -> draw.Samples:
   """All samples at once; a group is a row that grows by G tokens a step."""
   spec, (batch, prompt_len) = policy.spec, prompts.shape
   group, time = spec.group, spec.response_len
@@ -82,10 +79,10 @@ def _decode_together(
     done |= policy.stops(token) & ~done
     hidden, cache = policy.forward(sequence, cache, last=group)
     return (
-      policy_lib.Samples(tokens, mask, done, logprobs, step + 1),
+      draw.Samples(tokens, mask, done, logprobs, step + 1),
       cache,
       policy.logits(hidden),
     )
 
-  state = (policy_lib.no_samples(spec, rows), cache, policy.logits(hidden))
+  state = (draw.no_samples(spec, rows), cache, policy.logits(hidden))
   return jax.lax.while_loop(unfinished, decode, state)[0]

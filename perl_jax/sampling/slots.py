@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from perl_jax import roles, sharding
 from perl_jax.models import transformer
-from perl_jax.sampling.policy import Policy, Samples, no_samples
+from perl_jax.sampling.draw import Policy, Samples, no_samples
 
 
 class Slots(NamedTuple):

@@ -4,12 +4,8 @@ from perl_jax.steps.dpo import AnchoredPairs, dpo_loss, pair_logprobs
 from perl_jax.steps.ensemble import init_ensemble, make_ensemble_step
 from perl_jax.steps.estimator import Estimator, Experience, prepare
 from perl_jax.steps.language_model import language_model_loss
-from perl_jax.steps.policy import Standing, policy_loss, policy_of
-from perl_jax.steps.reward import (
-  pairwise_loss,
-  pointwise_loss,
-  reward_scores,
-)
+from perl_jax.steps.reward import pairwise_loss, pointwise_loss, reward_scores
+from perl_jax.steps.rl import Standing, policy_loss, policy_of
 from perl_jax.steps.train import (
   LossFn,
   Sums,

@@ -22,7 +22,7 @@ def run(config: Any, workdir: str | Path) -> dict[str, float]:
     raise ValueError(f"config.task={name!r}: choose one of {TASKS}.{hint}")
   # Imported on demand: a report needs no accelerator, a stage no plots.
   if name in TRAINING:
-    from perl_jax.tasks import fit
+    from perl_jax.tasks.dry_run import memory_check
 
-    fit.check(config)
+    memory_check.check(config)
   return importlib.import_module(f"perl_jax.tasks.{name}").run(config, workdir)

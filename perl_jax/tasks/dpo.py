@@ -15,35 +15,40 @@ from absl import logging
 
 from perl_jax import classification, hosts, roles, sharding, steps
 from perl_jax import params as params_lib
-from perl_jax.data import sources
+from perl_jax.data.sources import registry
 from perl_jax.objectives import preference
-from perl_jax.tasks import casting, inputs, judging, loop, setup, stage
-from perl_jax.tasks import start as start_lib
-from perl_jax.tasks.compiled import Compiled
+from perl_jax.tasks.evaluation import policy as policy_evaluation
+from perl_jax.tasks.initial import manifest
+from perl_jax.tasks.initial import trainable as trainable_lib
+from perl_jax.tasks.rollouts import engine as engine_lib
+from perl_jax.tasks.settings import shared
+from perl_jax.tasks.training import begin, inputs, loop
+from perl_jax.tasks.training import workdir as workdir_lib
+from perl_jax.tasks.training.compiled import Compiled
 
 
-def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
+def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   """Trains to `config.steps`, resuming if need be; returns the summary."""
   started = time.perf_counter()
-  mesh, optimizer = setup.make_mesh(config), setup.make_optimizer(config)
+  mesh, optimizer = shared.make_mesh(config), shared.make_optimizer(config)
   check(config, mesh)
-  with setup.preparing(config, workdir) as workdir:
-    start = inputs.start(config, "policy", workdir, "preferences", mesh)
+  with workdir_lib.preparing(config, workdir) as workdir:
+    start = begin.start(config, "policy", workdir, "preferences", mesh)
     inputs.require_room(config, start.config.max_len)
-    tokenization = inputs.load_tokenizer(start)
+    tokenization = begin.load_tokenizer(start)
     data = inputs.preferences(config, tokenization)
     prompts = inputs.prompts(config, tokenization, train=False)
-    sampling_spec = casting.sampling_spec(
+    sampling_spec = shared.sampling_spec(
       config,
       tokenization,
       temperature=config.eval.temperature,
       greedy=config.eval.greedy,
     )
-    lora = setup.lora_spec(config)
-    trainable, frozen = start_lib.trainable_of(
+    lora = shared.lora_spec(config)
+    trainable, frozen = trainable_lib.trainable_of(
       start, lora=lora, tuning=config.tuning, seed=config.seed, head=""
     )
-    stage.write_model(
+    manifest.write_model(
       workdir,
       start,
       lora=lora,
@@ -52,25 +57,25 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       init=config.policy.to_dict(),
     )
   inputs.log_counts(data.counts)
-  summary = setup.share(trainable, frozen)
+  summary = shared.share(trainable, frozen)
   logging.info("dpo: %s", summary)
 
   with jax.set_mesh(mesh):
     frozen = sharding.place(mesh, frozen, share=True)
     # With LoRA the anchor is another adapter; with full tuning, a whole copy.
-    anchor = judging.Role(sharding.place(mesh, trainable), frozen)
+    anchor = engine_lib.Role(sharding.place(mesh, trainable), frozen)
     backbone = roles.Backbone(start.config, lora)
     state = steps.init_state(sharding.place(mesh, trainable), optimizer)
     state = sharding.place(mesh, state)
     del start, trainable
-    engine = judging.Engine(backbone, sampling_spec, None)
-    judge = judging.PolicyJudge(
+    engine = engine_lib.Engine(backbone, sampling_spec, None)
+    judge = policy_evaluation.PolicyJudge(
       engine,
       mesh=mesh,
       batches=prompts.validation,
       rows=prompts.rows,
       tokenization=tokenization,
-      checker=sources.checker(config.data.name),
+      checker=registry.checker(config.data.name),
       key=draws_of_rl(config.seed),
     )
     logprobs, learn = make_functions(
@@ -100,7 +105,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       resumed, writer = opened.resumed, opened.writer
       anchored = score_pairs(logprobs, anchor, data, mesh)
       # A fresh policy is judged as itself, so that the KL proves something.
-      first = judging.Role(opened.state.trainable, frozen)
+      first = engine_lib.Role(opened.state.trainable, frozen)
       before, before_rows = judge(anchor if resumed else first, anchor, None)
       if before["kl"] != 0.0:
         raise ValueError(
@@ -116,9 +121,9 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
         writer.write(0, {f"validation/{k}": v for k, v in found.items()})
 
       def evaluate(state, step):
-        role = judging.Role(state.trainable, frozen)
+        role = engine_lib.Role(state.trainable, frozen)
         judged, rows = judge(role, anchor, None)
-        shown = judging.side_by_side(before_rows, rows)
+        shown = policy_evaluation.side_by_side(before_rows, rows)
         writer.samples(step, shown[: config.eval.samples])
         found = judged | on_pairs(role)
         return {f"validation/{k}": v for k, v in found.items()}
@@ -127,7 +132,9 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
         batches=data.train, update=update, evaluate=evaluate
       )
       after = {k.removeprefix("validation/"): v for k, v in evaluated.items()}
-      summary |= judging.compare(before, {k: after[k] for k in before})
+      summary |= policy_evaluation.compare(
+        before, {k: after[k] for k in before}
+      )
       summary |= {k: v for k, v in after.items() if k not in before}
       compiled = (*engine.compiled, logprobs, learn)
       summary |= {
@@ -141,7 +148,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
 
 
 def make_functions(
-  config: setup.Config,
+  config: shared.Config,
   backbone: roles.Backbone,
   optimizer: optax.GradientTransformation,
   max_response: int,
@@ -163,13 +170,13 @@ def make_functions(
   )
 
 
-def check(config: setup.Config, mesh: jax.sharding.Mesh) -> None:
+def check(config: shared.Config, mesh: jax.sharding.Mesh) -> None:
   """Checks what only DPO asks for.
 
   Raises:
     ValueError: Names the field, the value and the way out.
   """
-  setup.check_counts(config, mesh)
+  shared.check_counts(config, mesh)
   if config.loss not in preference.DPO_KINDS:
     raise ValueError(
       f"config.loss={config.loss!r}: choose one of"
@@ -221,7 +228,7 @@ def score_pairs(logprobs, role, data, mesh) -> np.ndarray:
 
 
 def quality(
-  policy: np.ndarray, anchor: np.ndarray, config: setup.Config
+  policy: np.ndarray, anchor: np.ndarray, config: shared.Config
 ) -> dict[str, float]:
   """The policy as a reward model of its own: of held-out pairs, means.
 

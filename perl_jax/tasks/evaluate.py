@@ -4,30 +4,28 @@ The policy is compared with the anchor that it started from, on the same prompts
 with the same keys. Works for the checkpoint of any stage.
 """
 
-import dataclasses
 import time
 from pathlib import Path
 
 import jax
 
-from perl_jax import hosts, sharding
+from perl_jax import files, hosts, sharding
 from perl_jax import metrics as metrics_lib
-from perl_jax.data import sources
-from perl_jax.tasks import (
-  casting,
-  inputs,
-  judging,
-  rewarding,
-  setup,
-  stage,
-)
-from perl_jax.tasks import reward as reward_task
-from perl_jax.tasks import start as start_lib
-from perl_jax.tasks.compiled import Compiled
-from perl_jax.tasks.start import Outside, Start
+from perl_jax.data.sources import registry
+from perl_jax.tasks.evaluation import policy as policy_evaluation
+from perl_jax.tasks.evaluation import reward_model as reward_evaluation
+from perl_jax.tasks.initial import model, restore
+from perl_jax.tasks.initial import roles as initial_roles
+from perl_jax.tasks.rollouts import engine as engine_lib
+from perl_jax.tasks.rollouts import rewards
+from perl_jax.tasks.settings import rl as rl_settings
+from perl_jax.tasks.settings import shared
+from perl_jax.tasks.training import begin, inputs
+from perl_jax.tasks.training import workdir as workdir_lib
+from perl_jax.tasks.training.compiled import Compiled
 
 
-def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
+def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   """Writes summary, samples and scores; returns the summary."""
   started = time.perf_counter()
   if not config.policy.init and not config.reward.init:
@@ -35,15 +33,15 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       "Nothing to evaluate: give config.policy.init, config.reward.init or"
       " both."
     )
-  reward_task.require_loss(config.loss)
-  rewarding.check(config)
-  mesh = setup.make_mesh(config)
-  outside = setup.outside(config, mesh)
+  inputs.require_loss(config.loss)
+  rl_settings.check_reward(config)
+  mesh = shared.make_mesh(config)
+  outside = model.outside(config, mesh)
   summary = {}
-  with jax.set_mesh(mesh), setup.preparing(config, workdir) as workdir:
+  with jax.set_mesh(mesh), workdir_lib.preparing(config, workdir) as workdir:
     policy = anchor = reward = reward_start = None
     if config.policy.init:
-      policy = stage.load(
+      policy = restore.load(
         config.policy.init,
         config.policy.checkpoint,
         "policy",
@@ -51,9 +49,9 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
         outside=outside,
       )
       inputs.require_room(config, policy.config.max_len)
-      anchor = load_anchor(config, policy, outside)
+      anchor = restore.load_anchor(config, policy, outside)
     if config.reward.init:
-      reward_start = stage.load(
+      reward_start = restore.load(
         config.reward.init,
         config.reward.checkpoint,
         "reward",
@@ -61,9 +59,9 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
         known=policy,
         outside=outside,
       )
-      reward_start = casting.as_combined(reward_start, config)
-      reward = rewarding.place_model(
-        mesh, casting.as_trained(reward_start, None), {}
+      reward_start = initial_roles.as_combined(reward_start, config)
+      reward = rewards.place_model(
+        mesh, initial_roles.as_trained(reward_start, None), {}
       )
     with metrics_lib.Writer(
       workdir,
@@ -75,7 +73,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
         found, rows = judge_reward(config, mesh, reward_start, reward)
         summary |= {f"reward_model.{k}": v for k, v in found.items()}
         if hosts.is_primary():
-          metrics_lib.write_jsonl(workdir / reward_task.SCORES, rows)
+          files.write_jsonl(workdir / reward_evaluation.SCORES, rows)
       if policy is not None:
         found, samples = judge_policy(
           config, mesh, policy, anchor, reward_start, reward
@@ -88,31 +86,9 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
   return summary
 
 
-def load_anchor(config, policy: Start, outside: Outside) -> Start:
-  """What a policy went on from, or the policy itself if that is not known."""
-  workdir = Path(config.policy.init)
-  if not (workdir / stage.MODEL_FILE).exists():
-    return policy  # made by others: nothing says what it went on from
-  described = stage.read_model(workdir, "policy.init")
-  init, base = described["init"], described["base"]
-  outside = dataclasses.replace(outside, dtype=base["dtype"])
-  if not init["init"] and base["kind"] == "huggingface":
-    return start_lib.checkpoint_start(base["path"], outside, policy)
-  if not init["init"]:
-    return policy
-  return stage.load(
-    workdir / init["init"],
-    init["checkpoint"],
-    "policy",
-    "policy.init",
-    known=policy,
-    outside=outside,
-  )
-
-
-def place(mesh, cast: casting.Cast):
+def place(mesh, cast: initial_roles.Cast):
   """(backbone, role on the mesh) of a role that is only run."""
-  return cast.backbone, judging.Role(
+  return cast.backbone, engine_lib.Role(
     sharding.place(mesh, cast.trainable),
     sharding.place(mesh, cast.own_base, share=True),
   )
@@ -120,13 +96,15 @@ def place(mesh, cast: casting.Cast):
 
 def judge_reward(config, mesh, start, reward):
   """Quality of the reward model on held-out rated rows."""
-  tokenization = inputs.load_tokenizer(start)
-  data = reward_task.read(config, tokenization, train=False)
+  tokenization = begin.load_tokenizer(start)
+  data = inputs.read(config, tokenization, train=False)
   score = Compiled(
-    reward_task.make_scorer(reward.backbone, data.max_targets, reward.members),
+    reward_evaluation.make_scorer(
+      reward.backbone, data.max_targets, reward.members
+    ),
     name="reward scores",
   )
-  rows = reward_task.score_rows(
+  rows = reward_evaluation.score_rows(
     score,
     reward.trainable,
     reward.frozen,
@@ -136,22 +114,28 @@ def judge_reward(config, mesh, start, reward):
     combine=config.reward.combine,
     std_weight=config.reward.std_weight,
   )
-  return reward_task.quality(rows), rows
+  return reward_evaluation.quality(rows), rows
 
 
 def judge_policy(config, mesh, policy, anchor, reward_start, reward):
   """Policy and anchor on the same held-out prompts."""
   if reward_start is not None:
-    casting.require_same_tokenizer(policy.tokenizer, reward_start.tokenizer)
-  tokenization = inputs.load_tokenizer(policy)
+    initial_roles.require_same_tokenizer(
+      policy.tokenizer, reward_start.tokenizer
+    )
+  tokenization = begin.load_tokenizer(policy)
   data = inputs.prompts(config, tokenization, train=False)
-  policy_backbone, policy_role = place(mesh, casting.as_trained(policy, None))
-  anchor_backbone, anchor_role = place(mesh, casting.as_trained(anchor, None))
+  policy_backbone, policy_role = place(
+    mesh, initial_roles.as_trained(policy, None)
+  )
+  anchor_backbone, anchor_role = place(
+    mesh, initial_roles.as_trained(anchor, None)
+  )
   # One engine serves both: a tree without adapters runs at rank 0.
   backbone = policy_backbone if policy.lora else anchor_backbone
-  engine = judging.Engine(
+  engine = engine_lib.Engine(
     backbone,
-    casting.sampling_spec(
+    shared.sampling_spec(
       config,
       tokenization,
       temperature=config.eval.temperature,
@@ -160,25 +144,25 @@ def judge_policy(config, mesh, policy, anchor, reward_start, reward):
     None if reward is None else reward.backbone,
     1 if reward is None else reward.members,
   )
-  judge = judging.PolicyJudge(
+  judge = policy_evaluation.PolicyJudge(
     engine,
     mesh=mesh,
     batches=data.validation,
     rows=data.rows,
     tokenization=tokenization,
-    checker=sources.checker(config.data.name),
+    checker=registry.checker(config.data.name),
     key=jax.random.fold_in(jax.random.key(config.seed), 6),
   )
-  function = rewarding.function_of(config, data.rows)
+  function = rewards.function_of(config, data.rows)
   rewarder = None
   if reward is not None or function is not None:
-    rewarder = rewarding.Rewarder(
+    rewarder = rewards.Rewarder(
       reward,
       engine.rewards,
       function,
       tokenization=tokenization,
       mesh=mesh,
-      **rewarding.options(config),
+      **rl_settings.reward_options(config),
     )
   before, before_rows = judge(anchor_role, anchor_role, rewarder)
   after, after_rows = judge(policy_role, anchor_role, rewarder)
@@ -188,4 +172,4 @@ def judge_policy(config, mesh, policy, anchor, reward_start, reward):
     if not name.startswith("kl"):
       summary[f"anchor.{name}"] = before[name]
   summary["n"] = len(after_rows)
-  return summary, judging.side_by_side(before_rows, after_rows)
+  return summary, policy_evaluation.side_by_side(before_rows, after_rows)

@@ -17,15 +17,16 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from perl_jax import metrics as metrics_lib
+from perl_jax import files, roles, sampling
 from perl_jax import params as params_lib
-from perl_jax import roles, sampling
-from perl_jax.data import text as text_lib
+from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.interop import hf_export, peft, score
 from perl_jax.models.lora import LoraSpec
-from perl_jax.tasks import setup, stage
-from perl_jax.tasks import start as start_lib
-from perl_jax.tasks.start import Start
+from perl_jax.tasks.initial import manifest, restore, trainable
+from perl_jax.tasks.initial import model as model_lib
+from perl_jax.tasks.initial.model import Start
+from perl_jax.tasks.settings import shared
+from perl_jax.tasks.training import workdir as workdir_lib
 
 FORMATS = ("adapter", "merged")
 ROLES = ("policy", "reward")
@@ -33,7 +34,7 @@ COMBINATIONS = ("", "average")
 _BASE = "base"  # where the base of an adapter is put if nobody else has it
 
 
-def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
+def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   """Writes the directory `workdir`; returns what the merge changed."""
   check(config)
   if jax.process_count() > 1:
@@ -47,8 +48,8 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       f"--workdir={workdir} exists. An export writes a directory of its own:"
       " name another, or remove this one."
     )
-  outside = setup.outside(config, setup.make_mesh(config))
-  start = stage.load(
+  outside = model_lib.outside(config, shared.make_mesh(config))
+  start = restore.load(
     config.init, config.checkpoint, config.role, "init", outside=outside
   )
   if config.role == "reward" and start.head is None:
@@ -62,7 +63,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
   shutil.rmtree(partial, ignore_errors=True)
   partial.mkdir(parents=True)
   try:
-    stage.copy_tokenizer(start.tokenizer, partial)
+    manifest.copy_tokenizer(start.tokenizer, partial)
     for name in ("config.json", "generation_config.json"):
       (partial / name).unlink(missing_ok=True)
     if config.role == "reward":
@@ -71,7 +72,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       found = write_adapter(config, start, head, partial, workdir)
     else:
       found = write_merged(config, start, head, partial)
-    metrics_lib.write_text(partial / "README.md", card(config, start, found))
+    files.write_text(partial / "README.md", card(config, start, found))
     partial.rename(workdir)
   except BaseException:
     shutil.rmtree(partial, ignore_errors=True)
@@ -80,7 +81,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
   return found
 
 
-def check(config: setup.Config) -> None:
+def check(config: shared.Config) -> None:
   """Checks the fields that only an export has.
 
   Raises:
@@ -89,7 +90,7 @@ def check(config: setup.Config) -> None:
   for field, allowed in (
     ("format", FORMATS),
     ("role", ROLES),
-    ("dtype", setup.DTYPES),
+    ("dtype", shared.DTYPES),
   ):
     if config[field] not in allowed:
       raise ValueError(
@@ -105,7 +106,7 @@ def check(config: setup.Config) -> None:
     )
 
 
-def one_model(config: setup.Config, start: Start) -> Start:
+def one_model(config: shared.Config, start: Start) -> Start:
   """The start itself, or the average of its ensemble if that is asked for.
 
   Raises:
@@ -122,7 +123,7 @@ def one_model(config: setup.Config, start: Start) -> Start:
       " average of its weights, a single model of higher rank, if combine is"
       " 'average'; a single model if it is ''."
     )
-  return start_lib.averaged(start)
+  return trainable.averaged(start)
 
 
 def exported_head(config, start: Start) -> params_lib.Params | None:
@@ -149,7 +150,7 @@ def write_adapter(config, start, head, partial, workdir) -> dict[str, float]:
   base = start.record.get("path", "")
   if start.record["kind"] != "huggingface":
     (partial / _BASE).mkdir()
-    stage.copy_tokenizer(start.tokenizer, partial / _BASE)
+    manifest.copy_tokenizer(start.tokenizer, partial / _BASE)
     hf_export.save_model(
       partial / _BASE,
       start.config,
@@ -219,14 +220,14 @@ def merge_change(start: Start, merged: params_lib.Params) -> float:
 
 def stops(config, start: Start) -> hf_export.Stops:
   """Token ids of the start's tokenizer."""
-  tokenization = text_lib.load_tokenizer(start.tokenizer)
+  tokenization = tokenization_lib.load_tokenizer(start.tokenizer)
   pad_id = tokenization.pad_id
   if config.role == "reward":
     pad_id, _ = reward_pad(tokenization)
   return hf_export.Stops(tokenization.stop_ids, tokenization.bos_id, pad_id)
 
 
-def reward_pad(tokenization: text_lib.Tokenization) -> tuple[int, str]:
+def reward_pad(tokenization: tokenization_lib.Tokenization) -> tuple[int, str]:
   """Id and text of the token that an exported reward model is padded with.
 
   `...ForSequenceClassification` scores at the last token that is not padding,
@@ -246,10 +247,10 @@ def reward_pad(tokenization: text_lib.Tokenization) -> tuple[int, str]:
 
 def set_pad_token(start: Start, directory: Path) -> None:
   """Writes the pad token of a reward model into the copied tokenizer."""
-  _, token = reward_pad(text_lib.load_tokenizer(start.tokenizer))
+  _, token = reward_pad(tokenization_lib.load_tokenizer(start.tokenizer))
   path = directory / "tokenizer_config.json"
   described = json.loads(path.read_text()) | {"pad_token": token}
-  metrics_lib.write_json(path, described)
+  files.write_json(path, described)
 
 
 def card(config, start: Start, found: dict[str, float]) -> str:
@@ -306,8 +307,8 @@ model = AutoModelForSequenceClassification.from_pretrained(".")
 def training_facts(workdir: Path) -> dict[str, Any]:
   """What a workdir says about how it was trained."""
   facts: dict[str, Any] = {}
-  path = workdir / setup.CONFIG_FILE
-  if (workdir / stage.MODEL_FILE).exists() and path.exists():
+  path = workdir / workdir_lib.CONFIG_FILE
+  if (workdir / manifest.MODEL_FILE).exists() and path.exists():
     config = json.loads(path.read_text())
     for field in ("task", "tuning", "steps", "batch_size", "beta", "loss"):
       if field in config:

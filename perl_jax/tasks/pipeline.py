@@ -10,9 +10,11 @@ from pathlib import Path
 
 from absl import logging
 
-from perl_jax import hosts, tasks
-from perl_jax import metrics as metrics_lib
-from perl_jax.tasks import report, setup
+from perl_jax import files, hosts, tasks
+from perl_jax.reporting import terminal
+from perl_jax.tasks import report
+from perl_jax.tasks.settings import shared
+from perl_jax.tasks.training import workdir as workdir_lib
 
 STAGES = ("sft", "reward", "rl", "evaluate")
 INITS = {
@@ -23,9 +25,9 @@ INITS = {
 }
 
 
-def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
+def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   """Runs all stages and writes summary.json and report.html."""
-  with setup.preparing(config, workdir) as workdir:
+  with workdir_lib.preparing(config, workdir) as workdir:
     configs = {name: stage_config(config, name, workdir) for name in STAGES}
   summary = {}
   for name in STAGES:
@@ -36,18 +38,18 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
   )
   if not hosts.is_primary():
     return summary
-  metrics_lib.write_json(workdir / "summary.json", summary)
+  files.write_json(workdir / "summary.json", summary)
   page = report.write_report(workdir)
   places = {"report": page, "summary": workdir / "summary.json"}
-  metrics_lib.achieved_table(
+  terminal.achieved_table(
     summary, places | {name: workdir / name for name in STAGES}
   )
   return summary
 
 
 def stage_config(
-  config: setup.Config, name: str, workdir: Path
-) -> setup.Config:
+  config: shared.Config, name: str, workdir: Path
+) -> shared.Config:
   """The config of one stage: its own, with the run's data and seed in it.
 
   A field of `config.data` that is empty leaves the stage's own.
@@ -63,11 +65,11 @@ def stage_config(
   return stage.lock()
 
 
-def run_stage(config: setup.Config, workdir: Path) -> dict[str, float]:
+def run_stage(config: shared.Config, workdir: Path) -> dict[str, float]:
   """Runs a stage, or reads what it achieved if it has finished."""
   done = workdir / "summary.json"
   if done.is_file():
-    with setup.preparing(config, workdir):
+    with workdir_lib.preparing(config, workdir):
       logging.info("%s has finished; taking %s.", config.task, done)
     return json.loads(done.read_text())
   logging.info("stage %s in %s", config.task, workdir)

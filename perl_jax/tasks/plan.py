@@ -20,17 +20,22 @@ from absl import logging
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from perl_jax import metrics, sharding
+from perl_jax import files, sharding
 from perl_jax.models import presets
 from perl_jax.models.config import ModelConfig
 from perl_jax.planning import chips, estimate, libtpu
 from perl_jax.reporting import plans
-from perl_jax.tasks import changes, fit, programs, setup, stage
+from perl_jax.tasks.dry_run import memory_check, programs, suggestions
+from perl_jax.tasks.initial import manifest, restore
+from perl_jax.tasks.settings import shared
+from perl_jax.tasks.training import workdir as workdir_lib
 
 STAGES = ("sft", "reward", "rl", "dpo")
 FILE = "plan.json"
+
 # What a stage has of the plan's own fields.
 _SHARED = ("tuning", "base_dtype", "lora", "mesh")
+
 # What the TPU's compiler says of a program that it refuses: all that it needs,
 # or what it needs beside its arguments.
 _NEEDED = re.compile(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm")
@@ -41,7 +46,7 @@ _TEMPORARIES = re.compile(
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
+def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   """Compiles, prints, writes plan.json; the summary has each stage's peak.
 
   Raises:
@@ -56,9 +61,9 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
   for name in names:
     for tuning in tunings(config):
       made = stage_config(config, name, tuning)
-      setup.check_counts(made, mesh)
+      shared.check_counts(made, mesh)
       programs.make_stage(made, model, mesh)
-  with setup.preparing(config, workdir) as workdir:
+  with workdir_lib.preparing(config, workdir) as workdir:
     pass
   found = {
     "model": config.model,
@@ -81,22 +86,22 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       found["stages"][name][tuning] = planned
       asked = config.plan.suggest and tuning == config.tuning
       if asked and not planned["fits"]:
-        planned["changes"] = changes.try_changes(made, model, mesh, planner)
+        planned["changes"] = suggestions.try_changes(made, model, mesh, planner)
       # Written as it grows: a plan of large models takes minutes.
-      metrics.write_json(workdir / FILE, found)
+      files.write_json(workdir / FILE, found)
   for line in plans.lines(found):
     print(line)
   print(f"\n{workdir / FILE}")
   return plans.summary(found)
 
 
-def tunings(config: setup.Config) -> tuple[str, ...]:
+def tunings(config: shared.Config) -> tuple[str, ...]:
   """The config's own, and "full" beside "lora" where it is asked for."""
   both = config.plan.full and config.tuning == "lora"
   return ("lora", "full") if both else (config.tuning,)
 
 
-def stages_of(config: setup.Config) -> list[str]:
+def stages_of(config: shared.Config) -> list[str]:
   """Names in `config.plan.stages`.
 
   Raises:
@@ -112,7 +117,9 @@ def stages_of(config: setup.Config) -> list[str]:
   return names
 
 
-def stage_config(config: setup.Config, name: str, tuning: str) -> setup.Config:
+def stage_config(
+  config: shared.Config, name: str, tuning: str
+) -> shared.Config:
   """The config of one stage: its own, with the plan's model and mesh in it."""
   made = config[name].copy_and_resolve_references()
   with made.unlocked():
@@ -125,7 +132,7 @@ def stage_config(config: setup.Config, name: str, tuning: str) -> setup.Config:
   return made.lock()
 
 
-def model_of(config: setup.Config, names: Sequence[str]) -> ModelConfig:
+def model_of(config: shared.Config, names: Sequence[str]) -> ModelConfig:
   """The model that `config.model` names, without reading a weight.
 
   Raises:
@@ -140,11 +147,11 @@ def model_of(config: setup.Config, names: Sequence[str]) -> ModelConfig:
     fields["vocab_size"] = config.vocab_size
   directory = Path(config.model)
   if directory.is_dir():
-    found = fit.model_in(directory)
+    found = restore.model_in(directory)
     if found is None:
       raise ValueError(
         f"config.model={config.model!r} is a directory, but neither of a run"
-        f" ({stage.MODEL_FILE}) nor a Hugging Face checkpoint (config.json)."
+        f" ({manifest.MODEL_FILE}) nor a Hugging Face checkpoint (config.json)."
       )
     return dataclasses.replace(found, **fields)
   known = presets.PRESETS.get(config.model, {"vocab_size": 0})
@@ -182,7 +189,7 @@ def devices_of(topology: str) -> Sequence[Any]:
 
 
 def plan_stage(
-  config: setup.Config, model: ModelConfig, mesh: Mesh, members: int = 1
+  config: shared.Config, model: ModelConfig, mesh: Mesh, members: int = 1
 ) -> dict[str, Any]:
   """What a stage takes on a mesh; see `plan_made`.
 
@@ -217,7 +224,7 @@ def plan_made(made: programs.Stage) -> dict[str, Any]:
     planned[program.name] = _plan_program(program, made.mesh, device, others)
     logging.info("%s: %s", made.name, program.name)
   peak = max(p["peak_bytes"] for p in planned.values())
-  limit = fit.memory_limit(made.mesh, device)
+  limit = memory_check.memory_limit(made.mesh, device)
   refused = any("refused" in p for p in planned.values())
   seconds = None
   if device is not None and not refused:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from absl import logging
 
-from perl_jax import hosts, metrics
+from perl_jax import files as files_lib
+from perl_jax import hosts
 from perl_jax.reporting import page
 
 STAGES = ("sft", "reward", "rl", "dpo", "evaluate")
@@ -79,7 +80,7 @@ def write_report(workdir: str | Path) -> Path:
   )
   path = workdir / "report.html"
   # A model can write half of a surrogate pair; a page can not hold it.
-  metrics.write_text(path, text.encode("utf-8", "replace").decode("utf-8"))
+  files_lib.write_text(path, text.encode("utf-8", "replace").decode("utf-8"))
   return path
 
 
@@ -95,7 +96,7 @@ def _stage(name: str, directory: Path) -> page.Stage:
   for file in _LINES:
     path = directory / file
     lines[file] = (
-      metrics.read_jsonl(path, torn_end=True) if path.exists() else []
+      files_lib.read_jsonl(path, torn_end=True) if path.exists() else []
     )
   config = _read_object(directory, "config")
   return page.Stage(name, config, *lines.values())
@@ -122,7 +123,7 @@ def _guess(workdir: Path, config: Mapping[str, object]) -> str:
   if (workdir / "scores.jsonl").exists():
     return "reward"
   path = workdir / "metrics.jsonl"
-  rows = metrics.read_jsonl(path, torn_end=True) if path.exists() else []
+  rows = files_lib.read_jsonl(path, torn_end=True) if path.exists() else []
   keys = {key for row in rows for key in row}
   if any(key.startswith("rollout/") for key in keys):
     return "rl"

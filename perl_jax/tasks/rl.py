@@ -13,54 +13,52 @@ from absl import logging
 
 from perl_jax import params as params_lib
 from perl_jax import roles, sharding, steps
-from perl_jax.data import sources
-from perl_jax.tasks import (
-  casting,
-  estimating,
-  inputs,
-  iteration,
-  judging,
-  loop,
-  rewarding,
-  setup,
-  stage,
-)
-from perl_jax.tasks import start as start_lib
+from perl_jax.data.sources import registry
+from perl_jax.tasks.evaluation import policy as policy_evaluation
+from perl_jax.tasks.initial import manifest
+from perl_jax.tasks.initial import roles as initial_roles
+from perl_jax.tasks.initial import trainable as trainable_lib
+from perl_jax.tasks.rollouts import build, iteration, rewards
+from perl_jax.tasks.rollouts import engine as engine_lib
+from perl_jax.tasks.settings import rl as rl_settings
+from perl_jax.tasks.settings import shared as shared_lib
+from perl_jax.tasks.training import begin, inputs, loop
+from perl_jax.tasks.training import workdir as workdir_lib
 
 
-def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
+def run(config: shared_lib.Config, workdir: str | Path) -> dict[str, float]:
   """Trains to `config.steps`, resuming if need be; returns the summary."""
   started = time.perf_counter()
-  mesh = setup.make_mesh(config)
-  estimating.check(config, mesh)
-  estimator = estimating.estimator_of(config)
-  optimizer = estimating.make_optimizer(config)
-  with setup.preparing(config, workdir) as workdir:
-    start = inputs.start(config, "policy", workdir, "prompts", mesh)
+  mesh = shared_lib.make_mesh(config)
+  rl_settings.check(config, mesh)
+  estimator = rl_settings.estimator_of(config)
+  optimizer = rl_settings.make_optimizer(config)
+  with workdir_lib.preparing(config, workdir) as workdir:
+    start = begin.start(config, "policy", workdir, "prompts", mesh)
     reward_cast = None
     if config.reward.init:
-      reward_cast = casting.load_reward(config, start, mesh)
+      reward_cast = initial_roles.load_reward(config, start, mesh)
       inputs.require_room(config, reward_cast.backbone.config.max_len)
     inputs.require_room(config, start.config.max_len)
-    tokenization = inputs.load_tokenizer(start)
+    tokenization = begin.load_tokenizer(start)
     data = inputs.prompts(config, tokenization)
-    function = rewarding.function_of(config, data.rows)
-    sampling_spec = casting.sampling_spec(
+    function = rewards.function_of(config, data.rows)
+    sampling_spec = shared_lib.sampling_spec(
       config, tokenization, **config.sampling.to_dict()
     )
-    estimating.rollout_spec(config, sampling_spec)
-    lora = setup.lora_spec(config)
-    policy, frozen = start_lib.trainable_of(
+    rl_settings.rollout_spec(config, sampling_spec)
+    lora = shared_lib.lora_spec(config)
+    policy, frozen = trainable_lib.trainable_of(
       start, lora=lora, tuning=config.tuning, seed=config.seed, head=""
     )
     trainable, trained = policy, ("policy",)
     if estimator.uses_value:
-      value = estimating.initial_value(config, start, reward_cast, lora)
+      value = initial_roles.initial_value(config, start, reward_cast, lora)
       trainable, trained = (
         {"policy": policy, "value": value},
         (*trained, "value"),
       )
-    stage.write_model(
+    manifest.write_model(
       workdir,
       start,
       lora=lora,
@@ -69,7 +67,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       init=config.policy.to_dict(),
     )
   inputs.log_counts(data.counts)
-  summary = setup.share(policy, frozen)
+  summary = shared_lib.share(policy, frozen)
   if estimator.uses_value:
     summary["value_parameters"] = params_lib.count(value)
   logging.info("rl: %s", summary)
@@ -81,9 +79,9 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
     base = sharding.place(
       mesh, start.base if frozen or shared else {}, share=True
     )
-    model = rewarding.place_model(mesh, reward_cast, base)
+    model = rewards.place_model(mesh, reward_cast, base)
     frozen = base if frozen else {}
-    anchor = judging.Role(sharding.place(mesh, policy), frozen)
+    anchor = engine_lib.Role(sharding.place(mesh, policy), frozen)
     backbone = roles.Backbone(start.config, lora)
     state = steps.init_state(
       sharding.place(mesh, trainable), optimizer, beta=config.beta
@@ -91,31 +89,31 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
     state = sharding.place(mesh, state)
     del start, policy, trainable
     key = jax.random.fold_in(jax.random.key(config.seed), 5)
-    engine = judging.Engine(
+    engine = engine_lib.Engine(
       backbone,
       sampling_spec,
       model.backbone if model else None,
       model.members if model else 1,
     )
-    reward = rewarding.Rewarder(
+    reward = rewards.Rewarder(
       model,
       engine.rewards,
       function,
       unstopped_penalty=config.unstopped_penalty,
       tokenization=tokenization,
       mesh=mesh,
-      **rewarding.options(config),
+      **rl_settings.reward_options(config),
     )
-    judge = judging.PolicyJudge(
+    judge = policy_evaluation.PolicyJudge(
       engine,
       mesh=mesh,
       batches=data.validation,
       rows=data.rows,
       tokenization=tokenization,
-      checker=sources.checker(config.data.name),
+      checker=registry.checker(config.data.name),
       key=jax.random.fold_in(key, 0),
     )
-    functions = iteration.make_functions(
+    functions = build.make_functions(
       config, estimator, optimizer, engine, model, on_base=bool(frozen)
     )
 
@@ -131,7 +129,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
 
       def role_of(state):
         trained = steps.policy_of(estimator, state.trainable)
-        return judging.Role(trained, frozen)
+        return engine_lib.Role(trained, frozen)
 
       # A fresh policy is judged as itself, so that the KL proves something.
       first = anchor if resumed else role_of(opened.state)
@@ -157,7 +155,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
 
       def evaluate(state, step):
         found, rows = judge(role_of(state), anchor, reward)
-        shown = judging.side_by_side(before_rows, rows)
+        shown = policy_evaluation.side_by_side(before_rows, rows)
         writer.samples(step, shown[: config.eval.samples])
         return {f"validation/{k}": v for k, v in found.items()}
 
@@ -165,7 +163,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
         batches=data.train, update=iterate, evaluate=evaluate
       )
       compiled = {*engine.compiled, *functions.compiled}
-      summary |= judging.compare(before, evaluated) | {
+      summary |= policy_evaluation.compare(before, evaluated) | {
         "seconds": time.perf_counter() - started,
         "seconds_compiling": sum(f.compile_seconds for f in compiled),
         "peak_bytes": max(f.peak_bytes for f in compiled),

@@ -12,37 +12,42 @@ import optax
 from absl import logging
 
 from perl_jax import hosts, roles, sharding, steps
-from perl_jax.data import sources
-from perl_jax.tasks import casting, inputs, judging, loop, setup, stage
-from perl_jax.tasks import start as start_lib
-from perl_jax.tasks.compiled import Compiled
+from perl_jax.data.sources import registry
+from perl_jax.tasks.evaluation import policy as policy_evaluation
+from perl_jax.tasks.initial import manifest
+from perl_jax.tasks.initial import trainable as trainable_lib
+from perl_jax.tasks.rollouts import engine as engine_lib
+from perl_jax.tasks.settings import shared
+from perl_jax.tasks.training import begin, inputs, loop
+from perl_jax.tasks.training import workdir as workdir_lib
+from perl_jax.tasks.training.compiled import Compiled
 
 
-def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
+def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   """Trains to `config.steps`, resuming if need be; returns the summary."""
   started = time.perf_counter()
-  mesh, optimizer = setup.make_mesh(config), setup.make_optimizer(config)
-  setup.check_counts(config, mesh)
-  with setup.preparing(config, workdir) as workdir:
-    start = inputs.start(config, "policy", workdir, "demonstrations", mesh)
+  mesh, optimizer = shared.make_mesh(config), shared.make_optimizer(config)
+  shared.check_counts(config, mesh)
+  with workdir_lib.preparing(config, workdir) as workdir:
+    start = begin.start(config, "policy", workdir, "demonstrations", mesh)
     inputs.require_room(config, start.config.max_len)
-    tokenization = inputs.load_tokenizer(start)
+    tokenization = begin.load_tokenizer(start)
     data = inputs.targets(config, tokenization)
     # Read now: what is wrong with them should not be said after the training.
     prompts = None
     if config.eval.rows:
       prompts = inputs.prompts(config, tokenization, train=False)
-    sampling_spec = casting.sampling_spec(
+    sampling_spec = shared.sampling_spec(
       config,
       tokenization,
       temperature=config.eval.temperature,
       greedy=config.eval.greedy,
     )
-    lora = setup.lora_spec(config)
-    trainable, frozen = start_lib.trainable_of(
+    lora = shared.lora_spec(config)
+    trainable, frozen = trainable_lib.trainable_of(
       start, lora=lora, tuning=config.tuning, seed=config.seed, head=""
     )
-    stage.write_model(
+    manifest.write_model(
       workdir,
       start,
       lora=lora,
@@ -51,7 +56,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
       init=config.policy.to_dict(),
     )
   inputs.log_counts(data.counts)
-  summary = setup.share(trainable, frozen)
+  summary = shared.share(trainable, frozen)
   logging.info("sft: %s", summary)
 
   with jax.set_mesh(mesh):
@@ -88,8 +93,8 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
           eval_step, state.trainable, frozen, data.validation(), mesh
         )
         if prompts is not None and step == config.steps:
-          role = judging.Role(state.trainable, frozen)
-          engine = judging.Engine(backbone, sampling_spec, None)
+          role = engine_lib.Role(state.trainable, frozen)
+          engine = engine_lib.Engine(backbone, sampling_spec, None)
           judged, samples = judge(
             config, engine, role, tokenization, prompts, mesh
           )
@@ -110,7 +115,7 @@ def run(config: setup.Config, workdir: str | Path) -> dict[str, float]:
 
 
 def make_train_step(
-  config: setup.Config,
+  config: shared.Config,
   backbone: roles.Backbone,
   optimizer: optax.GradientTransformation,
   max_targets: int,
@@ -142,13 +147,13 @@ def evaluate_loss(eval_step, trainable, frozen, batches, mesh):
 
 def judge(config, engine, role, tokenization, prompts, mesh):
   """Samples the trained model on held-out prompts, against itself as anchor."""
-  judge_policy = judging.PolicyJudge(
+  judge_policy = policy_evaluation.PolicyJudge(
     engine,
     mesh=mesh,
     batches=prompts.validation,
     rows=prompts.rows,
     tokenization=tokenization,
-    checker=sources.checker(config.data.name),
+    checker=registry.checker(config.data.name),
     key=jax.random.fold_in(jax.random.key(config.seed), 3),
   )
   found, rows = judge_policy(role, role, None)

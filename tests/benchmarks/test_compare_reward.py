@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from benchmarks import compare_reward
-from perl_jax import classification, metrics
+from perl_jax import classification
+from perl_jax import files as files_lib
 
 FOLDS, GROUPS, EACH = 3, 24, 5
 
@@ -29,7 +30,7 @@ def make_files(tmp_path, noise=0.8, seed=0):
 
 
 def write(path, rows):
-  metrics.write_jsonl(path, rows)
+  files_lib.write_jsonl(path, rows)
   return path
 
 

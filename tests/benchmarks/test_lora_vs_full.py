@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from benchmarks import arms, lora_vs_full
-from perl_jax import metrics, roles, sharding
+from perl_jax import files, roles, sharding
 from perl_jax import params as params_lib
 from perl_jax.models.lora import LoraSpec
 from perl_jax.planning import estimate
@@ -197,6 +197,6 @@ def test_command_line(monkeypatch, tmp_path, capsys):
 
 def test_the_processor_has_a_name(tmp_path):
   file = tmp_path / "cpuinfo"
-  metrics.write_text(file, "processor : 0\nmodel name\t: Some CPU @ 2 GHz\n")
+  files.write_text(file, "processor : 0\nmodel name\t: Some CPU @ 2 GHz\n")
   assert lora_vs_full.processor(str(file)) == "Some CPU @ 2 GHz"
   assert lora_vs_full.processor(str(tmp_path / "none"))

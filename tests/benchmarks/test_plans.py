@@ -6,7 +6,8 @@ import pytest
 
 from benchmarks import efficiency, plan_vs_truth, rl_memory
 from perl_jax import sharding
-from perl_jax.tasks import plan, programs
+from perl_jax.tasks import plan
+from perl_jax.tasks.dry_run import programs
 
 GIVEN = argparse.Namespace(
   model="tiny", vocab=64, topology="", dtype="float32", batch=4, prompt_len=8,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks import quantized_base
-from perl_jax import quantization
+from perl_jax.models import quantization
 from tests.tasks import tiny
 
 

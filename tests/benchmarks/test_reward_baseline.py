@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from benchmarks import reward_baseline
-from perl_jax import classification, metrics
-from perl_jax.data import sources, splits
+from perl_jax import classification, files
+from perl_jax.data import splits
 from perl_jax.data.records import Labelled
+from perl_jax.data.sources import registry
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 FOLDS = 3
@@ -54,7 +55,7 @@ def replaced(row, **fields):
 
 
 def scores_of(monkeypatch, load):
-  monkeypatch.setattr(sources, "load", load)
+  monkeypatch.setattr(registry, "load", load)
   return reward_baseline.cross_validate("some", folds=FOLDS, seed=0)
 
 
@@ -185,13 +186,13 @@ def test_command_line(monkeypatch, tmp_path, capsys):
     assert (data_dir, cache_dir, path) == ("here", "", "")
     return plain(data, kind, **options)
 
-  monkeypatch.setattr(sources, "load", load)
+  monkeypatch.setattr(registry, "load", load)
   monkeypatch.setattr(
     "sys.argv",
     ["x", "--data=some", "--data_dir=here", "--folds=3", f"--out={out}"],
   )
   reward_baseline.main()
-  written = metrics.read_jsonl(out)
+  written = files.read_jsonl(out)
   assert len(written) == len(rows)
   assert set(written[0]) == {"id", "group", "fold", "score", "label"}
   assert "| pooled | 1.000 |" in capsys.readouterr().out
@@ -200,7 +201,7 @@ def test_command_line(monkeypatch, tmp_path, capsys):
 @pytest.mark.shared_data
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the released files")
 def test_one_fold_of_the_released_rows(tmp_path):
-  found = sources.load(
+  found = registry.load(
     "taskmaster_coffee",
     "labelled",
     data_dir=str(SHARED),

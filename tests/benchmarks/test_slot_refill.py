@@ -5,9 +5,9 @@ import pytest
 
 from benchmarks import slot_refill
 from perl_jax import sampling
-from perl_jax.data import sources
 from perl_jax.data.records import Demonstration, Splits
-from perl_jax.sampling import policy
+from perl_jax.data.sources import registry
+from perl_jax.sampling import draw
 from tests import toys
 
 SETTINGS = slot_refill.Settings(
@@ -31,9 +31,9 @@ def test_both_sides_give_responses_of_the_drawn_lengths():
     np.arange(10, dtype=np.int32) % 5 + 1,
     ENDS,
   )
-  plain = policy.Policy.draw
+  plain = draw.Policy.draw
   sides = slot_refill.make_sides(SETTINGS, turns, **TINY)
-  assert policy.Policy.draw is plain
+  assert draw.Policy.draw is plain
   found = slot_refill.measure(sides, 2)
   [samples] = sides["slots"]()
   ends = np.asarray(samples.mask).sum(axis=1)
@@ -70,7 +70,7 @@ def test_prompts_and_lengths_are_those_of_the_dialogs(monkeypatch):
     )  # fmt: skip
     return Splits([row], [], {})
 
-  monkeypatch.setattr(sources, "load", load)
+  monkeypatch.setattr(registry, "load", load)
   settings = slot_refill.Settings(prompts=2, prompt_len=12, vocab_size=263)
   prompts, lengths, ends = slot_refill.read_turns("here", settings)
   # Bytes are tokens, and a stop token ends a turn.

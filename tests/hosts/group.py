@@ -14,10 +14,11 @@ import subprocess
 import sys
 import time
 
-from perl_jax import metrics
+from perl_jax import files
 from tests.tasks import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
+
 # ml_collections loads config files by a method that Python 3.15 will not have.
 WARNINGS = ("error", "ignore:the load_module() method:DeprecationWarning")
 DEADLINE = 400  # seconds; for a slow machine, nothing here waits that long
@@ -113,7 +114,7 @@ class Group:
     end = time.monotonic() + DEADLINE
     while time.monotonic() < end:
       with contextlib.suppress(FileNotFoundError):
-        rows = metrics.read_jsonl(path, torn_end=True)
+        rows = files.read_jsonl(path, torn_end=True)
         if any(row["step"] >= step for row in rows):
           return
       for process in self.processes:

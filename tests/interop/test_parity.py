@@ -19,8 +19,9 @@ import pytest
 import safetensors.numpy
 
 from perl_jax import params as params_lib
-from perl_jax import quantization, roles, sampling, sharding
+from perl_jax import roles, sampling, sharding
 from perl_jax.interop import hf_checkpoint, hf_export, hf_weights, peft
+from perl_jax.models import quantization
 from perl_jax.models.lora import LoraSpec
 from tests.interop import torch_side
 from tests.interop.tiny import REFERENCES, load

@@ -4,8 +4,9 @@ import pathlib
 
 import jax
 
-from perl_jax import quantization, sharding
+from perl_jax import sharding
 from perl_jax.interop import hf_checkpoint
+from perl_jax.models import quantization
 
 REFERENCES = pathlib.Path(__file__).parent / "references"
 MESH = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])

@@ -8,11 +8,11 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from perl_jax import params as params_lib
-from perl_jax import quantization, roles, sharding
-from perl_jax.models import presets
+from perl_jax import roles, sharding
+from perl_jax.models import presets, quantization
 from perl_jax.models.lora import LoraSpec
 from perl_jax.planning import hlo, hlo_text
-from perl_jax.tasks import described
+from perl_jax.tasks.dry_run import abstract
 
 
 def moved(text):
@@ -229,7 +229,7 @@ def test_training_gathers_kernels_and_moves_no_activations(base_dtype):
   mesh = sharding.make_mesh(data=1, fsdp=8, tensor=1)
   model = presets.preset("tiny", vocab_size=64, max_len=16)
   backbone = roles.Backbone(model, LoraSpec())
-  base = described.described_base(mesh, model, base_dtype)
+  base = abstract.described_base(mesh, model, base_dtype)
   rows = NamedSharding(mesh, P(sharding.BATCH_AXES))
   tokens = jax.ShapeDtypeStruct((8, 16), jnp.int32, sharding=rows)
 

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from perl_jax import checkpoint, metrics, params, sharding, steps
-from perl_jax.tasks import stage
+from perl_jax import checkpoint, files, params, sharding, steps
+from perl_jax.tasks.initial import restore
 from tests.tasks import tiny
 
 pytestmark = pytest.mark.slow
@@ -85,8 +85,8 @@ def test_full_tuning_of_the_policy(made):
   summary = tiny.summary(run)
   assert summary["kl_at_step_0"] == 0.0 and summary["kl"] != 0.0
   assert summary["trainable_share"] == 1.0 and summary["frozen_bytes"] == 0
-  start = stage.load(run, "last", "policy", "policy.init")
-  sft = stage.load(made("sft"), "best", "policy", "policy.init")
+  start = restore.load(run, "last", "policy", "policy.init")
+  sft = restore.load(made("sft"), "best", "policy", "policy.init")
   assert start.adapter is None and start.fingerprint != sft.fingerprint
   assert model_of(run)["tuning"] == "full"
 
@@ -94,7 +94,7 @@ def test_full_tuning_of_the_policy(made):
 def test_full_tuning_of_the_reward_model(made):
   summary = tiny.summary(made("reward_full"))
   assert summary["trainable_share"] == 1.0
-  start = stage.load(made("reward_full"), "best", "reward", "reward.init")
+  start = restore.load(made("reward_full"), "best", "reward", "reward.init")
   assert start.adapter is None and start.head is not None
 
 
@@ -130,14 +130,14 @@ def test_reward_model_on_another_base_brings_it(
   """A sound pair of runs beside the policy's, from an SFT that went further."""
   other = tmp_path / "other"
   shutil.copytree(finished, other)
-  mine = stage.load(sft_run, "best", "policy", "x")
+  mine = restore.load(sft_run, "best", "policy", "x")
   moved = steps.TrainState(
     jax.tree.map(lambda x: jnp.asarray(x) * 1.01, mine.base), (), jnp.int32(9)
   )
   with checkpoint.Checkpointer(other / "sft", metric="m", mode="min") as saver:
     saver.save(9, moved, {}, {"m": -1.0})
   theirs = params.fingerprint(moved.trainable)
-  metrics.write_json(
+  files.write_json(
     other / "reward" / "model.json",
     model_of(other / "reward") | {"fingerprint": theirs},
   )

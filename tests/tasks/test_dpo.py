@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from perl_jax import params, roles, sharding, steps
-from perl_jax.data import coffee_bar, text
+from perl_jax.data.sources.coffee_bar import rows as rows_lib
+from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.models.lora import LoraSpec
 from perl_jax.objectives import language_model
-from perl_jax.tasks import stage
+from perl_jax.tasks.initial import restore
 from tests.tasks import test_bad_input, test_resume, tiny
 
 # Fast enough that four steps show in the text that is sampled.
@@ -84,8 +85,8 @@ def test_summary_stands_beside_that_of_rl(dpo_run, rl_run):
 
 def test_held_out_pairs_by_hand(dpo_run, sft_run):
   """Row by row and without padding, from the files a later stage reads."""
-  start = stage.load(dpo_run, "last", "policy", "policy.init")
-  tokenization = text.load_tokenizer(start.tokenizer)
+  start = restore.load(dpo_run, "last", "policy", "policy.init")
+  tokenization = tokenization_lib.load_tokenizer(start.tokenizer)
   backbone = roles.Backbone(start.config, start.lora)
 
   @jax.jit
@@ -109,7 +110,7 @@ def test_held_out_pairs_by_hand(dpo_run, sft_run):
     return sum(logits[t - 1, ids[t]] for t in places)
 
   policy = params.combine(start.adapter, start.base)
-  anchor = stage.load(sft_run, "best", "policy", "policy.init").base
+  anchor = restore.load(sft_run, "best", "policy", "policy.init").base
   beta = tiny.config("dpo").beta
   rewards = np.array(
     [
@@ -117,7 +118,7 @@ def test_held_out_pairs_by_hand(dpo_run, sft_run):
         beta * (likelihood(policy, row, s) - likelihood(anchor, row, s))
         for s in ("chosen", "rejected")
       ]
-      for row in coffee_bar.load(
+      for row in rows_lib.load(
         "preferences", size=48, validation_size=8
       ).validation
     ]
@@ -143,8 +144,8 @@ def test_samples_are_anchor_and_policy_side_by_side(dpo_run, rl_run):
 
 
 def test_a_policy_like_any_other_is_left_behind(dpo_run, sft_run, tmp_path):
-  start = stage.load(dpo_run, "last", "policy", "policy.init")
-  sft = stage.load(sft_run, "best", "policy", "policy.init")
+  start = restore.load(dpo_run, "last", "policy", "policy.init")
+  sft = restore.load(sft_run, "best", "policy", "policy.init")
   assert start.fingerprint == sft.fingerprint and start.head is None
   assert start.lora == LoraSpec(rank=2)
   base = set(params.flatten(sft.base))
@@ -203,7 +204,7 @@ def test_one_base_for_policy_and_anchor(tmp_path, monkeypatch, sft_run):
   placed = placed_bases(monkeypatch)
   tiny.run(tmp_path / "run", "dpo", policy__init=str(sft_run), steps=1)
   assert len(placed) == 1
-  expected = stage.load(sft_run, "best", "policy", "policy.init").fingerprint
+  expected = restore.load(sft_run, "best", "policy", "policy.init").fingerprint
   assert params.fingerprint(placed[0]) == expected
 
 
@@ -219,9 +220,9 @@ def test_full_tuning_keeps_a_copy_as_the_anchor(tmp_path, monkeypatch, sft_run):
   beta = tiny.config("dpo").beta
   start = judged(tmp_path / "run")[0]["validation/loss"]
   np.testing.assert_allclose(start, 0.25 / beta**2, rtol=1e-6)
-  expected = stage.load(sft_run, "best", "policy", "policy.init").fingerprint
+  expected = restore.load(sft_run, "best", "policy", "policy.init").fingerprint
   assert params.fingerprint(placed[0]) == expected  # it was not donated
-  trained = stage.load(tmp_path / "run", "last", "policy", "policy.init")
+  trained = restore.load(tmp_path / "run", "last", "policy", "policy.init")
   assert trained.adapter is None and trained.fingerprint != expected
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from perl_jax import params, tasks
-from perl_jax.data import text
-from perl_jax.tasks import stage
-from perl_jax.tasks.start import Outside
+from perl_jax.data.text import tokenization as tokenization_lib
+from perl_jax.tasks.initial import manifest, restore
+from perl_jax.tasks.initial.model import Outside
 from tests.tasks import tiny
 
 
@@ -67,11 +67,13 @@ def made(finished, tmp_path_factory):
 
 
 def test_a_checkpoint_out_is_the_base_in(made, sft_run):
-  sft = stage.load(sft_run, "best", "policy", "policy.init")
-  found = stage.load(made("hf"), "", "policy", "policy.init")
+  sft = restore.load(sft_run, "best", "policy", "policy.init")
+  found = restore.load(made("hf"), "", "policy", "policy.init")
   assert found.adapter is None and found.head is None
   assert found.fingerprint == sft.fingerprint
-  ours, theirs = map(text.load_tokenizer, (sft.tokenizer, made("hf")))
+  ours, theirs = map(
+    tokenization_lib.load_tokenizer, (sft.tokenizer, made("hf"))
+  )
   assert ours.stop_ids == theirs.stop_ids and ours.bos_id == theirs.bos_id
   messages = [{"role": "user", "content": "two oat lattes, please"}]
   assert ours.encode_prompt(messages) == theirs.encode_prompt(messages)
@@ -81,14 +83,14 @@ def test_a_checkpoint_out_is_the_base_in(made, sft_run):
 
 def test_stages_go_on_from_a_checkpoint(made):
   """One base for all roles: that of the directory, by its fingerprint."""
-  hf = stage.load(made("hf"), "", "policy", "policy.init")
+  hf = restore.load(made("hf"), "", "policy", "policy.init")
   for name in ("reward", "rl"):
-    described = json.loads((made(name) / stage.MODEL_FILE).read_text())
+    described = json.loads((made(name) / manifest.MODEL_FILE).read_text())
     assert described["fingerprint"] == hf.fingerprint
     assert described["base"] == {
       "kind": "huggingface", "path": str(made("hf")), "dtype": "float32",
     }  # fmt: skip
-    copied = {p.suffix for p in (made(name) / stage.TOKENIZER).iterdir()}
+    copied = {p.suffix for p in (made(name) / manifest.TOKENIZER).iterdir()}
     assert ".safetensors" not in copied
   assert tiny.summary(made("rl"))["kl_at_step_0"] == 0.0
 
@@ -122,11 +124,11 @@ def test_merging_into_float32_changes_nothing_that_shows(finished, tmp_path):
   )
   assert 2e-4 < rounded["largest_logit_change"] < 0.2
   assert "largest_logit_change" in (tmp_path / "bf16/README.md").read_text()
-  start = stage.load(finished / "rl", "best", "policy", "policy.init")
+  start = restore.load(finished / "rl", "best", "policy", "policy.init")
   merged = params.merge(start.base, start.adapter, start.lora)
-  read = stage.load(tmp_path / "f32", "", "policy", "policy.init").base
+  read = restore.load(tmp_path / "f32", "", "policy", "policy.init").base
   jax.tree.map(np.testing.assert_array_equal, dict(merged), dict(read))
-  half = stage.load(
+  half = restore.load(
     tmp_path / "bf16", "", "policy", "policy.init",
     outside=Outside(dtype="bfloat16"),
   ).base  # fmt: skip
@@ -139,8 +141,8 @@ def test_a_base_of_ours_goes_with_its_adapter(finished, tmp_path):
   export(target, finished / "rl")
   described = json.loads((target / "adapter_config.json").read_text())
   assert described["base_model_name_or_path"] == str(target / "base")
-  ours = stage.load(finished / "rl", "best", "policy", "policy.init")
-  theirs = stage.load(target, "", "policy", "policy.init")
+  ours = restore.load(finished / "rl", "best", "policy", "policy.init")
+  theirs = restore.load(target, "", "policy", "policy.init")
   assert theirs.fingerprint == ours.fingerprint and theirs.lora == ours.lora
   jax.tree.map(np.testing.assert_array_equal, ours.adapter, theirs.adapter)
 

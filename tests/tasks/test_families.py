@@ -8,13 +8,13 @@ import pytest
 
 from configs import export as export_config
 from perl_jax import params, roles
-from perl_jax.data import text
+from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.interop import hf_export
 from perl_jax.models import presets
-from perl_jax.tasks import casting, stage
-from perl_jax.tasks import start as start_lib
-from tests.data import families
-from tests.data.messages import assistant, system, user
+from perl_jax.tasks.initial import manifest, model, restore
+from perl_jax.tasks.settings import shared
+from tests.data.text import families
+from tests.data.text.messages import assistant, system, user
 from tests.tasks import tiny
 
 
@@ -24,14 +24,14 @@ def checkpoint(tmp_path_factory):
   directory = tmp_path_factory.mktemp("llama3")
   families.write(families.FAMILIES["llama3.2"], directory)
   generation = (directory / "generation_config.json").read_text()
-  tokenization = text.load_tokenizer(directory)
+  tokenization = tokenization_lib.load_tokenizer(directory)
   config = presets.preset(
     "llama_tiny", vocab_size=tokenization.vocab_size, max_len=160
   )
   hf_export.save_model(
     directory,
     config,
-    start_lib.random_base(config, 0, "float32"),
+    model.random_base(config, 0, "float32"),
     hf_export.Stops((1,), tokenization.bos_id, tokenization.pad_id),
     dtype="float32",
     shard_bytes=10**9,
@@ -61,7 +61,7 @@ def test_stops_are_those_of_template_and_generation_config(
 ):
   drawn = []
 
-  plain = casting.sampling_spec
+  plain = shared.sampling_spec
 
   def recorded(*args, **kwargs):
     drawn.append(plain(*args, **kwargs))
@@ -77,16 +77,16 @@ def test_stops_are_those_of_template_and_generation_config(
   reward = tmp_path / "reward"
   tiny.run(reward, "reward", "jsonl", **fields)
   with monkeypatch.context() as patch:
-    patch.setattr(casting, "sampling_spec", recorded)
+    patch.setattr(shared, "sampling_spec", recorded)
     found = tiny.run(
       tmp_path / "rl", "rl", "jsonl", reward__init=str(reward), **fields
     )
   assert found["kl_at_step_0"] == 0.0
-  tokenization = text.load_tokenizer(checkpoint)
+  tokenization = tokenization_lib.load_tokenizer(checkpoint)
   eot, end, eom = 5, 1, 4
   assert [spec.stop_ids for spec in drawn] == [(eot, end, eom)]
   # Later stages read the same from the files that the workdir keeps.
-  copied = text.load_tokenizer(tmp_path / "rl" / stage.TOKENIZER)
+  copied = tokenization_lib.load_tokenizer(tmp_path / "rl" / manifest.TOKENIZER)
   assert copied.stop_ids == tokenization.stop_ids == (eot, end, eom)
   # And so does who is given the model.
   merged = tmp_path / "merged"
@@ -120,11 +120,13 @@ def reward_model(checkpoint, rows, tmp_path_factory):
 
 def test_an_exported_reward_model_is_padded_with_no_stop(reward_model):
   """Llama 3 has no pad token: ours is a stop, of which we know the lengths."""
-  tokenization = text.load_tokenizer(reward_model / "out")
+  tokenization = tokenization_lib.load_tokenizer(reward_model / "out")
   config = json.loads((reward_model / "out" / "config.json").read_text())
   assert config["pad_token_id"] == tokenization.pad_id == tokenization.bos_id
   assert config["pad_token_id"] not in tokenization.stop_ids
-  before = text.load_tokenizer(reward_model / "run" / stage.TOKENIZER)
+  before = tokenization_lib.load_tokenizer(
+    reward_model / "run" / manifest.TOKENIZER
+  )
   assert before.pad_id in before.stop_ids
 
 
@@ -138,7 +140,7 @@ def test_transformers_scores_the_stop_token_as_we_do(reward_model):
   out = reward_model / "out"
   theirs = transformers.AutoModelForSequenceClassification.from_pretrained(out)
   tokenizer = transformers.AutoTokenizer.from_pretrained(out)
-  tokenization = text.load_tokenizer(out)
+  tokenization = tokenization_lib.load_tokenizer(out)
   messages = [user("b")]
   prompt, _ = tokenization.encode_prompt(messages)
   ids = [
@@ -149,7 +151,7 @@ def test_transformers_scores_the_stop_token_as_we_do(reward_model):
   padded = [row + [tokenizer.pad_token_id] * (width - len(row)) for row in ids]
   with torch.no_grad():
     found = theirs(torch.tensor(padded)).logits[:, 0].numpy()
-  start = stage.load(reward_model / "run", "best", "reward", "reward.init")
+  start = restore.load(reward_model / "run", "best", "reward", "reward.init")
   scores = roles.response_scores(
     roles.Backbone(start.config, start.lora),
     params.combine(start.adapter | start.head, start.base),

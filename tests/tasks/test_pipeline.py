@@ -5,7 +5,7 @@ import json
 import pytest
 from tensorboardX.proto import event_pb2
 
-from perl_jax import metrics, tasks
+from perl_jax import files, tasks
 from perl_jax.tasks import pipeline
 from tests.tasks import tiny
 
@@ -49,7 +49,7 @@ def test_workdir_of_a_stage(finished, stage):
   config = json.loads((workdir / "config.json").read_text())
   assert config["task"] == stage
   assert config["data"]["prompt_len"] == 88
-  rows = metrics.read_jsonl(workdir / "metrics.jsonl")
+  rows = files.read_jsonl(workdir / "metrics.jsonl")
   assert rows and all(type(row["step"]) is int for row in rows)
   assert json.loads((workdir / "summary.json").read_text())
   events = list((workdir / "tensorboard").iterdir())
@@ -62,9 +62,9 @@ def test_workdir_of_a_stage(finished, stage):
     assert (workdir / "model.json").exists()
     assert (workdir / "tokenizer" / "tokenizer.json").exists()
   if stage != "reward":
-    assert metrics.read_jsonl(workdir / "samples.jsonl")
+    assert files.read_jsonl(workdir / "samples.jsonl")
   if stage in ("reward", "evaluate"):
-    assert len(metrics.read_jsonl(workdir / "scores.jsonl")) == 8
+    assert len(files.read_jsonl(workdir / "scores.jsonl")) == 8
 
 
 def test_report_shows_every_stage(finished):
@@ -103,8 +103,8 @@ class Stages:
       raise KeyboardInterrupt
     found = {"seconds": 2.0, "peak_bytes": 10, "kl": 0.5, "done": True}
     workdir.mkdir(parents=True)
-    metrics.write_json(workdir / "config.json", json.loads(config.to_json()))
-    metrics.write_json(workdir / "summary.json", found)
+    files.write_json(workdir / "config.json", json.loads(config.to_json()))
+    files.write_json(workdir / "summary.json", found)
     return found
 
 

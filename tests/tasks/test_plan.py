@@ -14,8 +14,11 @@ from perl_jax.models import presets
 from perl_jax.models.config import ModelConfig
 from perl_jax.planning import chips, estimate
 from perl_jax.reporting import plans
-from perl_jax.tasks import changes, fit, inputs, plan, programs, setup
-from perl_jax.tasks import compiled as compiled_lib
+from perl_jax.tasks import plan
+from perl_jax.tasks.dry_run import memory_check, programs, suggestions
+from perl_jax.tasks.settings import shared
+from perl_jax.tasks.training import compiled as compiled_lib
+from perl_jax.tasks.training import inputs
 from tests.tasks import tiny
 
 MODEL = presets.preset("tiny", vocab_size=400, max_len=136)
@@ -247,11 +250,11 @@ def test_what_does_not_fit_is_changed_until_it_does():
   limit = 0
   whole = planner(config, MODEL, mesh)["peak_bytes"]
   limit = whole  # one byte less than it takes
-  found = changes.try_changes(config, MODEL, mesh, planner)
+  found = suggestions.try_changes(config, MODEL, mesh, planner)
   assert [row["fits"] for row in found] == [True]
   assert found[0]["change"] == "--config.microbatches=8"
   limit = 0
-  found = changes.try_changes(config, MODEL, mesh, planner)
+  found = suggestions.try_changes(config, MODEL, mesh, planner)
   assert [row["change"] for row in found] == [
     "--config.microbatches=8",
     "--config.model.remat=full",
@@ -293,31 +296,33 @@ def test_a_directory_that_holds_no_model(tmp_path):
 
 
 def test_a_run_that_cannot_fit_is_refused(tmp_path, monkeypatch, caplog):
-  monkeypatch.setattr(fit, "memory_limit", lambda mesh, device: 100_000)
+  monkeypatch.setattr(
+    memory_check, "memory_limit", lambda mesh, device: 100_000
+  )
   with pytest.raises(
     ValueError, match=r"needs at least 0\.00 GiB on each device"
   ):
     tasks.run(tiny.config("sft"), tmp_path / "run")
   assert not (tmp_path / "run").exists()
-  fit.check(tiny.config("sft", fit="off"))
+  memory_check.check(tiny.config("sft", fit="off"))
   with caplog.at_level("WARNING"):
-    fit.check(tiny.config("sft", fit="warn"))
+    memory_check.check(tiny.config("sft", fit="warn"))
   assert "configs/plan.py tries them" in caplog.text
   with pytest.raises(ValueError, match=r"config\.fit='never'"):
-    fit.check(tiny.config("sft", fit="never"))
-  monkeypatch.setattr(fit, "memory_limit", lambda mesh, device: 2**40)
-  fit.check(tiny.config("sft"))
+    memory_check.check(tiny.config("sft", fit="never"))
+  monkeypatch.setattr(memory_check, "memory_limit", lambda mesh, device: 2**40)
+  memory_check.check(tiny.config("sft"))
 
 
 def test_the_limit_of_a_cpu_is_its_memory_shared():
   mesh = one_device()
-  whole = fit.memory_limit(mesh, None) * jax.local_device_count()
+  whole = memory_check.memory_limit(mesh, None) * jax.local_device_count()
   lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
   kilobytes = next(
     int(line.split()[1]) for line in lines if line.startswith("MemTotal")
   )
   assert whole == pytest.approx(kilobytes * 1024, rel=0.01)
-  published = fit.memory_limit(mesh, chips.CHIPS["v5e"])
+  published = memory_check.memory_limit(mesh, chips.CHIPS["v5e"])
   assert published == 16 * 2**30
 
 
@@ -349,5 +354,5 @@ def test_configs_of_a_plan_override_each_stage():
   config = planned_config(**{"lora.rank": 3, "mesh.tensor": 2})
   made = plan.stage_config(config, "rl", "full")
   assert (made.lora.rank, made.mesh.tensor, made.tuning) == (3, 2, "full")
-  assert setup.lora_spec(made).rank == 0
+  assert shared.lora_spec(made).rank == 0
   assert main.USER_ERRORS[0] is ValueError

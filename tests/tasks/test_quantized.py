@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from configs import export as export_config
-from perl_jax import params, quantization, tasks
-from perl_jax.tasks import stage
-from perl_jax.tasks.start import Outside
+from perl_jax import params, tasks
+from perl_jax.models import quantization
+from perl_jax.tasks.initial import manifest, restore
+from perl_jax.tasks.initial.model import Outside
 from tests.tasks import tiny
 
 
@@ -32,14 +33,14 @@ def nf4(sft_run, tmp_path_factory):
 
 def test_all_roles_stand_on_the_one_quantised_base(nf4, sft_run):
   policy, reward = (
-    stage.load(nf4 / name, "last", role, "init")
+    restore.load(nf4 / name, "last", role, "init")
     for name, role in (("rl", "policy"), ("reward", "reward"))
   )
   assert params.is_quantized(policy.base)
   assert policy.fingerprint == reward.fingerprint
   assert policy.record["dtype"] == reward.record["dtype"] == "nf4"
   assert policy.base["embedding"].dtype == jnp.bfloat16
-  exact = stage.load(sft_run, "best", "policy", "init")
+  exact = restore.load(sft_run, "best", "policy", "init")
   assert params.nbytes(policy.base) < 0.5 * params.nbytes(exact.base)
   for leaf in params.flatten(policy.adapter).values():
     assert leaf.dtype == jnp.float32
@@ -74,7 +75,7 @@ def test_a_merged_export_holds_what_was_trained(nf4, tmp_path):
 def test_a_checkpoint_is_quantised_as_it_is_read(sft_run, tmp_path):
   export(tmp_path / "hf", init=str(sft_run))
   whole, few = (
-    stage.load(
+    restore.load(
       tmp_path / "hf", "", "policy", "base", outside=Outside(dtype=dtype)
     ).base
     for dtype in ("bfloat16", "int8")
@@ -114,5 +115,5 @@ def test_bases_that_do_not_fit(nf4, sft_run, tmp_path, task, overrides, texts):
 
 
 def test_records_say_what_the_base_is_kept_in(nf4):
-  described = json.loads((nf4 / "rl" / stage.MODEL_FILE).read_text())
+  described = json.loads((nf4 / "rl" / manifest.MODEL_FILE).read_text())
   assert described["base"]["dtype"] == "nf4"

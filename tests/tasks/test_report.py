@@ -1,6 +1,5 @@
 """The report of whole, partial and damaged runs, made from synthetic files."""
 
-import html
 import html.parser
 import json
 import math
@@ -11,8 +10,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from perl_jax import classification, metrics
-from perl_jax.reporting import figures, samples, style, svg
+from perl_jax import classification, files
+from perl_jax.reporting import figures, style, svg
+from perl_jax.reporting import samples as samples_lib
 from perl_jax.tasks import report
 
 ITEMS = ("flat white", "iced latte", "cortado", "chai <b>tea</b>", "mocha")
@@ -79,9 +79,9 @@ def make_sft(directory, steps=240):
           "validation/gold": gold,
         }
       )
-  metrics.write_jsonl(directory / "metrics.jsonl", rows)
-  metrics.write_json(directory / "summary.json", {"gold": 0.412})
-  metrics.write_json(directory / "config.json", {"task": "sft", "steps": steps})
+  files.write_jsonl(directory / "metrics.jsonl", rows)
+  files.write_json(directory / "summary.json", {"gold": 0.412})
+  files.write_json(directory / "config.json", {"task": "sft", "steps": steps})
 
 
 def make_scores(pairs, n=700):
@@ -119,9 +119,9 @@ def make_reward(directory, pairs=True, steps=200):
           "validation/calibration_error": 0.03 + 0.1 * fall,
         }
       )
-  metrics.write_jsonl(directory / "metrics.jsonl", rows)
-  metrics.write_jsonl(directory / "scores.jsonl", make_scores(pairs))
-  metrics.write_json(directory / "config.json", {"task": "reward"})
+  files.write_jsonl(directory / "metrics.jsonl", rows)
+  files.write_jsonl(directory / "scores.jsonl", make_scores(pairs))
+  files.write_json(directory / "config.json", {"task": "reward"})
 
 
 def make_rl(directory, steps=300):
@@ -151,11 +151,11 @@ def make_rl(directory, steps=300):
       rows.append(
         {"step": step} | {f"validation/{k}": v for k, v in state.items()}
       )
-  metrics.write_jsonl(directory / "metrics.jsonl", rows)
+  files.write_jsonl(directory / "metrics.jsonl", rows)
   samples = [make_sample(generator, s) for s in (0, 299) for _ in range(24)]
-  metrics.write_jsonl(directory / "samples.jsonl", samples)
+  files.write_jsonl(directory / "samples.jsonl", samples)
   config = {"task": "rl", "beta": 0.05, "lora": {"rank": 4}}
-  metrics.write_json(directory / "config.json", config)
+  files.write_json(directory / "config.json", config)
 
 
 SUMMARY = {
@@ -192,10 +192,10 @@ def make_pipeline(workdir, pairs=True):
   make_sft(workdir / "sft")
   make_reward(workdir / "reward", pairs)
   make_rl(workdir / "rl")
-  metrics.write_json(workdir / "evaluate" / "summary.json", {"n": 512})
-  metrics.write_json(workdir / "summary.json", SUMMARY)
+  files.write_json(workdir / "evaluate" / "summary.json", {"n": 512})
+  files.write_json(workdir / "summary.json", SUMMARY)
   config = {"task": "pipeline", "data": {"name": "coffee_bar"}, "seed": 0}
-  metrics.write_json(workdir / "config.json", config)
+  files.write_json(workdir / "config.json", config)
   return workdir
 
 
@@ -208,9 +208,9 @@ def make_lean_pipeline(workdir):
     path = workdir / name / "metrics.jsonl"
     rows = [
       {key: value for key, value in row.items() if key in kept}
-      for row in metrics.read_jsonl(path)
+      for row in files.read_jsonl(path)
     ]
-    metrics.write_jsonl(path, rows)
+    files.write_jsonl(path, rows)
   return workdir
 
 
@@ -359,7 +359,7 @@ def test_the_reward_model_section_agrees_with_the_metrics(tmp_path, pairs):
 
 def test_a_single_class_has_no_roc_curve(tmp_path):
   rows = [{"score": 0.1 * i, "label": 1} for i in range(9)]
-  metrics.write_jsonl(tmp_path / "scores.jsonl", rows)
+  files.write_jsonl(tmp_path / "scores.jsonl", rows)
   text = report.write_report(tmp_path).read_text(encoding="utf-8")
   assert "ROC curve" not in text
   assert "Calibration" in text
@@ -411,7 +411,7 @@ def test_a_stage_on_its_own(tmp_path, make, section, with_config):
   if not with_config:
     (tmp_path / "config.json").unlink()
   summary = {"gold_before": 0.5, "gold_after": 0.75, "seconds.total": 61.0}
-  metrics.write_json(tmp_path / "summary.json", summary)
+  files.write_json(tmp_path / "summary.json", summary)
   text = report.write_report(tmp_path).read_text(encoding="utf-8")
   Checker(text)
   assert section in headings(text)
@@ -422,7 +422,7 @@ def test_a_stage_on_its_own(tmp_path, make, section, with_config):
 def test_a_workdir_with_nothing_says_what_it_should_hold(tmp_path):
   with pytest.raises(ValueError, match=r"nothing to report.*metrics\.jsonl"):
     report.write_report(tmp_path)
-  metrics.write_json(tmp_path / "config.json", {"task": "rl"})
+  files.write_json(tmp_path / "config.json", {"task": "rl"})
   (tmp_path / "metrics.jsonl").touch()
   with pytest.raises(ValueError, match="nothing to report"):
     report.write_report(tmp_path)
@@ -455,7 +455,7 @@ def test_values_that_are_not_finite_are_counted_not_drawn(tmp_path):
     {"step": 5, "train/loss": math.nan},
     {"step": 6, "train/loss": "inf"},
   ]
-  metrics.write_jsonl(tmp_path / "metrics.jsonl", rows)
+  files.write_jsonl(tmp_path / "metrics.jsonl", rows)
   text = report.write_report(tmp_path).read_text(encoding="utf-8")
   assert "2 values that are not finite are left out." in text
   assert "from 1 at step 0 to 1 at step 4" in text
@@ -466,7 +466,7 @@ def test_stage_summaries_are_spelled_like_the_pipeline(tmp_path):
   (workdir / "summary.json").unlink()
   own = {"gold_before": 0.25, "gold_after": 0.5, "seconds": 7200.0}
   own["peak_bytes"] = 2**30
-  metrics.write_json(workdir / "rl" / "summary.json", own)
+  files.write_json(workdir / "rl" / "summary.json", own)
   text = report.write_report(workdir).read_text(encoding="utf-8")
   assert "Gold success rose from 25.0% to 50.0%." in text
   assert "2:00:00" in text
@@ -475,7 +475,7 @@ def test_stage_summaries_are_spelled_like_the_pipeline(tmp_path):
 
 def test_the_root_summary_wins_over_the_stages(tmp_path):
   workdir = make_lean_pipeline(tmp_path / "run")
-  metrics.write_json(workdir / "rl" / "summary.json", {"gold_after": 0.01})
+  files.write_json(workdir / "rl" / "summary.json", {"gold_after": 0.01})
   text = report.write_report(workdir).read_text(encoding="utf-8")
   assert "to 79.5%" in text
 
@@ -489,9 +489,9 @@ def test_an_evaluation_compares_policy_and_anchor(tmp_path):
     "n": 64,
   }
   (tmp_path / "evaluate").mkdir()
-  metrics.write_json(tmp_path / "evaluate" / "summary.json", found)
+  files.write_json(tmp_path / "evaluate" / "summary.json", found)
   row = {"step": 1} | found
-  metrics.write_jsonl(tmp_path / "evaluate" / "metrics.jsonl", [row])
+  files.write_jsonl(tmp_path / "evaluate" / "metrics.jsonl", [row])
   text = report.write_report(tmp_path).read_text(encoding="utf-8")
   assert "Gold success rose from 25.0% to 50.0%, at a KL of 3 nats" in text
   assert "+25.0 points" in text
@@ -505,7 +505,7 @@ def test_phases_are_those_of_every_step(tmp_path):
   ]
   rows[0] |= {"seconds/learn": 90.0}  # compilation
   rows.append({"step": 8, "seconds/evaluate": 7.0})
-  metrics.write_jsonl(tmp_path / "metrics.jsonl", rows)
+  files.write_jsonl(tmp_path / "metrics.jsonl", rows)
   text = report.write_report(tmp_path).read_text(encoding="utf-8")
   assert "learn 0.50 s" in text
   assert "other 1.5 s" in text
@@ -552,7 +552,7 @@ def test_running_mean_against_a_slow_loop(width):
 def test_a_long_curve_is_thinned_without_losing_a_spike(tmp_path):
   rows = [{"step": i, "train/loss": 1.0} for i in range(30_000)]
   rows[12_345]["train/loss"] = 77.0
-  metrics.write_jsonl(tmp_path / "metrics.jsonl", rows)
+  files.write_jsonl(tmp_path / "metrics.jsonl", rows)
   path = report.write_report(tmp_path)
   assert path.stat().st_size < 200_000
   x, y = svg._thin_out(
@@ -573,7 +573,7 @@ def test_only_the_wrong_lines_of_a_wrong_answer_are_marked():
     "policy_gold": 1.0,
     "policy_reward": -0.5,
   }
-  text = samples.samples_html([row])
+  text = samples_lib.samples_html([row])
   assert re.findall("<mark>(.*?)</mark>", text) == ["&quot;b&quot;: 3,"]
   assert "✗ wrong" in text
   assert "✓ right" in text
@@ -588,22 +588,22 @@ def test_samples_are_of_the_last_step_and_not_selected():
     for step in (0, 10)
     for i in range(30)
   ]
-  text = samples.samples_html(rows)
+  text = samples_lib.samples_html(rows)
   shown = re.findall(r"text (\d+) (\d+)", text)
   assert shown == [("10", str(i)) for i in range(30)]
   assert "26 more samples" in text
-  assert samples.samples_html([{"step": 1, "prompt": "p"}]) == ""
+  assert samples_lib.samples_html([{"step": 1, "prompt": "p"}]) == ""
 
 
 def test_half_a_surrogate_pair_does_not_stop_the_report(tmp_path):
   rows = [{"step": 0, "prompt": "p", "policy": "half \ud800 pair"}]
-  metrics.write_jsonl(tmp_path / "samples.jsonl", rows)
+  files.write_jsonl(tmp_path / "samples.jsonl", rows)
   text = report.write_report(tmp_path).read_text(encoding="utf-8")
   assert "half ? pair" in text
 
 
 def test_judgement_falls_back_to_what_the_data_set_has():
-  assert samples.judgement({"policy_exact_match": 1.0}, "policy") is True
+  assert samples_lib.judgement({"policy_exact_match": 1.0}, "policy") is True
   row = {"policy_gold": 0.0, "policy_valid_json": 1.0}
-  assert samples.judgement(row, "policy") is False
-  assert samples.judgement({"policy": "x"}, "policy") is None
+  assert samples_lib.judgement(row, "policy") is False
+  assert samples_lib.judgement({"policy": "x"}, "policy") is None

@@ -6,24 +6,27 @@ import numpy as np
 import pytest
 
 from perl_jax import params, roles, steps
-from perl_jax.data import coffee_bar, text
-from perl_jax.tasks import reward, stage
+from perl_jax.data.sources.coffee_bar import rows as rows_lib
+from perl_jax.data.text import tokenization as tokenization_lib
+from perl_jax.tasks.evaluation import reward_model as reward_evaluation
+from perl_jax.tasks.initial import restore
+from perl_jax.tasks.training import inputs
 from tests.tasks import tiny
 
 
 def test_scores_are_those_of_the_reported_checkpoint(reward_run):
   """Row by row and without padding, from the files a later stage reads."""
-  start = stage.load(reward_run, "best", "reward", "reward.init")
+  start = restore.load(reward_run, "best", "reward", "reward.init")
   tree = params.combine(start.adapter | start.head, start.base)
   tree = jax.device_put(tree)
-  tokenization = text.load_tokenizer(start.tokenizer)
+  tokenization = tokenization_lib.load_tokenizer(start.tokenizer)
   backbone = roles.Backbone(start.config, start.lora)
   score = jax.jit(
     lambda tokens, lengths: steps.reward_scores(
       backbone, tree, tokens, lengths, lengths - 1, max_response=1
     )
   )
-  validation = coffee_bar.load(
+  validation = rows_lib.load(
     "preferences", size=48, validation_size=8
   ).validation
   rows = tiny.lines(reward_run, "scores.jsonl")
@@ -43,7 +46,7 @@ def test_scores_are_those_of_the_reported_checkpoint(reward_run):
 def test_summary_is_of_the_scores(reward_run):
   rows = tiny.lines(reward_run, "scores.jsonl")
   summary = tiny.summary(reward_run)
-  for key, value in reward.quality(rows).items():
+  for key, value in reward_evaluation.quality(rows).items():
     assert summary[key] == value, key
   margins = [row["chosen"] - row["rejected"] for row in rows]
   assert summary["accuracy"] == np.mean(np.array(margins) > 0)
@@ -60,7 +63,7 @@ def test_summary_is_of_the_scores(reward_run):
 def test_adapters_and_head_are_a_hundredth_of_the_base(reward_run, sft_run):
   """Issue point 4: what is trained, held and saved, in numbers."""
   summary = tiny.summary(reward_run)
-  start = stage.load(reward_run, "best", "reward", "reward.init")
+  start = restore.load(reward_run, "best", "reward", "reward.init")
   trained = start.adapter | start.head
   assert summary["trainable_parameters"] == params.count(trained)
   assert summary["trainable_bytes"] == params.nbytes(trained)
@@ -76,9 +79,9 @@ def test_adapters_and_head_are_a_hundredth_of_the_base(reward_run, sft_run):
 
 
 def test_unknown_loss_names_the_others():
-  assert reward.require_loss("pointwise") == "labelled"
+  assert inputs.require_loss("pointwise") == "labelled"
   with pytest.raises(ValueError, match=r"\['pairwise', 'pointwise'\]"):
-    reward.require_loss("triplet")
+    inputs.require_loss("triplet")
 
 
 @pytest.mark.slow
@@ -93,7 +96,7 @@ def test_pointwise_and_the_last_checkpoint(tmp_path, sft_run):
     optimizer__learning_rate=0.05,
   )
   rows = tiny.lines(workdir, "scores.jsonl")
-  truth = coffee_bar.load("labelled", size=48, validation_size=8).validation
+  truth = rows_lib.load("labelled", size=48, validation_size=8).validation
   assert [row["label"] for row in rows] == [row.label for row in truth]
   assert {"auroc", "balanced_accuracy", "calibration_error"} <= set(summary)
   last = [r for r in tiny.lines(workdir) if "validation/log_loss" in r][-1]

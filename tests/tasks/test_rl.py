@@ -8,9 +8,14 @@ import numpy as np
 import pytest
 
 from perl_jax import params, sampling, sharding, steps
-from perl_jax.data.batches import PromptBatch
+from perl_jax.data.batches.prompts import PromptBatch
 from perl_jax.objectives import kl
-from perl_jax.tasks import estimating, iteration, judging, rewarding, stage
+from perl_jax.tasks.evaluation import policy as policy_evaluation
+from perl_jax.tasks.initial import restore
+from perl_jax.tasks.initial import roles as initial_roles
+from perl_jax.tasks.rollouts import build, iteration, rewards
+from perl_jax.tasks.rollouts import metrics as rollout_metrics
+from perl_jax.tasks.settings import rl as rl_settings
 from tests.tasks import tiny
 
 # An iteration with stand-ins: every number can be followed.
@@ -40,7 +45,7 @@ class Standins:
     self._group, prepare = estimator.group, None
     if estimator.needs_measures:
       prepare = functools.partial(steps.prepare, estimator)
-    self.functions = iteration.Functions(
+    self.functions = build.Functions(
       self.sample, self.score, prepare, self.learn
     )
 
@@ -76,8 +81,8 @@ def iterate(estimator=REINFORCE, shift=0.25, penalty=3.0, **control):
   """(metrics of two iterations, stand-ins, last state)."""
   mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
   asked = Standins(estimator)
-  model = rewarding.Model(None, 20, "other base", members=1, shares_base=False)
-  reward = rewarding.Rewarder(model, None, None, unstopped_penalty=penalty)
+  model = rewards.Model(None, 20, "other base", members=1, shares_base=False)
+  reward = rewards.Rewarder(model, None, None, unstopped_penalty=penalty)
   reward.shift = shift
   run = iteration.Iteration(
     estimator,
@@ -203,7 +208,7 @@ def test_explained_variance_is_of_all_tokens():
   rng = np.random.default_rng(0)
   returns, values = rng.normal(1.0, 2.0, 50), rng.normal(size=50)
   residual = returns - values
-  found = iteration.update_metrics(
+  found = rollout_metrics.update_metrics(
     {
       "return": returns.mean(),
       "return_square": np.mean(returns**2),
@@ -220,7 +225,7 @@ def test_explained_variance_is_of_all_tokens():
   }  # fmt: skip
   same = {"return": 2.0, "return_square": 4.0, "residual": 1.0,
           "residual_square": 2.0}  # fmt: skip
-  assert iteration.update_metrics(same)["train/explained_variance"] == 0.0
+  assert rollout_metrics.update_metrics(same)["train/explained_variance"] == 0.0
 
 
 def test_a_rollout_is_learnt_from_in_parts_and_passes():
@@ -280,7 +285,7 @@ def test_comparison_of_before_and_after():
   before = {"kl": 0.0, "kl_per_token": 0.0, "reward": 1.0, "gold": 0.25}
   after = {"validation/kl": 0.5, "validation/kl_per_token": 0.1,
            "validation/reward": 2.0, "validation/gold": 0.5}  # fmt: skip
-  assert judging.compare(before, after) == {
+  assert policy_evaluation.compare(before, after) == {
     "kl": 0.5, "kl_per_token": 0.1, "kl_at_step_0": 0.0,
     "reward_before": 1.0, "reward_after": 2.0,
     "gold_before": 0.25, "gold_after": 0.5,
@@ -299,7 +304,7 @@ def test_the_policy_waits_for_the_value_model():
     value__warmup_steps=2,
   )  # fmt: skip
   trees = {name: {"w": jnp.ones(3)} for name in ("policy", "value")}
-  optimizer = estimating.make_optimizer(config)
+  optimizer = rl_settings.make_optimizer(config)
   state, moved = optimizer.init(trees), []
   for _ in range(4):
     updates, state = optimizer.update(trees, state, trees)
@@ -314,7 +319,7 @@ def test_a_large_gradient_of_the_value_does_not_clip_the_policy():
     value__learning_rate=1.0,
   )  # fmt: skip
   trees = {"policy": jnp.float32(1.0), "value": jnp.float32(100.0)}
-  optimizer = estimating.make_optimizer(config)
+  optimizer = rl_settings.make_optimizer(config)
   updates, _ = optimizer.update(trees, optimizer.init(trees), trees)
   assert float(updates["policy"]) == -1.0
   assert float(updates["value"]) == pytest.approx(-2.0)
@@ -322,10 +327,10 @@ def test_a_large_gradient_of_the_value_does_not_clip_the_policy():
 
 def test_a_value_model_from_a_policy_knows_nothing_yet(reward_run):
   """Even if what the policy starts from had a head of its own."""
-  start = stage.load(reward_run, "best", "reward", "policy.init")
+  start = restore.load(reward_run, "best", "reward", "policy.init")
   assert np.any(start.head["head"]["kernel"])
   config = tiny.config("rl")
-  found = estimating.initial_value(config, start, None, start.lora)
+  found = initial_roles.initial_value(config, start, None, start.lora)
   assert set(found["head"]) == {"kernel", "bias"}
   assert not any(np.any(leaf) for leaf in found["head"].values())
 
@@ -384,9 +389,9 @@ def test_sampler_follows_the_policy(rl_run):
 
 
 def test_all_that_was_trained_moved_and_nothing_else(rl_run, sft_run):
-  sft = stage.load(sft_run, "best", "policy", "policy.init")
+  sft = restore.load(sft_run, "best", "policy", "policy.init")
   for role in ("policy", "value"):
-    start = stage.load(rl_run, "last", role, "policy.init")
+    start = restore.load(rl_run, "last", role, "policy.init")
     assert start.fingerprint == sft.fingerprint
     for path, leaf in params.flatten(start.adapter).items():
       if path.endswith("lora_b"):
@@ -426,10 +431,10 @@ def test_one_step_moves_the_adapters_and_not_the_base(
     steps=1,
   )
   assert len(placed) == 1, "one base for four roles"
-  expected = stage.load(sft_run, "best", "policy", "policy.init").fingerprint
+  expected = restore.load(sft_run, "best", "policy", "policy.init").fingerprint
   assert params.fingerprint(placed[0]) == expected
-  reward = stage.load(reward_run, "best", "reward", "reward.init")
-  value = stage.load(workdir, "last", "value", "policy.init")
+  reward = restore.load(reward_run, "best", "reward", "reward.init")
+  value = restore.load(workdir, "last", "value", "policy.init")
   moved = params.flatten(value.adapter)
   for path, leaf in params.flatten(reward.adapter).items():
     assert np.any(moved[path] != leaf), path
@@ -518,8 +523,8 @@ def test_every_estimator_runs_from_its_files(
     assert ("train/kl_loss" in row) == ("kl__place" in ESTIMATORS[name])
   moved = rows[2]["train/beta"] != rows[1]["train/beta"]
   assert moved == ("kl__target" in ESTIMATORS[name])
-  sft = stage.load(sft_run, "best", "policy", "policy.init")
-  start = stage.load(workdir, "last", "policy", "policy.init")
+  sft = restore.load(sft_run, "best", "policy", "policy.init")
+  start = restore.load(workdir, "last", "policy", "policy.init")
   assert start.fingerprint == sft.fingerprint and start.head is None
   assert any(
     np.any(leaf)

@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 
 from perl_jax import roles
-from perl_jax.data import coffee_bar, text
+from perl_jax.data.sources.coffee_bar import rows as rows_lib
+from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.models.lora import LoraSpec
-from perl_jax.tasks import inputs, stage
+from perl_jax.tasks.initial import restore
+from perl_jax.tasks.training import inputs
 from tests.tasks import tiny
 
 
 def test_validation_loss_is_that_of_the_last_weights(sft_run):
   """From all logits of the saved model in float64, on every target."""
-  start = stage.load(sft_run, "last", "policy", "policy.init")
-  tokenization = text.load_tokenizer(start.tokenizer)
+  start = restore.load(sft_run, "last", "policy", "policy.init")
+  tokenization = tokenization_lib.load_tokenizer(start.tokenizer)
   data = inputs.targets(tiny.config("sft"), tokenization)
   backbone = roles.Backbone(start.config, LoraSpec())
   base = jax.device_put(start.base)
@@ -58,7 +60,7 @@ def test_learns_something(sft_run):
 
 def test_samples_are_of_prompts_that_were_held_out(sft_run):
   rows = tiny.lines(sft_run, "samples.jsonl")
-  splits = coffee_bar.load("prompts", size=48, validation_size=8)
+  splits = rows_lib.load("prompts", size=48, validation_size=8)
   told = {row.reference for row in splits.validation}
   assert {row["reference"] for row in rows} == told
   assert [row["step"] for row in rows] == [4] * 8
@@ -77,8 +79,8 @@ def test_eight_devices_train_the_same_model(tmp_path, sft_run):
   for mine, theirs in zip(found, expected, strict=True):
     for key, value in mine.items():
       np.testing.assert_allclose(value, theirs[key], rtol=2e-4, err_msg=key)
-  single = stage.load(sft_run, "last", "policy", "x").base
-  sharded = stage.load(tmp_path / "run", "last", "policy", "x").base
+  single = restore.load(sft_run, "last", "policy", "x").base
+  sharded = restore.load(tmp_path / "run", "last", "policy", "x").base
   # Adam divides by the size of the gradient, so that rounding shows in leaves
   # with a tiny one: 3e-3 of a step of 2e-3.
   for mine, theirs in zip(

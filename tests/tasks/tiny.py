@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
-from perl_jax import metrics, tasks
+from perl_jax import files, tasks
 from perl_jax.tasks.pipeline import STAGES
 
 # A model of 50,000 parameters; one bucket, so that a step compiles once.
@@ -100,7 +100,7 @@ def run(
 
 def lines(workdir: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
   """Rows of a JSON-lines file without what measures time."""
-  return [untimed(row) for row in metrics.read_jsonl(workdir / name)]
+  return [untimed(row) for row in files.read_jsonl(workdir / name)]
 
 
 def untimed(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""One file for each kind of batch: how its rows are encoded and collated."""

@@ -1,0 +1,89 @@
+"""Demonstrations: dialogues with the tokens that are learned marked."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from perl_jax.data import records
+from perl_jax.data.batches import common
+from perl_jax.data.text.template import UnevenError
+from perl_jax.data.text.tokenization import Tokenization
+
+
+class TargetBatch(NamedTuple):
+  """Packed dialogues for language modelling.
+
+  Attributes:
+    tokens: `[B, T]`, int32.
+    positions: `[B, T]`, int32; from 0 in every segment.
+    segments: `[B, T]`, int32; from 1, and 0 on padding. A token attends
+      only inside its own segment.
+    target_mask: `[B, T]`, bool; entry t: `tokens[:, t]` is a target (the loss
+      is on predicting it). Never true on the first token of a segment.
+  """
+
+  tokens: np.ndarray
+  positions: np.ndarray
+  segments: np.ndarray
+  target_mask: np.ndarray
+
+
+def collate_targets(
+  rows: Sequence[TargetBatch], length: int, batch_size: int | None = None
+) -> TargetBatch:
+  """Stacks packed rows; missing ones are padding (segment 0) throughout."""
+  batch_size = common.padded_size(rows, batch_size)
+  for row in rows:
+    if row.tokens.shape != (length,):
+      raise ValueError(
+        f"A packed row has {row.tokens.shape[0]} tokens, the batch {length}."
+      )
+  shape = (batch_size, length)
+  batch = TargetBatch(
+    *(np.zeros(shape, np.int32) for _ in range(3)), np.zeros(shape, np.bool_)
+  )
+  for i, row in enumerate(rows):
+    for stacked, values in zip(batch, row, strict=True):
+      stacked[i] = values
+  return batch
+
+
+def encode_demonstrations(
+  rows: Iterable[records.Demonstration], tokenization: Tokenization
+) -> list[tuple[list[int], list[bool]]]:
+  """Tokens and target mask of every dialogue, for `packing.pack_dialogues`.
+
+  Where the template writes a past assistant turn differently from one that is
+  being written (Qwen3), each assistant turn becomes a sequence of its own,
+  behind the prompt that a policy would be given for it.
+
+  Raises:
+    ValueError: Names the row that cannot be encoded.
+  """
+  encoded = []
+  for row in rows:
+    try:
+      encoded.append(tokenization.encode_dialog(row.prompt, row.turns))
+    except UnevenError:
+      encoded += _encode_turns(row, tokenization)
+    except ValueError as error:
+      raise ValueError(f"{row.id}: {error}") from error
+  return encoded
+
+
+def _encode_turns(
+  row: records.Demonstration, tokenization: Tokenization
+) -> Iterator[tuple[list[int], list[bool]]]:
+  """Tokens and target mask of each assistant turn, one by one."""
+  messages = [*row.prompt, *row.turns]
+  for i in range(len(row.prompt), len(messages)):
+    if messages[i]["role"] != "assistant":
+      continue
+    try:
+      prompt, _ = tokenization.encode_prompt(messages[:i])
+      content = messages[i]["content"]
+      response = tokenization.encode_response(messages[:i], content)
+    except ValueError as error:
+      raise ValueError(f"{row.id}: {error}") from error
+    yield prompt + response, [False] * len(prompt) + [True] * len(response)

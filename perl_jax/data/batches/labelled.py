@@ -1,0 +1,92 @@
+"""Labelled responses: a prompt, a response and a binary label."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from perl_jax.data import records
+from perl_jax.data.batches import common
+from perl_jax.data.text.tokenization import Tokenization
+
+
+class LabelledBatch(NamedTuple):
+  """Prompt + response with a label, right padded.
+
+  Attributes:
+    tokens: `[B, T]`, int32.
+    lengths: `[B]`, int32.
+    prompt_lengths: `[B]`, int32; where the response begins.
+    labels: `[B]`, float32.
+    valid: `[B]`, bool; false on rows that only fill the batch.
+    index: `[B]`, int32; row in the sequence of records, -1 where not valid.
+  """
+
+  tokens: np.ndarray
+  lengths: np.ndarray
+  prompt_lengths: np.ndarray
+  labels: np.ndarray
+  valid: np.ndarray
+  index: np.ndarray
+
+
+class EncodedLabelled(NamedTuple):
+  """Tokens of one labelled response, after its prompt."""
+
+  tokens: list[int]
+  prompt_length: int
+  label: float
+  index: int
+
+  @property
+  def length(self) -> int:
+    """Number of tokens."""
+    return len(self.tokens)
+
+  @property
+  def response_length(self) -> int:
+    """Number of tokens after the prompt."""
+    return self.length - self.prompt_length
+
+
+def collate_labelled(
+  rows: Sequence[EncodedLabelled],
+  length: int,
+  batch_size: int | None = None,
+  pad_id: int = 0,
+) -> LabelledBatch:
+  """Pads rows on the right to `length`, and the batch to `batch_size` rows."""
+  size = common.padded_size(rows, batch_size)
+  tokens, lengths = common.pad(
+    [row.tokens for row in rows], length, size, pad_id
+  )
+  labels = np.zeros(size, np.float32)
+  labels[: len(rows)] = [row.label for row in rows]
+  return LabelledBatch(
+    tokens,
+    lengths,
+    common.prompt_lengths(rows, size),
+    labels,
+    *common.validity(rows, size),
+  )
+
+
+def encode_labelled(
+  rows: Iterable[records.Labelled],
+  tokenization: Tokenization,
+  limit: int,
+  long: str = "turns",
+) -> tuple[list[EncodedLabelled], dict[str, int]]:
+  """Tokens of prompt + response; see `encode_preferences`."""
+  encoded, counts = [], common.no_cuts()
+  for index, row in enumerate(rows):
+    found = common.encode_row(
+      row, (row.response,), tokenization, limit, long, counts
+    )
+    if found is None:
+      continue
+    prompt, (response,) = found
+    encoded.append(
+      EncodedLabelled(prompt + response, len(prompt), float(row.label), index)
+    )
+  return encoded, counts

@@ -1,0 +1,152 @@
+"""Packing: dialogues as rows of one fixed length, with little padding.
+
+A row holds whole dialogues, or windows of those that are too long, one after
+the other. Each is a segment that attends only inside itself, and every target
+token of the data is a target in exactly one row.
+"""
+
+import bisect
+from collections.abc import Sequence
+
+import numpy as np
+
+from perl_jax.data.batches.demonstrations import TargetBatch
+
+
+def pack_dialogues(
+  encoded: Sequence[tuple[Sequence[int], Sequence[bool]]],
+  length: int,
+  prefix: Sequence[int] = (),
+) -> list[TargetBatch]:
+  """Packs whole dialogues into rows of `length` tokens (best fit decreasing).
+
+  A dialogue that is longer than `length` is first cut into windows. A window
+  begins where an assistant turn has ended (where one ends in reach), keeps as
+  much of what precedes its targets as fits, and every target token is in
+  exactly one window.
+
+  Args:
+    encoded: Tokens and target mask of each dialogue.
+    length: T.
+    prefix: Tokens to put before a window that does not begin its dialogue:
+      BOS, as a prompt that was truncated to whole turns has it.
+
+  Returns:
+    Rows, as TargetBatch without the leading axis; the same input gives the
+    same rows.
+  """
+  windows = [
+    window
+    for tokens, mask in encoded
+    for window in _windows(tokens, mask, length, prefix)
+  ]
+  order = sorted(range(len(windows)), key=lambda i: (-len(windows[i][0]), i))
+  rows: list[list[int]] = []
+  open_rows: list[tuple[int, int]] = []  # (tokens left, row), ascending
+  for i in order:
+    size = len(windows[i][0])
+    place = bisect.bisect_left(open_rows, (size, -1))
+    if place == len(open_rows):
+      rows.append([i])
+      left, row = length - size, len(rows) - 1
+    else:
+      left, row = open_rows.pop(place)
+      rows[row].append(i)
+      left -= size
+    bisect.insort(open_rows, (left, row))
+  return [_packed_row([windows[i] for i in row], length) for row in rows]
+
+
+def _packed_row(
+  windows: Sequence[tuple[Sequence[int], Sequence[bool]]], length: int
+) -> TargetBatch:
+  row = TargetBatch(
+    *(np.zeros(length, np.int32) for _ in range(3)), np.zeros(length, np.bool_)
+  )
+  start = 0
+  for segment, (tokens, mask) in enumerate(windows, 1):
+    end = start + len(tokens)
+    row.tokens[start:end] = tokens
+    row.positions[start:end] = np.arange(len(tokens))
+    row.segments[start:end] = segment
+    row.target_mask[start:end] = mask
+    start = end
+  return row
+
+
+def _windows(
+  tokens: Sequence[int],
+  mask: Sequence[bool],
+  length: int,
+  prefix: Sequence[int],
+) -> list[tuple[list[int], list[bool]]]:
+  """Cuts one dialogue so that each piece has at most `length` tokens."""
+  tokens, mask = list(tokens), list(mask)
+  if mask and mask[0]:
+    raise ValueError("The first token of a dialogue cannot be a target.")
+  if len(tokens) <= length:
+    return [(tokens, mask)] if any(mask) else []
+  room = length - len(prefix)
+  if room < 2:
+    raise ValueError(
+      f"A row of {length} tokens has no room for a target after a prefix of "
+      f"{len(prefix)}."
+    )
+  spans = _target_spans(mask, max(1, room // 2))
+  turn_ends = [end for _, end in spans if end == len(mask) or not mask[end]]
+  pieces = []
+  done = 0
+  while done < len(spans):
+    begin, last = _extent(spans, done, turn_ends, length, room)
+    end = spans[last][1]
+    kept = [False] * (end - begin)
+    for span_begin, span_end in spans[done : last + 1]:
+      kept[span_begin - begin : span_end - begin] = [True] * (
+        span_end - span_begin
+      )
+    # Some templates begin every turn of the user with BOS.
+    again = tokens[begin : begin + len(prefix)] == list(prefix)
+    before = list(prefix) if begin and not again else []
+    pieces.append((before + tokens[begin:end], [False] * len(before) + kept))
+    done = last + 1
+  return pieces
+
+
+def _extent(
+  spans: Sequence[tuple[int, int]],
+  first: int,
+  turn_ends: Sequence[int],
+  length: int,
+  room: int,
+) -> tuple[int, int]:
+  """Where the window of the new targets `first` ... begins, and its last span.
+
+  Half of the room is context of the first new target, where there is any, and
+  the rest takes as many targets as fit. `room` is what a prefix leaves of
+  `length`; a window from the start of the dialogue has none.
+  """
+  first_begin = spans[first][0]
+  begin = max(0, first_begin - room // 2)
+  last = first
+  size = length if begin == 0 else room
+  while last + 1 < len(spans) and spans[last + 1][1] - begin <= size:
+    last += 1
+  end = spans[last][1]
+  begin = 0 if end <= length else end - room
+  place = bisect.bisect_left(turn_ends, begin)
+  if begin and place < len(turn_ends) and turn_ends[place] < first_begin:
+    begin = turn_ends[place]
+  return begin, last
+
+
+def _target_spans(mask: Sequence[bool], most: int) -> list[tuple[int, int]]:
+  """[begin, end) of each run of targets, in parts of at most `most`."""
+  spans = []
+  begin = None
+  for i, is_target in enumerate([*mask, False]):
+    if is_target and begin is None:
+      begin = i
+    elif begin is not None and not is_target:
+      spans += [(j, min(j + most, i)) for j in range(begin, i, most)]
+      begin = None
+  return spans

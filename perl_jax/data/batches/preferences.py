@@ -1,0 +1,106 @@
+"""Preference pairs: a prompt with a chosen and a rejected response."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from perl_jax.data import records
+from perl_jax.data.batches import common
+from perl_jax.data.text.tokenization import Tokenization
+
+
+class PreferenceBatch(NamedTuple):
+  """Pairs of prompt + response, right padded.
+
+  Attributes:
+    chosen_tokens: `[B, T]`, int32.
+    chosen_lengths: `[B]`, int32.
+    rejected_tokens: `[B, T]`, int32; begins with the same prompt as chosen.
+    rejected_lengths: `[B]`, int32.
+    prompt_lengths: `[B]`, int32; how much both begin with.
+    valid: `[B]`, bool; false on rows that only fill the batch.
+    index: `[B]`, int32; row in the sequence of records, -1 where not valid.
+  """
+
+  chosen_tokens: np.ndarray
+  chosen_lengths: np.ndarray
+  rejected_tokens: np.ndarray
+  rejected_lengths: np.ndarray
+  prompt_lengths: np.ndarray
+  valid: np.ndarray
+  index: np.ndarray
+
+
+class EncodedPreference(NamedTuple):
+  """Tokens of one preference; both sequences begin with the same prompt."""
+
+  chosen: list[int]
+  rejected: list[int]
+  prompt_length: int
+  index: int
+
+  @property
+  def length(self) -> int:
+    """Tokens of the longer sequence."""
+    return max(len(self.chosen), len(self.rejected))
+
+  @property
+  def response_length(self) -> int:
+    """Number of tokens of the longer response."""
+    return self.length - self.prompt_length
+
+
+def collate_preferences(
+  rows: Sequence[EncodedPreference],
+  length: int,
+  batch_size: int | None = None,
+  pad_id: int = 0,
+) -> PreferenceBatch:
+  """Pads pairs on the right to `length`, and the batch to `batch_size` rows."""
+  size = common.padded_size(rows, batch_size)
+  chosen = common.pad([row.chosen for row in rows], length, size, pad_id)
+  rejected = common.pad([row.rejected for row in rows], length, size, pad_id)
+  return PreferenceBatch(
+    *chosen,
+    *rejected,
+    common.prompt_lengths(rows, size),
+    *common.validity(rows, size),
+  )
+
+
+def encode_preferences(
+  rows: Iterable[records.Preference],
+  tokenization: Tokenization,
+  limit: int,
+  long: str = "turns",
+) -> tuple[list[EncodedPreference], dict[str, int]]:
+  """Tokens of prompt + response, for both responses of every row.
+
+  Args:
+    rows: The records.
+    tokenization: The tokenizer.
+    limit: Most tokens of a sequence: the largest bucket.
+    long: How the prompt of a longer row is shortened (`encode_prompt`); the
+      same for both responses. Responses are never shortened. With "drop" the
+      prompt is cut, and a row that still does not fit is left out.
+
+  Returns:
+    The rows, and how much was left out: {"truncated_rows", "dropped_turns",
+    "cut_tokens", "too_long_dropped"}.
+
+  Raises:
+    ValueError: Names the row that does not fit.
+  """
+  encoded, counts = [], common.no_cuts()
+  for index, row in enumerate(rows):
+    found = common.encode_row(
+      row, (row.chosen, row.rejected), tokenization, limit, long, counts
+    )
+    if found is None:
+      continue
+    prompt, (chosen, rejected) = found
+    encoded.append(
+      EncodedPreference(prompt + chosen, prompt + rejected, len(prompt), index)
+    )
+  return encoded, counts

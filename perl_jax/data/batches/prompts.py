@@ -1,0 +1,67 @@
+"""Prompts: what the policy responds to."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from perl_jax.data import records
+from perl_jax.data.batches import common
+from perl_jax.data.text.tokenization import Tokenization
+
+
+class PromptBatch(NamedTuple):
+  """Prompts to respond to, LEFT padded, so that all end in the last column.
+
+  Attributes:
+    tokens: `[B, P]`, int32.
+    lengths: `[B]`, int32.
+    valid: `[B]`, bool; false on rows that only fill the batch.
+    index: `[B]`, int32; row in the sequence of records, -1 where not valid.
+  """
+
+  tokens: np.ndarray
+  lengths: np.ndarray
+  valid: np.ndarray
+  index: np.ndarray
+
+
+class EncodedPrompt(NamedTuple):
+  """Tokens of one prompt."""
+
+  tokens: list[int]
+  index: int
+
+  @property
+  def length(self) -> int:
+    """Number of tokens."""
+    return len(self.tokens)
+
+
+def collate_prompts(
+  rows: Sequence[EncodedPrompt],
+  length: int,
+  batch_size: int | None = None,
+  pad_id: int = 0,
+) -> PromptBatch:
+  """Pads prompts on the LEFT to `length`, and the batch to `batch_size`."""
+  size = common.padded_size(rows, batch_size)
+  tokens, lengths = common.pad(
+    [row.tokens for row in rows], length, size, pad_id, left=True
+  )
+  return PromptBatch(tokens, lengths, *common.validity(rows, size))
+
+
+def encode_prompts(
+  rows: Iterable[records.Prompt],
+  tokenization: Tokenization,
+  limit: int,
+  long: str = "turns",
+) -> tuple[list[EncodedPrompt], dict[str, int]]:
+  """Tokens of the prompts; see `encode_preferences`."""
+  encoded, counts = [], common.no_cuts()
+  for index, row in enumerate(rows):
+    found = common.encode_row(row, (), tokenization, limit, long, counts)
+    if found is not None:
+      encoded.append(EncodedPrompt(found[0], index))
+  return encoded, counts

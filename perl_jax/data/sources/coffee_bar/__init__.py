@@ -1,0 +1,1 @@
+"""The embedded coffee orders: a generator whose right answer is known."""

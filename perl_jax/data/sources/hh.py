@@ -1,0 +1,141 @@
+"""hh-rlhf transcripts as preferences over the last reply.
+
+A row is two whole transcripts, `chosen` and `rejected`, whose turns are marked
+by a blank line and `Human:` or `Assistant:`. The turns they share become the
+prompt, and what follows in each becomes the two replies. Irregular rows:
+
+- parted_earlier: the transcripts differ before the last turn. The reply is then
+  the rest of the transcript with its markers, which is what the rater read.
+- merged_turns: one speaker has two turns in a row; in a prompt they become one
+  message (chat templates expect speakers to alternate).
+- empty_reply_dropped: a reply without text, from which nothing can be learned
+  about text. Dropped.
+- equal_dropped: both replies are the same. Dropped.
+- malformed_dropped: no turn markers, or no Human turn before the replies.
+
+A reply that has `Human:` inside its text (the model went on for both sides) is
+kept as it is: raters saw that, and it is one reason to reject a reply. Many
+chosen replies are harmful too, so no reply is a reference to imitate.
+
+The group of a row is its first Human turn, lower-cased and without punctuation.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from perl_jax.data import splits
+from perl_jax.data.records import Message, Preference, Prompt
+
+_MARKER = re.compile(r"\n\n(Human|Assistant):")
+_ROLES = {"Human": "user", "Assistant": "assistant"}
+_COUNTS = (
+  "rows",
+  "parted_earlier",
+  "merged_turns",
+  "empty_reply_dropped",
+  "equal_dropped",
+  "malformed_dropped",
+)
+
+
+Turn = tuple[str, str]
+
+
+def parse_transcript(text: str) -> list[Turn]:
+  """Returns the `(speaker, text)` turns; [] if it does not begin with one."""
+  before, *rest = _MARKER.split(text)
+  if before.strip():
+    return []
+  return list(zip(rest[::2], rest[1::2], strict=True))
+
+
+def preferences(
+  rows: Sequence[Mapping[str, str]], name: str = "hh_rlhf"
+) -> tuple[list[Preference], dict[str, int]]:
+  """Turns pairs of transcripts into preferences.
+
+  Args:
+    rows: Upstream rows (`chosen`, `rejected`).
+    name: What the ids begin with; the rest is the number of the row.
+
+  Returns:
+    One preference per row that is not dropped, and the counts.
+
+  Raises:
+    ValueError: A row lacks one of the fields, or it is not text.
+  """
+  counts = Counter(dict.fromkeys(_COUNTS, 0))
+  pairs = []
+  for number, row in enumerate(rows):
+    counts["rows"] += 1
+    for field in ("chosen", "rejected"):
+      if not isinstance(row.get(field), str):
+        raise ValueError(
+          f"{name}:{number}: the field {field!r} must be a transcript, but is"
+          f" {row.get(field)!r:.60}."
+        )
+    chosen = parse_transcript(row["chosen"])
+    rejected = parse_transcript(row["rejected"])
+    shared = _shared_turns(chosen, rejected)
+    if not shared:
+      counts["malformed_dropped"] += 1
+      continue
+    replies = [_reply(turns[shared:]) for turns in (chosen, rejected)]
+    if not all(replies):
+      counts["empty_reply_dropped"] += 1
+      continue
+    if replies[0] == replies[1]:
+      counts["equal_dropped"] += 1
+      continue
+    counts["parted_earlier"] += max(len(chosen), len(rejected)) > shared + 1
+    prompt = _messages(chosen[:shared])
+    counts["merged_turns"] += len(prompt) < shared
+    pairs.append(
+      Preference(
+        id=f"{name}:{number}",
+        group=splits.first_user_turn(prompt),
+        prompt=prompt,
+        chosen=replies[0],
+        rejected=replies[1],
+      )
+    )
+  return pairs, dict(counts)
+
+
+def prompts(
+  rows: Sequence[Mapping[str, str]], name: str = "hh_rlhf"
+) -> tuple[list[Prompt], dict[str, int]]:
+  """Turns the same rows into prompts without a reference; see `preferences`."""
+  pairs, counts = preferences(rows, name)
+  return [Prompt(p.id, p.group, p.prompt, None) for p in pairs], counts
+
+
+def _shared_turns(chosen: Sequence[Turn], rejected: Sequence[Turn]) -> int:
+  """Number of turns up to the last shared Human turn before the replies."""
+  shared = 0
+  # At least one turn on each side is left to be the reply.
+  for left, right in zip(chosen[:-1], rejected[:-1], strict=False):
+    if left != right:
+      break
+    shared += 1
+  while shared and chosen[shared - 1][0] != "Human":
+    shared -= 1
+  return shared
+
+
+def _reply(turns: Sequence[Turn]) -> str:
+  (_, first), *rest = turns
+  later = "".join(f"\n\n{speaker}:{text}" for speaker, text in rest)
+  return (first + later).strip()
+
+
+def _messages(turns: Sequence[Turn]) -> tuple[Message, ...]:
+  messages: list[Message] = []
+  for speaker, text in turns:
+    role, text = _ROLES[speaker], text.strip()
+    if messages and messages[-1]["role"] == role:
+      messages[-1]["content"] += "\n\n" + text
+    else:
+      messages.append({"role": role, "content": text})
+  return tuple(messages)

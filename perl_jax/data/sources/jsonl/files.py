@@ -1,0 +1,261 @@
+"""Users' own data: one JSON object per line, in the shapes people have.
+
+  preferences      prompt, chosen, rejected
+  labelled         prompt, response, label            or  messages, label
+  demonstrations   prompt, response                   or  messages
+  prompts          prompt
+
+`completion` is another name for `response`. A prompt is a text (one user
+message) or a list of `{"role", "content"}` messages; a response is a text or a
+list with one assistant message. `chosen` and `rejected` may be lists that hold
+the last message only, or the whole conversation, with or without `prompt`: what
+they share at the start is the prompt then. `messages` is a whole conversation.
+
+A path is a `.jsonl` or `.jsonl.gz` file, or a directory of them. The shape is
+that of a file's first row, and all rows of the file have it. Nothing is
+guessed beyond that: a row that does not fit is an error that names its line.
+
+Counts, where there are any:
+
+- files, rows: what was read; files_of_other_kinds: files that the kind cannot
+  be made of, rows included, which only take part in the split.
+- equal_dropped: pairs whose replies are the same.
+- empty_dropped: rows with a reply (either, in a pair) without text.
+- ignored_fields: rows with further fields, of the row or of a message.
+- validation_*: the same of `validation_path`.
+- shared_groups: groups that are in `path` and in `validation_path`. Both sides
+  keep them, since the split is the user's.
+"""
+
+import difflib
+import gzip
+import json
+import pathlib
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from perl_jax.data import splits
+from perl_jax.data.records import (
+  Demonstration,
+  Labelled,
+  Preference,
+  Prompt,
+  Record,
+  Splits,
+)
+from perl_jax.data.sources.jsonl import rows as rows_lib
+
+# The shape of a file -> the kinds that can be made of it.
+KINDS = {
+  "preferences": ("preferences", "prompts"),
+  "labelled": ("labelled", "prompts"),
+  "demonstrations": ("demonstrations", "prompts"),
+  "prompts": ("prompts",),
+}
+
+
+def load(
+  path: str,
+  kind: str,
+  *,
+  validation_path: str = "",
+  seed: int = 0,
+  folds: int = 5,
+  fold: int = 0,
+) -> Splits:
+  """Reads the rows of one kind, split by the first user turn.
+
+  Without `validation_path`, fold number `fold` of `folds` is held out. The
+  folds are those of all rows at `path`, of whatever kind: a directory with the
+  files of several stages is split in one way for all of them.
+
+  Args:
+    path: File or directory.
+    kind: A key of `KINDS`.
+    validation_path: File or directory to validate on instead of a fold.
+    seed: Seed of the folds.
+    folds: Number of folds.
+    fold: The one to validate on.
+
+  Raises:
+    FileNotFoundError: A path does not exist, or a directory has no such files.
+    ValueError: A row is malformed (names file, line, field and what was found),
+      no file has rows of the kind, or they cannot be split.
+  """
+  if kind not in KINDS:
+    raise ValueError(
+      f"There is no kind {kind!r}: it is one of {rows_lib.listed(KINDS)}."
+    )
+  counts: Counter[str] = Counter()
+  rows, groups = _read(path, kind, counts)
+  if validation_path:
+    tally: Counter[str] = Counter()
+    held_out, others = _read(validation_path, kind, tally)
+    shared = len(set(groups) & set(others))
+    counts.update({f"validation_{name}": n for name, n in tally.items()})
+    counts += Counter(shared_groups=shared)
+    return Splits(rows, held_out, dict(counts))
+  try:
+    assigned = splits.assign_folds(groups, folds=folds, seed=seed)
+    return splits.split_records(
+      rows, folds=folds, fold=fold, seed=seed, counts=counts, assigned=assigned
+    )
+  except ValueError as error:
+    raise ValueError(
+      f"{path}: {error} Or name a file of its own in `validation_path`."
+    ) from error
+
+
+def find_files(path: str) -> list[pathlib.Path]:
+  """The file itself, or the `.jsonl` and `.jsonl.gz` files of a directory."""
+  root = pathlib.Path(path).expanduser()
+  if root.is_dir():
+    files = sorted(
+      file
+      for file in root.iterdir()
+      if file.name.endswith((".jsonl", ".jsonl.gz")) and file.is_file()
+    )
+    if not files:
+      raise FileNotFoundError(f"{path} has no .jsonl or .jsonl.gz file in it.")
+    return files
+  if not root.is_file():
+    near = difflib.get_close_matches(
+      root.name, [f.name for f in root.parent.glob("*.jsonl*")], n=1
+    )
+    hint = f" Did you mean {root.parent / near[0]}?" if near else ""
+    raise FileNotFoundError(
+      f"{path} does not exist: the path of a .jsonl or .jsonl.gz file, or of a"
+      f" directory of them, is needed.{hint}"
+    )
+  return [root]
+
+
+def _read(
+  path: str, kind: str, counts: Counter[str]
+) -> tuple[list[Record], list[str]]:
+  """The records of `kind`, and the groups of all rows."""
+  records, groups, others = [], [], []
+  for file in find_files(path):
+    counts["files"] += 1
+    tally: Counter[str] = Counter()
+    shape, rows = _read_file(file, tally)
+    groups += [record.group for record, _ in rows]
+    if kind in KINDS[shape]:
+      counts += tally
+      records += [
+        _prompt_of(record, fields) if kind == "prompts" else record
+        for record, fields in rows
+      ]
+    else:
+      others.append(f"{file}, which has {shape} ({rows_lib.SHAPES[shape]})")
+      counts["files_of_other_kinds"] += 1
+  if not counts["rows"]:
+    fields = [rows_lib.SHAPES[s] for s in KINDS if kind in KINDS[s]]
+    raise ValueError(
+      f"No {kind} can be made of {'; '.join(others)}. The fields for {kind}"
+      f" are {' or '.join(fields)}."
+    )
+  if not records:
+    raise ValueError(
+      f"{path}: none of the {counts['rows']} rows is left:"
+      f" {counts['equal_dropped']} have equal replies,"
+      f" {counts['empty_dropped']} an empty one."
+    )
+  return records, groups
+
+
+def _read_file(
+  file: pathlib.Path, counts: Counter[str]
+) -> tuple[str, list[tuple[Record, dict[str, Any]]]]:
+  """The shape of a file, and its rows, with their fields, less the dropped."""
+  shape, rows = "", []
+  for where, fields in _lines(file):
+    this = rows_lib.shape_of(fields, where)
+    shape = shape or this
+    if this != shape:
+      raise ValueError(
+        f"{where}: this row has {rows_lib.listed(fields)}, which makes it one"
+        f" of {this}, but the file began with {shape}"
+        f" ({rows_lib.SHAPES[shape]}). Put them into files of their own."
+      )
+    record, ignored = rows_lib.parse(fields, where)
+    counts["rows"] += 1
+    counts["ignored_fields"] += ignored
+    dropped = _why_dropped(record)
+    if dropped:
+      counts[dropped] += 1
+    else:
+      rows.append((record, fields))
+  if not shape:
+    raise ValueError(f"{file} is empty: it has no row to learn from.")
+  return shape, rows
+
+
+def _why_dropped(record: Record) -> str:
+  """The count of rows that are dropped for the same reason, "" to keep it."""
+  if isinstance(record, Demonstration):
+    replies = [record.turns[-1]["content"]]
+  elif isinstance(record, Preference):
+    replies = [record.chosen, record.rejected]
+  elif isinstance(record, Labelled):
+    replies = [record.response]
+  else:
+    replies = []
+  if not all(reply.strip() for reply in replies):
+    return "empty_dropped"
+  if isinstance(record, Preference) and record.chosen == record.rejected:
+    return "equal_dropped"
+  return ""
+
+
+def _lines(file: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+  """The rows of a file, each with the name of its line."""
+  number = 0
+  try:
+    with file.open("rb") as start:
+      packed = start.read(2) == b"\x1f\x8b"
+    # Lines end at \n alone: JSON text may hold U+2028 and the like.
+    with (gzip.open if packed else open)(file, "rb") as lines:
+      for number, line in enumerate(lines, 1):
+        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        if text.strip():
+          where = f"{file}:{number}"
+          yield where, _object(text.rstrip("\r\n"), where)
+  except UnicodeDecodeError as error:
+    raise ValueError(
+      f"{file}:{number}: not UTF-8 text: {error}. Save the file as UTF-8."
+    ) from error
+  except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    raise ValueError(
+      f"{file}: broken gzip data after line {number}: {error}."
+    ) from error
+
+
+def _object(text: str, where: str) -> dict[str, Any]:
+  try:
+    fields = json.loads(text)
+  except json.JSONDecodeError as error:
+    raise ValueError(
+      f"{where}: not valid JSON at column {error.colno}: {error.msg}. A line"
+      " must hold one whole JSON object."
+    ) from error
+  except (RecursionError, ValueError) as error:
+    # Brackets too deep, or a number of thousands of digits.
+    raise ValueError(f"{where}: not usable JSON: {error}.") from error
+  if not isinstance(fields, dict):
+    raise ValueError(
+      f"{where}: a line must hold a JSON object, but this is"
+      f" {rows_lib.found(fields)}."
+    )
+  return fields
+
+
+def _prompt_of(record: Record, fields: dict[str, Any]) -> Prompt:
+  """What a policy is asked; the last turn of a dialog is the reference."""
+  prompt, reference = record.prompt, None
+  if isinstance(record, Demonstration):
+    *before, last = record.prompt + record.turns
+    prompt, reference = tuple(before), last["content"]
+  return Prompt(record.id, record.group, prompt, reference, fields)

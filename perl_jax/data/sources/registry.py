@@ -1,0 +1,315 @@
+"""One way in to all data: a source and a kind of record, split without leaks.
+
+    splits = load("taskmaster_coffee", "labelled", data_dir="copies", fold=2)
+    judge = checker("taskmaster_coffee")
+
+Kinds of one source are split alike: with the same `seed`, `folds` and `fold`,
+what is validated on in one stage is in no other stage's training set.
+"""
+
+import dataclasses
+import difflib
+import inspect
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from perl_jax.data import splits
+from perl_jax.data.records import Prompt, Record, Splits
+from perl_jax.data.sources import hh
+from perl_jax.data.sources.coffee_bar import rows as rows_lib
+from perl_jax.data.sources.jsonl import files as files_lib
+from perl_jax.data.sources.taskmaster import records as records_lib
+from perl_jax.data.sources.taskmaster import weak_pairs
+
+Checker = Callable[[Prompt, str], dict[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """What there is to know about a source before it is read.
+
+  Attributes:
+    about: One line on what it holds.
+    kinds: The kinds of records that it has.
+    options: The arguments of `load` that mean something to it, beside `seed`
+      and `limit`.
+    checks: The judgements of its checker.
+    licence: Its licence.
+  """
+
+  about: str
+  kinds: tuple[str, ...]
+  options: tuple[str, ...]
+  checks: tuple[str, ...]
+  licence: str
+
+
+_FOLDS = ("folds", "fold")
+_PUBLIC = ("data_dir", "cache_dir", *_FOLDS)
+_CALL_CHECKS = ("valid_json", "known_api", "exact_match")
+_GENERATOR = tuple(
+  name
+  for name in inspect.signature(rows_lib.load).parameters
+  if name not in ("kind", "seed")
+)
+_SOURCES = {
+  "coffee_bar": Source(
+    about="generated coffee orders, answered by one API call; needs no network",
+    kinds=rows_lib.KINDS,
+    options=_GENERATOR,
+    checks=("gold",),
+    licence=rows_lib.LICENCE,
+  ),
+  "taskmaster_coffee": Source(
+    about="Taskmaster-4: coffee orders, dialogs and turns rated 0 or 1",
+    kinds=("demonstrations", "preferences", "labelled", "prompts"),
+    options=_PUBLIC,
+    checks=_CALL_CHECKS,
+    licence="CC BY 4.0",
+  ),
+  "taskmaster_ticketing": Source(
+    about="Taskmaster-3: movie tickets, turns rated 0 or 1",
+    kinds=("labelled", "prompts"),
+    options=_PUBLIC,
+    checks=_CALL_CHECKS,
+    licence="CC BY 4.0",
+  ),
+  "hh_rlhf": Source(
+    about="hh-rlhf, harmless-base: which of two replies is less harmful",
+    kinds=("preferences", "prompts"),
+    options=_PUBLIC,
+    checks=(),
+    licence="MIT",
+  ),
+  "jsonl": Source(
+    about="your own .jsonl files",
+    kinds=tuple(files_lib.KINDS),
+    options=("path", "validation_path", *_FOLDS),
+    checks=(),
+    licence="yours",
+  ),
+}
+
+
+def describe() -> Mapping[str, Source]:
+  """What sources there are, by name."""
+  return dict(_SOURCES)
+
+
+def load(
+  name: str,
+  kind: str,
+  *,
+  data_dir: str = "",
+  path: str = "",
+  cache_dir: str = "",
+  seed: int = 0,
+  folds: int = 5,
+  fold: int = 0,
+  validation_path: str = "",
+  limit: int = 0,
+  **generator: Any,
+) -> Splits:
+  """Reads or generates the records of one kind.
+
+  Args:
+    name: A source; see `describe`.
+    kind: "demonstrations", "preferences", "labelled" or "prompts".
+    data_dir: Local copies of the public data sets, "" to download them.
+    path: File or directory of `jsonl`.
+    cache_dir: Where prepared public data sets go; see `upstream.read_rows`.
+    seed: Seed of the folds, or of the generator.
+    folds: Number of folds of the groups.
+    fold: The fold that is validated on.
+    validation_path: File or directory of `jsonl` to validate on instead.
+    limit: Keeps the first so many training rows of the split, 0 for all. The
+      rest is counted as `over_limit`.
+    **generator: Options of `coffee_bar.load`.
+
+  Raises:
+    FileNotFoundError: A file is missing.
+    ValueError: The source, the kind or an option does not exist or does not
+      belong together, or a row is malformed.
+  """
+  source = _source(name)
+  if kind not in source.kinds:
+    having = [other for other, s in _SOURCES.items() if kind in s.kinds]
+    raise ValueError(
+      f"{name} has no {kind!r}: it has {', '.join(source.kinds)}."
+      + _nearest(kind, source.kinds)
+      + (f" {', '.join(having)} have {kind}." if having else "")
+    )
+  if limit < 0:
+    raise ValueError(f"limit={limit} must be a number of rows, or 0 for all.")
+  given = {
+    "data_dir": data_dir, "path": path, "validation_path": validation_path,
+  }  # fmt: skip
+  _check_options(name, [o for o, v in given.items() if v] + list(generator))
+  if name == "coffee_bar":
+    loaded = rows_lib.load(kind, seed=seed, **generator)
+  elif name == "jsonl":
+    if not path:
+      raise ValueError("jsonl needs `path`: a .jsonl file or a directory.")
+    loaded = files_lib.load(
+      path,
+      kind,
+      validation_path=validation_path,
+      seed=seed,
+      folds=folds,
+      fold=fold,
+    )
+  else:
+    read = _READERS[name]
+    rows, counts, groups = read(name, kind, data_dir, cache_dir)
+    loaded = splits.split_records(
+      rows,
+      folds=folds,
+      fold=fold,
+      seed=seed,
+      counts=counts,
+      assigned=splits.assign_folds(groups, folds=folds, seed=seed),
+    )
+    if name == "taskmaster_coffee" and kind != "labelled":
+      loaded = _without_rated(loaded, set(groups))
+    if name == "taskmaster_coffee" and kind == "preferences":
+      loaded = weak_pairs.weak_preferences(loaded, seed=seed)
+  return _limited(loaded, limit)
+
+
+def checker(name: str) -> Checker:
+  """The function that judges a response to a prompt of a source.
+
+  It returns floats in {0, 1} by the names in `describe()[name].checks`; where a
+  judgement makes no sense for a prompt, its name is missing. Without checks it
+  returns {}.
+  """
+  source = _source(name)
+  if name == "coffee_bar":
+    return rows_lib.judge
+  if source.checks:
+    return records_lib.make_judge(name)
+  return lambda prompt, response: {}
+
+
+def _source(name: str) -> Source:
+  if name not in _SOURCES:
+    raise ValueError(
+      f"There is no data set {name!r}: there is {', '.join(_SOURCES)}."
+      + _nearest(name, _SOURCES)
+    )
+  return _SOURCES[name]
+
+
+def _check_options(name: str, given: Sequence[str]) -> None:
+  """Refuses options that would do nothing for this source."""
+  options = _SOURCES[name].options
+  for option in given:
+    if option not in options:
+      having = [other for other, s in _SOURCES.items() if option in s.options]
+      raise ValueError(
+        f"{name} has no option {option!r}: it has {', '.join(options)}."
+        + (
+          f" Did you mean the data set {' or '.join(having)}?"
+          if having
+          else _nearest(option, options)
+        )
+      )
+
+
+def _nearest(name: str, names: Sequence[str] | Mapping[str, Any]) -> str:
+  near = difflib.get_close_matches(str(name), list(names), n=1)
+  return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def _without_rated(loaded: Splits, rated: Collection[str]) -> Splits:
+  """Leaves dialogs that begin like a rated one out of the training set.
+
+  What is trained on dialogs has then seen nothing of the rated turns of any
+  fold, and one anchor serves the reward models of all.
+  """
+  train = [row for row in loaded.train if row.group not in rated]
+  counts = loaded.counts | {"begin_as_rated": len(loaded.train) - len(train)}
+  return Splits(train, loaded.validation, counts)
+
+
+def _limited(loaded: Splits, limit: int) -> Splits:
+  over = len(loaded.train) - limit
+  if not limit or over <= 0:
+    return loaded
+  counts = loaded.counts | {"over_limit": over}
+  return Splits(loaded.train[:limit], loaded.validation, counts)
+
+
+# Each reader returns the records, their counts, and the groups whose folds hold
+# for all kinds of the source.
+_Rows = tuple[Sequence[Record], dict[str, int], Sequence[str]]
+
+
+def _read_taskmaster(
+  name: str, kind: str, data_dir: str, cache_dir: str
+) -> _Rows:
+  # The folds are those of the rated turns, so that a reward model is measured
+  # on the same rows whatever the other stages read. Dialogs follow them, see
+  # `_without_rated` too.
+  reward = _upstream(name, "reward", data_dir, cache_dir)
+  labelled, counts = records_lib.reward_labelled(reward, name)
+  groups = [row.group for row in labelled]
+  if kind == "labelled":
+    return labelled, counts, groups
+  if name == "taskmaster_ticketing":
+    return *records_lib.reward_prompts(reward, name), groups
+  dialogs = _upstream(name, "dialogs", data_dir, cache_dir)
+  if kind in ("demonstrations", "preferences"):
+    return *records_lib.dialog_demonstrations(dialogs), groups
+  return *records_lib.dialog_prompts(dialogs), groups
+
+
+def _read_hh(name: str, kind: str, data_dir: str, cache_dir: str) -> _Rows:
+  # Upstream's train and test share first turns: both are split anew. A local
+  # copy may hold only one of the two; what was read is counted.
+  make = hh.preferences if kind == "preferences" else hh.prompts
+  rows: list[Record] = []
+  counts: Counter[str] = Counter()
+  for part in _local_parts(name, data_dir):
+    upstream = _upstream(name, part, data_dir, cache_dir)
+    records, tally = make(upstream, f"{name}/{part}")
+    rows += records
+    counts.update(tally)
+    counts[f"{part}_rows"] = len(upstream)
+  return rows, dict(counts), [row.group for row in rows]
+
+
+def _local_parts(name: str, data_dir: str) -> list[str]:
+  """The parts of which there is a local copy; all if they are downloaded."""
+  from perl_jax.data.sources import upstream
+  from perl_jax.data.sources.upstream import files
+
+  parts = upstream.BUILDERS[name].PARTS
+  if not data_dir:
+    return list(parts)
+
+  def is_there(part: str) -> bool:
+    try:
+      return all(files.local_path(data_dir, file) for file in parts[part])
+    except FileNotFoundError:
+      return False
+
+  # If there is none, reading the first says which file is missing.
+  return [part for part in parts if is_there(part)] or list(parts)[:1]
+
+
+def _upstream(
+  name: str, part: str, data_dir: str, cache_dir: str
+) -> list[dict[str, Any]]:
+  # TFDS takes seconds to import, which the other sources need not wait for.
+  from perl_jax.data.sources import upstream
+
+  return upstream.read_rows(name, part, data_dir, cache_dir)
+
+
+_READERS = {
+  "taskmaster_coffee": _read_taskmaster,
+  "taskmaster_ticketing": _read_taskmaster,
+  "hh_rlhf": _read_hh,
+}

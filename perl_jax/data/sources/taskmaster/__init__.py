@@ -1,0 +1,1 @@
+"""Taskmaster dialogues: demonstrations, ratings and weak preferences."""

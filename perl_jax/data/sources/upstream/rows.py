@@ -1,0 +1,112 @@
+"""Reading the rows of a data set, prepared on the first use."""
+
+import contextlib
+import difflib
+import io
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import requests
+import tensorflow_datasets as tfds
+from absl import logging
+
+from perl_jax.data.sources.upstream.datasets import BUILDERS, UpstreamRows
+from perl_jax.data.sources.upstream.files import SourceFile, fingerprint
+
+
+def read_rows(
+  dataset: str, part: str, data_dir: str = "", cache_dir: str = ""
+) -> list[dict[str, Any]]:
+  """Returns the upstream rows of one part of a data set, in upstream order.
+
+  Args:
+    dataset: A name in `BUILDERS`.
+    part: One of the builder's `PARTS`; the parts are prepared independently.
+    data_dir: Directory with local copies of the files, "" to download them.
+    cache_dir: Where prepared files go; by default `$PERL_JAX_CACHE`, or
+      `perl_jax` in `$XDG_CACHE_HOME` or `~/.cache`.
+
+  Raises:
+    ValueError: Unknown data set or part, or a file that is not what it should
+      be; names the file.
+    FileNotFoundError: A local file is missing, or a download failed; names the
+      file, the config field and the upstream address.
+  """
+  cls = BUILDERS[_one_of("data set", dataset, BUILDERS)]
+  files = cls.PARTS[_one_of(f"part of {dataset}", part, cls.PARTS)]
+  root = pathlib.Path(cache_dir).expanduser() if cache_dir else default_cache()
+  # All files are looked at before anything is written.
+  place = root / fingerprint(files, data_dir) / part
+
+  def make_builder() -> UpstreamRows:
+    return cls(local_dir=data_dir, parts=(part,), data_dir=os.fspath(place))
+
+  with _quiet_tfds():
+    builder = make_builder()
+    if not builder.is_prepared():
+      try:
+        _prepare(builder, os.fspath(root / "downloads"), files)
+      except OSError:
+        # Another process may have prepared the same files in the meantime.
+        builder = make_builder()
+        if not builder.is_prepared():
+          raise
+    examples = builder.as_data_source(split=part)
+    return [json.loads(example["row"]) for example in examples]
+
+
+def default_cache() -> pathlib.Path:
+  """Returns the directory for prepared files if none is given."""
+  if os.environ.get("PERL_JAX_CACHE"):
+    return pathlib.Path(os.environ["PERL_JAX_CACHE"]).expanduser()
+  cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+  return pathlib.Path(cache).expanduser() / "perl_jax"
+
+
+def _one_of(what: str, name: str, names: Mapping[str, Any]) -> str:
+  if name not in names:
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(
+      f"There is no {what} {name!r}; there is {', '.join(names)}.{hint}"
+    )
+  return name
+
+
+def _prepare(
+  builder: UpstreamRows, download_dir: str, files: Sequence[SourceFile]
+) -> None:
+  """Downloads and prepares, all or nothing: TFDS renames when it is done."""
+  try:
+    builder.download_and_prepare(
+      download_dir=download_dir,
+      file_format="array_record",
+      download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+    )
+  except (
+    tfds.download.DownloadError,
+    requests.exceptions.RequestException,
+  ) as error:
+    raise FileNotFoundError(
+      f"{files[0].url} could not be downloaded ({error}). Set `data.dir` to a"
+      f" directory with local copies, laid out as {files[0].local}."
+    ) from error
+
+
+@contextlib.contextmanager
+def _quiet_tfds() -> Iterator[None]:
+  """Keeps TFDS from printing; what it had been set to comes back afterwards."""
+  bars = tfds.core.utils.tqdm_utils
+  active = bars._active
+  verbosity = logging.get_verbosity()
+  bars.display_progress_bar(False)
+  logging.set_verbosity(logging.ERROR)
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):
+      yield
+  finally:
+    bars.display_progress_bar(active)
+    logging.set_verbosity(verbosity)

@@ -1,0 +1,349 @@
+"""Messages to tokens and back: the only place where text is tokenised.
+
+A chat template becomes a plan with holes for the contents (`template.py`), and
+filling the holes gives the tokens. This way
+
+- a special token written inside a content stays text (it is split into bytes);
+- a response is encoded as a piece of its own, as the template writes it (with
+  its white space, or trimmed), after the tokens of the generation prompt and
+  before the stop token, in training exactly as in sampling;
+- equal texts are encoded once.
+"""
+
+import functools
+import json
+import os
+import pathlib
+import types
+from collections.abc import Sequence
+
+from perl_jax.data.records import Message
+from perl_jax.data.text import shortening
+from perl_jax.data.text.template import ChatTemplate, Piece, UnevenError
+
+LONG = ("error", "turns", "cut")
+
+
+class TooLongError(ValueError):
+  """Text that does not fit, however its prompt is shortened."""
+
+
+def import_transformers() -> types.ModuleType:
+  """The library, imported late (it takes seconds) and without its advice."""
+  # Without it transformers prints that there is no PyTorch.
+  os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+  import transformers
+
+  return transformers
+
+
+def load_tokenizer(path: str | os.PathLike) -> "Tokenization":
+  """Reads any Hugging Face tokenizer directory; runs no code from it.
+
+  Raises:
+    FileNotFoundError: `path` is no directory.
+    ValueError: No tokenizer in it, or a template that cannot be used.
+  """
+  directory = pathlib.Path(path)
+  if not directory.is_dir():
+    raise FileNotFoundError(
+      f"No tokenizer directory {directory}. It should hold tokenizer.json and "
+      "tokenizer_config.json, as `save_pretrained` writes them."
+    )
+  try:
+    tokenizer = import_transformers().AutoTokenizer.from_pretrained(
+      str(directory), local_files_only=True, trust_remote_code=False
+    )
+  except Exception as error:
+    raise ValueError(
+      f"{directory} has no tokenizer that transformers can read: {error}"
+    ) from error
+  return Tokenization(
+    tokenizer,
+    name=str(directory),
+    more_stop_ids=_eos_ids(directory),
+  )
+
+
+def _eos_ids(directory: pathlib.Path) -> list[int]:
+  """What `transformers` stops at: one token, many or none."""
+  for name in ("generation_config.json", "config.json"):
+    path = directory / name
+    if path.exists():
+      try:
+        eos = json.loads(path.read_text()).get("eos_token_id")
+      except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is no JSON object: {error}") from error
+      listed = eos if isinstance(eos, list) else [eos]
+      return [i for i in listed if i is not None]
+  return []
+
+
+class Tokenization:
+  """The tokens of prompts, responses and dialogues for one tokenizer.
+
+  Attributes:
+    vocab_size: One more than the largest token id.
+    stop_ids: Tokens that end a response. The first is the one that ends an
+      assistant turn in the chat template and closes every encoded response;
+      the others (eos, and those of the checkpoint) may be sampled.
+    pad_id: A token for padding. Lengths define masks, so it may be a stop.
+    spare_pad: (id, text) of a token for padding that ends no response, for
+      tools that take padding by its id; None if there is none.
+    bos_id: The token that starts every prompt, or None.
+    name: Names the tokenizer in errors.
+  """
+
+  def __init__(
+    self, tokenizer, name: str, more_stop_ids: Sequence[int] = ()
+  ) -> None:
+    self.name = name
+    self._tokenizer = tokenizer
+    self._template = ChatTemplate(tokenizer, name, more_stop_ids)
+    self.bos_id: int | None = self._template.bos_id
+    self.stop_ids: tuple[int, ...] = self._template.stop_ids
+    self.vocab_size = 1 + max(
+      max(tokenizer.get_vocab().values()), *self.stop_ids
+    )
+    pad = tokenizer.pad_token_id
+    self.pad_id: int = self.stop_ids[-1] if pad is None else pad
+    spare = [pad, tokenizer.unk_token_id, self.bos_id]
+    spare = [i for i in spare if i is not None and i not in self.stop_ids]
+    self.spare_pad: tuple[int, str] | None = None
+    if spare:
+      self.spare_pad = spare[0], tokenizer.convert_ids_to_tokens(spare[0])
+    self._anchor = self._find_anchor()
+    self._encode = functools.lru_cache(1 << 16)(self._encode_text)
+    self._encode_turn = functools.lru_cache(1 << 16)(self._encode_after_prompt)
+
+  def encode_prompt(
+    self,
+    messages: Sequence[Message],
+    limit: int | None = None,
+    long: str = "error",
+  ) -> tuple[list[int], dict[str, int]]:
+    """Tokens up to and including the generation prompt.
+
+    Args:
+      messages: The context to respond to.
+      limit: Most tokens that the result may have, or None.
+      long: What to do with a longer prompt. "error"; "turns": leave out the
+        oldest messages, but never a leading system message nor the last one;
+        "cut": then also shorten the last message from the left.
+
+    Returns:
+      The tokens, and what was left out: {"dropped_turns", "cut_tokens"}.
+
+    Raises:
+      TooLongError: The prompt is too long.
+      ValueError: It is not renderable. The caller adds
+        the id of the row.
+    """
+    if long not in LONG:
+      raise ValueError(f"long={long!r} is none of {', '.join(LONG)}.")
+    messages = list(messages)
+    ids = self._prompt_ids(messages)
+    flags = {"dropped_turns": 0, "cut_tokens": 0}
+    if limit is None or len(ids) <= limit:
+      return ids, flags
+    full_length = len(ids)
+    if long != "error" and messages:
+      ids, messages, flags["dropped_turns"] = shortening.drop_turns(
+        self._prompt_ids, ids, messages, limit
+      )
+      if len(ids) <= limit:
+        return ids, flags
+      cut = None
+      if long == "cut":
+        cut = shortening.cut(self._prompt_ids, messages, limit)
+      if cut is not None:
+        flags["cut_tokens"] = len(ids) - len(cut)
+        return cut, flags
+    least = "" if long == "error" else f" ({len(ids)} with long={long!r})"
+    raise TooLongError(
+      f"The prompt has {full_length} tokens{least}, but the limit is {limit}. "
+      "Raise the limit, or set long to 'turns' (drop the oldest turns), 'cut' "
+      "(then shorten the last one) or 'drop' (then leave the row out)."
+    )
+
+  def encode_response(
+    self, messages: Sequence[Message], response: str
+  ) -> list[int]:
+    """Tokens of a response to `messages`, the stop token included.
+
+    A response is the same tokens whatever it responds to; `messages` is there
+    so that call sites say what the response follows.
+
+    Raises:
+      ValueError: The template would rewrite it.
+    """
+    del messages
+    turn = self._template.text.turn(response)
+    return [*self._encode_turn(turn), self.stop_ids[0]]
+
+  def encode_dialog(
+    self, prompt: Sequence[Message], turns: Sequence[Message]
+  ) -> tuple[list[int], list[bool]]:
+    """Tokens of a dialogue, up to its last assistant turn, and its targets.
+
+    Before every target the tokens are those of `encode_prompt` for the
+    messages before it, and the target's are those of `encode_response`.
+
+    Returns:
+      tokens and target mask, of equal length; true on the tokens of each
+      assistant message of `turns` and on the stop token after it.
+
+    Raises:
+      UnevenError: The template renders a past assistant turn differently from
+        one that is being written.
+      ValueError: No assistant message in `turns`, or not renderable.
+    """
+    messages = self._template.text.folded([*prompt, *turns])
+    roles = tuple(message["role"] for message in messages)
+    first = len(messages) - len(turns)
+    targets = [i for i in range(first, len(roles)) if roles[i] == "assistant"]
+    if not targets:
+      raise ValueError(
+        "A demonstration needs an assistant message among its turns; the roles "
+        f"are {[message['role'] for message in turns]}."
+      )
+    last = targets[-1]
+    filled = self._template.fill(messages[:last])
+    if filled is None:
+      raise UnevenError(
+        f"The chat template of {self.name} rewrites a content of this "
+        "dialogue, so its turns cannot be trained on in one pass. Give each "
+        "assistant turn as a row of its own (prompt, response)."
+      )
+    self._template.check_even(roles[:last], first)
+    pieces, contents = filled
+    pieces = (*pieces, ("response", last), ("token", self.stop_ids[0]))
+    contents = [*contents, self._template.text.turn(messages[last]["content"])]
+    return self._assemble(pieces, contents, frozenset(targets))
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Text of a response: what stands before its first stop token."""
+    kept = []
+    for id_ in ids:
+      if int(id_) in self.stop_ids:
+        break
+      kept.append(int(id_))
+    before = [*self._encode(self._template.opening)]
+    if self._anchor is not None:
+      before.insert(0, self._template.special[self._anchor])
+    text = self._text([*before, *kept]).removeprefix(self._text(before))
+    text = text.removeprefix(self._template.text.lead)
+    return text.removesuffix(self._template.text.tail)
+
+  # Encoding.
+
+  def _prompt_ids(self, messages: list[Message]) -> list[int]:
+    messages = self._template.text.folded(messages)
+    filled = self._template.fill(messages)
+    if filled is None:
+      filled = (self._template.rewritten(messages), [])
+    return self._assemble(*filled, frozenset())[0]
+
+  def _assemble(
+    self,
+    pieces: Sequence[Piece],
+    contents: Sequence[str],
+    targets: frozenset[int],
+  ) -> tuple[list[int], list[bool]]:
+    """Tokens of filled pieces, and which belong to the contents `targets`."""
+    ids = list(self._template.prefix)
+    mask = [False] * len(ids)
+    run = ""
+
+    def extend(more: Sequence[int], is_target: bool) -> None:
+      ids.extend(more)
+      mask.extend([is_target] * len(more))
+
+    def finish_run(strip: bool) -> None:
+      nonlocal run
+      if ids and ids[-1] in self._template.strips_right:
+        run = run.lstrip()
+      first = len(ids) == len(self._template.prefix)
+      extend(self._encode(run.rstrip() if strip else run, first), False)
+      run = ""
+
+    ends_target = False
+    for kind, value in pieces:
+      if kind == "text":
+        run += value
+      elif kind == "content":
+        run += contents[value]
+      elif kind == "response":
+        finish_run(strip=False)
+        extend(self._encode_turn(contents[value]), value in targets)
+      else:
+        finish_run(strip=value in self._template.strips_left)
+        extend([value], ends_target)
+      ends_target = kind == "response" and value in targets
+    finish_run(strip=False)
+    return ids, mask
+
+  def _encode_text(self, text: str, first: bool = False) -> tuple[int, ...]:
+    """Tokens of text in which no special token is recognised.
+
+    Unless it is the `first`, it is encoded as behind a special token.
+    """
+    if not text:
+      return ()
+    try:
+      text.encode()
+    except UnicodeEncodeError as error:
+      raise ValueError(f"Text that is not valid Unicode: {error}") from error
+    if self._anchor is None:
+      ids = self._ids(text, split_special_tokens=True)
+    else:
+      found = self._template.special_pattern.search(text)
+      if found:
+        raise ValueError(
+          f"The text has the special token {found.group()!r} of {self.name} in "
+          "it, which this tokenizer cannot take as text. Remove it."
+        )
+      ids = self._ids(text) if first else self._ids(self._anchor + text)[1:]
+    for id_ in (*self.stop_ids, self.bos_id):
+      if id_ in ids:
+        raise ValueError(
+          f"The text has {self._tokenizer.convert_ids_to_tokens(id_)!r} in it, "
+          f"which {self.name} takes for the end or the beginning of a turn. "
+          "Remove it."
+        )
+    return tuple(ids)
+
+  def _encode_after_prompt(self, text: str) -> tuple[int, ...]:
+    """Tokens of text behind the literal text that ends a prompt.
+
+    Where the two would share a token the text is a piece of its own: a sampled
+    response begins behind the prompt's tokens, too.
+    """
+    before = self._encode(self._template.opening)
+    ids = self._encode(self._template.opening + text)
+    if ids[: len(before)] == before:
+      return ids[len(before) :]
+    return self._encode(text)
+
+  def _text(self, ids: list[int]) -> str:
+    return self._tokenizer.decode(
+      ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
+
+  def _ids(self, text: str, **options) -> list[int]:
+    return self._tokenizer(
+      text, add_special_tokens=False, verbose=False, **options
+    )["input_ids"]
+
+  def _find_anchor(self) -> str | None:
+    """A special token to put before text, where its place changes its tokens.
+
+    Some tokenizers put a space before text at the beginning of a string only.
+    All pieces but the first text follow a special token and are encoded so.
+    """
+    for token in (self._tokenizer.bos_token, self._tokenizer.eos_token):
+      if token in self._template.special:
+        behind = self._ids(token + "a b")
+        if behind[0] == self._template.special[token]:
+          return None if behind[1:] == self._ids("a b") else token
+    return None

@@ -1,0 +1,92 @@
+"""Reads and writes JSON, JSON lines and text; every write is atomic.
+
+JSON has no non-finite numbers: they are written as the strings "nan", "inf" and
+"-inf", which `float()` reads back. Text is ASCII with escapes, so that a lone
+surrogate in a response cannot stop a run.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+
+def read_jsonl(
+  path: str | Path, *, torn_end: bool = False
+) -> list[dict[str, object]]:
+  """The objects of a JSON-lines file; blank lines are skipped.
+
+  Args:
+    path: The file.
+    torn_end: Leave out a last line without a line break that is no object:
+      its writer was killed, or is still at it.
+
+  Raises:
+    ValueError: A line is not one JSON object; names the file and the line.
+  """
+  lines = Path(path).read_bytes().split(b"\n")
+  rows = []
+  for number, line in enumerate(lines, start=1):
+    if not line.strip():
+      continue
+    try:
+      row = json.loads(line)
+      if type(row) is not dict:
+        raise ValueError(f"is {type(row).__name__}, not an object")
+    except ValueError as error:
+      if torn_end and number == len(lines):
+        break
+      raise ValueError(
+        f"{path}:{number}: not a JSON object ({error}): {line[:60]!r}"
+      ) from error
+    rows.append(row)
+  return rows
+
+
+def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, object]]) -> None:
+  """Writes a JSON-lines file whole, or leaves the old one as it was."""
+  write_text(path, "".join(map(json_line, rows)))
+
+
+def write_json(path: str | Path, value: Mapping[str, object]) -> None:
+  """Writes one JSON object whole, or leaves the old file as it was."""
+  write_text(path, json.dumps(_plain(value), indent=2) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+  """Writes a file whole, or leaves the old one as it was."""
+  path = Path(path)
+  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  try:
+    with temporary.open("w", encoding="utf-8") as file:
+      file.write(text)
+      file.flush()
+      os.fsync(file.fileno())
+    temporary.replace(path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def json_line(row: Mapping[str, object]) -> str:
+  """One object as a line of a JSON-lines file, the line break included."""
+  return json.dumps(_plain(row), allow_nan=False) + "\n"
+
+
+def _plain(value: object) -> object:
+  """The value in types that JSON has; see the module on non-finite floats."""
+  if value is None or isinstance(value, str | bool | int):
+    return value
+  if isinstance(value, float):
+    return float(value) if math.isfinite(value) else str(float(value))
+  if isinstance(value, Mapping):
+    return {str(key): _plain(item) for key, item in value.items()}
+  if isinstance(value, Path):
+    return str(value)
+  if hasattr(value, "shape") and hasattr(value, "dtype"):
+    return _plain(np.asarray(value).tolist())
+  if isinstance(value, Iterable):
+    return [_plain(item) for item in value]
+  raise ValueError(f"{value!r} ({type(value).__name__}) can not be written")

@@ -1,0 +1,205 @@
+"""Kernels of a frozen base in 8 or 4 bits, by qwix.
+
+A quantised kernel is a `qwix.QArray` leaf in the base tree: `qvalue` in int8 or
+as indices of the 16 levels of NormalFloat4, and the `scale` of each group of
+values. Embedding, norms and biases stay in bfloat16.
+
+Reference: Dettmers et al. 2023, arXiv:2305.14314 (NF4).
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import qwix
+
+from perl_jax.models.matmul import matmul
+
+QUANTIZED = ("int8", "nf4")
+DTYPES = ("float32", "bfloat16", *QUANTIZED)
+BLOCK = 64
+
+# Of the leaves that are no kernel, and of the scales of "nf4".
+REST_DTYPE = "bfloat16"
+
+
+def is_quantized(leaf: object) -> bool:
+  """Whether a leaf of a tree is a quantised kernel."""
+  return isinstance(leaf, qwix.QArray)
+
+
+def quantize(kernel: jax.Array, dtype: str) -> qwix.QArray:
+  """A kernel in few bits.
+
+  "int8": round(W / s), s = max |W| / 127.5 of each output
+  "nf4": the nearest of 16 levels to W / s, s = max |W| of each output in
+      blocks of 64 inputs (or the largest divisor of both)
+
+  Args:
+    kernel: `[in, out]`, or stacked `[L, in, out]`; then a layer at a time, so
+      that what is made on the way is no larger than a layer.
+    dtype: "int8" or "nf4".
+
+  Raises:
+    ValueError: `dtype` is none of them.
+  """
+  if dtype not in QUANTIZED:
+    raise ValueError(f"dtype={dtype!r}: choose one of {QUANTIZED}.")
+  if kernel.ndim == 3:
+    return jax.lax.map(lambda layer: quantize(layer, dtype), kernel)
+  kernel = kernel.astype(jnp.float32)
+  if dtype == "int8":
+    return qwix.quantize(kernel, jnp.int8, channelwise_axes=(1,))
+  return qwix.quantize(
+    kernel,
+    "nf4",
+    channelwise_axes=(1,),
+    tiled_axes={0: math.gcd(kernel.shape[0], BLOCK)},
+    scale_dtype=REST_DTYPE,
+  )
+
+
+def as_array(leaf: jax.Array | qwix.QArray, dtype: str) -> jax.Array:
+  """A leaf in a float dtype, whether it is quantised or not."""
+  if not is_quantized(leaf):
+    return leaf.astype(dtype)
+  leaf = leaf.astype(jnp.dtype(dtype))
+  return _from_nf4(leaf) if leaf.qtype == "nf4" else qwix.dequantize(leaf)
+
+
+def _from_nf4(leaf: qwix.QArray) -> jax.Array:
+  """`qwix.dequantize` of an "nf4" leaf, `[..., in, out]`, the same bits.
+
+  qwix looks the levels up in one flat array, for which a mesh would gather all
+  of a kernel that is split by its outputs.
+  """
+  indices, scale = leaf.qvalue, leaf.scale
+  table = qwix.QArray(
+    jnp.arange(16, dtype=indices.dtype), jnp.ones((1,)), qtype="nf4"
+  )
+  levels = qwix.dequantize(table)[indices].astype(scale.dtype)
+  *layers, blocks, width = scale.shape
+  levels = levels.reshape(*layers, blocks, -1, width)
+  return (levels * scale[..., None, :]).reshape(indices.shape)
+
+
+def project(
+  x: jax.Array,
+  kernel: jax.Array | qwix.QArray,
+  dtype: str,
+  gather: Callable[[Any], Any] | None = None,
+) -> jax.Array:
+  """x W in `dtype`, for a kernel `[in, out]` stored in whatever dtype.
+
+  Nothing but x and the stored kernel is kept for the backward pass, which
+  gathers and widens the kernel again: under a scan over layers what is made of
+  it would be kept for all of them.
+
+  Args:
+    x: `[..., in]`.
+    kernel: As it is stored.
+    dtype: Of the product.
+    gather: Brings the kernel together on a mesh, in as few bytes as there are:
+      before a quantised one is widened, after another is cast.
+  """
+  as_it_is = not is_quantized(kernel) and kernel.dtype == jnp.dtype(dtype)
+  if as_it_is and gather is None:
+    return matmul(x, kernel)
+  gather = gather or (lambda kernel: kernel)
+
+  def product(x, kernel):
+    if is_quantized(kernel):
+      return matmul(x, as_array(gather(kernel), dtype))
+    return matmul(x, gather(as_array(kernel, dtype)))
+
+  return jax.checkpoint(product, prevent_cse=False)(x, kernel)
+
+
+@dataclasses.dataclass
+class Storage:
+  """Puts the leaves of a base into the dtype it is kept in, and keeps count.
+
+  Attributes:
+    dtype: One of `DTYPES`. "float32" and "bfloat16" cast every leaf, "int8" and
+      "nf4" quantise the kernels of the layers; the rest is then bfloat16.
+    parameters: Of the leaves so far.
+    bytes: That they take.
+    squared_error: Sum of (quantised - given)^2 over the kernels.
+    squared_norm: Sum of given^2 over the same.
+  """
+
+  dtype: str
+  parameters: int = 0
+  bytes: int = 0
+  squared_error: float = 0.0
+  squared_norm: float = 0.0
+
+  def __post_init__(self):
+    if self.dtype not in DTYPES:
+      raise ValueError(
+        f"base_dtype={self.dtype!r}: choose one of {', '.join(DTYPES)}."
+      )
+
+  @property
+  def read_dtype(self) -> str:
+    """What a leaf is read in, before it is stored."""
+    return REST_DTYPE if self.dtype in QUANTIZED else self.dtype
+
+  def put(self, path: str, leaf: Any) -> Any:
+    """The leaf as it is stored."""
+    if self.dtype in QUANTIZED and path.endswith("/kernel"):
+      stored = jax.jit(quantize, static_argnums=1)(leaf, self.dtype)
+      error, norm = _squares(leaf, stored)
+      self.squared_error += float(error)
+      self.squared_norm += float(norm)
+    else:
+      stored = jnp.asarray(leaf, self.read_dtype)
+    self.parameters += int(np.prod(leaf.shape))
+    self.bytes += nbytes(stored)
+    return stored
+
+  def describe(self) -> str:
+    """For the log: bytes, beside bfloat16, and what the few bits cost."""
+    before = self.parameters * jnp.dtype(REST_DTYPE).itemsize
+    text = f"base in {self.dtype}: {self.bytes / 1e6:.1f} MB"
+    if self.dtype not in QUANTIZED:
+      return text
+    error = (self.squared_error / self.squared_norm) ** 0.5
+    return (
+      f"{text}, {(before - self.bytes) / 1e6:.1f} MB less than in"
+      f" {REST_DTYPE} ({self.bytes / before:.0%} of it); relative error of the"
+      f" quantised weights {error:.2%} (root mean square)"
+    )
+
+
+def nbytes(tree: Any) -> int:
+  """Bytes of all leaves; a value of four bits takes half a byte."""
+
+  def bits(dtype):
+    # NumPy says that it has a byte; on a device it has not.
+    if jnp.issubdtype(dtype, jnp.integer):
+      return jnp.iinfo(dtype).bits
+    return 8 * jnp.dtype(dtype).itemsize
+
+  return sum(
+    int(np.prod(x.shape)) * bits(x.dtype) // 8 for x in jax.tree.leaves(tree)
+  )
+
+
+@jax.jit
+def _squares(kernel, stored):
+  """Sums of (stored - kernel)^2 and kernel^2, a layer at a time."""
+
+  def layer(pair):
+    exact = pair[0].astype(jnp.float32)
+    error = as_array(pair[1], "float32") - exact
+    return jnp.sum(error * error), jnp.sum(exact * exact)
+
+  if kernel.ndim == 2:
+    return layer((kernel, stored))
+  errors, norms = jax.lax.map(layer, (kernel, stored))
+  return jnp.sum(errors), jnp.sum(norms)

@@ -1,0 +1,1 @@
+"""A stage's programs from abstract arrays: nothing is allocated."""

@@ -1,0 +1,105 @@
+"""Whether a stage can fit at all, asked before anything is read or compiled.
+
+What a stage holds all along (base, adapters, optimiser, and the KV cache while
+it samples) follows from shapes alone, in a second. A run that has no room for
+even that is refused; what is needed on top only the compiler knows, which the
+task `plan` asks.
+"""
+
+import contextlib
+import os
+from typing import Any
+
+import jax
+from absl import logging
+from jax.sharding import Mesh
+
+from perl_jax.interop import peft
+from perl_jax.models import presets
+from perl_jax.models.config import ModelConfig
+from perl_jax.planning import chips
+from perl_jax.tasks.dry_run import programs
+from perl_jax.tasks.initial import restore
+from perl_jax.tasks.settings import shared
+
+CHOICES = ("refuse", "warn", "off")
+_ROLE = {"sft": "policy", "reward": "reward", "rl": "policy", "dpo": "policy"}
+
+
+def check(config: shared.Config) -> None:
+  """Refuses a training stage that cannot fit; warns or is quiet if told so.
+
+  Raises:
+    ValueError: `config.fit` is unknown; or it is "refuse", and what the stage
+      holds is more than a device has.
+  """
+  if config.task not in _ROLE or config.get("fit", "off") == "off":
+    return
+  if config.fit not in CHOICES:
+    raise ValueError(
+      f"config.fit={config.fit!r}: choose one of {', '.join(CHOICES)}."
+    )
+  model = _model_of(config)
+  if model is None:
+    return  # the task says what is wrong with where it starts from
+  mesh = shared.make_mesh(config)
+  made = programs.make_stage(config, model, mesh)
+  held = made.held_bytes()
+  if made.cache is not None:
+    held["KV cache"] = made.cache_bytes()
+  limit = memory_limit(mesh, chips.device_of(list(mesh.devices.flat)))
+  needed = sum(held.values())
+  if limit is None or needed <= limit:
+    return
+  parts = ", ".join(f"{k} {v / 2**30:.2f}" for k, v in held.items())
+  message = (
+    f"This run needs at least {needed / 2**30:.2f} GiB on each device ({parts})"
+    f" and a {mesh.devices.flat[0].device_kind} has {limit / 2**30:.2f}. Use"
+    " more devices on config.mesh.fsdp, config.base_dtype='bfloat16' or 'int8',"
+    " config.tuning='lora', or a smaller batch; configs/plan.py tries them."
+  )
+  if config.fit == "refuse":
+    raise ValueError(message + " To run it all the same: --config.fit=warn.")
+  logging.warning("%s", message)
+
+
+def _model_of(config: shared.Config) -> ModelConfig | None:
+  """The model that a stage will have, or None if it is not there to be read."""
+  init = config[_ROLE[config.task]].init
+  for directory in filter(None, (init, config.base)):
+    found = restore.model_in(directory)
+    if found is not None:
+      return found
+  if init and peft.is_adapter(init):
+    return restore.model_in(peft.base_of(init))
+  if init or config.base:
+    return None
+  return presets.preset(
+    config.model.preset,
+    vocab_size=config.data.vocab_size,  # the tokenizer may have fewer
+    max_len=max(
+      config.data.max_len, config.data.prompt_len + config.data.response_len
+    ),
+    dtype=config.model.dtype,
+  )
+
+
+def memory_limit(mesh: Mesh, device: chips.Chip | None) -> int | None:
+  """Bytes that a device of the mesh may use; None if nobody says.
+
+  Of a device that is here, what its allocator may take; of a chip that is not,
+  what it is published to have; of a CPU, this machine's memory, which its
+  devices share.
+  """
+  first: Any = mesh.devices.flat[0]
+  # A device of a topology is described only, and refuses to say.
+  with contextlib.suppress(jax.errors.JaxRuntimeError, NotImplementedError):
+    stats = first.memory_stats()
+    if stats and "bytes_limit" in stats:
+      return int(stats["bytes_limit"])
+  if device is not None:
+    return int(device.hbm_bytes)
+  if first.platform == "cpu" and hasattr(os, "sysconf"):
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return whole // jax.local_device_count()
+  return None

@@ -1,0 +1,183 @@
+"""Measures a policy on held-out prompts: reward, KL, length, right or wrong."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from perl_jax import hosts, sharding
+from perl_jax.data import records
+from perl_jax.data.text import tokenization as tokenization_lib
+from perl_jax.tasks.rollouts import engine as engine_lib
+from perl_jax.tasks.rollouts import metrics as rollout_metrics
+from perl_jax.tasks.rollouts import rewards
+
+
+class PolicyJudge:
+  """Samples a policy on fixed prompts and measures what came out.
+
+  The same key is used at each call, so that two equal policies give the same
+  responses and a change is the policy's.
+  """
+
+  def __init__(
+    self,
+    engine: engine_lib.Engine,
+    *,
+    mesh: jax.sharding.Mesh,
+    batches: Callable[[], Any],
+    rows: list[records.Prompt],
+    tokenization: tokenization_lib.Tokenization,
+    checker: Callable[[records.Prompt, str], dict[str, float]],
+    key: jax.Array,
+  ):
+    self._engine = engine
+    self._mesh = mesh
+    self._batches = batches
+    self._rows = rows
+    self._tokenization = tokenization
+    self._checker = checker
+    self._key = key
+
+  def __call__(
+    self,
+    policy: engine_lib.Role,
+    anchor: engine_lib.Role,
+    reward: rewards.Rewarder | None,
+  ) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Means over the prompts, and one record per prompt in their order.
+
+    The anchor is judged first: its responses centre an ensemble of rewards.
+
+    Metrics: `reward` and what it is made of (`rewarding.PARTS`), `kl` (sum over
+    a response of log pi - log pi_anchor on the policy's samples: k1),
+    `kl_per_token`, `entropy`, `length`, `stop_rate`,
+    `repetition` (share of 4-grams that occurred before in the response), and
+    what the data set's checker says.
+    """
+    found: dict[int, dict[str, Any]] = {}
+    for batch in self._batches():
+      found |= self._judge_batch(batch, policy, anchor, reward)
+    rows = [found[i] for i in sorted(found)]
+    if reward is not None:
+      settled = reward.settle([row.pop("measured") for row in rows])
+      rows = [row | parts for row, parts in zip(rows, settled, strict=True)]
+    return summarise(rows), rows
+
+  def _judge_batch(self, batch, policy, anchor, reward):
+    device = sharding.place_batch(self._mesh, batch)
+    samples = self._engine.sample(
+      policy.trainable,
+      policy.frozen,
+      device.tokens,
+      device.lengths,
+      device.index,
+      self._key,
+    )
+    args = (device.tokens, device.lengths, samples.tokens, samples.mask)
+    logprobs, entropy = self._engine.logprobs(
+      policy.trainable, policy.frozen, *args
+    )
+    anchor_logprobs, _ = self._engine.logprobs(
+      anchor.trainable, anchor.frozen, *args
+    )
+    measured = None
+    if reward is not None:
+      measured = reward.measure(args, batch.index, self._rows)
+    # The rows of all processes, on each of them: all write the same down.
+    batch, samples, kl, entropy, measured = hosts.to_host(
+      (device, samples, logprobs - anchor_logprobs, entropy, measured)
+    )
+    found = {}
+    for row in np.flatnonzero(batch.valid):
+      index = int(batch.index[row])
+      mask = samples.mask[row]
+      ids = samples.tokens[row][mask].tolist()
+      response = self._tokenization.decode(ids)
+      found[index] = {
+        "prompt": prompt_text(self._rows[index]),
+        "reference": self._rows[index].reference,
+        "response": response,
+        "kl": float(kl[row].sum()),
+        "entropy": float(entropy[row].sum() / mask.sum()),
+        "length": int(mask.sum()),
+        "stopped": bool(samples.stopped[row]),
+        "repetition": rollout_metrics.repetition(ids),
+        "judgements": self._checker(self._rows[index], response),
+      }
+      if measured is not None:
+        found[index]["measured"] = measured.of(row)
+    return found
+
+
+def prompt_text(row: records.Prompt) -> str:
+  """The messages of a prompt, a line each, for people to read."""
+  return "\n".join(f"{m['role']}: {m['content']}" for m in row.prompt)
+
+
+def summarise(rows: list[Mapping[str, Any]]) -> dict[str, float]:
+  """Means of what `PolicyJudge` measured; see there.
+
+  A judgement is averaged over the rows that have it.
+  """
+  metrics = {
+    "kl": _mean(row["kl"] for row in rows),
+    "kl_per_token": sum(row["kl"] for row in rows)
+    / sum(row["length"] for row in rows),
+    "entropy": _mean(row["entropy"] for row in rows),
+    "length": _mean(row["length"] for row in rows),
+    "stop_rate": _mean(row["stopped"] for row in rows),
+    "repetition": _mean(row["repetition"] for row in rows),
+  }
+  for name in rewards.PARTS:
+    if name in rows[0]:
+      metrics[name] = _mean(row[name] for row in rows)
+  names = sorted({name for row in rows for name in row["judgements"]})
+  for name in names:
+    metrics[name] = _mean(
+      row["judgements"][name] for row in rows if name in row["judgements"]
+    )
+  return metrics
+
+
+def _mean(values) -> float:
+  return float(np.mean([float(v) for v in values]))
+
+
+def compare(
+  before: Mapping[str, float], evaluated: Mapping[str, float]
+) -> dict[str, float]:
+  """{"reward_before", "reward_after", ...}, KL once, and the KL at step 0."""
+  after = {k.removeprefix("validation/"): v for k, v in evaluated.items()}
+  summary = {
+    "kl": after["kl"],
+    "kl_per_token": after["kl_per_token"],
+    "kl_at_step_0": before["kl"],
+  }
+  for name in after:
+    if name not in summary:
+      summary[f"{name}_before"] = before[name]
+      summary[f"{name}_after"] = after[name]
+  return summary
+
+
+def side_by_side(
+  anchor: list[Mapping[str, Any]], policy: list[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+  """Rows of samples.jsonl: the anchor's response beside the policy's."""
+  rows = []
+  for before, after in zip(anchor, policy, strict=True):
+    row = {
+      "prompt": after["prompt"],
+      "reference": after["reference"],
+      "anchor": before["response"],
+      "policy": after["response"],
+      "policy_kl": after["kl"],
+    }
+    for name, side in (("anchor", before), ("policy", after)):
+      if "reward" in side:
+        row[f"{name}_reward"] = side["reward"]
+      row |= {f"{name}_{k}": v for k, v in side["judgements"].items()}
+    rows.append(row)
+  return rows

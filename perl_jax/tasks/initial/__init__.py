@@ -1,0 +1,1 @@
+"""What a role starts from: the base, an adapter, a head."""

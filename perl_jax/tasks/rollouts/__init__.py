@@ -1,0 +1,1 @@
+"""An iteration of RL: sample, score, learn."""

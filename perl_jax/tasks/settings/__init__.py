@@ -1,0 +1,1 @@
+"""From fields of a config to checked objects."""

@@ -1,0 +1,99 @@
+"""What training an ensemble of reward models asks of a config."""
+
+from collections.abc import Callable
+from typing import Any
+
+import optax
+from jax.sharding import Mesh
+
+from perl_jax import steps
+from perl_jax.data.batches import member_rows
+from perl_jax.tasks.initial.model import Start
+from perl_jax.tasks.settings import shared
+
+
+def check(config: shared.Config, mesh: Mesh) -> None:
+  """Checks the fields of an ensemble.
+
+  Raises:
+    ValueError: Names the field, the value and the way out.
+  """
+  members, share = config.ensemble, config.member_share
+  if members < 1:
+    raise ValueError(f"config.ensemble={members} must be at least 1.")
+  if not 0 < share <= 1:
+    raise ValueError(
+      f"config.member_share={share} must be in (0, 1]: the share of the rows"
+      " that each model of an ensemble trains on."
+    )
+  rows = round(share * config.batch_size)
+  if members > 1 and (not rows or rows % config.microbatches):
+    raise ValueError(
+      f"config.member_share={share} leaves each model {rows} rows of"
+      f" config.batch_size={config.batch_size}, which config.microbatches="
+      f"{config.microbatches} does not divide. Change one of the three."
+    )
+  shards = mesh.shape["data"] * mesh.shape["fsdp"]
+  if members > 1 and rows % shards:
+    raise ValueError(
+      f"config.member_share={share} leaves each model {rows} rows of"
+      f" config.batch_size={config.batch_size}, which do not divide over"
+      f" mesh.data * mesh.fsdp = {shards} devices. Change one of them."
+    )
+
+
+def require_different(config: shared.Config, start: Start) -> None:
+  """Checks that the members will not be one and the same.
+
+  Raises:
+    ValueError: They start from one adapter, on the same rows, without dropout.
+  """
+  differ = (
+    config.member_share < 1
+    or config.lora.dropout
+    or start.adapter is None
+    or start.ensemble > 1
+  )
+  if config.ensemble > 1 and not differ:
+    raise ValueError(
+      f"config.ensemble={config.ensemble} with config.member_share=1: all"
+      " members would start from the earlier stage's adapter, see the same"
+      " rows and stay equal. Set config.member_share=0.5, or start from a stage"
+      " that was tuned in full."
+    )
+
+
+def own_rows(config: shared.Config, rows: int) -> Callable[[Any], Any] | None:
+  """Gives each member its rows of a batch; None where all see the same.
+
+  Args:
+    config: Of the stage.
+    rows: Training rows that the `index` of a batch points into.
+  """
+  if config.ensemble == 1 or config.member_share == 1:
+    return None
+  return member_rows.Subsets(
+    rows,
+    members=config.ensemble,
+    share=config.member_share,
+    seed=config.seed,
+  )
+
+
+def make_step(
+  config: shared.Config,
+  loss_fn: steps.LossFn,
+  optimizer: optax.GradientTransformation,
+) -> Callable[..., Any]:
+  """The training step of one model, or of all of them at once."""
+  if config.ensemble == 1:
+    return steps.make_train_step(
+      loss_fn, optimizer, microbatches=config.microbatches
+    )
+  return steps.make_ensemble_step(
+    loss_fn,
+    optimizer,
+    members=config.ensemble,
+    own_rows=config.member_share < 1,
+    microbatches=config.microbatches,
+  )

@@ -1,0 +1,132 @@
+"""From a config to the objects that tasks share: workdir, mesh, optimiser."""
+
+from typing import Any
+
+import jax
+import ml_collections
+import optax
+
+from perl_jax import optim, sampling, sharding
+from perl_jax import params as params_lib
+from perl_jax.data.text import tokenization as tokenization_lib
+from perl_jax.models.lora import LoraSpec
+
+Config = ml_collections.ConfigDict
+
+
+DTYPES = ("float32", "bfloat16")
+
+
+def make_mesh(config: Config) -> jax.sharding.Mesh:
+  """The mesh of `config.mesh`.
+
+  Raises:
+    ValueError: It does not fit the devices, or leaves a process out.
+  """
+  mesh = sharding.make_mesh(**config.mesh.to_dict())
+  inside = {device.process_index for device in mesh.devices.flat}
+  if len(inside) < jax.process_count():
+    raise ValueError(
+      f"config.mesh={config.mesh.to_dict()} takes {mesh.size} of"
+      f" {jax.device_count()} devices, and only {len(inside)} of"
+      f" {jax.process_count()} processes have one of them. Use all devices: set"
+      " one size to -1."
+    )
+  return mesh
+
+
+def lora_spec(config: Config) -> LoraSpec:
+  """The adapter's shape; rank 0 when the whole model is tuned."""
+  if config.tuning == "full":
+    return LoraSpec(rank=0)
+  return LoraSpec(**config.lora.to_dict())
+
+
+def make_optimizer(
+  config: Config,
+  *,
+  total_steps: int | None = None,
+  delay_steps: int = 0,
+  **changes: Any,
+) -> optax.GradientTransformation:
+  """The optimiser of `config.optimizer`.
+
+  Args:
+    config: Of a stage.
+    total_steps: Updates that it is scheduled over; None is `config.steps`.
+    delay_steps: Updates before the first that moves a parameter.
+    **changes: Fields of `config.optimizer` to put others in place of.
+  """
+  fields = config.optimizer.to_dict() | changes
+  schedule = optim.make_schedule(
+    name=fields.pop("schedule"),
+    learning_rate=fields.pop("learning_rate"),
+    warmup_steps=fields.pop("warmup_steps"),
+    total_steps=total_steps or config.steps,
+    delay_steps=delay_steps,
+  )
+  return optim.make_optimizer(schedule=schedule, **fields)
+
+
+def check_counts(config: Config, mesh: jax.sharding.Mesh) -> None:
+  """Checks the numbers that the loop and the mesh divide by.
+
+  Raises:
+    ValueError: Names the field and the value.
+  """
+  shards = mesh.shape["data"] * mesh.shape["fsdp"]
+  for field, size in (
+    ("batch_size", config.batch_size),
+    ("eval.batch_size", config.eval.batch_size),
+  ):
+    if size % shards:
+      raise ValueError(
+        f"config.{field}={size} does not divide over mesh.data * mesh.fsdp ="
+        f" {shards} devices; change it or the mesh."
+      )
+  for field in ("steps", "batch_size", "microbatches", "eval_every"):
+    if config[field] < 1:
+      raise ValueError(f"config.{field}={config[field]} must be at least 1.")
+  if config.batch_size % config.microbatches:
+    raise ValueError(
+      f"config.batch_size={config.batch_size} is not a multiple of"
+      f" config.microbatches={config.microbatches}."
+    )
+
+
+def share(trainable: Any, frozen: Any) -> dict[str, float]:
+  """What is trained, in numbers for the log and summary.json.
+
+  `trainable_share` is trained parameters over all parameters of the role;
+  `adapter_bytes` and `base_bytes` are the bytes of the two trees.
+  """
+  mine, rest = params_lib.count(trainable), params_lib.count(frozen)
+  if not mine:
+    raise ValueError("Nothing is trainable: check config.tuning and lora.*.")
+  return {
+    "trainable_parameters": mine,
+    "trainable_share": mine / (mine + rest),
+    "trainable_bytes": params_lib.nbytes(trainable),
+    "frozen_bytes": params_lib.nbytes(frozen),
+  }
+
+
+def sampling_spec(
+  config: Config,
+  tokenization: tokenization_lib.Tokenization,
+  *,
+  temperature: float,
+  top_k: int = 0,
+  top_p: float = 1.0,
+  greedy: bool = False,
+) -> sampling.SamplingSpec:
+  """How responses are drawn, with the tokenizer's stop set."""
+  return sampling.SamplingSpec(
+    response_len=config.data.response_len,
+    stop_ids=tokenization.stop_ids,
+    pad_id=tokenization.pad_id,
+    temperature=temperature,
+    top_k=top_k,
+    top_p=top_p,
+    greedy=greedy,
+  )

@@ -1,0 +1,421 @@
+"""The embedded coffee orders: split, noise, slips and the gold checker."""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from perl_jax.data import records
+from perl_jax.data.sources.coffee_bar import orders
+from perl_jax.data.sources.coffee_bar import rows as rows_lib
+
+ROWS = 2000
+HELD_OUT = 300  # One order in ten is held out, so these cost more to draw.
+
+
+@pytest.fixture(scope="module")
+def splits():
+  return {
+    kind: rows_lib.load(kind, size=ROWS, validation_size=HELD_OUT)
+    for kind in rows_lib.KINDS
+  }
+
+
+def words_of(text):
+  return re.findall(r"[a-z]+|[0-9]", text.lower())
+
+
+def read(messages):
+  """Reads an order from its words alone: what is said last holds.
+
+  Independent of how the orders are made: it knows the menu and English, and
+  not the templates.
+  """
+  menu = orders
+  numbers = dict(zip(menu.NUMBERS, menu.QUANTITIES, strict=True))
+  numbers |= {digit: digit for digit in menu.QUANTITIES}
+  found, extras = {"quantity": "1"}, set()
+  said = " . ".join(m["content"] for m in messages if m["role"] == "user")
+  words = words_of(said)
+  for word, after in zip(words, [*words[1:], ""], strict=True):
+    if word in menu.MILKS and after == "milk":
+      found["milk"] = word
+    elif word in menu.FLAVOURS:
+      found["flavour"] = word
+    elif word in menu.SIZES:
+      found["size"] = word
+    elif word in menu.TEMPERATURES:
+      found["temperature"] = word
+    elif word in numbers:
+      found["quantity"] = numbers[word]
+    elif word in menu.EXTRAS:
+      extras.add(word)
+    elif word.removesuffix("s") in menu.DRINKS:
+      found["drink"] = word.removesuffix("s")
+  item = f"{found.get('flavour', '')} {found['drink']}".strip()
+  fields = {"item": item, "quantity": found["quantity"]}
+  fields |= {
+    name: found[name]
+    for name in ("size", "temperature", "milk")
+    if name in found
+  }
+  return {"add_item": fields | ({"extras": sorted(extras)} if extras else {})}
+
+
+def mended(answer):
+  """The call in an answer, and whether it had to be mended to be one."""
+  for call in (
+    answer,
+    answer.removeprefix("sure, "),
+    answer + "}",
+    answer[:-1],
+  ):
+    try:
+      return json.loads(call)["add_item"], call != answer
+    except ValueError:
+      pass
+  raise AssertionError(f"no call in {answer!r}")
+
+
+def differing_fields(answer, truth):
+  """Fields of an order in which two calls differ; 1 more if malformed."""
+  _, malformed = mended(answer)
+
+  def fields(text):
+    call = dict(mended(text)[0])
+    *flavour, call["drink"] = call.pop("item").split()
+    return call | ({"flavour": flavour} if flavour else {})
+
+  answer, truth = fields(answer), fields(truth)
+  differing = sum(answer.get(k) != truth.get(k) for k in answer.keys() | truth)
+  return differing + malformed
+
+
+def within(count, rows, share, sigmas=5):
+  return abs(count - rows * share) <= sigmas * math.sqrt(
+    rows * share * (1 - share)
+  )
+
+
+def test_the_words_of_the_menu_belong_to_one_list():
+  menu = orders
+  drinks = [d + s for d in menu.DRINKS for s in ("", "s")]
+  lists = (
+    menu.FLAVOURS, drinks, menu.SIZES, menu.TEMPERATURES, menu.MILKS,
+    tuple(menu.EXTRAS), menu.NUMBERS, menu.QUANTITIES,
+  )  # fmt: skip
+  assert max(Counter(word for words in lists for word in words).values()) == 1
+  assert len(menu.FLAVOURS) * len(menu.DRINKS) > 400
+
+
+@pytest.mark.parametrize("kind", rows_lib.KINDS)
+def test_the_words_say_what_the_right_answer_is(splits, kind):
+  for row in [*splits[kind].train, *splits[kind].validation]:
+    assert read(row.prompt) == json.loads(row.group), row.prompt
+
+
+def test_prompts_vary_and_corrections_come_in_both_forms(splits):
+  prompts = [row.prompt for row in splits["prompts"].train]
+  openings = {tuple(words_of(p[0]["content"])[:3]) for p in prompts}
+  assert len(openings) > 50
+  turns = Counter(len(p) for p in prompts)
+  assert set(turns) == {1, 3}
+  assert within(turns[3], ROWS, orders.CORRECTED_SHARE / 2)
+  for prompt in prompts:
+    roles = [message["role"] for message in prompt]
+    assert roles == ["user", "assistant", "user"][: len(prompt)]
+    if len(prompt) == 3:
+      assert read(prompt[:1]) != read(prompt)
+
+
+def test_validation_orders_are_in_no_training_set_of_any_kind_or_seed(splits):
+  train, held_out = set(), set()
+  another = rows_lib.load(
+    "prompts", size=ROWS, validation_size=HELD_OUT, seed=7
+  )
+  for split in [*splits.values(), another]:
+    train |= {row.group for row in split.train}
+    held_out |= {row.group for row in split.validation}
+  assert len(train) > 3 * ROWS and len(held_out) > 3 * HELD_OUT
+  assert not train & held_out
+  right = {row.turns[0]["content"] for row in splits["demonstrations"].train}
+  right &= {row.group for row in splits["demonstrations"].train}
+  assert right and not right & held_out
+
+
+def test_every_word_of_the_menu_is_met_in_training(splits):
+  said = Counter(
+    word
+    for row in splits["demonstrations"].train
+    for message in row.prompt
+    for word in words_of(message["content"])
+  )
+  menu = orders
+  for word in (*menu.FLAVOURS, *menu.DRINKS, *menu.MILKS, *menu.EXTRAS):
+    assert said[word] + said[word + "s"] > 20, word
+
+
+def test_validation_orders_are_distinct_and_as_many_as_asked():
+  # Of as many draws about 20 repeat an earlier one.
+  split = rows_lib.load("prompts", size=1, validation_size=1000)
+  assert len({row.group for row in split.validation}) == 1000
+  assert split.counts == {"train_rows": 1, "validation_rows": 1000}
+
+
+@pytest.mark.parametrize("quality", [0.0, 0.3, 0.5, 1.0])
+def test_share_of_right_demonstrations_is_as_asked(quality):
+  split = rows_lib.load(
+    "demonstrations", size=ROWS, validation_size=1, demo_quality=quality
+  )
+  right = sum(row.turns[0]["content"] == row.group for row in split.train)
+  assert within(right, ROWS, quality)
+  assert split.counts.get("train_right", 0) == right
+  assert split.counts.get("train_slipped", 0) == ROWS - right
+
+
+def test_slips_are_of_all_kinds_and_few(splits):
+  slips, kinds = Counter(), Counter()
+  for row in splits["demonstrations"].train:
+    answer, truth = row.turns[0]["content"], row.group
+    slips[differing_fields(answer, truth)] += 1
+    (said, malformed), (right, _) = mended(answer), mended(truth)
+    kinds["malformed"] += malformed
+    for name in said.keys() | right.keys():
+      if name not in said:
+        kinds[f"{name} dropped"] += 1
+      elif name not in right:
+        kinds[f"{name} invented"] += 1
+      elif said[name] != right[name]:
+        kinds[f"{name} wrong"] += 1
+  assert set(slips) == {0, 1, 2, 3} and slips[1] > slips[2] > slips[3] > 0
+  assert all(
+    kinds[kind] >= 10
+    for kind in (
+      "item wrong", "size dropped", "size wrong", "size invented",
+      "milk dropped", "milk wrong", "temperature dropped", "quantity wrong",
+      "extras dropped", "extras wrong", "extras invented", "malformed",
+    )
+  ), kinds  # fmt: skip
+
+
+def test_pairs_differ_in_slips_and_a_share_is_flipped(splits):
+  flipped = both_slipped = 0
+  for row in splits["preferences"].train:
+    chosen = differing_fields(row.chosen, row.group)
+    rejected = differing_fields(row.rejected, row.group)
+    assert chosen != rejected
+    flipped += chosen > rejected
+    both_slipped += min(chosen, rejected) > 0
+  counts = splits["preferences"].counts
+  assert flipped == counts["train_flipped"] and within(flipped, ROWS, 0.1)
+  assert both_slipped == counts["train_both_slipped"] > ROWS / 20
+  for row in splits["preferences"].validation:
+    chosen = differing_fields(row.chosen, row.group)
+    assert chosen < differing_fields(row.rejected, row.group)
+  assert counts["validation_flipped"] == 0
+
+
+def test_quality_of_demonstrations_leaves_ratings_as_they_are(splits):
+  for kind in ("preferences", "labelled"):
+    perfect = rows_lib.load(kind, size=100, validation_size=1, demo_quality=1.0)
+    assert perfect.train == splits[kind].train[:100]
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1, 0.4])
+def test_thumbs_are_wrong_in_the_share_asked(noise):
+  split = rows_lib.load(
+    "labelled", size=ROWS, validation_size=100, label_noise=noise
+  )
+  wrong = sum(r.label != float(r.response == r.group) for r in split.train)
+  assert within(wrong, ROWS, noise)
+  assert split.counts["train_flipped"] == wrong
+  right = sum(row.response == row.group for row in split.train)
+  assert within(right, ROWS, rows_lib.RATED_QUALITY)
+  for row in split.validation:
+    assert row.label == float(row.response == row.group)
+
+
+def test_slips_are_alike_in_all_kinds(splits):
+  def mean(answers):
+    slips = [differing_fields(a, t) for a, t in answers if a != t]
+    return sum(slips) / len(slips)
+
+  demos = mean(
+    (row.turns[0]["content"], row.group)
+    for row in splits["demonstrations"].train
+  )
+  rated = mean((row.response, row.group) for row in splits["labelled"].train)
+  # Slips of a slipped answer: 1 + 0.3 + 0.3 * 0.15 on average.
+  assert demos == pytest.approx(1.345, abs=0.08)
+  assert rated == pytest.approx(1.345, abs=0.08)
+
+
+class TestJudge:
+  def gold(self, prompt, response):
+    judgement = rows_lib.judge(prompt, response)
+    assert set(judgement) == {"gold"}
+    return judgement["gold"]
+
+  @pytest.fixture
+  def prompt(self, splits):
+    return next(
+      row
+      for row in splits["prompts"].validation
+      if len(json.loads(row.group)["add_item"].get("extras", ())) == 2
+    )
+
+  def test_the_reference_is_right_and_every_slip_wrong(self, splits):
+    for prompt in splits["prompts"].validation:
+      assert self.gold(prompt, prompt.reference) == 1.0
+    dice = orders.Dice(3)
+    for _ in range(1000):
+      told = orders.draw(dice)
+      for count in (1, 2, 3):
+        answer = orders.answer(told, count, dice)
+        truth = told.order.call()
+        prompt = records.Prompt("id", truth, (), truth)
+        assert differing_fields(answer, truth) == count
+        assert self.gold(prompt, answer) == 0.0
+
+  def test_order_of_keys_and_extras_and_white_space_are_free(self, prompt):
+    call = json.loads(prompt.reference)["add_item"]
+    turned = dict(reversed(call.items()))
+    turned["extras"] = turned["extras"][::-1]
+    text = json.dumps({"add_item": turned}, separators=(",", ":"))
+    assert text != prompt.reference
+    assert self.gold(prompt, text) == 1.0
+    assert self.gold(prompt, f" {json.dumps({'add_item': turned}, indent=2)}\n")
+
+  def test_anything_else_is_wrong(self, prompt):
+    right = prompt.reference
+    call = json.loads(right)["add_item"]
+    extras = call["extras"]
+    number = int(call["quantity"])
+    wrong = [
+      "",
+      "null",
+      "{}",
+      "[]",
+      "NaN",
+      "[" * 100_000,
+      "9" * 10_000,
+      right[:-1],
+      right + "}",
+      right + " thanks",
+      right + right,
+      "ok " + right,
+      right.replace('"', "'"),
+      json.dumps(call),
+      json.dumps([json.loads(right)]),
+      json.dumps(right),
+      json.dumps({"add_item": call, "pay": {}}),
+      json.dumps({"Add_item": call}),
+      json.dumps({"add_item": call | {"quantity": number}}),
+      json.dumps({"add_item": call | {"extras": extras[:1]}}),
+      json.dumps({"add_item": call | {"extras": extras + extras[:1]}}),
+      json.dumps({"add_item": call | {"extras": [*extras, 1]}}),
+      json.dumps({"add_item": call | {"note": ""}}),
+      json.dumps({"add_item": {k: v for k, v in call.items() if k != "item"}}),
+      right.replace('"quantity"', '"quantity": "9", "quantity"'),
+    ]
+    for response in wrong:
+      assert self.gold(prompt, response) == 0.0, response[:80]
+
+  def test_an_empty_list_of_extras_is_wrong(self, splits):
+    prompt = next(
+      row
+      for row in splits["prompts"].validation
+      if "extras" not in json.loads(row.group)["add_item"]
+    )
+    call = json.loads(prompt.reference)["add_item"] | {"extras": []}
+    assert self.gold(prompt, json.dumps({"add_item": call})) == 0.0
+
+  @pytest.mark.parametrize("reference", [None, "a latte"])
+  def test_needs_a_reference_that_is_a_call(self, reference):
+    prompt = records.Prompt("row 3", "g", (), reference)
+    with pytest.raises(ValueError, match=r"row 3.*reference.*(None|a latte)"):
+      rows_lib.judge(prompt, "{}")
+
+
+def test_more_rows_keep_the_first_ones_and_streams_are_independent(splits):
+  few = rows_lib.load("preferences", size=50, validation_size=20)
+  assert few.train == splits["preferences"].train[:50]
+  assert few.validation == splits["preferences"].validation[:20]
+  other = rows_lib.load("preferences", size=50, validation_size=1, seed=1)
+  assert [r.group for r in other.train] != [r.group for r in few.train]
+  firsts = {split.train[0].group for split in splits.values()}
+  assert len(firsts) == len(rows_lib.KINDS)
+
+
+def test_same_rows_in_every_process():
+  code = (
+    "from perl_jax.data.sources.coffee_bar import rows as c;"
+    "import hashlib;"
+    "print(hashlib.sha256(repr([c.load(k, size=200, validation_size=50)"
+    " for k in c.KINDS]).encode()).hexdigest())"
+  )
+  digests = {
+    subprocess.run(
+      [sys.executable, "-c", code],
+      env=os.environ | {"PYTHONHASHSEED": seed},
+      capture_output=True,
+      text=True,
+      check=True,
+    ).stdout
+    for seed in ("1", "2")
+  }
+  assert len(digests) == 1 and len(digests.pop().strip()) == 64
+
+
+def test_texts_are_short_and_words_are_single_tokens(splits):
+  tokenizers = pytest.importorskip("tokenizers")
+  pre = tokenizers.pre_tokenizers
+  tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+  tokenizer.pre_tokenizer = pre.Sequence(
+    [
+      pre.Split(tokenizers.Regex(r" ?[0-9]| ?[^ 0-9]+| "), "isolated"),
+      pre.ByteLevel(add_prefix_space=False, use_regex=False),
+    ]
+  )
+  rows = splits["demonstrations"].train
+  tokenizer.train_from_iterator(
+    (m["content"] for row in rows for m in row.prompt + row.turns),
+    tokenizers.trainers.BpeTrainer(
+      vocab_size=1024,
+      initial_alphabet=pre.ByteLevel.alphabet(),
+      show_progress=False,
+    ),
+  )
+
+  def lengths(texts):
+    return sorted(len(e.ids) for e in tokenizer.encode_batch(list(texts)))
+
+  prompts = lengths(" ".join(m["content"] for m in r.prompt) for r in rows)
+  responses = lengths(row.turns[0]["content"] for row in rows)
+  assert prompts[ROWS // 2] <= 30 and prompts[-1] <= 50
+  assert responses[ROWS // 2] <= 32 and responses[-1] <= 40
+  menu = orders
+  for word in (*menu.FLAVOURS, *menu.DRINKS, *menu.MILKS):
+    assert len(tokenizer.encode(f" {word}").ids) == 1, word
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"kind": "dialogs"}, "coffee_bar has no 'dialogs'.*demonstrations"),
+    ({"size": 0}, "size must be .* from 1 on, got 0"),
+    ({"size": 2.5}, "size must be a whole number .* got 2.5"),
+    ({"validation_size": -1}, "validation_size .* got -1"),
+    ({"seed": -1}, "seed .* got -1"),
+    ({"demo_quality": 1.5}, "demo_quality .* 0 to 1.0, got 1.5"),
+    ({"label_noise": 0.6}, "label_noise .* 0 to 0.5, got 0.6"),
+  ],
+)
+def test_options_out_of_range_are_named(options, message):
+  with pytest.raises(ValueError, match=message):
+    rows_lib.load(**{"kind": "prompts"} | options)

@@ -1,0 +1,99 @@
+"""A run that began on one mesh goes on on another, through the real tasks."""
+
+import logging
+
+import jax
+import pytest
+
+from perl_jax import checkpoint
+from perl_jax.tasks.training import workdir as workdir_lib
+from tests.sharding.meshes import common
+from tests.tasks import test_resume, tiny
+
+STEPS = {"steps": 8, "eval_every": 4, "batch_size": 8}
+STAGES = {
+  # The whole model is trained: parameters and moments are cut by the rules.
+  "sft": {"eval__rows": 0},
+  "reward": {"lora__dropout": 0.1},
+}
+CLOSE = dict(rel=1e-3, abs=1e-5)
+
+
+def mesh(name):
+  sizes = dict(zip(("data", "fsdp", "tensor"), common.MESHES[name]))
+  return {f"mesh__{axis}": size for axis, size in sizes.items()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """Runs that nobody disturbed, on the mesh where the others begin."""
+  made = {}
+
+  def make(stage):
+    if stage not in made:
+      made[stage] = tmp_path_factory.mktemp(stage) / "run"
+      tiny.run(made[stage], stage, **STAGES[stage], **STEPS, **mesh("data"))
+    return made[stage]
+
+  return make
+
+
+@pytest.mark.parametrize(
+  ("stage", "name"),
+  [
+    ("sft", "all"),
+    pytest.param("sft", "one", marks=pytest.mark.slow),
+    pytest.param("reward", "all", marks=pytest.mark.slow),
+    pytest.param("reward", "one", marks=pytest.mark.slow),
+  ],
+)
+def test_goes_on_on_another_mesh(
+  tmp_path, monkeypatch, caplog, whole, stage, name
+):
+  fields = STAGES[stage] | STEPS
+  expected = whole(stage)
+  with monkeypatch.context() as patches:
+    test_resume.kill_before_batch(patches, 5)
+    with pytest.raises(test_resume.Killed):
+      tiny.run(tmp_path / "run", stage, **fields, **mesh("data"))
+  assert tiny.kept(tmp_path / "run") == [4]
+
+  restored = []
+  real = checkpoint.Checkpointer.restore
+
+  def restore(self, like):
+    found = real(self, like)
+    restored.append(int(found.state.step))
+    common.require_rules(found.state, jax.sharding.get_mesh())
+    return found
+
+  monkeypatch.setattr(checkpoint.Checkpointer, "restore", restore)
+  with caplog.at_level(logging.INFO, "absl"):
+    tiny.run(tmp_path / "run", stage, **fields, **mesh(name))
+  assert restored == [4]
+  (line,) = (m for m in caplog.messages if "another layout" in m)
+  assert f"config.mesh.data: 8 -> {common.MESHES[name][0]}" in line
+
+  found, wanted = tiny.lines(tmp_path / "run"), tiny.lines(expected)
+  assert [row["step"] for row in found] == [row["step"] for row in wanted]
+  for mine, theirs in zip(found, wanted, strict=True):
+    # Up to the checkpoint the same program, and then sums in another order.
+    exact = mine["step"] <= 4
+    assert mine == (theirs if exact else pytest.approx(theirs, **CLOSE))
+
+
+def test_only_where_a_run_computes_may_change(tmp_path):
+  """The other fields that differ are refused as ever, and alone named."""
+  config = tiny.config("rl", mesh__data=8, rollouts__layout="train")
+  with workdir_lib.preparing(config, tmp_path / "run"):
+    pass
+  moved = tiny.config("rl", mesh__fsdp=4, rollouts__layout="decode")
+  with workdir_lib.preparing(moved, tmp_path / "run"):
+    pass
+  text = (tmp_path / "run" / "config.json").read_text()
+  assert '"decode"' in text
+  other = tiny.config("rl", mesh__tensor=2, microbatches=2)
+  with pytest.raises(ValueError, match="another config") as error:
+    workdir_lib.preparing(other, tmp_path / "run").__enter__()
+  assert "config.microbatches: 8 -> 2" in str(error.value)
+  assert "mesh" not in str(error.value)

@@ -1,0 +1,201 @@
+"""The step of DPO: its loss by hand, and what it does and does not see."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from perl_jax import sharding, steps
+from tests.steps import cases
+
+BETA, SMOOTHING = 0.5, 0.1
+
+
+def pairs():
+  """Prompts of 1 to 4 tokens; one pair is empty, two rows fill the batch."""
+  starts = np.array([2, 1, 1, 3, 2, 1, 4, 1], np.int32)
+  return cases.preference_batch()._replace(prompt_lengths=starts)
+
+
+@functools.cache
+def measure():
+  def logprobs(trainable, frozen, batch):
+    tree = cases.params.combine(trainable, frozen)
+    return steps.pair_logprobs(
+      cases.BACKBONE, tree, batch, max_response=cases.LENGTH
+    )
+
+  return jax.jit(logprobs)
+
+
+@functools.cache
+def batch():
+  """Pairs with what the anchor, another adapter, says about them."""
+  anchor, frozen = cases.role(2)
+  told = measure()(anchor, frozen, pairs())
+  return steps.AnchoredPairs(pairs(), *map(np.asarray, told))
+
+
+def make_loss(kind="sigmoid", smoothing=SMOOTHING, backbone=cases.BACKBONE):
+  return steps.dpo_loss(
+    backbone,
+    max_response=cases.LENGTH,
+    beta=BETA,
+    label_smoothing=smoothing,
+    kind=kind,
+  )
+
+
+@functools.cache
+def sums_and_gradient():
+  trainable, frozen = cases.role(1)
+
+  def total(trainable, batch):
+    found = make_loss()(trainable, frozen, batch, None)
+    return found["loss"][0], found
+
+  gradient = jax.jit(jax.grad(total, has_aux=True))
+  return lambda batch: jax.device_get(gradient(trainable, batch))
+
+
+def by_hand(role, row):
+  """log pi of both responses of a row, token by token in float64."""
+  trainable, frozen = role
+  found = []
+  data = pairs()
+  for tokens, length in (
+    (data.chosen_tokens[row], data.chosen_lengths[row]),
+    (data.rejected_tokens[row], data.rejected_lengths[row]),
+  ):
+    ids, start = tokens[:length], data.prompt_lengths[row]
+    hidden = cases.hidden_of(trainable, frozen, ids)
+    logprobs = cases.logprobs_of(hidden, frozen)
+    found.append(sum(logprobs[t - 1, ids[t]] for t in range(start, length)))
+  return np.array(found)
+
+
+def test_logprobs_by_hand():
+  found = np.array(measure()(*cases.role(1), pairs()))
+  expected = [by_hand(cases.role(1), row) for row in range(cases.ROWS)]
+  np.testing.assert_allclose(found.T, expected, **cases.FLOAT32)
+  assert not found[:, 2].any() and found[:, 0].all()
+
+
+def test_loss_by_hand():
+  expected = dict.fromkeys(
+    ("loss", "accuracy", "margin", "chosen_reward", "rejected_reward"), 0.0
+  )
+  squares = 0.0
+  for row in np.flatnonzero(pairs().valid):
+    rewards = by_hand(cases.role(1), row) - by_hand(cases.role(2), row)
+    squares += (rewards[0] - rewards[1] - 0.5 / BETA) ** 2
+    chosen, rejected = BETA * rewards
+    margin = chosen - rejected
+    expected["loss"] -= (1 - SMOOTHING) * cases.log_sigmoid(margin)
+    expected["loss"] -= SMOOTHING * cases.log_sigmoid(-margin)
+    expected["accuracy"] += 0.5 + 0.5 * np.sign(margin)
+    expected["margin"] += margin
+    expected["chosen_reward"] += chosen
+    expected["rejected_reward"] += rejected
+  _, found = sums_and_gradient()(batch())
+  cases.check_sums(found, **{k: (v, 6) for k, v in expected.items()})
+  squared = jax.jit(make_loss("ipo", 0.0))(*cases.role(1), batch(), None)
+  cases.check_sums(squared, loss=(squares, 6))
+
+
+def test_a_policy_that_is_the_anchor():
+  """log 2 whatever the pairs, and no pair is preferred."""
+  trainable, frozen = cases.role(2)
+  found = steps.means(jax.jit(make_loss())(trainable, frozen, batch(), None))
+  np.testing.assert_allclose(found["loss"], np.log(2.0), rtol=1e-6)
+  np.testing.assert_allclose(found["margin"], 0.0, atol=1e-5)
+
+
+def test_gradient_is_that_of_the_two_likelihoods():
+  """sum_i -beta (sigmoid(-m_i) - s) (grad log pi(chosen) - .. (rejected))."""
+  trainable, frozen = cases.role(1)
+  data = batch()
+  chosen, rejected = measure()(trainable, frozen, data.pairs)
+  margin = BETA * ((chosen - data.chosen) - (rejected - data.rejected))
+  weight = -BETA * (1 / (1 + np.exp(margin)) - SMOOTHING) * data.pairs.valid
+
+  def total(trainable):
+    chosen, rejected = measure()(trainable, frozen, data.pairs)
+    return jnp.sum(weight * (chosen - rejected))
+
+  expected = jax.device_get(jax.grad(total)(trainable))
+  found, _ = sums_and_gradient()(data)
+  zero = jax.tree.map(np.zeros_like, expected)
+  cases.close_trees(found, expected, zero)
+
+
+def test_padding_and_rows_that_fill_the_batch_change_nothing():
+  gradient, found = sums_and_gradient()(batch())
+  data = batch()
+  behind = [
+    np.arange(cases.LENGTH) >= n[:, None]
+    for n in (data.pairs.chosen_lengths, data.pairs.rejected_lengths)
+  ]
+  fill = ~data.pairs.valid[:, None]
+  other = data._replace(
+    pairs=data.pairs._replace(
+      chosen_tokens=np.where(
+        behind[0] | fill, 3, data.pairs.chosen_tokens
+      ).astype(np.int32),
+      rejected_tokens=np.where(
+        behind[1] | fill, 5, data.pairs.rejected_tokens
+      ).astype(np.int32),
+    ),
+    chosen=np.where(fill[:, 0], 1e4, data.chosen).astype(np.float32),
+  )
+  other_gradient, other_found = sums_and_gradient()(other)
+  jax.tree.map(np.testing.assert_array_equal, other_found, found)
+  jax.tree.map(np.testing.assert_array_equal, other_gradient, gradient)
+
+
+def plain_step(microbatches=1):
+  return steps.make_train_step(
+    make_loss(), cases.sgd(), microbatches=microbatches
+  )
+
+
+@functools.cache
+def stepped():
+  trainable, frozen = cases.role(1)
+  state = steps.init_state(trainable, cases.sgd())
+  key = jax.random.key(0)
+  return jax.device_get(jax.jit(plain_step())(state, frozen, batch(), key))
+
+
+@pytest.mark.parametrize("way", ["microbatches", "mesh"])
+def test_however_the_batch_is_cut(way):
+  """The anchor's numbers go where their pairs go."""
+  trainable, frozen = cases.role(1)
+  data, step = batch(), jax.jit(plain_step(4 if way == "microbatches" else 1))
+  state = steps.init_state(trainable, cases.sgd())
+  if way == "mesh":
+    mesh = sharding.make_mesh(data=8, fsdp=1, tensor=1)
+    state, frozen = (sharding.place(mesh, x) for x in (state, frozen))
+    data = sharding.place_batch(mesh, data)
+  state, metrics = jax.device_get(step(state, frozen, data, jax.random.key(0)))
+  whole, expected = stepped()
+  cases.close_trees(state.trainable, whole.trainable, trainable)
+  for name, value in expected.items():
+    np.testing.assert_allclose(
+      metrics[name], value, rtol=1e-4, atol=1e-5, err_msg=name
+    )
+
+
+def test_dropout_is_on_with_a_key_alone():
+  trainable, frozen = cases.role(1)
+  loss_fn = jax.jit(make_loss(backbone=cases.DROPOUT))
+
+  def loss(key):
+    return float(loss_fn(trainable, frozen, batch(), key)["loss"][0])
+
+  off = float(sums_and_gradient()(batch())[1]["loss"][0])
+  np.testing.assert_allclose(loss(None), off, **cases.FLOAT32)
+  keys = [jax.random.key(seed) for seed in (0, 1)]
+  assert loss(keys[0]) == loss(keys[0]) != loss(keys[1])

@@ -1,0 +1,214 @@
+"""What a stage leaves for the next: found again, and never mistaken."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from perl_jax import checkpoint, params, roles, steps
+from perl_jax.models import presets
+from perl_jax.models.lora import LoraSpec
+from perl_jax.tasks.initial import manifest, model, restore
+from perl_jax.tasks.initial import trainable as trainable_lib
+from tests import toys
+
+
+def leaves_equal(first, second):
+  first, second = params.flatten(first), params.flatten(second)
+  return first.keys() == second.keys() and all(
+    np.array_equal(first[path], second[path]) for path in first
+  )
+
+
+def test_full_tuning_leaves_a_base_of_its_own(sft_run):
+  start = restore.load(sft_run, "best", "policy", "policy.init")
+  assert (start.adapter, start.lora, start.head) == (None, None, None)
+  assert start.fingerprint == params.fingerprint(start.base)
+  assert start.record["kind"] == "workdir"
+  assert start.tokenizer == sft_run / "tokenizer"
+  described = json.loads((sft_run / "model.json").read_text())
+  assert described["tuning"] == "full" and described["trained"] == ["policy"]
+  assert described["base"] == {
+    "kind": "random",
+    "seed": 0,
+    "dtype": "float32",
+  }
+  assert described["fingerprint"] != start.fingerprint  # it was trained
+
+
+def test_lora_leaves_an_adapter_on_a_base_by_reference(sft_run, reward_run):
+  sft = restore.load(sft_run, "best", "policy", "policy.init")
+  start = restore.load(reward_run, "best", "reward", "reward.init")
+  assert start.fingerprint == sft.fingerprint
+  assert leaves_equal(start.base, sft.base)
+  assert start.lora == LoraSpec(rank=2)
+  assert all(map(params.is_adapter, params.flatten(start.adapter)))
+  assert np.any(np.asarray(start.head["head"]["kernel"]))
+
+
+def test_known_base_is_shared_not_loaded_again(sft_run, reward_run, rl_run):
+  sft = restore.load(sft_run, "best", "policy", "policy.init")
+  for run, role in ((reward_run, "reward"), (rl_run, "policy")):
+    start = restore.load(run, "best", role, "x.init", known=sft)
+    assert start.base is sft.base
+
+
+def test_roles_of_an_rl_run_are_told_apart(rl_run):
+  policy = restore.load(rl_run, "last", "policy", "policy.init")
+  value = restore.load(rl_run, "last", "value", "value.init")
+  assert policy.head is None and value.head is not None
+  assert not leaves_equal(policy.adapter, value.adapter)
+
+
+def test_best_and_last_are_different_files(rl_run):
+  """Which one is asked for reaches the checkpointer (best may be last)."""
+  with checkpoint.Checkpointer(rl_run, metric="m", mode="max") as saver:
+    best, last = saver.best_step, saver.latest_step
+  first = restore.load(rl_run, "best", "policy", "policy.init").adapter
+  second = restore.load(rl_run, "last", "policy", "policy.init").adapter
+  assert leaves_equal(first, second) == (best == last)
+
+
+def test_runs_can_be_moved_as_a_whole(finished, tmp_path):
+  """References are relative: the base comes from the copy, not the original."""
+  copy = tmp_path / "moved"
+  shutil.copytree(finished, copy)
+  start = restore.load(copy / "rl", "best", "policy", "policy.init")
+  assert start.record["path"] == str(copy / "sft")
+  shutil.rmtree(copy / "sft")
+  with pytest.raises(FileNotFoundError, match=str(copy / "sft")):
+    restore.load(copy / "rl", "best", "policy", "policy.init")
+
+
+def test_a_description_that_lacks_a_field_is_refused(reward_run, tmp_path):
+  copy = tmp_path / "reward"
+  shutil.copytree(reward_run, copy)
+  path = copy / manifest.MODEL_FILE
+  described = json.loads(path.read_text())
+  del described["head"]
+  path.write_text(json.dumps(described))
+  with pytest.raises(ValueError, match=r"has no head.*run that stage again"):
+    restore.load(copy, "best", "reward", "reward.init")
+
+
+def test_base_that_was_trained_further_is_refused(finished, tmp_path):
+  """An adapter on other weights than its own gives rubbish without an error."""
+  copy = tmp_path / "moved"
+  shutil.copytree(finished, copy)
+  base = restore.load(copy / "sft", "best", "policy", "policy.init").base
+  moved = jax.tree.map(lambda x: x + 1e-6, base)
+  state = steps.TrainState(moved, (), np.int32(9))
+  with checkpoint.Checkpointer(
+    copy / "sft", metric="loss", mode="min"
+  ) as saver:
+    saver.save(9, jax.tree.map(jax.numpy.asarray, state), {}, {"loss": -1.0})
+  with pytest.raises(ValueError) as caught:
+    restore.load(copy / "reward", "best", "reward", "reward.init")
+  message = str(caught.value)
+  assert "config.reward.init=" in message and "fingerprint" in message
+  assert str(copy / "sft") in message and "train this stage again" in message
+
+
+def test_random_base_follows_the_seed(tmp_path):
+  config = presets.preset("tiny", vocab_size=7)
+  first = model.random_start(config, 3, tmp_path, "float32")
+  assert first.record == {
+    "kind": "random",
+    "seed": 3,
+    "dtype": "float32",
+  }
+  same = model.random_start(config, 3, tmp_path, "float32")
+  assert first.fingerprint == same.fingerprint
+  assert (
+    model.random_start(config, 4, tmp_path, "float32").fingerprint
+    != same.fingerprint
+  )
+
+
+def start_of(adapter=None, lora=None, head=None):
+  config = toys.config("tiny")
+  base = toys.random_params(config)
+  return model.Start(
+    config, base, {"kind": "random", "seed": 0}, params.fingerprint(base),
+    adapter, lora, head, None,
+  )  # fmt: skip
+
+
+def drawn_adapter(spec):
+  tree = toys.random_params(toys.config("tiny"), spec, head=True)
+  trainable, _ = params.partition(tree, "lora")
+  head = {"head": trainable.pop("head")}
+  return trainable, head
+
+
+def test_new_adapter_changes_nothing_and_follows_the_seed():
+  spec = LoraSpec(rank=2)
+  start = start_of()
+  trainable, frozen = trainable_lib.trainable_of(
+    start, lora=spec, tuning="lora", seed=1, head="scalar"
+  )
+  assert leaves_equal(frozen, start.base)
+  leaves = params.flatten(trainable)
+  assert not any(np.any(x) for p, x in leaves.items() if p.endswith("lora_b"))
+  assert not any(np.any(x) for p, x in leaves.items() if params.is_head(p))
+  other, _ = trainable_lib.trainable_of(
+    start, lora=spec, tuning="lora", seed=2, head=""
+  )
+  assert "head" not in other
+  path = "layers/attention/q/lora_a"
+  assert np.any(leaves[path] != params.flatten(other)[path])
+
+
+def test_earlier_adapter_and_head_are_gone_on_with():
+  spec = LoraSpec(rank=2)
+  adapter, head = drawn_adapter(spec)
+  start = start_of(adapter, spec, head)
+  trainable, _ = trainable_lib.trainable_of(
+    start, lora=spec, tuning="lora", seed=0, head="scalar"
+  )
+  assert leaves_equal(trainable, adapter | head)
+  dropping, _ = trainable_lib.trainable_of(
+    start, lora=LoraSpec(2, dropout=0.1), tuning="lora", seed=0, head="scalar"
+  )
+  assert leaves_equal(dropping, adapter | head)
+  with pytest.raises(ValueError, match=r"rank=2.*asks for.*rank=4"):
+    trainable_lib.trainable_of(
+      start, lora=LoraSpec(rank=4), tuning="lora", seed=0, head="scalar"
+    )
+
+
+def test_a_head_grows_a_likelihood_and_does_not_lose_one():
+  spec = LoraSpec(rank=2)
+  adapter, head = drawn_adapter(spec)
+  grown, _ = trainable_lib.trainable_of(
+    start_of(adapter, spec, head),
+    lora=spec,
+    tuning="lora",
+    seed=0,
+    head="likelihood",
+  )
+  likelihood = {"likelihood": np.zeros(2, np.float32)}
+  assert leaves_equal(grown["head"], head["head"] | likelihood)
+  with pytest.raises(ValueError, match=r"Set config.head to 'likelihood'"):
+    trainable_lib.trainable_of(
+      start_of(adapter, spec, {"head": grown["head"]}),
+      lora=spec,
+      tuning="lora",
+      seed=0,
+      head="scalar",
+    )
+
+
+def test_full_tuning_merges_an_earlier_adapter():
+  spec = LoraSpec(rank=2)
+  adapter, _ = drawn_adapter(spec)
+  start = start_of(adapter, spec)
+  trainable, frozen = trainable_lib.trainable_of(
+    start, lora=LoraSpec(), tuning="full", seed=0, head="scalar"
+  )
+  assert not frozen
+  expected = params.merge(start.base, adapter, spec)
+  assert leaves_equal(trainable, expected | roles.init_head(start.config))
+  assert not leaves_equal(expected, start.base)

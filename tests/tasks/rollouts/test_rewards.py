@@ -1,0 +1,336 @@
+"""What a response is worth: models, functions, and both; errors by name."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from perl_jax import sharding, tasks
+from perl_jax.data import records
+from perl_jax.data.sources.coffee_bar import rows as rows_lib
+from perl_jax.data.text import tokenization as tokenization_lib
+from perl_jax.tasks.rollouts import reward_function, rewards
+from perl_jax.tasks.settings import rl as rl_settings
+from perl_jax.tasks.training import inputs
+from tests.tasks import tiny
+from tests.tasks.evaluation import test_policy
+
+HERE = "tests.tasks.rollouts.test_rewards"
+
+
+ROWS = rows_lib.load("prompts", size=1, validation_size=5).validation
+
+
+# Functions that a config may name.
+
+
+SEEN = []  # ids of the rows of each call of `length`
+
+
+def length(prompts, responses, rows):
+  assert len(prompts) == len(responses) == len(rows)
+  SEEN.append([row["id"] for row in rows])
+  return [float(len(response)) for response in responses]
+
+
+def as_array(prompts, responses, rows):
+  """Also spoils what it was given: that must not reach the data."""
+  for row in rows:
+    row["reference"] = "spoilt"
+    row["prompt"][0]["content"] = "spoilt"
+  return jnp.arange(len(responses))
+
+
+def one_short(prompts, responses, rows):
+  return [0.0] * (len(responses) - 1)
+
+
+def one_number(prompts, responses, rows):
+  return 1.0
+
+
+def no_numbers(prompts, responses, rows):
+  return ["good" for _ in responses]
+
+
+def not_finite(prompts, responses, rows):
+  return [float("nan") if i else 1.0 for i in range(len(responses))]
+
+
+def raising(prompts, responses, rows):
+  return [1.0 / len(response.split()[99]) for response in responses]
+
+
+NOT_A_FUNCTION = 3
+
+
+def test_a_function_is_given_messages_text_and_rows():
+  calls = []
+
+  def spy(prompts, responses, rows):
+    calls.append((prompts, responses, rows))
+    return [1, 2]
+
+  rows = ROWS[:2]
+  found = reward_function.RewardFunction("x:y", spy)(rows, ["a", "b"])
+  assert found.dtype == np.float32 and found.tolist() == [1.0, 2.0]
+  ((prompts, responses, given),) = calls
+  assert prompts == [list(row.prompt) for row in rows]
+  assert prompts[0][0].keys() == {"role", "content"}
+  assert responses == ["a", "b"]
+  assert [records.Prompt(**row) for row in given] == rows
+
+
+def test_a_function_may_return_an_array_and_cannot_spoil_the_rows():
+  before = [repr(row) for row in ROWS]
+  found = reward_function.load(f"{HERE}:as_array")(ROWS, ["x"] * 5)
+  assert found.tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
+  assert [repr(row) for row in ROWS] == before
+
+
+def test_gold_reward_is_the_judge():
+  gold = reward_function.load("perl_jax.data.coffee_bar:gold_reward")
+  responses = [ROWS[0].reference, ROWS[0].reference, "latte", "", "{}"]
+  expected = [
+    rows_lib.judge(row, text)["gold"]
+    for row, text in zip(ROWS, responses, strict=True)
+  ]
+  assert gold(ROWS, responses).tolist() == expected
+  assert expected[0] == 1.0 and set(expected[1:]) == {0.0}
+
+
+@pytest.mark.parametrize(
+  "name, texts",
+  [
+    ("coffee_bar", ("'coffee_bar'", "package.module:function")),
+    (":length", ("package.module:function",)),
+    ("no_such_module:f", ("importing no_such_module failed", "PYTHONPATH")),
+    (f"{HERE}:lenth", ("has no 'lenth'", "length")),
+    (f"{HERE}:NOT_A_FUNCTION", ("is a int, not a function",)),
+    (f"{HERE}:one_short", ("given 2 responses", "list of shape (1,)")),
+    (f"{HERE}:one_number", ("returned float of shape ()", "list of 2")),
+    (f"{HERE}:no_numbers", ("returned list", "2 numbers")),
+    (f"{HERE}:not_finite", ("returned nan", ROWS[1].id, "finite")),
+    (f"{HERE}:raising", ("failed on 2 responses", "IndexError", ROWS[0].id)),
+  ],
+)
+def test_functions_that_cannot_be(name, texts):
+  """Before anything is computed: a few references are judged at the start."""
+  with pytest.raises(ValueError) as caught:
+    reward_function.load_and_try(name, ROWS)
+  for text in (f"config.reward.fn={name!r}", *texts):
+    assert text in str(caught.value)
+
+
+# A rewarder, with scores that are given.
+
+SCORES = np.array([[2.0, -1.0, 0.5], [5.0, 4.0, 3.0]], np.float32)
+ARGS = (
+  np.zeros((3, 2), np.int32),
+  np.full(3, 2, np.int32),
+  np.array([[7, 8], [9, 1], [1, 2]], np.int32),
+  np.array([[1, 1], [1, 1], [1, 0]], bool),
+)
+MESSAGES = [
+  records.Prompt(f"row {i}", "", ({"role": "user", "content": "x"},), None)
+  for i in range(4)
+]
+
+
+@functools.cache
+def mesh():
+  return sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
+
+
+def rewarder(scores=None, function=None, **options):
+  model = None
+  if scores is not None:
+    members = scores.shape[0] if scores.ndim == 2 else 1
+    model = rewards.Model(None, "trainable", "frozen", members)
+
+  def score(trainable, frozen, *args):
+    assert (trainable, frozen) == ("trainable", "frozen")
+    return jnp.asarray(scores)
+
+  return rewards.Rewarder(
+    model,
+    score,
+    function and reward_function.RewardFunction("x:y", function),
+    tokenization=test_policy.Words(),
+    mesh=mesh(),
+    **options,
+  )
+
+
+def parts(found, index=(0, 1, 2)):
+  index = np.array(index, np.int32)
+  with jax.set_mesh(mesh()):
+    measured = found.measure(ARGS, index, MESSAGES)
+    return {k: np.asarray(v) for k, v in found.parts(measured).items()}
+
+
+def test_one_model_is_its_own_score():
+  found = parts(rewarder(SCORES[0]))
+  assert found.keys() == {"reward"}
+  np.testing.assert_array_equal(found["reward"], SCORES[0])
+
+
+def test_a_function_alone_sees_the_response_up_to_its_mask():
+  seen = []
+
+  def function(prompts, responses, rows):
+    seen.extend(zip((row["id"] for row in rows), responses, strict=True))
+    return [10.0, 20.0]
+
+  found = parts(rewarder(None, function, fn_weight=0.5), index=(3, -1, 0))
+  assert found.keys() == {"reward"}
+  assert found["reward"].dtype == np.float32
+  assert found["reward"].tolist() == [5.0, 0.0, 10.0]
+  assert seen == [("row 3", "7 8"), ("row 0", "1")]
+
+
+def test_model_and_function_add_up():
+  found = parts(rewarder(SCORES[0], length, fn_weight=2.0))
+  # "7 8", "9 1" and "1".
+  np.testing.assert_array_equal(found["reward_fn"], [6.0, 6.0, 2.0])
+  np.testing.assert_array_equal(found["reward_model"], SCORES[0])
+  np.testing.assert_array_equal(found["reward"], SCORES[0] + [6, 6, 2])
+
+
+def test_shift_and_penalty_are_of_what_is_learnt_from():
+  made = rewarder(SCORES[0], unstopped_penalty=3.0)
+  made.shift = 0.25
+  stopped = jnp.array([False, True, True])
+  np.testing.assert_allclose(
+    made.learnt(jnp.asarray(SCORES[0]), stopped), [2 - 3.25, -1.25, 0.25]
+  )
+
+
+def test_an_ensemble_is_centred_on_the_first_responses_it_judges():
+  made = rewarder(SCORES, combine="min")
+  one = rewards.Measured(np.array([1.0, 3.0], np.float32), None)
+  two = rewards.Measured(np.array([0.0, 5.0], np.float32), None)
+  first = made.settle([one, two])
+  # Means 0.5 and 4.0, level 2.25: centred 2.75, 1.25 and 1.75, 3.25.
+  assert [row["reward"] for row in first] == [1.25, 1.75]
+  assert [row["reward_spread"] for row in first] == [0.75, 0.75]
+  again = made.settle([two])  # of another policy: the centres stay
+  assert again == first[1:]
+  found = parts(made)
+  centred = SCORES - np.array([[0.5], [4.0]]) + 2.25
+  np.testing.assert_allclose(found["reward"], centred.min(axis=0))
+
+
+def test_settled_rows_are_those_of_the_parts():
+  made = rewarder(SCORES[0], length)
+  with jax.set_mesh(mesh()):
+    measured = jax.device_get(made.measure(ARGS, np.arange(3), MESSAGES))
+  rows = made.settle([measured.of(i) for i in range(3)])
+  whole = parts(made)
+  for i, row in enumerate(rows):
+    assert row == {name: float(values[i]) for name, values in whole.items()}
+
+
+def reward_config(**fields):
+  values = {"init": "runs/reward", "fn": "", "fn_weight": 1.0,
+            "combine": "mean", "std_weight": 1.0}  # fmt: skip
+  return ConfigDict({"reward": values | fields})
+
+
+@pytest.mark.parametrize(
+  "fields, texts",
+  [
+    ({"combine": "max"}, ("combine='max'", "'mean_minus_std'")),
+    ({"std_weight": -1.0}, ("std_weight=-1.0", "at least 0")),
+    ({"init": "", "combine": "min"}, ("combine='min'", "'mean'")),
+    ({"fn": "a:b", "fn_weight": 0.0}, ("fn_weight=0", "'a:b'")),
+  ],
+)
+def test_fields_that_cannot_be(fields, texts):
+  with pytest.raises(ValueError) as caught:
+    rl_settings.check_reward(reward_config(**fields))
+  for text in texts:
+    assert text in str(caught.value)
+
+
+# Whole runs.
+
+GOLD = "perl_jax.data.coffee_bar:gold_reward"
+SHORT = {"steps": 2, "eval_every": 1}
+
+
+@pytest.mark.slow
+def test_rl_on_a_function_alone(tmp_path, sft_run):
+  """No reward model is loaded, and the reward is the function's verdict."""
+  workdir = tmp_path / "run"
+  tiny.run(
+    workdir, "rl", policy__init=str(sft_run), reward__fn=GOLD,
+    reward__fn_weight=2.0, sampling__temperature=0.5, **SHORT,
+  )  # fmt: skip
+  rows = tiny.lines(workdir)
+  judged = [row for row in rows if "validation/reward" in row]
+  assert len(judged) == 3
+  for row in judged:
+    assert row["validation/reward"] == 2.0 * row["validation/gold"]
+  samples = tiny.lines(workdir, "samples.jsonl")
+  assert all(s["policy_reward"] == 2 * s["policy_gold"] for s in samples)
+  assert not any("reward_model" in key for row in rows for key in row)
+  evaluated = tiny.run(
+    tmp_path / "judged", "evaluate", policy__init=str(workdir), reward__fn=GOLD
+  )
+  for side in ("policy", "anchor"):
+    assert evaluated[f"{side}.reward"] == evaluated[f"{side}.gold"]
+
+
+@pytest.mark.slow
+def test_rl_on_the_length_of_responses_learns_from_each_row(
+  tmp_path, sft_run, reward_run
+):
+  """Beside a model: the parts add up, in training and in judging."""
+  workdir = tmp_path / "run"
+  config = tiny.config(
+    "rl", policy__init=str(sft_run), reward__init=str(reward_run),
+    reward__fn=f"{HERE}:length", reward__fn_weight=-0.1, **SHORT,
+  )  # fmt: skip
+  SEEN.clear()
+  tasks.run(config, workdir)
+  data = inputs.prompts(
+    config, tokenization_lib.load_tokenizer(sft_run / "tokenizer")
+  )
+  kind = "coffee_bar/prompts"
+  held_out = [f"{kind}/validation/{i}" for i in range(8)]
+  trained = [
+    [f"{kind}/train/{i}" for i in next(data.train).index] for _ in range(2)
+  ]
+  tried, first, one, second, two, third = SEEN
+  assert tried == held_out[:2]
+  assert sorted(first) == sorted(second) == sorted(third) == held_out
+  assert [one, two] == trained
+  rows = tiny.lines(workdir)
+  for prefix, count in (("rollout", 2), ("validation", 3)):
+    found = [row for row in rows if f"{prefix}/reward_fn" in row]
+    assert len(found) == count
+    for row in found:
+      model, fn = (row[f"{prefix}/reward_{part}"] for part in ("model", "fn"))
+      assert row[f"{prefix}/reward"] == pytest.approx(model + fn, abs=1e-5)
+      assert fn < 0
+
+
+def test_a_bad_function_leaves_nothing_behind(tmp_path, sft_run):
+  workdir = tmp_path / "run"
+  with pytest.raises(ValueError, match="given 2 responses"):
+    tiny.run(
+      workdir, "rl", policy__init=str(sft_run), reward__fn=f"{HERE}:one_short"
+    )
+  assert not workdir.exists()
+
+
+def test_a_value_model_cannot_start_from_a_function(tmp_path, sft_run):
+  with pytest.raises(ValueError, match=r"value\.init='reward' needs a reward"):
+    tiny.run(
+      tmp_path / "run", "rl", policy__init=str(sft_run), reward__fn=GOLD,
+      value__init="reward",
+    )  # fmt: skip

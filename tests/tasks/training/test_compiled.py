@@ -1,0 +1,178 @@
+"""One executable per shape, and what it costs."""
+
+import ctypes
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from benchmarks import process
+from perl_jax import sharding
+from perl_jax.tasks.training import compiled as compiled_lib
+from perl_jax.tasks.training.compiled import Compiled
+
+
+def test_compiles_once_for_each_shape():
+  traces = []
+
+  def double(tree):
+    traces.append(tree["x"].shape)
+    return tree["x"] * 2
+
+  compiled = Compiled(double, name="double")
+  assert (compiled.traces, compiled.peak_bytes) == (0, 0)
+  for size in (3, 3, 5, 3, 5):
+    value = np.arange(size, dtype=np.float32)
+    np.testing.assert_array_equal(compiled({"x": value}), value * 2)
+  assert traces == [(3,), (5,)] and compiled.traces == 2
+  seconds = compiled.compile_seconds
+  assert seconds > 0
+  compiled({"x": jnp.arange(5, dtype=jnp.float32)})
+  assert compiled.compile_seconds == seconds
+  compiled({"x": np.arange(5, dtype=np.int32)})  # a dtype is part of a shape
+  assert compiled.traces == 3
+
+
+def test_optional_arguments_are_part_of_the_shape():
+  compiled = Compiled(lambda x, key: x if key is None else -x, name="maybe")
+  one = np.ones(1, np.float32)
+  assert compiled(one, None) == 1 and compiled(one, one) == -1
+  assert compiled.traces == 2
+
+
+def test_donates_what_it_is_told():
+  compiled = Compiled(
+    lambda state, x: (state + x, x.sum()), name="step", donate=(0,)
+  )
+  state, x = jnp.ones(1000), jnp.ones(1000)
+  compiled(state, x)
+  assert state.is_deleted() and not x.is_deleted()
+
+
+def test_state_comes_back_as_it_was_laid_out():
+  """Else the second call would be refused, or compiled anew."""
+  mesh = sharding.make_mesh(data=4, fsdp=2, tensor=1)
+  spread = NamedSharding(mesh, PartitionSpec("fsdp"))
+  whole = NamedSharding(mesh, PartitionSpec())
+  with jax.set_mesh(mesh):
+    state = {
+      "kernel": jax.device_put(np.ones((8, 8), np.float32), spread),
+      "scale": jax.device_put(np.ones(8, np.float32), whole),
+    }
+
+    def step(state, x):
+      # What follows from a sharded operand is sharded like it.
+      scale = state["scale"] + state["kernel"].sum(axis=1)
+      return {"kernel": state["kernel"] * x, "scale": scale}, scale.sum()
+
+    compiled = Compiled(step, name="step", donate=(0,))
+    for _ in range(3):
+      state, total = compiled(state, jnp.float32(2.0))
+  assert compiled.traces == 1
+  assert state["kernel"].sharding == spread and state["scale"].sharding == whole
+  assert float(total) == 8 * (1 + 8 * (1 + 2 + 4))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.uint4])
+def test_is_compiled_no_second_time_to_run(dtype):
+  """Neither on a mesh, nor with values of four bits, nor with a donated state.
+
+  JAX says of each compilation how long it took.
+  """
+  mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1)
+  layout = NamedSharding(mesh, PartitionSpec())
+  frozen = jax.device_put(np.arange(8).astype(dtype), layout)
+  state = jax.device_put(np.zeros(8, np.float32), layout)
+  compiled = Compiled(
+    lambda state, x: (state + x.astype(jnp.float32), jnp.sum(state)),
+    name="step",
+    donate=(0,),
+  )
+  durations = []
+
+  def listen(event, duration, **_):
+    if event == "/jax/core/compile/backend_compile_duration":
+      durations.append(duration)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    with jax.set_mesh(mesh):
+      for _ in range(3):
+        state, total = compiled(state, frozen)
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
+  assert len(durations) == 1
+  assert float(total) == 2 * 28
+
+
+def test_peak_counts_what_is_donated_once():
+  """1,000 float32 that are updated in place, or in a second array."""
+
+  def step(x):
+    return x * 2.0 + 1.0, jnp.zeros(())
+
+  kept, donated = (
+    Compiled(step, name="step", donate=donate) for donate in ((), (0,))
+  )
+  kept(jnp.ones(1000))
+  donated(jnp.ones(1000))
+  assert kept.peak_bytes >= 8_000
+  assert kept.peak_bytes - donated.peak_bytes == 4_000
+
+
+def test_peak_is_that_of_the_largest_shape():
+  big = Compiled(lambda x: x + 1, name="big")
+  big(jnp.ones(10))
+  small = big.peak_bytes
+  big(jnp.ones(100_000))
+  assert big.peak_bytes > small
+  top = big.peak_bytes
+  big(jnp.ones(11))
+  assert big.peak_bytes == top
+
+
+def test_errors_of_the_function_come_through():
+  def fail(x):
+    raise ValueError("batch of 3")
+
+  with pytest.raises(ValueError, match="batch of 3"):
+    Compiled(fail, name="fail")(jax.numpy.ones(3))
+
+
+def fragmented(count, size):
+  """Small blocks freed below one that is in use, which is returned.
+
+  What lies on top of a heap goes back to the system by itself.
+  """
+  libc = ctypes.CDLL(None)
+  libc.malloc.restype = ctypes.c_void_p
+  libc.free.argtypes = [ctypes.c_void_p]
+  blocks = [libc.malloc(ctypes.c_size_t(size)) for _ in range(count)]
+  for block in blocks:
+    ctypes.memset(block, 1, size)
+  for block in blocks[:-1]:
+    libc.free(block)
+  return lambda: libc.free(blocks[-1])
+
+
+@pytest.mark.skipif(
+  not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="another C library"
+)
+def test_compiling_leaves_no_freed_memory_behind():
+  size, count = 2**14, 2**12
+  compiled = Compiled(lambda x: x + 1, name="add")
+  compiled(np.ones(2, np.float32))
+  before = process.status_bytes("VmRSS")
+  free_last = fragmented(count, size)
+  kept = process.status_bytes("VmRSS") - before
+  compiled(np.ones(3, np.float32))
+  left = process.status_bytes("VmRSS") - before
+  free_last()
+  assert kept > 0.9 * size * count and left < 0.5 * kept
+
+
+def test_other_c_libraries_are_left_alone(monkeypatch):
+  monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+  compiled_lib.return_freed_memory()

@@ -1,0 +1,175 @@
+"""From a config to batches: lengths, buckets, tokenizers, rows."""
+
+import dataclasses
+import itertools
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from perl_jax import sharding
+from perl_jax.data.records import Prompt
+from perl_jax.data.text import tokenization as tokenization_lib
+from perl_jax.data.text import train_tokenizer
+from perl_jax.tasks.training import begin, inputs
+from tests.tasks import tiny
+
+MESH = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
+WORDS = ("mocha", "latte", "tea", "cortado", "chai", "water", "juice", "cocoa")
+
+
+@pytest.fixture(scope="module")
+def tokenization(tmp_path_factory):
+  directory = tmp_path_factory.mktemp("text") / "tokenizer"
+  train_tokenizer.train_tokenizer(WORDS, 300, directory)
+  return tokenization_lib.load_tokenizer(directory)
+
+
+@pytest.fixture
+def rows(tmp_path):
+  """Conversations of growing length, pairs of them, and labels."""
+  directory = tmp_path / "rows"
+  directory.mkdir()
+  long = [" ".join(WORDS[: 1 + i % 6]) for i in range(40)]
+  files = {
+    "demonstrations": [{"prompt": f"{i} {t}", "response": WORDS[i % 8]}
+                       for i, t in enumerate(long)],
+    "preferences": [{"prompt": f"{i} {t}", "chosen": "tea", "rejected": "ink"}
+                    for i, t in enumerate(long)],
+    "labelled": [{"prompt": f"{i} {t}", "response": "tea", "label": i % 2}
+                 for i, t in enumerate(long)],
+  }  # fmt: skip
+  for name, lines in files.items():
+    path = directory / f"{name}.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+  return directory
+
+
+def config(rows, task="reward", **overrides):
+  defaults = {"data__path": str(rows), "data__buckets": (16, 32)}
+  return tiny.config(
+    task, "jsonl", **defaults | {"data__max_len": 64} | overrides
+  )
+
+
+@pytest.mark.parametrize("kind", ["preferences", "labelled", "prompts"])
+def test_batches_come_in_buckets_and_know_their_rows(rows, tokenization, kind):
+  found = getattr(inputs, kind)(config(rows, data__prompt_len=64), tokenization)
+  widths = set()
+  for batch in itertools.islice(found.train, 20):
+    widths.add(batch[0].shape)
+    assert batch.valid.all()
+  assert {width for _, width in widths} <= {16, 32, 64}
+  assert len(widths) > 1
+  assert all(size == 8 for size, _ in widths)
+  seen = [i for b in found.validation() for i in b.index[b.valid].tolist()]
+  assert sorted(seen) == list(range(len(found.rows)))
+  assert found.rows and found.counts["truncated_rows"] == 0
+
+
+def test_validation_alone_makes_no_training_rows(rows, tokenization):
+  found = inputs.preferences(config(rows), tokenization, train=False)
+  assert found.train is None and len(found.rows) > 0
+
+
+def test_folds_hold_across_kinds(rows, tokenization):
+  """What is validated on in one stage is trained on in no other."""
+  settings = config(rows)
+  held_out = {
+    kind: {row.group for row in inputs.load(settings.data, kind, 0).validation}
+    for kind in ("demonstrations", "preferences", "labelled", "prompts")
+  }
+  trained = {
+    row.group
+    for kind in held_out
+    for row in inputs.load(settings.data, kind, 0).train
+  }
+  assert all(held_out.values())
+  assert not trained & set.union(*held_out.values())
+  other = inputs.load(config(rows, data__fold=1).data, "labelled", 0)
+  assert {row.group for row in other.validation} != held_out["labelled"]
+
+
+def test_room_for_targets_is_that_of_the_fullest_row(rows, tokenization):
+  found = inputs.targets(config(rows, "sft"), tokenization)
+  batches = [*itertools.islice(found.train, 20), *found.validation()]
+  most = max(int(b.target_mask.sum(axis=1).max()) for b in batches)
+  assert found.max_targets == most > 0
+  assert batches[0].tokens.shape == (8, 64)
+  assert found.counts["packed_rows"] < 40
+
+
+def test_limit_keeps_the_first_training_rows(rows, tokenization):
+  found = inputs.preferences(config(rows, data__limit=9), tokenization)
+  assert found.counts["over_limit"] > 0
+  batches = itertools.islice(found.train, 6)
+  assert max(int(b.index.max()) for b in batches) <= 8
+
+
+def test_pick_is_fixed_and_in_order():
+  rows = [Prompt(str(i), str(i), (), None) for i in range(50)]
+  picked = inputs.pick(rows, 10, seed=3)
+  assert picked == inputs.pick(rows, 10, seed=3)
+  assert len(picked) == 10 and [int(r.id) for r in picked] == sorted(
+    int(r.id) for r in picked
+  )
+  assert picked != rows[:10] and picked != inputs.pick(rows, 10, seed=4)
+  assert inputs.pick(rows, 0, 3) is rows and inputs.pick(rows, 50, 3) is rows
+
+
+def test_room_is_that_of_the_longer_sequence(rows):
+  settings = config(rows, data__prompt_len=50, data__response_len=30)
+  inputs.require_room(settings, 80)
+  with pytest.raises(ValueError, match=r"sequences of 80 tokens .*takes 79"):
+    inputs.require_room(settings, 79)
+
+
+def test_fresh_start_trains_a_tokenizer_once(rows, tmp_path):
+  settings = config(rows, "sft", data__prompt_len=60, data__response_len=30)
+  start = begin.start(settings, "policy", tmp_path, "demonstrations", MESH)
+  assert start.tokenizer == tmp_path / "tokenizer"
+  assert start.config.max_len == 90  # prompt_len + response_len > max_len
+  assert (
+    start.config.vocab_size
+    == tokenization_lib.load_tokenizer(start.tokenizer).vocab_size
+  )
+  before = tiny.tree(tmp_path)
+  again = begin.start(settings, "policy", tmp_path, "demonstrations", MESH)
+  assert tiny.tree(tmp_path) == before
+  assert again.fingerprint == start.fingerprint
+
+  given = config(rows, "sft", data__tokenizer=str(start.tokenizer))
+  other = begin.start(
+    given, "policy", tmp_path / "other", "demonstrations", MESH
+  )
+  assert other.tokenizer == start.tokenizer
+  assert not (tmp_path / "other").exists()
+
+
+def test_tokens_without_an_embedding_are_refused(rows, tmp_path):
+  settings = config(rows, "sft")
+  start = begin.start(settings, "policy", tmp_path, "demonstrations", MESH)
+  assert begin.load_tokenizer(start).vocab_size == start.config.vocab_size
+  fewer = dataclasses.replace(start.config, vocab_size=200)
+  small = dataclasses.replace(start, config=fewer)
+  with pytest.raises(ValueError, match=r"embedding has\s+200 rows"):
+    begin.load_tokenizer(small)
+
+
+def test_start_goes_on_from_an_earlier_stage(rows, sft_run, tmp_path):
+  settings = config(rows, "reward", reward__init=str(sft_run))
+  start = begin.start(settings, "reward", tmp_path, "preferences", MESH)
+  assert start.tokenizer == sft_run / "tokenizer"
+  assert start.config.max_len == 136
+  assert list(tmp_path.iterdir()) == [rows]
+
+
+def test_padding_is_the_tokenizers_own(rows, tokenization):
+  found = inputs.prompts(config(rows, data__prompt_len=64), tokenization)
+  batch = next(found.train)
+  outside = np.arange(batch.tokens.shape[1]) < (
+    batch.tokens.shape[1] - batch.lengths[:, None]
+  )
+  assert outside.any()
+  assert set(batch.tokens[outside].tolist()) == {tokenization.pad_id}

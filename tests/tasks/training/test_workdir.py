@@ -1,0 +1,112 @@
+"""Claiming a workdir, and the checks before anything is read."""
+
+import json
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from perl_jax.tasks.settings import shared
+from perl_jax.tasks.training import workdir as workdir_lib
+from tests.tasks import tiny
+
+
+def test_differences_are_listed_by_their_path():
+  theirs = {"a": 1, "b": {"c": [1, 2], "d": "x"}, "gone": 0}
+  mine = {"a": 1, "b": {"c": [1, 3], "d": "x"}, "new": None}
+  assert workdir_lib.differences(theirs, mine) == [
+    "config.b.c: [1, 2] -> [1, 3]",
+    "config.gone: 0 -> '(absent)'",
+    "config.new: '(absent)' -> None",
+  ]
+  assert workdir_lib.differences(mine, mine) == []
+
+
+def test_workdir_is_claimed_at_the_end(tmp_path, monkeypatch):
+  monkeypatch.setattr("sys.argv", ["x", "--config=a b.py"])
+  config = tiny.config("sft")
+  with workdir_lib.preparing(config, tmp_path / "deep" / "run") as workdir:
+    assert workdir == tmp_path / "deep" / "run" and workdir.is_dir()
+    assert not (workdir / "config.json").exists()
+  written = json.loads((workdir / "config.json").read_text())
+  assert written == json.loads(config.to_json())
+  assert written["data"]["vocab_size"] == 400
+  command = (workdir / "command.txt").read_text()
+  assert command == "python -m perl_jax.main '--config=a b.py'\n"
+  with workdir_lib.preparing(config, workdir):
+    pass  # the same config again is a resume
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_failure_leaves_what_was_there(tmp_path, error):
+  config = tiny.config("sft")
+
+  def fail(workdir):
+    with (
+      pytest.raises(error),
+      workdir_lib.preparing(config, workdir) as claimed,
+    ):
+      (claimed / "tokenizer").mkdir()
+      (claimed / "tokenizer" / "tokenizer.json").write_text("{}")
+      (claimed / "model.json").write_text("{}")
+      raise error
+
+  fail(tmp_path / "fresh")
+  assert list(tmp_path.iterdir()) == []
+  mine = tmp_path / "mine"
+  mine.mkdir()
+  (mine / "notes").write_text("keep")
+  fail(mine)
+  assert [path.name for path in mine.iterdir()] == ["notes"]
+
+
+def test_lora_spec_is_empty_with_full_tuning():
+  assert shared.lora_spec(tiny.config("reward")).rank == 2
+  assert shared.lora_spec(tiny.config("reward", tuning="full")).rank == 0
+
+
+def test_optimizer_is_scheduled_over_the_steps():
+  """A cosine of 4 steps: the last update is the smallest, the fifth is 0."""
+  config = tiny.config(
+    "sft", optimizer__name="sgd", optimizer__b1=0.0, optimizer__clip_norm=0.0,
+    optimizer__learning_rate=1.0, optimizer__warmup_steps=0,
+  )  # fmt: skip
+  optimizer = shared.make_optimizer(config)
+  params = {"w": np.ones(3, np.float32)}
+  state, rates = optimizer.init(params), []
+  for _ in range(5):
+    updates, state = optimizer.update(params, state, params)
+    rates.append(-float(updates["w"][0]))
+    params = optax.apply_updates(params, jax.tree.map(np.zeros_like, updates))
+  expected = [0.5 * (1 + np.cos(np.pi * t / 4)) for t in range(5)]
+  np.testing.assert_allclose(rates, expected, atol=1e-6)
+
+
+def test_share_counts_and_refuses_nothing():
+  trainable = {"a": np.zeros((2, 3), np.float32)}
+  frozen = {"b": np.zeros(18, np.float16)}
+  assert shared.share(trainable, frozen) == {
+    "trainable_parameters": 6,
+    "trainable_share": 0.25,
+    "trainable_bytes": 24,
+    "frozen_bytes": 36,
+  }
+  with pytest.raises(ValueError, match="Nothing is trainable"):
+    shared.share({}, frozen)
+
+
+@pytest.mark.parametrize("field", ["batch_size", "eval.batch_size"])
+def test_batches_divide_over_the_mesh(field):
+  config = tiny.override(tiny.config("sft"), {"mesh.data": 4, field: 6})
+  with pytest.raises(ValueError, match=rf"config\.{field}=6 does not divide"):
+    shared.check_counts(config, shared.make_mesh(config))
+  fits = tiny.override(tiny.config("sft"), {"mesh.data": 4, field: 12})
+  shared.check_counts(fits, shared.make_mesh(fits))
+
+
+def test_a_mesh_that_leaves_a_process_out(monkeypatch):
+  assert shared.make_mesh(tiny.config("sft")).size == 1
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  with pytest.raises(ValueError, match=r"only 1 of 2 processes.*size to -1"):
+    shared.make_mesh(tiny.config("sft"))
