@@ -1,12 +1,66 @@
-"""What a user can ask for; all side effects live here."""
+"""What a user can ask for, in one table; all side effects live here.
 
+A file is a command, a folder is what commands share, and no command imports
+another.
+"""
+
+import dataclasses
 import difflib
 import importlib
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-TRAINING = ("sft", "reward", "rl", "dpo")
-TASKS = (*TRAINING, "evaluate", "pipeline", "report", "export", "plan")
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """A command: `config.task`, and the module of that name.
+
+  Attributes:
+    name: Name of the task and of its module in this package.
+    title: Heading of its section in a report; "" if it leaves nothing to show.
+    result: What it leaves, as the table of results names it.
+    trains: Role in its checkpoints that its config starts from, "policy" or
+      "reward"; "" if it trains nothing. The module of a task that trains offers
+      `programs(abstract)` beside `run`.
+    data: Kind of records that it learns from. A reward model's is that of
+      `config.loss`.
+  """
+
+  name: str
+  title: str = ""
+  result: str = ""
+  trains: str = ""
+  data: str = ""
+
+  def module(self) -> ModuleType:
+    """The command, imported on demand: a report needs no accelerator."""
+    return importlib.import_module(f"perl_jax.tasks.{self.name}")
+
+
+TASKS = {
+  task.name: task
+  for task in (
+    Task("sft", "Supervised fine-tuning", "Anchor", "policy", "demonstrations"),
+    Task("reward", "Reward model", "Reward model", "reward", "preferences"),
+    Task("rl", "Reinforcement learning", "Policy", "policy", "prompts"),
+    Task(
+      "dpo",
+      "Direct preference optimisation",
+      "Policy (DPO)",
+      "policy",
+      "preferences",
+    ),
+    Task("evaluate", "Evaluation", "Evaluation"),
+    Task("pipeline"),
+    Task("report"),
+    Task("export"),
+    Task("plan"),
+  )
+}
+# Tasks that train, and those that leave something for a report.
+TRAINING = tuple(task.name for task in TASKS.values() if task.trains)
+SHOWN = tuple(task.name for task in TASKS.values() if task.title)
 
 
 def run(config: Any, workdir: str | Path) -> dict[str, float]:
@@ -19,10 +73,11 @@ def run(config: Any, workdir: str | Path) -> dict[str, float]:
   if name not in TASKS:
     near = difflib.get_close_matches(name, TASKS, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"config.task={name!r}: choose one of {TASKS}.{hint}")
-  # Imported on demand: a report needs no accelerator, a stage no plots.
-  if name in TRAINING:
+    raise ValueError(
+      f"config.task={name!r}: choose one of {', '.join(TASKS)}.{hint}"
+    )
+  if TASKS[name].trains:
     from perl_jax.tasks.dry_run import memory_check
 
     memory_check.check(config)
-  return importlib.import_module(f"perl_jax.tasks.{name}").run(config, workdir)
+  return TASKS[name].module().run(config, workdir)
