@@ -14,24 +14,25 @@ def make_schedule(
   learning_rate: float,
   warmup_steps: int,
   total_steps: int,
-  delay_steps: int = 0,
+  zero_steps: int = 0,
 ) -> optax.Schedule:
   """Warm-up to `learning_rate`, then constant or a decay to 0.
 
   rate(t) = learning_rate * (t + 1) / (warmup_steps + 1) while t < warmup_steps,
-  so that the very first step already moves the parameters. With `delay_steps`
-  the rate is 0 so long, and what follows has the steps that are left.
+  so that the very first step already moves the parameters. With `zero_steps`
+  the rate is 0 for so many steps first, and the schedule spans the steps that
+  are left.
   """
   _require("optimizer.schedule", name, SCHEDULES)
-  if delay_steps:
+  if zero_steps:
     after = make_schedule(
       name=name,
       learning_rate=learning_rate,
       warmup_steps=warmup_steps,
-      total_steps=total_steps - delay_steps,
+      total_steps=total_steps - zero_steps,
     )
     still = optax.constant_schedule(0.0)
-    return optax.join_schedules([still, after], [delay_steps])
+    return optax.join_schedules([still, after], [zero_steps])
   decay_steps = max(total_steps - warmup_steps, 1)
   after = {
     "constant": optax.constant_schedule(learning_rate),

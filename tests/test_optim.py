@@ -70,7 +70,7 @@ def test_a_delay_is_still_and_leaves_the_rest_of_the_steps():
     learning_rate=0.3,
     warmup_steps=2,
     total_steps=10,
-    delay_steps=3,
+    zero_steps=3,
   )
   expected = [0, 0, 0, 0.1, 0.2, 0.3, 0.24, 0.18, 0.12, 0.06]
   np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)

@@ -7,26 +7,10 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
-from perl_jax import params as params_lib
+from perl_jax import roles
 from perl_jax.interop import hf_config, hf_names, hf_weights, score
 from perl_jax.models import quantization
-from perl_jax.models.config import ModelConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class Loaded:
-  """What is in a checkpoint directory.
-
-  Attributes:
-    config: Of the model; `max_len` is its longest context.
-    base: Parameters of the backbone, on the mesh.
-    head: {"head": {"kernel", "bias"}} of a reward model
-      (`...ForSequenceClassification` with one label), or None.
-  """
-
-  config: ModelConfig
-  base: params_lib.Params
-  head: params_lib.Params | None
+from perl_jax.models.lora import LoraSpec
 
 
 def is_checkpoint(directory: str | os.PathLike) -> bool:
@@ -41,13 +25,16 @@ def is_checkpoint(directory: str | os.PathLike) -> bool:
 
 def load(
   directory: str | os.PathLike, *, mesh: Mesh, storage: quantization.Storage
-) -> Loaded:
-  """Reads a checkpoint.
+) -> roles.Role:
+  """Reads a checkpoint as a role without an adapter.
+
+  `frozen` is the base, `trainable` the scalar head of a reward model
+  (`...ForSequenceClassification` with one label), else empty.
 
   Args:
     directory: As `save_pretrained` writes it.
-    mesh: Where the base goes.
-    storage: What dtype the base is kept in.
+    mesh: Mesh that the base is placed on.
+    storage: Storage dtype of the base.
 
   Raises:
     FileNotFoundError: A file is missing.
@@ -69,4 +56,4 @@ def load(
     # It has no head for tokens, whatever config.json says.
     config = dataclasses.replace(config, tied_head=True)
   base = hf_weights.load_base(checkpoint, config, mesh=mesh, storage=storage)
-  return Loaded(config, base, head)
+  return roles.Role(roles.Backbone(config, LoraSpec()), head or {}, base)

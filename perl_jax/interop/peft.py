@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from perl_jax import files
+from perl_jax import files, roles
 from perl_jax import params as params_lib
 from perl_jax.interop import hf_names, hf_weights, score
 from perl_jax.models import lora as lora_lib
@@ -46,23 +46,6 @@ _REFUSED = (
   "megatron_config", "trainable_token_indices", "target_parameters",
   "alora_invocation_tokens", "use_qalora", "fan_in_fan_out",
 )  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class Adapter:
-  """An adapter that was read.
-
-  Attributes:
-    spec: Its shape.
-    leaves: LoRA leaves, float32, as a tree.
-    head: {"head": {"kernel", "bias"}} of a reward model, or None.
-    base: What `base_model_name_or_path` says.
-  """
-
-  spec: LoraSpec
-  leaves: params_lib.Params
-  head: params_lib.Params | None
-  base: str
 
 
 def save_adapter(
@@ -136,8 +119,13 @@ def base_of(directory: str | os.PathLike) -> str:
   return str(described.get("base_model_name_or_path") or "")
 
 
-def load_adapter(directory: str | os.PathLike, config: ModelConfig) -> Adapter:
-  """Reads a PEFT LoRA adapter for a backbone.
+def load_adapter(
+  directory: str | os.PathLike, config: ModelConfig
+) -> roles.Role:
+  """Reads a PEFT LoRA adapter for a backbone, as a role without its base.
+
+  `trainable` holds the LoRA leaves in float32, and the scalar head of a reward
+  model; `frozen` is empty.
 
   Patterns of rank and alpha are honoured: ranks are filled up with zeros, and
   what a scale differs by goes into B.
@@ -189,7 +177,7 @@ def _read_config(path: Path) -> dict[str, Any]:
   return described
 
 
-def _assemble(directory, described, tensors, config) -> Adapter:
+def _assemble(directory, described, tensors, config) -> roles.Role:
   pairs: dict[str, dict[int, dict[str, np.ndarray]]] = {}
   head, unknown = None, []
   for name, tensor in tensors.items():
@@ -215,12 +203,8 @@ def _assemble(directory, described, tensors, config) -> Adapter:
     leaves[f"layers/{stem}/lora_a"], leaves[f"layers/{stem}/lora_b"] = a, b
   if not leaves:
     raise ValueError(f"{directory / WEIGHTS} has no LoRA matrices.")
-  return Adapter(
-    spec=spec,
-    leaves=params_lib.unflatten(leaves),
-    head=head,
-    base=str(described.get("base_model_name_or_path") or ""),
-  )
+  trainable = params_lib.unflatten(leaves) | (head or {})
+  return roles.Role(roles.Backbone(config, spec), trainable, {})
 
 
 def _spec(described, pairs: Mapping[str, Any]) -> LoraSpec:

@@ -8,6 +8,7 @@ of one role; whether an adapter runs is decided by the tree alone.
 from perl_jax.roles.backbone import (
   Backbone,
   Params,
+  Role,
   head_kernel,
   hidden_states,
   init_adapter,
@@ -31,6 +32,7 @@ from perl_jax.roles.sequences import (
 __all__ = [
   "Backbone",
   "Params",
+  "Role",
   "Sequence",
   "head_kernel",
   "hidden_states",

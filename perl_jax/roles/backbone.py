@@ -33,6 +33,51 @@ class Backbone:
     return transformer.Transformer(self.config, spec)
 
 
+@dataclasses.dataclass(frozen=True)
+class Role:
+  """A model in one of the four parts: its shape and its two trees.
+
+  The roles of a run share the arrays of `frozen` where they have one base.
+
+  Attributes:
+    backbone: Model and adapter shape.
+    trainable: What the role has of its own: adapter and head, or with full
+      tuning the whole tree. The leaves of an ensemble of reward models are
+      stacked, `[members, ...]`.
+    frozen: The base that it runs on; empty with full tuning.
+    members: Number of models in `trainable`.
+  """
+
+  backbone: Backbone
+  trainable: Params
+  frozen: Params
+  members: int = 1
+
+  @property
+  def head(self) -> Params | None:
+    """{"head": ...}, or None if the role has no scalar head."""
+    return {
+      k: v for k, v in self.trainable.items() if k == params_lib.HEAD
+    } or None
+
+  @property
+  def adapter(self) -> Params | None:
+    """LoRA leaves, or None if the role has none."""
+    if not params_lib.has_adapters(self.trainable):
+      return None
+    return {k: v for k, v in self.trainable.items() if k != params_lib.HEAD}
+
+  def shares_base(self, other: "Role") -> bool:
+    """Whether both run on the very same arrays, and not on equal copies."""
+    return bool(self.frozen) and self.frozen is other.frozen
+
+  def shares_pass(self, other: "Role") -> bool:
+    """Whether the adapters of both can go through the base in one pass."""
+    return self.shares_base(other) and self.backbone.lora.fits(
+      other.backbone.lora
+    )
+
+
 def init_base(key: jax.Array, config: ModelConfig) -> dict[str, Any]:
   """Random base weights, float32."""
   return _init(key, config, LoraSpec())

@@ -5,7 +5,7 @@ from perl_jax.steps.ensemble import init_ensemble, make_ensemble_step
 from perl_jax.steps.estimator import Estimator, Experience, prepare
 from perl_jax.steps.language_model import language_model_loss
 from perl_jax.steps.reward import pairwise_loss, pointwise_loss, reward_scores
-from perl_jax.steps.rl import Standing, policy_loss, policy_of
+from perl_jax.steps.rl import Frozen, policy_loss
 from perl_jax.steps.train import (
   LossFn,
   Sums,
@@ -20,8 +20,8 @@ __all__ = [
   "AnchoredPairs",
   "Estimator",
   "Experience",
+  "Frozen",
   "LossFn",
-  "Standing",
   "Sums",
   "TrainState",
   "dpo_loss",
@@ -36,7 +36,6 @@ __all__ = [
   "pairwise_loss",
   "pointwise_loss",
   "policy_loss",
-  "policy_of",
   "prepare",
   "reward_scores",
 ]

@@ -83,7 +83,7 @@ def dpo_loss(
   def loss_fn(trainable, frozen, batch, key):
     chosen, rejected = pair_logprobs(
       backbone,
-      params_lib.combine(trainable, frozen),
+      params_lib.combine(trainable["policy"], frozen),
       batch.pairs,
       max_response=max_response,
       key=key,

@@ -17,7 +17,7 @@ def language_model_loss(
   """
 
   def loss_fn(trainable, frozen, batch, key):
-    params = params_lib.combine(trainable, frozen)
+    params = params_lib.combine(trainable["policy"], frozen)
     sequence = roles.Sequence(batch.tokens, batch.positions, batch.segments)
     scores, mask = roles.target_logprobs(
       backbone,

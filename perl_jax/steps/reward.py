@@ -137,7 +137,7 @@ def pairwise_loss(backbone: roles.Backbone, *, max_response: int) -> LossFn:
   """
 
   def loss_fn(trainable, frozen, batch, key):
-    params = params_lib.combine(trainable, frozen)
+    params = params_lib.combine(trainable["reward"], frozen)
     scores = pair_scores(
       backbone, params, batch, max_response=max_response, key=key
     )
@@ -160,7 +160,7 @@ def pointwise_loss(backbone: roles.Backbone, *, max_response: int) -> LossFn:
   """
 
   def loss_fn(trainable, frozen, batch, key):
-    params = params_lib.combine(trainable, frozen)
+    params = params_lib.combine(trainable["reward"], frozen)
     scores = reward_scores(
       backbone,
       params,

@@ -13,12 +13,12 @@ from perl_jax.steps.estimator import Estimator, Experience, prepare
 from perl_jax.steps.train import LossFn, masked_sums
 
 
-class Standing(NamedTuple):
-  """What the trained roles stand on and are held to.
+class Frozen(NamedTuple):
+  """What an RL update reads and does not change.
 
   Attributes:
-    base: The backbone, or empty with full tuning.
-    anchor: Trainable tree of the anchor, for KL "exact"; else empty.
+    base: Parameters of the backbone; empty with full tuning.
+    anchor: The anchor's tree, for `kl="exact"`; empty otherwise.
   """
 
   base: params_lib.Params
@@ -38,21 +38,10 @@ class _Tokens(NamedTuple):
   beta: jax.Array
 
 
-def policy_of(
-  estimator: Estimator, trainable: params_lib.Params
-) -> params_lib.Params:
-  """The policy's part of what an estimator trains.
-
-  That is {"policy": ..., "value": ...} with a value model, else the policy's
-  tree itself.
-  """
-  return trainable["policy"] if estimator.uses_value else trainable
-
-
 def policy_loss(
   backbone: roles.Backbone, estimator: Estimator, *, temperature: float
 ) -> LossFn:
-  """One update on an `Experience`, per token; frozen is a `Standing`.
+  """One update on an `Experience`, per token; `frozen` is a `Frozen`.
 
   loss_t = policy_t + value_coef value_t + beta kl_t - entropy_coef H_t
 
@@ -72,10 +61,10 @@ def policy_loss(
   the others see the functions in `objectives`.
   """
 
-  def loss_fn(trainable, frozen: Standing, batch: Experience, key):
+  def loss_fn(trainable, frozen: Frozen, batch: Experience, key):
     del key  # dropout is off: log-probs must be those of the sampler
     group, length = batch.responses.shape[1:]
-    policy = params_lib.combine(policy_of(estimator, trainable), frozen.base)
+    policy = params_lib.combine(trainable["policy"], frozen.base)
     sequence = roles.with_response(
       batch.prompts,
       batch.prompt_lengths,

@@ -27,7 +27,9 @@ class TrainState(NamedTuple):
   """Everything that a step changes.
 
   Attributes:
-    trainable: Parameters in gradients, optimiser and checkpoints.
+    trainable: Parameters in gradients, optimiser and checkpoints: a tree for
+      each role that is trained, {"policy": ...}, {"reward": ...} or
+      {"policy": ..., "value": ...}.
     opt_state: Optax state over `trainable`.
     step: Updates so far, int32 scalar.
     controls: Scalars by name that a task adapts as it goes, such as the weight
@@ -64,6 +66,7 @@ def make_train_step(
 
   Args:
     loss_fn: `(trainable, frozen, batch, key) -> Sums`; "loss" is required.
+      `trainable` is that of the state, a tree for each role.
     optimizer: Optax transformation over the trainable tree.
     microbatches: The batch is cut into this many equal parts, whose gradients
       are added one after the other.

@@ -76,8 +76,9 @@ def run(config: Any, workdir: str | Path) -> dict[str, float]:
     raise ValueError(
       f"config.task={name!r}: choose one of {', '.join(TASKS)}.{hint}"
     )
+  module = TASKS[name].module()
   if TASKS[name].trains:
     from perl_jax.tasks.dry_run import memory_check
 
-    memory_check.check(config)
-  return TASKS[name].module().run(config, workdir)
+    memory_check.check(config, TASKS[name].trains, module.programs)
+  return module.run(config, workdir)

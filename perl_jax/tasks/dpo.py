@@ -1,8 +1,8 @@
 """Direct preference optimisation: the policy learns from pairs, without RL.
 
-Policy and anchor stand on one copy of the base, as in RL; there is no reward
-model and no value model. What comes out is a policy like that of RL, judged on
-the same held-out prompts with the same draws, so that the two can be compared.
+Policy and anchor share one copy of the base, as in RL; there is no reward
+model and no value model. The trained policy is evaluated on the held-out
+prompts of RL, sampled with the same keys, so that the two can be compared.
 """
 
 import time
@@ -11,18 +11,17 @@ from pathlib import Path
 import jax
 import numpy as np
 import optax
-from absl import logging
 
 from perl_jax import classification, hosts, roles, sharding, steps
 from perl_jax import params as params_lib
-from perl_jax.data.sources import registry
 from perl_jax.objectives import preference
+from perl_jax.tasks.dry_run import abstract as abstract_lib
+from perl_jax.tasks.dry_run.programs import Program, StagePrograms
 from perl_jax.tasks.evaluation import policy as policy_evaluation
-from perl_jax.tasks.initial import manifest
-from perl_jax.tasks.initial import trainable as trainable_lib
-from perl_jax.tasks.rollouts import engine as engine_lib
-from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import begin, inputs, loop
+from perl_jax.tasks.initial import roles as initial_roles
+from perl_jax.tasks.rollouts.engine import Engine
+from perl_jax.tasks.settings import shared, streams
+from perl_jax.tasks.training import begin, inputs, loop, timing
 from perl_jax.tasks.training import workdir as workdir_lib
 from perl_jax.tasks.training.compiled import Compiled
 
@@ -33,63 +32,47 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   mesh, optimizer = shared.make_mesh(config), shared.make_optimizer(config)
   check(config, mesh)
   with workdir_lib.preparing(config, workdir) as workdir:
-    start = begin.start(config, "policy", workdir, "preferences", mesh)
-    inputs.require_room(config, start.config.max_len)
-    tokenization = begin.load_tokenizer(start)
+    start, tokenization = begin.start(
+      config, "policy", workdir, "preferences", mesh
+    )
     data = inputs.preferences(config, tokenization)
     prompts = inputs.prompts(config, tokenization, train=False)
-    sampling_spec = shared.sampling_spec(
-      config,
-      tokenization,
-      temperature=config.eval.temperature,
-      greedy=config.eval.greedy,
-    )
-    lora = shared.lora_spec(config)
-    trainable, frozen = trainable_lib.trainable_of(
-      start, lora=lora, tuning=config.tuning, seed=config.seed, head=""
-    )
-    manifest.write_model(
-      workdir,
-      start,
-      lora=lora,
-      tuning=config.tuning,
-      trained=("policy",),
-      init=config.policy.to_dict(),
-    )
+    spec = shared.evaluation_spec(config, tokenization)
+    prepared = begin.prepare(config, workdir, start, "policy")
   inputs.log_counts(data.counts)
-  summary = shared.share(trainable, frozen)
-  logging.info("dpo: %s", summary)
 
   with jax.set_mesh(mesh):
-    frozen = sharding.place(mesh, frozen, share=True)
+    summary = prepared.summary
     # With LoRA the anchor is another adapter; with full tuning, a whole copy.
-    anchor = engine_lib.Role(sharding.place(mesh, trainable), frozen)
-    backbone = roles.Backbone(start.config, lora)
-    state = steps.init_state(sharding.place(mesh, trainable), optimizer)
-    state = sharding.place(mesh, state)
-    del start, trainable
-    engine = engine_lib.Engine(backbone, sampling_spec, None)
-    judge = policy_evaluation.PolicyJudge(
+    anchor = initial_roles.place(mesh, {"anchor": prepared.role})["anchor"]
+    frozen, backbone = anchor.frozen, anchor.backbone
+    state = prepared.state(mesh, optimizer)
+    del start, prepared
+    engine = Engine(backbone, spec)
+    evaluate_policy = policy_evaluation.evaluator(
+      config,
       engine,
       mesh=mesh,
-      batches=prompts.validation,
-      rows=prompts.rows,
+      data=prompts,
       tokenization=tokenization,
-      checker=registry.checker(config.data.name),
-      key=draws_of_rl(config.seed),
+      key=streams.policy_evaluation_key(config.seed),
     )
     logprobs, learn = make_functions(
-      config, backbone, optimizer, data.max_targets
+      config, backbone, optimizer.transformation, data.max_targets
     )
-    key = jax.random.fold_in(jax.random.key(config.seed), 7)
+    compiled = (*engine.compiled, logprobs, learn)
+    key = streams.key_of(config.seed, streams.Stream.DPO)
+
+    def policy_of(state):
+      return roles.Role(backbone, state.trainable["policy"], frozen)
 
     def update(state, batch, step):
       batch = sharding.place_batch(mesh, batch)
-      told = logprobs(anchor.trainable, anchor.frozen, batch)
+      scores = logprobs(anchor.trainable, frozen, batch)
       state, found = learn(
         state,
         frozen,
-        steps.AnchoredPairs(batch, *told),
+        steps.AnchoredPairs(batch, *scores),
         jax.random.fold_in(key, step),
       )
       return state, {f"train/{k}": v for k, v in found.items()}
@@ -98,22 +81,18 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       config,
       workdir,
       state,
-      name="dpo",
       best=("validation/loss", "min"),
       show=("train/loss", "validation/accuracy", "validation/kl"),
     ) as opened:
       resumed, writer = opened.resumed, opened.writer
       anchored = score_pairs(logprobs, anchor, data, mesh)
-      # A fresh policy is judged as itself, so that the KL proves something.
-      first = engine_lib.Role(opened.state.trainable, frozen)
-      before, before_rows = judge(anchor if resumed else first, anchor, None)
-      if before["kl"] != 0.0:
-        raise ValueError(
-          f"KL of the policy to its own start is {before['kl']}, not 0."
-        )
+      # A fresh policy is evaluated as itself, so that the KL proves something.
+      first = anchor if resumed else policy_of(opened.state)
+      before, before_rows = evaluate_policy(first, anchor, None)
+      policy_evaluation.require_zero_kl(before)
 
-      def on_pairs(role):
-        scored = score_pairs(logprobs, role, data, mesh)
+      def on_pairs(policy):
+        scored = score_pairs(logprobs, policy, data, mesh)
         return quality(scored, anchored, config)
 
       if not resumed:
@@ -121,22 +100,30 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
         writer.write(0, {f"validation/{k}": v for k, v in found.items()})
 
       def evaluate(state, step):
-        role = engine_lib.Role(state.trainable, frozen)
-        judged, rows = judge(role, anchor, None)
+        policy = policy_of(state)
+        found, rows = evaluate_policy(policy, anchor, None)
         shown = policy_evaluation.side_by_side(before_rows, rows)
         writer.samples(step, shown[: config.eval.samples])
-        found = judged | on_pairs(role)
+        found |= on_pairs(policy)
         return {f"validation/{k}": v for k, v in found.items()}
 
       _, evaluated = opened.train(
-        batches=data.train, update=update, evaluate=evaluate
+        batches=data.train,
+        update=update,
+        evaluate=evaluate,
+        timing=timing.StepMetrics(
+          mesh,
+          compiled=compiled,
+          learning_rates=optimizer.learning_rates,
+          flops_of=(logprobs, learn),
+          peak=timing.peak_flops(mesh),
+        ),
       )
       after = {k.removeprefix("validation/"): v for k, v in evaluated.items()}
       summary |= policy_evaluation.compare(
         before, {k: after[k] for k in before}
       )
       summary |= {k: v for k, v in after.items() if k not in before}
-      compiled = (*engine.compiled, logprobs, learn)
       summary |= {
         "best_step": opened.checkpointer.best_step,
         "seconds": time.perf_counter() - started,
@@ -147,13 +134,47 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   return summary
 
 
+def programs(abstract: abstract_lib.AbstractStage) -> StagePrograms:
+  """The programs of a training step, from abstract arrays."""
+  config, optimizer = abstract.config, shared.make_optimizer(abstract.config)
+  policy = abstract.role()
+  state = abstract.state({"policy": policy.trainable}, optimizer)
+  logprobs, step = make_functions(
+    config,
+    policy.backbone,
+    optimizer.transformation,
+    abstract.max_targets or config.data.response_len,
+  )
+  held = abstract_lib.held_by(state, policy.frozen)
+  held["anchor"] = policy.trainable
+
+  def programs():
+    args = policy.trainable, policy.frozen, abstract.pairs()
+    scores = abstract.rows(logprobs.shapes(*args))
+    pairs = steps.AnchoredPairs(args[-1], *scores)
+    return [
+      Program("score", logprobs, args, ("base", "anchor")),
+      Program(
+        "learn",
+        step,
+        (state, policy.frozen, pairs, abstract.key()),
+        ("base", "policy", "optimizer"),
+      ),
+    ]
+
+  return StagePrograms("dpo", abstract.mesh, held, programs)
+
+
 def make_functions(
   config: shared.Config,
   backbone: roles.Backbone,
   optimizer: optax.GradientTransformation,
   max_response: int,
 ) -> tuple[Compiled, Compiled]:
-  """(`logprobs(trainable, frozen, pairs)`, the step that is trained by)."""
+  """(`logprobs(trainable, frozen, pairs)`, the training step).
+
+  `max_response` is at least the number of response tokens of any row.
+  """
   loss = steps.dpo_loss(
     backbone,
     max_response=max_response,
@@ -171,7 +192,7 @@ def make_functions(
 
 
 def check(config: shared.Config, mesh: jax.sharding.Mesh) -> None:
-  """Checks what only DPO asks for.
+  """Checks the fields that only DPO has.
 
   Raises:
     ValueError: Names the field, the value and the way out.
@@ -192,15 +213,10 @@ def check(config: shared.Config, mesh: jax.sharding.Mesh) -> None:
     raise ValueError(f"config.{error}.") from error
 
 
-def draws_of_rl(seed: int) -> jax.Array:
-  """The key with which an RL run of that seed judges its policy."""
-  return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 5), 0)
-
-
 def make_logprobs(backbone: roles.Backbone, max_response: int):
-  """Returns `logprobs(trainable, frozen, pairs)`, of either role.
+  """Returns `logprobs(trainable, frozen, pairs)`, for policy and anchor alike.
 
-  One executable for both, so that equal parameters give equal bits.
+  One executable serves both, so that equal parameters give equal bits.
   """
 
   def logprobs(trainable, frozen, pairs):
@@ -214,14 +230,14 @@ def make_logprobs(backbone: roles.Backbone, max_response: int):
   return logprobs
 
 
-def score_pairs(logprobs, role, data, mesh) -> np.ndarray:
-  """Log-probs of the held-out pairs, `[2, n]`: chosen, rejected."""
+def score_pairs(logprobs, role: roles.Role, data, mesh) -> np.ndarray:
+  """Log-probs in nats of the held-out pairs, `[2, n]`: chosen, rejected."""
   found = {}
   for batch in data.validation():
     device = sharding.place_batch(mesh, batch)
-    told = logprobs(role.trainable, role.frozen, device)
-    batch, told = hosts.to_host((device, told))
-    both = np.stack(told)
+    scores = logprobs(role.trainable, role.frozen, device)
+    batch, scores = hosts.to_host((device, scores))
+    both = np.stack(scores)
     for row in np.flatnonzero(batch.valid):
       found[int(batch.index[row])] = both[:, row]
   return np.stack([found[i] for i in sorted(found)], axis=1)
@@ -230,11 +246,16 @@ def score_pairs(logprobs, role, data, mesh) -> np.ndarray:
 def quality(
   policy: np.ndarray, anchor: np.ndarray, config: shared.Config
 ) -> dict[str, float]:
-  """The policy as a reward model of its own: of held-out pairs, means.
+  """Means over held-out pairs, with the policy as an implicit reward model.
 
-  `loss` is what is minimised; the rest is of the implicit rewards, see
-  `classification.preference_metrics`. Where `chosen_reward` falls, the chosen
-  responses too have become less likely.
+  `loss` is what is minimised, in nats per pair; the rest is of the implicit
+  rewards, see `classification.preference_metrics`. Where `chosen_reward` falls,
+  the chosen responses too have become less likely.
+
+  Args:
+    policy: Log-probs of the policy, `[2, n]`; from `score_pairs`.
+    anchor: Log-probs of the anchor, `[2, n]`.
+    config: Config of the stage.
   """
   loss, chosen, rejected = preference.dpo_loss(
     chosen_logprobs=policy[0],

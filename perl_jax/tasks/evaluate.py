@@ -1,4 +1,4 @@
-"""Measures what was trained on held-out rows: a policy, a reward model, both.
+"""Evaluates what was trained on held-out rows: a policy, a reward model, both.
 
 The policy is compared with the anchor that it started from, on the same prompts
 with the same keys. Works for the checkpoint of any stage.
@@ -9,17 +9,16 @@ from pathlib import Path
 
 import jax
 
-from perl_jax import files, hosts, sharding
+from perl_jax import files, hosts
 from perl_jax import metrics as metrics_lib
-from perl_jax.data.sources import registry
 from perl_jax.tasks.evaluation import policy as policy_evaluation
-from perl_jax.tasks.evaluation import reward_model as reward_evaluation
+from perl_jax.tasks.evaluation import reward_model
 from perl_jax.tasks.initial import model, restore
 from perl_jax.tasks.initial import roles as initial_roles
-from perl_jax.tasks.rollouts import engine as engine_lib
 from perl_jax.tasks.rollouts import rewards
+from perl_jax.tasks.rollouts.engine import Engine
 from perl_jax.tasks.settings import rl as rl_settings
-from perl_jax.tasks.settings import shared
+from perl_jax.tasks.settings import shared, streams
 from perl_jax.tasks.training import begin, inputs
 from perl_jax.tasks.training import workdir as workdir_lib
 from perl_jax.tasks.training.compiled import Compiled
@@ -36,33 +35,13 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   inputs.require_loss(config.loss)
   rl_settings.check_reward(config)
   mesh = shared.make_mesh(config)
-  outside = model.outside(config, mesh)
   summary = {}
   with jax.set_mesh(mesh), workdir_lib.preparing(config, workdir) as workdir:
-    policy = anchor = reward = reward_start = None
-    if config.policy.init:
-      policy = restore.load(
-        config.policy.init,
-        config.policy.checkpoint,
-        "policy",
-        "policy.init",
-        outside=outside,
-      )
-      inputs.require_room(config, policy.config.max_len)
-      anchor = restore.load_anchor(config, policy, outside)
-    if config.reward.init:
-      reward_start = restore.load(
-        config.reward.init,
-        config.reward.checkpoint,
-        "reward",
-        "reward.init",
-        known=policy,
-        outside=outside,
-      )
-      reward_start = initial_roles.as_combined(reward_start, config)
-      reward = rewards.place_model(
-        mesh, initial_roles.as_trained(reward_start, None), {}
-      )
+    policy, anchor, reward = load(config, mesh)
+    given = {"policy": policy, "anchor": anchor, "reward": reward}
+    placed = initial_roles.place(
+      mesh, {k: v.role for k, v in given.items() if v is not None}
+    )
     with metrics_lib.Writer(
       workdir,
       total_steps=1,
@@ -70,13 +49,20 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       enabled=hosts.is_primary(),
     ) as writer:
       if reward is not None:
-        found, rows = judge_reward(config, mesh, reward_start, reward)
+        tokenization = begin.load_tokenizer(reward)
+        found, rows = evaluate_reward(
+          config, mesh, tokenization, placed["reward"]
+        )
         summary |= {f"reward_model.{k}": v for k, v in found.items()}
         if hosts.is_primary():
-          files.write_jsonl(workdir / reward_evaluation.SCORES, rows)
+          files.write_jsonl(workdir / reward_model.SCORES, rows)
       if policy is not None:
-        found, samples = judge_policy(
-          config, mesh, policy, anchor, reward_start, reward
+        if reward is not None:
+          initial_roles.require_same_tokenizer(
+            policy.tokenizer, reward.tokenizer
+          )
+        found, samples = evaluate_policy(
+          config, mesh, begin.load_tokenizer(policy), placed
         )
         summary |= found
         writer.samples(0, samples[: config.eval.samples])
@@ -86,72 +72,72 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   return summary
 
 
-def place(mesh, cast: initial_roles.Cast):
-  """(backbone, role on the mesh) of a role that is only run."""
-  return cast.backbone, engine_lib.Role(
-    sharding.place(mesh, cast.trainable),
-    sharding.place(mesh, cast.own_base, share=True),
-  )
+def load(config, mesh):
+  """(policy, its anchor, reward model) of a config; None for what it lacks."""
+  options = model.read_options(config, mesh)
+  policy = anchor = reward = None
+  if config.policy.init:
+    policy = restore.load(
+      config.policy.init,
+      config.policy.checkpoint,
+      "policy",
+      "policy.init",
+      options=options,
+    )
+    inputs.require_room(config, policy.config.max_len)
+    anchor = restore.load_anchor(config, policy, options)
+  if config.reward.init:
+    reward = restore.load(
+      config.reward.init,
+      config.reward.checkpoint,
+      "reward",
+      "reward.init",
+      shared_with=policy,
+      options=options,
+    )
+    reward = initial_roles.combined(reward, config)
+  return policy, anchor, reward
 
 
-def judge_reward(config, mesh, start, reward):
-  """Quality of the reward model on held-out rated rows."""
-  tokenization = begin.load_tokenizer(start)
+def evaluate_reward(config, mesh, tokenization, role):
+  """(metrics, scored rows) of a reward model on held-out rows."""
   data = inputs.read(config, tokenization, train=False)
   score = Compiled(
-    reward_evaluation.make_scorer(
-      reward.backbone, data.max_targets, reward.members
-    ),
+    reward_model.make_scorer(role.backbone, data.max_targets, role.members),
     name="reward scores",
   )
-  rows = reward_evaluation.score_rows(
+  rows = reward_model.score_rows(
     score,
-    reward.trainable,
-    reward.frozen,
+    role,
     data,
     config.loss,
     mesh,
     combine=config.reward.combine,
     std_weight=config.reward.std_weight,
   )
-  return reward_evaluation.quality(rows), rows
+  return reward_model.quality(rows), rows
 
 
-def judge_policy(config, mesh, policy, anchor, reward_start, reward):
-  """Policy and anchor on the same held-out prompts."""
-  if reward_start is not None:
-    initial_roles.require_same_tokenizer(
-      policy.tokenizer, reward_start.tokenizer
-    )
-  tokenization = begin.load_tokenizer(policy)
+def evaluate_policy(config, mesh, tokenization, placed):
+  """(metrics, samples side by side) of policy and anchor on held-out prompts.
+
+  `placed` holds the roles on the mesh, by name.
+  """
   data = inputs.prompts(config, tokenization, train=False)
-  policy_backbone, policy_role = place(
-    mesh, initial_roles.as_trained(policy, None)
-  )
-  anchor_backbone, anchor_role = place(
-    mesh, initial_roles.as_trained(anchor, None)
-  )
+  policy, anchor = placed["policy"], placed["anchor"]
+  reward = placed.get("reward")
   # One engine serves both: a tree without adapters runs at rank 0.
-  backbone = policy_backbone if policy.lora else anchor_backbone
-  engine = engine_lib.Engine(
-    backbone,
-    shared.sampling_spec(
-      config,
-      tokenization,
-      temperature=config.eval.temperature,
-      greedy=config.eval.greedy,
-    ),
-    None if reward is None else reward.backbone,
-    1 if reward is None else reward.members,
+  backbone = policy.backbone if policy.adapter else anchor.backbone
+  engine = Engine(
+    backbone, shared.evaluation_spec(config, tokenization), reward
   )
-  judge = policy_evaluation.PolicyJudge(
+  evaluate = policy_evaluation.evaluator(
+    config,
     engine,
     mesh=mesh,
-    batches=data.validation,
-    rows=data.rows,
+    data=data,
     tokenization=tokenization,
-    checker=registry.checker(config.data.name),
-    key=jax.random.fold_in(jax.random.key(config.seed), 6),
+    key=streams.key_of(config.seed, streams.Stream.EVALUATE),
   )
   function = rewards.function_of(config, data.rows)
   rewarder = None
@@ -164,8 +150,8 @@ def judge_policy(config, mesh, policy, anchor, reward_start, reward):
       mesh=mesh,
       **rl_settings.reward_options(config),
     )
-  before, before_rows = judge(anchor_role, anchor_role, rewarder)
-  after, after_rows = judge(policy_role, anchor_role, rewarder)
+  before, before_rows = evaluate(anchor, anchor, rewarder)
+  after, after_rows = evaluate(policy, anchor, rewarder)
   summary = {}
   for name, value in after.items():
     summary[f"policy.{name}"] = value

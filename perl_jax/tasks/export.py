@@ -35,7 +35,7 @@ _BASE = "base"  # where the base of an adapter is put if nobody else has it
 
 
 def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
-  """Writes the directory `workdir`; returns what the merge changed."""
+  """Writes the directory `workdir`; returns how much a merge changes logits."""
   check(config)
   if jax.process_count() > 1:
     raise ValueError(
@@ -48,11 +48,11 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       f"--workdir={workdir} exists. An export writes a directory of its own:"
       " name another, or remove this one."
     )
-  outside = model_lib.outside(config, shared.make_mesh(config))
+  options = model_lib.read_options(config, shared.make_mesh(config))
   start = restore.load(
-    config.init, config.checkpoint, config.role, "init", outside=outside
+    config.init, config.checkpoint, config.role, "init", options=options
   )
-  if config.role == "reward" and start.head is None:
+  if config.role == "reward" and start.role.head is None:
     raise ValueError(
       f"config.init={config.init!r} has no scalar head: it is no reward model."
       " Set config.role to 'policy'."
@@ -116,10 +116,10 @@ def one_model(config: shared.Config, start: Start) -> Start:
     raise ValueError(
       f"config.combine={config.combine!r}: choose one of {COMBINATIONS}."
     )
-  if (start.ensemble > 1) != (config.combine == "average"):
+  if (start.role.members > 1) != (config.combine == "average"):
     raise ValueError(
-      f"config.init={config.init!r} holds {start.ensemble} reward model(s), and"
-      f" config.combine={config.combine!r}. An ensemble is written as the"
+      f"config.init={config.init!r} holds {start.role.members} reward model(s),"
+      f" and config.combine={config.combine!r}. An ensemble is written as the"
       " average of its weights, a single model of higher rank, if combine is"
       " 'average'; a single model if it is ''."
     )
@@ -130,7 +130,7 @@ def exported_head(config, start: Start) -> params_lib.Params | None:
   """The head of a reward model, without its bias if that is asked for."""
   if config.role != "reward":
     return None
-  head = dict(start.head[params_lib.HEAD])
+  head = dict(start.role.head[params_lib.HEAD])
   if config.drop_bias:
     bias = float(head["bias"])
     logging.info("export: scores will be lower by the head's bias, %.6g", bias)
@@ -142,36 +142,43 @@ def exported_head(config, start: Start) -> params_lib.Params | None:
 
 def write_adapter(config, start, head, partial, workdir) -> dict[str, float]:
   """The adapter; and the base under it, unless that is a checkpoint already."""
-  if start.adapter is None:
+  if start.role.adapter is None:
     raise ValueError(
       f"config.init={config.init!r} was tuned in full and has no adapter. Set"
       " config.format to 'merged'."
     )
-  base = start.record.get("path", "")
-  if start.record["kind"] != "huggingface":
+  base = start.source.get("path", "")
+  if start.source["kind"] != "huggingface":
     (partial / _BASE).mkdir()
     manifest.copy_tokenizer(start.tokenizer, partial / _BASE)
     hf_export.save_model(
       partial / _BASE,
       start.config,
-      params_lib.widen(start.base, "float32"),
+      params_lib.widen(start.role.frozen, "float32"),
       stops(config, start),
       dtype=config.dtype,
       shard_bytes=config.shard_bytes,
     )
     base = str(workdir / _BASE)
   peft.save_adapter(
-    partial, start.config, start.lora, start.adapter, base=base, head=head
+    partial,
+    start.config,
+    start.role.backbone.lora,
+    start.role.adapter,
+    base=base,
+    head=head,
   )
   return {}
 
 
 def write_merged(config, start, head, partial) -> dict[str, float]:
   """The whole model; says how much the merge and its dtype change a logit."""
-  merged = start.base
-  if start.adapter is not None:
-    exact = params_lib.widen(start.base, "float32")
-    merged = params_lib.merge(exact, start.adapter, start.lora)
+  merged = start.role.frozen
+  if start.role.adapter is not None:
+    exact = params_lib.widen(start.role.frozen, "float32")
+    merged = params_lib.merge(
+      exact, start.role.adapter, start.role.backbone.lora
+    )
   merged = params_lib.widen(merged, config.dtype)
   hf_export.save_model(
     partial,
@@ -209,11 +216,11 @@ def merge_change(start: Start, merged: params_lib.Params) -> float:
     )
     return sampling.next_token_logits(backbone, params, hidden)
 
-  unmerged = start.base
-  if start.adapter is not None:
-    unmerged = params_lib.combine(start.adapter, start.base)
+  unmerged = start.role.frozen
+  if start.role.adapter is not None:
+    unmerged = params_lib.combine(start.role.adapter, start.role.frozen)
   run = jax.jit(logits, static_argnums=1)
-  before = run(unmerged, start.lora or LoraSpec())
+  before = run(unmerged, start.role.backbone.lora)
   after = run(merged, LoraSpec())
   return float(jnp.max(jnp.abs(before - after)))
 
@@ -260,17 +267,17 @@ def card(config, start: Start, found: dict[str, float]) -> str:
   facts = training_facts(Path(config.init))
   if config.combine:
     facts["weights"] = "average of an ensemble"
-  table: dict[str, Any] = {"stage": facts.pop("task", "of others")}
-  if start.lora is not None:
-    lora = start.lora
+  table: dict[str, Any] = {"stage": facts.pop("task", "third party")}
+  if start.role.adapter is not None:
+    lora = start.role.backbone.lora
     table["LoRA"] = f"rank {lora.rank}, alpha {lora.alpha}, {lora.targets}"
   table |= facts | found
   front = {
     "library_name": "peft" if config.format == "adapter" else "transformers",
     "tags": ["perl", "rlhf", "perl_jax"],
   }
-  if start.record["kind"] == "huggingface":
-    front["base_model"] = start.record["path"]
+  if start.source["kind"] == "huggingface":
+    front["base_model"] = start.source["path"]
   return hf_export.model_card(
     {
       "title": f"{kind.capitalize()} trained with perl_jax",
@@ -305,7 +312,7 @@ model = AutoModelForSequenceClassification.from_pretrained(".")
 
 
 def training_facts(workdir: Path) -> dict[str, Any]:
-  """What a workdir says about how it was trained."""
+  """How the model of a workdir was trained, for the model card."""
   facts: dict[str, Any] = {}
   path = workdir / workdir_lib.CONFIG_FILE
   if (workdir / manifest.MODEL_FILE).exists() and path.exists():

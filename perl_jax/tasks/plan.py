@@ -20,17 +20,17 @@ from absl import logging
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from perl_jax import files, sharding
+from perl_jax import files, sharding, tasks
 from perl_jax.models import presets
 from perl_jax.models.config import ModelConfig
 from perl_jax.planning import chips, estimate, libtpu
 from perl_jax.reporting import plans
-from perl_jax.tasks.dry_run import memory_check, programs, suggestions
+from perl_jax.tasks.dry_run import abstract, memory_check, suggestions
+from perl_jax.tasks.dry_run.programs import Program, StagePrograms
 from perl_jax.tasks.initial import manifest, restore
 from perl_jax.tasks.settings import shared
 from perl_jax.tasks.training import workdir as workdir_lib
 
-STAGES = ("sft", "reward", "rl", "dpo")
 FILE = "plan.json"
 
 # What a stage has of the plan's own fields.
@@ -62,7 +62,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
     for tuning in tunings(config):
       made = stage_config(config, name, tuning)
       shared.check_counts(made, mesh)
-      programs.make_stage(made, model, mesh)
+      make_stage(made, model, mesh)
   with workdir_lib.preparing(config, workdir) as workdir:
     pass
   found = {
@@ -108,11 +108,11 @@ def stages_of(config: shared.Config) -> list[str]:
     ValueError: One of them is no training stage.
   """
   names = [n.strip() for n in config.plan.stages.split(",") if n.strip()]
-  wrong = [name for name in names if name not in STAGES]
+  wrong = [name for name in names if name not in tasks.TRAINING]
   if wrong or not names:
     raise ValueError(
       f"config.plan.stages={config.plan.stages!r}: name some of"
-      f" {', '.join(STAGES)}, with commas between them."
+      f" {', '.join(tasks.TRAINING)}, with commas between them."
     )
   return names
 
@@ -188,6 +188,23 @@ def devices_of(topology: str) -> Sequence[Any]:
     ) from error
 
 
+def make_stage(
+  config: shared.Config, model: ModelConfig, mesh: Mesh, **options: Any
+) -> StagePrograms:
+  """The programs of the task that a config names; see `abstract.make_stage`.
+
+  Raises:
+    ValueError: The task does not train, or the stage refuses the config.
+  """
+  if config.task not in tasks.TRAINING:
+    raise ValueError(
+      f"There is no plan for task {config.task!r}: choose one of"
+      f" {', '.join(tasks.TRAINING)}."
+    )
+  programs = tasks.TASKS[config.task].module().programs
+  return abstract.make_stage(programs, config, model, mesh, **options)
+
+
 def plan_stage(
   config: shared.Config, model: ModelConfig, mesh: Mesh, members: int = 1
 ) -> dict[str, Any]:
@@ -199,11 +216,11 @@ def plan_stage(
     mesh: Its devices need not be here.
     members: Reward models in RL's ensemble.
   """
-  made = programs.make_stage(config, model, mesh, reward_members=members)
+  made = make_stage(config, model, mesh, reward_members=members)
   return {"batch_size": config.batch_size} | plan_made(made)
 
 
-def plan_made(made: programs.Stage) -> dict[str, Any]:
+def plan_made(made: StagePrograms) -> dict[str, Any]:
   """What the programs of a stage take, JSON-able.
 
   Bytes are those of one device, seconds those of one step of training:
@@ -241,7 +258,7 @@ def plan_made(made: programs.Stage) -> dict[str, Any]:
 
 
 def _plan_program(
-  program: programs.Program, mesh: Mesh, device: Any, others: int
+  program: Program, mesh: Mesh, device: Any, others: int
 ) -> dict[str, Any]:
   started = time.perf_counter()
   with jax.set_mesh(mesh):
@@ -278,9 +295,7 @@ def _compile(lowered: Any, platform: str) -> tuple[Any, str]:
     return executable, path.read_text()
 
 
-def _refused(
-  error: Exception, program: programs.Program, others: int
-) -> dict[str, Any]:
+def _refused(error: Exception, program: Program, others: int) -> dict[str, Any]:
   """How much a program needs, by what the compiler says that refuses it.
 
   Raises:

@@ -1,23 +1,24 @@
 """Trains a reward model: pairwise (Bradley-Terry) or pointwise (labels).
 
-With `config.ensemble` above 1 so many of them at once, on one backbone, each
-from an adapter of its own and on rows of its own.
+With `config.ensemble` above 1 it trains so many of them at once on one
+backbone, each from its own adapter and on its own rows.
 """
 
 import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import optax
-from absl import logging
 
 from perl_jax import files, hosts, roles, sharding, steps
-from perl_jax.tasks.evaluation import reward_model as reward_evaluation
-from perl_jax.tasks.initial import manifest
-from perl_jax.tasks.initial import trainable as trainable_lib
+from perl_jax.data.batches.labelled import LabelledBatch
+from perl_jax.tasks.dry_run.abstract import AbstractStage
+from perl_jax.tasks.dry_run.programs import StagePrograms
+from perl_jax.tasks.evaluation import reward_model
 from perl_jax.tasks.settings import reward as reward_settings
-from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import begin, inputs, loop
+from perl_jax.tasks.settings import shared, streams
+from perl_jax.tasks.training import begin, inputs, loop, timing
 from perl_jax.tasks.training import workdir as workdir_lib
 from perl_jax.tasks.training.compiled import Compiled
 
@@ -26,61 +27,30 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   """Trains to `config.steps`, resuming if need be; returns the summary."""
   started = time.perf_counter()
   mesh, optimizer = shared.make_mesh(config), shared.make_optimizer(config)
-  shared.check_counts(config, mesh)
-  kind = inputs.require_loss(config.loss)
-  if config.head not in trainable_lib.HEADS:
-    raise ValueError(
-      f"config.head={config.head!r}: choose one of"
-      f" {', '.join(trainable_lib.HEADS)}."
-    )
-  if config.report_checkpoint not in ("best", "last"):
-    raise ValueError(
-      f"config.report_checkpoint={config.report_checkpoint!r}: choose 'best'"
-      " or 'last'."
-    )
-  members = config.ensemble
   reward_settings.check(config, mesh)
+  kind = inputs.require_loss(config.loss)
+  members = config.ensemble
   with workdir_lib.preparing(config, workdir) as workdir:
-    start = begin.start(config, "reward", workdir, kind, mesh)
-    inputs.require_room(config, start.config.max_len)
-    tokenization = begin.load_tokenizer(start)
+    start, tokenization = begin.start(config, "reward", workdir, kind, mesh)
     data = inputs.read(config, tokenization)
-    lora = shared.lora_spec(config)
-    reward_settings.require_different(config, start)
-    trainable, frozen = trainable_lib.ensemble_of(
-      start,
-      members=members,
-      lora=lora,
-      tuning=config.tuning,
-      seed=config.seed,
-      head=config.head,
-    )
-    manifest.write_model(
-      workdir,
-      start,
-      lora=lora,
-      tuning=config.tuning,
-      trained=("reward",),
-      init=config.reward.to_dict(),
-      head=config.head,
-      ensemble=members,
+    reward_settings.require_different(config, start.role)
+    prepared = begin.prepare(
+      config, workdir, start, "reward", head=config.head, members=members
     )
   inputs.log_counts(data.counts)
-  summary = shared.share(trainable, frozen)
-  logging.info("reward: %s", summary)
 
   with jax.set_mesh(mesh):
-    backbone = roles.Backbone(start.config, lora)
-    frozen = sharding.place(mesh, frozen, share=True)
-    init = steps.init_state if members == 1 else steps.init_ensemble
-    state = init(sharding.place(mesh, trainable), optimizer)
-    state = sharding.place(mesh, state)
-    del start, trainable
-    key = jax.random.fold_in(jax.random.key(config.seed), 4)
+    backbone, summary = prepared.role.backbone, prepared.summary
+    frozen = sharding.place(mesh, prepared.role.frozen, share=True)
+    state = prepared.state(mesh, optimizer)
+    del start, prepared
+    key = streams.key_of(config.seed, streams.Stream.REWARD)
     own_rows = reward_settings.own_rows(config, len(data.train_rows))
-    train_step = make_train_step(config, backbone, optimizer, data.max_targets)
+    train_step = make_train_step(
+      config, backbone, optimizer.transformation, data.max_targets
+    )
     score = Compiled(
-      reward_evaluation.make_scorer(backbone, data.max_targets, members),
+      reward_model.make_scorer(backbone, data.max_targets, members),
       name="reward scores",
     )
 
@@ -94,36 +64,42 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       )
       return state, {f"train/{k}": v for k, v in found.items()}
 
+    def score_rows(trainable):
+      role = roles.Role(backbone, trainable["reward"], frozen, members)
+      return reward_model.score_rows(score, role, data, config.loss, mesh)
+
     def evaluate(state, step):
       del step
-      rows = reward_evaluation.score_rows(
-        score, state.trainable, frozen, data, config.loss, mesh
-      )
-      return {
-        f"validation/{k}": v for k, v in reward_evaluation.quality(rows).items()
-      }
+      found = reward_model.quality(score_rows(state.trainable))
+      return {f"validation/{k}": v for k, v in found.items()}
 
     with loop.open_run(
       config,
       workdir,
       state,
-      name="reward",
       best=("validation/log_loss", "min"),
       show=("train/loss", "validation/accuracy", "validation/auroc"),
     ) as opened:
       state, _ = opened.train(
-        batches=data.train, update=update, evaluate=evaluate
+        batches=data.train,
+        update=update,
+        evaluate=evaluate,
+        timing=timing.StepMetrics(
+          mesh,
+          compiled=(train_step, score),
+          learning_rates=optimizer.learning_rates,
+          flops_of=(train_step,),
+          peak=timing.peak_flops(mesh),
+        ),
       )
       saver = opened.checkpointer
       reported = state.trainable
       if config.report_checkpoint == "best":
         reported = saver.best_trainable(state.trainable)
-      rows = reward_evaluation.score_rows(
-        score, reported, frozen, data, config.loss, mesh
-      )
+      rows = score_rows(reported)
       if hosts.is_primary():
-        files.write_jsonl(workdir / reward_evaluation.SCORES, rows)
-      summary |= reward_evaluation.quality(rows) | {
+        files.write_jsonl(workdir / reward_model.SCORES, rows)
+      summary |= reward_model.quality(rows) | {
         "best_step": saver.best_step,
         "seconds": time.perf_counter() - started,
         "seconds_compiling": train_step.compile_seconds,
@@ -133,13 +109,49 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   return summary
 
 
+def programs(abstract: AbstractStage) -> StagePrograms:
+  """The program of a training step, from abstract arrays."""
+  config, optimizer = abstract.config, shared.make_optimizer(abstract.config)
+  role = abstract.role(config.head, config.ensemble)
+  batch, array = abstract.pairs(), abstract.array
+  if inputs.require_loss(config.loss) == "labelled":
+    batch = LabelledBatch(
+      array(config.data.max_len),
+      array(),
+      array(),
+      array(dtype=jnp.float32),
+      array(dtype=jnp.bool_),
+      array(),
+    )
+  if config.ensemble > 1 and config.member_share < 1:
+    rows = round(config.member_share * config.batch_size)
+    batch = abstract.rows(
+      jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(
+          (rows, config.ensemble, *x.shape[1:]), x.dtype
+        ),
+        batch,
+      )
+    )
+  step = make_train_step(
+    config,
+    role.backbone,
+    optimizer.transformation,
+    abstract.max_targets or config.data.response_len,
+  )
+  return abstract.one_step("reward", role, optimizer, step, batch)
+
+
 def make_train_step(
   config: shared.Config,
   backbone: roles.Backbone,
   optimizer: optax.GradientTransformation,
   max_response: int,
 ) -> Compiled:
-  """The step that is trained by: `step(state, frozen, batch, key)`."""
+  """The training step, `step(state, frozen, batch, key)`.
+
+  `max_response` is at least the number of response tokens of any row.
+  """
   make_loss = {
     "pairwise": steps.pairwise_loss,
     "pointwise": steps.pointwise_loss,

@@ -2,171 +2,197 @@
 
 The paper's estimator is REINFORCE with a learned LoRA value baseline; others
 are one field away. One iteration: sample responses, score them (anchor, reward
-model), learn. All four roles stand on one copy of the base.
+model), learn. All four roles share one copy of the base.
 """
 
 import time
 from pathlib import Path
 
 import jax
-from absl import logging
+import jax.numpy as jnp
 
 from perl_jax import params as params_lib
-from perl_jax import roles, sharding, steps
-from perl_jax.data.sources import registry
+from perl_jax import roles, steps
+from perl_jax.data.batches.prompts import PromptBatch
+from perl_jax.tasks.dry_run import abstract as abstract_lib
+from perl_jax.tasks.dry_run.programs import Program, StagePrograms
 from perl_jax.tasks.evaluation import policy as policy_evaluation
-from perl_jax.tasks.initial import manifest
 from perl_jax.tasks.initial import roles as initial_roles
-from perl_jax.tasks.initial import trainable as trainable_lib
 from perl_jax.tasks.rollouts import build, iteration, rewards
-from perl_jax.tasks.rollouts import engine as engine_lib
 from perl_jax.tasks.settings import rl as rl_settings
-from perl_jax.tasks.settings import shared as shared_lib
-from perl_jax.tasks.training import begin, inputs, loop
+from perl_jax.tasks.settings import shared, streams
+from perl_jax.tasks.training import begin, inputs, loop, timing
 from perl_jax.tasks.training import workdir as workdir_lib
 
 
-def run(config: shared_lib.Config, workdir: str | Path) -> dict[str, float]:
+def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   """Trains to `config.steps`, resuming if need be; returns the summary."""
   started = time.perf_counter()
-  mesh = shared_lib.make_mesh(config)
-  rl_settings.check(config, mesh)
-  estimator = rl_settings.estimator_of(config)
-  optimizer = rl_settings.make_optimizer(config)
+  mesh, settings = shared.make_mesh(config), rl_settings.read(config)
+  rl_settings.check(config, settings, mesh)
   with workdir_lib.preparing(config, workdir) as workdir:
-    start = begin.start(config, "policy", workdir, "prompts", mesh)
-    reward_cast = None
+    start, tokenization = begin.start(
+      config, "policy", workdir, "prompts", mesh
+    )
+    settings = settings.with_stops(tokenization)
+    reward = None
     if config.reward.init:
-      reward_cast = initial_roles.load_reward(config, start, mesh)
-      inputs.require_room(config, reward_cast.backbone.config.max_len)
-    inputs.require_room(config, start.config.max_len)
-    tokenization = begin.load_tokenizer(start)
+      reward = initial_roles.load_reward(config, start, mesh)
+      inputs.require_room(config, reward.config.max_len)
     data = inputs.prompts(config, tokenization)
     function = rewards.function_of(config, data.rows)
-    sampling_spec = shared_lib.sampling_spec(
-      config, tokenization, **config.sampling.to_dict()
-    )
-    rl_settings.rollout_spec(config, sampling_spec)
-    lora = shared_lib.lora_spec(config)
-    policy, frozen = trainable_lib.trainable_of(
-      start, lora=lora, tuning=config.tuning, seed=config.seed, head=""
-    )
-    trainable, trained = policy, ("policy",)
-    if estimator.uses_value:
-      value = initial_roles.initial_value(config, start, reward_cast, lora)
-      trainable, trained = (
-        {"policy": policy, "value": value},
-        (*trained, "value"),
-      )
-    manifest.write_model(
-      workdir,
-      start,
-      lora=lora,
-      tuning=config.tuning,
-      trained=trained,
-      init=config.policy.to_dict(),
-    )
+    beside = {}
+    if settings.estimator.uses_value:
+      lora = shared.lora_spec(config)
+      value = initial_roles.initial_value(config, start, reward, lora)
+      beside = {"value": value}
+    prepared = begin.prepare(config, workdir, start, "policy", beside=beside)
   inputs.log_counts(data.counts)
-  summary = shared_lib.share(policy, frozen)
-  if estimator.uses_value:
-    summary["value_parameters"] = params_lib.count(value)
-  logging.info("rl: %s", summary)
 
   with jax.set_mesh(mesh):
-    # With full tuning the reward model may still stand on the base: it is then
-    # placed for it alone.
-    shared = reward_cast is not None and reward_cast.shares_base
-    base = sharding.place(
-      mesh, start.base if frozen or shared else {}, share=True
-    )
-    model = rewards.place_model(mesh, reward_cast, base)
-    frozen = base if frozen else {}
-    anchor = engine_lib.Role(sharding.place(mesh, policy), frozen)
-    backbone = roles.Backbone(start.config, lora)
-    state = steps.init_state(
-      sharding.place(mesh, trainable), optimizer, beta=config.beta
-    )
-    state = sharding.place(mesh, state)
-    del start, policy, trainable
-    key = jax.random.fold_in(jax.random.key(config.seed), 5)
-    engine = engine_lib.Engine(
-      backbone,
-      sampling_spec,
-      model.backbone if model else None,
-      model.members if model else 1,
-    )
-    reward = rewards.Rewarder(
+    summary = prepared.summary
+    if beside:
+      summary["value_parameters"] = params_lib.count(beside["value"])
+    placed = {"anchor": prepared.role}
+    if reward is not None:
+      placed["reward"] = reward.role
+    placed = initial_roles.place(mesh, placed)
+    anchor, model = placed["anchor"], placed.get("reward")
+    state = prepared.state(mesh, settings.optimizer, beta=settings.beta)
+    del start, reward, prepared, beside
+    built = build.build(settings, anchor, model)
+    rewarder = rewards.Rewarder(
       model,
-      engine.rewards,
+      built.engine.rewards,
       function,
       unstopped_penalty=config.unstopped_penalty,
       tokenization=tokenization,
       mesh=mesh,
       **rl_settings.reward_options(config),
     )
-    judge = policy_evaluation.PolicyJudge(
-      engine,
+    evaluate_policy = policy_evaluation.evaluator(
+      config,
+      built.engine,
       mesh=mesh,
-      batches=data.validation,
-      rows=data.rows,
+      data=data,
       tokenization=tokenization,
-      checker=registry.checker(config.data.name),
-      key=jax.random.fold_in(key, 0),
+      key=streams.policy_evaluation_key(config.seed),
     )
-    functions = build.make_functions(
-      config, estimator, optimizer, engine, model, on_base=bool(frozen)
+    iterate = iteration.Iteration(
+      built,
+      rewarder,
+      mesh=mesh,
+      rows=data.train_rows,
+      key=streams.key_of(config.seed, streams.Stream.RL),
+      peak_flops=timing.peak_flops(mesh),
     )
+
+    def policy_of(state):
+      policy = state.trainable["policy"]
+      return roles.Role(anchor.backbone, policy, anchor.frozen)
 
     with loop.open_run(
       config,
       workdir,
       state,
-      name="rl",
       best=("validation/reward", "max"),
       show=("rollout/reward", "rollout/kl", "validation/reward"),
     ) as opened:
       resumed, writer = opened.resumed, opened.writer
-
-      def role_of(state):
-        trained = steps.policy_of(estimator, state.trainable)
-        return engine_lib.Role(trained, frozen)
-
-      # A fresh policy is judged as itself, so that the KL proves something.
-      first = anchor if resumed else role_of(opened.state)
-      before, before_rows = judge(first, anchor, reward)
-      if before["kl"] != 0.0:
-        raise ValueError(
-          f"KL of the policy to its own start is {before['kl']}, not 0."
-        )
-      reward.shift = before["reward"] if config.center_reward else 0.0
-      iterate = iteration.Iteration(
-        estimator,
-        functions,
-        mesh=mesh,
-        base=frozen,
-        anchor=anchor.trainable,
-        reward=reward,
-        rows=data.train_rows,
-        key=key,
-        control=iteration.Control(config.kl.target, config.kl.horizon),
-      )
+      # A fresh policy is evaluated as itself, so that the KL proves something.
+      first = anchor if resumed else policy_of(opened.state)
+      before, before_rows = evaluate_policy(first, anchor, rewarder)
+      policy_evaluation.require_zero_kl(before)
+      rewarder.shift = before["reward"] if config.center_reward else 0.0
       if not resumed:
         writer.write(0, {f"validation/{k}": v for k, v in before.items()})
 
       def evaluate(state, step):
-        found, rows = judge(role_of(state), anchor, reward)
+        found, rows = evaluate_policy(policy_of(state), anchor, rewarder)
         shown = policy_evaluation.side_by_side(before_rows, rows)
         writer.samples(step, shown[: config.eval.samples])
         return {f"validation/{k}": v for k, v in found.items()}
 
       _, evaluated = opened.train(
-        batches=data.train, update=iterate, evaluate=evaluate
+        batches=data.train,
+        update=iterate,
+        evaluate=evaluate,
+        timing=timing.StepMetrics(
+          mesh,
+          compiled=built.compiled,
+          learning_rates=settings.optimizer.learning_rates,
+          updates=settings.estimator.updates,
+        ),
       )
-      compiled = {*engine.compiled, *functions.compiled}
       summary |= policy_evaluation.compare(before, evaluated) | {
         "seconds": time.perf_counter() - started,
-        "seconds_compiling": sum(f.compile_seconds for f in compiled),
-        "peak_bytes": max(f.peak_bytes for f in compiled),
+        "seconds_compiling": sum(f.compile_seconds for f in built.compiled),
+        "peak_bytes": max(f.peak_bytes for f in built.compiled),
       }
       writer.summary(summary)
   return summary
+
+
+def programs(abstract: abstract_lib.AbstractStage) -> StagePrograms:
+  """The programs of an iteration, from abstract arrays."""
+  config, settings = abstract.config, rl_settings.read(abstract.config)
+  policy, reward = abstract.role(), None
+  trainable = {"policy": policy.trainable}
+  if settings.estimator.uses_value:
+    trainable["value"] = abstract.role("scalar").trainable
+  state = abstract.state(trainable, settings.optimizer, beta=settings.beta)
+  held = abstract_lib.held_by(state, policy.frozen)
+  held["anchor"] = policy.trainable
+  if not config.reward.fn:
+    reward = abstract.role("scalar", abstract.reward_members)
+    held["reward"] = reward.trainable
+  built = build.build(settings, policy, reward)
+  return StagePrograms(
+    name="rl",
+    mesh=abstract.mesh,
+    held=held,
+    make_programs=lambda: _programs(abstract, built, state),
+    cache=built.cache(config.batch_size, config.data.prompt_len),
+  )
+
+
+def _programs(
+  abstract: abstract_lib.AbstractStage,
+  built: build.IterationPrograms,
+  state: steps.TrainState,
+) -> list[Program]:
+  """sample, score, prepare and learn, as `Iteration` calls them."""
+  array, estimator = abstract.array, built.settings.estimator
+  batch = PromptBatch(
+    tokens=array(abstract.config.data.prompt_len),
+    lengths=array(),
+    valid=array(dtype=jnp.bool_),
+    index=array(),
+  )
+  args = built.sample_args(state.trainable, batch, abstract.key())
+  found = [Program("sample", built.sample, args, ("base", "policy"))]
+  samples = abstract.rows(built.sample.shapes(*args))
+  responses = abstract.rows(jax.eval_shape(built.responses, samples))
+  args = built.score_args(state.trainable, batch, responses)
+  found.append(Program("score", built.score, args, ("base", *args[0])))
+  scores = abstract.rows(built.score.shapes(*args))
+  rewards_ = array(estimator.group, dtype=jnp.float32)
+  beta = state.controls["beta"]
+  experience = abstract.rows(
+    jax.eval_shape(built.experience, batch, responses, scores, rewards_, beta)
+  )
+  if built.prepare is not None:
+    found.append(Program("prepare", built.prepare, (experience,), ()))
+    experience = abstract.rows(built.prepare.shapes(experience))
+  part = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      (x.shape[0] // estimator.minibatches, *x.shape[1:]), x.dtype
+    ),
+    experience,
+  )
+  frozen = built.frozen()
+  args = state, frozen, abstract.rows(part), abstract.key()
+  uses = ("base", *state.trainable, "optimizer")
+  uses += ("anchor",) if frozen.anchor else ()
+  found.append(Program("learn", built.learn, args, uses, estimator.updates))
+  return found

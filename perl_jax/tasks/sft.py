@@ -8,17 +8,17 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import optax
-from absl import logging
 
 from perl_jax import hosts, roles, sharding, steps
-from perl_jax.data.sources import registry
+from perl_jax.data.batches.demonstrations import TargetBatch
+from perl_jax.tasks.dry_run.abstract import AbstractStage
+from perl_jax.tasks.dry_run.programs import StagePrograms
 from perl_jax.tasks.evaluation import policy as policy_evaluation
-from perl_jax.tasks.initial import manifest
-from perl_jax.tasks.initial import trainable as trainable_lib
-from perl_jax.tasks.rollouts import engine as engine_lib
-from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import begin, inputs, loop
+from perl_jax.tasks.rollouts.engine import Engine
+from perl_jax.tasks.settings import shared, streams
+from perl_jax.tasks.training import begin, inputs, loop, timing
 from perl_jax.tasks.training import workdir as workdir_lib
 from perl_jax.tasks.training.compiled import Compiled
 
@@ -29,48 +29,32 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   mesh, optimizer = shared.make_mesh(config), shared.make_optimizer(config)
   shared.check_counts(config, mesh)
   with workdir_lib.preparing(config, workdir) as workdir:
-    start = begin.start(config, "policy", workdir, "demonstrations", mesh)
-    inputs.require_room(config, start.config.max_len)
-    tokenization = begin.load_tokenizer(start)
+    start, tokenization = begin.start(
+      config, "policy", workdir, "demonstrations", mesh
+    )
     data = inputs.targets(config, tokenization)
     # Read now: what is wrong with them should not be said after the training.
     prompts = None
     if config.eval.rows:
       prompts = inputs.prompts(config, tokenization, train=False)
-    sampling_spec = shared.sampling_spec(
-      config,
-      tokenization,
-      temperature=config.eval.temperature,
-      greedy=config.eval.greedy,
-    )
-    lora = shared.lora_spec(config)
-    trainable, frozen = trainable_lib.trainable_of(
-      start, lora=lora, tuning=config.tuning, seed=config.seed, head=""
-    )
-    manifest.write_model(
-      workdir,
-      start,
-      lora=lora,
-      tuning=config.tuning,
-      trained=("policy",),
-      init=config.policy.to_dict(),
-    )
+    spec = shared.evaluation_spec(config, tokenization)
+    prepared = begin.prepare(config, workdir, start, "policy")
   inputs.log_counts(data.counts)
-  summary = shared.share(trainable, frozen)
-  logging.info("sft: %s", summary)
 
   with jax.set_mesh(mesh):
-    backbone = roles.Backbone(start.config, lora)
-    frozen = sharding.place(mesh, frozen, share=True)
-    state = steps.init_state(sharding.place(mesh, trainable), optimizer)
-    state = sharding.place(mesh, state)
-    del start, trainable
-    key = jax.random.fold_in(jax.random.key(config.seed), 2)
-    train_step = make_train_step(config, backbone, optimizer, data.max_targets)
+    backbone, summary = prepared.role.backbone, prepared.summary
+    frozen = sharding.place(mesh, prepared.role.frozen, share=True)
+    state = prepared.state(mesh, optimizer)
+    del start, prepared
+    key = streams.key_of(config.seed, streams.Stream.SFT)
+    train_step = make_train_step(
+      config, backbone, optimizer.transformation, data.max_targets
+    )
     eval_step = Compiled(
       steps.language_model_loss(backbone, max_targets=data.max_targets),
       name="sft evaluation",
     )
+    engine = Engine(backbone, spec)
 
     def update(state, batch, step):
       batch = sharding.place_batch(mesh, batch)
@@ -83,7 +67,6 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       config,
       workdir,
       state,
-      name="sft",
       best=("validation/loss", "min"),
       show=("train/loss", "validation/loss", "train/accuracy"),
     ) as opened:
@@ -93,19 +76,30 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
           eval_step, state.trainable, frozen, data.validation(), mesh
         )
         if prompts is not None and step == config.steps:
-          role = engine_lib.Role(state.trainable, frozen)
-          engine = engine_lib.Engine(backbone, sampling_spec, None)
-          judged, samples = judge(
-            config, engine, role, tokenization, prompts, mesh
+          policy = roles.Role(backbone, state.trainable["policy"], frozen)
+          evaluated, samples = sample_policy(
+            config, engine, policy, tokenization, prompts, mesh
           )
           opened.writer.samples(step, samples)
-          found |= {f"validation/{k}": v for k, v in judged.items()}
+          found |= {f"validation/{k}": v for k, v in evaluated.items()}
         return found
 
       _, evaluated = opened.train(
-        batches=data.train, update=update, evaluate=evaluate
+        batches=data.train,
+        update=update,
+        evaluate=evaluate,
+        timing=timing.StepMetrics(
+          mesh,
+          compiled=(train_step, eval_step, *engine.compiled),
+          learning_rates=optimizer.learning_rates,
+          flops_of=(train_step,),
+          peak=timing.peak_flops(mesh),
+        ),
       )
-      summary |= _plain(evaluated) | {
+      summary |= {
+        k.removeprefix("validation/"): v for k, v in evaluated.items()
+      }
+      summary |= {
         "seconds": time.perf_counter() - started,
         "seconds_compiling": train_step.compile_seconds,
         "peak_bytes": train_step.peak_bytes,
@@ -114,13 +108,33 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   return summary
 
 
+def programs(abstract: AbstractStage) -> StagePrograms:
+  """The program of a training step, from abstract arrays."""
+  config, optimizer = abstract.config, shared.make_optimizer(abstract.config)
+  policy = abstract.role()
+  length, array = config.data.max_len, abstract.array
+  batch = TargetBatch(
+    array(length), array(length), array(length), array(length, dtype=jnp.bool_)
+  )
+  step = make_train_step(
+    config,
+    policy.backbone,
+    optimizer.transformation,
+    abstract.max_targets or length,
+  )
+  return abstract.one_step("policy", policy, optimizer, step, batch)
+
+
 def make_train_step(
   config: shared.Config,
   backbone: roles.Backbone,
   optimizer: optax.GradientTransformation,
   max_targets: int,
 ) -> Compiled:
-  """The step that is trained by: `step(state, frozen, batch, key)`."""
+  """The training step, `step(state, frozen, batch, key)`.
+
+  `max_targets` is at least the number of targets of any packed row.
+  """
   loss = steps.language_model_loss(backbone, max_targets=max_targets)
   step = steps.make_train_step(
     loss, optimizer, microbatches=config.microbatches
@@ -129,7 +143,7 @@ def make_train_step(
 
 
 def evaluate_loss(eval_step, trainable, frozen, batches, mesh):
-  """Loss and token accuracy over all validation targets."""
+  """Loss in nats per token and token accuracy over all validation targets."""
   totals: dict[str, list[float]] = {}
   key = None
   for batch in batches:
@@ -145,25 +159,20 @@ def evaluate_loss(eval_step, trainable, frozen, batches, mesh):
   }
 
 
-def judge(config, engine, role, tokenization, prompts, mesh):
-  """Samples the trained model on held-out prompts, against itself as anchor."""
-  judge_policy = policy_evaluation.PolicyJudge(
+def sample_policy(config, engine, policy, tokenization, prompts, mesh):
+  """(metrics, samples) of the trained model on held-out prompts."""
+  evaluate = policy_evaluation.evaluator(
+    config,
     engine,
     mesh=mesh,
-    batches=prompts.validation,
-    rows=prompts.rows,
+    data=prompts,
     tokenization=tokenization,
-    checker=registry.checker(config.data.name),
-    key=jax.random.fold_in(jax.random.key(config.seed), 3),
+    key=streams.key_of(config.seed, streams.Stream.SFT_EVALUATION),
   )
-  found, rows = judge_policy(role, role, None)
-  for name in ("kl", "kl_per_token"):
+  found, rows = evaluate(policy, policy, None)
+  for name in ("kl", "kl_per_token"):  # it has no anchor
     del found[name]
   samples = [
     {k: row[k] for k in ("prompt", "reference", "response")} for row in rows
   ]
   return found, samples[: config.eval.samples]
-
-
-def _plain(metrics):
-  return {k.removeprefix("validation/"): v for k, v in metrics.items()}

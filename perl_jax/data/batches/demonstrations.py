@@ -28,6 +28,11 @@ class TargetBatch(NamedTuple):
   segments: np.ndarray
   target_mask: np.ndarray
 
+  @property
+  def num_tokens(self) -> int:
+    """Number of tokens without padding."""
+    return int((self.segments > 0).sum())
+
 
 def collate_targets(
   rows: Sequence[TargetBatch], length: int, batch_size: int | None = None

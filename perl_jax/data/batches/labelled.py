@@ -29,6 +29,11 @@ class LabelledBatch(NamedTuple):
   valid: np.ndarray
   index: np.ndarray
 
+  @property
+  def num_tokens(self) -> int:
+    """Number of tokens without padding."""
+    return int(self.lengths[self.valid].sum())
+
 
 class EncodedLabelled(NamedTuple):
   """Tokens of one labelled response, after its prompt."""

@@ -31,6 +31,12 @@ class PreferenceBatch(NamedTuple):
   valid: np.ndarray
   index: np.ndarray
 
+  @property
+  def num_tokens(self) -> int:
+    """Number of tokens without padding, the prompt counted on both sides."""
+    both = self.chosen_lengths + self.rejected_lengths
+    return int(both[self.valid].sum())
+
 
 class EncodedPreference(NamedTuple):
   """Tokens of one preference; both sequences begin with the same prompt."""

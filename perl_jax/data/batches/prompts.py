@@ -25,6 +25,11 @@ class PromptBatch(NamedTuple):
   valid: np.ndarray
   index: np.ndarray
 
+  @property
+  def num_tokens(self) -> int:
+    """Number of prompt tokens without padding."""
+    return int(self.lengths[self.valid].sum())
+
 
 class EncodedPrompt(NamedTuple):
   """Tokens of one prompt."""

@@ -1,9 +1,11 @@
-"""A stage's trees as descriptions: shapes, dtypes, and where they would lie.
+"""A stage's trees as abstract arrays: shapes, dtypes, and where they would be.
 
 Nothing is allocated: a tree is of `jax.ShapeDtypeStruct`s, laid out as the task
 lays out its arrays.
 """
 
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,70 +15,71 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from perl_jax import params as params_lib
-from perl_jax import roles, sharding
-from perl_jax.data.batches import preferences
+from perl_jax import roles, sharding, steps
+from perl_jax.data.batches.preferences import PreferenceBatch
 from perl_jax.models import quantization
 from perl_jax.models.config import ModelConfig
-from perl_jax.tasks.initial import model as model_lib
+from perl_jax.models.lora import LoraSpec
+from perl_jax.tasks.dry_run.programs import Program, StagePrograms
 from perl_jax.tasks.initial import trainable as trainable_lib
+from perl_jax.tasks.initial.model import Start
 from perl_jax.tasks.settings import shared
+from perl_jax.tasks.training.compiled import Compiled
 
 
-class Described:
-  """Trees of one stage.
+@dataclasses.dataclass(frozen=True)
+class AbstractStage:
+  """What a stage's programs are made from: abstract arrays on a mesh.
 
   Attributes:
-    config: Of the stage.
-    mesh: That it lies on.
-    backbone: Model and adapter shape.
-    base: In the dtype that it is kept in.
-    reward_members: Reward models that RL is given.
+    config: Config of the stage.
+    model: Shapes and switches of the transformer.
+    mesh: Mesh that the arrays are laid out on; its devices need not be here.
+    base: The frozen base in its storage dtype.
+    reward_members: Number of reward models in RL's ensemble.
+    max_targets: Most targets of a row, where the data are known; None takes
+      what the config allows.
   """
 
-  def __init__(
-    self,
-    config: shared.Config,
-    model: ModelConfig,
-    mesh: Mesh,
-    reward_members: int,
-  ):
-    self.config, self.mesh = config, mesh
-    self.reward_members = reward_members
-    self.lora = shared.lora_spec(config)
-    self.backbone = roles.Backbone(model, self.lora)
-    self.base = described_base(mesh, model, config.base_dtype)
+  config: shared.Config
+  model: ModelConfig
+  mesh: Mesh
+  base: Any
+  reward_members: int = 1
+  max_targets: int | None = None
 
-  def role(self, head: str = "", members: int = 1) -> tuple[Any, Any]:
-    """(trainable, frozen); `start.ensemble_of` from a fresh base."""
-    config, model = self.config, self.backbone.config
+  def role(self, head: str = "", members: int = 1) -> roles.Role:
+    """A role as `trainable.trainable_role` makes it from a fresh base.
+
+    Roles on the base share it.
+    """
+    config, lora = self.config, shared.lora_spec(self.config)
 
     def make(base):
-      return trainable_lib.ensemble_of(
-        model_lib.Start(
-          config=model,
-          base=base,
-          record={"dtype": config.base_dtype},
-          fingerprint="",
-          adapter=None,
-          lora=None,
-          head=None,
-          tokenizer=Path(),
-        ),
-        members=members,
-        lora=self.lora,
+      bare = roles.Role(roles.Backbone(self.model, LoraSpec()), {}, base)
+      source = {"dtype": config.base_dtype}
+      made = trainable_lib.trainable_role(
+        Start(bare, source, fingerprint="", tokenizer=Path()),
+        lora=lora,
         tuning=config.tuning,
         seed=config.seed,
         head=head,
+        members=members,
       )
+      return made.trainable
 
-    return self.laid_out(jax.eval_shape(make, self.base))
+    trainable = self.laid_out(jax.eval_shape(make, self.base))
+    frozen = {} if config.tuning == "full" else self.base
+    return roles.Role(
+      roles.Backbone(self.model, lora), trainable, frozen, members
+    )
 
   def laid_out(self, tree: Any) -> Any:
-    """Described as the path rules place it."""
+    """A tree of parameters, laid out by the sharding rules."""
     return _with_shardings(tree, sharding.shardings(self.mesh, tree))
 
   def rows(self, tree: Any) -> Any:
-    """Described as a batch is placed; a scalar is everywhere."""
+    """A tree of batches, split by rows; a scalar is on every device."""
 
     def put(x):
       spec = P(sharding.BATCH_AXES) if x.ndim else P()
@@ -86,23 +89,32 @@ class Described:
     return jax.tree.map(put, tree)
 
   def array(self, *shape: int, dtype: Any = jnp.int32) -> Any:
-    """`[B, *shape]`, split over the batch axes."""
+    """An array `[B, *shape]`, split by rows."""
     shape = (self.config.batch_size, *shape)
     return self.rows(jax.ShapeDtypeStruct(shape, dtype))
 
   def key(self) -> Any:
-    """A key of the run, where a task has it."""
+    """A key of the run."""
     return jax.eval_shape(lambda: jax.random.key(0))
 
-  def state(self, trainable: Any, optimizer: Any, init: Any, **controls) -> Any:
-    """`init(trainable, optimizer)`, laid out."""
-    state = jax.eval_shape(lambda t: init(t, optimizer, **controls), trainable)
+  def state(
+    self,
+    trainable: Any,
+    optimizer: shared.Optimizer,
+    members: int = 1,
+    **controls: float,
+  ) -> steps.TrainState:
+    """The state before the first step; see `begin.Prepared.state`."""
+    init = steps.init_state if members == 1 else steps.init_ensemble
+    state = jax.eval_shape(
+      lambda tree: init(tree, optimizer.transformation, **controls), trainable
+    )
     return self.laid_out(state)
 
-  def pairs(self) -> preferences.PreferenceBatch:
+  def pairs(self) -> PreferenceBatch:
     """Pairs of the greatest length."""
     length, array = self.config.data.max_len, self.array
-    return preferences.PreferenceBatch(
+    return PreferenceBatch(
       array(length),
       array(),
       array(length),
@@ -112,9 +124,64 @@ class Described:
       array(),
     )
 
+  def one_step(
+    self,
+    name: str,
+    role: roles.Role,
+    optimizer: shared.Optimizer,
+    step: Compiled,
+    batch: Any,
+  ) -> StagePrograms:
+    """A stage whose one program is `step(state, frozen, batch, key)`."""
+    state = self.state({name: role.trainable}, optimizer, role.members)
+    held = held_by(state, role.frozen)
 
-def described_base(mesh: Mesh, model: ModelConfig, dtype: str) -> Any:
-  """The base in the dtype that it is kept in; `start.stored` of shapes."""
+    def programs():
+      args = state, role.frozen, batch, self.key()
+      return [Program("learn", step, args, tuple(held))]
+
+    return StagePrograms(self.config.task, self.mesh, held, programs)
+
+
+def held_by(state: steps.TrainState, frozen: Any) -> dict[str, Any]:
+  """What a stage holds of its base, its state's roles and its optimiser."""
+  held = {"base": frozen} | state.trainable
+  return held | {"optimizer": state.opt_state}
+
+
+def make_stage(
+  programs: Callable[[AbstractStage], StagePrograms],
+  config: shared.Config,
+  model: ModelConfig,
+  mesh: Mesh,
+  *,
+  reward_members: int = 1,
+  max_targets: int | None = None,
+) -> StagePrograms:
+  """The programs of a stage.
+
+  Args:
+    programs: The command's own function of that name.
+    config: Config of the stage; batches are as full and as long as it allows.
+    model: Shapes and switches of the transformer.
+    mesh: Mesh to lay the stage out on; its devices need not be here.
+    reward_members: Number of reward models in the ensemble that RL is given.
+      They run on the policy's base with LoRA, and are whole models with full
+      tuning; there is none where `config.reward.fn` names a function.
+    max_targets: Most targets of a row, where the data are known.
+
+  Raises:
+    ValueError: The stage refuses the config.
+  """
+  with jax.set_mesh(mesh):
+    base = abstract_base(mesh, model, config.base_dtype)
+    return programs(
+      AbstractStage(config, model, mesh, base, reward_members, max_targets)
+    )
+
+
+def abstract_base(mesh: Mesh, model: ModelConfig, dtype: str) -> Any:
+  """The base in its storage dtype, as `initial.model.stored` makes it."""
   storage = quantization.Storage(dtype)
 
   def put(path, leaf):

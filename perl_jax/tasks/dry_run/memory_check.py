@@ -1,13 +1,14 @@
-"""Whether a stage can fit at all, asked before anything is read or compiled.
+"""Whether a stage can fit in memory, before anything is read or compiled.
 
-What a stage holds all along (base, adapters, optimiser, and the KV cache while
-it samples) follows from shapes alone, in a second. A run that has no room for
-even that is refused; what is needed on top only the compiler knows, which the
-task `plan` asks.
+What a stage keeps in memory all the time (base, adapters, optimiser, and the KV
+cache while it samples) follows from shapes alone, in a second. A run that has
+no memory even for that is refused. How much is needed beyond it only the
+compiler knows; the task `plan` compiles the stage to find out.
 """
 
 import contextlib
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,32 +19,41 @@ from perl_jax.interop import peft
 from perl_jax.models import presets
 from perl_jax.models.config import ModelConfig
 from perl_jax.planning import chips
-from perl_jax.tasks.dry_run import programs
+from perl_jax.tasks.dry_run import abstract
+from perl_jax.tasks.dry_run.programs import StagePrograms
 from perl_jax.tasks.initial import restore
 from perl_jax.tasks.settings import shared
 
 CHOICES = ("refuse", "warn", "off")
-_ROLE = {"sft": "policy", "reward": "reward", "rl": "policy", "dpo": "policy"}
 
 
-def check(config: shared.Config) -> None:
-  """Refuses a training stage that cannot fit; warns or is quiet if told so.
+def check(
+  config: shared.Config,
+  role: str,
+  programs: Callable[[abstract.AbstractStage], StagePrograms],
+) -> None:
+  """Refuses a training stage that cannot fit, or warns, as `config.fit` says.
+
+  Args:
+    config: Config of the stage.
+    role: Role that the stage starts from, "policy" or "reward".
+    programs: The command's own function of that name.
 
   Raises:
     ValueError: `config.fit` is unknown; or it is "refuse", and what the stage
       holds is more than a device has.
   """
-  if config.task not in _ROLE or config.get("fit", "off") == "off":
-    return
   if config.fit not in CHOICES:
     raise ValueError(
       f"config.fit={config.fit!r}: choose one of {', '.join(CHOICES)}."
     )
-  model = _model_of(config)
+  if config.fit == "off":
+    return
+  model = _model_of(config, config[role].init)
   if model is None:
-    return  # the task says what is wrong with where it starts from
+    return  # the command says what is wrong with where it starts from
   mesh = shared.make_mesh(config)
-  made = programs.make_stage(config, model, mesh)
+  made = abstract.make_stage(programs, config, model, mesh)
   held = made.held_bytes()
   if made.cache is not None:
     held["KV cache"] = made.cache_bytes()
@@ -63,9 +73,8 @@ def check(config: shared.Config) -> None:
   logging.warning("%s", message)
 
 
-def _model_of(config: shared.Config) -> ModelConfig | None:
+def _model_of(config: shared.Config, init: str) -> ModelConfig | None:
   """The model that a stage will have, or None if it is not there to be read."""
-  init = config[_ROLE[config.task]].init
   for directory in filter(None, (init, config.base)):
     found = restore.model_in(directory)
     if found is not None:

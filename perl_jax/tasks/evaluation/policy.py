@@ -1,4 +1,4 @@
-"""Measures a policy on held-out prompts: reward, KL, length, right or wrong."""
+"""Evaluates a policy on held-out prompts: reward, KL, length, correctness."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,19 +6,22 @@ from typing import Any
 import jax
 import numpy as np
 
-from perl_jax import hosts, sharding
+from perl_jax import hosts, roles, sharding
 from perl_jax.data import records
+from perl_jax.data.sources import registry
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.tasks.rollouts import engine as engine_lib
 from perl_jax.tasks.rollouts import metrics as rollout_metrics
 from perl_jax.tasks.rollouts import rewards
+from perl_jax.tasks.settings import shared
+from perl_jax.tasks.training import inputs
 
 
-class PolicyJudge:
-  """Samples a policy on fixed prompts and measures what came out.
+class PolicyEvaluator:
+  """Samples a policy on fixed prompts and measures the responses.
 
   The same key is used at each call, so that two equal policies give the same
-  responses and a change is the policy's.
+  responses and a difference is one of the policies.
   """
 
   def __init__(
@@ -32,6 +35,17 @@ class PolicyJudge:
     checker: Callable[[records.Prompt, str], dict[str, float]],
     key: jax.Array,
   ):
+    """Binds what no call changes; `evaluator` does it from a config.
+
+    Args:
+      engine: Compiled functions.
+      mesh: Mesh that batches are placed on.
+      batches: Makes a pass over the prompts, in `PromptBatch`es.
+      rows: Records that a batch's `index` points into.
+      tokenization: Decodes responses.
+      checker: The data set's own judgements of a response, by name, in [0, 1].
+      key: Key of the random draws.
+    """
     self._engine = engine
     self._mesh = mesh
     self._batches = batches
@@ -42,30 +56,35 @@ class PolicyJudge:
 
   def __call__(
     self,
-    policy: engine_lib.Role,
-    anchor: engine_lib.Role,
+    policy: roles.Role,
+    anchor: roles.Role,
     reward: rewards.Rewarder | None,
   ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Means over the prompts, and one record per prompt in their order.
+    """(metrics, one record per prompt in the order of the prompts).
 
-    The anchor is judged first: its responses centre an ensemble of rewards.
+    Metrics are means over the responses: `reward` and its parts
+    (`rewards.PARTS`); `kl`, sum_t (log pi - log pi_anchor) on the policy's
+    samples in nats (k1), exactly 0 for equal policies; `kl_per_token` and
+    `entropy` in nats; `length` in tokens; `stop_rate`; `repetition`, the share
+    of 4-grams that occurred before in the response; and the judgements of the
+    data set's checker.
 
-    Metrics: `reward` and what it is made of (`rewarding.PARTS`), `kl` (sum over
-    a response of log pi - log pi_anchor on the policy's samples: k1),
-    `kl_per_token`, `entropy`, `length`, `stop_rate`,
-    `repetition` (share of 4-grams that occurred before in the response), and
-    what the data set's checker says.
+    Args:
+      policy: The policy, on the mesh.
+      anchor: The anchor, on the mesh.
+      reward: Computes rewards, or None. The first call with it has to be of the
+        anchor: its responses centre the members of an ensemble.
     """
     found: dict[int, dict[str, Any]] = {}
     for batch in self._batches():
-      found |= self._judge_batch(batch, policy, anchor, reward)
+      found |= self._evaluate_batch(batch, policy, anchor, reward)
     rows = [found[i] for i in sorted(found)]
     if reward is not None:
-      settled = reward.settle([row.pop("measured") for row in rows])
-      rows = [row | parts for row, parts in zip(rows, settled, strict=True)]
+      parts = reward.finalise([row.pop("measured") for row in rows])
+      rows = [row | found for row, found in zip(rows, parts, strict=True)]
     return summarise(rows), rows
 
-  def _judge_batch(self, batch, policy, anchor, reward):
+  def _evaluate_batch(self, batch, policy, anchor, reward):
     device = sharding.place_batch(self._mesh, batch)
     samples = self._engine.sample(
       policy.trainable,
@@ -111,15 +130,57 @@ class PolicyJudge:
     return found
 
 
+def evaluator(
+  config: shared.Config,
+  engine: engine_lib.Engine,
+  *,
+  mesh: jax.sharding.Mesh,
+  data: inputs.Inputs,
+  tokenization: tokenization_lib.Tokenization,
+  key: jax.Array,
+) -> PolicyEvaluator:
+  """The evaluator on the held-out prompts of a config.
+
+  Args:
+    config: Config of the stage; `config.data.name` gives the checker.
+    engine: Compiled functions.
+    mesh: Mesh that batches are placed on.
+    data: Prompts, from `inputs`.
+    tokenization: Decodes responses.
+    key: Key of the random draws.
+  """
+  return PolicyEvaluator(
+    engine,
+    mesh=mesh,
+    batches=data.validation,
+    rows=data.rows,
+    tokenization=tokenization,
+    checker=registry.checker(config.data.name),
+    key=key,
+  )
+
+
+def require_zero_kl(metrics: Mapping[str, float]) -> None:
+  """Checks that the policy at step 0 is its own anchor.
+
+  Raises:
+    ValueError: The KL between them is not exactly 0.
+  """
+  if metrics["kl"] != 0.0:
+    raise ValueError(
+      f"KL of the policy to its own start is {metrics['kl']}, not 0."
+    )
+
+
 def prompt_text(row: records.Prompt) -> str:
   """The messages of a prompt, a line each, for people to read."""
   return "\n".join(f"{m['role']}: {m['content']}" for m in row.prompt)
 
 
 def summarise(rows: list[Mapping[str, Any]]) -> dict[str, float]:
-  """Means of what `PolicyJudge` measured; see there.
+  """Means over the records of a `PolicyEvaluator`; see there.
 
-  A judgement is averaged over the rows that have it.
+  A judgement is averaged over the records that have it.
   """
   metrics = {
     "kl": _mean(row["kl"] for row in rows),
@@ -148,7 +209,12 @@ def _mean(values) -> float:
 def compare(
   before: Mapping[str, float], evaluated: Mapping[str, float]
 ) -> dict[str, float]:
-  """{"reward_before", "reward_after", ...}, KL once, and the KL at step 0."""
+  """Metrics of summary.json: NAME_before and NAME_after, and the KL.
+
+  Args:
+    before: Metrics of the policy at step 0.
+    evaluated: Metrics of the trained policy, with or without "validation/".
+  """
   after = {k.removeprefix("validation/"): v for k, v in evaluated.items()}
   summary = {
     "kl": after["kl"],

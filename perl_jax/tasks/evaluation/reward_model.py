@@ -1,5 +1,7 @@
 """Scores a reward model on held-out rows."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,8 @@ import numpy as np
 from perl_jax import classification, hosts, roles, sharding, steps
 from perl_jax import params as params_lib
 from perl_jax.objectives import ensembles
+from perl_jax.tasks.training import inputs
+from perl_jax.tasks.training.compiled import Compiled
 
 SCORES = "scores.jsonl"
 _SIDES = ("chosen", "rejected", "score")
@@ -15,7 +19,13 @@ _SIDES = ("chosen", "rejected", "score")
 def make_scorer(backbone: roles.Backbone, max_response: int, members: int = 1):
   """Returns `score(trainable, frozen, tokens, lengths, prompt_lengths)`.
 
-  `[B]` float32; of an ensemble `[members, B]`.
+  It gives the scores of a batch, `[B]` float32, or `[members, B]` of an
+  ensemble.
+
+  Args:
+    backbone: Model and adapter shape.
+    max_response: At least the number of response tokens of any row.
+    members: Number of models in the ensemble.
   """
 
   def score(trainable, frozen, tokens, lengths, prompt_lengths):
@@ -34,26 +44,33 @@ def make_scorer(backbone: roles.Backbone, max_response: int, members: int = 1):
 
 
 def score_rows(
-  score,
-  trainable,
-  frozen,
-  data,
-  loss,
-  mesh,
+  score: Compiled,
+  role: roles.Role,
+  data: inputs.Inputs,
+  loss: str,
+  mesh: jax.sharding.Mesh,
   *,
   combine: str = "mean",
   std_weight: float = 1.0,
-):
-  """Scores of all validation rows, in their order, for scores.jsonl.
+) -> list[dict[str, Any]]:
+  """Scores of all validation rows in their order, the rows of scores.jsonl.
 
-  Those of an ensemble are combined, and beside them as they are, a list.
+  Args:
+    score: From `make_scorer`.
+    role: The reward model, on the mesh.
+    data: Pairs or labelled rows.
+    loss: "pairwise" or "pointwise".
+    mesh: Mesh that batches are placed on.
+    combine: How the members' scores become one; the scores of each member are
+      kept beside it as a list, NAME_members.
+    std_weight: Weight of the deviation in "mean_minus_std".
   """
-  found = {}
+  found, trees = {}, (role.trainable, role.frozen)
   for batch in data.validation():
     device = sharding.place_batch(mesh, batch)
     if loss == "pairwise":
       columns = {
-        side: score(trainable, frozen, tokens, lengths, device.prompt_lengths)
+        side: score(*trees, tokens, lengths, device.prompt_lengths)
         for side, tokens, lengths in (
           ("chosen", device.chosen_tokens, device.chosen_lengths),
           ("rejected", device.rejected_tokens, device.rejected_lengths),
@@ -62,8 +79,7 @@ def score_rows(
     else:
       columns = {
         "score": score(
-          trainable,
-          frozen,
+          *trees,
           device.tokens,
           device.lengths,
           device.prompt_lengths,
@@ -81,11 +97,13 @@ def score_rows(
   return combine_rows(rows, combine, std_weight)
 
 
-def combine_rows(rows, how: str, std_weight: float):
-  """Puts one score in place of the members', which move to NAME_members.
+def combine_rows(
+  rows: list[dict[str, Any]], how: str, std_weight: float
+) -> list[dict[str, Any]]:
+  """Rows with one score instead of the members', which move to NAME_members.
 
-  The centre of a member is its mean over all responses of the rows, where
-  labels do not say what 0 is; see `ensembles.combine_scores`.
+  A member is centred at its mean over all responses of the rows, except where
+  labels define what a score of 0 means; see `ensembles.combine_scores`.
   """
   names = [name for name in _SIDES if isinstance(rows[0].get(name), list)]
   if not names:
@@ -108,10 +126,11 @@ def combine_rows(rows, how: str, std_weight: float):
   ]
 
 
-def quality(rows) -> dict[str, float]:
-  """Accuracy with its interval, AUROC, log loss, calibration: see there.
+def quality(rows: list[dict[str, Any]]) -> dict[str, float]:
+  """Accuracy with its interval, AUROC, log loss and calibration of scored rows.
 
-  Of an ensemble: of its combined score, and the accuracy of each member.
+  See `classification` for each. Of an ensemble they are those of the combined
+  score, and there is the accuracy of each member, `accuracy_member_K`.
   """
   found = _metrics(rows)
   names = [name for name in _SIDES if f"{name}_members" in rows[0]]

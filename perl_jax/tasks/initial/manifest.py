@@ -1,9 +1,14 @@
-"""model.json: what a stage leaves for the next one to find."""
+"""model.json: what a stage leaves for the next one to find.
+
+Beside its checkpoints a workdir holds `model.json` (the model, the shape of the
+adapters, how they were tuned, and their base by reference and fingerprint) and
+`tokenizer/`. A later stage needs nothing but the path of the workdir.
+"""
 
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +25,11 @@ _TOKENIZER_FILES = (
   "merges.txt", "*.model", "chat_template*", "generation_config.json",
   "config.json",
 )  # fmt: skip
+# Version of the files of a workdir. 2: checkpoints keep a tree for each role.
+VERSION = 2
 _FIELDS = (
-  "model", "lora", "tuning", "trained", "head", "init", "base", "fingerprint",
+  "version", "model", "lora", "tuning", "trained", "head", "ensemble", "init",
+  "base", "fingerprint",
 )  # fmt: skip
 
 
@@ -31,47 +39,47 @@ def write_model(
   *,
   lora: LoraSpec,
   tuning: str,
-  trained: tuple[str, ...],
+  trained: Sequence[str],
   init: Mapping[str, Any],
   head: str = "scalar",
-  ensemble: int = 1,
+  members: int = 1,
 ) -> None:
-  """Writes model.json and the tokenizer of a stage; process 0 alone.
+  """Writes model.json and the tokenizer of a stage, on process 0 alone.
 
   Args:
-    workdir: Of the stage.
+    workdir: Workdir of the stage.
     start: What it starts from.
     lora: Shape of the adapters that it trains.
     tuning: "lora" or "full".
-    trained: Roles in its checkpoint: ("policy",), ("reward",) or
+    trained: Roles in its checkpoints: ("policy",), ("reward",) or
       ("policy", "value").
-    init: {"init": workdir of the stage that it went on from or "",
+    init: {"init": workdir of the stage that it started from or "",
       "checkpoint"}; an evaluation finds the anchor there.
-    head: Of a reward model, one of `HEADS`.
-    ensemble: Reward models in a checkpoint, stacked if there are several.
+    head: Kind of the reward model's head, one of `settings.reward.HEADS`.
+    members: Number of reward models in a checkpoint.
   """
   if not hosts.is_primary():
-    return  # until the others are let go on: at the end of `setup.preparing`
-  init = dict(init)
+    return  # the others wait at the end of `workdir.preparing`
+  init, source = dict(init), dict(start.source)
+  # Relative paths, so that a tree of runs can be moved as a whole.
   if init["init"]:
     init["init"] = os.path.relpath(Path(init["init"]).absolute(), workdir)
-  record = dict(start.record)
-  if record["kind"] == "workdir":
-    # Relative, so that a tree of runs can be moved as a whole.
-    record["path"] = os.path.relpath(record["path"], workdir)
+  if source["kind"] == "workdir":
+    source["path"] = os.path.relpath(source["path"], workdir)
   if start.tokenizer.resolve() != (workdir / TOKENIZER).resolve():
     copy_tokenizer(start.tokenizer, workdir / TOKENIZER)
   files.write_json(
     workdir / MODEL_FILE,
     {
+      "version": VERSION,
       "model": start.config.to_dict(),
       "lora": lora.to_dict(),
       "tuning": tuning,
       "trained": list(trained),
       "head": head,
-      "ensemble": ensemble,
+      "ensemble": members,
       "init": init,
-      "base": record,
+      "base": source,
       "fingerprint": start.fingerprint,
     },
   )
@@ -91,7 +99,7 @@ def read_model(workdir: str | Path, field: str) -> dict[str, Any]:
 
   Raises:
     FileNotFoundError: There is none; names the field and the way out.
-    ValueError: It lacks fields, as one of another version does.
+    ValueError: It was written by another version, or lacks fields.
   """
   path = Path(workdir) / MODEL_FILE
   if not path.is_file():
@@ -101,12 +109,36 @@ def read_model(workdir: str | Path, field: str) -> dict[str, Any]:
       " checkpoint or a PEFT adapter."
     )
   described = json.loads(path.read_text())
+  require_version(path, described, f"config.{field}={str(workdir)!r}")
   missing = sorted(set(_FIELDS) - described.keys())
-  if "dtype" not in described.get("base", {}):
-    missing.append("base.dtype")
   if missing:
     raise ValueError(
-      f"config.{field}={str(workdir)!r}: {path} has no {', '.join(missing)}. It"
-      " was written by another version: run that stage again."
+      f"config.{field}={str(workdir)!r}: {path} has no {', '.join(missing)}."
+      " Restore the file, or run that stage again."
     )
   return described
+
+
+def require_version(
+  path: Path, described: Mapping[str, Any], where: str
+) -> None:
+  """Checks that a workdir was written by a version whose files this one reads.
+
+  Args:
+    path: The model.json that was read.
+    described: Its contents.
+    where: What named the workdir, for the error message.
+
+  Raises:
+    ValueError: It was written by an older or a newer version.
+  """
+  version = described.get("version", 1)
+  if version == VERSION:
+    return
+  age = "an older" if version < VERSION else "a newer"
+  raise ValueError(
+    f"{where}: {path} was written by {age} version of perl_jax (workdir version"
+    f" {version}, this one reads {VERSION}), and its checkpoints are laid out"
+    " otherwise. Run that stage again in a new workdir, or use the version that"
+    " wrote it."
+  )

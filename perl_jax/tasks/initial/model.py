@@ -1,4 +1,8 @@
-"""What a role starts from, whoever made it, and what it trains then."""
+"""Bases that nobody here has trained: random weights and third-party files.
+
+A `Start` is a role with the origin of its base. `restore.load` gives the same
+for what an earlier stage has trained.
+"""
 
 import dataclasses
 import os
@@ -16,37 +20,89 @@ from perl_jax.interop import hf_checkpoint, peft
 from perl_jax.models import quantization
 from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
-from perl_jax.tasks.settings import shared
+from perl_jax.tasks.settings import shared, streams
 
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-  """A base and, where the earlier stage trained one, an adapter on it.
+  """What a stage or a role starts from.
 
   Attributes:
-    config: Of the model.
-    base: Parameters of the backbone.
-    record: How to find the base again, JSON-able: {"kind": "random", "seed"},
+    role: The model. `role.trainable` holds the adapter and the scalar head
+      that are there already, if any; `role.frozen` is the base.
+    source: How to find the base again, as JSON: {"kind": "random", "seed"},
       {"kind": "workdir", "path", "checkpoint", "role"} or
-      {"kind": "huggingface", "path"}, each with the "dtype" it is kept in.
-    fingerprint: Of the base.
-    adapter: LoRA leaves to start from, or None.
-    lora: Shape of that adapter, or None.
-    head: Scalar head to start from, or None.
+      {"kind": "huggingface", "path"}, each with the "dtype" it is stored in.
+    fingerprint: SHA-256 of the base, `params.fingerprint`.
     tokenizer: Directory of the tokenizer.
-    ensemble: Reward models in it; above 1 the leaves of `adapter` and `head`
-      are stacked.
   """
 
-  config: ModelConfig
-  base: params_lib.Params
-  record: Mapping[str, Any]
+  role: roles.Role
+  source: Mapping[str, Any]
   fingerprint: str
-  adapter: params_lib.Params | None
-  lora: LoraSpec | None
-  head: params_lib.Params | None
   tokenizer: Path
-  ensemble: int = 1
+
+  @property
+  def config(self) -> ModelConfig:
+    """Shapes and switches of the transformer."""
+    return self.role.backbone.config
+
+  def with_adapter(self, trainable: params_lib.Params, lora: LoraSpec):
+    """The same base with another adapter and head, of the shape `lora`."""
+    role = dataclasses.replace(
+      self.role,
+      backbone=dataclasses.replace(self.role.backbone, lora=lora),
+      trainable=trainable,
+      members=1,
+    )
+    return dataclasses.replace(self, role=role)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadOptions:
+  """How a base is read, and what a third-party checkpoint does not say.
+
+  Attributes:
+    base: Directory of a Hugging Face checkpoint: the base of PEFT adapters, and
+      a start by itself; or "".
+    dtype: Storage of the frozen base, one of `quantization.DTYPES`.
+    mesh: Mesh that its arrays are placed on; None is the first device.
+    model: Fields of `ModelConfig` that a checkpoint does not determine: the
+      compute dtype, and what trades memory for time.
+  """
+
+  base: str = ""
+  dtype: str = "float32"
+  mesh: Mesh | None = None
+  model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def target_mesh(self) -> Mesh:
+    """The mesh, or one of a single device."""
+    if self.mesh is not None:
+      return self.mesh
+    return sharding.make_mesh(
+      data=1, fsdp=1, tensor=1, devices=jax.devices()[:1]
+    )
+
+
+def read_options(config: shared.Config, mesh: Mesh) -> ReadOptions:
+  """The read options of a config.
+
+  Raises:
+    ValueError: `config.base_dtype` is unknown.
+  """
+  if config.base_dtype not in quantization.DTYPES:
+    raise ValueError(
+      f"config.base_dtype={config.base_dtype!r}: choose one of"
+      f" {', '.join(quantization.DTYPES)}."
+    )
+  fields = ("attention", "dtype", "remat", "scan_unroll")
+  return ReadOptions(
+    base=config.base,
+    dtype=config.base_dtype,
+    mesh=mesh,
+    model={field: config.model[field] for field in fields},
+  )
 
 
 def random_start(
@@ -58,16 +114,18 @@ def random_start(
 ) -> Start:
   """A base with random weights, drawn from the seed; see `random_base`."""
   base = random_base(config, seed, dtype, mesh)
-  return Start(
-    config=config,
-    base=base,
-    record={"kind": "random", "seed": seed, "dtype": dtype},
-    fingerprint=params_lib.fingerprint(base),
-    adapter=None,
-    lora=None,
-    head=None,
+  return _bare(
+    base,
+    config,
+    source={"kind": "random", "seed": seed, "dtype": dtype},
     tokenizer=tokenizer,
   )
+
+
+def _bare(base, config, *, source, tokenizer, head=None) -> Start:
+  backbone = roles.Backbone(config, LoraSpec())
+  role = roles.Role(backbone, head or {}, base)
+  return Start(role, source, params_lib.fingerprint(base), tokenizer)
 
 
 def random_base(
@@ -75,10 +133,10 @@ def random_base(
 ) -> dict[str, Any]:
   """The base that a seed gives, the same bits on every mesh.
 
-  Each device draws its part: the whole is nowhere. Without a mesh it is on the
-  first device.
+  Each device draws its part, so that the whole is never on one device. Without
+  a mesh the base is on the first device.
   """
-  key = jax.random.fold_in(jax.random.key(seed), 0)
+  key = streams.key_of(seed, streams.Stream.BASE)
 
   def draw(key):
     return roles.init_base(key, config)
@@ -90,7 +148,7 @@ def random_base(
 
 
 def stored(base: params_lib.Params, dtype: str) -> dict[str, Any]:
-  """A frozen base in the dtype that it is kept in; see `quantization`."""
+  """A frozen base in its storage dtype; see `models.quantization`."""
   storage = quantization.Storage(dtype)
   leaves = params_lib.flatten(base)
   found = params_lib.unflatten(
@@ -100,89 +158,61 @@ def stored(base: params_lib.Params, dtype: str) -> dict[str, Any]:
   return found
 
 
-def read_base(
-  directory: str | os.PathLike, outside: "Outside"
-) -> hf_checkpoint.Loaded:
-  """A Hugging Face checkpoint, its base in the dtype that it is kept in."""
-  storage = quantization.Storage(outside.dtype)
-  found = hf_checkpoint.load(directory, mesh=outside.on(), storage=storage)
+def read_base(directory: str | os.PathLike, options: ReadOptions) -> roles.Role:
+  """A Hugging Face checkpoint with its base in the storage dtype."""
+  storage = quantization.Storage(options.dtype)
+  found = hf_checkpoint.load(
+    directory, mesh=options.target_mesh(), storage=storage
+  )
   logging.info("%s: %s", directory, storage.describe())
   return found
 
 
-@dataclasses.dataclass(frozen=True)
-class Outside:
-  """How a base is read, and what a checkpoint that others made does not say.
-
-  Attributes:
-    base: Directory of a Hugging Face checkpoint, under adapters and as a start,
-      or "".
-    dtype: That a frozen base is kept in, one of `quantization.DTYPES`.
-    mesh: Where it goes.
-    model: Fields of `ModelConfig` that a checkpoint does not say: compute dtype
-      and what trades memory for time.
-  """
-
-  base: str = ""
-  dtype: str = "float32"
-  mesh: Mesh | None = None
-  model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-  def on(self) -> Mesh:
-    """The mesh, or one of a single device."""
-    if self.mesh is not None:
-      return self.mesh
-    return sharding.make_mesh(
-      data=1, fsdp=1, tensor=1, devices=jax.devices()[:1]
-    )
-
-
 def checkpoint_start(
-  directory: str | os.PathLike, outside: Outside, known: "Start | None" = None
+  directory: str | os.PathLike,
+  options: ReadOptions,
+  shared_with: Start | None = None,
 ) -> Start:
   """A Hugging Face checkpoint: a base, and the head if it is a reward model.
 
   Args:
     directory: As `save_pretrained` writes it, the tokenizer included.
-    outside: How to read it.
-    known: A start that may stand on it already.
+    options: How to read it.
+    shared_with: A start that may have the same base in memory already.
   """
   path = str(Path(directory).absolute())
-  record = {"kind": "huggingface", "path": path, "dtype": outside.dtype}
-  if known is not None and known.record == record:
-    return dataclasses.replace(known, adapter=None, lora=None, head=None)
-  found = read_base(path, outside)
-  return Start(
-    config=dataclasses.replace(found.config, **outside.model),
-    base=found.base,
-    record=record,
-    fingerprint=params_lib.fingerprint(found.base),
-    adapter=None,
-    lora=None,
-    head=found.head,
+  source = {"kind": "huggingface", "path": path, "dtype": options.dtype}
+  if shared_with is not None and shared_with.source == source:
+    return shared_with.with_adapter({}, LoraSpec())
+  found = read_base(path, options)
+  return _bare(
+    found.frozen,
+    dataclasses.replace(found.backbone.config, **options.model),
+    source=source,
     tokenizer=Path(path),
+    head=found.head,
   )
 
 
 def adapter_start(
   directory: str | os.PathLike,
   field: str,
-  outside: Outside,
-  known: "Start | None" = None,
+  options: ReadOptions,
+  shared_with: Start | None = None,
 ) -> Start:
-  """A PEFT adapter on the checkpoint `outside.base`, or on the one it names.
+  """A PEFT adapter on the checkpoint `options.base`, or on the one it names.
 
   Args:
     directory: As PEFT's `save_pretrained` writes it.
     field: Config field that named it, for error messages.
-    outside: How to read the base.
-    known: A start whose base is shared if it is the same checkpoint.
+    options: How to read the base.
+    shared_with: A start whose base is shared if it is the same checkpoint.
 
   Raises:
     ValueError: No base is given, or not the one that the adapter names.
   """
   named = peft.base_of(directory)
-  base = outside.base or named
+  base = options.base or named
   if not Path(base).is_dir():
     raise ValueError(
       f"config.{field}={str(directory)!r} is a PEFT adapter on {named!r}. Give"
@@ -191,29 +221,9 @@ def adapter_start(
   if Path(named).is_dir() and Path(named).resolve() != Path(base).resolve():
     raise ValueError(
       f"config.{field}={str(directory)!r} is a PEFT adapter on {named}, but"
-      f" config.base={outside.base!r}. An adapter runs on its own base alone."
+      f" config.base={options.base!r}. An adapter runs on its own base alone."
     )
-  under = checkpoint_start(base, outside, known)
+  under = checkpoint_start(base, options, shared_with)
   found = peft.load_adapter(directory, under.config)
-  return dataclasses.replace(
-    under,
-    adapter=sharding.place(outside.on(), found.leaves),
-    lora=found.spec,
-    head=found.head,
-  )
-
-
-def outside(config: shared.Config, mesh: jax.sharding.Mesh) -> Outside:
-  """How checkpoints that others made are read; see `start.Outside`."""
-  if config.base_dtype not in quantization.DTYPES:
-    raise ValueError(
-      f"config.base_dtype={config.base_dtype!r}: choose one of"
-      f" {', '.join(quantization.DTYPES)}."
-    )
-  fields = ("attention", "dtype", "remat", "scan_unroll")
-  return Outside(
-    base=config.base,
-    dtype=config.base_dtype,
-    mesh=mesh,
-    model={field: config.model[field] for field in fields},
-  )
+  adapter = sharding.place(options.target_mesh(), found.adapter)
+  return under.with_adapter(adapter | (found.head or {}), found.backbone.lora)

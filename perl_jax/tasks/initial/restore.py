@@ -1,13 +1,13 @@
-"""What a stage starts from and what it leaves for the next.
+"""Reads what an earlier stage trained, by its workdir.
 
-Beside checkpoints a workdir holds `model.json`: the model, the adapter's shape,
-how it was tuned, which base it stands on (by reference and fingerprint), and
-`tokenizer/`. That is all that a later stage needs to be given its path.
+Third-party checkpoints and adapters are read through the same function.
 """
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -18,7 +18,7 @@ from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
 from perl_jax.tasks.initial import manifest, model
 from perl_jax.tasks.initial import trainable as trainable_lib
-from perl_jax.tasks.initial.model import Outside, Start
+from perl_jax.tasks.initial.model import ReadOptions, Start
 
 
 def load(
@@ -26,151 +26,166 @@ def load(
   which: str,
   role: str,
   field: str,
-  known: Start | None = None,
-  outside: Outside | None = None,
+  shared_with: Start | None = None,
+  options: ReadOptions | None = None,
 ) -> Start:
-  """Reads what a stage trained, as the start of a role of the next.
+  """Reads what a stage trained, as the start of a role of the next one.
 
   Args:
-    workdir: Of the earlier stage; or a Hugging Face checkpoint or a PEFT
-      adapter.
+    workdir: Workdir of the earlier stage, or the directory of a Hugging Face
+      checkpoint or a PEFT adapter.
     which: "best" or "last" checkpoint.
-    role: Role to read; must be among those that the stage trained, except that
-      a reward or value model may start from a policy.
+    role: Role to read. It must be among those that the stage trained, except
+      that a reward or value model may start from a policy.
     field: Config field that named the workdir, for error messages.
-    known: A start whose base is shared, not loaded again, if this stage was
-      trained on it.
-    outside: How checkpoints of others are read.
+    shared_with: A start whose base is shared, not loaded again, if this stage
+      was trained on it.
+    options: How third-party checkpoints are read.
 
   Raises:
     FileNotFoundError: The workdir is not one of a stage that has run.
-    ValueError: The base under an adapter is not the one it was trained on.
+    ValueError: The base under an adapter is not the one it was trained on, or
+      the workdir was written by an older version.
   """
-  workdir, outside = Path(workdir), outside or Outside()
+  workdir, options = Path(workdir), options or ReadOptions()
   if not (workdir / manifest.MODEL_FILE).exists():
     if peft.is_adapter(workdir):
-      return model.adapter_start(workdir, field, outside, known)
+      return model.adapter_start(workdir, field, options, shared_with)
     if hf_checkpoint.is_checkpoint(workdir):
-      return model.checkpoint_start(workdir, outside, known)
+      return model.checkpoint_start(workdir, options, shared_with)
   described = manifest.read_model(workdir, field)
-  config = ModelConfig.from_dict(described["model"])
-  lora = LoraSpec.from_dict(described["lora"])
-  tuning, trained = described["tuning"], described["trained"]
-  # Written before there were ensembles: a single model.
-  ensemble = described.get("ensemble", 1)
-  if ensemble > 1 and role != "reward":
+  if described["ensemble"] > 1 and role != "reward":
     raise ValueError(
-      f"config.{field}={str(workdir)!r} holds an ensemble of {ensemble} reward"
-      f" models: no {role} can start from it. Give the stage that it began"
-      " with, or a single reward model."
+      f"config.{field}={str(workdir)!r} holds an ensemble of"
+      f" {described['ensemble']} reward models: no {role} can start from it."
+      " Give the stage that it began with, or a single reward model."
     )
-  like = {
-    name: _trainable_shapes(config, lora, tuning, name, described["head"])
-    for name in trained
-  }
-  like = like[trained[0]] if len(trained) == 1 else like
-  if ensemble > 1:
-    like = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct((ensemble, *x.shape), x.dtype), like
-    )
-  # A whole model is read in parts; an adapter is as small as it is.
-  mesh = outside.mesh if tuning == "full" else None
-  trainable = checkpoint.load_trainable(workdir, which, like, mesh)
-  if len(trained) > 1:
-    trainable = trainable[role if role in trained else "policy"]
-  head = {k: v for k, v in trainable.items() if k == params_lib.HEAD} or None
-  body = {k: v for k, v in trainable.items() if k != params_lib.HEAD}
-  if tuning == "full":
-    if outside.dtype != "float32":  # what it was trained in
-      body = model.stored(body, outside.dtype)
-    return Start(
-      config=config,
-      base=body,
-      record={
-        "kind": "workdir",
-        "path": str(workdir.absolute()),
-        "checkpoint": which,
-        "role": role,
-        "dtype": outside.dtype,
-      },
-      fingerprint=params_lib.fingerprint(body),
-      adapter=None,
-      lora=None,
-      head=head,
-      tokenizer=workdir / manifest.TOKENIZER,
-    )
+  trainable = _trainable(workdir, which, role, described, options.mesh)
+  if described["tuning"] == "full":
+    return _tuned_base(workdir, which, role, described, trainable, options)
   dtype = described["base"]["dtype"]
-  if outside.dtype not in ("float32", dtype):
+  if options.dtype not in ("float32", dtype):
     raise ValueError(
       f"config.{field}={str(workdir)!r} was trained on a base in {dtype}, and"
-      f" config.base_dtype={outside.dtype!r}. An adapter runs on the base it"
+      f" config.base_dtype={options.dtype!r}. An adapter runs on the base it"
       " was trained on: train that stage again, or leave base_dtype out."
     )
-  if known is not None and known.fingerprint == described["fingerprint"]:
-    base, record = known.base, known.record
+  if (
+    shared_with is not None
+    and shared_with.fingerprint == described["fingerprint"]
+  ):
+    base, source = shared_with.role.frozen, shared_with.source
   else:
-    base, record = _load_base(workdir, described, config, field, outside)
-  if record["kind"] != "workdir" or outside.mesh is not None:
-    # That base lies on the mesh; what is merged into it has to, too.
-    body = sharding.place(outside.on(), body)
+    base, source = _load_base(workdir, described, field, options)
+  if source["kind"] != "workdir" or options.mesh is not None:
+    # That base is on the mesh, and so must be what is merged into it.
+    head = {k: v for k, v in trainable.items() if k == params_lib.HEAD}
+    body = {k: v for k, v in trainable.items() if k != params_lib.HEAD}
+    trainable = sharding.place(options.target_mesh(), body) | head
   return Start(
-    config=config,
-    base=base,
-    record=record,
+    role=roles.Role(
+      _backbone(described), trainable, base, described["ensemble"]
+    ),
+    source=source,
     fingerprint=described["fingerprint"],
-    adapter=body,
-    lora=lora,
-    head=head,
     tokenizer=workdir / manifest.TOKENIZER,
-    ensemble=ensemble,
   )
 
 
-def _load_base(workdir, described, config, field, outside):
-  record = dict(described["base"])
-  outside = dataclasses.replace(outside, dtype=record["dtype"])
-  if record["kind"] == "random":
+def _backbone(described: Mapping[str, Any]) -> roles.Backbone:
+  return roles.Backbone(
+    ModelConfig.from_dict(described["model"]),
+    LoraSpec.from_dict(described["lora"]),
+  )
+
+
+def _trainable(workdir, which, role, described, mesh) -> dict[str, Any]:
+  """The tree of one role out of a checkpoint, which has those of `trained`."""
+  like = {
+    name: _trainable_shapes(_backbone(described), name, described)
+    for name in described["trained"]
+  }
+  # A whole model is read in parts; an adapter is small.
+  mesh = mesh if described["tuning"] == "full" else None
+  found = checkpoint.load_trainable(workdir, which, like, mesh)
+  return found[role if role in found else described["trained"][0]]
+
+
+def _trainable_shapes(backbone, role, described):
+  def make():
+    key = jax.random.key(0)
+    if described["tuning"] == "full":
+      body = roles.init_base(key, backbone.config)
+    else:
+      body = roles.init_adapter(key, backbone.config, backbone.lora)
+    if role == "policy":
+      return body
+    return body | trainable_lib.new_head(backbone.config, described["head"])
+
+  shapes, members = jax.eval_shape(make), described["ensemble"]
+  if members == 1:
+    return shapes
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((members, *x.shape), x.dtype), shapes
+  )
+
+
+def _tuned_base(workdir, which, role, described, trainable, options) -> Start:
+  """The start of a stage with full tuning: what it trained is a base."""
+  body = {k: v for k, v in trainable.items() if k != params_lib.HEAD}
+  head = {k: v for k, v in trainable.items() if k == params_lib.HEAD}
+  if options.dtype != "float32":  # what it was trained in
+    body = model.stored(body, options.dtype)
+  source = {
+    "kind": "workdir",
+    "path": str(workdir.absolute()),
+    "checkpoint": which,
+    "role": role,
+    "dtype": options.dtype,
+  }
+  backbone = roles.Backbone(_backbone(described).config, LoraSpec())
+  return Start(
+    role=roles.Role(backbone, head, body),
+    source=source,
+    fingerprint=params_lib.fingerprint(body),
+    tokenizer=workdir / manifest.TOKENIZER,
+  )
+
+
+def _load_base(workdir, described, field, options):
+  """(base, where it comes from) of an adapter; see `Start.source`."""
+  source = dict(described["base"])
+  options = dataclasses.replace(options, dtype=source["dtype"])
+  if source["kind"] == "random":
     base = model.random_base(
-      config, record["seed"], record["dtype"], outside.on()
+      _backbone(described).config,
+      source["seed"],
+      source["dtype"],
+      options.target_mesh(),
     )
-  elif record["kind"] == "huggingface":
-    base = model.read_base(record["path"], outside).base
+  elif source["kind"] == "huggingface":
+    base = model.read_base(source["path"], options).frozen
   else:
-    path = Path(os.path.normpath(workdir.absolute() / record["path"]))
+    path = Path(os.path.normpath(workdir.absolute() / source["path"]))
     base = load(
-      path, record["checkpoint"], record["role"], field, outside=outside
-    ).base
-    record["path"] = str(path)
+      path, source["checkpoint"], source["role"], field, options=options
+    ).role.frozen
+    source["path"] = str(path)
   found = params_lib.fingerprint(base)
   if found != described["fingerprint"]:
     raise ValueError(
       f"config.{field}={str(workdir)!r} was trained on a base with"
-      f" fingerprint {described['fingerprint'][:12]}, but {record} now gives"
+      f" fingerprint {described['fingerprint'][:12]}, but {source} now gives"
       f" {found[:12]}. The base was trained further or replaced: restore it,"
       " or train this stage again."
     )
-  return base, record
-
-
-def _trainable_shapes(config, lora, tuning, role, head):
-  def make():
-    key = jax.random.key(0)
-    body = (
-      roles.init_base(key, config)
-      if tuning == "full"
-      else roles.init_adapter(key, config, lora)
-    )
-    return (
-      body if role == "policy" else body | trainable_lib.new_head(config, head)
-    )
-
-  return jax.eval_shape(make)
+  return base, source
 
 
 def model_in(directory: str | os.PathLike) -> ModelConfig | None:
-  """The model of a run's workdir or a Hugging Face checkpoint; None of others.
+  """The model of a workdir or a Hugging Face checkpoint, without its weights.
 
-  No weights are read.
+  None if the directory is neither.
   """
   if (Path(directory) / manifest.MODEL_FILE).is_file():
     described = manifest.read_model(directory, "init")
@@ -181,16 +196,19 @@ def model_in(directory: str | os.PathLike) -> ModelConfig | None:
   return None
 
 
-def load_anchor(config, policy: Start, outside: Outside) -> Start:
-  """What a policy went on from, or the policy itself if that is not known."""
+def load_anchor(config, policy: Start, options: ReadOptions) -> Start:
+  """The anchor of a policy: what it was trained from, if a workdir says so.
+
+  A policy whose origin is not known is its own anchor.
+  """
   workdir = Path(config.policy.init)
   if not (workdir / manifest.MODEL_FILE).exists():
-    return policy  # made by others: nothing says what it went on from
+    return policy  # a third-party model
   described = manifest.read_model(workdir, "policy.init")
   init, base = described["init"], described["base"]
-  outside = dataclasses.replace(outside, dtype=base["dtype"])
+  options = dataclasses.replace(options, dtype=base["dtype"])
   if not init["init"] and base["kind"] == "huggingface":
-    return model.checkpoint_start(base["path"], outside, policy)
+    return model.checkpoint_start(base["path"], options, policy)
   if not init["init"]:
     return policy
   return load(
@@ -198,6 +216,6 @@ def load_anchor(config, policy: Start, outside: Outside) -> Start:
     init["checkpoint"],
     "policy",
     "policy.init",
-    known=policy,
-    outside=outside,
+    shared_with=policy,
+    options=options,
   )

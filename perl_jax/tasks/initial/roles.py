@@ -1,14 +1,14 @@
-"""Casts the roles of an RL run or an evaluation on one backbone."""
+"""The roles that go beside a policy: reward model, value model; and placing."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from absl import logging
 from jax.sharding import Mesh
 
 from perl_jax import params as params_lib
-from perl_jax import roles
+from perl_jax import roles, sharding
 from perl_jax.models.lora import LoraSpec
 from perl_jax.tasks.initial import model, restore
 from perl_jax.tasks.initial import trainable as trainable_lib
@@ -16,59 +16,35 @@ from perl_jax.tasks.initial.model import Start
 from perl_jax.tasks.settings import shared
 
 
-@dataclasses.dataclass(frozen=True)
-class Cast:
-  """A role that is only run: its model and its two trees, on the host.
+def place(mesh: Mesh, given: Mapping[str, roles.Role]) -> dict[str, roles.Role]:
+  """Roles on the mesh, laid out by the sharding rules.
 
-  Attributes:
-    backbone: Model and adapter shape.
-    trainable: Adapter and head, or the whole tree.
-    shares_base: Whether the role stands on the policy's base; if not,
-      `trainable` and `own_base` are all there is of it.
-    own_base: Base of a role that does not share, else empty.
-    members: Reward models in it; above 1 the leaves of `trainable` are stacked.
+  Roles with one base share it on the mesh too. Trainable trees are copied, so
+  that a step may donate one that another role started from.
   """
-
-  backbone: roles.Backbone
-  trainable: params_lib.Params
-  shares_base: bool
-  own_base: params_lib.Params
-  members: int = 1
-
-
-def as_trained(start: Start, known: Start | None) -> Cast:
-  """What a stage trained, to be run as it is.
-
-  Args:
-    start: From `stage.load`.
-    known: The start whose base is already there.
-  """
-  head = start.head or {}
-  lora = start.lora or LoraSpec()
-  backbone = roles.Backbone(start.config, lora)
-  if start.adapter is None:
-    shares = known is not None and start.fingerprint == known.fingerprint
-    if shares:
-      return Cast(backbone, dict(head), True, {})
-    return Cast(backbone, start.base | head, False, {})
-  shares = known is not None and start.base is known.base
-  return Cast(
-    backbone,
-    start.adapter | head,
-    shares,
-    {} if shares else start.base,
-    start.ensemble,
-  )
+  bases: dict[int, params_lib.Params] = {}
+  placed = {}
+  for name, role in given.items():
+    if id(role.frozen) not in bases:
+      bases[id(role.frozen)] = sharding.place(mesh, role.frozen, share=True)
+    placed[name] = dataclasses.replace(
+      role,
+      trainable=sharding.place(mesh, role.trainable),
+      frozen=bases[id(role.frozen)],
+    )
+  return placed
 
 
-def as_combined(start: Start, config: shared.Config) -> Start:
-  """A reward model as `config.reward.combine` asks for its members.
+def combined(start: Start, config: shared.Config) -> Start:
+  """A reward model with its members as `config.reward.combine` asks for them.
+
+  "average" makes one model of an ensemble; other ways combine its scores.
 
   Raises:
     ValueError: There is one model, and nothing to combine.
   """
   combine = config.reward.combine
-  if start.ensemble == 1 and combine != "mean":
+  if start.role.members == 1 and combine != "mean":
     raise ValueError(
       f"config.reward.combine={combine!r}, but config.reward.init="
       f"{config.reward.init!r} holds one reward model. Train several with"
@@ -77,16 +53,15 @@ def as_combined(start: Start, config: shared.Config) -> Start:
   return trainable_lib.averaged(start) if combine == "average" else start
 
 
-def load_reward(config: shared.Config, policy: Start, mesh: Mesh) -> Cast:
+def load_reward(config: shared.Config, policy: Start, mesh: Mesh) -> Start:
   """The reward model of `config.reward`, on the policy's base or its own.
 
-  It stands on the policy's if it was trained there. Any other base, such as
-  that of a checkpoint of others (`AutoModelForSequenceClassification`), is
-  loaded beside it.
+  It shares the policy's base if it was trained on it. Any other base, such as
+  that of a third-party `AutoModelForSequenceClassification`, is loaded beside
+  it, and the log says how much memory that takes.
 
   Raises:
-    ValueError: It has no head, another tokenizer, or less room than the policy
-      is given.
+    ValueError: It has no head, or another tokenizer than the policy.
   """
   init = config.reward.init
   start = restore.load(
@@ -94,28 +69,30 @@ def load_reward(config: shared.Config, policy: Start, mesh: Mesh) -> Cast:
     config.reward.checkpoint,
     "reward",
     "reward.init",
-    known=policy,
-    outside=model.outside(config, mesh),
+    shared_with=policy,
+    options=model.read_options(config, mesh),
   )
-  if start.head is None:
+  if start.role.head is None:
     raise ValueError(
       f"config.reward.init={init!r} has no scalar head: it is no reward"
       " model. Train one with configs/reward.py."
     )
   require_same_tokenizer(policy.tokenizer, start.tokenizer)
-  cast = as_trained(as_combined(start, config), policy)
-  if not cast.shares_base:
-    logging.info(
-      "reward: stands on a base of its own, fingerprint %s in %s (the"
-      " policy's is %s in %s): %.1f MiB more. A reward model that is trained"
-      " from the policy's start, on a base in the same dtype, shares it.",
-      start.fingerprint[:12],
-      start.record["dtype"],
-      policy.fingerprint[:12],
-      policy.record["dtype"],
-      params_lib.nbytes(cast.own_base or cast.trainable) / 2**20,
-    )
-  return cast
+  start = combined(start, config)
+  if start.fingerprint == policy.fingerprint:
+    role = dataclasses.replace(start.role, frozen=policy.role.frozen)
+    return dataclasses.replace(start, role=role)
+  logging.info(
+    "reward: has a base of its own, fingerprint %s in %s (the policy's is %s in"
+    " %s): %.1f MiB more. A reward model that is trained from the policy's"
+    " start, on a base in the same dtype, shares it.",
+    start.fingerprint[:12],
+    start.source["dtype"],
+    policy.fingerprint[:12],
+    policy.source["dtype"],
+    params_lib.nbytes(start.role.frozen) / 2**20,
+  )
+  return start
 
 
 def require_same_tokenizer(first: Path, second: Path) -> None:
@@ -133,51 +110,63 @@ def require_same_tokenizer(first: Path, second: Path) -> None:
 
 
 def initial_value(
-  config: shared.Config,
-  start: model.Start,
-  reward_cast: Cast | None,
-  lora: Any,
+  config: shared.Config, policy: Start, reward: Start | None, lora: LoraSpec
 ) -> params_lib.Params:
-  """Adapter and head that the value model starts from.
+  """What the value model starts from: its adapter (or whole tree) and head.
 
-  "policy": the policy's start with a head of zeros, as in the paper.
-  "reward": the reward model's adapter and head.
+  With `config.value.init` "policy" it is the policy's start with a head of
+  zeros, as in the paper; with "reward", the reward model.
+
+  Args:
+    config: Config of the RL stage.
+    policy: What the policy starts from.
+    reward: The reward model, or None if the reward is a function alone.
+    lora: Shape of the adapters that are trained.
+
+  Raises:
+    ValueError: The reward model cannot be the value model's start; says why.
   """
-  if config.value.init == "policy":
-    trainable, _ = trainable_lib.trainable_of(
-      dataclasses.replace(start, head=None),
-      lora=lora,
-      tuning=config.tuning,
-      seed=config.seed + 1,
-      head="scalar",
+  start, seed = trainable_lib.without_head(policy), config.seed + 1
+  if config.value.init == "reward":
+    _require_startable(config, policy, reward, lora)
+    head = dict(reward.role.head[params_lib.HEAD])
+    head.pop("likelihood", None)  # a state has no response to be likely
+    start = reward.with_adapter(
+      dict(reward.role.trainable) | {params_lib.HEAD: head},
+      reward.role.backbone.lora,
     )
-    return trainable
-  if config.value.init != "reward":
+  elif config.value.init != "policy":
     raise ValueError(
       f"config.value.init={config.value.init!r}: choose 'policy' or 'reward'."
     )
-  if reward_cast is None:
+  return trainable_lib.trainable_role(
+    start, lora=lora, tuning=config.tuning, seed=seed, head="scalar"
+  ).trainable
+
+
+def _require_startable(config, policy, reward, lora) -> None:
+  """Checks that a reward model can be what the value model starts from."""
+  if reward is None:
     raise ValueError(
       "config.value.init='reward' needs a reward model, but config.reward.init"
       " is empty. Set config.value.init='policy'."
     )
-  if reward_cast.members > 1:
+  if reward.role.members > 1:
     raise ValueError(
       "config.value.init='reward' needs one reward model, but"
-      f" config.reward.init holds {reward_cast.members}. Set"
+      f" config.reward.init holds {reward.role.members}. Set"
       " config.value.init='policy'."
     )
-  if config.tuning == "lora" and not reward_cast.shares_base:
+  if config.tuning != "lora":
+    return
+  if not reward.role.shares_base(policy.role):
     raise ValueError(
       "config.value.init='reward' needs a reward model on the policy's base,"
-      " where the value model stands; config.reward.init has another. Set"
+      " which the value model shares; config.reward.init has another. Set"
       " config.value.init='policy'."
     )
-  if config.tuning == "lora" and not lora.fits(reward_cast.backbone.lora):
+  if not lora.fits(reward.role.backbone.lora):
     raise ValueError(
       "config.value.init='reward' needs a reward model with the policy's"
-      f" lora {lora}; it has {reward_cast.backbone.lora}."
+      f" lora {lora}; it has {reward.role.backbone.lora}."
     )
-  head = dict(reward_cast.trainable[params_lib.HEAD])
-  head.pop("likelihood", None)  # a state has no response to be likely
-  return dict(reward_cast.trainable) | {params_lib.HEAD: head}

@@ -1,29 +1,47 @@
-"""Builds the compiled functions of an RL iteration."""
+"""The one builder of an RL iteration.
+
+Training, `plan`, the memory check, the benchmarks and the tests all build it
+here: which functions there are, and with which arguments each is called. The
+trees may be arrays or abstract arrays.
+"""
 
 import dataclasses
 import functools
+from typing import Any
 
-import optax
+import jax
+import jax.numpy as jnp
 
-from perl_jax import scoring, steps
+from perl_jax import params as params_lib
+from perl_jax import roles, scoring, steps
+from perl_jax.data.batches.prompts import PromptBatch
+from perl_jax.models import transformer
+from perl_jax.sampling import Samples
 from perl_jax.tasks.rollouts import engine as engine_lib
-from perl_jax.tasks.rollouts import rewards
-from perl_jax.tasks.settings import rl as rl_settings
-from perl_jax.tasks.settings import shared
+from perl_jax.tasks.settings.rl import RLSettings
 from perl_jax.tasks.training.compiled import Compiled
 
 
 @dataclasses.dataclass(frozen=True)
-class Functions:
-  """The compiled functions of an iteration.
+class IterationPrograms:
+  """The compiled functions of an iteration, and the arguments of each.
 
   Attributes:
-    sample: Of `sampling.make_sampler`, with (trainable, frozen) for params.
-    score: `rollout.make_scores`.
-    prepare: `steps.prepare` with its estimator; None if the loss does it.
-    learn: `steps.make_train_step` of `steps.policy_loss`.
+    settings: Settings of the run.
+    anchor: The policy that the run started from; policy and value model share
+      its backbone and its base.
+    reward: The reward model, or None if the reward is a function alone.
+    engine: What evaluations run; `sample` is shared where it is the same.
+    sample: Samples responses, `engine.compiled_sampler`.
+    score: Scores them with all roles, `scoring.make_scores`.
+    prepare: Computes advantages, `steps.prepare`; None if the loss does it.
+    learn: Updates the state, `steps.make_train_step` of `steps.policy_loss`.
   """
 
+  settings: RLSettings
+  anchor: roles.Role
+  reward: roles.Role | None
+  engine: engine_lib.Engine
   sample: Compiled
   score: Compiled
   prepare: Compiled | None
@@ -31,61 +49,162 @@ class Functions:
 
   @property
   def compiled(self) -> tuple[Compiled, ...]:
-    """All of them, for what they cost."""
-    found = (self.sample, self.score, self.prepare, self.learn)
-    return tuple(f for f in found if f is not None)
+    """All compiled functions, those of evaluations included."""
+    own = (self.sample, self.score, self.prepare, self.learn)
+    found = (*self.engine.compiled, *own)
+    return tuple(dict.fromkeys(f for f in found if f is not None))
+
+  @property
+  def base(self) -> params_lib.Params:
+    """What policy, value model and anchor run on; empty with full tuning."""
+    return self.anchor.frozen
+
+  def sample_args(
+    self, trainable: params_lib.Params, batch: PromptBatch, key: jax.Array
+  ) -> tuple[Any, ...]:
+    """Arguments of `sample`.
+
+    Args:
+      trainable: Trees of the roles that are trained.
+      batch: Prompts `[B, P]`, on the mesh.
+      key: Key of the iteration.
+    """
+    prompts = batch.tokens, batch.lengths, batch.index
+    return trainable["policy"], self.base, *prompts, key
+
+  def responses(
+    self, samples: Samples
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Sampled tokens, mask and log-probs by prompt, `[B, G, T]` each."""
+    shape = (-1, self.settings.estimator.group, samples.tokens.shape[-1])
+    return tuple(
+      array.reshape(shape)
+      for array in (samples.tokens, samples.mask, samples.logprobs)
+    )
+
+  def score_args(
+    self,
+    trainable: params_lib.Params,
+    batch: PromptBatch,
+    responses: tuple[jax.Array, ...],
+  ) -> tuple[Any, ...]:
+    """Arguments of `score`; `responses` as `responses` returns them."""
+    estimator = self.settings.estimator
+    trees, bases = {"anchor": self.anchor.trainable}, {"": self.base}
+    if estimator.needs_measures:
+      trees["policy"] = trainable["policy"]
+      if estimator.uses_value:
+        trees["value"] = trainable["value"]
+    if self.reward is not None:
+      trees["reward"] = self.reward.trainable
+      if self.reward.frozen is not self.base:
+        bases["reward"] = self.reward.frozen
+    tokens, mask, _ = responses
+    return trees, bases, batch.tokens, batch.lengths, tokens, mask
+
+  def experience(
+    self,
+    batch: PromptBatch,
+    responses: tuple[jax.Array, ...],
+    scores: dict[str, jax.Array],
+    rewards: jax.Array,
+    beta: jax.Array,
+  ) -> steps.Experience:
+    """What is learned from, before `prepare`.
+
+    Args:
+      batch: Prompts `[B, P]`.
+      responses: As `responses` returns them.
+      scores: As `score` returns them.
+      rewards: Rewards of the responses, `[B * G]`, float32.
+      beta: Weight of the KL, a float32 scalar.
+    """
+    tokens, mask, sampled = responses
+    shape = tokens.shape[:2]
+    return steps.Experience(
+      batch.tokens,
+      batch.lengths,
+      tokens,
+      mask,
+      sampled_logprobs=sampled,
+      anchor_logprobs=scores["anchor"],
+      rewards=rewards.reshape(shape),
+      beta=jnp.broadcast_to(beta, shape[:1]),
+      policy_logprobs=scores.get("policy"),
+      values=scores.get("value"),
+    )
+
+  def frozen(self) -> steps.Frozen:
+    """What `learn` reads and does not change."""
+    exact = self.settings.estimator.kl == "exact"
+    return steps.Frozen(self.base, self.anchor.trainable if exact else {})
+
+  def cache(self, prompts: int, prompt_len: int) -> Any:
+    """The KV cache of `sample`, as abstract arrays.
+
+    Args:
+      prompts: Prompts in a batch, `B`.
+      prompt_len: Tokens of a padded prompt, `P`.
+    """
+    spec = self.settings.rollout
+    if 0 < spec.slots < prompts * spec.group:
+      prompts = spec.slots // spec.group
+    length = prompt_len + spec.group * spec.response_len
+    config = self.anchor.backbone.config
+    return jax.eval_shape(
+      lambda: transformer.init_cache(config, prompts, length)
+    )
 
 
-def make_functions(
-  config: shared.Config,
-  estimator: steps.Estimator,
-  optimizer: optax.GradientTransformation,
-  engine: engine_lib.Engine,
-  model: rewards.Model | None,
-  *,
-  on_base: bool,
-) -> Functions:
-  """Compiles, when first called, what an iteration runs.
+def build(
+  settings: RLSettings, anchor: roles.Role, reward: roles.Role | None
+) -> IterationPrograms:
+  """The functions of an iteration; each compiles when it is first called.
+
+  Roles whose adapters run on one base, the reward model's included where it
+  shares the policy's, go through it in one pass.
 
   Args:
-    config: Of the RL stage.
-    estimator: What is learned by.
-    optimizer: Of the roles that are trained.
-    engine: Of the judge; what it has in common is compiled once.
-    model: The reward model, if there is one.
-    on_base: Whether the roles are adapters on one base, so that they go
-      through it together.
+    settings: Settings of the run.
+    anchor: The policy that the run starts from.
+    reward: The reward model, or None if the reward is a function alone.
   """
-  backbone, spec = engine.backbone, engine.spec
+  backbone, estimator = anchor.backbone, settings.estimator
+  temperature = settings.rollout.temperature
+  engine = engine_lib.Engine(backbone, settings.sampling, reward)
   sample = engine.sample
-  grown = rl_settings.rollout_spec(config, spec)
-  if grown != spec:
-    sample = engine_lib.compiled_sampler(backbone, grown)
+  if settings.rollout != settings.sampling:
+    sample = engine_lib.compiled_sampler(backbone, settings.rollout)
   together = ()
-  if on_base:
+  if anchor.frozen:
     together = ("anchor", "policy", "value")
-    if model is not None and model.shares_pass(backbone):
+    if reward is not None and reward.shares_pass(anchor):
       together += ("reward",)
   score = scoring.make_scores(
     backbone,
-    temperature=spec.temperature,
+    temperature=temperature,
     together=together,
-    reward_backbone=model.backbone if model else None,
-    members=model.members if model else 1,
-    microbatches=config.score_microbatches,
+    reward_backbone=reward.backbone if reward else None,
+    members=reward.members if reward else 1,
+    microbatches=settings.score_microbatches,
   )
   prepare = None
   if estimator.needs_measures:
     prepare = Compiled(
       functools.partial(steps.prepare, estimator), name="advantages"
     )
-  loss = steps.policy_loss(backbone, estimator, temperature=spec.temperature)
   learn = steps.make_train_step(
-    loss, optimizer, microbatches=config.microbatches
+    steps.policy_loss(backbone, estimator, temperature=temperature),
+    settings.optimizer.transformation,
+    microbatches=settings.microbatches,
   )
-  return Functions(
-    sample,
-    Compiled(score, name="scores"),
-    prepare,
-    Compiled(learn, name="rl step", donate=(0,)),
+  return IterationPrograms(
+    settings=settings,
+    anchor=anchor,
+    reward=reward,
+    engine=engine,
+    sample=sample,
+    score=Compiled(score, name="scores"),
+    prepare=prepare,
+    learn=Compiled(learn, name="rl step", donate=(0,)),
   )

@@ -1,43 +1,40 @@
-"""Compiled sampling, log-probs and rewards of one policy."""
-
-import dataclasses
+"""Compiled sampling, log-probs and rewards: what an evaluation runs."""
 
 from perl_jax import params as params_lib
 from perl_jax import roles, sampling, scoring
 from perl_jax.tasks.training.compiled import Compiled
 
 
-@dataclasses.dataclass(frozen=True)
-class Role:
-  """What a compiled function is given of a role: two trees on the mesh."""
-
-  trainable: params_lib.Params
-  frozen: params_lib.Params
-
-
 class Engine:
-  """The compiled functions of one policy: sample, log-probs, rewards.
+  """The compiled functions that a policy is evaluated by.
 
-  Policy and anchor share `logprobs`: one executable, two sets of arguments.
+  Policy and anchor go through the same compiled `logprobs` with different
+  arguments, so that equal parameters give equal bits, and a KL of exactly 0.
+
+  Attributes:
+    backbone: Model and adapter shape of policy and anchor.
+    spec: How responses are sampled.
+    sample: `sample(trainable, frozen, prompts, lengths, row_ids, key)`.
+    logprobs: `scoring.make_logprobs`.
+    rewards: `scoring.make_rewards` of the reward model, or None without one.
   """
 
   def __init__(
     self,
     backbone: roles.Backbone,
-    sampling_spec: sampling.SamplingSpec,
-    reward_backbone: roles.Backbone | None,
-    reward_members: int = 1,
+    spec: sampling.SamplingSpec,
+    reward: roles.Role | None = None,
   ):
-    self.backbone, self.spec = backbone, sampling_spec
-    self.sample = compiled_sampler(backbone, sampling_spec)
+    self.backbone, self.spec = backbone, spec
+    self.sample = compiled_sampler(backbone, spec)
     self.logprobs = Compiled(
-      scoring.make_logprobs(backbone, temperature=sampling_spec.temperature),
+      scoring.make_logprobs(backbone, temperature=spec.temperature),
       name="logprobs",
     )
     self.rewards = None
-    if reward_backbone is not None:
+    if reward is not None:
       self.rewards = Compiled(
-        scoring.make_rewards(reward_backbone, members=reward_members),
+        scoring.make_rewards(reward.backbone, members=reward.members),
         name="rewards",
       )
 

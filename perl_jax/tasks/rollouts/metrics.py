@@ -1,4 +1,11 @@
-"""What a batch of responses, and an update, looked like."""
+"""Metrics of an RL iteration: of the rollout and of the update.
+
+`rollout/kl` is the mean over responses of sum_t (log pi - log pi_anchor) on the
+sampled tokens, in nats (k1). Its two log-probs come from two programs, `learn`
+and `score`, which round differently: at equal weights it is within 1e-5 nats of
+0. `validation/kl` takes both from one program and is exactly 0 there; see
+`scoring`.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +14,7 @@ import numpy as np
 
 from perl_jax.tasks.rollouts import rewards as rewards_lib
 
-# What the loss measures of the rollouts, not of the update.
+# What the loss measures of the rollout and not of the update.
 OF_ROLLOUTS = (
   "kl", "kl_per_token", "kl_k3", "objective", "entropy", "sampler_difference",
 )  # fmt: skip
@@ -15,10 +22,13 @@ _MOMENTS = ("return_square", "residual", "residual_square")
 
 
 def update_metrics(found: Mapping[str, Any]) -> dict[str, float]:
-  """What the step measured, by "train/..." and "rollout/...".
+  """What the loss measured, by "train/..." and "rollout/...".
 
   `train/explained_variance` is 1 - var(Z - V) / var(Z) over the tokens of the
-  batch, V before the update.
+  batch, with returns Z and the values V before the update.
+
+  Args:
+    found: Metrics of the train step, on the host.
   """
   metrics = {}
   for name, value in found.items():
@@ -36,10 +46,13 @@ def update_metrics(found: Mapping[str, Any]) -> dict[str, float]:
 def rollout_metrics(
   samples: Any, parts: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
-  """What a batch of responses looked like; the reward is before shift and fine.
+  """Rewards, lengths and repetition of a batch of responses.
+
+  Rewards are before the shift and the penalty for unstopped responses; lengths
+  are in tokens.
 
   Args:
-    samples: From the sampler, on the host.
+    samples: Sampled responses, on the host.
     parts: From `Rewarder.parts`, on the host.
   """
   ids = [row[mask].tolist() for row, mask in zip(samples.tokens, samples.mask)]
@@ -58,6 +71,6 @@ def rollout_metrics(
 
 
 def repetition(ids: list[int], n: int = 4) -> float:
-  """Share of n-grams of a response that occurred earlier in it, in [0, 1]."""
+  """Share of the n-grams of a response that occurred earlier in it, 0 to 1."""
   grams = [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
   return 1.0 - len(set(grams)) / len(grams) if grams else 0.0

@@ -1,13 +1,12 @@
-"""What a response is worth: a reward model, an ensemble, a function, or both.
+"""The reward of a response: a reward model, an ensemble, a function, or a sum.
 
-  total  = combine(scores of the members) + fn_weight * fn
-  learnt = total - shift - unstopped_penalty * [no stop token]
+  total    = combine(scores of the members) + fn_weight * fn
+  training = total - shift - unstopped_penalty * [no stop token]
 
-One object says so to the training iterations and to the judge, so that what is
-reported is what is learnt from, before the shift and the penalty.
+Training iterations and evaluations compute it with one object, so that what is
+reported is what is trained on, before the shift and the penalty.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,90 +16,45 @@ import numpy as np
 from jax.sharding import Mesh
 
 from perl_jax import hosts, roles, scoring, sharding
-from perl_jax import params as params_lib
 from perl_jax.data import records
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.objectives import ensembles
-from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.rollouts import reward_function
 from perl_jax.tasks.settings import shared
 
-# What a total is made of, and how far the members are apart.
+# Metrics of a reward: the total, its parts, and the spread of an ensemble.
 PARTS = ("reward", "reward_model", "reward_fn", "reward_spread")
 
 
 class Measured(NamedTuple):
-  """What was said of a batch of responses, as it was said.
+  """Raw scores of a batch of responses.
 
   Attributes:
-    model: Score of the reward model, `[B]` float32; of an ensemble, `[members,
-      B]`; None without one.
-    fn: What the function returned, `[B]` float32, or None.
+    model: Scores of the reward model, `[B]` float32, or of an ensemble,
+      `[members, B]`; None without one.
+    fn: Results of the reward function, `[B]` float32; None without one.
   """
 
   model: Any
   fn: Any
 
   def of(self, row: int) -> "Measured":
-    """What was said of one response; on the host."""
+    """The raw scores of one response, of arrays on the host."""
     return jax.tree.map(lambda x: x[..., row], self)
 
 
-@dataclasses.dataclass(frozen=True)
-class Model:
-  """A reward model, or several that are stacked, on the mesh.
-
-  Attributes:
-    backbone: Model and adapter shape.
-    trainable: Adapter and head, or the whole tree; `[members, ...]` of several.
-    frozen: What it stands on.
-    members: How many there are.
-    shares_base: Whether `frozen` is what the policy stands on.
-  """
-
-  backbone: roles.Backbone
-  trainable: params_lib.Params
-  frozen: params_lib.Params
-  members: int
-  shares_base: bool = False
-
-  def shares_pass(self, backbone: roles.Backbone) -> bool:
-    """Whether its adapters go through the base beside those of a backbone."""
-    return self.shares_base and backbone.lora.fits(self.backbone.lora)
-
-
-def place_model(
-  mesh: Mesh, cast: initial_roles.Cast | None, base: params_lib.Params
-) -> Model | None:
-  """A cast reward model on the mesh, where `base`, the policy's, lies already.
-
-  None if there is none.
-  """
-  if cast is None:
-    return None
-  return Model(
-    cast.backbone,
-    sharding.place(mesh, cast.trainable),
-    base
-    if cast.shares_base
-    else sharding.place(mesh, cast.own_base, share=True),
-    cast.members,
-    cast.shares_base,
-  )
-
-
 class Rewarder:
-  """The reward of a run; see the module.
+  """Computes the reward of a run; see the module for the formula.
 
   Attributes:
-    model: Whose scores count, or None.
-    members: Models in the ensemble, 1 for a single one, 0 without.
-    shift: Taken off every reward that is learnt from.
+    model: The reward model on the mesh, or None.
+    members: Number of models in the ensemble: 1 for a single one, 0 without.
+    shift: Subtracted from every reward that is trained on.
   """
 
   def __init__(
     self,
-    model: Model | None,
+    model: roles.Role | None,
     score: Callable[..., jax.Array] | None,
     function: reward_function.RewardFunction | None,
     *,
@@ -111,18 +65,19 @@ class Rewarder:
     tokenization: tokenization_lib.Tokenization | None = None,
     mesh: Mesh | None = None,
   ):
-    """Puts the parts together; at least one of model and function is given.
+    """Binds the parts; at least one of model and function is given.
 
     Args:
-      model: Whose scores count, or None.
-      score: `rollout.make_rewards` of its backbone, or None.
-      function: Of the user, or None.
-      fn_weight: Of the function.
+      model: The reward model on the mesh, or None.
+      score: `scoring.make_rewards` of its backbone, or None.
+      function: The user's reward function, or None.
+      fn_weight: Weight of the function in the sum.
       combine: How the members' scores become one; `ensembles.combine_scores`.
-      std_weight: Of the deviation in "mean_minus_std".
-      unstopped_penalty: For a response that ran out of room.
-      tokenization: Gives the function its text.
-      mesh: Where its numbers go.
+      std_weight: Weight of the deviation in "mean_minus_std".
+      unstopped_penalty: Subtracted from the reward of a response that reached
+        the maximum length without a stop token.
+      tokenization: Decodes responses for the function.
+      mesh: Mesh that the function's results are placed on.
     """
     self.members = 0 if model is None else model.members
     self.shift = 0.0
@@ -141,39 +96,39 @@ class Rewarder:
     *,
     scores: jax.Array | None = None,
   ) -> Measured:
-    """Asks the model and the function, on the devices and on the host.
+    """Raw scores: the model runs on the devices, the function on the host.
 
     Args:
       args: Prompts, their lengths, responses and response mask, on the mesh.
-      index: Row of each response's prompt, of this process, -1 where there is
-        none.
-      rows: What `index` points into.
-      scores: What the model said of them, if it was asked already.
+      index: Record of each response's prompt, for the responses of this
+        process; -1 in rows of padding.
+      rows: Records that `index` points into.
+      scores: Scores of the model, if they have been computed already.
     """
     model, fn = scores, None
     if self.model is not None and scores is None:
       model = self._score(self.model.trainable, self.model.frozen, *args)
     if self._function is not None:
-      fn = self._ask(args, index, rows)
+      fn = self._call(args, index, rows)
     return Measured(model, fn)
 
-  def _ask(self, args, index, rows) -> jax.Array:
+  def _call(self, args, index, rows) -> jax.Array:
     responses, mask = sharding.local_rows(self._mesh, args[2:])
-    asked = np.flatnonzero(index >= 0)
+    real = np.flatnonzero(index >= 0)
     found = np.zeros(len(index), np.float32)
-    if asked.size:
-      found[asked] = self._function(
-        [rows[int(index[i])] for i in asked],
-        [self._tokenization.decode(responses[i][mask[i]]) for i in asked],
+    if real.size:
+      found[real] = self._function(
+        [rows[int(index[i])] for i in real],
+        [self._tokenization.decode(responses[i][mask[i]]) for i in real],
       )
     return sharding.place_batch(self._mesh, found)
 
   def parts(self, measured: Measured) -> dict[str, jax.Array]:
-    """`[B]` float32 arrays by the names `PARTS`.
+    """The reward and its parts by the names `PARTS`, `[B]` float32 each.
 
-    `reward` is the total; `reward_model` (combined) and `reward_fn` (weighted)
-    are there if it has both; `reward_spread` is the standard deviation over the
-    members of an ensemble.
+    `reward` is the total. If there are both a model and a function,
+    `reward_model` (combined) and `reward_fn` (weighted) are the terms of the
+    sum. `reward_spread` is the standard deviation over an ensemble's members.
     """
     model, found = measured.model, {}
     if self.members > 1:
@@ -196,17 +151,25 @@ class Rewarder:
       "reward_fn": fn,
     } | found
 
-  def learnt(self, total: jax.Array, stopped: jax.Array) -> jax.Array:
-    """Total, less the shift, less the penalty, `[B]` float32."""
+  def training_reward(self, total: jax.Array, stopped: jax.Array) -> jax.Array:
+    """The reward that is trained on, `[B]` float32; see the module.
+
+    Args:
+      total: Total rewards, `[B]` float32.
+      stopped: Whether each response has a stop token, `[B]` bool.
+    """
     return scoring.penalise_unstopped(
       total - jnp.float32(self.shift), stopped, self._penalty
     )
 
-  def settle(self, measured: Sequence[Measured]) -> list[dict[str, float]]:
-    """`parts` of single responses, `measured` without the axis of the batch.
+  def finalise(self, measured: Sequence[Measured]) -> list[dict[str, float]]:
+    """`parts` of each response, from raw scores on the host.
 
-    The first call, which is about the anchor's responses, also says what each
-    member of an ensemble scores on average: its centre from then on.
+    The first call has to be with the anchor's responses: each member of an
+    ensemble is centred at its mean over them from then on.
+
+    Args:
+      measured: Raw scores of single responses; see `Measured.of`.
     """
 
     def stack(values, axis):

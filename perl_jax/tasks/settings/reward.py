@@ -1,4 +1,4 @@
-"""What training an ensemble of reward models asks of a config."""
+"""Settings of the reward stage: its loss, head and ensemble."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,18 +6,30 @@ from typing import Any
 import optax
 from jax.sharding import Mesh
 
-from perl_jax import steps
+from perl_jax import roles, steps
 from perl_jax.data.batches import member_rows
-from perl_jax.tasks.initial.model import Start
 from perl_jax.tasks.settings import shared
+
+HEADS = ("scalar", "likelihood")  # see `roles.response_scores`
+CHECKPOINTS = ("best", "last")
 
 
 def check(config: shared.Config, mesh: Mesh) -> None:
-  """Checks the fields of an ensemble.
+  """Checks the fields that only the reward stage has.
 
   Raises:
     ValueError: Names the field, the value and the way out.
   """
+  shared.check_counts(config, mesh)
+  for field, allowed in (("head", HEADS), ("report_checkpoint", CHECKPOINTS)):
+    if config[field] not in allowed:
+      raise ValueError(
+        f"config.{field}={config[field]!r}: choose one of {', '.join(allowed)}."
+      )
+  _check_ensemble(config, mesh)
+
+
+def _check_ensemble(config: shared.Config, mesh: Mesh) -> None:
   members, share = config.ensemble, config.member_share
   if members < 1:
     raise ValueError(f"config.ensemble={members} must be at least 1.")
@@ -42,8 +54,12 @@ def check(config: shared.Config, mesh: Mesh) -> None:
     )
 
 
-def require_different(config: shared.Config, start: Start) -> None:
-  """Checks that the members will not be one and the same.
+def require_different(config: shared.Config, start: roles.Role) -> None:
+  """Checks that the members of an ensemble will not stay equal.
+
+  Args:
+    config: Config of the stage.
+    start: The model that the members start from.
 
   Raises:
     ValueError: They start from one adapter, on the same rows, without dropout.
@@ -52,7 +68,7 @@ def require_different(config: shared.Config, start: Start) -> None:
     config.member_share < 1
     or config.lora.dropout
     or start.adapter is None
-    or start.ensemble > 1
+    or start.members > 1
   )
   if config.ensemble > 1 and not differ:
     raise ValueError(
@@ -64,11 +80,11 @@ def require_different(config: shared.Config, start: Start) -> None:
 
 
 def own_rows(config: shared.Config, rows: int) -> Callable[[Any], Any] | None:
-  """Gives each member its rows of a batch; None where all see the same.
+  """Picks each member's rows of a batch; None where all see the same rows.
 
   Args:
-    config: Of the stage.
-    rows: Training rows that the `index` of a batch points into.
+    config: Config of the stage.
+    rows: Number of training rows that the `index` of a batch points into.
   """
   if config.ensemble == 1 or config.member_share == 1:
     return None
@@ -85,7 +101,7 @@ def make_step(
   loss_fn: steps.LossFn,
   optimizer: optax.GradientTransformation,
 ) -> Callable[..., Any]:
-  """The training step of one model, or of all of them at once."""
+  """The training step of one model, or of an ensemble's members at once."""
   if config.ensemble == 1:
     return steps.make_train_step(
       loss_fn, optimizer, microbatches=config.microbatches

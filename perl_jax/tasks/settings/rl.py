@@ -1,4 +1,4 @@
-"""From an RL config to its estimator, optimiser and value model."""
+"""Settings of the RL stage, read from its config once."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,17 +8,90 @@ import jax
 import optax
 
 from perl_jax import sampling, steps
+from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.objectives import ensembles
 from perl_jax.tasks.settings import shared
 
 
-def estimator_of(config: shared.Config) -> steps.Estimator:
-  """The estimator that `config.estimator` names, with what goes with it.
+@dataclasses.dataclass(frozen=True)
+class RLSettings:
+  """What an RL run is made of, checked.
+
+  Attributes:
+    estimator: Estimator of the policy gradient.
+    optimizer: Optimiser of all roles that are trained.
+    sampling: How an evaluation samples a policy: one response to a prompt.
+    rollout: How a training iteration samples: `sampling` in groups, and with
+      continuous batching if it is asked for.
+    beta: Weight of the KL to the anchor at the start.
+    kl_target: KL in nats per response that beta follows; 0 keeps beta fixed.
+    kl_horizon: Number of responses in which beta may change by a fifth; see
+      `objectives.kl.adapt_beta`.
+    microbatches: Parts of a minibatch whose gradients are accumulated.
+    score_microbatches: Parts of a batch that are scored one after the other.
+  """
+
+  estimator: steps.Estimator
+  optimizer: shared.Optimizer
+  sampling: sampling.SamplingSpec
+  rollout: sampling.SamplingSpec
+  beta: float
+  kl_target: float
+  kl_horizon: int
+  microbatches: int
+  score_microbatches: int
+
+  def with_stops(
+    self, tokenization: tokenization_lib.Tokenization
+  ) -> "RLSettings":
+    """The settings with a tokenizer's stop tokens and padding."""
+    stops = {
+      "stop_ids": tokenization.stop_ids,
+      "pad_id": tokenization.pad_id,
+    }
+    return dataclasses.replace(
+      self,
+      sampling=dataclasses.replace(self.sampling, **stops),
+      rollout=dataclasses.replace(self.rollout, **stops),
+    )
+
+
+def read(config: shared.Config) -> RLSettings:
+  """The settings of a config.
+
+  They sample with a placeholder for the stop token; see
+  `RLSettings.with_stops`.
 
   Raises:
-    ValueError: A choice is unknown, or two of them do not go together: it says
-      why, and what does.
+    ValueError: A choice is unknown, or two of them do not go together. It names
+      the field, the reason and the way out.
   """
+  estimator = _estimator(config)
+  spec = sampling.SamplingSpec(
+    response_len=config.data.response_len,
+    stop_ids=(0,),
+    **config.sampling.to_dict(),
+  )
+  rollout = config.rollouts.to_dict() | {"group": config.samples_per_prompt}
+  try:
+    rollout_spec = dataclasses.replace(spec, **rollout)
+  except ValueError as error:
+    # Each of its messages begins with the name of a field.
+    raise ValueError(f"config.rollouts.{error}") from error
+  return RLSettings(
+    estimator=estimator,
+    optimizer=_optimizer(config, estimator),
+    sampling=spec,
+    rollout=rollout_spec,
+    beta=config.beta,
+    kl_target=config.kl.target,
+    kl_horizon=config.kl.horizon,
+    microbatches=config.microbatches,
+    score_microbatches=config.score_microbatches,
+  )
+
+
+def _estimator(config: shared.Config) -> steps.Estimator:
   try:
     return steps.Estimator(
       name=config.estimator,
@@ -36,30 +109,46 @@ def estimator_of(config: shared.Config) -> steps.Estimator:
     raise ValueError(f"config.{error}") from error
 
 
-def rollout_spec(
-  config: shared.Config, spec: sampling.SamplingSpec
-) -> sampling.SamplingSpec:
-  """How responses are drawn for training: `spec` in groups, and in slots.
+def _optimizer(
+  config: shared.Config, estimator: steps.Estimator
+) -> shared.Optimizer:
+  """A chain for each role, so that one's gradient never clips the other's.
 
-  Raises:
-    ValueError: `config.rollouts` does not fit the groups.
+  The value model has its own learning rate, and trains alone in the first
+  `value.warmup_steps` iterations: until it explains some of the returns, the
+  policy's gradient mostly follows how difficult the prompts are.
   """
-  fields = config.rollouts.to_dict() | {"group": config.samples_per_prompt}
-  try:
-    return dataclasses.replace(spec, **fields)
-  except ValueError as error:
-    raise ValueError(f"config.rollouts.{error}") from error
+  total, value = config.steps * estimator.updates, config.value
+  if not estimator.uses_value:
+    return shared.make_optimizer(config, total_steps=total)
+  policy = shared.make_optimizer(
+    config,
+    total_steps=total,
+    zero_steps=value.warmup_steps * estimator.updates,
+  )
+  own = shared.make_optimizer(
+    config, total_steps=total, learning_rate=value.learning_rate
+  )
+  by_role = {"policy": policy.transformation, "value": own.transformation}
+  return shared.Optimizer(
+    optax.partition(by_role, {name: name for name in by_role}),
+    {
+      "learning_rate": policy.learning_rates["learning_rate"],
+      "value_learning_rate": own.learning_rates["learning_rate"],
+    },
+  )
 
 
-def check(config: shared.Config, mesh: jax.sharding.Mesh) -> None:
-  """Checks what only RL asks for.
+def check(
+  config: shared.Config, settings: RLSettings, mesh: jax.sharding.Mesh
+) -> None:
+  """Checks what a run needs beyond what `read` does.
 
   Raises:
     ValueError: Names the field, the value and the way out.
   """
   shared.check_counts(config, mesh)
   check_reward(config)
-  estimator = estimator_of(config)
   if not config.reward.init and not config.reward.fn:
     raise ValueError(
       "config.reward.init is empty, and config.reward.fn too: RL needs a reward"
@@ -74,7 +163,7 @@ def check(config: shared.Config, mesh: jax.sharding.Mesh) -> None:
       " give a target above 0 nats and a beta to start from, or 0 for a fixed"
       " beta."
     )
-  episodes = config.batch_size * estimator.group
+  episodes = config.batch_size * settings.estimator.group
   if config.kl.target and config.kl.horizon < episodes:
     raise ValueError(
       f"config.kl.horizon={config.kl.horizon} must be at least the"
@@ -113,29 +202,6 @@ def check(config: shared.Config, mesh: jax.sharding.Mesh) -> None:
       f" divide over mesh.data * mesh.fsdp = {shards} devices; change them or"
       " the mesh."
     )
-
-
-def make_optimizer(config: shared.Config) -> optax.GradientTransformation:
-  """A chain for each of the roles: one's gradient never clips the other's.
-
-  The value model has a learning rate of its own, and `value.warmup_steps`
-  iterations before the first of the policy: until it explains something of the
-  returns, the policy's gradient is mostly that of the prompts' difficulty.
-  """
-  estimator, value = estimator_of(config), config.value
-  total = config.steps * estimator.updates
-  if not estimator.uses_value:
-    return shared.make_optimizer(config, total_steps=total)
-  policy = shared.make_optimizer(
-    config,
-    total_steps=total,
-    delay_steps=value.warmup_steps * estimator.updates,
-  )
-  own = shared.make_optimizer(
-    config, total_steps=total, learning_rate=value.learning_rate
-  )
-  roles_ = {"policy": policy, "value": own}
-  return optax.partition(roles_, {name: name for name in roles_})
 
 
 # "average" makes one model of the members when they are loaded.

@@ -1,6 +1,7 @@
-"""From a config to the objects that tasks share: workdir, mesh, optimiser."""
+"""Settings that all stages have: mesh, adapters, optimiser, sampling."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -12,7 +13,6 @@ from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.models.lora import LoraSpec
 
 Config = ml_collections.ConfigDict
-
 
 DTYPES = ("float32", "bfloat16")
 
@@ -42,20 +42,33 @@ def lora_spec(config: Config) -> LoraSpec:
   return LoraSpec(**config.lora.to_dict())
 
 
+class Optimizer(NamedTuple):
+  """What a stage is trained by.
+
+  Attributes:
+    transformation: The Optax chain.
+    learning_rates: Schedule of each learning rate, by the name of its metric;
+      a function of the number of updates before.
+  """
+
+  transformation: optax.GradientTransformation
+  learning_rates: Mapping[str, optax.Schedule]
+
+
 def make_optimizer(
   config: Config,
   *,
   total_steps: int | None = None,
-  delay_steps: int = 0,
+  zero_steps: int = 0,
   **changes: Any,
-) -> optax.GradientTransformation:
+) -> Optimizer:
   """The optimiser of `config.optimizer`.
 
   Args:
-    config: Of a stage.
-    total_steps: Updates that it is scheduled over; None is `config.steps`.
-    delay_steps: Updates before the first that moves a parameter.
-    **changes: Fields of `config.optimizer` to put others in place of.
+    config: Config of a stage.
+    total_steps: Updates that its schedule spans; None is `config.steps`.
+    zero_steps: First updates, with a learning rate of 0.
+    **changes: Values to use instead of those of `config.optimizer`, by field.
   """
   fields = config.optimizer.to_dict() | changes
   schedule = optim.make_schedule(
@@ -63,9 +76,10 @@ def make_optimizer(
     learning_rate=fields.pop("learning_rate"),
     warmup_steps=fields.pop("warmup_steps"),
     total_steps=total_steps or config.steps,
-    delay_steps=delay_steps,
+    zero_steps=zero_steps,
   )
-  return optim.make_optimizer(schedule=schedule, **fields)
+  transformation = optim.make_optimizer(schedule=schedule, **fields)
+  return Optimizer(transformation, {"learning_rate": schedule})
 
 
 def check_counts(config: Config, mesh: jax.sharding.Mesh) -> None:
@@ -98,7 +112,10 @@ def share(trainable: Any, frozen: Any) -> dict[str, float]:
   """What is trained, in numbers for the log and summary.json.
 
   `trainable_share` is trained parameters over all parameters of the role;
-  `adapter_bytes` and `base_bytes` are the bytes of the two trees.
+  `trainable_bytes` and `frozen_bytes` are the sizes of the two trees.
+
+  Raises:
+    ValueError: Nothing is trainable.
   """
   mine, rest = params_lib.count(trainable), params_lib.count(frozen)
   if not mine:
@@ -111,22 +128,14 @@ def share(trainable: Any, frozen: Any) -> dict[str, float]:
   }
 
 
-def sampling_spec(
-  config: Config,
-  tokenization: tokenization_lib.Tokenization,
-  *,
-  temperature: float,
-  top_k: int = 0,
-  top_p: float = 1.0,
-  greedy: bool = False,
+def evaluation_spec(
+  config: Config, tokenization: tokenization_lib.Tokenization
 ) -> sampling.SamplingSpec:
-  """How responses are drawn, with the tokenizer's stop set."""
+  """How an evaluation samples, by `config.eval`, with the tokenizer's stops."""
   return sampling.SamplingSpec(
     response_len=config.data.response_len,
     stop_ids=tokenization.stop_ids,
     pad_id=tokenization.pad_id,
-    temperature=temperature,
-    top_k=top_k,
-    top_p=top_p,
-    greedy=greedy,
+    temperature=config.eval.temperature,
+    greedy=config.eval.greedy,
   )

@@ -1,38 +1,140 @@
-"""The beginning that every training stage shares."""
+"""The beginning that every training stage shares.
 
+From a config to the model that it starts from, its tokenizer, what is trained
+of it, and the state before the first step.
+"""
+
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
+from absl import logging
 from jax.sharding import Mesh
 
-from perl_jax import hosts
+from perl_jax import hosts, roles, sharding, steps
+from perl_jax import params as params_lib
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.data.text import train_tokenizer
 from perl_jax.models import presets
 from perl_jax.tasks.initial import manifest, restore
 from perl_jax.tasks.initial import model as model_lib
+from perl_jax.tasks.initial import trainable as trainable_lib
 from perl_jax.tasks.initial.model import Start
+from perl_jax.tasks.settings import shared
 from perl_jax.tasks.training import inputs
 
 
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+  """What a stage trains, before its first step; on the host or on one device.
+
+  Attributes:
+    role: The role that the stage is about.
+    trainable: Trees of all roles that are trained, by name.
+    summary: Entries of summary.json: what is trained, in numbers.
+  """
+
+  role: roles.Role
+  trainable: Mapping[str, params_lib.Params]
+  summary: dict[str, float]
+
+  def state(
+    self, mesh: Mesh, optimizer: shared.Optimizer, **controls: float
+  ) -> steps.TrainState:
+    """The state before the first step, on the mesh.
+
+    Args:
+      mesh: Mesh of the run.
+      optimizer: Optimiser of the stage.
+      **controls: Scalars that the stage adapts; `TrainState.controls`.
+    """
+    init = steps.init_state if self.role.members == 1 else steps.init_ensemble
+    state = init(
+      sharding.place(mesh, dict(self.trainable)),
+      optimizer.transformation,
+      **controls,
+    )
+    return sharding.place(mesh, state)
+
+
 def start(
-  config: inputs.Config, role: str, workdir: Path, kind: str, mesh: Mesh
-) -> Start:
-  """What a stage starts from: an earlier one, a checkpoint, or random weights.
+  config: shared.Config, role: str, workdir: Path, kind: str, mesh: Mesh
+) -> tuple[Start, tokenization_lib.Tokenization]:
+  """What a stage starts from, and its tokenizer.
+
+  It is an earlier stage, a third-party checkpoint, or random weights.
 
   Args:
-    config: Of the stage; `config[role].init` names the earlier workdir.
+    config: Config of the stage; `config[role].init` names the earlier workdir.
     role: "policy" or "reward".
-    workdir: Of this stage; a tokenizer that has to be trained is kept there.
-    kind: Kind of records whose text a new tokenizer learns from.
-    mesh: Where a base that is read goes.
+    workdir: Workdir of this stage; a tokenizer that has to be trained is kept
+      there.
+    kind: Kind of records whose text a new tokenizer is trained on.
+    mesh: Mesh that a base is read to.
+
+  Raises:
+    ValueError: The model has a shorter context than the data need, or too few
+      embeddings for the tokenizer.
   """
-  init, outside = config[role].init, model_lib.outside(config, mesh)
+  found = _start(config, role, workdir, kind, mesh)
+  inputs.require_room(config, found.config.max_len)
+  return found, load_tokenizer(found)
+
+
+def prepare(
+  config: shared.Config,
+  workdir: Path,
+  start: Start,
+  role: str,
+  *,
+  head: str = "",
+  members: int = 1,
+  beside: Mapping[str, params_lib.Params] | None = None,
+) -> Prepared:
+  """Makes what a stage trains, and writes model.json and the tokenizer.
+
+  Args:
+    config: Config of the stage.
+    workdir: Workdir of the stage.
+    start: What it starts from.
+    role: Name of the role that the stage is about.
+    head: Kind of scalar head, one of `settings.reward.HEADS`, or "" for none.
+    members: Number of models that are trained at once.
+    beside: Trees of other roles that are trained on the same base, by name.
+  """
+  lora = shared.lora_spec(config)
+  made = trainable_lib.trainable_role(
+    start,
+    lora=lora,
+    tuning=config.tuning,
+    seed=config.seed,
+    head=head,
+    members=members,
+  )
+  trainable = {role: made.trainable} | dict(beside or {})
+  manifest.write_model(
+    workdir,
+    start,
+    lora=lora,
+    tuning=config.tuning,
+    trained=tuple(trainable),
+    init=config[role].to_dict(),
+    head=head or "scalar",
+    members=members,
+  )
+  summary = shared.share(made.trainable, made.frozen)
+  logging.info("%s: %s", config.task, summary)
+  return Prepared(made, trainable, summary)
+
+
+def _start(config, role, workdir, kind, mesh) -> Start:
+  init, options = config[role].init, model_lib.read_options(config, mesh)
   if init:
     return restore.load(
-      init, config[role].checkpoint, role, f"{role}.init", outside=outside
+      init, config[role].checkpoint, role, f"{role}.init", options=options
     )
   if config.base:
-    return model_lib.checkpoint_start(config.base, outside)
+    return model_lib.checkpoint_start(config.base, options)
   # A wrong name should not cost a trained tokenizer first.
   presets.preset(config.model.preset, vocab_size=1)
   tokenizer = workdir / manifest.TOKENIZER
@@ -57,7 +159,7 @@ def start(
   )
 
 
-def _train_tokenizer(config: inputs.Config, kind: str, tokenizer: Path) -> None:
+def _train_tokenizer(config: shared.Config, kind: str, tokenizer: Path) -> None:
   """Trains one where there is none yet."""
   hosts.barrier("tokenizer looked for")
   if hosts.sees(tokenizer):
@@ -75,7 +177,7 @@ def _train_tokenizer(config: inputs.Config, kind: str, tokenizer: Path) -> None:
 
 
 def load_tokenizer(start: Start) -> tokenization_lib.Tokenization:
-  """The tokenizer of a start.
+  """The tokenizer of what a stage starts from.
 
   Raises:
     ValueError: It has tokens that the model has no embedding for.

@@ -1,17 +1,29 @@
 """Functions compiled ahead of their first call, one executable per shape.
 
-Beside running, this tells what a stage costs: seconds spent compiling and the
-compiler's own estimate of peak memory, which is what the paper compares.
+Beside running, this tells what a stage costs: seconds spent compiling, the
+compiler's own estimate of peak memory, which is what the paper compares, and
+the FLOPs of the matrix products.
 """
 
 import ctypes
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
-from perl_jax.planning import estimate
+from perl_jax.planning import estimate, flops
+
+
+@dataclasses.dataclass
+class _Program:
+  """The function for one set of shapes, its arguments' shapes, its calls."""
+
+  function: Callable[..., Any]
+  arguments: Any
+  calls: int = 0
+  flops: float | None = None
 
 
 class Compiled:
@@ -21,9 +33,9 @@ class Compiled:
   results. It is laid out on the mesh as it was, so that the next call takes it.
 
   Attributes:
-    name: For messages.
-    compile_seconds: Spent lowering and compiling so far.
-    peak_bytes: Largest compiler estimate over all shapes: arguments, outputs
+    name: Name of the function in messages.
+    compile_seconds: Seconds spent lowering and compiling so far.
+    peak_bytes: Largest compiler estimate over all shapes, of arguments, outputs
       and temporaries, less what is donated. 0 before the first call.
   """
 
@@ -34,23 +46,25 @@ class Compiled:
     self.name = name
     self.compile_seconds = 0.0
     self.peak_bytes = 0
-    self._functions: dict[Any, Any] = {}
+    self._programs: dict[Any, _Program] = {}
 
   @property
   def traces(self) -> int:
     """Number of executables, one for each set of shapes."""
-    return len(self._functions)
+    return len(self._programs)
 
   def __call__(self, *args: Any) -> Any:
     """Runs the function, compiling it first for shapes it has not seen."""
     leaves, tree = jax.tree.flatten(args)
     key = tree, tuple((x.shape, x.dtype) for x in leaves)
-    if key not in self._functions:
-      self._functions[key] = self._compile(args)
-    return self._functions[key](*args)
+    if key not in self._programs:
+      self._programs[key] = self._compile(args)
+    program = self._programs[key]
+    program.calls += 1
+    return program.function(*args)
 
   def jitted(self, *args: Any) -> Any:
-    """The jitted function for such arguments, arrays or descriptions of them.
+    """The jitted function for such arguments, real or abstract arrays.
 
     `jitted(*args).trace(*args).lower().compile()` is what a call would run.
     """
@@ -62,10 +76,24 @@ class Compiled:
     return jax.jit(self._fn, donate_argnums=self._donate, out_shardings=layout)
 
   def shapes(self, *args: Any) -> Any:
-    """What a call with such arguments would give, described."""
+    """The results of a call with such arguments, as abstract arrays."""
     return jax.eval_shape(self._fn, *args)
 
-  def _compile(self, args):
+  def flops_run(self) -> float:
+    """FLOPs of the matrix products of all calls so far, over all devices.
+
+    Counted in the traced program (`planning.flops`), so that what is recomputed
+    for a backward pass counts again.
+    """
+    total = 0.0
+    for program in self._programs.values():
+      if program.flops is None:
+        traced = jax.jit(self._fn).trace(*program.arguments)
+        program.flops = flops.matmul_flops(traced.jaxpr)
+      total += program.calls * program.flops
+    return total
+
+  def _compile(self, args) -> _Program:
     started = time.perf_counter()
     jitted = self.jitted(*args)
     executable = jitted.lower(*args).compile()
@@ -77,7 +105,10 @@ class Compiled:
     memory = executable.memory_analysis()
     if memory is not None:
       self.peak_bytes = max(self.peak_bytes, estimate.peak_bytes(memory))
-    return jitted
+    shapes = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), args
+    )
+    return _Program(jitted, shapes)
 
 
 def return_freed_memory() -> None:

@@ -9,7 +9,6 @@ writes it anew, and ends with the same bits.
 import contextlib
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,20 +19,22 @@ from perl_jax import checkpoint as checkpoint_lib
 from perl_jax import hosts, steps
 from perl_jax import metrics as metrics_lib
 from perl_jax.tasks.settings import shared
+from perl_jax.tasks.training import timing as timing_lib
 
 Metrics = dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """An open workdir and the state to go on from.
+  """An open workdir and the state to train from.
 
   Attributes:
-    config: Of the stage.
-    state: As given to `open_run`, or restored.
-    resumed: What was restored, if anything.
-    checkpointer: Open.
-    writer: Open; what a resumed run will do again has been dropped.
+    config: Config of the stage.
+    state: The state that `open_run` was given, or the restored one.
+    resumed: What was restored, or None in a fresh workdir.
+    checkpointer: Saves the state; open.
+    writer: Writes metrics; open. Lines that a resumed run will write again have
+      been dropped.
   """
 
   config: shared.Config
@@ -43,7 +44,12 @@ class Run:
   writer: metrics_lib.Writer
 
   def train(
-    self, *, batches: Any, update: Callable, evaluate: Callable
+    self,
+    *,
+    batches: Any,
+    update: Callable,
+    evaluate: Callable,
+    timing: timing_lib.StepMetrics,
   ) -> tuple[steps.TrainState, Metrics]:
     """`run_loop` with the state, writers and counts of this run."""
     return run_loop(
@@ -52,6 +58,7 @@ class Run:
       batches=batches,
       update=update,
       evaluate=evaluate,
+      timing=timing,
       checkpointer=self.checkpointer,
       writer=self.writer,
       resumed=self.resumed,
@@ -67,17 +74,15 @@ def open_run(
   workdir: Path,
   state: steps.TrainState,
   *,
-  name: str,
   best: tuple[str, str],
   show: tuple[str, ...],
 ) -> Iterator[Run]:
   """Opens checkpoints and writers, and restores the last state if there is one.
 
   Args:
-    config: Of the stage.
-    workdir: Of the stage.
-    state: To start from where nothing was saved yet.
-    name: Of the stage.
+    config: Config of the stage.
+    workdir: Workdir of the stage.
+    state: State to start from where nothing was saved yet.
     best: (metric, "min" or "max") that the best checkpoint is kept by.
     show: Metrics on the progress line.
   """
@@ -88,7 +93,7 @@ def open_run(
     with metrics_lib.Writer(
       workdir,
       total_steps=config.steps,
-      name=name,
+      name=config.task,
       resume_step=int(state.step) + 1 if resumed else 0,
       show=show,
       enabled=hosts.is_primary(),
@@ -105,32 +110,33 @@ def run_loop(
     [steps.TrainState, Any, int], tuple[steps.TrainState, Metrics]
   ],
   evaluate: Callable[[steps.TrainState, int], Metrics],
+  timing: timing_lib.StepMetrics,
   checkpointer: checkpoint_lib.Checkpointer,
   writer: metrics_lib.Writer,
   resumed: checkpoint_lib.Resumed | None,
   eval_every: int,
   log_every: int,
   must_change: bool,
-  meta: Mapping[str, Any] | None = None,
 ) -> tuple[steps.TrainState, Metrics]:
   """Trains to `total_steps` and returns the state and its last evaluation.
 
   Args:
-    state: Where to start, or the restored state.
-    total_steps: Updates in all, those before a resume included.
+    state: State to start from, or the restored one.
+    total_steps: Number of updates, those before a resume included.
     batches: Iterator with `get_state` and `set_state`.
     update: `(state, batch, step) -> (state, metrics)`; step counts from 1.
     evaluate: `(state, step) -> metrics`; may write samples.
-    checkpointer: Saves at each evaluation; its metric must be among them.
+    timing: Metrics of time and throughput; just made.
+    checkpointer: Saves at each evaluation, whose metrics must have its own.
     writer: Open metrics writer of this stage.
-    resumed: What was restored, if anything.
+    resumed: What was restored, or None.
     eval_every: Updates between evaluations; the last step always has one.
     log_every: Updates between lines; the first and last always have one.
     must_change: Whether an update that changes nothing is an error.
-    meta: JSON-able facts that go into each checkpoint's meta.
 
   Raises:
-    FloatingPointError: A loss is not finite; names the steps since it last was.
+    FloatingPointError: A metric is not finite; names the steps since it last
+      was.
     ValueError: The first update changed nothing.
   """
   first = int(state.step) + 1
@@ -140,12 +146,14 @@ def run_loop(
     logging.info("Resuming after step %d.", first - 1)
   last_finite = first - 1
   for step in range(first, total_steps + 1):
-    started = time.perf_counter()
-    state, metrics = update(state, next(batches), step)
+    batch = next(batches)
+    state, metrics = update(state, batch, step)
+    timing.count(batch, metrics)
     due = step % eval_every == 0 or step == total_steps
     if due or step == first or step % log_every == 0:
+      # Fetching the metrics waits for all steps that were dispatched before.
       metrics = {k: float(v) for k, v in hosts.to_host(metrics).items()}
-      metrics["seconds/step"] = time.perf_counter() - started
+      metrics |= timing.of_steps(step)
       _require_finite(metrics, last_finite, step)
       if step == 1 and must_change and metrics["train/update_norm"] == 0.0:
         raise ValueError(
@@ -158,12 +166,12 @@ def run_loop(
     else:
       writer.tick(step)
     if due:
-      started = time.perf_counter()
+      timing.skip()
       evaluated = evaluate(state, step)
-      timed = {"seconds/evaluate": time.perf_counter() - started}
-      writer.write(step, evaluated | timed)
+      writer.write(step, evaluated | timing.of_evaluation())
       saved = {"data": batches.get_state(), "evaluated": evaluated}
-      checkpointer.save(step, state, saved | dict(meta or {}), evaluated)
+      checkpointer.save(step, state, saved, evaluated)
+      timing.skip()
   return state, evaluated
 
 

@@ -1,4 +1,4 @@
-"""Claims a workdir for a config."""
+"""Claims a workdir for a config, and refuses one of another run."""
 
 import contextlib
 import functools
@@ -15,9 +15,14 @@ import jax
 from absl import logging
 
 from perl_jax import files, hosts
+from perl_jax.tasks.initial import manifest
 from perl_jax.tasks.settings import shared
 
 CONFIG_FILE = "config.json"
+# Config fields that were added after workdirs of this version were first
+# written, with the value that does what was done before: a workdir without the
+# field goes on as it began.
+ADDED: Mapping[str, Any] = {}
 
 # Fields, of a stage or of one in a pipeline, that say where a run computes and
 # not what: it may go on elsewhere.
@@ -28,15 +33,15 @@ _WHERE = re.compile(r"config(\.\w+)*\.(mesh\.\w+|rollouts\.layout|fit): ")
 def preparing(config: shared.Config, workdir: str | Path) -> Iterator[Path]:
   """Claims a workdir for a config once everything in the block has worked.
 
-  The block reads data and earlier stages, and may write into the workdir. If
-  it fails, what was not there before is gone again, the workdir too (a stale
-  tokenizer would be taken by the next command); if it succeeds, config.json is
-  written. All of that is done by process 0 of the run, while the others wait.
+  The block reads data and earlier stages, and may write into the workdir. If it
+  fails, what was not there before is removed again, the workdir included (the
+  next command would take a stale tokenizer); if it succeeds, config.json is
+  written. Process 0 does all of that, while the others wait.
 
   Raises:
-    ValueError: The workdir belongs to a run with another config; the fields
-      that differ are listed. Nothing is changed. Mesh and layouts may differ.
-      Or it is not one that all hosts share.
+    ValueError: The workdir belongs to a run with another config (the fields
+      that differ are listed; mesh and layouts may differ), was written by
+      another version, or is not shared by all hosts. Nothing is changed.
   """
   workdir = Path(workdir).absolute()
   mine = json.loads(config.to_json())
@@ -88,13 +93,18 @@ def _refuse_other(workdir: Path, mine: Mapping[str, Any]) -> None:
   path = workdir / CONFIG_FILE
   if not path.exists():
     return
-  lines = differences(json.loads(path.read_text()), mine)
+  model = workdir / manifest.MODEL_FILE
+  if model.is_file():
+    described = json.loads(model.read_text())
+    manifest.require_version(model, described, f"--workdir={workdir}")
+  theirs = complete(json.loads(path.read_text()), mine)
+  lines = differences(theirs, mine)
   moved = [line for line in lines if _WHERE.match(line)]
   lines = [line for line in lines if line not in moved]
   if moved and not lines:
     logging.info(
-      "%s goes on in another layout: %s. Sums are rounded otherwise than if it"
-      " had stayed.",
+      "%s goes on with another mesh or layout: %s. Sums are rounded otherwise"
+      " than if it had stayed.",
       workdir,
       ", ".join(moved),
     )
@@ -104,6 +114,35 @@ def _refuse_other(workdir: Path, mine: Mapping[str, Any]) -> None:
       f"{workdir} belongs to a run with another config:\n  {listed}\n"
       "Give another --workdir, or remove this one to start afresh."
     )
+
+
+def complete(
+  theirs: Mapping[str, Any],
+  mine: Mapping[str, Any],
+  meaning: Mapping[str, Any] | None = None,
+  path: str = "",
+) -> dict[str, Any]:
+  """An older config with the fields that were added since, as it meant them.
+
+  Args:
+    theirs: The config of a workdir.
+    mine: A config of this version, which says what fields there are.
+    meaning: What a field that is absent meant, by the end of its dotted name;
+      `ADDED` if None.
+    path: Dotted name of the part of the config.
+  """
+  meaning = ADDED if meaning is None else meaning
+  found = dict(theirs)
+  for key, value in mine.items():
+    name = f"{path}.{key}" if path else key
+    if isinstance(value, Mapping) and isinstance(theirs.get(key), Mapping):
+      found[key] = complete(theirs[key], value, meaning, name)
+    elif key not in theirs:
+      # A pipeline has the fields of a stage below the stage's name.
+      for end, meant in meaning.items():
+        if f".{name}".endswith(f".{end}"):
+          found[key] = meant
+  return found
 
 
 def differences(theirs: Any, mine: Any, path: str = "config") -> list[str]:
