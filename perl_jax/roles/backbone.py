@@ -54,6 +54,16 @@ class Role:
   members: int = 1
 
   @property
+  def config(self) -> ModelConfig:
+    """Shapes and switches of the transformer."""
+    return self.backbone.config
+
+  @property
+  def lora(self) -> LoraSpec:
+    """Shape of the adapter; rank 0 for a role that has none."""
+    return self.backbone.lora
+
+  @property
   def head(self) -> Params | None:
     """{"head": ...}, or None if the role has no scalar head."""
     return {
@@ -73,9 +83,7 @@ class Role:
 
   def shares_pass(self, other: "Role") -> bool:
     """Whether the adapters of both can go through the base in one pass."""
-    return self.shares_base(other) and self.backbone.lora.fits(
-      other.backbone.lora
-    )
+    return self.shares_base(other) and self.lora.fits(other.lora)
 
 
 def init_base(key: jax.Array, config: ModelConfig) -> dict[str, Any]:

@@ -163,7 +163,7 @@ def write_adapter(config, start, head, partial, workdir) -> dict[str, float]:
   peft.save_adapter(
     partial,
     start.config,
-    start.role.backbone.lora,
+    start.role.lora,
     start.role.adapter,
     base=base,
     head=head,
@@ -176,9 +176,7 @@ def write_merged(config, start, head, partial) -> dict[str, float]:
   merged = start.role.frozen
   if start.role.adapter is not None:
     exact = params_lib.widen(start.role.frozen, "float32")
-    merged = params_lib.merge(
-      exact, start.role.adapter, start.role.backbone.lora
-    )
+    merged = params_lib.merge(exact, start.role.adapter, start.role.lora)
   merged = params_lib.widen(merged, config.dtype)
   hf_export.save_model(
     partial,
@@ -220,7 +218,7 @@ def merge_change(start: Start, merged: params_lib.Params) -> float:
   if start.role.adapter is not None:
     unmerged = params_lib.combine(start.role.adapter, start.role.frozen)
   run = jax.jit(logits, static_argnums=1)
-  before = run(unmerged, start.role.backbone.lora)
+  before = run(unmerged, start.role.lora)
   after = run(merged, LoraSpec())
   return float(jnp.max(jnp.abs(before - after)))
 
@@ -269,7 +267,7 @@ def card(config, start: Start, found: dict[str, float]) -> str:
     facts["weights"] = "average of an ensemble"
   table: dict[str, Any] = {"stage": facts.pop("task", "third party")}
   if start.role.adapter is not None:
-    lora = start.role.backbone.lora
+    lora = start.role.lora
     table["LoRA"] = f"rank {lora.rank}, alpha {lora.alpha}, {lora.targets}"
   table |= facts | found
   front = {

@@ -24,7 +24,11 @@ def shards(llama):
   found = load(llama)
   (llama / hf_weights.SINGLE).unlink()
   files = hf_weights.save_base(
-    llama, found.config, found.base, dtype="float32", shard_bytes=8_000
+    llama,
+    found.config,
+    found.frozen,
+    dtype="float32",
+    shard_bytes=8_000,
   )
   return llama, files
 
@@ -108,9 +112,9 @@ def test_wrong_dtype(llama):
 
 def test_buffers_of_old_releases_are_no_weights(llama):
   name = "model.layers.0.self_attn.rotary_emb.inv_freq"
-  before = load(llama).base
+  before = load(llama).frozen
   edit_tensors(llama, lambda t: t.update({name: np.ones(4, np.float32)}))
-  after = load(llama).base
+  after = load(llama).frozen
   jax.tree.map(np.testing.assert_array_equal, before, after)
 
 
@@ -256,11 +260,11 @@ def test_patterns_of_rank_and_alpha_are_honoured(adapter):
       tensors[name] = np.ascontiguousarray(tensors[name][:, :1])
   safetensors.numpy.save_file(tensors, path)
   found = peft.load_adapter(adapter, model())
-  assert found.spec == plain.spec
+  assert found.lora == plain.lora
 
   def leaf(adapter, name):
     module, matrix = name.split("/")
-    return adapter.leaves["layers"]["attention"][module][matrix]
+    return adapter.adapter["layers"]["attention"][module][matrix]
 
   np.testing.assert_array_equal(
     leaf(found, "q/lora_b"),

@@ -112,7 +112,7 @@ def test_logits(case):
   directory, expected = case
   found = load(directory / "checkpoint")
   assert expected["lengths"].max() > 4 * (found.config.sliding_window or 1)
-  ours = logits(found.config, LoraSpec(), found.base, *batch(expected))
+  ours = logits(found.config, LoraSpec(), found.frozen, *batch(expected))
   np.testing.assert_allclose(ours, expected["logits"], atol=TOLERANCE, rtol=0)
 
 
@@ -120,9 +120,9 @@ def test_logits_in_bfloat16_are_near(case):
   """Weights and activations of 8 bits: within 5 % of the logits' spread."""
   directory, expected = case
   found = load(directory / "checkpoint", "bfloat16")
-  assert found.base["embedding"].dtype == jnp.bfloat16
+  assert found.frozen["embedding"].dtype == jnp.bfloat16
   config = dataclasses.replace(found.config, dtype="bfloat16")
-  ours = logits(config, LoraSpec(), found.base, *batch(expected))
+  ours = logits(config, LoraSpec(), found.frozen, *batch(expected))
   error = np.sqrt(np.mean((ours - expected["logits"]) ** 2))
   assert error <= 0.05 * expected["logits"].std()
 
@@ -144,7 +144,7 @@ def test_greedy_decoding_of_64_tokens(case):
   prompt = expected["tokens"][0, : torch_side.PROMPT]
   padded = np.concatenate([np.zeros(4, prompt.dtype), prompt])[None]
   samples = jax.jit(sampler)(
-    found.base,
+    found.frozen,
     jnp.asarray(padded),
     jnp.asarray([len(prompt)]),
     jnp.zeros(1, jnp.int32),
@@ -157,12 +157,12 @@ def test_adapter_of_peft(case):
   directory, expected = case
   found = load(directory / "checkpoint")
   adapter = peft.load_adapter(directory / "adapter", found.config)
-  assert adapter.spec == LoraSpec(rank=2, alpha=6.0, targets="all")
+  assert adapter.lora == LoraSpec(rank=2, alpha=6.0, targets="all")
   assert adapter.head is None
   ours = logits(
     found.config,
-    adapter.spec,
-    params_lib.combine(adapter.leaves, found.base),
+    adapter.lora,
+    params_lib.combine(adapter.adapter, found.frozen),
     *batch(expected),
   )
   np.testing.assert_allclose(
@@ -175,11 +175,11 @@ def test_reward_adapter_of_peft(case):
   directory, expected = case
   found = load(directory / "checkpoint")
   adapter = peft.load_adapter(directory / "reward_adapter", found.config)
-  assert adapter.spec == LoraSpec(rank=2, alpha=6.0)
+  assert adapter.lora == LoraSpec(rank=2, alpha=6.0)
   ours = scores(
     found.config,
-    adapter.spec,
-    params_lib.combine(adapter.leaves, found.base) | adapter.head,
+    adapter.lora,
+    params_lib.combine(adapter.adapter, found.frozen) | adapter.head,
     *batch(expected),
   )
   np.testing.assert_allclose(
@@ -192,7 +192,10 @@ def test_reward_checkpoint(case):
   directory, expected = case
   found = load(directory / "reward_checkpoint")
   ours = scores(
-    found.config, LoraSpec(), found.base | found.head, *batch(expected)
+    found.config,
+    LoraSpec(),
+    found.frozen | found.head,
+    *batch(expected),
   )
   np.testing.assert_allclose(
     ours, expected["checkpoint_scores"], atol=TOLERANCE, rtol=0
@@ -210,7 +213,7 @@ def same_tensors(found, expected):
 def test_weights_out_are_the_weights_in(case, tmp_path):
   directory, _ = case
   found = load(directory / "checkpoint")
-  hf_weights.save_base(tmp_path, found.config, found.base, dtype="float32")
+  hf_weights.save_base(tmp_path, found.config, found.frozen, dtype="float32")
   same_tensors(
     tmp_path / hf_weights.SINGLE, directory / "checkpoint" / hf_weights.SINGLE
   )
@@ -222,17 +225,18 @@ def test_adapters_out_are_the_adapters_in(case, name, tmp_path):
   directory, _ = case
   found = load(directory / "checkpoint")
   adapter = peft.load_adapter(directory / name, found.config)
+  base = peft.base_of(directory / name)
   peft.save_adapter(
     tmp_path,
     found.config,
-    adapter.spec,
-    adapter.leaves,
-    base=adapter.base,
+    adapter.lora,
+    adapter.adapter,
+    base=base,
     head=adapter.head,
   )
   same_tensors(tmp_path / peft.WEIGHTS, directory / name / peft.WEIGHTS)
   again = peft.load_adapter(tmp_path, found.config)
-  assert again.spec == adapter.spec and again.base == adapter.base
+  assert again.lora == adapter.lora and peft.base_of(tmp_path) == base
 
 
 def test_shards_are_read_as_one(tmp_path):
@@ -241,13 +245,17 @@ def test_shards_are_read_as_one(tmp_path):
   found = load(source)
   shutil.copy(source / "config.json", tmp_path)
   files = hf_weights.save_base(
-    tmp_path, found.config, found.base, dtype="float32", shard_bytes=5_000
+    tmp_path,
+    found.config,
+    found.frozen,
+    dtype="float32",
+    shard_bytes=5_000,
   )
   assert len(files) > 3 and not (tmp_path / hf_weights.SINGLE).exists()
   again = load(tmp_path)
-  params_lib.require_same_leaves(found.base, again.base, "shards")
-  assert params_lib.fingerprint(again.base) == params_lib.fingerprint(
-    found.base
+  params_lib.require_same_leaves(found.frozen, again.frozen, "shards")
+  assert params_lib.fingerprint(again.frozen) == params_lib.fingerprint(
+    found.frozen
   )
 
 
@@ -269,13 +277,13 @@ def test_leaves_are_read_to_where_they_belong(family, monkeypatch):
   parts = hf_checkpoint.load(
     source, mesh=mesh, storage=quantization.Storage("float32")
   )
-  assert sum(read) == params_lib.count(whole.base)
-  for path, leaf in params_lib.flatten(parts.base).items():
+  assert sum(read) == params_lib.count(whole.frozen)
+  for path, leaf in params_lib.flatten(parts.frozen).items():
     expected = sharding.spec_for(path, leaf.ndim)
     assert leaf.sharding == jax.sharding.NamedSharding(mesh, expected), path
-  kernel = parts.base["layers"]["attention"]["q"]["kernel"]
+  kernel = parts.frozen["layers"]["attention"]["q"]["kernel"]
   assert kernel.addressable_shards[0].data.size * 4 == kernel.size
-  jax.tree.map(np.testing.assert_array_equal, whole.base, parts.base)
+  jax.tree.map(np.testing.assert_array_equal, whole.frozen, parts.frozen)
 
 
 ROLES = {"policy": "adapter", "reward": "reward_adapter"}
@@ -299,8 +307,8 @@ def exported(tmp_path_factory):
     peft.save_adapter(
       target,
       found.config,
-      adapter.spec,
-      adapter.leaves,
+      adapter.lora,
+      adapter.adapter,
       base=str(REFERENCES / family / "checkpoint"),
       head=adapter.head,
     )
@@ -309,7 +317,7 @@ def exported(tmp_path_factory):
     hf_export.save_model(
       target,
       found.config,
-      params_lib.merge(found.base, adapter.leaves, adapter.spec),
+      params_lib.merge(found.frozen, adapter.adapter, adapter.lora),
       hf_export.Stops((1,), None, 0),
       dtype="float32",
       shard_bytes=5_000,
@@ -327,11 +335,13 @@ def exported(tmp_path_factory):
 def test_exports_as_their_users_load_them(family, form, role, exported):
   """`from_pretrained` of transformers and PEFT; base + adapter is here."""
   found, adapter = read_pair(family, role)
-  params = params_lib.combine(adapter.leaves, found.base) | (adapter.head or {})
+  params = params_lib.combine(adapter.adapter, found.frozen) | (
+    adapter.head or {}
+  )
   measure = logits if role == "policy" else scores
   ours = measure(
     found.config,
-    adapter.spec,
+    adapter.lora,
     params,
     *map(jnp.asarray, torch_side.batch(0)),
   )

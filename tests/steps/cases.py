@@ -132,7 +132,7 @@ def case(name):
   if name == "rl":
     value, _ = role(4, head=True)
     trainable = {"policy": policy, "value": value}
-    return Case(reinforce(), trainable, steps.Standing(frozen, {}), rl_batch())
+    return Case(reinforce(), trainable, steps.Frozen(frozen, {}), rl_batch())
   loss_fn, trainable, batch = {
     "sft": (
       steps.language_model_loss(BACKBONE, max_targets=6),
@@ -150,7 +150,8 @@ def case(name):
       labelled_batch(),
     ),
   }[name]
-  return Case(loss_fn, trainable, frozen, batch)
+  name = "policy" if name == "sft" else "reward"
+  return Case(loss_fn, {name: trainable}, frozen, batch)
 
 
 CASES = ("sft", "pairwise", "pointwise", "rl")

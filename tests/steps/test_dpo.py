@@ -32,10 +32,10 @@ def measure():
 
 @functools.cache
 def batch():
-  """Pairs with what the anchor, another adapter, says about them."""
+  """Pairs with the log-probs of the anchor, which is another adapter."""
   anchor, frozen = cases.role(2)
-  told = measure()(anchor, frozen, pairs())
-  return steps.AnchoredPairs(pairs(), *map(np.asarray, told))
+  scores = measure()(anchor, frozen, pairs())
+  return steps.AnchoredPairs(pairs(), *map(np.asarray, scores))
 
 
 def make_loss(kind="sigmoid", smoothing=SMOOTHING, backbone=cases.BACKBONE):
@@ -50,7 +50,7 @@ def make_loss(kind="sigmoid", smoothing=SMOOTHING, backbone=cases.BACKBONE):
 
 @functools.cache
 def sums_and_gradient():
-  trainable, frozen = cases.role(1)
+  trainable, frozen = policy(), cases.role(1)[1]
 
   def total(trainable, batch):
     found = make_loss()(trainable, frozen, batch, None)
@@ -101,13 +101,16 @@ def test_loss_by_hand():
     expected["rejected_reward"] += rejected
   _, found = sums_and_gradient()(batch())
   cases.check_sums(found, **{k: (v, 6) for k, v in expected.items()})
-  squared = jax.jit(make_loss("ipo", 0.0))(*cases.role(1), batch(), None)
+  squared = jax.jit(make_loss("ipo", 0.0))(
+    policy(), cases.role(1)[1], batch(), None
+  )
   cases.check_sums(squared, loss=(squares, 6))
 
 
 def test_a_policy_that_is_the_anchor():
   """log 2 whatever the pairs, and no pair is preferred."""
-  trainable, frozen = cases.role(2)
+  anchor, frozen = cases.role(2)
+  trainable = {"policy": anchor}
   found = steps.means(jax.jit(make_loss())(trainable, frozen, batch(), None))
   np.testing.assert_allclose(found["loss"], np.log(2.0), rtol=1e-6)
   np.testing.assert_allclose(found["margin"], 0.0, atol=1e-5)
@@ -115,14 +118,14 @@ def test_a_policy_that_is_the_anchor():
 
 def test_gradient_is_that_of_the_two_likelihoods():
   """sum_i -beta (sigmoid(-m_i) - s) (grad log pi(chosen) - .. (rejected))."""
-  trainable, frozen = cases.role(1)
+  trainable, frozen = policy(), cases.role(1)[1]
   data = batch()
-  chosen, rejected = measure()(trainable, frozen, data.pairs)
+  chosen, rejected = measure()(trainable["policy"], frozen, data.pairs)
   margin = BETA * ((chosen - data.chosen) - (rejected - data.rejected))
   weight = -BETA * (1 / (1 + np.exp(margin)) - SMOOTHING) * data.pairs.valid
 
   def total(trainable):
-    chosen, rejected = measure()(trainable, frozen, data.pairs)
+    chosen, rejected = measure()(trainable["policy"], frozen, data.pairs)
     return jnp.sum(weight * (chosen - rejected))
 
   expected = jax.device_get(jax.grad(total)(trainable))
@@ -161,9 +164,13 @@ def plain_step(microbatches=1):
   )
 
 
+def policy():
+  return {"policy": cases.role(1)[0]}
+
+
 @functools.cache
 def stepped():
-  trainable, frozen = cases.role(1)
+  trainable, frozen = policy(), cases.role(1)[1]
   state = steps.init_state(trainable, cases.sgd())
   key = jax.random.key(0)
   return jax.device_get(jax.jit(plain_step())(state, frozen, batch(), key))
@@ -172,7 +179,7 @@ def stepped():
 @pytest.mark.parametrize("way", ["microbatches", "mesh"])
 def test_however_the_batch_is_cut(way):
   """The anchor's numbers go where their pairs go."""
-  trainable, frozen = cases.role(1)
+  trainable, frozen = policy(), cases.role(1)[1]
   data, step = batch(), jax.jit(plain_step(4 if way == "microbatches" else 1))
   state = steps.init_state(trainable, cases.sgd())
   if way == "mesh":
@@ -189,7 +196,7 @@ def test_however_the_batch_is_cut(way):
 
 
 def test_dropout_is_on_with_a_key_alone():
-  trainable, frozen = cases.role(1)
+  trainable, frozen = policy(), cases.role(1)[1]
   loss_fn = jax.jit(make_loss(backbone=cases.DROPOUT))
 
   def loss(key):

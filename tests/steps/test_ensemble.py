@@ -66,7 +66,8 @@ def test_members_end_where_they_would_have_alone(name, own_rows):
       loss_fn, adam(), members=MEMBERS, own_rows=own_rows, microbatches=2
     )
   )
-  state = steps.init_ensemble(params.stack(adapters()), adam())
+  trees = [{"reward": tree} for tree in adapters()]
+  state = steps.init_ensemble(params.stack(trees), adam())
   metrics = []
   for number in range(UPDATES):
     state, found = step(state, BASE, given, jax.random.key(number))
@@ -78,13 +79,13 @@ def test_members_end_where_they_would_have_alone(name, own_rows):
     mine = batch
     if own_rows:
       mine = type(batch)(*(leaf[:, k] for leaf in given))
-    alone = steps.init_state(adapters()[k], adam())
+    alone = steps.init_state(trees[k], adam())
     for number in range(UPDATES):
       key = jax.random.fold_in(jax.random.key(number), k)
       alone, found = alone_step(alone, BASE, mine, key)
       alone_metrics[number].append(found)
     cases.close_trees(
-      params.member(state.trainable, k), alone.trainable, adapters()[k], 1e-3
+      params.member(state.trainable, k), alone.trainable, trees[k], 1e-3
     )
     for leaf, other in zip(
       jax.tree.leaves(params.member(state.opt_state, k)),

@@ -32,6 +32,7 @@ from tests.steps.cases import (
 
 def test_language_model_loss_by_hand():
   _, trainable, frozen, batch = case("sft")
+  trainable = trainable["policy"]
   total = right = count = 0
   for row in range(ROWS):
     for column in np.flatnonzero(batch.target_mask[row]):
@@ -50,6 +51,7 @@ def test_language_model_loss_by_hand():
 
 def test_pairwise_loss_by_hand():
   _, trainable, frozen, batch = case("pairwise")
+  trainable = trainable["reward"]
   loss = right = margin = 0
   for row in np.flatnonzero(batch.valid):
     chosen, rejected = (
@@ -70,15 +72,15 @@ def test_pairwise_loss_by_hand():
 def test_equal_scores_are_half_right():
   """A head of zeros knows nothing: accuracy 1/2, loss log 2."""
   loss_fn, trainable, frozen, batch = case("pairwise")
-  found = steps.means(
-    jax.jit(loss_fn)(trainable | roles.init_head(CONFIG), frozen, batch, None)
-  )
+  trainable = {"reward": trainable["reward"] | roles.init_head(CONFIG)}
+  found = steps.means(jax.jit(loss_fn)(trainable, frozen, batch, None))
   assert found["accuracy"] == 0.5
   np.testing.assert_allclose(found["loss"], np.log(2.0), rtol=1e-6)
 
 
 def test_pointwise_loss_by_hand():
   _, trainable, frozen, batch = case("pointwise")
+  trainable = trainable["reward"]
   loss = right = total = 0
   for row in np.flatnonzero(batch.valid):
     ids = batch.tokens[row, : batch.lengths[row]]

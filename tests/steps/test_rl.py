@@ -75,7 +75,8 @@ def measured():
 
 def trainable_of(estimator):
   policy, _, value, _ = cast()
-  return {"policy": policy, "value": value} if estimator.uses_value else policy
+  trained = {"policy": policy}
+  return trained | ({"value": value} if estimator.uses_value else {})
 
 
 def run(estimator, experience, temperature=TEMPERATURE):
@@ -84,8 +85,8 @@ def run(estimator, experience, temperature=TEMPERATURE):
   loss_fn = steps.policy_loss(BACKBONE, estimator, temperature=temperature)
 
   def total(trainable):
-    standing = steps.Standing(base, anchor)
-    found = loss_fn(trainable, standing, experience, None)
+    frozen = steps.Frozen(base, anchor)
+    found = loss_fn(trainable, frozen, experience, None)
     return found["loss"][0], found
 
   gradient = jax.jit(jax.value_and_grad(total, has_aux=True))
@@ -255,7 +256,7 @@ def test_loss_by_hand(kl):
   loss_fn = steps.policy_loss(BACKBONE, estimator, temperature=TEMPERATURE)
   _, anchor, _, base = cast()
   found = jax.jit(loss_fn)(
-    trainable_of(estimator), steps.Standing(base, anchor), e, None
+    trainable_of(estimator), steps.Frozen(base, anchor), e, None
   )
   for name, expected in total.items():
     np.testing.assert_allclose(

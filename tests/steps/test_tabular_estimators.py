@@ -47,7 +47,7 @@ def experience(estimator, trainable, responses):
   """What the policy of `trainable` sampled, `[B, G, 2]`, and measured."""
   batch, group, _ = responses.shape
   rows = responses.reshape(-1, LENGTH)
-  policy = steps.policy_of(estimator, trainable)["table"]
+  policy = trainable["policy"]["table"]
   shape = responses.shape
   logprobs = token_logprobs(policy, rows).reshape(shape)
   found = steps.Experience(
@@ -72,7 +72,7 @@ def loss_of(estimator):
   return steps.policy_loss(None, estimator, temperature=1.0)
 
 
-STANDING = steps.Standing({}, {"table": jnp.asarray(ANCHOR)})
+FROZEN = steps.Frozen({}, {"table": jnp.asarray(ANCHOR)})
 
 
 @functools.cache
@@ -91,19 +91,19 @@ def trained(estimator, count=400, episodes=2048, learning_rate=0.05):
   step = steps.make_train_step(loss_of(estimator), optimizer)
 
   def iteration(state, key):
-    policy = steps.policy_of(estimator, state.trainable)["table"]
+    policy = state.trainable["policy"]["table"]
     shape = (-1, estimator.group, LENGTH)
     responses = sample(policy, key, episodes).reshape(shape)
     batch = experience(estimator, state.trainable, responses)
 
     def update(state, _):
-      return step(state, STANDING, batch, key)[0], None
+      return step(state, FROZEN, batch, key)[0], None
 
     return jax.lax.scan(update, state, None, length=estimator.updates)[0], None
 
-  start = {"table": jnp.asarray(ANCHOR)}
+  start = {"policy": {"table": jnp.asarray(ANCHOR)}}
   if estimator.uses_value:
-    start = {"policy": start, "value": {"values": jnp.zeros(1 + VOCAB)}}
+    start["value"] = {"values": jnp.zeros(1 + VOCAB)}
   keys = jax.random.split(jax.random.key(0), count)
   state, _ = jax.jit(lambda s: jax.lax.scan(iteration, s, keys))(
     steps.init_state(start, optimizer)
@@ -113,7 +113,7 @@ def trained(estimator, count=400, episodes=2048, learning_rate=0.05):
 
 def found_by(estimator):
   """Probabilities of the 16 responses after training."""
-  return probabilities(steps.policy_of(estimator, trained(estimator))["table"])
+  return probabilities(trained(estimator)["policy"]["table"])
 
 
 REINFORCE = steps.Estimator(name="reinforce", reduction="sequence")
@@ -230,7 +230,7 @@ def test_grpo_as_published_improves_the_objective():
     name="grpo", group=GROUP, kl="k3", kl_place="loss",
     reduction="sequence_mean",
   )  # fmt: skip
-  table = trained(estimator)["table"]
+  table = trained(estimator)["policy"]["table"]
   assert exact_objective(table) > exact_objective(ANCHOR) + 0.1
   assert total_variation(found_by(estimator), optimum()) > 0.03
 
@@ -245,15 +245,15 @@ def expected_gradient(name):
   """Of the sum over a group of three, divided by three."""
   estimator = steps.Estimator(name=name, group=3, reduction="sequence")
   loss_fn = loss_of(estimator)
-  policy = {"table": jnp.asarray(POLICY)}
+  policy = {"policy": {"table": jnp.asarray(POLICY)}}
 
   def of_group(responses):
     batch = experience(estimator, policy, responses[None])
 
     def total(trainable):
-      return loss_fn(trainable, STANDING, batch, None)["loss"][0]
+      return loss_fn(trainable, FROZEN, batch, None)["loss"][0]
 
-    return jax.grad(total)(policy)["table"]
+    return jax.grad(total)(policy)["policy"]["table"]
 
   gradients = jax.jit(jax.vmap(of_group))(jnp.asarray(RESPONSES[THREE]))
   weights = np.asarray(probabilities(POLICY), float)[THREE].prod(axis=1)

@@ -77,9 +77,7 @@ def gradients():
   def of_row(row):
     def total(trainable):
       batch = jax.tree.map(lambda x: x[None], row)
-      return loss_fn(trainable, steps.Standing(base, {}), batch, None)["loss"][
-        0
-      ]
+      return loss_fn(trainable, steps.Frozen(base, {}), batch, None)["loss"][0]
 
     return jax.grad(total)({"policy": policy, "value": value})
 

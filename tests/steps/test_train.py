@@ -65,7 +65,7 @@ def test_microbatches_change_nothing(name):
 
 def test_microbatches_draw_keys_of_their_own():
   """Equal rows in two parts are dropped out differently."""
-  trainable, frozen = role(1)
+  policy, frozen = role(1)
   first = jax.tree.map(lambda x: np.repeat(x[1:2], 2, axis=0), target_batch())
   loss_fn = steps.language_model_loss(DROPOUT, max_targets=6)
   seen = []
@@ -76,14 +76,15 @@ def test_microbatches_draw_keys_of_their_own():
     return found
 
   step = steps.make_train_step(spy, sgd(), microbatches=2)
-  state = steps.init_state(trainable, sgd())
+  state = steps.init_state({"policy": policy}, sgd())
   jax.block_until_ready(jax.jit(step)(state, frozen, first, jax.random.key(0)))
   jax.effects_barrier()
   assert len(seen) == 2 and seen[0] != seen[1]
 
 
 def test_dropout_depends_on_the_key_and_on_nothing_else():
-  trainable, frozen = role(1)
+  policy, frozen = role(1)
+  trainable = {"policy": policy}
   loss_fn = jax.jit(steps.language_model_loss(DROPOUT, max_targets=6))
 
   def loss(key):
@@ -126,7 +127,7 @@ def test_three_steps_are_one_trace_donated_and_leave_the_base_alone():
   for path, leaf in params.flatten(state.trainable).items():
     moved = np.any(leaf != params.flatten(trainable)[path])
     # A bias of the head cancels in a difference of scores.
-    assert moved or path == "head/bias", path
+    assert moved or path == "reward/head/bias", path
 
 
 def opt_leaves(opt_state):
@@ -204,8 +205,9 @@ def test_sharded_step_is_the_unsharded_one(name, shape):
 
 def test_full_tuning_runs_the_same_step():
   """Everything is trained, nothing is frozen, and the loss falls."""
-  trainable, frozen = role(3, head=True, tuning="full")
+  reward, frozen = role(3, head=True, tuning="full")
   assert not frozen
+  trainable = {"reward": reward}
   optimizer = adam(1e-3)
   step = jax.jit(steps.make_train_step(case("pairwise").loss_fn, optimizer))
   state = steps.init_state(trainable, optimizer)
@@ -216,4 +218,4 @@ def test_full_tuning_runs_the_same_step():
   for path, leaf in params.flatten(state.trainable).items():
     moved = np.any(leaf != params.flatten(trainable)[path])
     # A bias of the head cancels in a difference of scores.
-    assert moved or path == "head/bias", path
+    assert moved or path == "reward/head/bias", path

@@ -87,7 +87,7 @@ def test_full_tuning_of_the_policy(made):
   assert summary["trainable_share"] == 1.0 and summary["frozen_bytes"] == 0
   start = restore.load(run, "last", "policy", "policy.init")
   sft = restore.load(made("sft"), "best", "policy", "policy.init")
-  assert start.adapter is None and start.fingerprint != sft.fingerprint
+  assert start.role.adapter is None and start.fingerprint != sft.fingerprint
   assert model_of(run)["tuning"] == "full"
 
 
@@ -95,7 +95,7 @@ def test_full_tuning_of_the_reward_model(made):
   summary = tiny.summary(made("reward_full"))
   assert summary["trainable_share"] == 1.0
   start = restore.load(made("reward_full"), "best", "reward", "reward.init")
-  assert start.adapter is None and start.head is not None
+  assert start.role.adapter is None and start.role.head is not None
 
 
 def test_reward_model_may_be_a_model_of_its_own(made):
@@ -131,9 +131,8 @@ def test_reward_model_on_another_base_brings_it(
   other = tmp_path / "other"
   shutil.copytree(finished, other)
   mine = restore.load(sft_run, "best", "policy", "x")
-  moved = steps.TrainState(
-    jax.tree.map(lambda x: jnp.asarray(x) * 1.01, mine.base), (), jnp.int32(9)
-  )
+  moved = jax.tree.map(lambda x: jnp.asarray(x) * 1.01, mine.role.frozen)
+  moved = steps.TrainState({"policy": moved}, (), jnp.int32(9))
   with checkpoint.Checkpointer(other / "sft", metric="m", mode="min") as saver:
     saver.save(9, moved, {}, {"m": -1.0})
   theirs = params.fingerprint(moved.trainable)

@@ -87,7 +87,7 @@ def test_held_out_pairs_by_hand(dpo_run, sft_run):
   """Row by row and without padding, from the files a later stage reads."""
   start = restore.load(dpo_run, "last", "policy", "policy.init")
   tokenization = tokenization_lib.load_tokenizer(start.tokenizer)
-  backbone = roles.Backbone(start.config, start.lora)
+  backbone = roles.Backbone(start.config, start.role.lora)
 
   @jax.jit
   def logprobs(tree, tokens):
@@ -109,7 +109,7 @@ def test_held_out_pairs_by_hand(dpo_run, sft_run):
     places = range(len(prompt), len(ids))
     return sum(logits[t - 1, ids[t]] for t in places)
 
-  policy = params.combine(start.adapter, start.base)
+  policy = params.combine(start.role.adapter, start.role.frozen)
   anchor = restore.load(sft_run, "best", "policy", "policy.init").base
   beta = tiny.config("dpo").beta
   rewards = np.array(
@@ -146,9 +146,9 @@ def test_samples_are_anchor_and_policy_side_by_side(dpo_run, rl_run):
 def test_a_policy_like_any_other_is_left_behind(dpo_run, sft_run, tmp_path):
   start = restore.load(dpo_run, "last", "policy", "policy.init")
   sft = restore.load(sft_run, "best", "policy", "policy.init")
-  assert start.fingerprint == sft.fingerprint and start.head is None
-  assert start.lora == LoraSpec(rank=2)
-  base = set(params.flatten(sft.base))
+  assert start.fingerprint == sft.fingerprint and start.role.head is None
+  assert start.role.lora == LoraSpec(rank=2)
+  base = set(params.flatten(sft.role.frozen))
   names = tiny.checkpoints(dpo_run)
   assert names
   assert not [n for n in names if any(n.endswith(path) for path in base)]

@@ -11,7 +11,7 @@ import pytest
 from perl_jax import params, tasks
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.tasks.initial import manifest, restore
-from perl_jax.tasks.initial.model import Outside
+from perl_jax.tasks.initial.model import ReadOptions
 from tests.tasks import tiny
 
 
@@ -69,7 +69,7 @@ def made(finished, tmp_path_factory):
 def test_a_checkpoint_out_is_the_base_in(made, sft_run):
   sft = restore.load(sft_run, "best", "policy", "policy.init")
   found = restore.load(made("hf"), "", "policy", "policy.init")
-  assert found.adapter is None and found.head is None
+  assert found.role.adapter is None and found.role.head is None
   assert found.fingerprint == sft.fingerprint
   ours, theirs = map(
     tokenization_lib.load_tokenizer, (sft.tokenizer, made("hf"))
@@ -125,12 +125,12 @@ def test_merging_into_float32_changes_nothing_that_shows(finished, tmp_path):
   assert 2e-4 < rounded["largest_logit_change"] < 0.2
   assert "largest_logit_change" in (tmp_path / "bf16/README.md").read_text()
   start = restore.load(finished / "rl", "best", "policy", "policy.init")
-  merged = params.merge(start.base, start.adapter, start.lora)
-  read = restore.load(tmp_path / "f32", "", "policy", "policy.init").base
+  merged = params.merge(start.role.frozen, start.role.adapter, start.role.lora)
+  read = restore.load(tmp_path / "f32", "", "policy", "policy.init").role.frozen
   jax.tree.map(np.testing.assert_array_equal, dict(merged), dict(read))
   half = restore.load(
     tmp_path / "bf16", "", "policy", "policy.init",
-    outside=Outside(dtype="bfloat16"),
+    options=ReadOptions(dtype="bfloat16"),
   ).base  # fmt: skip
   assert half["embedding"].dtype == jnp.bfloat16
 
@@ -143,8 +143,13 @@ def test_a_base_of_ours_goes_with_its_adapter(finished, tmp_path):
   assert described["base_model_name_or_path"] == str(target / "base")
   ours = restore.load(finished / "rl", "best", "policy", "policy.init")
   theirs = restore.load(target, "", "policy", "policy.init")
-  assert theirs.fingerprint == ours.fingerprint and theirs.lora == ours.lora
-  jax.tree.map(np.testing.assert_array_equal, ours.adapter, theirs.adapter)
+  assert (
+    theirs.fingerprint == ours.fingerprint
+    and theirs.role.lora == ours.role.lora
+  )
+  jax.tree.map(
+    np.testing.assert_array_equal, ours.role.adapter, theirs.role.adapter
+  )
 
 
 @pytest.mark.parametrize(

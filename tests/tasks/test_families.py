@@ -12,7 +12,7 @@ from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.interop import hf_export
 from perl_jax.models import presets
 from perl_jax.tasks.initial import manifest, model, restore
-from perl_jax.tasks.settings import shared
+from perl_jax.tasks.settings import rl as rl_settings
 from tests.data.text import families
 from tests.data.text.messages import assistant, system, user
 from tests.tasks import tiny
@@ -57,16 +57,8 @@ def rows(tmp_path_factory):
 
 
 def test_stops_are_those_of_template_and_generation_config(
-  checkpoint, rows, tmp_path, monkeypatch
+  checkpoint, rows, tmp_path
 ):
-  drawn = []
-
-  plain = shared.sampling_spec
-
-  def recorded(*args, **kwargs):
-    drawn.append(plain(*args, **kwargs))
-    return drawn[-1]
-
   fields = {
     "base": str(checkpoint),
     "data__path": str(rows),
@@ -76,15 +68,15 @@ def test_stops_are_those_of_template_and_generation_config(
   }
   reward = tmp_path / "reward"
   tiny.run(reward, "reward", "jsonl", **fields)
-  with monkeypatch.context() as patch:
-    patch.setattr(shared, "sampling_spec", recorded)
-    found = tiny.run(
-      tmp_path / "rl", "rl", "jsonl", reward__init=str(reward), **fields
-    )
+  fields["reward__init"] = str(reward)
+  found = tiny.run(tmp_path / "rl", "rl", "jsonl", **fields)
   assert found["kl_at_step_0"] == 0.0
   tokenization = tokenization_lib.load_tokenizer(checkpoint)
   eot, end, eom = 5, 1, 4
-  assert [spec.stop_ids for spec in drawn] == [(eot, end, eom)]
+  settings = rl_settings.read(tiny.config("rl", "jsonl", **fields))
+  settings = settings.with_stops(tokenization)
+  assert settings.rollout.stop_ids == (eot, end, eom)
+  assert settings.sampling.stop_ids == (eot, end, eom)
   # Later stages read the same from the files that the workdir keeps.
   copied = tokenization_lib.load_tokenizer(tmp_path / "rl" / manifest.TOKENIZER)
   assert copied.stop_ids == tokenization.stop_ids == (eot, end, eom)
@@ -153,8 +145,8 @@ def test_transformers_scores_the_stop_token_as_we_do(reward_model):
     found = theirs(torch.tensor(padded)).logits[:, 0].numpy()
   start = restore.load(reward_model / "run", "best", "reward", "reward.init")
   scores = roles.response_scores(
-    roles.Backbone(start.config, start.lora),
-    params.combine(start.adapter | start.head, start.base),
+    roles.Backbone(start.config, start.role.lora),
+    params.combine(start.role.adapter | start.role.head, start.role.frozen),
     roles.right_padded(np.array(padded), np.array([len(row) for row in ids])),
     np.zeros((2, width), bool),
     max_response=1,

@@ -32,7 +32,7 @@ def planned_config(**fields):
   config = plan_config.get_config()
   small = {"model": "tiny", "vocab_size": 64, "compute.dtype": "float32"}
   small["lora.rank"] = 1
-  for name in plan.STAGES:
+  for name in tasks.TRAINING:
     small |= {
       f"{name}.batch_size": 8,
       f"{name}.eval.batch_size": 8,
@@ -73,7 +73,7 @@ def test_a_plan_is_of_what_the_task_compiles(task, tmp_path, monkeypatch):
     "data.max_len": lengths[0],
     "data.response_len": found[0].max_targets,
   }
-  made = programs.make_stage(tiny.override(config, seen), model, one_device())
+  made = plan.make_stage(tiny.override(config, seen), model, one_device())
   learn = made.programs()[-1]
   with jax.set_mesh(made.mesh):
     executable = learn.function.jitted(*learn.args).lower(*learn.args).compile()
@@ -81,11 +81,11 @@ def test_a_plan_is_of_what_the_task_compiles(task, tmp_path, monkeypatch):
   assert planned == compiled[0].peak_bytes
 
 
-@pytest.mark.parametrize("task", plan.STAGES)
+@pytest.mark.parametrize("task", tasks.TRAINING)
 @pytest.mark.parametrize("tuning", ["lora", "full"])
 def test_held_bytes_are_those_of_arrays(task, tuning):
   config = tiny.config(task, tuning=tuning, base_dtype="float32")
-  made = programs.make_stage(config, MODEL, one_device())
+  made = plan.make_stage(config, MODEL, one_device())
   held = made.held_bytes()
   for name, tree in made.held.items():
     real = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree)
@@ -117,7 +117,7 @@ def test_a_gathered_kernel_is_kept_for_no_layer(tuning):
     data__response_len=4,
   )
   mesh = sharding.make_mesh(data=1, fsdp=8, tensor=1)
-  made = programs.make_stage(config, model, mesh)
+  made = plan.make_stage(config, model, mesh)
   (learn,) = made.programs()
   with jax.set_mesh(mesh):
     jitted = learn.function.jitted(*learn.args)
@@ -130,7 +130,7 @@ def test_a_quantised_base_is_counted_in_its_bits():
   sizes = {}
   for dtype in ("bfloat16", "int8", "nf4"):
     config = tiny.config("reward", base_dtype=dtype)
-    made = programs.make_stage(config, MODEL, one_device())
+    made = plan.make_stage(config, MODEL, one_device())
     sizes[dtype] = made.held_bytes()["base"]
   kernels = 2 * 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)
   rest = sizes["bfloat16"] - kernels
@@ -141,8 +141,8 @@ def test_a_quantised_base_is_counted_in_its_bits():
 def test_the_base_is_spread_and_the_cache_too():
   config = tiny.config("rl", reward__fn="x:y")
   sizes = {"data": 1, "fsdp": 4, "tensor": 2}
-  alone = programs.make_stage(config, MODEL, one_device())
-  spread = programs.make_stage(config, MODEL, sharding.make_mesh(**sizes))
+  alone = plan.make_stage(config, MODEL, one_device())
+  spread = plan.make_stage(config, MODEL, sharding.make_mesh(**sizes))
   assert spread.held_bytes()["base"] < alone.held_bytes()["base"] / 6
   assert spread.cache_bytes() == alone.cache_bytes() / 8
   keys = 2 * 8 * (88 + 12) * 2 * 8 * 4  # L B S K H, float32
@@ -220,7 +220,7 @@ def refused(message):
   def described(size):
     return jax.ShapeDtypeStruct((size,), "float32")
 
-  return programs.Stage(
+  return programs.StagePrograms(
     name="reward",
     mesh=one_device(),
     held={"base": described(1000)},
@@ -236,13 +236,13 @@ def test_what_does_not_fit_is_changed_until_it_does():
     tiny.config("reward", base_dtype="bfloat16"), {"batch_size": 16}
   )
   mesh = sharding.make_mesh(data=2, fsdp=1, tensor=1)
-  base = programs.make_stage(config, MODEL, mesh).held_bytes()["base"]
+  base = plan.make_stage(config, MODEL, mesh).held_bytes()["base"]
   tried = []
 
   def planner(config, model, mesh):
     """Bytes that are held, and what stands for the rows of a microbatch."""
     tried.append((config, model, mesh))
-    made = programs.make_stage(config, model, mesh)
+    made = plan.make_stage(config, model, mesh)
     peak = sum(made.held_bytes().values()) + 1000 * config.batch_size
     peak -= 500 * config.microbatches + 100 * (model.remat == "full")
     return {"peak_bytes": peak, "fits": peak < limit, "seconds": None}
@@ -304,14 +304,19 @@ def test_a_run_that_cannot_fit_is_refused(tmp_path, monkeypatch, caplog):
   ):
     tasks.run(tiny.config("sft"), tmp_path / "run")
   assert not (tmp_path / "run").exists()
-  memory_check.check(tiny.config("sft", fit="off"))
+  check(tiny.config("sft", fit="off"))
   with caplog.at_level("WARNING"):
-    memory_check.check(tiny.config("sft", fit="warn"))
+    check(tiny.config("sft", fit="warn"))
   assert "configs/plan.py tries them" in caplog.text
   with pytest.raises(ValueError, match=r"config\.fit='never'"):
-    memory_check.check(tiny.config("sft", fit="never"))
+    check(tiny.config("sft", fit="never"))
   monkeypatch.setattr(memory_check, "memory_limit", lambda mesh, device: 2**40)
-  memory_check.check(tiny.config("sft"))
+  check(tiny.config("sft"))
+
+
+def check(config):
+  task = tasks.TASKS[config.task]
+  memory_check.check(config, task.trains, task.module().programs)
 
 
 def test_the_limit_of_a_cpu_is_its_memory_shared():

@@ -10,7 +10,7 @@ from configs import export as export_config
 from perl_jax import params, tasks
 from perl_jax.models import quantization
 from perl_jax.tasks.initial import manifest, restore
-from perl_jax.tasks.initial.model import Outside
+from perl_jax.tasks.initial.model import ReadOptions
 from tests.tasks import tiny
 
 
@@ -36,13 +36,13 @@ def test_all_roles_stand_on_the_one_quantised_base(nf4, sft_run):
     restore.load(nf4 / name, "last", role, "init")
     for name, role in (("rl", "policy"), ("reward", "reward"))
   )
-  assert params.is_quantized(policy.base)
+  assert params.is_quantized(policy.role.frozen)
   assert policy.fingerprint == reward.fingerprint
-  assert policy.record["dtype"] == reward.record["dtype"] == "nf4"
-  assert policy.base["embedding"].dtype == jnp.bfloat16
+  assert policy.source["dtype"] == reward.source["dtype"] == "nf4"
+  assert policy.role.frozen["embedding"].dtype == jnp.bfloat16
   exact = restore.load(sft_run, "best", "policy", "init")
-  assert params.nbytes(policy.base) < 0.5 * params.nbytes(exact.base)
-  for leaf in params.flatten(policy.adapter).values():
+  assert params.nbytes(policy.role.frozen) < 0.5 * params.nbytes(exact.base)
+  for leaf in params.flatten(policy.role.adapter).values():
     assert leaf.dtype == jnp.float32
   assert tiny.summary(nf4 / "rl")["kl_at_step_0"] == 0.0
 
@@ -76,7 +76,7 @@ def test_a_checkpoint_is_quantised_as_it_is_read(sft_run, tmp_path):
   export(tmp_path / "hf", init=str(sft_run))
   whole, few = (
     restore.load(
-      tmp_path / "hf", "", "policy", "base", outside=Outside(dtype=dtype)
+      tmp_path / "hf", "", "policy", "base", options=ReadOptions(dtype=dtype)
     ).base
     for dtype in ("bfloat16", "int8")
   )

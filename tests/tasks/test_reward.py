@@ -17,10 +17,10 @@ from tests.tasks import tiny
 def test_scores_are_those_of_the_reported_checkpoint(reward_run):
   """Row by row and without padding, from the files a later stage reads."""
   start = restore.load(reward_run, "best", "reward", "reward.init")
-  tree = params.combine(start.adapter | start.head, start.base)
+  tree = params.combine(start.role.adapter | start.role.head, start.role.frozen)
   tree = jax.device_put(tree)
   tokenization = tokenization_lib.load_tokenizer(start.tokenizer)
-  backbone = roles.Backbone(start.config, start.lora)
+  backbone = roles.Backbone(start.config, start.role.lora)
   score = jax.jit(
     lambda tokens, lengths: steps.reward_scores(
       backbone, tree, tokens, lengths, lengths - 1, max_response=1
@@ -64,12 +64,12 @@ def test_adapters_and_head_are_a_hundredth_of_the_base(reward_run, sft_run):
   """Issue point 4: what is trained, held and saved, in numbers."""
   summary = tiny.summary(reward_run)
   start = restore.load(reward_run, "best", "reward", "reward.init")
-  trained = start.adapter | start.head
+  trained = start.role.adapter | start.role.head
   assert summary["trainable_parameters"] == params.count(trained)
   assert summary["trainable_bytes"] == params.nbytes(trained)
-  assert summary["frozen_bytes"] == params.nbytes(start.base)
+  assert summary["frozen_bytes"] == params.nbytes(start.role.frozen)
   assert summary["trainable_bytes"] / summary["frozen_bytes"] < 0.03
-  base = set(params.flatten(start.base))
+  base = set(params.flatten(start.role.frozen))
   names = tiny.checkpoints(reward_run)
   assert names
   for name in names:

@@ -41,17 +41,20 @@ def test_a_member_is_what_one_run_would_have_made(tmp_path, sft_run):
   tiny.run(tmp_path / "one", "reward", **fields)
   two = restore.load(tmp_path / "two", "last", "reward", "x")
   one = restore.load(tmp_path / "one", "last", "reward", "x")
-  assert (two.ensemble, one.ensemble) == (2, 1)
+  assert (two.role.members, one.role.members) == (2, 1)
   first = trainable_lib.member_of(two, 0)
-  for tree, other in ((first.adapter, one.adapter), (first.head, one.head)):
+  for tree, other in (
+    (first.role.adapter, one.role.adapter),
+    (first.role.head, one.role.head),
+  ):
     for path, leaf in params.flatten(other).items():
       np.testing.assert_allclose(
         params.flatten(tree)[path], leaf, rtol=1e-3, atol=2e-5, err_msg=path
       )
   second = trainable_lib.member_of(two, 1)
   apart = [
-    np.abs(leaf - params.flatten(second.adapter)[path]).max()
-    for path, leaf in params.flatten(first.adapter).items()
+    np.abs(leaf - params.flatten(second.role.adapter)[path]).max()
+    for path, leaf in params.flatten(first.role.adapter).items()
   ]
   assert min(apart) > 1e-3
 
@@ -86,7 +89,7 @@ def test_what_is_kept_and_reported(ensemble_run, reward_run):
     if "/trainable/" in name or "opt_state" in name
   )
   start = restore.load(ensemble_run, "last", "reward", "x")
-  for path, leaf in params.flatten(start.adapter).items():
+  for path, leaf in params.flatten(start.role.adapter).items():
     assert np.ptp(np.asarray(leaf), axis=0).max() > 0, path
 
 
@@ -168,10 +171,14 @@ def test_an_average_goes_out_as_one_adapter(tmp_path, ensemble_run):
   )
   found = restore.load(tmp_path / "out", "", "reward", "x")
   start = restore.load(ensemble_run, "best", "reward", "x")
-  assert found.lora.rank == MEMBERS * start.lora.rank
-  merged = params.merge(found.base, found.adapter, found.lora)
+  assert found.role.lora.rank == MEMBERS * start.role.lora.rank
+  merged = params.merge(found.role.frozen, found.role.adapter, found.role.lora)
   each = [
-    params.merge(start.base, params.member(start.adapter, k), start.lora)
+    params.merge(
+      start.role.frozen,
+      params.member(start.role.adapter, k),
+      start.role.lora,
+    )
     for k in range(MEMBERS)
   ]
   mean = jax.tree.map(lambda *x: np.mean(x, axis=0), *each)
@@ -180,8 +187,8 @@ def test_an_average_goes_out_as_one_adapter(tmp_path, ensemble_run):
       params.flatten(merged)[path], leaf, rtol=1e-5, atol=1e-5, err_msg=path
     )
   np.testing.assert_allclose(
-    found.head["head"]["kernel"],
-    np.mean(start.head["head"]["kernel"], axis=0),
+    found.role.head["head"]["kernel"],
+    np.mean(start.role.head["head"]["kernel"], axis=0),
     rtol=1e-6,
   )
   assert "average of an ensemble" in (tmp_path / "out/README.md").read_text()
@@ -250,16 +257,19 @@ def test_fields_that_cannot_be(fields, texts):
 
 def test_an_ensemble_goes_on_from_an_ensemble(ensemble_run):
   start = restore.load(ensemble_run, "best", "reward", "x")
-  fields = {"lora": start.lora, "tuning": "lora", "seed": 7, "head": "scalar"}
-  trainable, frozen = trainable_lib.ensemble_of(
-    start, members=MEMBERS, **fields
-  )
-  expected = params.flatten(start.adapter | start.head)
-  for path, leaf in params.flatten(trainable).items():
+  fields = {
+    "lora": start.role.lora,
+    "tuning": "lora",
+    "seed": 7,
+    "head": "scalar",
+  }
+  role = trainable_lib.trainable_role(start, members=MEMBERS, **fields)
+  expected = params.flatten(start.role.adapter | start.role.head)
+  for path, leaf in params.flatten(role.trainable).items():
     np.testing.assert_array_equal(leaf, expected[path], err_msg=path)
-  assert params.fingerprint(frozen) == start.fingerprint
+  assert params.fingerprint(role.frozen) == start.fingerprint
   # From one model, every member begins with its adapter.
   one = trainable_lib.member_of(start, 1)
-  trainable, _ = trainable_lib.ensemble_of(one, members=2, **fields)
-  for path, leaf in params.flatten(trainable).items():
+  role = trainable_lib.trainable_role(one, members=2, **fields)
+  for path, leaf in params.flatten(role.trainable).items():
     np.testing.assert_array_equal(leaf, np.stack([expected[path][1]] * 2))

@@ -20,7 +20,7 @@ def test_validation_loss_is_that_of_the_last_weights(sft_run):
   tokenization = tokenization_lib.load_tokenizer(start.tokenizer)
   data = inputs.targets(tiny.config("sft"), tokenization)
   backbone = roles.Backbone(start.config, LoraSpec())
-  base = jax.device_put(start.base)
+  base = jax.device_put(start.role.frozen)
 
   @jax.jit
   def logits(tokens, positions, segments):

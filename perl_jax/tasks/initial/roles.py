@@ -133,7 +133,7 @@ def initial_value(
     head.pop("likelihood", None)  # a state has no response to be likely
     start = reward.with_adapter(
       dict(reward.role.trainable) | {params_lib.HEAD: head},
-      reward.role.backbone.lora,
+      reward.role.lora,
     )
   elif config.value.init != "policy":
     raise ValueError(
@@ -165,8 +165,8 @@ def _require_startable(config, policy, reward, lora) -> None:
       " which the value model shares; config.reward.init has another. Set"
       " config.value.init='policy'."
     )
-  if not lora.fits(reward.role.backbone.lora):
+  if not lora.fits(reward.role.lora):
     raise ValueError(
       "config.value.init='reward' needs a reward model with the policy's"
-      f" lora {lora}; it has {reward.role.backbone.lora}."
+      f" lora {lora}; it has {reward.role.lora}."
     )

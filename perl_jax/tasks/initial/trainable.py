@@ -98,7 +98,7 @@ def _split(
         " 'bfloat16', or config.tuning to 'lora'."
       )
     if adapter is not None:
-      base = params_lib.merge(base, adapter, start.role.backbone.lora)
+      base = params_lib.merge(base, adapter, start.role.lora)
     # What is trained is kept in float32, whatever it was read in.
     base = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), base)
     return params_lib.partition(base | with_head, tuning)
@@ -107,9 +107,9 @@ def _split(
     adapter = jax.jit(roles.init_adapter, static_argnums=(1, 2))(
       key, start.config, lora
     )
-  elif not lora.fits(start.role.backbone.lora):
+  elif not lora.fits(start.role.lora):
     raise ValueError(
-      f"The earlier stage has an adapter {start.role.backbone.lora}, this"
+      f"The earlier stage has an adapter {start.role.lora}, this"
       f" config asks for {lora}. Set config.lora to the earlier values, or"
       " start anew from the stage before it."
     )
@@ -124,7 +124,7 @@ def member_of(start: Start, number: int) -> Start:
   if role.members == 1:
     return start
   trainable = params_lib.member(role.trainable, number)
-  return start.with_adapter(trainable, role.backbone.lora)
+  return start.with_adapter(trainable, role.lora)
 
 
 def averaged(start: Start) -> Start:
@@ -133,7 +133,7 @@ def averaged(start: Start) -> Start:
   if role.members == 1:
     return start
   return start.with_adapter(
-    *params_lib.average_members(role.trainable, role.backbone.lora)
+    *params_lib.average_members(role.trainable, role.lora)
   )
 
 

@@ -11,9 +11,8 @@ from perl_jax import params as params_lib
 from perl_jax import roles, sharding, steps
 from perl_jax.data.batches.prompts import PromptBatch
 from perl_jax.models.lora import LoraSpec
-from perl_jax.sampling import SamplingSpec
+from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.rollouts import build, iteration, rewards
-from perl_jax.tasks.rollouts import engine as engine_lib
 from perl_jax.tasks.settings import rl as rl_settings
 from tests import toys
 from tests.sharding.meshes import common
@@ -47,59 +46,70 @@ def batch(step):
   )
 
 
-def train(name, mesh):
-  """(tokens of each iteration, metrics, adapters, state) on a mesh."""
-  config = tiny.config("rl", **ESTIMATORS[name])
-  estimator = rl_settings.estimator_of(config)
-  optimizer = rl_settings.make_optimizer(config)
-  spec = SamplingSpec(
-    RESPONSE, stop_ids=(3, 4, 11, 17, 22, 40), pad_id=63, temperature=0.7
-  )
-  base = sharding.place(mesh, toys.random_params(CONFIG))
-  anchor = sharding.place(mesh, role(1))
-  model = rewards.Model(
-    BACKBONE,
-    sharding.place(mesh, role(3, head=True)),
-    base,
-    members=1,
-    shares_base=True,
-  )
-  engine = engine_lib.Engine(BACKBONE, spec, BACKBONE)
-  functions = build.make_functions(
-    config, estimator, optimizer, engine, model, on_base=True
-  )
-  tokens = []
+class Recorded:
+  """A compiled sampler that keeps what it has sampled, -1 where masked."""
 
-  def sample(*args):
-    samples = functions.sample(*args)
-    tokens.append(np.where(samples.mask, samples.tokens, -1))
+  def __init__(self, sample):
+    self.tokens, self._sample = [], sample
+
+  @property
+  def compile_seconds(self):
+    return self._sample.compile_seconds
+
+  def __call__(self, *args):
+    samples = self._sample(*args)
+    self.tokens.append(np.where(samples.mask, samples.tokens, -1))
     return samples
 
-  trainable = role(1)
-  if estimator.uses_value:
-    trainable = {"policy": trainable, "value": role(4, head=True)}
+
+def train(name, mesh):
+  """(tokens of each iteration, metrics, adapters, state) on a mesh."""
+  settings = rl_settings.read(
+    tiny.config("rl", data__response_len=RESPONSE, **ESTIMATORS[name])
+  )
+  stops = {"stop_ids": (3, 4, 11, 17, 22, 40), "pad_id": 63, "temperature": 0.7}
+  settings = dataclasses.replace(
+    settings,
+    sampling=dataclasses.replace(settings.sampling, **stops),
+    rollout=dataclasses.replace(settings.rollout, **stops),
+  )
+  base = toys.random_params(CONFIG)
+  placed = initial_roles.place(
+    mesh,
+    {
+      "anchor": roles.Role(BACKBONE, role(1), base),
+      "reward": roles.Role(BACKBONE, role(3, head=True), base),
+    },
+  )
+  built = build.build(settings, placed["anchor"], placed["reward"])
+  sample = Recorded(built.sample)
+  trainable = {"policy": role(1)}
+  if settings.estimator.uses_value:
+    trainable["value"] = role(4, head=True)
   state = steps.init_state(
-    sharding.place(mesh, trainable), optimizer, beta=config.beta
+    sharding.place(mesh, trainable),
+    settings.optimizer.transformation,
+    beta=settings.beta,
   )
   state = sharding.place(mesh, state)
   iterate = iteration.Iteration(
-    estimator,
-    dataclasses.replace(functions, sample=sample),
-    mesh=mesh,
-    base=base,
-    anchor=anchor,
-    reward=rewards.Rewarder(
-      model, engine.rewards, None, unstopped_penalty=1.0, mesh=mesh
+    dataclasses.replace(built, sample=sample),
+    rewards.Rewarder(
+      placed["reward"],
+      built.engine.rewards,
+      None,
+      unstopped_penalty=1.0,
+      mesh=mesh,
     ),
+    mesh=mesh,
     rows=(),
     key=jax.random.key(11),
-    control=iteration.Control(),
   )
   metrics = []
   for step in range(1, STEPS + 1):
     state, found = iterate(state, batch(step), step)
     metrics.append({k: float(v) for k, v in tiny.untimed(found).items()})
-  return tokens, metrics, params_lib.flatten(trainable), state
+  return sample.tokens, metrics, params_lib.flatten(trainable), state
 
 
 @functools.cache

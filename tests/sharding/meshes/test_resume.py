@@ -71,7 +71,7 @@ def test_goes_on_on_another_mesh(
   with caplog.at_level(logging.INFO, "absl"):
     tiny.run(tmp_path / "run", stage, **fields, **mesh(name))
   assert restored == [4]
-  (line,) = (m for m in caplog.messages if "another layout" in m)
+  (line,) = (m for m in caplog.messages if "another mesh" in m)
   assert f"config.mesh.data: 8 -> {common.MESHES[name][0]}" in line
 
   found, wanted = tiny.lines(tmp_path / "run"), tiny.lines(expected)

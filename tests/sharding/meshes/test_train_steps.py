@@ -29,11 +29,14 @@ LOSS, MOVE = dict(rtol=2e-5, atol=2e-5), 2e-3
 @functools.cache
 def case(stage):
   if stage == "dpo":
-    trainable, frozen = cases.role(1)
-    return cases.Case(test_dpo.make_loss(), trainable, frozen, test_dpo.batch())
+    _, frozen = cases.role(1)
+    return cases.Case(
+      test_dpo.make_loss(), test_dpo.policy(), frozen, test_dpo.batch()
+    )
   if stage == "full":
     trainable, frozen = cases.role(5, head=True, tuning="full")
     assert not jax.tree.leaves(frozen)
+    trainable = {"reward": trainable}
     return cases.case("pairwise")._replace(trainable=trainable, frozen=frozen)
   return cases.case(stage)
 
@@ -61,7 +64,7 @@ def train(stage, mesh):
 def _train(stage, mesh):
   loss_fn, trainable, frozen, batch = case(stage)
   state = sharding.place(mesh, steps.init_state(trainable, adam()))
-  if isinstance(frozen, steps.Standing):
+  if isinstance(frozen, steps.Frozen):
     frozen = frozen._replace(base=sharding.place(mesh, frozen.base))
   else:
     frozen = sharding.place(mesh, frozen)
@@ -111,7 +114,7 @@ def test_five_steps(stage, mesh, capfd):
   np.testing.assert_allclose(losses, expected_losses, **LOSS)
   begun = case(stage).trainable
   for path, leaf in params.flatten(state.trainable).items():
-    if path == "head/bias" and stage in ("pairwise", "full"):
+    if path == "reward/head/bias" and stage in ("pairwise", "full"):
       continue  # of no consequence for a pair: Adam follows the rounding
     before, after = (
       np.asarray(params.flatten(tree)[path])
@@ -138,7 +141,7 @@ def test_parts_of_the_base_and_of_a_full_optimizer():
     base = sharding.place(mesh, cases.role(1)[1])
     full = case("full").trainable
     state = sharding.place(mesh, steps.init_state(full, adam()))
-    moments = params.flatten(state.opt_state[1][0].mu)
+    moments = params.flatten(state.opt_state[1][0].mu["reward"])
     for path in ("embedding", "layers/mlp/gate/kernel", "layers/mlp/up/kernel",
                  "layers/mlp/down/kernel"):  # fmt: skip
       shapes = {

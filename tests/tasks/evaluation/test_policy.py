@@ -1,4 +1,4 @@
-"""Judging a policy: who is measured, in which order, and the means."""
+"""Evaluating a policy: the rows, their order, and the means."""
 
 import functools
 
@@ -61,18 +61,18 @@ def role(seed, head=False):
   base = toys.random_params(BACKBONE.config)
   tree = toys.random_params(BACKBONE.config, SPEC, head=head, seed=seed)
   trainable, _ = params.partition(tree, "lora")
-  return engine_lib.Role(
-    sharding.place(mesh(), trainable), sharding.place(mesh(), base)
+  return roles.Role(
+    BACKBONE, sharding.place(mesh(), trainable), sharding.place(mesh(), base)
   )
 
 
 @functools.cache
 def engine():
-  return engine_lib.Engine(BACKBONE, SAMPLING, BACKBONE)
+  return engine_lib.Engine(BACKBONE, SAMPLING, role(3, head=True))
 
 
-def judge(key=0):
-  return policy_evaluation.PolicyJudge(
+def evaluator(key=0):
+  return policy_evaluation.PolicyEvaluator(
     engine(),
     mesh=mesh(),
     batches=batches,
@@ -84,18 +84,16 @@ def judge(key=0):
 
 
 def rewarder():
-  scorer = role(3, head=True)
-  model = rewards.Model(BACKBONE, scorer.trainable, scorer.frozen, 1)
-  return rewards.Rewarder(model, engine().rewards, None)
+  return rewards.Rewarder(role(3, head=True), engine().rewards, None)
 
 
 @functools.cache
-def judged(policy, key=0):
-  return judge(key)(role(policy), role(1), rewarder())
+def evaluated(policy, key=0):
+  return evaluator(key)(role(policy), role(1), rewarder())
 
 
 def test_rows_come_back_in_their_order_without_fillers():
-  _, rows = judged(2)
+  _, rows = evaluated(2)
   assert [row["prompt"] for row in rows] == [f"user: say {i}" for i in range(5)]
   assert all(row["reference"] == "3" for row in rows)
   assert [("even" in row["judgements"]) for row in rows] == [
@@ -104,26 +102,26 @@ def test_rows_come_back_in_their_order_without_fillers():
 
 
 def test_policy_that_is_its_anchor_has_kl_0_exactly():
-  metrics, rows = judged(1)
+  metrics, rows = evaluated(1)
   assert metrics["kl"] == metrics["kl_per_token"] == 0.0
   assert all(row["kl"] == 0.0 for row in rows)
-  assert judged(2)[0]["kl"] != 0.0
+  assert evaluated(2)[0]["kl"] != 0.0
 
 
 def test_same_key_gives_the_same_and_another_does_not():
   first, second = (
-    judge()(role(2), role(1), None),
-    judge()(role(2), role(1), None),
+    evaluator()(role(2), role(1), None),
+    evaluator()(role(2), role(1), None),
   )
   assert first == second
   texts = [row["response"] for row in first[1]]
-  assert texts != [row["response"] for row in judged(2, key=1)[1]]
+  assert texts != [row["response"] for row in evaluated(2, key=1)[1]]
 
 
 def test_sampler_follows_a_changed_adapter_without_a_new_trace():
   """Trap 3: others went on sampling with their first policy for weeks."""
-  one = [row["response"] for row in judged(1)[1]]
-  two = [row["response"] for row in judged(2)[1]]
+  one = [row["response"] for row in evaluated(1)[1]]
+  two = [row["response"] for row in evaluated(2)[1]]
   assert one != two
   assert all(f.traces == 1 for f in engine().compiled)
   assert len(engine().compiled) == 3
@@ -131,7 +129,7 @@ def test_sampler_follows_a_changed_adapter_without_a_new_trace():
 
 def test_row_is_measured_on_its_own_response():
   """Against the functions of `roles`, one row without padding."""
-  for row in judged(2)[1]:
+  for row in evaluated(2)[1]:
     number = int(row["prompt"].split()[-1])
     ids = np.array([int(i) for i in row["response"].split()], np.int32)
     assert row["length"] == len(ids)
@@ -180,7 +178,7 @@ def alone():
 
 
 def test_means_are_over_the_rows_that_have_them():
-  metrics, rows = judged(2)
+  metrics, rows = evaluated(2)
   assert metrics["even"] == 1.0
   assert metrics["long"] == np.mean([r["judgements"]["long"] for r in rows])
   assert metrics["reward"] == pytest.approx(
@@ -190,7 +188,7 @@ def test_means_are_over_the_rows_that_have_them():
     sum(r["kl"] for r in rows) / sum(r["length"] for r in rows)
   )
   assert metrics["stop_rate"] == np.mean([r["stopped"] for r in rows])
-  without, _ = judge()(role(2), role(1), None)
+  without, _ = evaluator()(role(2), role(1), None)
   assert set(metrics) - set(without) == {"reward"}
 
 
@@ -209,7 +207,7 @@ def test_repetition_is_the_share_of_4_grams_seen_before(ids, share):
 
 
 def test_side_by_side_pairs_rows_of_one_prompt():
-  (anchor, policy) = judged(1)[1], judged(2)[1]
+  (anchor, policy) = evaluated(1)[1], evaluated(2)[1]
   rows = policy_evaluation.side_by_side(anchor, policy)
   assert len(rows) == 5
   for row, before, after in zip(rows, anchor, policy, strict=True):
@@ -220,3 +218,14 @@ def test_side_by_side_pairs_rows_of_one_prompt():
     assert row["policy_long"] == after["judgements"]["long"]
   with pytest.raises(ValueError, match="zip"):
     policy_evaluation.side_by_side(anchor[:3], policy)
+
+
+def test_comparison_of_before_and_after():
+  before = {"kl": 0.0, "kl_per_token": 0.0, "reward": 1.0, "gold": 0.25}
+  after = {"validation/kl": 0.5, "validation/kl_per_token": 0.1,
+           "validation/reward": 2.0, "validation/gold": 0.5}  # fmt: skip
+  assert policy_evaluation.compare(before, after) == {
+    "kl": 0.5, "kl_per_token": 0.1, "kl_at_step_0": 0.0,
+    "reward_before": 1.0, "reward_after": 2.0,
+    "gold_before": 0.25, "gold_after": 0.5,
+  }  # fmt: skip

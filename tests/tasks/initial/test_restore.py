@@ -24,9 +24,10 @@ def leaves_equal(first, second):
 
 def test_full_tuning_leaves_a_base_of_its_own(sft_run):
   start = restore.load(sft_run, "best", "policy", "policy.init")
-  assert (start.adapter, start.lora, start.head) == (None, None, None)
-  assert start.fingerprint == params.fingerprint(start.base)
-  assert start.record["kind"] == "workdir"
+  assert (start.role.adapter, start.role.head) == (None, None)
+  assert start.role.lora == LoraSpec()
+  assert start.fingerprint == params.fingerprint(start.role.frozen)
+  assert start.source["kind"] == "workdir"
   assert start.tokenizer == sft_run / "tokenizer"
   described = json.loads((sft_run / "model.json").read_text())
   assert described["tuning"] == "full" and described["trained"] == ["policy"]
@@ -42,24 +43,24 @@ def test_lora_leaves_an_adapter_on_a_base_by_reference(sft_run, reward_run):
   sft = restore.load(sft_run, "best", "policy", "policy.init")
   start = restore.load(reward_run, "best", "reward", "reward.init")
   assert start.fingerprint == sft.fingerprint
-  assert leaves_equal(start.base, sft.base)
-  assert start.lora == LoraSpec(rank=2)
-  assert all(map(params.is_adapter, params.flatten(start.adapter)))
-  assert np.any(np.asarray(start.head["head"]["kernel"]))
+  assert leaves_equal(start.role.frozen, sft.role.frozen)
+  assert start.role.lora == LoraSpec(rank=2)
+  assert all(map(params.is_adapter, params.flatten(start.role.adapter)))
+  assert np.any(np.asarray(start.role.head["head"]["kernel"]))
 
 
 def test_known_base_is_shared_not_loaded_again(sft_run, reward_run, rl_run):
   sft = restore.load(sft_run, "best", "policy", "policy.init")
   for run, role in ((reward_run, "reward"), (rl_run, "policy")):
-    start = restore.load(run, "best", role, "x.init", known=sft)
-    assert start.base is sft.base
+    start = restore.load(run, "best", role, "x.init", shared_with=sft)
+    assert start.role.frozen is sft.role.frozen
 
 
 def test_roles_of_an_rl_run_are_told_apart(rl_run):
   policy = restore.load(rl_run, "last", "policy", "policy.init")
   value = restore.load(rl_run, "last", "value", "value.init")
-  assert policy.head is None and value.head is not None
-  assert not leaves_equal(policy.adapter, value.adapter)
+  assert policy.role.head is None and value.role.head is not None
+  assert not leaves_equal(policy.role.adapter, value.role.adapter)
 
 
 def test_best_and_last_are_different_files(rl_run):
@@ -76,7 +77,7 @@ def test_runs_can_be_moved_as_a_whole(finished, tmp_path):
   copy = tmp_path / "moved"
   shutil.copytree(finished, copy)
   start = restore.load(copy / "rl", "best", "policy", "policy.init")
-  assert start.record["path"] == str(copy / "sft")
+  assert start.source["path"] == str(copy / "sft")
   shutil.rmtree(copy / "sft")
   with pytest.raises(FileNotFoundError, match=str(copy / "sft")):
     restore.load(copy / "rl", "best", "policy", "policy.init")
@@ -97,9 +98,9 @@ def test_base_that_was_trained_further_is_refused(finished, tmp_path):
   """An adapter on other weights than its own gives rubbish without an error."""
   copy = tmp_path / "moved"
   shutil.copytree(finished, copy)
-  base = restore.load(copy / "sft", "best", "policy", "policy.init").base
+  base = restore.load(copy / "sft", "best", "policy", "policy.init").role.frozen
   moved = jax.tree.map(lambda x: x + 1e-6, base)
-  state = steps.TrainState(moved, (), np.int32(9))
+  state = steps.TrainState({"policy": moved}, (), np.int32(9))
   with checkpoint.Checkpointer(
     copy / "sft", metric="loss", mode="min"
   ) as saver:
@@ -114,7 +115,7 @@ def test_base_that_was_trained_further_is_refused(finished, tmp_path):
 def test_random_base_follows_the_seed(tmp_path):
   config = presets.preset("tiny", vocab_size=7)
   first = model.random_start(config, 3, tmp_path, "float32")
-  assert first.record == {
+  assert first.source == {
     "kind": "random",
     "seed": 3,
     "dtype": "float32",
@@ -130,10 +131,19 @@ def test_random_base_follows_the_seed(tmp_path):
 def start_of(adapter=None, lora=None, head=None):
   config = toys.config("tiny")
   base = toys.random_params(config)
-  return model.Start(
-    config, base, {"kind": "random", "seed": 0}, params.fingerprint(base),
-    adapter, lora, head, None,
-  )  # fmt: skip
+  role = roles.Role(
+    roles.Backbone(config, lora or LoraSpec()),
+    (adapter or {}) | (head or {}),
+    base,
+  )
+  source = {"kind": "random", "seed": 0}
+  return model.Start(role, source, params.fingerprint(base), None)
+
+
+def split(start, **options):
+  """(trainable, frozen) of the role that is trained from a start."""
+  role = trainable_lib.trainable_role(start, **options)
+  return role.trainable, role.frozen
 
 
 def drawn_adapter(spec):
@@ -146,16 +156,14 @@ def drawn_adapter(spec):
 def test_new_adapter_changes_nothing_and_follows_the_seed():
   spec = LoraSpec(rank=2)
   start = start_of()
-  trainable, frozen = trainable_lib.trainable_of(
+  trainable, frozen = split(
     start, lora=spec, tuning="lora", seed=1, head="scalar"
   )
-  assert leaves_equal(frozen, start.base)
+  assert leaves_equal(frozen, start.role.frozen)
   leaves = params.flatten(trainable)
   assert not any(np.any(x) for p, x in leaves.items() if p.endswith("lora_b"))
   assert not any(np.any(x) for p, x in leaves.items() if params.is_head(p))
-  other, _ = trainable_lib.trainable_of(
-    start, lora=spec, tuning="lora", seed=2, head=""
-  )
+  other, _ = split(start, lora=spec, tuning="lora", seed=2, head="")
   assert "head" not in other
   path = "layers/attention/q/lora_a"
   assert np.any(leaves[path] != params.flatten(other)[path])
@@ -165,24 +173,20 @@ def test_earlier_adapter_and_head_are_gone_on_with():
   spec = LoraSpec(rank=2)
   adapter, head = drawn_adapter(spec)
   start = start_of(adapter, spec, head)
-  trainable, _ = trainable_lib.trainable_of(
-    start, lora=spec, tuning="lora", seed=0, head="scalar"
-  )
+  trainable, _ = split(start, lora=spec, tuning="lora", seed=0, head="scalar")
   assert leaves_equal(trainable, adapter | head)
-  dropping, _ = trainable_lib.trainable_of(
+  dropping, _ = split(
     start, lora=LoraSpec(2, dropout=0.1), tuning="lora", seed=0, head="scalar"
   )
   assert leaves_equal(dropping, adapter | head)
   with pytest.raises(ValueError, match=r"rank=2.*asks for.*rank=4"):
-    trainable_lib.trainable_of(
-      start, lora=LoraSpec(rank=4), tuning="lora", seed=0, head="scalar"
-    )
+    split(start, lora=LoraSpec(rank=4), tuning="lora", seed=0, head="scalar")
 
 
 def test_a_head_grows_a_likelihood_and_does_not_lose_one():
   spec = LoraSpec(rank=2)
   adapter, head = drawn_adapter(spec)
-  grown, _ = trainable_lib.trainable_of(
+  grown, _ = split(
     start_of(adapter, spec, head),
     lora=spec,
     tuning="lora",
@@ -192,7 +196,7 @@ def test_a_head_grows_a_likelihood_and_does_not_lose_one():
   likelihood = {"likelihood": np.zeros(2, np.float32)}
   assert leaves_equal(grown["head"], head["head"] | likelihood)
   with pytest.raises(ValueError, match=r"Set config.head to 'likelihood'"):
-    trainable_lib.trainable_of(
+    split(
       start_of(adapter, spec, {"head": grown["head"]}),
       lora=spec,
       tuning="lora",
@@ -205,10 +209,10 @@ def test_full_tuning_merges_an_earlier_adapter():
   spec = LoraSpec(rank=2)
   adapter, _ = drawn_adapter(spec)
   start = start_of(adapter, spec)
-  trainable, frozen = trainable_lib.trainable_of(
+  trainable, frozen = split(
     start, lora=LoraSpec(), tuning="full", seed=0, head="scalar"
   )
   assert not frozen
-  expected = params.merge(start.base, adapter, spec)
+  expected = params.merge(start.role.frozen, adapter, spec)
   assert leaves_equal(trainable, expected | roles.init_head(start.config))
-  assert not leaves_equal(expected, start.base)
+  assert not leaves_equal(expected, start.role.frozen)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from perl_jax import sharding, tasks
+from perl_jax import roles, sharding, tasks
 from perl_jax.data import records
 from perl_jax.data.sources.coffee_bar import rows as rows_lib
 from perl_jax.data.text import tokenization as tokenization_lib
@@ -149,7 +149,7 @@ def rewarder(scores=None, function=None, **options):
   model = None
   if scores is not None:
     members = scores.shape[0] if scores.ndim == 2 else 1
-    model = rewards.Model(None, "trainable", "frozen", members)
+    model = roles.Role(None, "trainable", "frozen", members)
 
   def score(trainable, frozen, *args):
     assert (trainable, frozen) == ("trainable", "frozen")
@@ -200,12 +200,13 @@ def test_model_and_function_add_up():
   np.testing.assert_array_equal(found["reward"], SCORES[0] + [6, 6, 2])
 
 
-def test_shift_and_penalty_are_of_what_is_learnt_from():
+def test_shift_and_penalty_are_in_the_training_reward():
   made = rewarder(SCORES[0], unstopped_penalty=3.0)
   made.shift = 0.25
   stopped = jnp.array([False, True, True])
   np.testing.assert_allclose(
-    made.learnt(jnp.asarray(SCORES[0]), stopped), [2 - 3.25, -1.25, 0.25]
+    made.training_reward(jnp.asarray(SCORES[0]), stopped),
+    [2 - 3.25, -1.25, 0.25],
   )
 
 
@@ -213,22 +214,22 @@ def test_an_ensemble_is_centred_on_the_first_responses_it_judges():
   made = rewarder(SCORES, combine="min")
   one = rewards.Measured(np.array([1.0, 3.0], np.float32), None)
   two = rewards.Measured(np.array([0.0, 5.0], np.float32), None)
-  first = made.settle([one, two])
+  first = made.finalise([one, two])
   # Means 0.5 and 4.0, level 2.25: centred 2.75, 1.25 and 1.75, 3.25.
   assert [row["reward"] for row in first] == [1.25, 1.75]
   assert [row["reward_spread"] for row in first] == [0.75, 0.75]
-  again = made.settle([two])  # of another policy: the centres stay
+  again = made.finalise([two])  # of another policy: the centres stay
   assert again == first[1:]
   found = parts(made)
   centred = SCORES - np.array([[0.5], [4.0]]) + 2.25
   np.testing.assert_allclose(found["reward"], centred.min(axis=0))
 
 
-def test_settled_rows_are_those_of_the_parts():
+def test_finalised_rows_are_those_of_the_parts():
   made = rewarder(SCORES[0], length)
   with jax.set_mesh(mesh()):
     measured = jax.device_get(made.measure(ARGS, np.arange(3), MESSAGES))
-  rows = made.settle([measured.of(i) for i in range(3)])
+  rows = made.finalise([measured.of(i) for i in range(3)])
   whole = parts(made)
   for i, row in enumerate(rows):
     assert row == {name: float(values[i]) for name, values in whole.items()}

@@ -127,20 +127,19 @@ def test_room_is_that_of_the_longer_sequence(rows):
 
 def test_fresh_start_trains_a_tokenizer_once(rows, tmp_path):
   settings = config(rows, "sft", data__prompt_len=60, data__response_len=30)
-  start = begin.start(settings, "policy", tmp_path, "demonstrations", MESH)
+  start, tokenization = begin.start(
+    settings, "policy", tmp_path, "demonstrations", MESH
+  )
   assert start.tokenizer == tmp_path / "tokenizer"
   assert start.config.max_len == 90  # prompt_len + response_len > max_len
-  assert (
-    start.config.vocab_size
-    == tokenization_lib.load_tokenizer(start.tokenizer).vocab_size
-  )
+  assert start.config.vocab_size == tokenization.vocab_size
   before = tiny.tree(tmp_path)
-  again = begin.start(settings, "policy", tmp_path, "demonstrations", MESH)
+  again, _ = begin.start(settings, "policy", tmp_path, "demonstrations", MESH)
   assert tiny.tree(tmp_path) == before
   assert again.fingerprint == start.fingerprint
 
   given = config(rows, "sft", data__tokenizer=str(start.tokenizer))
-  other = begin.start(
+  other, _ = begin.start(
     given, "policy", tmp_path / "other", "demonstrations", MESH
   )
   assert other.tokenizer == start.tokenizer
@@ -149,17 +148,21 @@ def test_fresh_start_trains_a_tokenizer_once(rows, tmp_path):
 
 def test_tokens_without_an_embedding_are_refused(rows, tmp_path):
   settings = config(rows, "sft")
-  start = begin.start(settings, "policy", tmp_path, "demonstrations", MESH)
-  assert begin.load_tokenizer(start).vocab_size == start.config.vocab_size
+  start, tokenization = begin.start(
+    settings, "policy", tmp_path, "demonstrations", MESH
+  )
+  assert tokenization.vocab_size == start.config.vocab_size
   fewer = dataclasses.replace(start.config, vocab_size=200)
-  small = dataclasses.replace(start, config=fewer)
+  backbone = dataclasses.replace(start.role.backbone, config=fewer)
+  role = dataclasses.replace(start.role, backbone=backbone)
+  small = dataclasses.replace(start, role=role)
   with pytest.raises(ValueError, match=r"embedding has\s+200 rows"):
     begin.load_tokenizer(small)
 
 
 def test_start_goes_on_from_an_earlier_stage(rows, sft_run, tmp_path):
   settings = config(rows, "reward", reward__init=str(sft_run))
-  start = begin.start(settings, "reward", tmp_path, "preferences", MESH)
+  start, _ = begin.start(settings, "reward", tmp_path, "preferences", MESH)
   assert start.tokenizer == sft_run / "tokenizer"
   assert start.config.max_len == 136
   assert list(tmp_path.iterdir()) == [rows]

@@ -3,12 +3,20 @@
 import contextlib
 import json
 
+import jax
 import jax.numpy as jnp
 import pytest
 
-from perl_jax import files, metrics, steps
+from perl_jax import files, metrics, sharding, steps
 from perl_jax.checkpoint import Resumed
 from perl_jax.tasks.training import loop
+from perl_jax.tasks.training import timing as timing_lib
+
+
+class Batch(int):
+  """A number that stands for a batch of ten tokens."""
+
+  num_tokens = 10
 
 
 class Batches:
@@ -19,7 +27,7 @@ class Batches:
 
   def __next__(self):
     self.next += 1
-    return self.next - 1
+    return Batch(self.next - 1)
 
   def get_state(self):
     return {"next": self.next}
@@ -50,6 +58,26 @@ def update(state, batch, step):
   return state, {"train/loss": loss, "train/update_norm": jnp.float32(1.0)}
 
 
+class Function:
+  """A compiled function: only how long it has compiled is looked at."""
+
+  compile_seconds = 0.0
+
+  def __init__(self, flops=0.0):
+    self._flops, self.calls = flops, 0
+
+  def flops_run(self):
+    return self._flops * self.calls
+
+
+def timing_of(compiled=(), **options):
+  mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
+  rates = {"learning_rate": lambda count: 0.1 * count}
+  return timing_lib.StepMetrics(
+    mesh, compiled=compiled, learning_rates=rates, **options
+  )
+
+
 @contextlib.contextmanager
 def opened(workdir, first=0):
   with metrics.Writer(workdir, total_steps=7, resume_step=first) as writer:
@@ -65,14 +93,14 @@ def run(workdir, *, resumed=None, saver=None, **changes):
       state=state, total_steps=7, batches=Batches(), update=update,
       evaluate=lambda state, step: {"validation/sum": int(state.trainable)},
       checkpointer=saver, writer=writer, resumed=resumed, eval_every=3,
-      log_every=2, must_change=True,
+      log_every=2, must_change=True, timing=timing_of(),
     )  # fmt: skip
     return *loop.run_loop(**arguments | changes), saver
 
 
 def rows(workdir):
   return [
-    {k: v for k, v in row.items() if not k.startswith("seconds/")}
+    {k: v for k, v in row.items() if not k.startswith(("seconds/", "rate/"))}
     for row in files.read_jsonl(workdir / "metrics.jsonl")
   ]
 
@@ -92,9 +120,6 @@ def test_lines_evaluations_and_checkpoints(tmp_path):
   value, meta, score = saver.saved[6]
   assert value == 15 and score == {"validation/sum": 15}
   assert meta == {"data": {"next": 6}, "evaluated": score}
-  timed = files.read_jsonl(tmp_path / "metrics.jsonl")
-  assert all(r["seconds/step"] > 0 for r in timed if "train/loss" in r)
-  assert all(r["seconds/evaluate"] > 0 for r in timed if len(r) == 3)
 
 
 def test_checkpoint_follows_the_lines_of_its_step(tmp_path):
@@ -175,6 +200,93 @@ def test_update_that_changes_nothing_is_an_error(tmp_path):
   run(tmp_path, update=still, must_change=False)
 
 
-def test_checkpoint_carries_what_the_task_gives(tmp_path):
-  *_, saver = run(tmp_path, meta={"shift": 0.5})
-  assert all(meta["shift"] == 0.5 for _, meta, _ in saver.saved.values())
+def test_seconds_of_a_step_are_a_mean_since_the_last_line(tmp_path):
+  """A clock by hand: each part of the run moves it by a known time.
+
+  Input takes 1 s, a step 2 s, compilation in the first step 100 s; an
+  evaluation 1000 s, and 300 s of compilation in the first; saving 10 000 s.
+  """
+  now, function, learn = [0.0], Function(), Function(flops=30.0)
+
+  class SlowBatches(Batches):
+    def __next__(self):
+      now[0] += 1
+      return super().__next__()
+
+  class SlowSaver(Saver):
+    def save(self, *args):
+      now[0] += 10_000
+      super().save(*args)
+
+  def slow(state, batch, step):
+    now[0] += 2
+    learn.calls += 1
+    if step == 1:
+      now[0] += 100
+      function.compile_seconds += 100
+    return update(state, batch, step)
+
+  def evaluate(state, step):
+    now[0] += 1000
+    if step == 3:
+      now[0] += 300
+      function.compile_seconds += 300
+    return {"validation/sum": int(state.trainable)}
+
+  run(
+    tmp_path,
+    batches=SlowBatches(),
+    update=slow,
+    evaluate=evaluate,
+    saver=SlowSaver(),
+    timing=timing_of(
+      (function, function),  # the same one counts once
+      clock=lambda: now[0],
+      flops_of=(learn,),
+      peak=100.0,
+    ),
+  )
+  lines = files.read_jsonl(tmp_path / "metrics.jsonl")
+  steps_ = {r["step"]: r for r in lines if "train/loss" in r}
+  # Lines at 1, 2, 3 and 4, 6, 7: that of 6 is of two steps.
+  assert [r["seconds/step"] for r in steps_.values()] == [3.0] * 6
+  assert {k: r.get("seconds/compile") for k, r in steps_.items()} == {
+    1: 100.0, 2: None, 3: None, 4: None, 6: None, 7: None,
+  }  # fmt: skip
+  for row in steps_.values():
+    assert row["rate/tokens"] == pytest.approx(10 / 3)
+    assert row["rate/mfu"] == pytest.approx(30 / (3 * 100))
+    rate = 0.1 * (row["step"] - 1)
+    assert row["train/learning_rate"] == pytest.approx(rate)
+  evaluated = {r["step"]: r for r in lines if "validation/sum" in r}
+  assert [r["seconds/evaluate"] for r in evaluated.values()] == [1000.0] * 3
+  compiled = [r.get("seconds/evaluate_compile") for r in evaluated.values()]
+  assert compiled == [300.0, None, None]
+
+
+def test_no_mfu_without_a_known_peak(tmp_path):
+  run(tmp_path)
+  lines = files.read_jsonl(tmp_path / "metrics.jsonl")
+  assert not any("rate/mfu" in row for row in lines)
+  assert (
+    timing_lib.peak_flops(sharding.make_mesh(data=-1, fsdp=1, tensor=1)) is None
+  )
+
+
+def test_a_step_may_have_more_tokens_than_its_batch(tmp_path):
+  """As an iteration of RL has, which samples; updates count for the rate."""
+  now = [0.0]
+
+  def sampling(state, batch, step):
+    now[0] += 4.0
+    state, found = update(state, batch, step)
+    return state, found | {"rollout/tokens": 1000}
+
+  timing = timing_of(clock=lambda: now[0], updates=3)
+  run(tmp_path, update=sampling, timing=timing)
+  rows_ = files.read_jsonl(tmp_path / "metrics.jsonl")
+  rows_ = [row for row in rows_ if "train/loss" in row]
+  assert all(row["rate/tokens"] == 250.0 for row in rows_)
+  assert [round(10 * row["train/learning_rate"]) for row in rows_] == [
+    0, 3, 6, 9, 15, 18,
+  ]  # fmt: skip

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from perl_jax.tasks.initial import manifest
 from perl_jax.tasks.settings import shared
 from perl_jax.tasks.training import workdir as workdir_lib
 from tests.tasks import tiny
@@ -72,7 +73,7 @@ def test_optimizer_is_scheduled_over_the_steps():
     "sft", optimizer__name="sgd", optimizer__b1=0.0, optimizer__clip_norm=0.0,
     optimizer__learning_rate=1.0, optimizer__warmup_steps=0,
   )  # fmt: skip
-  optimizer = shared.make_optimizer(config)
+  optimizer = shared.make_optimizer(config).transformation
   params = {"w": np.ones(3, np.float32)}
   state, rates = optimizer.init(params), []
   for _ in range(5):
@@ -110,3 +111,64 @@ def test_a_mesh_that_leaves_a_process_out(monkeypatch):
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   with pytest.raises(ValueError, match=r"only 1 of 2 processes.*size to -1"):
     shared.make_mesh(tiny.config("sft"))
+
+
+def test_a_field_that_an_older_config_lacks_means_what_it_meant():
+  """By the end of its name, at any depth; other fields stay absent."""
+  theirs = {"steps": 3, "kl": {"target": 0.0}, "rl": {"kl": {}}}
+  mine = {"steps": 3, "kl": {"target": 0.0, "horizon": 5},
+          "rl": {"kl": {"horizon": 7}}, "new": 1}  # fmt: skip
+  found = workdir_lib.complete(theirs, mine, {"kl.horizon": 5})
+  assert found == {"steps": 3, "kl": {"target": 0.0, "horizon": 5},
+                   "rl": {"kl": {"horizon": 5}}}  # fmt: skip
+  assert workdir_lib.differences(found, mine) == [
+    "config.new: '(absent)' -> 1",
+    "config.rl.kl.horizon: 5 -> 7",
+  ]
+
+
+def test_an_older_workdir_goes_on_with_a_field_that_was_added(
+  tmp_path, monkeypatch
+):
+  config = tiny.config("sft")
+  with workdir_lib.preparing(config, tmp_path):
+    pass
+  path = tmp_path / "config.json"
+  older = json.loads(path.read_text())
+  del older["log_every"]
+  path.write_text(json.dumps(older))
+  with (
+    pytest.raises(ValueError, match=r"config\.log_every: '\(absent\)' -> 1"),
+    workdir_lib.preparing(config, tmp_path),
+  ):
+    pass
+  monkeypatch.setattr(workdir_lib, "ADDED", {"log_every": 1})
+  with workdir_lib.preparing(config, tmp_path):
+    pass
+  assert json.loads(path.read_text())["log_every"] == 1
+
+
+@pytest.mark.parametrize(
+  ("version", "age"), [(None, "an older"), (1, "an older"), (99, "a newer")]
+)
+def test_a_workdir_of_another_version_is_refused_with_the_way_out(
+  tmp_path, version, age
+):
+  """By the stage that would resume it, and by one that starts from it."""
+  config = tiny.config("sft")
+  with workdir_lib.preparing(config, tmp_path / "run") as workdir:
+    described = {"model": {}} | (
+      {} if version is None else {"version": version}
+    )
+    (workdir / "model.json").write_text(json.dumps(described))
+  before = tiny.tree(workdir)
+  for call in (
+    lambda: workdir_lib.preparing(config, workdir).__enter__(),
+    lambda: manifest.read_model(workdir, "policy.init"),
+  ):
+    with pytest.raises(ValueError) as caught:
+      call()
+    message = str(caught.value)
+    assert f"{age} version" in message and str(workdir) in message
+    assert "Run that stage again" in message
+  assert tiny.tree(workdir) == before
