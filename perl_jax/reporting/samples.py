@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from perl_jax.reporting import headline
+from perl_jax.reporting import numbers, vocabulary
 
 Row = Mapping[str, object]
 
@@ -31,9 +31,9 @@ def samples_html(rows: Sequence[Row]) -> str:
   rows = [row for row in rows if _speakers(row)]
   if not rows:
     return ""
-  last = max(headline.number(row.get("step")) for row in rows)
+  last = max(numbers.number(row.get("step")) for row in rows)
   if not math.isnan(last):
-    rows = [row for row in rows if headline.number(row.get("step")) == last]
+    rows = [row for row in rows if numbers.number(row.get("step")) == last]
   cards = [_card(row, i) for i, row in enumerate(rows, start=1)]
   parts = [f"<p>{_tally(rows)}</p>", *cards[:_OPEN]]
   if cards[_OPEN:]:
@@ -47,13 +47,11 @@ def samples_html(rows: Sequence[Row]) -> str:
 
 def _tally(rows: Sequence[Row]) -> str:
   """How the samples were chosen, and how often each of the two was right."""
-  step = headline.number(rows[0].get("step"))
+  step = numbers.number(rows[0].get("step"))
   when = "" if math.isnan(step) else f" of step {step:g}"
   text = f"The first samples{when} in the order in which they were written, "
   text += "not selected."
-  judged = [
-    (judgement(row, "anchor"), judgement(row, "policy")) for row in rows
-  ]
+  judged = [(is_right(row, "anchor"), is_right(row, "policy")) for row in rows]
   judged = [pair for pair in judged if None not in pair]
   if judged:
     count = collections.Counter(judged)
@@ -65,10 +63,10 @@ def _tally(rows: Sequence[Row]) -> str:
   return text
 
 
-def judgement(row: Row, who: str) -> bool | None:
+def is_right(row: Row, who: str) -> bool | None:
   """Whether the response was judged right; None if nobody said."""
-  for name in headline.JUDGEMENTS:
-    value = headline.number(row.get(f"{who}_{name}"))
+  for name in vocabulary.CHECKS:
+    value = numbers.number(row.get(f"{who}_{name}"))
     if not math.isnan(value):
       return value >= 0.5
   return None
@@ -96,13 +94,13 @@ def _card(row: Row, number: int) -> str:
 
 
 def _answer(row: Row, who: str, reference: object) -> str:
-  right = judgement(row, who)
+  right = is_right(row, who)
   kind = {True: " right", False: " wrong", None: ""}[right]
   facts = []
   if right is not None:
     mark, style = ("✓ right", "good") if right else ("✗ wrong", "bad")
     facts.append(f'<span class="{style}">{mark}</span>')
-  reward = headline.number(row.get(f"{who}_reward"))
+  reward = numbers.number(row.get(f"{who}_reward"))
   if not math.isnan(reward):
     text = f"{reward:.3g}".replace("-", "&minus;")
     facts.append(f"<span>reward {text}</span>")

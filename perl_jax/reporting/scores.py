@@ -9,7 +9,7 @@ from scipy import special
 from sklearn import metrics as sklearn_metrics
 
 from perl_jax import classification
-from perl_jax.reporting import headline, svg
+from perl_jax.reporting import numbers, svg
 
 Rows = Sequence[Mapping[str, object]]
 
@@ -199,7 +199,7 @@ def _columns(
   scores: Rows, first: str, second: str
 ) -> tuple[np.ndarray, np.ndarray]:
   both = [
-    (headline.number(row[first]), headline.number(row[second]))
+    (numbers.number(row[first]), numbers.number(row[second]))
     for row in scores
     if first in row and second in row
   ]

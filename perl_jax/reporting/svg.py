@@ -145,7 +145,7 @@ def draw_line(axes: Axes, line: Line) -> None:
   """Draws a line in the manner of its kind."""
   colour, x, y = COLOURS[line.colour], line.x, line.y
   if line.kind == "thin":
-    x, y = _thin_out(x, y)
+    x, y = thin_out(x, y)
   style = {
     "thin": {"linewidth": 0.9, "alpha": 0.4},
     "bold": {"linewidth": 2.0},
@@ -251,7 +251,7 @@ def running_mean(values: np.ndarray, width: int) -> np.ndarray:
   return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
-def _thin_out(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def thin_out(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Few enough points; each bin keeps its lowest and highest value."""
   if len(x) <= _MOST_POINTS:
     return x, y
