@@ -196,15 +196,15 @@ def _parse(key: str, stage: str) -> tuple[Metric, str]:
   first, *rest = key.split(".")
   if rest and first in _OF_STAGES:
     return METRICS[_OF_STAGES[first]], ""
-  if key.split("/")[0] in CLOCKS and "/" in key:
-    return METRICS.get(key) or Metric(key, key), ""
-  stage = first if rest else stage
-  name, suffix = re.split(r"[/.]", key)[-1], ""
-  if name not in METRICS:
-    stem, suffix = _without_suffix(name)
-    name, suffix = (stem, suffix) if stem in METRICS else (name, "")
+  stage, suffix = first if rest else stage, ""
+  name = last = re.split(r"[/.]", key)[-1]
+  if key.split("/")[0] in CLOCKS:
+    name = key
+  elif name not in METRICS:
+    stem, text = _without_suffix(name)
+    name, suffix = (stem, text) if stem in METRICS else (name, "")
   row = METRICS.get(f"{stage}.{name}") or METRICS.get(name)
-  return row or Metric(name, name.replace("_", " ")), suffix
+  return row or Metric(name, last.replace("_", " ")), suffix
 
 
 def _without_suffix(name: str) -> tuple[str, str]:
