@@ -15,7 +15,12 @@ Rows = Sequence[Mapping[str, object]]
 
 
 def series(rows: Rows, key: str) -> tuple[np.ndarray, np.ndarray]:
-  """(steps, values) of the rows that have the metric, `[n]` each, by step."""
+  """Steps and values of a metric, `[n]` each, in the order of the steps.
+
+  Args:
+    rows: Lines of metrics.jsonl; of several at one step the last counts.
+    key: Of the metric. A value that is no number is nan.
+  """
   points = {
     numbers.number(row.get("step")): numbers.number(row[key])
     for row in rows
@@ -31,7 +36,7 @@ def is_policy(rows: Rows) -> bool:
 
 
 def policy_metrics(rows: Rows) -> tuple[str, ...]:
-  """What `policy_figures` draws: reward, up to two checks, KL."""
+  """Names that `policy_figures` draws: reward, up to two checks, KL."""
   names = {name for _, name in _metrics(rows)}
   checks = [name for name in vocabulary.CHECKS if name in names]
   return ("reward", *checks[:2], "kl")

@@ -19,7 +19,7 @@ from perl_jax.reporting import (
 
 
 class Stage(NamedTuple):
-  """What a stage of the run has left; anything but the first three is optional.
+  """A stage of the run and what it has written; all but its names may be empty.
 
   Attributes:
     name: Name of the task, such as "rl".
@@ -41,7 +41,13 @@ class Stage(NamedTuple):
 
 
 class Section(NamedTuple):
-  """A heading and what stands below it; left out if that is empty."""
+  """A section of the page, left out if its body is empty.
+
+  Attributes:
+    link: Its name among the links of the header.
+    title: Its heading.
+    body: HTML.
+  """
 
   link: str
   title: str
@@ -56,7 +62,7 @@ def render(
   config: Mapping[str, object],
   command: str,
 ) -> str:
-  """The whole page.
+  """Returns the HTML of the whole page.
 
   Args:
     title: Name of the run.
@@ -98,7 +104,7 @@ def render(
 
 
 def _body(sections: Sequence[Section]) -> str:
-  """The links, which end the page's header, and the sections."""
+  """The links to the sections, which end the header, and the sections."""
   ids = [section.link.lower().replace(" ", "-") for section in sections]
   links = "".join(
     f'<li><a href="#{i}">{escape(s.link)}</a></li>'
@@ -187,7 +193,7 @@ def _scores(stages: Sequence[Stage]) -> str:
 
 
 def _samples(stages: Sequence[Stage]) -> str:
-  """Of the first stage that compares a policy with its anchor, or of any."""
+  """Samples of the first stage that compares policy and anchor, or of any."""
   for stage in sorted(
     stages, key=lambda s: not any("policy" in row for row in s.samples)
   ):

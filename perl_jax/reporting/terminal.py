@@ -37,7 +37,16 @@ class Progress:
     console: Console | None = None,
     plain_seconds: float = 5.0,
   ):
-    """`show` names metrics, whole (`train/loss`) or by last part (`loss`)."""
+    """Shows nothing yet.
+
+    Args:
+      name: Name of the stage.
+      total_steps: Steps of the whole stage.
+      first_step: Steps that were done before, by a run that is resumed.
+      show: Metrics on the line, by key (`train/loss`) or last part (`loss`).
+      console: Where to print; the standard output if None.
+      plain_seconds: Least time between two plain lines.
+    """
     self._name, self._total = name, total_steps
     self._show, self._shown = tuple(show), {}
     self._console = console or Console()
@@ -68,7 +77,7 @@ class Progress:
     self._stack.enter_context(_logging_above_the_bar())
 
   def update(self, step: int, metrics: Mapping[str, float] = {}) -> None:
-    """Notes that `step` is done and keeps the metrics that are to be shown."""
+    """Moves on to `step`, with the latest values of the metrics to show."""
     self._step = step
     if not self._times or self._times[-1][1] != step:
       self._times.append((time.monotonic(), step))
@@ -82,7 +91,7 @@ class Progress:
       self._print(force=step >= self._total)
 
   def stop(self, finished: bool) -> None:
-    """Ends the line; a finished run shows all of its steps as done."""
+    """Ends the line; a run that has finished shows all its steps as done."""
     # The last step of a loop over range(total_steps) is total_steps - 1.
     if finished and self._step >= self._total - 1:
       self._step = self._total
@@ -128,7 +137,7 @@ class Progress:
 
 
 def print_plain(console: Console, line: str) -> None:
-  """One line as it is: no wrapping, markup or colour."""
+  """Prints a line as it is: no wrapping, markup or colour."""
   console.print(text.Text(line), soft_wrap=True, highlight=False)
 
 

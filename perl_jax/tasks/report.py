@@ -1,4 +1,4 @@
-"""One HTML page from what a run has written: `write_report(workdir)`.
+"""The task `report`: one HTML page about what a run has written.
 
 A workdir is a single stage, or a pipeline with a directory for each stage.
 Every file and every key is optional, so a run can be looked at while it is
@@ -21,7 +21,7 @@ _FILES = (*_LINES, "summary.json", "config.json")
 
 
 def run(config: Mapping[str, object], workdir: str | Path) -> dict[str, float]:
-  """The task `report`: writes the report of `workdir`; no config is needed."""
+  """Writes the report of `workdir`; the config is not used."""
   del config
   if not hosts.is_primary():
     return {}
@@ -94,7 +94,7 @@ def _command(workdir: Path, summary: Mapping[str, object]) -> str:
 
 
 def _stage(name: str, directory: Path | None) -> page.Stage:
-  """What a stage has left; nothing if there is no directory of it."""
+  """What a stage has written; nothing if it has no directory."""
   task = tasks.TASKS[name]
   stage = page.Stage(name, task.title, task.result)
   if directory is None:
@@ -122,7 +122,7 @@ def _read_object(directory: Path, name: str) -> dict[str, object]:
 
 
 def _guess(workdir: Path, config: Mapping[str, object]) -> str:
-  """Which stage a directory is of: by its config, its name, its metrics."""
+  """The stage that wrote a directory, by its config, its name or its files."""
   for name in (config.get("task"), workdir.resolve().name):
     if name in tasks.SHOWN:
       return name
@@ -137,7 +137,7 @@ def _guess(workdir: Path, config: Mapping[str, object]) -> str:
 
 
 def _full_key(stage: str, key: str) -> str:
-  """A stage's own key as the pipeline's summary spells it.
+  """A key of a stage's own summary as the pipeline's summary spells it.
 
   `gold_after` -> `rl.gold_after`, `seconds` -> `seconds.rl`, `peak_bytes` ->
   `memory.rl`.
@@ -152,7 +152,7 @@ def _full_key(stage: str, key: str) -> str:
 
 
 def _when(workdir: Path) -> str:
-  """The time of the newest file that was read, not of the report."""
+  """The time at which the newest of the files was written, in UTC."""
   places = [workdir, *(workdir / name for name in tasks.SHOWN)]
   files = [place / file for place in places for file in _FILES]
   times = [file.stat().st_mtime for file in files if file.exists()]
