@@ -28,7 +28,7 @@ from typing import Any
 from benchmarks import lora_vs_full
 from configs import plan as plan_config
 from perl_jax import files, sharding
-from perl_jax.reporting import plans
+from perl_jax.reporting import numbers
 from perl_jax.tasks import plan
 from perl_jax.tasks.dry_run import programs
 
@@ -117,7 +117,7 @@ def weak_table(
     times = stage["programs"]["learn"]["times"]
     first = first or times["step"]
     bounds = " | ".join(
-      plans.seconds(times[name]) for name in ("compute", "memory", "network")
+      numbers.duration(times[name]) for name in ("compute", "memory", "network")
     )
     yield (
       f"| {topology} | {stage['batch_size']} |"
@@ -166,11 +166,11 @@ def rollout_table(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     program = stage["programs"]["sample"]
     times = program["times"]
     bounds = " | ".join(
-      plans.seconds(times[kind]) for kind in ("compute", "memory", "network")
+      numbers.duration(times[kind]) for kind in ("compute", "memory", "network")
     )
     sent = sum(program["cost"]["collective_bytes"].values())
     yield (
-      f"| {name} | {stage['peak_bytes'] / 2**30:.2f} | {plans.size(sent)}"
+      f"| {name} | {stage['peak_bytes'] / 2**30:.2f} | {numbers.size(sent)}"
       f" | {bounds} | {times['step']:.2f} |"
     )
 

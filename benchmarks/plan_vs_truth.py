@@ -26,7 +26,7 @@ from benchmarks import lora_vs_full, process
 from configs import plan as plan_config
 from perl_jax import files, sharding
 from perl_jax.planning import estimate
-from perl_jax.reporting import plans
+from perl_jax.reporting import numbers
 from perl_jax.tasks import plan
 from perl_jax.tasks.dry_run import programs
 from perl_jax.tasks.training import compiled
@@ -116,7 +116,8 @@ def table(found: dict[str, dict[str, int]]) -> str:
   ]
   for name, row in found.items():
     lines.append(
-      f"| {name} | {plans.size(row['planned'])} | {plans.size(row['taken'])}"
+      f"| {name} | {numbers.size(row['planned'])}"
+      f" | {numbers.size(row['taken'])}"
       f" | {row['planned'] / row['taken']:.3f} |"
     )
   return "\n".join(lines)

@@ -33,7 +33,7 @@ from benchmarks import lora_vs_full
 from configs import plan as plan_config
 from perl_jax import files, roles, sharding
 from perl_jax.models.lora import LoraSpec
-from perl_jax.reporting import plans
+from perl_jax.reporting import numbers
 from perl_jax.tasks import plan
 from perl_jax.tasks.dry_run import programs
 from perl_jax.tasks.rollouts import engine
@@ -120,7 +120,7 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
   ]
 
   def line(title, values):
-    cells = ["" if v is None else plans.size(v) for v in values]
+    cells = ["" if v is None else numbers.size(v) for v in values]
     lines.append(f"| {title} | {' | '.join(cells)} |")
 
   columns = list(found.values())
@@ -132,7 +132,7 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     line(f"{name}, with all that is held", peaks)
   line("**peak**", [f["peak_bytes"] for f in columns])
   if all(f["seconds"] for f in columns):
-    cells = " | ".join(plans.seconds(f["seconds"]) for f in columns)
+    cells = " | ".join(numbers.duration(f["seconds"]) for f in columns)
     lines.append(f"| predicted time of its programs | {cells} |")
   for name, ratio in ratios(found).items():
     lines.append(f"\n{name}: {ratio:.3f}")

@@ -61,3 +61,24 @@ def compiled_once(cache_settings):
   for name, value in before.items():
     jax.config.update(name, value)
   compilation_cache.reset_cache()
+
+
+def pytest_collection_modifyitems(items):
+  """Whoever looks at the pipeline's run may be the one who waits for it."""
+  for item in items:
+    if "finished" in getattr(item, "fixturenames", ()):
+      item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+  """Workdir of a whole pipeline: sft (full), reward and rl (LoRA), evaluate.
+
+  Tests read it and leave it as it is.
+  """
+  from perl_jax import tasks
+  from tests.tasks import tiny
+
+  workdir = tmp_path_factory.mktemp("pipeline") / "run"
+  tasks.run(tiny.pipeline(), workdir)
+  return workdir

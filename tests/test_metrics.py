@@ -2,7 +2,6 @@
 
 import io
 import json
-import logging
 import math
 import os
 import signal
@@ -12,12 +11,11 @@ import sys
 
 import numpy as np
 import pytest
-from absl import logging as absl_logging
 from rich.console import Console
 from tensorboardX.proto import event_pb2
 
 from perl_jax import files, metrics
-from perl_jax.reporting import headline, terminal
+from perl_jax.reporting import terminal
 
 
 def plain_console():
@@ -319,124 +317,3 @@ def test_validation_metrics_are_told_from_training(tmp_path):
   ) as writer:
     writer.write(1, {"train/loss": 0.5, "validation/loss": 0.75})
   assert "loss 0.5  validation loss 0.75" in console.file.getvalue()
-
-
-def test_the_bar_is_live_and_logging_goes_through_it(tmp_path, monkeypatch):
-  console = Console(file=io.StringIO(), force_terminal=True, width=100)
-  stderr = io.StringIO()
-  monkeypatch.setattr(sys, "stderr", stderr)
-  monkeypatch.setattr(sys, "__stderr__", stderr)
-  python_handler = absl_logging.get_absl_handler().python_handler
-  other = logging.StreamHandler(stderr)
-  logging.getLogger().addHandler(other)
-  before = python_handler.setStream(stderr)
-  try:
-    with metrics.Writer(
-      tmp_path, total_steps=3, name="sft", show=("loss",), console=console
-    ) as writer:
-      for step in range(3):
-        writer.write(step, {"train/loss": 0.5})
-      logging.getLogger().error("checkpoint saved")
-      assert python_handler.stream is sys.stderr
-      assert python_handler.stream is not stderr
-    assert python_handler.stream is stderr
-    assert other.stream is stderr
-  finally:
-    logging.getLogger().removeHandler(other)
-    if before is not None:
-      python_handler.setStream(before)
-  shown = console.file.getvalue()
-  assert "checkpoint saved" in shown
-  assert "checkpoint saved" not in stderr.getvalue()
-  assert "3/3" in shown
-  assert "loss 0.5" in shown
-
-
-SUMMARY = {
-  "rl.gold_before": 0.412,
-  "rl.gold_after": 0.79,
-  "rl.reward_before": 1.5,
-  "rl.reward_after": 1.25,
-  "rl.kl": 5.25,
-  "rl.kl_at_step_0": 0.0,
-  "reward.accuracy": 0.91,
-  "reward.accuracy_low": 0.89,
-  "reward.accuracy_high": 0.93,
-  "seconds.total": 3723.0,
-}
-
-
-def test_headline_rows():
-  rows = headline.headline(SUMMARY)
-  assert rows[0] == (
-    "Policy: gold success",
-    "41.2%",
-    "79.0%",
-    "+37.8 points",
-    True,
-  )
-  assert rows[1][1:] == ("1.500", "1.250", "-0.250", False)
-  assert rows[2][1:] == ("0", "5.250", "+5.250", None)
-  assert rows[3].after == "91.0% (89.0% to 93.0%)"
-  assert rows[4] == ("Time", "", "1:02:03", "", None)
-  assert headline.headline({"something": 1}) == []
-
-
-def test_takeaway_tells_rise_from_fall():
-  assert headline.takeaway(SUMMARY) == (
-    "Gold success rose from 41.2% to 79.0%, at a KL of 5.25 nats to the anchor."
-  )
-  worse = {"rl.gold_before": 0.5, "rl.gold_after": 0.25}
-  assert headline.takeaway(worse) == "Gold success fell from 50.0% to 25.0%."
-  same = {"rl.gold_before": 0.5, "rl.gold_after": 0.5}
-  assert headline.takeaway(same) == "Gold success stayed at 50.0%."
-  assert headline.takeaway({"sft.gold": 1.0}) == ""
-
-
-def test_an_evaluation_does_not_repeat_the_reward_model():
-  found = {"evaluate.reward_model.auroc": 0.75}
-  assert [row.after for row in headline.headline(found)] == ["0.750"]
-  found["reward.auroc"] = 0.5
-  assert [row.after for row in headline.headline(found)] == ["0.500"]
-
-
-@pytest.mark.parametrize(
-  ("call", "value", "expected"),
-  [
-    (headline.duration, 12.34, "12.3 s"),
-    (headline.duration, 59.96, "1:00"),
-    (headline.duration, "nan", "n/a"),
-    (headline.duration, 0.0123, "12 ms"),
-    (headline.size, 1023, "1023 B"),
-    (headline.size, 1.5 * 2**20, "1.5 MiB"),
-    (headline.size, 2**45, "32 TiB"),
-    (headline.number, True, math.nan),
-    (headline.number, "inf", math.inf),
-  ],
-)
-def test_formats(call, value, expected):
-  assert call(value) == pytest.approx(expected, nan_ok=True)
-
-
-def test_achieved_table_plain_and_on_a_terminal():
-  plain = plain_console()
-  path = "/a/very/long/path/that/does/not/fit/a/terminal/of/60/report.html"
-  terminal.achieved_table(SUMMARY, {"report": path}, console=plain)
-  lines = plain.file.getvalue().splitlines()
-  assert lines[0] == "What was achieved"
-  assert " ".join(lines[2].split()) == (
-    "Policy: gold success 41.2% 79.0% +37.8 points"
-  )
-  assert lines[-1] == f"  report  {path}"
-  assert "\x1b" not in plain.file.getvalue()
-  colour = Console(file=io.StringIO(), force_terminal=True, width=100)
-  terminal.achieved_table(SUMMARY, {"report": path}, console=colour)
-  assert "+37.8 points" in colour.file.getvalue()
-
-
-def test_achieved_table_without_headline_shows_what_there_is():
-  console = plain_console()
-  terminal.achieved_table({"loss": 0.5, "name": "x"}, {}, console=console)
-  assert " ".join(console.file.getvalue().split()) == (
-    "What was achieved before after change loss 0.500"
-  )

@@ -1,5 +1,6 @@
 """What a run shows to people: terminal lines, tables, figures, one page.
 
-Everything here turns numbers that somebody else has read into text, SVG or
-HTML; files are the business of `metrics` and `tasks.report`.
+Everything here turns numbers into text, SVG or HTML. `vocabulary` has the
+label, unit and format of every metric. Files are read and written by `metrics`
+and `tasks.report`; only `events` writes its own, for TensorBoard.
 """

@@ -10,14 +10,20 @@ from tensorboardX.proto import event_pb2
 
 
 class Events:
-  """Scalars as TensorBoard events, each on disk when `write` returns.
+  """A TensorBoard event file, flushed before `write` returns.
 
-  tensorboardX's SummaryWriter hands events to a thread and opens its file by
-  second and host name: a kill would lose what is queued, and a run that
-  resumes within the second would empty the file of the run before.
+  tensorboardX's SummaryWriter hands events to a thread and names its file by
+  second and host: a kill would lose what is queued, and a run that resumes
+  within the second would empty the file of the run before.
   """
 
   def __init__(self, directory: Path, resume_step: int):
+    """Opens a new file in a directory, which is made if need be.
+
+    Args:
+      directory: Where TensorBoard looks.
+      resume_step: Events of earlier files at or after this step are hidden.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     earlier = len(list(directory.iterdir()))
     self._writer = EventsWriter(str(directory / "events"), f".{earlier:04}")
@@ -28,7 +34,7 @@ class Events:
     self._writer.flush()
 
   def write(self, step: int, scalars: Mapping[str, object]) -> None:
-    """One event for each scalar."""
+    """Writes an event for each scalar: {tag: value}."""
     for key, value in scalars.items():
       scalar = tensorboard_summary.scalar(key, float(value))
       self._add(step=step, summary=scalar)

@@ -9,58 +9,11 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-MISSING = "n/a"
+from perl_jax.reporting import numbers, vocabulary
 
-# Shares of something, shown in percent.
-RATES = frozenset(
-  {
-    "accuracy",
-    "balanced_accuracy",
-    "base_rate",
-    "clip_share",
-    "exact_match",
-    "gold",
-    "known_api",
-    "repetition",
-    "stop_rate",
-    "trainable_share",
-    "truncated_rate",
-    "valid_json",
-    "win_rate",
-  }
-)
-# Judgements of whether a response is right, the most telling first.
-JUDGEMENTS = ("gold", "exact_match", "valid_json", "known_api", "win_rate")
-# A rise in these is what the run is for.
-WANTED = frozenset((*JUDGEMENTS, "reward"))
-
-_NAMES = {
-  "gold": "gold success",
-  "exact_match": "exact match with the human turn",
-  "known_api": "known API name",
-  "valid_json": "valid JSON",
-  "reward": "reward (reward model)",
-  "length": "response length (tokens)",
-  "stop_rate": "responses with a stop token",
-  "win_rate": "win rate against the anchor",
-  "auroc": "AUROC",
-  "kl": "KL to the anchor (nats)",
-  "kl_per_token": "KL per token (nats)",
-  "entropy": "entropy (nats per token)",
-  "repetition": "repeated 4-grams",
-  "log_loss": "log loss (nats)",
-  "calibration_error": "calibration error",
-  "trainable_share": "trainable share of all parameters",
-}
-_STAGES = {
-  "sft": "Anchor",
-  "reward": "Reward model",
-  "rl": "Policy",
-  "dpo": "Policy (DPO)",
-  "evaluate": "Evaluation",
-}
-_SINGLES = (
-  *(f"sft.{name}" for name in JUDGEMENTS),
+# Results that have no value before the run, by their keys.
+_RESULTS = (
+  *(f"sft.{name}" for name in vocabulary.CHECKS),
   "reward.accuracy",
   "reward.auroc",
   "reward.calibration_error",
@@ -68,10 +21,21 @@ _SINGLES = (
   "evaluate.reward_model.accuracy",
   "evaluate.reward_model.auroc",
 )
+# What a policy is compared by, the most telling first.
+_COMPARED = (*vocabulary.CHECKS, "reward", "kl")
 
 
 class Row(NamedTuple):
-  """One line of the headline table; `better` is None where up is not good."""
+  """One line of the results, as text.
+
+  Attributes:
+    label: What was measured, and of which model.
+    before: The value of the anchor, "" if there is none.
+    after: The value of what was trained.
+    change: The difference, with its sign.
+    better: Whether the change is an improvement; None if it is neither an
+      improvement nor the opposite.
+  """
 
   label: str
   before: str
@@ -80,91 +44,46 @@ class Row(NamedTuple):
   better: bool | None
 
 
-def number(value: object) -> float:
-  """The value as a float; nan for what is no number ("inf" is one)."""
-  if isinstance(value, bool) or value is None:
-    return math.nan
-  try:
-    return float(value)
-  except (TypeError, ValueError):
-    return math.nan
+def rows(
+  summary: Mapping[str, object], results: Mapping[str, str]
+) -> list[Row]:
+  """The results that matter, in a fixed order; empty if there are none.
 
-
-def readable(name: str) -> str:
-  """`exact_match` -> `exact match with the human turn`."""
-  return _NAMES.get(name, name.replace("_", " "))
-
-
-def show(name: str, value: object) -> str:
-  """A value as people write it: shares in percent; only an exact 0 is "0"."""
-  x = number(value)
-  if not math.isfinite(x):
-    return MISSING if math.isnan(x) else str(x)
-  if name in RATES:
-    digits = 3 if 0 < abs(x) < 0.001 else 2 if 0 < abs(x) < 0.01 else 1
-    return f"{100 * x:.{digits}f}%"
-  if name == "length":
-    return f"{x:.1f}"
-  if x == 0 or isinstance(value, int):
-    return f"{x:,.0f}"
-  if abs(x) >= 100:
-    return f"{x:,.0f}" if abs(x) >= 10_000 else f"{x:,.1f}"
-  return f"{x:.3f}" if abs(x) >= 0.01 else f"{x:.3g}"
-
-
-def duration(seconds: object) -> str:
-  """3723.4 -> 1:02:03; below a minute 12.3 s, 0.12 s, 12 ms."""
-  x = number(seconds)
-  if not math.isfinite(x):
-    return MISSING
-  if 0 < x < 0.0995:
-    return f"{1000 * x:.2g} ms"
-  if x < 59.95:
-    return f"{x:.{2 if x < 0.995 else 1}f} s"
-  minutes, rest = divmod(round(x), 60)
-  hours, minutes = divmod(minutes, 60)
-  return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def size(count: object) -> str:
-  """Bytes in binary units."""
-  x = number(count)
-  if not math.isfinite(x):
-    return MISSING
-  for unit in ("B", "KiB", "MiB", "GiB"):
-    if abs(x) < 1024:
-      break
-    x, unit = x / 1024, "TiB"
-  return f"{x:.0f} {unit}" if unit == "B" else f"{x:.3g} {unit}"
-
-
-def headline(summary: Mapping[str, object]) -> list[Row]:
-  """The rows that matter, in a fixed order; empty if there are none of them."""
-  rows = []
-  for stage in ("rl", "dpo", "evaluate"):
-    found = comparisons(summary, stage)
-    wanted = [name for name in (*JUDGEMENTS, "reward", "kl") if name in found]
+  Args:
+    summary: The flat summary of all stages.
+    results: {name of a stage: name of what it makes}, in the order of the
+      stages.
+  """
+  found = []
+  for stage, result in results.items():
+    compared = comparisons(summary, stage)
+    names = [name for name in _COMPARED if name in compared]
     # An evaluation repeats what its stage has measured on the way.
-    rest = sorted(set(found) - set(wanted)) if stage != "evaluate" else []
-    rows += [_row(stage, name, *found[name]) for name in (*wanted, *rest)]
-  for key in _SINGLES:
+    if stage != "evaluate":
+      rest = set(compared) - set(names)
+      names += sorted(rest, key=lambda name: (vocabulary.rank_of(name), name))
+    found += [_comparison(result, name, *compared[name]) for name in names]
+  for key in _RESULTS:
+    result = results.get(key.split(".")[0])
     # So does an evaluation of the reward model.
     measured = key.replace("evaluate.reward_model.", "reward.")
-    if key in summary and (measured == key or measured not in summary):
-      rows.append(_single(summary, key))
+    repeated = measured != key and measured in summary
+    if result and key in summary and not repeated:
+      found.append(_single(result, summary, key))
   if "seconds.total" in summary:
-    total = duration(summary["seconds.total"])
-    rows.append(Row("Time", "", total, "", None))
-  return rows
+    total = numbers.duration(summary["seconds.total"])
+    found.append(Row("Time", "", total, "", None))
+  return found
 
 
 def comparisons(
   summary: Mapping[str, object], stage: str
 ) -> dict[str, tuple[object, object]]:
-  """What a stage has of anchor and policy: {name: (before, after)}.
+  """What a stage measured of anchor and policy: {name: (before, after)}.
 
   Spelled `<stage>.<name>_before` and `_after` by a stage that trains, and
-  `<stage>.anchor.<name>` and `<stage>.policy.<name>` by an evaluation.
+  `<stage>.anchor.<name>` and `<stage>.policy.<name>` by an evaluation. The KL
+  is there with the one value; before is that of step 0, or None.
   """
   found = {}
   for key, after in summary.items():
@@ -186,52 +105,59 @@ def comparisons(
   return found
 
 
-def takeaway(summary: Mapping[str, object]) -> str:
-  """One sentence on whether the policy got better; empty without a policy."""
-  for stage in ("rl", "dpo", "evaluate"):
+def takeaway(summary: Mapping[str, object], results: Mapping[str, str]) -> str:
+  """One sentence on whether the policy got better; "" without a policy.
+
+  The arguments are those of `rows`.
+  """
+  for stage in results:
     found = comparisons(summary, stage)
-    for name in (*JUDGEMENTS, "reward"):
-      before, after = map(number, found.get(name, (None, None)))
+    for name in (*vocabulary.CHECKS, "reward"):
+      before, after = map(numbers.number, found.get(name, (None, None)))
       if math.isnan(before) or math.isnan(after):
         continue
-      what = readable(name)
-      text = f"{what[0].upper()}{what[1:]} "
+      label = vocabulary.label_of(name)
+      text = f"{label[0].upper()}{label[1:]} "
       if after == before:
-        text += f"stayed at {show(name, after)}"
+        text += f"stayed at {numbers.show(name, after)}"
       else:
         text += "rose" if after > before else "fell"
-        text += f" from {show(name, before)} to {show(name, after)}"
-      kl = number(found.get("kl", (None, None))[1])
+        text += f" from {numbers.show(name, before)}"
+        text += f" to {numbers.show(name, after)}"
+      kl = numbers.number(found.get("kl", (None, None))[1])
       if not math.isnan(kl):
         text += f", at a KL of {kl:.3g} nats to the anchor"
       return text + "."
   return ""
 
 
-def _row(stage: str, name: str, before: object, after: object) -> Row:
-  a, b = number(before), number(after)
+def _comparison(result: str, name: str, before: object, after: object) -> Row:
+  a, b = numbers.number(before), numbers.number(after)
+  metric = vocabulary.row_of(name)
   change, better = "", None
   if math.isfinite(a) and math.isfinite(b):
-    if name in RATES:
+    if metric.percent:
       change = f"{100 * (b - a):+.1f} points" if a != b else "0"
     else:
-      change = ("+" if b > a else "") + show(name, b - a)
-    if name in WANTED and a != b:
-      better = b > a
-  before_text = "" if before is None else show(name, before)
+      change = ("+" if b > a else "") + numbers.show(name, b - a)
+    if metric.better and a != b:
+      better = (b > a) == (metric.better > 0)
   return Row(
-    _label(stage, name), before_text, show(name, after), change, better
+    _label(result, name),
+    "" if before is None else numbers.show(name, before),
+    numbers.show(name, after),
+    change,
+    better,
   )
 
 
-def _single(summary: Mapping[str, object], key: str) -> Row:
-  stage, name = key.split(".")[0], key.split(".")[-1]
-  text = show(name, summary[key])
+def _single(result: str, summary: Mapping[str, object], key: str) -> Row:
+  text = numbers.show(key, summary[key])
   low, high = summary.get(f"{key}_low"), summary.get(f"{key}_high")
   if low is not None and high is not None:
-    text += f" ({show(name, low)} to {show(name, high)})"
-  return Row(_label(stage, name), "", text, "", None)
+    text += f" ({numbers.show(key, low)} to {numbers.show(key, high)})"
+  return Row(_label(result, key), "", text, "", None)
 
 
-def _label(stage: str, name: str) -> str:
-  return f"{_STAGES.get(stage, stage)}: {readable(name)}"
+def _label(result: str, key: str) -> str:
+  return f"{result}: {vocabulary.label_of(key, unit=True)}"

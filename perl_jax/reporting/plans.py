@@ -1,13 +1,17 @@
-"""A plan as tables: bytes by what they are, seconds by program, what to do."""
+"""A plan as Markdown tables.
+
+Of each stage: its memory by what is held, the predicted time of its programs,
+and the changes that were tried to make it fit.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_GIB = 2**30
+from perl_jax.reporting import numbers
 
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
-  """Markdown of what `tasks.plan` found."""
+  """Lines of Markdown about what `tasks.plan` found."""
   mesh = ", ".join(f"{name}={size}" for name, size in found["mesh"].items())
   yield (
     f"\n{found['model']} on {found['devices']} x {found['device_kind']},"
@@ -40,39 +44,28 @@ def summary(found: Mapping[str, Any]) -> dict[str, float]:
   return flat
 
 
-def size(count: float) -> str:
-  """Bytes in GiB, or MiB where it is little."""
-  if abs(count) < _GIB / 10:
-    return f"{count / 2**20:,.1f} MiB"
-  return f"{count / _GIB:,.2f} GiB"
-
-
-def seconds(value: float) -> str:
-  """Seconds, or milliseconds where it is little."""
-  return f"{value:,.2f} s" if value >= 1 else f"{value * 1e3:,.1f} ms"
-
-
 def _memory(stage: Mapping[str, Any]) -> Iterator[str]:
   yield "| on a device | bytes |"
   yield "|---|---|"
   for name, count in stage["held"].items():
-    yield f"| {name} | {size(count)} |"
+    yield f"| {name} | {numbers.size(count)} |"
   for name, program in stage["programs"].items():
     if "refused" in program:
       yield f"| {name} | refused by the compiler: {program['refused']} |"
       continue
     own = program["peak_bytes"] - sum(stage["held"].values())
-    text = f"| {name}: beyond what is held | {size(own)}"
+    text = f"| {name}: beyond what is held | {numbers.size(own)}"
     if name == "sample":
-      text += f" (KV cache {size(stage['cache_bytes'])})"
+      text += f" (KV cache {numbers.size(stage['cache_bytes'])})"
     yield f"{text} |"
-  yield f"| **peak** | **{size(stage['peak_bytes'])}** |"
+  yield f"| **peak** | **{numbers.size(stage['peak_bytes'])}** |"
   if stage["limit_bytes"] is not None:
     left = stage["limit_bytes"] - stage["peak_bytes"]
     word = "fits" if stage["fits"] else "DOES NOT FIT"
+    side = "left" if left >= 0 else "too much"
     yield (
-      f"\n{word}: {size(abs(left))} {'left' if left >= 0 else 'too much'} of"
-      f" {size(stage['limit_bytes'])}"
+      f"\n{word}: {numbers.size(abs(left))} {side} of"
+      f" {numbers.size(stage['limit_bytes'])}"
     )
 
 
@@ -91,16 +84,18 @@ def _time(stage: Mapping[str, Any]) -> Iterator[str]:
   yield "|---|---|---|---|---|---|---|---|"
   for name, program in timed.items():
     cost, times = program["cost"], program["times"]
+    compute, memory, network, predicted = (
+      numbers.duration(times[name])
+      for name in ("compute", "memory", "network", "step")
+    )
     runs = "" if program["runs"] == 1 else f" x {program['runs']}"
     yield (
       f"| {name}{runs} | {cost['flops']:.3g}"
-      f" | {size(sum(cost['collective_bytes'].values()))}"
-      f" | {seconds(times['compute'])} | {seconds(times['memory'])}"
-      f" | {seconds(times['network'])} | {times['bound']}"
-      f" | {seconds(times['step'])} |"
+      f" | {numbers.size(sum(cost['collective_bytes'].values()))}"
+      f" | {compute} | {memory} | {network} | {times['bound']} | {predicted} |"
     )
   if stage["seconds"] is not None:
-    yield f"\npredicted: {seconds(stage['seconds'])} a step"
+    yield f"\npredicted: {numbers.duration(stage['seconds'])} a step"
 
 
 def _changes(stage: Mapping[str, Any]) -> Iterator[str]:
@@ -112,7 +107,7 @@ def _changes(stage: Mapping[str, Any]) -> Iterator[str]:
   yield "|---|---|---|"
   for row in tried:
     word = "fits" if row["fits"] else "does not fit"
-    yield f"| `{row['change']}` | {size(row['peak_bytes'])} | {word} |"
+    yield f"| `{row['change']}` | {numbers.size(row['peak_bytes'])} | {word} |"
   if not tried[-1]["fits"]:
     yield "\nNone of them fits: take more devices, or a smaller model."
 

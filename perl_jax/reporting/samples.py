@@ -1,8 +1,8 @@
 """Responses of anchor and policy side by side, as HTML.
 
-Everything that a model or a data set has written is escaped. A response that
-is JSON is shown indented; when it was judged wrong, its lines that the
-reference does not have are marked.
+Texts of models and data sets are escaped. A response that is JSON is shown
+indented; if a checker found it wrong, the lines that the reference does not
+have are marked.
 """
 
 import collections
@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from perl_jax.reporting import headline
+from perl_jax.reporting import numbers, vocabulary
 
 Row = Mapping[str, object]
 
@@ -24,16 +24,16 @@ def samples_html(rows: Sequence[Row]) -> str:
   """The samples of the last step, in the order written; "" if there are none.
 
   Args:
-    rows: Lines of samples.jsonl: `prompt`, `reference`, and for each of
-      `anchor` and `policy` the response, `<who>_reward` and judgements such as
-      `<who>_gold`; all optional but some response.
+    rows: Lines of samples.jsonl: `prompt`, `reference`, and for each of the
+      roles `anchor` and `policy` the response, `<role>_reward` and results of
+      checks such as `<role>_gold`. Everything but one response is optional.
   """
-  rows = [row for row in rows if _speakers(row)]
+  rows = [row for row in rows if _roles(row)]
   if not rows:
     return ""
-  last = max(headline.number(row.get("step")) for row in rows)
+  last = max(numbers.number(row.get("step")) for row in rows)
   if not math.isnan(last):
-    rows = [row for row in rows if headline.number(row.get("step")) == last]
+    rows = [row for row in rows if numbers.number(row.get("step")) == last]
   cards = [_card(row, i) for i, row in enumerate(rows, start=1)]
   parts = [f"<p>{_tally(rows)}</p>", *cards[:_OPEN]]
   if cards[_OPEN:]:
@@ -46,43 +46,44 @@ def samples_html(rows: Sequence[Row]) -> str:
 
 
 def _tally(rows: Sequence[Row]) -> str:
-  """How the samples were chosen, and how often each of the two was right."""
-  step = headline.number(rows[0].get("step"))
+  """How the samples were chosen, and how often anchor and policy were right."""
+  step = numbers.number(rows[0].get("step"))
   when = "" if math.isnan(step) else f" of step {step:g}"
   text = f"The first samples{when} in the order in which they were written, "
   text += "not selected."
-  judged = [
-    (judgement(row, "anchor"), judgement(row, "policy")) for row in rows
-  ]
-  judged = [pair for pair in judged if None not in pair]
-  if judged:
-    count = collections.Counter(judged)
+  checked = [(is_right(row, "anchor"), is_right(row, "policy")) for row in rows]
+  checked = [pair for pair in checked if None not in pair]
+  if checked:
+    count = collections.Counter(checked)
     text += (
-      f" Of {len(judged)}: both right {count[True, True]}, only the policy "
+      f" Of {len(checked)}: both right {count[True, True]}, only the policy "
       f"{count[False, True]}, only the anchor {count[True, False]}, neither "
       f"{count[False, False]}."
     )
   return text
 
 
-def judgement(row: Row, who: str) -> bool | None:
-  """Whether the response was judged right; None if nobody said."""
-  for name in headline.JUDGEMENTS:
-    value = headline.number(row.get(f"{who}_{name}"))
+def is_right(row: Row, role: str) -> bool | None:
+  """Whether a role's response passed the first check that there is of it.
+
+  None if it was not checked.
+  """
+  for name in vocabulary.CHECKS:
+    value = numbers.number(row.get(f"{role}_{name}"))
     if not math.isnan(value):
       return value >= 0.5
   return None
 
 
-def _speakers(row: Row) -> list[str]:
+def _roles(row: Row) -> list[str]:
+  """Fields of a sample that hold a response."""
   known = ("anchor", "policy", "response", "chosen", "rejected")
-  return [who for who in known if row.get(who) is not None]
+  return [role for role in known if row.get(role) is not None]
 
 
 def _card(row: Row, number: int) -> str:
-  speakers = _speakers(row)
   reference = row.get("reference")
-  answers = [_answer(row, who, reference) for who in speakers]
+  answers = [_answer(row, role, reference) for role in _roles(row)]
   if reference is not None:
     answers.append(
       '<div class="answer"><header><h4>Reference</h4></header>'
@@ -95,20 +96,20 @@ def _card(row: Row, number: int) -> str:
   )
 
 
-def _answer(row: Row, who: str, reference: object) -> str:
-  right = judgement(row, who)
+def _answer(row: Row, role: str, reference: object) -> str:
+  right = is_right(row, role)
   kind = {True: " right", False: " wrong", None: ""}[right]
   facts = []
   if right is not None:
     mark, style = ("✓ right", "good") if right else ("✗ wrong", "bad")
     facts.append(f'<span class="{style}">{mark}</span>')
-  reward = headline.number(row.get(f"{who}_reward"))
+  reward = numbers.number(row.get(f"{role}_reward"))
   if not math.isnan(reward):
     text = f"{reward:.3g}".replace("-", "&minus;")
     facts.append(f"<span>reward {text}</span>")
-  text = _marked(row[who], reference if right is False else None)
+  text = _marked(row[role], reference if right is False else None)
   return (
-    f'<div class="answer{kind}"><header><h4>{escape(who.capitalize())}</h4>'
+    f'<div class="answer{kind}"><header><h4>{escape(role.capitalize())}</h4>'
     f"{''.join(facts)}</header><pre>{text}</pre></div>"
   )
 
@@ -121,9 +122,9 @@ def _prompt(prompt: object) -> str:
   turns = []
   for turn in prompt if isinstance(prompt, list) else [prompt]:
     if isinstance(turn, Mapping):
-      role = escape(str(turn.get("role", "")))
+      speaker = escape(str(turn.get("role", "")))
       content = escape(str(turn.get("content", "")))
-      turns.append(f"<p><b>{role}</b>{content}</p>")
+      turns.append(f"<p><b>{speaker}</b>{content}</p>")
     else:
       turns.append(f"<p>{escape(str(turn))}</p>")
   return f'<div class="prompt" tabindex="0">{"".join(turns)}</div>'

@@ -1,4 +1,4 @@
-"""How good a reward model is, drawn: ROC, calibration and scores."""
+"""Figures of a reward model: ROC curve, calibration, distribution of scores."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,16 +9,20 @@ from scipy import special
 from sklearn import metrics as sklearn_metrics
 
 from perl_jax import classification
-from perl_jax.reporting import headline, svg
+from perl_jax.reporting import numbers, svg
 
 Rows = Sequence[Mapping[str, object]]
 
 
 def reward_model_figures(scores: Rows) -> list[svg.Figure]:
-  """ROC, reliability and the distribution of scores; [] without usable rows.
+  """ROC curve, reliability diagram and histogram of the scores.
 
   Args:
-    scores: `{"score", "label"}` rows, or `{"chosen", "rejected"}` rows.
+    scores: Lines of scores.jsonl: `{"score", "label"}` of responses with label
+      0 or 1, or `{"chosen", "rejected"}` of pairs. Others are left out.
+
+  Returns:
+    The figures; no ROC curve if all labels are equal, none if no line is left.
   """
   chosen, rejected = _pairs(scores)
   if chosen.size:
@@ -199,7 +203,7 @@ def _columns(
   scores: Rows, first: str, second: str
 ) -> tuple[np.ndarray, np.ndarray]:
   both = [
-    (headline.number(row[first]), headline.number(row[second]))
+    (numbers.number(row[first]), numbers.number(row[second]))
     for row in scores
     if first in row and second in row
   ]

@@ -59,7 +59,14 @@ _MOST_POINTS = 800
 
 
 class Line(NamedTuple):
-  """One curve; `kind` is "thin", "bold", "points", "dashed" or "step"."""
+  """A curve through points.
+
+  Attributes:
+    label: Its name in the legend, "" to leave it out there.
+    x, y: `[n]` each.
+    colour: A key of `COLOURS`.
+    kind: "thin", "bold", "points", "dashed" or "step".
+  """
 
   label: str
   x: np.ndarray
@@ -69,17 +76,28 @@ class Line(NamedTuple):
 
 
 class Figure(NamedTuple):
-  """A drawing with what the page says around it."""
+  """A drawing with its title, legend and description.
+
+  Attributes:
+    title: What is drawn.
+    svg: The drawing.
+    alt: The drawing in words, for readers who do not see it.
+    legend: (label, colour, kind of line) of each entry.
+    note: Small print below.
+  """
 
   title: str
   svg: str
   alt: str
-  legend: tuple[tuple[str, str, str], ...] = ()  # label, colour, kind
+  legend: tuple[tuple[str, str, str], ...] = ()
   note: str = ""
 
 
 class Drawing:
-  """A canvas of fixed margins, so that neighbours on the page line up."""
+  """A canvas with fixed margins, so that neighbours on the page line up.
+
+  Lengths are in units of the SVG; the drawing is `WIDTH` wide.
+  """
 
   def __init__(self, height: int = HEIGHT):
     self.height = height
@@ -94,7 +112,7 @@ class Drawing:
     right: float = 14,
     top: float = 26,
   ) -> Axes:
-    """Axes with margins in units of the drawing."""
+    """Adds axes with these distances from the edges."""
     width = WIDTH - left - right
     height = self.height - bottom - top
     with mpl.rc_context(_RC):
@@ -111,12 +129,12 @@ class Drawing:
       return axes
 
   def text(self, x: float, y: float, text: str, **style: object) -> None:
-    """Text at units from the left and from the top."""
+    """Adds text at a distance from the left and from the top."""
     with mpl.rc_context(_RC):
       self.canvas.text(x / WIDTH, 1 - y / self.height, text, va="top", **style)
 
   def svg(self, name: str) -> str:
-    """The drawing; `name` makes its ids unique on the page."""
+    """The SVG element; `name` makes its ids unique on the page."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with mpl.rc_context(_RC):
@@ -142,10 +160,10 @@ class Drawing:
 
 
 def draw_line(axes: Axes, line: Line) -> None:
-  """Draws a line in the manner of its kind."""
+  """Draws a line in the style of its kind."""
   colour, x, y = COLOURS[line.colour], line.x, line.y
   if line.kind == "thin":
-    x, y = _thin_out(x, y)
+    x, y = thin_out(x, y)
   style = {
     "thin": {"linewidth": 0.9, "alpha": 0.4},
     "bold": {"linewidth": 2.0},
@@ -157,7 +175,7 @@ def draw_line(axes: Axes, line: Line) -> None:
 
 
 def in_percent() -> FuncFormatter:
-  """Ticks of shares: 0.25 -> 25%, without decimals that say nothing."""
+  """Labels of ticks at shares: 0.25 -> 25%."""
   return FuncFormatter(lambda share, _: f"{100 * share:.4g}%")
 
 
@@ -179,7 +197,7 @@ def curves(
   Args:
     name: Identifier, unique on the page.
     title: What is drawn; the page prints it above.
-    unit: Of the vertical axis, printed in its corner.
+    unit: Unit of the vertical axis, printed in its corner.
     lines: At least one; values that are not finite are left out and counted.
     percent: The values are shares; the axis is in percent.
     whole: The vertical axis is all of 0 to 1.
@@ -219,7 +237,7 @@ def describe(
   percent: bool,
   x_label: str = "step",
 ) -> str:
-  """The figure in words, for those who do not see it."""
+  """The first and last value of each line, in words."""
   parts = []
   for line in lines:
     shown = np.flatnonzero(np.isfinite(line.y))
@@ -241,7 +259,15 @@ def describe(
 
 
 def running_mean(values: np.ndarray, width: int) -> np.ndarray:
-  """Mean over a centred window, cut off at the ends; skips what is nan."""
+  """Mean over a centred window, cut off at the ends, of what is finite.
+
+  Args:
+    values: `[n]`.
+    width: Number of values in a whole window.
+
+  Returns:
+    `[n]`; nan where no value in the window is finite.
+  """
   good = np.isfinite(values)
   kernel = np.ones(width)
   sums = np.convolve(np.where(good, values, 0.0), kernel, "full")
@@ -251,8 +277,8 @@ def running_mean(values: np.ndarray, width: int) -> np.ndarray:
   return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
-def _thin_out(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Few enough points; each bin keeps its lowest and highest value."""
+def thin_out(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """At most 800 points: the lowest and the highest of each bin of steps."""
   if len(x) <= _MOST_POINTS:
     return x, y
   kept_x, kept_y = [], []

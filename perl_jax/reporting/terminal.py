@@ -13,7 +13,7 @@ from rich import box, progress, text
 from rich.console import Console
 from rich.table import Column, Table
 
-from perl_jax.reporting import headline
+from perl_jax.reporting import headline, numbers
 
 # Steps in this many last updates give the rate, so that a slow first step
 # (compilation) is soon forgotten.
@@ -37,7 +37,16 @@ class Progress:
     console: Console | None = None,
     plain_seconds: float = 5.0,
   ):
-    """`show` names metrics, whole (`train/loss`) or by last part (`loss`)."""
+    """Shows nothing yet.
+
+    Args:
+      name: Name of the stage.
+      total_steps: Steps of the whole stage.
+      first_step: Steps that were done before, by a run that is resumed.
+      show: Metrics on the line, by key (`train/loss`) or last part (`loss`).
+      console: Where to print; the standard output if None.
+      plain_seconds: Least time between two plain lines.
+    """
     self._name, self._total = name, total_steps
     self._show, self._shown = tuple(show), {}
     self._console = console or Console()
@@ -65,10 +74,10 @@ class Progress:
       self._name, total=self._total, completed=self._step, status=self._status()
     )
     self._stack.enter_context(self._bar)
-    self._stack.enter_context(_logging_to_current_streams())
+    self._stack.enter_context(_logging_above_the_bar())
 
   def update(self, step: int, metrics: Mapping[str, float] = {}) -> None:
-    """Notes that `step` is done and keeps the metrics that are to be shown."""
+    """Moves on to `step`, with the latest values of the metrics to show."""
     self._step = step
     if not self._times or self._times[-1][1] != step:
       self._times.append((time.monotonic(), step))
@@ -82,7 +91,7 @@ class Progress:
       self._print(force=step >= self._total)
 
   def stop(self, finished: bool) -> None:
-    """Ends the line; a finished run shows all of its steps as done."""
+    """Ends the line; a run that has finished shows all its steps as done."""
     # The last step of a loop over range(total_steps) is total_steps - 1.
     if finished and self._step >= self._total - 1:
       self._step = self._total
@@ -115,7 +124,7 @@ class Progress:
     elif rate > 0:
       parts.append(f"{1 / rate:.3g} s/step")
     if rate > 0 and self._step < self._total:
-      left = headline.duration((self._total - self._step) / rate)
+      left = numbers.duration((self._total - self._step) / rate)
       parts.append(f"{left} left")
     parts += [f"{k} {float(v):.4g}" for k, v in self._shown.items()]
     return "  ".join(parts)
@@ -128,38 +137,42 @@ class Progress:
 
 
 def print_plain(console: Console, line: str) -> None:
-  """One line as it is: no wrapping, markup or colour."""
+  """Prints a line as it is: no wrapping, markup or colour."""
   console.print(text.Text(line), soft_wrap=True, highlight=False)
 
 
 @contextlib.contextmanager
-def _logging_to_current_streams() -> Iterator[None]:
-  """Sends log records through sys.stderr as the live bar has replaced it.
+def _logging_above_the_bar() -> Iterator[None]:
+  """Prints log records above the live bar instead of into it.
 
-  Handlers hold the stream that was there when they were made. Writing to it
-  directly would tear the bar; the replacement prints above it.
+  While the bar is live, rich has replaced sys.stderr by a file that prints
+  above it, but a handler keeps the stream that was there when it was made. So
+  handlers of the root logger and of absl that write to the standard streams
+  write to that file meanwhile. They get their stream back in the end, unless
+  it was changed by someone else.
   """
   handlers = {*logging.getLogger().handlers}
   handlers.add(absl_logging.get_absl_handler().python_handler)
-  moved = [
-    (handler, handler.stream)
+  above = sys.stderr
+  before = {
+    handler: handler.setStream(above)
     for handler in handlers
     if isinstance(handler, logging.StreamHandler)
     and handler.stream in (sys.__stderr__, sys.__stdout__)
-  ]
-  for handler, _ in moved:
-    handler.setStream(sys.stderr)
+  }
   try:
     yield
   finally:
-    for handler, stream in moved:
-      handler.setStream(stream)
+    for handler, stream in before.items():
+      if handler.stream is above and stream is not None:
+        handler.setStream(stream)
 
 
 def achieved_table(
   summary: Mapping[str, object],
   paths: Mapping[str, str | Path],
   *,
+  results: Mapping[str, str],
   title: str = "What was achieved",
   console: Console | None = None,
 ) -> None:
@@ -170,16 +183,18 @@ def achieved_table(
       headline row in it, its scalars are printed as they are.
     paths: What to look at, by name, for example `{"report": workdir /
       "report.html"}`; printed whole so that they can be clicked or copied.
+    results: {name of a stage: name of what it makes}, in the order of the
+      stages.
     title: Heading of the table.
     console: Where to print; the standard output if None.
   """
   console = console or Console()
-  rows = headline.headline(summary)
+  rows = headline.rows(summary, results)
   if not rows:
     rows = [
-      headline.Row(key, "", headline.show(key, value), "", None)
+      headline.Row(key, "", numbers.show(key, value), "", None)
       for key, value in summary.items()
-      if headline.number(value) == headline.number(value)
+      if numbers.number(value) == numbers.number(value)
     ]
   if console.is_terminal:
     _print_table(console, title, rows)

@@ -42,7 +42,9 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   page = report.write_report(workdir)
   places = {"report": page, "summary": workdir / "summary.json"}
   terminal.achieved_table(
-    summary, places | {name: workdir / name for name in STAGES}
+    summary,
+    places | {name: workdir / name for name in STAGES},
+    results={name: tasks.TASKS[name].result for name in STAGES},
   )
   return summary
 

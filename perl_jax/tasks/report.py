@@ -1,4 +1,4 @@
-"""One HTML page from what a run has written: `write_report(workdir)`.
+"""The task `report`: one HTML page about what a run has written.
 
 A workdir is a single stage, or a pipeline with a directory for each stage.
 Every file and every key is optional, so a run can be looked at while it is
@@ -13,16 +13,15 @@ from pathlib import Path
 from absl import logging
 
 from perl_jax import files as files_lib
-from perl_jax import hosts
+from perl_jax import hosts, tasks
 from perl_jax.reporting import page
 
-STAGES = ("sft", "reward", "rl", "dpo", "evaluate")
 _LINES = ("metrics.jsonl", "samples.jsonl", "scores.jsonl")
 _FILES = (*_LINES, "summary.json", "config.json")
 
 
 def run(config: Mapping[str, object], workdir: str | Path) -> dict[str, float]:
-  """The task `report`: writes the report of `workdir`; no config is needed."""
+  """Writes the report of `workdir`; the config is not used."""
   del config
   if not hosts.is_primary():
     return {}
@@ -52,12 +51,13 @@ def write_report(workdir: str | Path) -> Path:
   root_summary = _read_object(workdir, "summary")
   found = [
     (name, workdir / name)
-    for name in STAGES
+    for name in tasks.SHOWN
     if any((workdir / name / file).exists() for file in _FILES)
   ]
   if not found:
     found, config = [(_guess(workdir, config), workdir)], {}
-  stages = [_stage(name, directory) for name, directory in found]
+  directories = dict(found)
+  stages = [_stage(name, directories.get(name)) for name in tasks.SHOWN]
   for name, directory in found:
     own = _read_object(directory, "summary")
     summary |= {_full_key(name, key): value for key, value in own.items()}
@@ -65,12 +65,14 @@ def write_report(workdir: str | Path) -> Path:
     summary = root_summary | {
       key: value for key, value in summary.items() if key not in root_summary
     }
-  if not summary and not any(s.rows or s.samples or s.scores for s in stages):
+  if not summary and not any(
+    s.metrics or s.samples or s.scores for s in stages
+  ):
     raise ValueError(
       f"{workdir}: nothing to report; a run leaves at least one of "
-      f"{', '.join(_FILES[:-1])} there or in {', '.join(STAGES)}"
+      f"{', '.join(_FILES[:-1])} there or in {', '.join(tasks.SHOWN)}"
     )
-  text = page.page(
+  text = page.render(
     title=workdir.resolve().name,
     when=_when(workdir),
     summary={k: v for k, v in summary.items() if k != "command"},
@@ -91,15 +93,19 @@ def _command(workdir: Path, summary: Mapping[str, object]) -> str:
   return str(summary.get("command", ""))
 
 
-def _stage(name: str, directory: Path) -> page.Stage:
+def _stage(name: str, directory: Path | None) -> page.Stage:
+  """What a stage has written; nothing if it has no directory."""
+  task = tasks.TASKS[name]
+  stage = page.Stage(name, task.title, task.result)
+  if directory is None:
+    return stage
   lines = {}
   for file in _LINES:
     path = directory / file
-    lines[file] = (
+    lines[file.removesuffix(".jsonl")] = (
       files_lib.read_jsonl(path, torn_end=True) if path.exists() else []
     )
-  config = _read_object(directory, "config")
-  return page.Stage(name, config, *lines.values())
+  return stage._replace(config=_read_object(directory, "config"), **lines)
 
 
 def _read_object(directory: Path, name: str) -> dict[str, object]:
@@ -116,9 +122,9 @@ def _read_object(directory: Path, name: str) -> dict[str, object]:
 
 
 def _guess(workdir: Path, config: Mapping[str, object]) -> str:
-  """Which stage a directory is of: by its config, its name, its metrics."""
+  """The stage that wrote a directory, by its config, its name or its files."""
   for name in (config.get("task"), workdir.resolve().name):
-    if name in STAGES:
+    if name in tasks.SHOWN:
       return name
   if (workdir / "scores.jsonl").exists():
     return "reward"
@@ -131,12 +137,12 @@ def _guess(workdir: Path, config: Mapping[str, object]) -> str:
 
 
 def _full_key(stage: str, key: str) -> str:
-  """A stage's own key as the pipeline's summary spells it.
+  """A key of a stage's own summary as the pipeline's summary spells it.
 
   `gold_after` -> `rl.gold_after`, `seconds` -> `seconds.rl`, `peak_bytes` ->
   `memory.rl`.
   """
-  if "." in key and key.split(".")[0] in STAGES:
+  if "." in key and key.split(".")[0] in tasks.SHOWN:
     return key
   key = key.replace("peak_bytes", "memory").replace("/", ".")
   kind, _, rest = key.partition(".")
@@ -146,8 +152,8 @@ def _full_key(stage: str, key: str) -> str:
 
 
 def _when(workdir: Path) -> str:
-  """The time of the newest file that was read, not of the report."""
-  places = [workdir, *(workdir / name for name in STAGES)]
+  """The time at which the newest of the files was written, in UTC."""
+  places = [workdir, *(workdir / name for name in tasks.SHOWN)]
   files = [place / file for place in places for file in _FILES]
   times = [file.stat().st_mtime for file in files if file.exists()]
   if not times:

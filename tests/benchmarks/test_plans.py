@@ -95,7 +95,7 @@ def test_table_of_layouts():
   sample["cost"] = {"collective_bytes": {"all-gather": 2**30, "all-reduce": 0}}
   made["programs"]["sample"] = sample
   (line,) = list(efficiency.rollout_table({"m train": made}))[2:]
-  assert "| m train | 1.00 | 1.00 GiB | 100.0 ms |" in line
+  assert "| m train | 1.00 | 1 GiB | 100 ms |" in line
   assert line.endswith("| 0.50 |")
 
 

@@ -2,31 +2,10 @@
 
 import pytest
 
-from perl_jax import tasks
-from tests.tasks import tiny
-
-
-def pytest_collection_modifyitems(items):
-  """Whoever looks at the pipeline's run may be the one who waits for it."""
-  for item in items:
-    if "finished" in getattr(item, "fixturenames", ()):
-      item.add_marker(pytest.mark.slow)
-
 
 @pytest.fixture(scope="module", autouse=True)
 def cached(compiled_once):
   """Every run of these tests keeps what it has compiled."""
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-  """Workdir of a whole pipeline: sft (full), reward and rl (LoRA), evaluate.
-
-  Tests read it and leave it as it is.
-  """
-  workdir = tmp_path_factory.mktemp("pipeline") / "run"
-  tasks.run(tiny.pipeline(), workdir)
-  return workdir
 
 
 @pytest.fixture(scope="session")

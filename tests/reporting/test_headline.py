@@ -1,0 +1,78 @@
+"""The rows of the results, and the sentence above them."""
+
+from perl_jax.reporting import headline
+from tests.reporting.runs import RESULTS
+
+SUMMARY = {
+  "rl.gold_before": 0.412,
+  "rl.gold_after": 0.79,
+  "rl.reward_before": 1.5,
+  "rl.reward_after": 1.25,
+  "rl.kl": 5.25,
+  "rl.kl_at_step_0": 0.0,
+  "reward.accuracy": 0.91,
+  "reward.accuracy_low": 0.89,
+  "reward.accuracy_high": 0.93,
+  "seconds.total": 3723.0,
+}
+
+
+def test_headline_rows():
+  rows = headline.rows(SUMMARY, RESULTS)
+  assert rows[0] == (
+    "Policy: gold success",
+    "41.2%",
+    "79.0%",
+    "+37.8 points",
+    True,
+  )
+  assert rows[1][1:] == ("1.500", "1.250", "-0.250", False)
+  assert rows[2][1:] == ("0", "5.250", "+5.250", None)
+  assert rows[3].after == "91.0% (89.0% to 93.0%)"
+  assert rows[4] == ("Time", "", "1:02:03", "", None)
+  assert headline.rows({"something": 1}, RESULTS) == []
+
+
+def test_takeaway_tells_rise_from_fall():
+  assert headline.takeaway(SUMMARY, RESULTS) == (
+    "Gold success rose from 41.2% to 79.0%, at a KL of 5.25 nats to the anchor."
+  )
+  worse = {"rl.gold_before": 0.5, "rl.gold_after": 0.25}
+  assert (
+    headline.takeaway(worse, RESULTS)
+    == "Gold success fell from 50.0% to 25.0%."
+  )
+  same = {"rl.gold_before": 0.5, "rl.gold_after": 0.5}
+  assert headline.takeaway(same, RESULTS) == "Gold success stayed at 50.0%."
+  assert headline.takeaway({"sft.gold": 1.0}, RESULTS) == ""
+
+
+def test_an_evaluation_does_not_repeat_the_reward_model():
+  found = {"evaluate.reward_model.auroc": 0.75}
+  assert [row.after for row in headline.rows(found, RESULTS)] == ["0.750"]
+  found["reward.auroc"] = 0.5
+  assert [row.after for row in headline.rows(found, RESULTS)] == ["0.500"]
+
+
+def test_a_fall_is_an_improvement_where_lower_is_better():
+  found = {"dpo.log_loss_before": 0.75, "dpo.log_loss_after": 0.5}
+  (row,) = headline.rows(found, RESULTS)
+  assert row == (
+    "Policy (DPO): log loss (nats)", "0.750", "0.500", "-0.250", True,
+  )  # fmt: skip
+
+
+def test_stages_come_in_the_given_order_with_their_names():
+  found = {
+    f"{stage}.{name}": 0.5
+    for stage in ("rl", "dpo")
+    for name in ("length_before", "length_after", "gold_before", "gold_after")
+  }
+  rows = headline.rows(found, {"dpo": "First", "rl": "Second"})
+  assert [row.label for row in rows] == [
+    "First: gold success",
+    "First: response length (tokens)",
+    "Second: gold success",
+    "Second: response length (tokens)",
+  ]
+  assert headline.rows(found, {}) == []

@@ -1,0 +1,144 @@
+"""Every metric that a run writes has a row, and every row has such a metric.
+
+The keys are those of real runs: metrics.jsonl and summary.json of all stages
+of the pipeline, and of runs whose loss, reward or estimator has metrics that
+those have not.
+"""
+
+import pytest
+
+from perl_jax import files
+from perl_jax.data import records
+from perl_jax.data.sources import registry
+from perl_jax.reporting import vocabulary
+from tests.tasks import tiny
+
+# Needs a device whose peak is published in `planning.chips`; a CPU's is not.
+ONLY_ON_KNOWN_DEVICES = {"rate/mfu"}
+
+
+@pytest.fixture(scope="module")
+def written(finished, tmp_path_factory, compiled_once):
+  """{(stage, key)} of all runs; stage "" for the summary of the pipeline."""
+  root = tmp_path_factory.mktemp("runs")
+  sft, ensemble = str(finished / "sft"), str(root / "ensemble")
+  tiny.run(root / "pointwise", "reward", reward__init=sft, loss="pointwise")
+  tiny.run(root / "ensemble", "reward", reward__init=sft, ensemble=2)
+  tiny.run(
+    root / "grpo",
+    "rl",
+    policy__init=sft,
+    reward__init=ensemble,
+    reward__fn="perl_jax.data.sources.coffee_bar.rows:gold_reward",
+    estimator="grpo",
+    samples_per_prompt=2,
+    kl__place="loss",
+    kl__estimator="k3",
+    entropy_coef=0.01,
+  )
+  tiny.run(root / "dpo", "dpo", policy__init=sft)
+  runs = [
+    *((name, finished / name) for name in ("sft", "reward", "rl", "evaluate")),
+    ("reward", root / "pointwise"),
+    ("reward", root / "ensemble"),
+    ("rl", root / "grpo"),
+    ("dpo", root / "dpo"),
+  ]
+  found = {("", key) for key in tiny.summary(finished)}
+  for stage, workdir in runs:
+    found |= {(stage, key) for key in tiny.summary(workdir)}
+    for row in files.read_jsonl(workdir / "metrics.jsonl"):
+      found |= {(stage, key) for key in row if key != "step"}
+  return found
+
+
+@pytest.fixture(scope="module")
+def checked():
+  """Names of what the checkers of all data sets say about a right response."""
+  call = '{"api": {"order": {"item": "mocha", "quantity": "1"}}}'
+  prompt = records.Prompt("id", "group", (), reference=call)
+  return {
+    name
+    for source in registry.describe()
+    for name in registry.checker(source)(prompt, call)
+  }
+
+
+@pytest.mark.slow
+def test_every_metric_has_a_row(written, checked):
+  unknown = {
+    (stage, key)
+    for stage, key in written | {("rl", name) for name in checked}
+    if vocabulary.row_of(key, stage).name not in vocabulary.METRICS
+  }
+  assert unknown == set()
+
+
+@pytest.mark.slow
+def test_every_row_is_written_by_some_run(written, checked):
+  found = {vocabulary.row_of(key, stage).name for stage, key in written}
+  rows = set(vocabulary.METRICS)
+  assert rows - found - checked == ONLY_ON_KNOWN_DEVICES
+
+
+@pytest.mark.parametrize(
+  "key, stage, name",
+  [
+    ("train/loss", "rl", "loss"),
+    ("train/loss", "sft", "sft.loss"),
+    ("sft.loss", "", "sft.loss"),
+    ("validation/gold", "", "gold"),
+    ("rl.reward_before", "", "reward"),
+    ("reward.accuracy_low", "", "accuracy"),
+    ("accuracy_member_11", "reward", "accuracy"),
+    ("evaluate.policy.kl", "", "kl"),
+    ("evaluate.reward_model.auroc", "", "auroc"),
+    ("rl.kl_at_step_0", "", "kl"),
+    ("train/score", "reward", "score"),
+    ("seconds/score", "rl", "seconds/score"),
+    ("seconds.score", "", "seconds"),
+    ("seconds.total", "", "seconds"),
+    ("rl.seconds_compiling", "", "seconds_compiling"),
+    ("memory.rl", "", "peak_bytes"),
+    ("rate/score", "", "rate/score"),
+  ],
+)
+def test_the_row_of_a_key(key, stage, name):
+  assert vocabulary.row_of(key, stage).name == name
+  assert name in vocabulary.METRICS
+
+
+@pytest.mark.parametrize(
+  "key", ["win_rate", "train/win_rate", "seconds/rest", "sft.win_rate_after"]
+)
+def test_an_unknown_key_has_a_plain_row(key):
+  row = vocabulary.row_of(key)
+  assert row.name not in vocabulary.METRICS
+  assert not (row.unit or row.percent or row.better or row.main or row.check)
+  assert vocabulary.rank_of(key) == len(vocabulary.METRICS)
+
+
+@pytest.mark.parametrize(
+  "key, unit, label",
+  [
+    ("gold", False, "gold success"),
+    ("gold", True, "gold success"),
+    ("rl.kl", True, "KL to the anchor (nats)"),
+    ("accuracy_member_3", False, "accuracy, member 3"),
+    ("rl.length_before", True, "response length, before (tokens)"),
+    ("rate/tokens", True, "throughput (tokens/s)"),
+    ("train/win_rate", True, "win rate"),
+    ("seconds/first_call", True, "first call"),
+  ],
+)
+def test_the_label_of_a_key(key, unit, label):
+  assert vocabulary.label_of(key, unit=unit) == label
+
+
+def test_rows_are_fit_to_be_shown():
+  for name, row in vocabulary.METRICS.items():
+    assert row.name == name
+    assert row.label
+    assert row.better in (-1, 0, 1)
+    assert row.percent == row.unit.startswith("%")
+    assert row.percent or not row.check
