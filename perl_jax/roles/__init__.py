@@ -22,6 +22,7 @@ from perl_jax.roles.outputs import (
   response_values,
   target_logprobs,
 )
+from perl_jax.roles.pairs import PairRows, can_pair, pair_rows
 from perl_jax.roles.sequences import (
   Sequence,
   left_padded,
@@ -31,15 +32,18 @@ from perl_jax.roles.sequences import (
 
 __all__ = [
   "Backbone",
+  "PairRows",
   "Params",
   "Role",
   "Sequence",
+  "can_pair",
   "head_kernel",
   "hidden_states",
   "init_adapter",
   "init_base",
   "init_head",
   "left_padded",
+  "pair_rows",
   "response_kl",
   "response_logprobs",
   "response_scores",

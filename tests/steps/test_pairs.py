@@ -10,6 +10,7 @@ import pytest
 from perl_jax import params as params_lib
 from perl_jax import roles, steps
 from perl_jax.data.batches.preferences import PreferenceBatch
+from perl_jax.models import transformer
 from perl_jax.models.lora import LoraSpec
 from perl_jax.steps import reward as reward_lib
 from tests import toys
@@ -100,29 +101,57 @@ def test_scores_and_gradients_are_those_of_each_side_alone(family, likelihood):
     )
 
 
-def columns(backbone, max_response, monkeypatch):
-  """Tokens of each row that go through the backbone, and how many rows."""
-  seen = []
-
-  def spy(own, params, sequence, **options):
-    del params, options
-    seen.append(sequence.tokens.shape)
-    return jax.numpy.zeros((*sequence.tokens.shape, own.config.width))
-
-  monkeypatch.setattr(roles.measures, "hidden_states", spy)
-  monkeypatch.setattr(roles, "hidden_states", spy)
-  trainable, frozen = role(backbone.config, False)
-  params = params_lib.combine(trainable, frozen)
-  reward_lib.pair_scores(backbone, params, pairs(), max_response=max_response)
-  return seen
+def flops(score, backbone, params):
+  """Floating-point operations that XLA counts in scoring all pairs."""
+  lowered = jax.jit(functools.partial(score, backbone)).lower(params, pairs())
+  return lowered.cost_analysis()["flops"]
 
 
-def test_a_prompt_is_computed_once_where_that_saves(monkeypatch):
+def test_a_prompt_is_computed_once_where_that_saves():
   backbone = roles.Backbone(toys.config("tiny"), SPEC)
-  rows = len(PROMPTS)
-  assert columns(backbone, RESPONSE, monkeypatch) == [(rows, WIDTH + RESPONSE)]
-  assert columns(backbone, 6, monkeypatch) == [(2 * rows, WIDTH)]
-  # Splash takes no masks.
-  splash = dataclasses.replace(backbone.config, attention="splash")
-  backbone = dataclasses.replace(backbone, config=splash)
-  assert columns(backbone, RESPONSE, monkeypatch) == [(2 * rows, WIDTH)]
+  params = params_lib.combine(*role(backbone.config, False))
+  shared, apart = (
+    flops(score, backbone, params) for score in (together, alone)
+  )
+  # 10 + 4 columns instead of 2 x 10; the attention of long rows costs more.
+  assert 0.65 < shared / apart < 0.8
+  wide = functools.partial(reward_lib.pair_scores, max_response=6)
+  assert 0.95 < flops(wide, backbone, params) / apart < 1.05
+
+
+def test_a_row_holds_both_responses_and_its_prompt_once():
+  tokens = np.array([[1, 2, 3, 4, 5, 0]]), np.array([[1, 2, 3, 6, 7, 8]])
+  rows = roles.pair_rows(
+    prompt_lengths=np.array([3]),
+    chosen_tokens=tokens[0],
+    chosen_lengths=np.array([5]),
+    rejected_tokens=tokens[1],
+    rejected_lengths=np.array([6]),
+    max_response=4,
+  )
+  inside = rows.sequence.segments != 0
+  np.testing.assert_array_equal(
+    np.where(inside, rows.sequence.tokens, 0),
+    [[1, 2, 3, 4, 5, 0, 6, 7, 8, 0]],
+  )
+  np.testing.assert_array_equal(
+    rows.sequence.positions, [[0, 1, 2, 3, 4, 0, 3, 4, 5, 0]]
+  )
+  both = transformer.SHARED
+  np.testing.assert_array_equal(
+    rows.sequence.segments, [[both, both, both, 1, 1, 0, 2, 2, 2, 0]]
+  )
+  own = rows.responses
+  np.testing.assert_array_equal(
+    np.where(rows.response_mask, own.tokens, 0),
+    [[0, 4, 5, 0, 0], [0, 6, 7, 8, 0]],
+  )
+  np.testing.assert_array_equal(own.tokens[:, 0], [3, 3])
+
+
+def test_a_kernel_without_masks_keeps_the_responses_apart():
+  config = toys.config("tiny")
+  assert roles.can_pair(config, width=WIDTH, max_response=WIDTH // 2)
+  assert not roles.can_pair(config, width=WIDTH, max_response=WIDTH // 2 + 1)
+  splash = dataclasses.replace(config, attention="splash")
+  assert not roles.can_pair(splash, width=WIDTH, max_response=RESPONSE)
