@@ -1,7 +1,7 @@
 """Weights of a Hugging Face checkpoint to the base tree and back, leaf by leaf.
 
     checkpoint = Checkpoint("Llama-3.2-1B")
-    storage = quantization.Storage("bfloat16")
+    storage = Storage("bfloat16")
     base = load_base(checkpoint, config, mesh=mesh, storage=storage)
     save_base("merged", config, base, dtype="bfloat16")
 
@@ -26,7 +26,7 @@ from perl_jax import files as files_lib
 from perl_jax import hosts, roles, sharding
 from perl_jax import params as params_lib
 from perl_jax.interop import hf_names
-from perl_jax.models import quantization
+from perl_jax.interop.storage import Storage
 from perl_jax.models.config import ModelConfig
 
 INDEX = "model.safetensors.index.json"
@@ -131,7 +131,7 @@ def load_base(
   config: ModelConfig,
   *,
   mesh: Mesh,
-  storage: quantization.Storage,
+  storage: Storage,
 ) -> dict[str, Any]:
   """The base tree of a checkpoint, on the mesh.
 

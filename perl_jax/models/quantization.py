@@ -7,7 +7,6 @@ values. Embedding, norms and biases stay in bfloat16.
 Reference: Dettmers et al. 2023, arXiv:2305.14314 (NF4).
 """
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -119,63 +118,6 @@ def project(
   return jax.checkpoint(product, prevent_cse=False)(x, kernel)
 
 
-@dataclasses.dataclass
-class Storage:
-  """Puts the leaves of a base into the dtype it is kept in, and keeps count.
-
-  Attributes:
-    dtype: One of `DTYPES`. "float32" and "bfloat16" cast every leaf, "int8" and
-      "nf4" quantise the kernels of the layers; the rest is then bfloat16.
-    parameters: Of the leaves so far.
-    bytes: That they take.
-    squared_error: Sum of (quantised - given)^2 over the kernels.
-    squared_norm: Sum of given^2 over the same.
-  """
-
-  dtype: str
-  parameters: int = 0
-  bytes: int = 0
-  squared_error: float = 0.0
-  squared_norm: float = 0.0
-
-  def __post_init__(self):
-    if self.dtype not in DTYPES:
-      raise ValueError(
-        f"base_dtype={self.dtype!r}: choose one of {', '.join(DTYPES)}."
-      )
-
-  @property
-  def read_dtype(self) -> str:
-    """What a leaf is read in, before it is stored."""
-    return REST_DTYPE if self.dtype in QUANTIZED else self.dtype
-
-  def put(self, path: str, leaf: Any) -> Any:
-    """The leaf as it is stored."""
-    if self.dtype in QUANTIZED and path.endswith("/kernel"):
-      stored = jax.jit(quantize, static_argnums=1)(leaf, self.dtype)
-      error, norm = _squares(leaf, stored)
-      self.squared_error += float(error)
-      self.squared_norm += float(norm)
-    else:
-      stored = jnp.asarray(leaf, self.read_dtype)
-    self.parameters += int(np.prod(leaf.shape))
-    self.bytes += nbytes(stored)
-    return stored
-
-  def describe(self) -> str:
-    """For the log: bytes, beside bfloat16, and what the few bits cost."""
-    before = self.parameters * jnp.dtype(REST_DTYPE).itemsize
-    text = f"base in {self.dtype}: {self.bytes / 1e6:.1f} MB"
-    if self.dtype not in QUANTIZED:
-      return text
-    error = (self.squared_error / self.squared_norm) ** 0.5
-    return (
-      f"{text}, {(before - self.bytes) / 1e6:.1f} MB less than in"
-      f" {REST_DTYPE} ({self.bytes / before:.0%} of it); relative error of the"
-      f" quantised weights {error:.2%} (root mean square)"
-    )
-
-
 def nbytes(tree: Any) -> int:
   """Bytes of all leaves; a value of four bits takes half a byte."""
 
@@ -188,18 +130,3 @@ def nbytes(tree: Any) -> int:
   return sum(
     int(np.prod(x.shape)) * bits(x.dtype) // 8 for x in jax.tree.leaves(tree)
   )
-
-
-@jax.jit
-def _squares(kernel, stored):
-  """Sums of (stored - kernel)^2 and kernel^2, a layer at a time."""
-
-  def layer(pair):
-    exact = pair[0].astype(jnp.float32)
-    error = as_array(pair[1], "float32") - exact
-    return jnp.sum(error * error), jnp.sum(exact * exact)
-
-  if kernel.ndim == 2:
-    return layer((kernel, stored))
-  errors, norms = jax.lax.map(layer, (kernel, stored))
-  return jnp.sum(errors), jnp.sum(norms)

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from perl_jax import params as params_lib
 from perl_jax import roles, sharding
 from perl_jax.interop import hf_checkpoint, peft
+from perl_jax.interop.storage import Storage
 from perl_jax.models import quantization
 from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
@@ -149,7 +150,7 @@ def random_base(
 
 def stored(base: params_lib.Params, dtype: str) -> dict[str, Any]:
   """A frozen base in its storage dtype; see `models.quantization`."""
-  storage = quantization.Storage(dtype)
+  storage = Storage(dtype)
   leaves = params_lib.flatten(base)
   found = params_lib.unflatten(
     {path: storage.put(path, leaf) for path, leaf in leaves.items()}
@@ -160,7 +161,7 @@ def stored(base: params_lib.Params, dtype: str) -> dict[str, Any]:
 
 def read_base(directory: str | os.PathLike, options: ReadOptions) -> roles.Role:
   """A Hugging Face checkpoint with its base in the storage dtype."""
-  storage = quantization.Storage(options.dtype)
+  storage = Storage(options.dtype)
   found = hf_checkpoint.load(
     directory, mesh=options.target_mesh(), storage=storage
   )
