@@ -8,7 +8,7 @@ reads. Splits are by path, and cover every leaf.
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from perl_jax import hosts
 from perl_jax.models import lora as lora_lib
 from perl_jax.models import quantization
 
@@ -135,11 +134,18 @@ def nbytes(params: Params) -> int:
   return quantization.nbytes(params)
 
 
-def fingerprint(params: Params) -> str:
+def fingerprint(
+  params: Params, to_host: Callable[[Any], Any] = np.asarray
+) -> str:
   """SHA-256 over paths, shapes, dtypes and bytes, as hex.
 
   Two trees have the same fingerprint if and only if (but for collisions) they
   have the same leaves with the same bits.
+
+  Args:
+    params: Any tree of arrays; quantised kernels count with their scales.
+    to_host: Returns one array as a whole NumPy array. Where arrays may be
+      spread over processes, `hosts.to_host`, called by all of them.
   """
   digest = hashlib.sha256()
   for path, leaf in flatten(params).items():
@@ -147,7 +153,7 @@ def fingerprint(params: Params) -> str:
     if quantization.is_quantized(leaf):
       parts = {f"{path}/qvalue": leaf.qvalue, f"{path}/scale": leaf.scale}
     for name, part in parts.items():
-      array = np.asarray(hosts.to_host(part))
+      array = np.asarray(to_host(part))
       digest.update(f"{name}:{array.shape}:{array.dtype}\n".encode())
       digest.update(array.tobytes())
   return digest.hexdigest()

@@ -14,8 +14,8 @@ import jax
 from absl import logging
 from jax.sharding import Mesh
 
+from perl_jax import hosts, roles, sharding
 from perl_jax import params as params_lib
-from perl_jax import roles, sharding
 from perl_jax.interop import hf_checkpoint, peft
 from perl_jax.interop.storage import Storage
 from perl_jax.models import quantization
@@ -126,7 +126,9 @@ def random_start(
 def _bare(base, config, *, source, tokenizer, head=None) -> Start:
   backbone = roles.Backbone(config, LoraSpec())
   role = roles.Role(backbone, head or {}, base)
-  return Start(role, source, params_lib.fingerprint(base), tokenizer)
+  return Start(
+    role, source, params_lib.fingerprint(base, hosts.to_host), tokenizer
+  )
 
 
 def random_base(
