@@ -92,17 +92,6 @@ def combine(trainable: Params, frozen: Params) -> dict[str, Any]:
   return unflatten(first | second)
 
 
-def rest_of(base: Params, trainable: Params) -> dict[str, Any]:
-  """Leaves of `base` that `trainable` does not replace: the frozen side.
-
-  With LoRA this is the whole base; with full tuning it is empty.
-  """
-  replaced = set(flatten(trainable))
-  return unflatten(
-    {p: leaf for p, leaf in flatten(base).items() if p not in replaced}
-  )
-
-
 def has_adapters(params: Params) -> bool:
   """Whether any leaf is a LoRA leaf."""
   return any(map(is_adapter, flatten(params)))
@@ -190,23 +179,6 @@ def _delta(lora_a: jax.Array, lora_b: jax.Array, scale: float) -> jax.Array:
   )
 
 
-def _add_adapters(base, adapters, spec, sign):
-  leaves = flatten(base)
-  for path, lora_a in flatten(adapters).items():
-    if not path.endswith("/lora_a"):
-      continue
-    stem = path.removesuffix("/lora_a")
-    kernel = leaves[f"{stem}/kernel"]
-    lora_b = flatten(adapters)[f"{stem}/lora_b"]
-    merged = quantization.as_array(kernel, "float32") + sign * _delta(
-      lora_a, lora_b, spec.scale
-    )
-    # Back into few bits the sum would lose more than the adapter adds.
-    kept = jnp.float32 if quantization.is_quantized(kernel) else kernel.dtype
-    leaves[f"{stem}/kernel"] = merged.astype(kept)
-  return unflatten(leaves)
-
-
 def merge(
   base: Params, adapters: Params, spec: lora_lib.LoraSpec
 ) -> dict[str, Any]:
@@ -219,14 +191,20 @@ def merge(
     adapters: LoRA leaves; other leaves (a head) are ignored.
     spec: Shape of the adapters; gives the scale.
   """
-  return _add_adapters(base, adapters, spec, 1.0)
-
-
-def unmerge(
-  merged: Params, adapters: Params, spec: lora_lib.LoraSpec
-) -> dict[str, Any]:
-  """W - scale * A B: takes back `merge`, up to rounding of the kernel."""
-  return _add_adapters(merged, adapters, spec, -1.0)
+  leaves = flatten(base)
+  for path, lora_a in flatten(adapters).items():
+    if not path.endswith("/lora_a"):
+      continue
+    stem = path.removesuffix("/lora_a")
+    kernel = leaves[f"{stem}/kernel"]
+    lora_b = flatten(adapters)[f"{stem}/lora_b"]
+    merged = quantization.as_array(kernel, "float32") + _delta(
+      lora_a, lora_b, spec.scale
+    )
+    # Back into few bits the sum would lose more than the adapter adds.
+    kept = jnp.float32 if quantization.is_quantized(kernel) else kernel.dtype
+    leaves[f"{stem}/kernel"] = merged.astype(kept)
+  return unflatten(leaves)
 
 
 # An ensemble: trees of the same leaves, stacked along a leading axis.

@@ -7,7 +7,6 @@ of one role; whether an adapter runs is decided by the tree alone.
 
 from perl_jax.roles.backbone import (
   Backbone,
-  Params,
   Role,
   head_kernel,
   hidden_states,
@@ -33,7 +32,6 @@ from perl_jax.roles.sequences import (
 __all__ = [
   "Backbone",
   "PairRows",
-  "Params",
   "Role",
   "Sequence",
   "can_pair",

@@ -191,7 +191,9 @@ def prepare(estimator: Estimator, experience: Experience) -> Experience:
     return jax.lax.stop_gradient(array).reshape(batch * group, length)
 
   rows = flat(mask)
-  log_ratio = flat(experience.policy_logprobs - experience.anchor_logprobs)
+  log_ratio = kl_lib.kl_k1(
+    flat(experience.policy_logprobs), flat(experience.anchor_logprobs)
+  )
   # Where KL is a term of the loss, the reward is weighted all the same.
   in_reward = estimator.kl_place == "reward"
   beta = jnp.repeat(experience.beta, group)[:, None]

@@ -191,7 +191,7 @@ def _measures(estimator, scores, values, tokens, batch):
   """
   mask = tokens.mask
   some = jnp.any(mask, axis=1)
-  log_ratio = tokens.old - tokens.anchor
+  log_ratio = kl_lib.kl_k1(tokens.old, tokens.anchor)
   kl = jnp.sum(log_ratio, axis=1)
   rewards = batch.rewards.reshape(-1)
   beta = tokens.beta[:, 0]
