@@ -22,7 +22,7 @@ QUANTIZED = ("int8", "nf4")
 DTYPES = ("float32", "bfloat16", *QUANTIZED)
 BLOCK = 64
 
-# Of the leaves that are no kernel, and of the scales of "nf4".
+# Dtype of the leaves that are not kernels, and of the scales of "nf4".
 REST_DTYPE = "bfloat16"
 
 
@@ -32,19 +32,19 @@ def is_quantized(leaf: object) -> bool:
 
 
 def quantize(kernel: jax.Array, dtype: str) -> qwix.QArray:
-  """A kernel in few bits.
+  """Quantises a kernel to 8 or 4 bits.
 
   "int8": round(W / s), s = max |W| / 127.5 of each output
   "nf4": the nearest of 16 levels to W / s, s = max |W| of each output in
       blocks of 64 inputs (or the largest divisor of both)
 
   Args:
-    kernel: `[in, out]`, or stacked `[L, in, out]`; then a layer at a time, so
-      that what is made on the way is no larger than a layer.
+    kernel: `[in, out]`, or stacked `[L, in, out]`; then one layer at a
+      time, so that temporaries are no larger than a layer.
     dtype: "int8" or "nf4".
 
   Raises:
-    ValueError: `dtype` is none of them.
+    ValueError: `dtype` is neither.
   """
   if dtype not in QUANTIZED:
     raise ValueError(f"dtype={dtype!r}: choose one of {QUANTIZED}.")
@@ -63,7 +63,7 @@ def quantize(kernel: jax.Array, dtype: str) -> qwix.QArray:
 
 
 def as_array(leaf: jax.Array | qwix.QArray, dtype: str) -> jax.Array:
-  """A leaf in a float dtype, whether it is quantised or not."""
+  """A leaf, quantised or not, as an array of a float dtype."""
   if not is_quantized(leaf):
     return leaf.astype(dtype)
   leaf = leaf.astype(jnp.dtype(dtype))
@@ -92,18 +92,22 @@ def project(
   dtype: str,
   gather: Callable[[Any], Any] | None = None,
 ) -> jax.Array:
-  """x W in `dtype`, for a kernel `[in, out]` stored in whatever dtype.
+  """x W in `dtype`, for a kernel `[in, out]` that is stored in any dtype.
 
-  Nothing but x and the stored kernel is kept for the backward pass, which
-  gathers and widens the kernel again: under a scan over layers what is made of
-  it would be kept for all of them.
+  Only x and the stored kernel are kept for the backward pass, which gathers and
+  dequantises the kernel again: under a scan over layers the wide kernels of all
+  layers would be kept.
 
   Args:
-    x: `[..., in]`.
-    kernel: As it is stored.
-    dtype: Of the product.
-    gather: Brings the kernel together on a mesh, in as few bytes as there are:
-      before a quantised one is widened, after another is cast.
+    x: Inputs, `[..., in]`.
+    kernel: The kernel as it is stored.
+    dtype: Dtype of the product.
+    gather: Gathers the kernel on a mesh. It is called where the kernel has the
+      fewest bytes: before a quantised one is dequantised, after another is
+      cast.
+
+  Returns:
+    `[..., out]`.
   """
   as_it_is = not is_quantized(kernel) and kernel.dtype == jnp.dtype(dtype)
   if as_it_is and gather is None:
@@ -119,10 +123,10 @@ def project(
 
 
 def nbytes(tree: Any) -> int:
-  """Bytes of all leaves; a value of four bits takes half a byte."""
+  """Bytes of all leaves; a 4-bit value takes half a byte."""
 
   def bits(dtype):
-    # NumPy says that it has a byte; on a device it has not.
+    # NumPy stores a 4-bit value in a byte; a device does not.
     if jnp.issubdtype(dtype, jnp.integer):
       return jnp.iinfo(dtype).bits
     return 8 * jnp.dtype(dtype).itemsize

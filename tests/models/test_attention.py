@@ -286,7 +286,7 @@ def test_gpu_gets_cudnn_when_lowered_on_a_cpu(monkeypatch):
     (dict(attention="cudnn"), r"attention='cudnn' .* dtype='float32'.*'auto'"),
     (
       dict(attention="cudnn", dtype="bfloat16", attn_softcap=2.0),
-      r"does not take attn_softcap=2\.0",
+      r"does not support attn_softcap=2\.0",
     ),
   ],
 )
