@@ -2,8 +2,9 @@
 
 All three compute the same function. XLA runs anywhere and materialises the
 scores `[B, N, T, S]`; the fused kernels of cuDNN and Pallas never hold them.
-Which one runs is decided while a function is traced, from the mesh in context: a program
-compiled ahead of time for a TPU on a host without one gets the TPU's kernel.
+The choice is made while a function is traced, from the mesh in context, so that
+a program compiled ahead of time for a TPU gets its kernel on a host without
+one.
 """
 
 import jax

@@ -140,6 +140,6 @@ def require_dpo(*, beta: float, label_smoothing: float, kind: str) -> None:
     )
   if kind == "ipo" and label_smoothing:
     raise ValueError(
-      f"label_smoothing={label_smoothing} belongs to kind 'sigmoid': the margin"
-      " of 'ipo' is bounded without it; use 0"
+      f"label_smoothing={label_smoothing} belongs to kind 'sigmoid': the"
+      " margin of 'ipo' has a finite target without it; use 0"
     )
