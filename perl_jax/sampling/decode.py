@@ -38,7 +38,7 @@ def make_sampler(
     if spec.merge and params_lib.has_adapters(body):
       adapters, base = params_lib.partition(body, "lora")
       body = params_lib.merge(base, adapters, backbone.lora)
-      body = sharding.lay_out(body, sharding.TRAIN)
+      body = sharding.reshard(body, sharding.TRAIN)
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, row_ids)
     if spec.group > 1:
       members = jax.vmap(jax.random.fold_in, in_axes=(None, 0))

@@ -174,7 +174,7 @@ class Policy(NamedTuple):
       return self
     layout = sharding.DECODE
     return self._replace(
-      body=sharding.lay_out(self.body, layout), layout=layout
+      body=sharding.reshard(self.body, layout), layout=layout
     )
 
   def forward(
