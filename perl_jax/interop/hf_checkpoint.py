@@ -32,9 +32,9 @@ def load(
   (`...ForSequenceClassification` with one label), else empty.
 
   Args:
-    directory: As `save_pretrained` writes it.
-    mesh: Mesh that the base is placed on.
-    storage: Storage dtype of the base.
+    directory: Directory that `save_pretrained` wrote.
+    mesh: Mesh for the base.
+    storage: Converts the base to the dtype it is kept in.
 
   Raises:
     FileNotFoundError: A file is missing.

@@ -136,11 +136,11 @@ def load_base(
   """The base tree of a checkpoint, on the mesh.
 
   Args:
-    checkpoint: Its files.
-    config: Of the model.
-    mesh: Where the leaves go, by `sharding.RULES`.
-    storage: What dtype the leaves are kept in; a kernel is quantised before the
-      next is read.
+    checkpoint: The files.
+    config: Shapes and switches of the model.
+    mesh: Mesh for the leaves, sharded by `sharding.RULES`.
+    storage: Converts the leaves to the dtype they are kept in; a kernel is
+      quantised before the next is read.
 
   Raises:
     ValueError: Tensors are missing, unknown, or of another shape or dtype; all
@@ -267,12 +267,12 @@ def save_base(
   """Writes the base as safetensors, in shards with an index if it is large.
 
   Args:
-    directory: Exists; the files are written into it.
-    config: Of the model.
-    base: Tree of the backbone.
-    dtype: Of the tensors, "float32" or "bfloat16".
-    shard_bytes: Most bytes of a file, unless one tensor has more.
-    extra: Further tensors by their name there, written as they are.
+    directory: Existing directory for the files.
+    config: Shapes and switches of the model.
+    base: Parameters of the backbone.
+    dtype: Dtype of the tensors, "float32" or "bfloat16".
+    shard_bytes: Largest number of bytes in a file, unless one tensor has more.
+    extra: Further tensors by name, written as they are.
     head: Whether an untied `lm_head` is written too.
 
   Returns:
