@@ -8,7 +8,7 @@ from perl_jax import files
 def test_a_failed_write_leaves_the_old_file(tmp_path):
   path = tmp_path / "scores.jsonl"
   files.write_jsonl(path, [{"score": 0.5, "label": 1}])
-  with pytest.raises(ValueError, match="can not be written"):
+  with pytest.raises(ValueError, match="cannot be written"):
     files.write_jsonl(path, [{"score": 0.1}, {"score": object()}])
   with pytest.raises(UnicodeEncodeError):
     files.write_text(path, "half a pair: \ud800")

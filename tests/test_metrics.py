@@ -185,7 +185,7 @@ def test_other_processes_do_nothing(tmp_path):
 def test_summary_is_replaced_whole(tmp_path):
   with one_step(tmp_path) as writer:
     writer.summary({"rl.kl_at_step_0": np.float32(0), "path": tmp_path})
-    with pytest.raises(ValueError, match="can not be written"):
+    with pytest.raises(ValueError, match="cannot be written"):
       writer.summary({"rl.kl": object()})
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary == {"rl.kl_at_step_0": 0.0, "path": str(tmp_path)}
