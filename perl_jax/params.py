@@ -229,9 +229,9 @@ def average_members(
   mean_k scale A_k B_k = scale' [A_1 .. A_K] [B_1; ..; B_K]
 
   Averaging A and B separately would add products of A and B of different
-  members. This is exact: one adapter of rank K R, with the A side by side and the B
-  below each other, all unchanged, since scale' = scale / K follows from its
-  rank: alpha' = alpha, and for rsLoRA alpha' = alpha / sqrt(K).
+  members. This is exact: one adapter of rank K R, with the A side by side and
+  the B below each other, all unchanged, since scale' = scale / K follows from
+  its rank: alpha' = alpha, and for rsLoRA alpha' = alpha / sqrt(K).
 
   Args:
     stacked: LoRA leaves and heads of K members, from `stack`.

@@ -1,8 +1,8 @@
 """The four roles on one backbone: log-probs, scores and values.
 
-Policy, anchor, reward and value are the same base weights with different
+Policy, anchor, reward and value model are the same base weights with different
 adapters and heads. Every function takes `params = combine(trainable, frozen)`
-of one role; whether an adapter runs is decided by the tree alone.
+of one role; an adapter is applied if and only if the tree has its leaves.
 """
 
 from perl_jax.roles.backbone import (

@@ -1,4 +1,4 @@
-"""Losses of reward models: on pairs, and on labelled rows."""
+"""Losses of reward models, on preference pairs and on labelled responses."""
 
 from typing import Any
 
@@ -21,16 +21,16 @@ def reward_scores(
   max_response: int,
   key: jax.Array | None = None,
 ) -> jax.Array:
-  """Scores `[B]` of right-padded prompts and responses.
+  """Scores `[B]`, float32, of right-padded prompts and responses.
 
   Args:
     backbone: Model and adapter shape.
     params: Parameters of the reward model, head included.
-    tokens: `[B, T]`, int32.
-    lengths: Of prompt and response together, `[B]`, int32.
-    prompt_lengths: `[B]`, int32.
+    tokens: Prompts, each followed by its response, `[B, T]`, int32.
+    lengths: Tokens of prompt and response together, `[B]`, int32.
+    prompt_lengths: Tokens of each prompt, `[B]`, int32.
     max_response: At least the number of response tokens of any row.
-    key: Turns LoRA dropout on.
+    key: Random key that turns LoRA dropout on.
   """
   columns = jnp.arange(tokens.shape[1])
   mask = (columns >= prompt_lengths[:, None]) & (columns < lengths[:, None])
@@ -62,7 +62,7 @@ def pair_scores(
     params: Parameters of the reward model, head included.
     batch: `PreferenceBatch` of B pairs.
     max_response: At least the number of response tokens of any row.
-    key: Turns LoRA dropout on.
+    key: Random key that turns LoRA dropout on.
 
   Returns:
     `[2 B]`, float32: the chosen responses, then the rejected ones.
@@ -100,9 +100,11 @@ def pair_scores(
 
 
 def pairwise_loss(backbone: roles.Backbone, *, max_response: int) -> LossFn:
-  """Bradley-Terry on a `PreferenceBatch`, per pair; one pass for both sides.
+  """The Bradley-Terry loss on a `PreferenceBatch`, per pair.
 
-  `max_response` is at least the number of response tokens of any row.
+  Args:
+    backbone: Model and adapter shape.
+    max_response: At least the number of response tokens of any row.
   """
 
   def loss_fn(trainable, frozen, batch, key):
@@ -125,7 +127,9 @@ def pairwise_loss(backbone: roles.Backbone, *, max_response: int) -> LossFn:
 def pointwise_loss(backbone: roles.Backbone, *, max_response: int) -> LossFn:
   """Binary cross-entropy on a `LabelledBatch`, per row.
 
-  `max_response` is at least the number of response tokens of any row.
+  Args:
+    backbone: Model and adapter shape.
+    max_response: At least the number of response tokens of any row.
   """
 
   def loss_fn(trainable, frozen, batch, key):
