@@ -63,13 +63,13 @@ def measure_ours(directory: Path) -> dict[str, float]:
 
   from perl_jax import params, sharding
   from perl_jax.interop import hf_checkpoint, hf_config
-  from perl_jax.models import quantization
+  from perl_jax.interop.storage import Storage
 
   mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1)
   jax.block_until_ready(jax.numpy.zeros(8))
   hf_config.load_hf_config(directory)  # imports transformers
   before, started = process.status_bytes("VmRSS"), time.perf_counter()
-  storage = quantization.Storage("bfloat16")
+  storage = Storage("bfloat16")
   found = hf_checkpoint.load(directory, mesh=mesh, storage=storage)
   jax.block_until_ready(found.base)
   seconds = time.perf_counter() - started

@@ -26,55 +26,41 @@ set -euo pipefail
 # shellcheck source=launch/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-cluster='' workload='' device=() extra='' count=1 storage='' zone='' project=''
-image=python:3.11 restarts=10 follow=0
-while [[ $# -gt 0 ]]; do
-  case "$1" in
-    --cluster=*) cluster="${1#*=}" ;;
-    --workload=*) workload="${1#*=}" ;;
-    --tpu-type=*) device+=("$1"); extra=tpu ;;
-    --device-type=*) device+=("$1"); extra=cuda12 ;;
-    --count=*) count="${1#*=}" ;;
-    --storage=*) storage="${1#*=}" ;;
-    --image=*) image="${1#*=}" ;;
-    --zone=*) zone="${1#*=}" ;;
-    --project=*) project="${1#*=}" ;;
-    --restarts=*) restarts="${1#*=}" ;;
-    --follow) follow=1 ;;
-    --dry-run) DRY_RUN=1 ;;
-    --help | -h) help; exit 0 ;;
-    --) shift; break ;;
-    *) die "unknown option $1; arguments of perl_jax.main come after --" ;;
-  esac
-  shift
-done
+cluster='' workload='' tpu_type='' device_type='' count=1 storage='' zone=''
+project='' image=python:3.11 restarts=10 follow=0
+options \
+  'cluster workload tpu-type device-type count storage image zone project restarts' \
+  'follow' "$@"
 [[ -n ${cluster} && -n ${workload} ]] ||
   die "give --cluster and --workload; --help says more"
-[[ ${#device[@]} -eq 1 ]] || die "give one of --tpu-type and --device-type"
+if [[ -n ${tpu_type} && -z ${device_type} ]]; then
+  extra=tpu machines=("--tpu-type=${tpu_type}" "--num-slices=${count}")
+elif [[ -n ${device_type} && -z ${tpu_type} ]]; then
+  extra=cuda12 machines=("--device-type=${device_type}" "--num-nodes=${count}")
+else
+  die "give one of --tpu-type and --device-type"
+fi
 [[ ${workload} =~ ^[a-z]([-a-z0-9]*[a-z0-9])?$ ]] ||
   die "--workload=${workload}: lower-case letters, digits and dashes only"
 [[ ${count} =~ ^[1-9][0-9]*$ ]] || die "--count=${count} is not a number above 0"
 [[ ${restarts} =~ ^[0-9]+$ ]] || die "--restarts=${restarts} is not a number"
-check_training "$@"
 need xpk "pip install xpk; it needs gcloud, kubectl and docker too"
 
 where=("--cluster=${cluster}")
 [[ -z ${zone} ]] || where+=("--zone=${zone}")
 [[ -z ${project} ]] || where+=("--project=${project}")
-more=("--num-slices=${count}")
-[[ ${extra} == tpu ]] || more=("--num-nodes=${count}")
 if [[ -n ${storage} ]]; then
-  more+=("--storage=${storage}")
+  machines+=("--storage=${storage}")
 else
   printf 'warning: without --storage the workdir is gone with the pod.\n' >&2
 fi
 
-run xpk workload create "--workload=${workload}" "${where[@]}" "${device[@]}" \
-  "${more[@]}" "--max-restarts=${restarts}" "--base-docker-image=${image}" \
+run xpk workload create "--workload=${workload}" "${where[@]}" \
+  "${machines[@]}" "--max-restarts=${restarts}" "--base-docker-image=${image}" \
   "--script-dir=$(root)" \
   "--command=pip install --quiet -r requirements.txt \
 'jax[${extra}]==$(jax_version)' && python -m perl_jax.main --distributed \
-$(quoted "$@")"
+$(quoted "${ARGUMENTS[@]}")"
 if [[ ${follow} -eq 1 ]]; then
   run xpk workload list "${where[@]}" "--wait-for-job-completion=${workload}"
 else

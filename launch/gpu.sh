@@ -20,21 +20,8 @@ set -euo pipefail
 # shellcheck source=launch/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-cuda='' venv=.venv gpus='' install=1
-while [[ $# -gt 0 ]]; do
-  case "$1" in
-    --cuda=*) cuda="${1#*=}" ;;
-    --venv=*) venv="${1#*=}" ;;
-    --gpus=*) gpus="${1#*=}" ;;
-    --no-install) install=0 ;;
-    --dry-run) DRY_RUN=1 ;;
-    --help | -h) help; exit 0 ;;
-    --) shift; break ;;
-    *) die "unknown option $1; arguments of perl_jax.main come after --" ;;
-  esac
-  shift
-done
-check_training "$@"
+cuda='' venv=.venv gpus='' no_install=0
+options 'cuda venv gpus' 'no-install' "$@"
 [[ -z ${gpus} || ${gpus} =~ ^[0-9]+(,[0-9]+)*$ ]] ||
   die "--gpus=${gpus}: give numbers with commas between them, as nvidia-smi has"
 need nvidia-smi "there is no NVIDIA driver here, or it is not on PATH"
@@ -54,11 +41,11 @@ if [[ ${DRY_RUN} -eq 0 ]]; then
   nvidia-smi --query-gpu=index,name,memory.total --format=csv,noheader >&2
 fi
 cd "$(root)"
-if [[ ${install} -eq 1 ]]; then
+if [[ ${no_install} -eq 0 ]]; then
   [[ -x ${venv}/bin/python ]] || run python3 -m venv "${venv}"
   run "${venv}/bin/python" -m pip install --quiet -r requirements.txt \
     "jax[cuda${cuda}]==$(jax_version)"
 fi
-command=("${venv}/bin/python" -m perl_jax.main "$@")
+command=("${venv}/bin/python" -m perl_jax.main "${ARGUMENTS[@]}")
 [[ -z ${gpus} ]] || command=(env "CUDA_VISIBLE_DEVICES=${gpus}" "${command[@]}")
 run "${command[@]}"

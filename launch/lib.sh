@@ -2,10 +2,44 @@
 # What the scripts of launch/ share; they source it.
 
 DRY_RUN=0
+ARGUMENTS=()
+
+# Reads a script's options into its variables, and checks what follows `--`.
+#
+#   options 'name zone' 'spot no-install' "$@"
+#
+# `--name=VALUE` sets `name`, `--spot` sets `spot` to 1, `--no-install` sets
+# `no_install`. ARGUMENTS becomes what follows `--`.
+options() {
+  local values=" $1 " flags=" $2 " option
+  shift 2
+  while [[ $# -gt 0 ]]; do
+    option="${1%%=*}"
+    option="${option#--}"
+    case "$1" in
+      --help | -h) help; exit 0 ;;
+      --dry-run) DRY_RUN=1 ;;
+      --) shift; break ;;
+      *)
+        if [[ $1 == --*=* && ${values} == *" ${option} "* ]]; then
+          printf -v "${option//-/_}" '%s' "${1#*=}"
+        elif [[ $1 == --* && $1 != *=* && ${flags} == *" ${option} "* ]]; then
+          printf -v "${option//-/_}" 1
+        else
+          die "unknown option $1; arguments of perl_jax.main come after --"
+        fi
+        ;;
+    esac
+    shift
+  done
+  check_training "$@"
+  # shellcheck disable=SC2034  # the scripts read it
+  ARGUMENTS=("$@")
+}
 
 # The comment at the top of the script that calls: its documentation.
 help() {
-  sed -n '2,/^$/{/^#/!d;s/^# \{0,1\}//p}' "$0"
+  sed -n '2,/^$/{/^#/!d;/^#SBATCH/d;s/^# \{0,1\}//p}' "$0"
 }
 
 # Says on standard error what is wrong, and ends the script.
@@ -49,8 +83,8 @@ check_training() {
     esac
   done
   [[ ${config} -eq 1 && ${workdir} -eq 1 ]] ||
-    die "after -- come the arguments of perl_jax.main, with --config=FILE and" \
-      "--workdir=DIR among them"
+    die "the arguments of perl_jax.main need --config=FILE and --workdir=DIR;" \
+      "--help shows where they go"
 }
 
 # Directory of the working tree.

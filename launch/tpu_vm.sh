@@ -27,27 +27,9 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 name='' zone='' type='' version='' project='' setup='' logs='' spot=0 delete=0
-while [[ $# -gt 0 ]]; do
-  case "$1" in
-    --name=*) name="${1#*=}" ;;
-    --zone=*) zone="${1#*=}" ;;
-    --type=*) type="${1#*=}" ;;
-    --version=*) version="${1#*=}" ;;
-    --project=*) project="${1#*=}" ;;
-    --setup=*) setup="${1#*=}" ;;
-    --logs=*) logs="${1#*=}" ;;
-    --spot) spot=1 ;;
-    --delete) delete=1 ;;
-    --dry-run) DRY_RUN=1 ;;
-    --help | -h) help; exit 0 ;;
-    --) shift; break ;;
-    *) die "unknown option $1; arguments of perl_jax.main come after --" ;;
-  esac
-  shift
-done
+options 'name zone type version project setup logs' 'spot delete' "$@"
 [[ -n ${name} && -n ${zone} && -n ${type} ]] ||
   die "give --name, --zone and --type; --help says more"
-check_training "$@"
 need gcloud "https://cloud.google.com/sdk/docs/install"
 
 if [[ -z ${version} ]]; then
@@ -129,7 +111,7 @@ everywhere "rm -rf perl_jax && mkdir perl_jax && tar -xzf perl_jax.tgz -C perl_j
 # The first that fails ends the others: see perl_jax/hosts.
 status=0
 everywhere "cd perl_jax && set -o pipefail && ../venv/bin/python -m perl_jax.main \
---distributed $(quoted "$@") 2>&1 | tee ../perl_jax.log" || status=$?
+--distributed $(quoted "${ARGUMENTS[@]}") 2>&1 | tee ../perl_jax.log" || status=$?
 
 run mkdir -p "${logs}"
 if [[ ${DRY_RUN} -eq 0 ]]; then

@@ -1,9 +1,9 @@
-"""Orbax checkpoints: what is saved, how a run resumes, how a stage is taken.
+"""Orbax checkpoints: saving, resuming, and reading what a stage has trained.
 
 A checkpoint holds three items: `trainable` (adapters and heads; with full
 tuning the whole tree), `optimizer` (Optax state and step count) and `meta`
-(data position and whatever else the loop needs, as JSON). The base is never in
-it. Saving is asynchronous; the latest and the best checkpoint are kept.
+(data position and whatever else the loop needs, as JSON). The base is never
+saved. Saving is asynchronous; the latest and the best checkpoint are kept.
 """
 
 import math
@@ -28,13 +28,13 @@ def _score(metrics: Mapping[str, float]) -> float:
 
 
 def _beside_trainable(state: steps.TrainState) -> dict[str, Any]:
-  """The item "optimizer": all of the state but what is trained."""
+  """The item "optimizer": all of the state but the trainable tree."""
   rest = {"opt_state": state.opt_state, "step": state.step}
   return rest | ({"controls": state.controls} if state.controls else {})
 
 
 class Resumed(NamedTuple):
-  """What a run continues from."""
+  """The state and the metadata that a run resumes from."""
 
   state: steps.TrainState
   meta: dict[str, Any]
@@ -44,16 +44,17 @@ class Checkpointer:
   """Saves and restores the state of one stage under `workdir/checkpoints`.
 
   Attributes:
-    metric: Name in the metrics given to `save` that "best" refers to.
-    mode: "max" or "min": which end of it is best.
+    metric: Name of the metric, among those given to `save`, that decides which
+      checkpoint is best.
+    mode: Whether the best is the largest ("max") or the smallest ("min").
   """
 
   def __init__(self, workdir: str | Path, *, metric: str, mode: str):
     if mode not in ("max", "min"):
       raise ValueError(f"mode={mode!r} must be 'max' or 'min'.")
     self.metric, self.mode = metric, mode
-    # Stored so that more is better, whatever the metric: who loads "best"
-    # later needs to know nothing about the stage.
+    # Stored so that larger is better: a reader of "best" need not know the
+    # metric of the stage.
     self._sign = 1.0 if mode == "max" else -1.0
     policy = checkpoint_managers.AnyPreservationPolicy(
       [
@@ -99,10 +100,10 @@ class Checkpointer:
     meta: Mapping[str, Any],
     metrics: Mapping[str, float],
   ) -> None:
-    """Starts writing; returns as soon as the arrays may be donated.
+    """Starts to save; returns as soon as the arrays may be donated.
 
     Raises:
-      FloatingPointError: The metric is not finite: it could be no best.
+      FloatingPointError: The metric is not finite, and cannot be compared.
     """
     score = float(metrics[self.metric])
     if not math.isfinite(score):
@@ -122,7 +123,7 @@ class Checkpointer:
     )
 
   def restore(self, like: steps.TrainState) -> Resumed | None:
-    """The latest state, laid out like `like`; None in a fresh workdir."""
+    """The latest state, sharded like `like`; None in a fresh workdir."""
     step = self.latest_step
     if step is None:
       return None
@@ -140,7 +141,7 @@ class Checkpointer:
     return Resumed(state, found["meta"])
 
   def best_trainable(self, like: params_lib.Params) -> dict[str, Any]:
-    """The trainable leaves of the best checkpoint, laid out like `like`."""
+    """The trainable tree of the best checkpoint, sharded like `like`."""
     self._manager.wait_until_finished()
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     found = self._manager.restore(
@@ -150,7 +151,7 @@ class Checkpointer:
     return found["trainable"]
 
   def close(self) -> None:
-    """Waits for writes under way; errors of theirs are raised here."""
+    """Waits for pending writes; their errors are raised here."""
     self._manager.wait_until_finished()
     self._manager.close()
 
@@ -161,16 +162,16 @@ def load_trainable(
   like: params_lib.Params,
   mesh: Mesh | None = None,
 ) -> dict[str, Any]:
-  """Reads the trained leaves of a finished or running stage.
+  """Reads the trainable tree of a finished or running stage.
 
-  What mesh it was written on, by how many processes, does not matter.
+  The mesh and the number of processes that wrote it do not matter.
 
   Args:
-    workdir: Of the stage that trained them.
+    workdir: Directory of the stage that trained it.
     which: "best" or "last".
-    like: Tree of arrays or shape structs that the leaves must fit.
-    mesh: Where each leaf is read to, laid out by the rules, each process its
-      part; None is the host, where each process has all of it.
+    like: Tree of arrays or `jax.ShapeDtypeStruct` that the leaves must match.
+    mesh: Mesh to read the leaves to, sharded by the path rules, each process
+      its part. None reads them to the host, whole on each process.
 
   Raises:
     FileNotFoundError: The workdir holds no complete checkpoint.

@@ -1,10 +1,10 @@
-"""Numbers about binary scores: how good, how sure, how well calibrated.
+"""Metrics of binary scores: accuracy, AUROC, log loss, calibration, intervals.
 
-A reward model is judged on skewed labels, so accuracy alone says little: every
-function here gives it with an interval, beside the area under the ROC curve,
-the log loss and the calibration error. Scores are logits throughout. Host
-code: numpy arrays in, Python floats out; a number that the data do not define
-(AUROC of a single class) is nan, without a warning.
+A reward model is evaluated on skewed labels, where accuracy alone is
+misleading; it comes with an interval, beside the area under the ROC curve, the
+log loss and the calibration error. Scores are logits throughout. Host code:
+NumPy arrays in, Python floats out. A metric that the data do not define (AUROC
+of a single class) is nan, without a warning.
 """
 
 import math
@@ -22,7 +22,13 @@ CALIBRATION_BINS = 15
 
 
 class CalibrationBins(NamedTuple):
-  """Predicted against observed frequency in equal-width bins, each `[bins]`."""
+  """Predicted and observed frequency in bins of equal width.
+
+  Attributes:
+    counts: Number of predictions in each bin, `[bins]`.
+    predicted: Mean predicted probability, `[bins]`; nan in an empty bin.
+    observed: Mean outcome, `[bins]`; nan in an empty bin.
+  """
 
   counts: np.ndarray
   predicted: np.ndarray
@@ -37,8 +43,14 @@ class CalibrationBins(NamedTuple):
 class BootstrapDifference(NamedTuple):
   """AUROC of a minus AUROC of b, with a 95% percentile interval.
 
-  `difference` is of the rows as they are, `mean` is over the resamples.
-  `undefined` counts the resamples left out because they held one class only.
+  Attributes:
+    auroc_a: AUROC of a on the given rows.
+    auroc_b: AUROC of b on the given rows.
+    difference: auroc_a - auroc_b.
+    mean: Mean difference over the resamples.
+    low: 2.5% quantile of the difference over the resamples.
+    high: 97.5% quantile.
+    undefined: Number of resamples left out because they held one class only.
   """
 
   auroc_a: float
@@ -111,7 +123,7 @@ def calibration_bins(
 def preference_confidence(
   chosen_scores: Numbers, rejected_scores: Numbers
 ) -> tuple[np.ndarray, np.ndarray]:
-  """How sure a reward model is of the response it favours, and if it is right.
+  """Confidence of a reward model in the response it favours, and the outcome.
 
   With p = sigmoid(chosen - rejected), confidence = max(p, 1 - p) and the
   outcome is 1 where p > 1/2, 0 where p < 1/2 and 1/2 for a tie. (The outcome
@@ -128,7 +140,7 @@ def preference_confidence(
 
 
 def binary_metrics(scores: Numbers, labels: Numbers) -> dict[str, float]:
-  """Quality of logits against 0/1 labels; predicts 1 where the score is > 0.
+  """Metrics of logits against 0/1 labels; a score above 0 predicts 1.
 
   Args:
     scores: Logits of label 1, `[n]`, finite.
@@ -169,7 +181,7 @@ def binary_metrics(scores: Numbers, labels: Numbers) -> dict[str, float]:
 def preference_metrics(
   chosen_scores: Numbers, rejected_scores: Numbers
 ) -> dict[str, float]:
-  """Quality of the scores of preference pairs.
+  """Metrics of the scores of preference pairs.
 
   Args:
     chosen_scores: Scores of the preferred responses, `[n]`, finite.
@@ -225,7 +237,7 @@ def paired_bootstrap_auroc(
   samples: int = 1000,
   seed: int = 0,
 ) -> BootstrapDifference:
-  """Is a better than b on these rows, beyond the choice of groups?
+  """Difference of two AUROCs on the same rows, with a bootstrap over groups.
 
   Each resample draws as many groups as there are, with replacement, takes all
   rows of every drawn group (twice if it is drawn twice) and compares both
@@ -238,7 +250,7 @@ def paired_bootstrap_auroc(
     labels: 0 or 1, `[n]`.
     groups: Group of each row, `[n]`, any sortable values.
     samples: Number of resamples.
-    seed: Seed of the draw; the same seed gives the same interval.
+    seed: Seed of the resampling; the same seed gives the same interval.
   """
   scores_a = _finite("scores_a", scores_a)
   scores_b = _finite("scores_b", scores_b)

@@ -21,8 +21,8 @@ def read_jsonl(
 
   Args:
     path: The file.
-    torn_end: Leave out a last line without a line break that is no object:
-      its writer was killed, or is still at it.
+    torn_end: Whether to leave out a last line that is no JSON object and has no
+      line break: its writer was killed, or is still writing.
 
   Raises:
     ValueError: A line is not one JSON object; names the file and the line.
@@ -47,17 +47,17 @@ def read_jsonl(
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, object]]) -> None:
-  """Writes a JSON-lines file whole, or leaves the old one as it was."""
+  """Writes a JSON-lines file atomically."""
   write_text(path, "".join(map(json_line, rows)))
 
 
 def write_json(path: str | Path, value: Mapping[str, object]) -> None:
-  """Writes one JSON object whole, or leaves the old file as it was."""
+  """Writes a file with one JSON object, atomically."""
   write_text(path, json.dumps(_plain(value), indent=2) + "\n")
 
 
 def write_text(path: str | Path, text: str) -> None:
-  """Writes a file whole, or leaves the old one as it was."""
+  """Writes a text file atomically: if that fails, the old file remains."""
   path = Path(path)
   temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
   try:
@@ -89,4 +89,4 @@ def _plain(value: object) -> object:
     return _plain(np.asarray(value).tolist())
   if isinstance(value, Iterable):
     return [_plain(item) for item in value]
-  raise ValueError(f"{value!r} ({type(value).__name__}) can not be written")
+  raise ValueError(f"{value!r} ({type(value).__name__}) cannot be written")

@@ -95,14 +95,15 @@ def main(argv: list[str]) -> None:
 
 
 def join_others(environment: Mapping[str, str]) -> None:
-  """Joins the other processes, if there are to be any.
+  """Joins the other processes of the run, if the flags say that there are any.
+
+  Exits with one line if the flags contradict each other, if the others are not
+  found, or if a launcher has started several tasks without a flag that makes
+  them one run: each would train alone, and all write into one workdir.
 
   Args:
-    environment: Says how many tasks a launcher has started.
-
-  Exits with a line if the flags do not fit each other or the others are not
-  found, or if a launcher has started several and no flag says that they are
-  one run: each would train alone, and all write into one workdir.
+    environment: Environment variables, with the number of tasks that a launcher
+      has started.
   """
   explicit = {
     "coordinator_address": _COORDINATOR.value,
@@ -143,7 +144,7 @@ def join_others(environment: Mapping[str, str]) -> None:
 
 
 def quiet_libraries() -> None:
-  """Keeps our own lines and everybody's warnings in the log.
+  """Logs information of this package only, and warnings of all libraries.
 
   Orbax writes dozens of lines for each checkpoint through the same logger.
   """
@@ -158,7 +159,7 @@ def quiet_libraries() -> None:
 
 
 def parse(argv: list[str]) -> list[str]:
-  """Parses flags; what is wrong with them is said in one line."""
+  """Parses the flags; exits with one line if they are wrong."""
   try:
     rest = flags.FLAGS(argv)
     _ = _CONFIG.value.task  # a config file that failed to load raises here
@@ -178,7 +179,7 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def run() -> None:
-  """Console entry: errors of the user are a line, not a traceback."""
+  """Console entry point; a user's error is one line, not a traceback."""
   flags.mark_flags_as_required(["config", "workdir"])
   app.run(main, flags_parser=parse)
 

@@ -1,4 +1,4 @@
-"""What a run writes down: JSON lines, TensorBoard events, a summary, progress.
+"""Writes the metrics of a run: JSON lines, TensorBoard events, a summary.
 
 Only process 0 writes. A stage has one `Writer` on its own directory:
 
@@ -10,8 +10,8 @@ Only process 0 writes. A stage has one `Writer` on its own directory:
 Every write reaches the operating system before it returns, so a kill loses
 nothing. JSON has no non-finite numbers: they are written as the strings
 "nan", "inf" and "-inf", which `float()` reads back. Text is ASCII with escapes,
-so that a lone surrogate in a response can not stop a run. What differs
-between two equal runs, the time, lives only under `seconds/` and `rate/`.
+so that a lone surrogate in a response cannot stop a run. Times, which differ
+between two equal runs, are only under `seconds/` and `rate/`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -48,17 +48,18 @@ class Writer:
     console: Console | None = None,
     plain_seconds: float = 5.0,
   ):
-    """Touches nothing before it is entered.
+    """Creates a writer; no file is touched before it is entered.
 
     Args:
       workdir: The stage's own directory; made if need be.
       total_steps: Steps of the whole stage, for the time that is left.
-      name: What the progress line is called.
+      name: Title of the progress line.
       resume_step: The first step that this process writes.
       show: Metrics on the progress line, by whole key or last part.
       enabled: False on every process but 0; the writer then does nothing.
-      console: Where progress goes; the standard output if None.
-      plain_seconds: Least time between two plain progress lines.
+      console: Console for the progress; standard output if None.
+      plain_seconds: Least seconds between two lines of progress, where the
+        console is not a terminal.
     """
     self._workdir, self._enabled = Path(workdir), enabled
     self._resume_step = resume_step
@@ -115,12 +116,12 @@ class Writer:
     self._progress.update(int(step), row)
 
   def tick(self, step: int) -> None:
-    """Moves the progress line on; for steps that write no metrics."""
+    """Advances the progress line, for steps that write no metrics."""
     if self._active():
       self._progress.update(int(step))
 
   def samples(self, step: int, rows: Iterable[Mapping[str, object]]) -> None:
-    """Appends rows to samples.jsonl, each with the step in front."""
+    """Appends rows to samples.jsonl, each with its step as the first field."""
     if not self._active():
       return
     rows = [{"step": int(step), **row} for row in rows]
@@ -130,7 +131,7 @@ class Writer:
     self._append("samples.jsonl", rows)
 
   def summary(self, values: Mapping[str, object]) -> None:
-    """Replaces summary.json, all of it or nothing."""
+    """Replaces summary.json atomically."""
     if self._active():
       files.write_json(self._workdir / "summary.json", values)
 

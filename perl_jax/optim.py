@@ -1,4 +1,4 @@
-"""Learning-rate schedules and the optimiser chain, from Optax."""
+"""Learning-rate schedules and the optimiser chain, made of Optax parts."""
 
 import difflib
 
@@ -16,12 +16,26 @@ def make_schedule(
   total_steps: int,
   zero_steps: int = 0,
 ) -> optax.Schedule:
-  """Warm-up to `learning_rate`, then constant or a decay to 0.
+  """Makes a schedule: linear warm-up, then constant or a decay to 0.
 
-  rate(t) = learning_rate * (t + 1) / (warmup_steps + 1) while t < warmup_steps,
-  so that the very first step already moves the parameters. With `zero_steps`
-  the rate is 0 for so many steps first, and the schedule spans the steps that
-  are left.
+  rate(t) = learning_rate (t + 1) / (warmup_steps + 1)  while t < warmup_steps
+
+  so that the very first step already moves the parameters.
+
+  Args:
+    name: One of `SCHEDULES`: the shape after the warm-up. "linear" and "cosine"
+      reach 0 at `total_steps`.
+    learning_rate: Largest rate.
+    warmup_steps: Steps of the warm-up; 0 is none.
+    total_steps: Steps of the whole schedule.
+    zero_steps: Number of first steps at a rate of 0; warm-up and decay then
+      take the steps that are left.
+
+  Returns:
+    A function of the step, from 0, to the learning rate.
+
+  Raises:
+    ValueError: `name` is unknown.
   """
   _require("optimizer.schedule", name, SCHEDULES)
   if zero_steps:
@@ -55,7 +69,19 @@ def make_optimizer(
   weight_decay: float,
   clip_norm: float,
 ) -> optax.GradientTransformation:
-  """Global-norm clipping (0 is off), then the named optimiser."""
+  """Makes the Optax chain of global-norm clipping and an optimiser.
+
+  Args:
+    name: One of `OPTIMIZERS`.
+    schedule: From `make_schedule`.
+    b1: Decay of the first moment in "adamw"; momentum of "sgd", where 0 is off.
+    b2: Decay of the second moment in "adamw".
+    weight_decay: Decoupled weight decay of "adamw".
+    clip_norm: Largest global norm of the gradient; 0 does not clip.
+
+  Raises:
+    ValueError: `name` is unknown.
+  """
   _require("optimizer.name", name, OPTIMIZERS)
   if name == "adamw":
     update = optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay)

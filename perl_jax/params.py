@@ -1,4 +1,4 @@
-"""Parameter trees: what is trained, what is frozen, merging and identity.
+"""Parameter trees: splitting into trainable and frozen, merging, fingerprints.
 
 A parameter tree is a nested dict of arrays. The tree of the backbone is the
 *base*; what a role adds to it (adapter, scalar head) or replaces in it (full
@@ -8,7 +8,7 @@ reads. Splits are by path, and cover every leaf.
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from perl_jax import hosts
 from perl_jax.models import lora as lora_lib
 from perl_jax.models import quantization
 
@@ -26,7 +25,7 @@ HEAD = "head"
 
 
 def flatten(tree: Params) -> dict[str, Any]:
-  """Nested dicts to `{"layers/attention/q/kernel": leaf}`, sorted by path."""
+  """Flattens nested dicts to {"layers/attention/q/kernel": leaf}, by path."""
   return dict(sorted(traverse_util.flatten_dict(dict(tree), sep="/").items()))
 
 
@@ -56,8 +55,8 @@ def partition(
       has no adapters.
 
   Raises:
-    ValueError: `tuning` is unknown, nothing would be trained, or a full tuning
-      was asked for of a tree with adapters.
+    ValueError: `tuning` is unknown, nothing would be trained, or `tuning` is
+      "full" and the tree has adapters.
   """
   if tuning not in TUNINGS:
     raise ValueError(f"tuning={tuning!r}: choose one of {TUNINGS}.")
@@ -93,24 +92,13 @@ def combine(trainable: Params, frozen: Params) -> dict[str, Any]:
   return unflatten(first | second)
 
 
-def rest_of(base: Params, trainable: Params) -> dict[str, Any]:
-  """Leaves of `base` that `trainable` does not replace: the frozen side.
-
-  With LoRA this is the whole base; with full tuning it is empty.
-  """
-  replaced = set(flatten(trainable))
-  return unflatten(
-    {p: leaf for p, leaf in flatten(base).items() if p not in replaced}
-  )
-
-
 def has_adapters(params: Params) -> bool:
   """Whether any leaf is a LoRA leaf."""
   return any(map(is_adapter, flatten(params)))
 
 
 def widen(params: Params, dtype: str) -> dict[str, Any]:
-  """Every leaf as an array of a float dtype, quantised ones too."""
+  """Converts every leaf, quantised or not, to an array of a float dtype."""
   return unflatten(
     {
       path: quantization.as_array(leaf, dtype)
@@ -125,21 +113,28 @@ def is_quantized(params: Params) -> bool:
 
 
 def count(params: Params) -> int:
-  """Number of parameters; a quantised kernel has as many as before."""
+  """Number of parameters; a quantised kernel counts as before quantisation."""
   leaves = jax.tree.leaves(params, is_leaf=quantization.is_quantized)
   return sum(int(np.prod(x.shape)) for x in leaves)
 
 
 def nbytes(params: Params) -> int:
-  """Bytes of all leaves, of quantised kernels with their scales."""
+  """Bytes of all leaves, including the scales of quantised kernels."""
   return quantization.nbytes(params)
 
 
-def fingerprint(params: Params) -> str:
+def fingerprint(
+  params: Params, to_host: Callable[[Any], Any] = np.asarray
+) -> str:
   """SHA-256 over paths, shapes, dtypes and bytes, as hex.
 
   Two trees have the same fingerprint if and only if (but for collisions) they
   have the same leaves with the same bits.
+
+  Args:
+    params: Any tree of arrays; quantised kernels count with their scales.
+    to_host: Returns one array as a whole NumPy array. Where arrays may be
+      spread over processes, `hosts.to_host`, called by all of them.
   """
   digest = hashlib.sha256()
   for path, leaf in flatten(params).items():
@@ -147,7 +142,7 @@ def fingerprint(params: Params) -> str:
     if quantization.is_quantized(leaf):
       parts = {f"{path}/qvalue": leaf.qvalue, f"{path}/scale": leaf.scale}
     for name, part in parts.items():
-      array = np.asarray(hosts.to_host(part))
+      array = np.asarray(to_host(part))
       digest.update(f"{name}:{array.shape}:{array.dtype}\n".encode())
       digest.update(array.tobytes())
   return digest.hexdigest()
@@ -184,7 +179,19 @@ def _delta(lora_a: jax.Array, lora_b: jax.Array, scale: float) -> jax.Array:
   )
 
 
-def _add_adapters(base, adapters, spec, sign):
+def merge(
+  base: Params, adapters: Params, spec: lora_lib.LoraSpec
+) -> dict[str, Any]:
+  """Merges adapters into the kernels of the base: W + scale A B.
+
+  The sum is computed in float32 and cast back to the dtype of the kernel. A
+  quantised kernel becomes float32.
+
+  Args:
+    base: Parameters of the backbone, without adapters.
+    adapters: LoRA leaves; other leaves (a head) are ignored.
+    spec: Shape of the adapters, which gives the scale.
+  """
   leaves = flatten(base)
   for path, lora_a in flatten(adapters).items():
     if not path.endswith("/lora_a"):
@@ -192,68 +199,46 @@ def _add_adapters(base, adapters, spec, sign):
     stem = path.removesuffix("/lora_a")
     kernel = leaves[f"{stem}/kernel"]
     lora_b = flatten(adapters)[f"{stem}/lora_b"]
-    merged = quantization.as_array(kernel, "float32") + sign * _delta(
+    merged = quantization.as_array(kernel, "float32") + _delta(
       lora_a, lora_b, spec.scale
     )
-    # Back into few bits the sum would lose more than the adapter adds.
+    # Quantised again, the sum would lose more than the adapter adds.
     kept = jnp.float32 if quantization.is_quantized(kernel) else kernel.dtype
     leaves[f"{stem}/kernel"] = merged.astype(kept)
   return unflatten(leaves)
-
-
-def merge(
-  base: Params, adapters: Params, spec: lora_lib.LoraSpec
-) -> dict[str, Any]:
-  """W + scale * A B for each adapted kernel, in float32, cast back.
-
-  A quantised kernel stays wide, in float32.
-
-  Args:
-    base: Tree of the backbone, without adapters.
-    adapters: LoRA leaves; other leaves (a head) are ignored.
-    spec: Shape of the adapters; gives the scale.
-  """
-  return _add_adapters(base, adapters, spec, 1.0)
-
-
-def unmerge(
-  merged: Params, adapters: Params, spec: lora_lib.LoraSpec
-) -> dict[str, Any]:
-  """W - scale * A B: takes back `merge`, up to rounding of the kernel."""
-  return _add_adapters(merged, adapters, spec, -1.0)
 
 
 # An ensemble: trees of the same leaves, stacked along a leading axis.
 
 
 def stack(trees: Sequence[Params]) -> dict[str, Any]:
-  """One tree whose leaves are `[members, ...]`."""
+  """Stacks trees of the same leaves to one with leaves `[members, ...]`."""
   return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def member(stacked: Params, number: int) -> dict[str, Any]:
-  """One tree out of a stack."""
+  """The tree of one member of a stack."""
   return jax.tree.map(lambda leaf: leaf[number], stacked)
 
 
 def average_members(
   stacked: Params, spec: lora_lib.LoraSpec
 ) -> tuple[dict[str, Any], lora_lib.LoraSpec]:
-  """The average of adapters as what they add to the kernels; and of heads.
+  """Averages the kernel updates of an ensemble's adapters, and the heads.
 
   mean_k scale A_k B_k = scale' [A_1 .. A_K] [B_1; ..; B_K]
 
-  A mean of A and B apart would add products of A of one member and B of
-  another. This is exact: one adapter of rank K R, whose A lie side by side and
-  whose B below each other, unchanged, since scale' = scale / K follows from its
-  rank: alpha' = alpha, and for rsLoRA alpha / sqrt(K).
+  Averaging A and B separately would add products of A and B of different
+  members. This is exact: one adapter of rank K R, with the A side by side and
+  the B below each other, all unchanged, since scale' = scale / K follows from
+  its rank: alpha' = alpha, and for rsLoRA alpha' = alpha / sqrt(K).
 
   Args:
-    stacked: LoRA leaves and heads of K members; from `stack`.
+    stacked: LoRA leaves and heads of K members, from `stack`.
     spec: Shape of each adapter.
 
   Returns:
-    (tree, shape of its adapter); float32.
+    The averaged tree, float32, and the shape of its adapter.
   """
   leaves, found = flatten(stacked), {}
   for path, leaf in leaves.items():

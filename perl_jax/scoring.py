@@ -1,10 +1,10 @@
-"""What the roles say of sampled responses.
+"""Log-probs, values and rewards of sampled responses.
 
-For training `make_scores`: every role that is asked reads the same tokens, so
-that those on one base go through it together. For judging a policy apart,
-`make_logprobs` and `make_rewards`; policy and anchor go through the *same*
-compiled function with different arguments: equal parameters then give equal
-bits, and the KL at step 0 is exactly 0.
+`make_scores` is for training: all roles score the same tokens, and roles with
+the same base go through it in one pass. `make_logprobs` and `make_rewards` are
+for evaluation: policy and anchor go through the *same* compiled function with
+different arguments, so that equal parameters give equal bits and the KL at step
+0 is exactly 0.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,12 @@ def make_logprobs(
 ) -> Callable[..., tuple[jax.Array, jax.Array]]:
   """Returns `logprobs(trainable, frozen, prompts, lengths, responses, mask)`.
 
-  It gives per-token log-probs and entropies, `[B, T]` float32, 0 where masked.
+  The function returns log-probs and entropies of the response tokens, in nats,
+  `[B, T]` float32 each, 0 where masked.
+
+  Args:
+    backbone: Model and adapter shape.
+    temperature: Divides the logits, as when the responses were sampled.
   """
 
   def logprobs(trainable, frozen, prompts, lengths, responses, mask):
@@ -48,9 +53,12 @@ def make_rewards(
 ) -> Callable[..., jax.Array]:
   """Returns `rewards(trainable, frozen, prompts, lengths, responses, mask)`.
 
-  It gives the reward model's score of the whole response, `[B]` float32. With
-  `members` above 1, `trainable` is that of so many models, stacked, and the
-  scores are `[members, B]`, in one pass.
+  The function returns the reward model's score of each response, `[B]` float32.
+
+  Args:
+    backbone: Model and adapter shape.
+    members: Number of reward models. Above 1, `trainable` holds the stacked
+      trees of all, and the scores are `[members, B]`, from one pass.
   """
 
   def rewards(trainable, frozen, prompts, lengths, responses, mask):
@@ -81,20 +89,22 @@ def make_scores(
 ) -> Callable[..., dict[str, jax.Array]]:
   """Returns `scores(trees, bases, prompts, lengths, responses, mask)`.
 
-  `trees` has the trainable tree of each role to ask, of "anchor", "policy",
-  "value" and "reward"; `bases` the base of a role by its name, and under "" of
-  all others. Of responses `[B, G, T]` to prompts `[B, P]` it gives log-probs
-  (anchor, policy) and values, `[B, G, T]` float32, 0 where masked, and rewards
-  `[B, G]`, or `[members, B, G]` of an ensemble.
+  `trees` maps the roles to score with ("anchor", "policy", "value", "reward")
+  to their trainable trees; `bases` maps a role to its base, and "" to the base
+  of all other roles. For responses `[B, G, T]` to prompts `[B, P]` the function
+  returns a dict by role: log-probs (anchor, policy) and values, `[B, G, T]`
+  float32, 0 where masked, and rewards `[B, G]`, or `[members, B, G]` of an
+  ensemble.
 
   Args:
     backbone: Model and adapter shape of policy, anchor and value.
-    temperature: Of the rollout.
+    temperature: Sampling temperature of the rollout.
     together: Roles whose adapters are stacked and go through the base in one
-      pass: they have the same leaves, and stand on the base "".
-    reward_backbone: Of the reward model.
-    members: Reward models in the ensemble; above 1 the tree is stacked.
-    microbatches: Parts of the batch that are asked one after the other.
+      pass; they have the same leaves and share the base "".
+    reward_backbone: Model and adapter shape of the reward model.
+    members: Number of reward models in the ensemble; above 1 its tree is
+      stacked.
+    microbatches: Number of microbatches that are scored in sequence.
   """
 
   def scores(trees, bases, prompts, lengths, responses, mask):
@@ -143,12 +153,12 @@ def make_scores(
     found = {}
     for name in trees:
       if name == "reward":
-        ask = jax.vmap(reward) if members > 1 else reward
-        told = ask(trees[name], hidden[name])
-        found[name] = told.reshape(*told.shape[:-1], batch, group)
+        score = jax.vmap(reward) if members > 1 else reward
+        rewards = score(trees[name], hidden[name])
+        found[name] = rewards.reshape(*rewards.shape[:-1], batch, group)
         continue
       if name == "value":
-        told = roles.response_values(
+        per_token = roles.response_values(
           backbone,
           params_of(name, trees[name]),
           sequence,
@@ -156,17 +166,17 @@ def make_scores(
           **shape,
         )
       else:
-        told = logprobs(name)
-      found[name] = masked.keep(told.reshape(mask.shape), mask)
+        per_token = logprobs(name)
+      found[name] = masked.keep(per_token.reshape(mask.shape), mask)
     return found
 
-  return _in_parts(scores, microbatches, members)
+  return _in_microbatches(scores, microbatches, members)
 
 
 def _hidden_states(run, trees, together, members):
   """Final hidden states by role; `[members, ...]` of an ensemble.
 
-  `run(name, tree)` is one pass; those of `together` go as "anchor".
+  `run(name, tree)` is one pass; roles of `together` run as "anchor".
   """
 
   def adapter(name):
@@ -195,8 +205,8 @@ def _hidden_states(run, trees, together, members):
   return found
 
 
-def _in_parts(scores, microbatches: int, members: int):
-  """The same, a part of the batch after the other."""
+def _in_microbatches(scores, microbatches: int, members: int):
+  """The same function, over the microbatches of a batch in sequence."""
   if microbatches == 1:
     return scores
 
@@ -218,5 +228,5 @@ def _in_parts(scores, microbatches: int, members: int):
 def penalise_unstopped(
   rewards: jax.Array, stopped: jax.Array, penalty: float
 ) -> jax.Array:
-  """rewards - penalty where the response ran out of room, `[B]` float32."""
+  """rewards - penalty where a response has no stop token, `[B]` float32."""
   return rewards - penalty * (1.0 - stopped.astype(jnp.float32))

@@ -216,6 +216,14 @@ def test_data_does_not_import_jax():
 
 def test_pure_rooms_have_no_side_effects():
   assert imports_of(house(), PURE, forbidden=EFFECTS) == []
+  collective = [
+    f"{name} imports {imported}"
+    for name in house()
+    if room(name) in PURE
+    for imported in imports(name, house())
+    if imported.startswith(f"{PACKAGE}.hosts")
+  ]
+  assert collective == []
 
 
 def test_nothing_imports_configs():

@@ -79,15 +79,6 @@ def test_combine_refuses_a_leaf_on_both_sides():
     params_lib.combine({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}})
 
 
-def test_rest_of():
-  base = tree(head=False, spec=toys.NO_LORA)
-  adapter, _ = params_lib.partition(tree(), "lora")
-  assert_same(params_lib.rest_of(base, adapter), base)
-  assert params_lib.rest_of(base, tree(spec=toys.NO_LORA)) == {}
-  some = params_lib.rest_of(base, {"embedding": 0, "layers": {"mlp": {}}})
-  assert set(base) - set(some) == {"embedding"}
-
-
 def test_is_adapter_and_has_adapters():
   assert params_lib.is_adapter("layers/mlp/up/lora_b")
   assert not params_lib.is_adapter("layers/lora_a/kernel")
@@ -205,15 +196,12 @@ def test_merge_of_a_bfloat16_base_rounds_once():
     np.testing.assert_array_equal(leaf, rounded, err_msg=path)
 
 
-def test_unmerge_restores_and_nothing_was_changed_in_place():
+def test_merge_changes_nothing_in_place():
   trainable, base = params_lib.partition(tree(), "lora")
   before = params_lib.fingerprint(base)
   merged = params_lib.merge(base, trainable, SPEC)
-  restored = params_lib.flatten(params_lib.unmerge(merged, trainable, SPEC))
   assert params_lib.fingerprint(base) == before
-  for path, leaf in params_lib.flatten(base).items():
-    # Two roundings of numbers up to about 20.
-    np.testing.assert_allclose(restored[path], leaf, rtol=0, atol=4e-6)
+  assert params_lib.fingerprint(merged) != before
 
 
 def test_merged_model_equals_unmerged():

@@ -1,14 +1,14 @@
-"""Several processes that are one run: how they start, wait, share and end.
+"""Processes on several hosts that form one run: start, barriers, gather, end.
 
 Each host runs the same command, and the same code runs everywhere: all
 processes see the same config, take the same decisions and call the same
 compiled functions in the same order. What may differ is in this room:
 
-  processes   `join`, `barrier`, `on_primary`, `fail`: who they are, who waits
-              for whom, and how one that fails ends the others
-  arrays      `to_host`: values whose parts lie on several hosts
+  processes   `join`, `barrier`, `on_primary`, `fail`: joining the run, waiting
+              for each other, and ending all processes when one fails
+  arrays      `to_host`: whole NumPy copies of arrays that are spread over hosts
 
-With one process each of them does what its name says at no cost.
+With a single process they work as well, at no cost.
 """
 
 from perl_jax.hosts.arrays import to_host

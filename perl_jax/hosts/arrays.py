@@ -1,4 +1,4 @@
-"""Arrays whose parts lie on several hosts."""
+"""Arrays that are spread over several hosts."""
 
 from typing import Any
 
@@ -7,13 +7,13 @@ from jax.experimental import multihost_utils
 
 
 def to_host(tree: Any) -> Any:
-  """The tree with NumPy arrays that are whole on every process.
+  """Copies a tree to NumPy arrays that are whole on every process.
 
-  All processes have to call it, in the same order: what lies on several hosts
-  is gathered by a collective operation.
+  All processes have to call it, in the same order: arrays that are spread over
+  several hosts are gathered by a collective operation.
 
   Args:
-    tree: Arrays on the devices of one process or of many, or on the host.
+    tree: Arrays on the devices of one process or of several, or on the host.
   """
 
   def whole(leaf):

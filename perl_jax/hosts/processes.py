@@ -1,9 +1,9 @@
 """The processes of a run: joining, waiting, and ending together.
 
-JAX's coordination service, which process 0 hosts, does the work: barriers, and
-a small store of keys by which a process that fails tells the others. Whatever
-is not told, because a process was killed, is noticed: by a connection that
-breaks, or by heartbeats that stay out for `HEARTBEAT_SECONDS`.
+JAX's coordination service, hosted by process 0, provides barriers and a small
+key-value store through which a failing process notifies the others. A process
+that was killed cannot notify; the others see a broken connection, or no
+heartbeat for `HEARTBEAT_SECONDS`.
 """
 
 import atexit
@@ -43,20 +43,20 @@ def join(
   process_id: int | None = None,
   timeout_seconds: int = 300,
 ) -> None:
-  """Joins the other processes of the run; before anything else touches JAX.
+  """Joins the other processes of the run; to be called before JAX is used.
 
-  What is None is found by JAX: on TPU VMs and GKE, and under SLURM and Open
-  MPI.
+  An argument that is None is found by JAX on TPU VMs and GKE, and under SLURM
+  and Open MPI. If the others are not there in time, the process exits with an
+  error line.
 
   Args:
-    coordinator_address: HOST:PORT of process 0, reached by all.
-    num_processes: How many there are.
-    process_id: Which one this is, from 0.
+    coordinator_address: HOST:PORT of process 0, reachable by all.
+    num_processes: Number of processes of the run.
+    process_id: Index of this process, from 0.
     timeout_seconds: How long to wait for the others.
 
   Raises:
-    ValueError: Something is missing and cannot be found. If the others are not
-      there in time, the process says so and ends.
+    ValueError: An argument is missing and JAX cannot find it.
   """
   given = (
     f"(coordinator_address={coordinator_address}, num_processes="
@@ -107,14 +107,17 @@ def join(
 
 
 def is_primary() -> bool:
-  """Whether this is process 0: the one that writes text."""
+  """Whether this is process 0, which alone writes text files."""
   return jax.process_index() == 0
 
 
 def barrier(name: str) -> None:
-  """Returns once all processes are here.
+  """Waits until all processes have reached this barrier.
 
-  They have to come by the same barriers in the same order.
+  They have to reach the same barriers in the same order.
+
+  Args:
+    name: Name of the barrier, for error messages.
   """
   if jax.process_count() > 1:
     multihost.get_barrier_sync_fn()(
@@ -124,14 +127,14 @@ def barrier(name: str) -> None:
 
 
 def on_primary(name: str, act: Callable[[], Any]) -> None:
-  """Process 0 acts while the others wait: what writes what all will read."""
+  """Calls `act` on process 0 while the others wait, to write shared files."""
   if is_primary():
     act()
   barrier(name)
 
 
 def primary_first(name: str, make: Callable[[], T]) -> T:
-  """All make the same, the others after process 0: what fills a cache."""
+  """Calls `make` on process 0 and then on the others, to fill a cache once."""
   if is_primary():
     found = make()
     barrier(name)
@@ -141,19 +144,19 @@ def primary_first(name: str, make: Callable[[], T]) -> T:
 
 
 def sees(path: Path) -> bool:
-  """Whether a file or directory is there, for what another process made.
+  """Whether a path exists that another process may have made.
 
-  A file server is asked anew for a listing; that there is no such name may be
-  remembered for a minute.
+  It lists the directory: a network file system may cache for a minute that a
+  name does not exist, but not a listing.
   """
   return path.parent.is_dir() and path.name in os.listdir(path.parent)
 
 
 @contextlib.contextmanager
 def undone_by_others(act: Callable[[], None]) -> Iterator[None]:
-  """Acts before process 0 ends because another has failed within the block.
+  """Calls `act` if process 0 is ended because another failed in the block.
 
-  What fails here is an exception, and the block's own affair.
+  A failure of this process is an exception, which the block handles itself.
   """
   _undo.append(act)
   try:
@@ -163,10 +166,10 @@ def undone_by_others(act: Callable[[], None]) -> Iterator[None]:
 
 
 def fail(message: str) -> NoReturn:
-  """Ends this process with an error, and the others with it.
+  """Ends all processes of the run with an error.
 
-  Process 0 writes the message, once, whoever failed first; the others write
-  nothing, unless process 0 is gone.
+  Process 0 writes the message, once, whichever process failed first; the others
+  write nothing, unless process 0 is gone.
   """
   message = reworded(message)
   if jax.process_count() == 1:
@@ -180,7 +183,7 @@ def fail(message: str) -> NoReturn:
 
 
 def reworded(message: str) -> str:
-  """A broken connection, as what it means."""
+  """The message, or what it means if it is about a broken connection."""
   if "Gloo" not in message and "coordination service" not in message:
     return message
   return (

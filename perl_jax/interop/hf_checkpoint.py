@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from perl_jax import roles
 from perl_jax.interop import hf_config, hf_names, hf_weights, score
-from perl_jax.models import quantization
+from perl_jax.interop.storage import Storage
 from perl_jax.models.lora import LoraSpec
 
 
@@ -24,7 +24,7 @@ def is_checkpoint(directory: str | os.PathLike) -> bool:
 
 
 def load(
-  directory: str | os.PathLike, *, mesh: Mesh, storage: quantization.Storage
+  directory: str | os.PathLike, *, mesh: Mesh, storage: Storage
 ) -> roles.Role:
   """Reads a checkpoint as a role without an adapter.
 
@@ -32,9 +32,9 @@ def load(
   (`...ForSequenceClassification` with one label), else empty.
 
   Args:
-    directory: As `save_pretrained` writes it.
-    mesh: Mesh that the base is placed on.
-    storage: Storage dtype of the base.
+    directory: Directory that `save_pretrained` wrote.
+    mesh: Mesh for the base.
+    storage: Converts the base to the dtype it is kept in.
 
   Raises:
     FileNotFoundError: A file is missing.

@@ -1,7 +1,8 @@
-"""`config.json` of a Hugging Face checkpoint, and the `ModelConfig` it means.
+"""`config.json` of a Hugging Face checkpoint, to a `ModelConfig` and back.
 
-`transformers` parses the file, so that old and new spellings of a field are one
-(rope_scaling and rope_parameters, for instance) and defaults are theirs.
+`transformers` parses the file, so that old and new spellings of a field are
+accepted (rope_scaling and rope_parameters, for instance) and the defaults are
+those of `transformers`.
 """
 
 import os
@@ -23,7 +24,7 @@ FAMILIES = {
 }
 SEQ_CLS = "ForSequenceClassification"
 
-# Fields of ModelConfig that say how to compute, not what.
+# Fields of ModelConfig that change how the model is computed, not its result.
 _OWN = ("attention", "dtype", "remat", "scan_unroll")
 _GEMMAS = ("gemma", "gemma2", "gemma3_text")
 _ACTIVATIONS = {
@@ -35,12 +36,12 @@ _ACTIVATIONS = {
 
 
 def load_hf_config(directory: str | os.PathLike) -> Any:
-  """The checkpoint's config as `transformers` reads it; runs no code from it.
+  """Reads the config with `transformers`, running no code of the checkpoint.
 
   Raises:
     FileNotFoundError: There is no config.json.
-    ValueError: It cannot be parsed, or is of an architecture that is not
-      supported; the supported ones are named.
+    ValueError: It cannot be parsed, or its architecture is not supported; the
+      message lists those that are.
   """
   path = Path(directory) / "config.json"
   if not path.is_file():
@@ -72,7 +73,7 @@ def model_config(hf: Any, name: str) -> ModelConfig:
 
   Args:
     hf: From `load_hf_config`.
-    name: Names the checkpoint in errors.
+    name: Name of the checkpoint, for error messages.
 
   Raises:
     ValueError: A field has a value that the backbone cannot express.
@@ -87,7 +88,7 @@ def model_config(hf: Any, name: str) -> ModelConfig:
     activation = "gelu_pytorch_tanh"
   if activation not in _ACTIVATIONS:
     raise ValueError(
-      f"{name}: hidden_act={activation!r} is none of {sorted(_ACTIVATIONS)}."
+      f"{name}: hidden_act={activation!r} is not one of {sorted(_ACTIVATIONS)}."
     )
   if getattr(hf, "use_bidirectional_attention", None):
     raise ValueError(f"{name}: use_bidirectional_attention is not supported.")
@@ -144,8 +145,8 @@ def _windows(hf: Any, name: str) -> dict[str, Any]:
   every = windowed.index(False) + 1
   if windowed != [(i + 1) % every != 0 for i in range(len(windowed))]:
     raise ValueError(
-      f"{name}: layer_types={kinds} is not a window in all layers but each n-th"
-      " one."
+      f"{name}: layer_types={kinds} is not supported: each n-th layer has to"
+      " be 'full_attention' and the others 'sliding_attention'."
     )
   return {"sliding_window": window, "global_every": every}
 
@@ -181,7 +182,7 @@ def _rotary(hf: Any, name: str) -> dict[str, Any]:
   raise ValueError(
     f"{name}: rope_type={kind!r} is not supported ('default', 'linear' and"
     " 'llama3' are). If your sequences are no longer than the original context,"
-    " take the scaling out of config.json."
+    " remove the scaling from config.json."
   )
 
 
@@ -189,9 +190,9 @@ def hf_config(config: ModelConfig, *, reward: bool = False) -> Any:
   """The `transformers` config of a backbone: the inverse of `model_config`.
 
   Args:
-    config: Of the model.
-    reward: Of a reward model (`...ForSequenceClassification`, one label)
-      instead of a language model.
+    config: Shapes and switches of the model.
+    reward: Whether it is a reward model (`...ForSequenceClassification`, one
+      label) instead of a language model.
 
   Raises:
     ValueError: No supported architecture has this combination of switches.
@@ -285,7 +286,7 @@ def _rope_parameters(config: ModelConfig) -> dict[str, Any]:
 
 
 def _require_round_trip(config: ModelConfig, made: Any) -> None:
-  """What is written has to mean the same model again."""
+  """Checks that the exported config is read back as the same model."""
   ours = _normal(config)
   theirs = _normal(model_config(made, "the exported config"))
   differs = [
@@ -295,8 +296,8 @@ def _require_round_trip(config: ModelConfig, made: Any) -> None:
   ]
   if differs:
     raise ValueError(
-      f"No Hugging Face architecture is this model: as {made.model_type},"
-      f" {'; '.join(differs)}."
+      "No Hugging Face architecture can express this model: as"
+      f" {made.model_type}, {'; '.join(differs)}."
     )
 
 

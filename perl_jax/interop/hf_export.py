@@ -1,4 +1,4 @@
-"""Directories that the rest of the world loads: merged models, adapters."""
+"""Writes merged models as directories that `transformers` loads."""
 
 import dataclasses
 import json
@@ -41,16 +41,17 @@ def save_model(
   """Writes weights, config.json and generation_config.json.
 
   Args:
-    directory: Exists; the files are written into it.
-    config: Of the model.
-    base: Tree of the backbone, adapters merged into it.
+    directory: Existing directory for the files.
+    config: Shapes and switches of the model.
+    base: Parameters of the backbone, adapters merged into it.
     stops: Token ids.
-    dtype: Of the weights, "float32" or "bfloat16".
-    shard_bytes: Most bytes of a file.
-    head: Makes it a reward model (`...ForSequenceClassification`).
+    dtype: Dtype of the weights, "float32" or "bfloat16".
+    shard_bytes: Largest number of bytes in a file.
+    head: Scalar head of a reward model (`...ForSequenceClassification`), or
+      None for a language model.
 
   Raises:
-    ValueError: No architecture of `transformers` is this model.
+    ValueError: No architecture of `transformers` can express this model.
   """
   directory = Path(directory)
   extra = {}
@@ -81,7 +82,13 @@ def save_model(
 
 
 def model_card(facts: Mapping[str, Any], front: Mapping[str, Any]) -> str:
-  """README.md: front matter for a model hub, and the facts as a table."""
+  """Text of README.md: front matter for a model hub, and a table of facts.
+
+  Args:
+    facts: "title", "about" (text), "table" (name to value) and "usage" (Python
+      code).
+    front: Fields of the YAML front matter: scalars, or lists of scalars.
+  """
   lines = ["---"]
   for key, value in front.items():
     items = value if isinstance(value, (list, tuple)) else None

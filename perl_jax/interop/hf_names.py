@@ -1,8 +1,8 @@
-"""Which tensors of a Hugging Face checkpoint make up each leaf of the base.
+"""Names of the Hugging Face tensors that make up each leaf of the base.
 
-Two differences: `torch.nn.Linear` keeps its matrix as [out, in], ours are
-[in, out]; and they have a tensor for each layer where we have one leaf with a
-leading layer axis.
+The formats differ twice: `torch.nn.Linear` keeps its matrix as [out, in], a
+kernel here is [in, out]; and a checkpoint has a tensor for each layer, where
+the base tree has one leaf with a leading layer axis.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from perl_jax.models.config import ModelConfig
 
-# Projections by our name, in their module.
+# Module of each projection, by its path in the base tree.
 PROJECTIONS = {
   "attention/q": "self_attn.q_proj",
   "attention/k": "self_attn.k_proj",
@@ -21,7 +21,7 @@ PROJECTIONS = {
   "mlp/up": "mlp.up_proj",
   "mlp/down": "mlp.down_proj",
 }
-# Saved by old releases, and made anew by whoever loads them.
+# Saved by old releases; every loader computes it again.
 IGNORED = re.compile(r".*\.rotary_emb\.inv_freq")
 EMBEDDING = "model.embed_tokens.weight"
 LM_HEAD = "lm_head.weight"
@@ -32,12 +32,12 @@ SCORE = (
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """Where a leaf is found.
+  """The tensors of one leaf.
 
   Attributes:
-    names: One name for each layer, or a single one.
+    names: Name of the tensor of each layer, or a single name.
     stacked: Whether the leaf has a layer axis.
-    transposed: Whether each tensor is the transpose of ours.
+    transposed: Whether each tensor is the transpose of its part of the leaf.
   """
 
   names: tuple[str, ...]
@@ -51,8 +51,8 @@ def sources(
   """A `Source` for each path of the base tree.
 
   Args:
-    config: Of the model.
-    shapes: Shape by path, as of `roles.init_base`.
+    config: Shapes and switches of the model.
+    shapes: Shape of each leaf of the base tree, by path.
   """
   return {path: _source(config, path) for path in shapes}
 

@@ -1,7 +1,7 @@
 """Weights of a Hugging Face checkpoint to the base tree and back, leaf by leaf.
 
     checkpoint = Checkpoint("Llama-3.2-1B")
-    storage = quantization.Storage("bfloat16")
+    storage = Storage("bfloat16")
     base = load_base(checkpoint, config, mesh=mesh, storage=storage)
     save_base("merged", config, base, dtype="bfloat16")
 
@@ -26,7 +26,7 @@ from perl_jax import files as files_lib
 from perl_jax import hosts, roles, sharding
 from perl_jax import params as params_lib
 from perl_jax.interop import hf_names
-from perl_jax.models import quantization
+from perl_jax.interop.storage import Storage
 from perl_jax.models.config import ModelConfig
 
 INDEX = "model.safetensors.index.json"
@@ -131,16 +131,16 @@ def load_base(
   config: ModelConfig,
   *,
   mesh: Mesh,
-  storage: quantization.Storage,
+  storage: Storage,
 ) -> dict[str, Any]:
   """The base tree of a checkpoint, on the mesh.
 
   Args:
-    checkpoint: Its files.
-    config: Of the model.
-    mesh: Where the leaves go, by `sharding.RULES`.
-    storage: What dtype the leaves are kept in; a kernel is quantised before the
-      next is read.
+    checkpoint: The files.
+    config: Shapes and switches of the model.
+    mesh: Mesh for the leaves, sharded by `sharding.RULES`.
+    storage: Converts the leaves to the dtype they are kept in; a kernel is
+      quantised before the next is read.
 
   Raises:
     ValueError: Tensors are missing, unknown, or of another shape or dtype; all
@@ -267,12 +267,12 @@ def save_base(
   """Writes the base as safetensors, in shards with an index if it is large.
 
   Args:
-    directory: Exists; the files are written into it.
-    config: Of the model.
-    base: Tree of the backbone.
-    dtype: Of the tensors, "float32" or "bfloat16".
-    shard_bytes: Most bytes of a file, unless one tensor has more.
-    extra: Further tensors by their name there, written as they are.
+    directory: Existing directory for the files.
+    config: Shapes and switches of the model.
+    base: Parameters of the backbone.
+    dtype: Dtype of the tensors, "float32" or "bfloat16".
+    shard_bytes: Largest number of bytes in a file, unless one tensor has more.
+    extra: Further tensors by name, written as they are.
     head: Whether an untied `lm_head` is written too.
 
   Returns:

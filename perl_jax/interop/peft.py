@@ -60,15 +60,15 @@ def save_adapter(
   """Writes an adapter that `peft` loads.
 
   Args:
-    directory: Exists; the two files are written into it.
-    config: Of the model.
+    directory: Existing directory for the two files.
+    config: Shapes and switches of the model.
     spec: Shape of the adapter.
     adapter: LoRA leaves.
     base: Path or name of the base, for `AutoPeftModel`.
-    head: Makes it a reward model (SEQ_CLS).
+    head: Scalar head of a reward model (SEQ_CLS), or None.
 
   Raises:
-    ValueError: The head cannot be said as one linear layer without a bias.
+    ValueError: The head is not one linear layer without a bias.
   """
   tensors: dict[str, np.ndarray] = {}
   stems = set()
@@ -127,8 +127,8 @@ def load_adapter(
   `trainable` holds the LoRA leaves in float32, and the scalar head of a reward
   model; `frozen` is empty.
 
-  Patterns of rank and alpha are honoured: ranks are filled up with zeros, and
-  what a scale differs by goes into B.
+  `rank_pattern` and `alpha_pattern` are supported: smaller ranks are padded
+  with zeros, and the ratio of the scales is multiplied into B.
 
   Raises:
     FileNotFoundError: One of the two files is missing.

@@ -13,10 +13,10 @@ from perl_jax.models.config import ModelConfig
 
 
 def score_weight(head: params_lib.Params) -> np.ndarray:
-  """The head as `score.weight`, `[1, D]` float32.
+  """Converts a scalar head to `score.weight`, `[1, D]` float32.
 
   Raises:
-    ValueError: It reads more than the last hidden state, or has a bias.
+    ValueError: The head uses more than the last hidden state, or has a bias.
   """
   leaves = dict(head[params_lib.HEAD])
   if "likelihood" in leaves:
@@ -38,15 +38,15 @@ def score_weight(head: params_lib.Params) -> np.ndarray:
 def score_head(
   weight: np.ndarray | None, config: ModelConfig, name: str
 ) -> Mapping[str, Mapping[str, np.ndarray]]:
-  """{"head": {"kernel", "bias"}} from `score.weight`, `[1, D]`.
+  """Converts `score.weight`, `[1, D]`, to {"head": {"kernel", "bias"}}.
 
   Args:
-    weight: The tensor, or None where there should be one.
-    config: Of the model.
-    name: Names file and tensor in errors.
+    weight: The tensor, or None if the checkpoint has none.
+    config: Shapes and switches of the model.
+    name: File and tensor, for error messages.
 
   Raises:
-    ValueError: It is missing, or not for one label.
+    ValueError: The tensor is missing, or is not for one label.
   """
   shape = None if weight is None else weight.shape
   if shape != (1, config.width):

@@ -1,9 +1,10 @@
 """Attention by the kernel that fits the platform: XLA, cuDNN or splash.
 
-All three compute the same function. XLA runs anywhere and makes the scores
-`[B, N, T, S]`; the fused kernels of cuDNN and Pallas never hold them. Which one
-runs is decided while a function is traced, from the mesh in context: a program
-compiled ahead of time for a TPU on a host without one gets the TPU's kernel.
+All three compute the same function. XLA runs anywhere and materialises the
+scores `[B, N, T, S]`; the fused kernels of cuDNN and Pallas never hold them.
+The choice is made while a function is traced, from the mesh in context, so that
+a program compiled ahead of time for a TPU gets its kernel on a host without
+one.
 """
 
 import jax
@@ -21,12 +22,12 @@ _CUDNN_MAX_HEAD_DIM = 128
 _LANES = 128
 _BLOCKS = (512, 256, _LANES)
 
-# Of queries, where XLA attends: each is a part of the program.
+# Most blocks of queries in XLA's attention; each is unrolled in the program.
 _MAX_BLOCKS = 4
 
 
 def platform() -> tuple[str, str]:
-  """Platform and kind of device that is traced for: the mesh's, or JAX's."""
+  """(platform, device kind) of the mesh in context, else of JAX's devices."""
   device = jax.sharding.get_abstract_mesh().abstract_device
   if device is None:
     device = jax.devices()[0]
@@ -36,17 +37,18 @@ def platform() -> tuple[str, str]:
 def choose(
   config: ModelConfig, *, queries: int, keys: int, contiguous: bool
 ) -> str:
-  """The kernel for one pass: "xla", "cudnn" or "splash".
+  """Chooses the kernel for one pass: "xla", "cudnn" or "splash".
 
-  `config.attention` asks for one; where it cannot serve, XLA does: cuDNN wants
-  even lengths, splash contiguous segments and no cache. "auto" asks for splash
-  on a TPU from 128 tokens, which fill a block, and for cuDNN on an NVIDIA GPU
-  in bfloat16, without soft-cap and with heads up to 128 wide.
+  `config.attention` names one. XLA takes over where that kernel cannot run:
+  cuDNN needs even lengths; splash needs contiguous segments and no cache.
+  "auto" is splash on a TPU from 128 tokens, which fill a block, cuDNN on an
+  NVIDIA GPU in bfloat16 without soft-cap and with heads up to 128 wide, and XLA
+  elsewhere.
 
   Args:
-    config: Of the model.
-    queries: `T`.
-    keys: `S`.
+    config: Shapes and switches of the model.
+    queries: Number of queries, `T`.
+    keys: Number of keys, `S`.
     contiguous: See `Transformer.__call__`; False with a cache.
   """
   asked = config.attention
@@ -77,6 +79,8 @@ def attend(
 ) -> jax.Array:
   """Grouped-query attention with a float32 softmax, by XLA.
 
+  out[t] = sum_s softmax_s(c tanh(scale q_t . k_s / c)) v_s, over visible s
+
   Args:
     q: Queries, `[B, T, N, H]`; query head n reads key/value head n // G.
     k: Keys, `[B, S, K, H]`.
@@ -84,10 +88,10 @@ def attend(
     attention_mask: True where a query may see a key, `[B, T, S]`. A row that
       sees nothing gets finite, meaningless output.
     scale: Factor on the scores.
-    softcap: `c * tanh(scores / c)` where given.
+    softcap: The bound c that tanh puts on the scores, or None.
     causal: Promises T = S and that no query sees a key behind its own column.
-      A block of queries is then compared with the keys up to its end: of the
-      scores, (n + 1) / 2n are made in n blocks.
+      With n blocks of queries, each compared with the keys up to its end
+      alone, a share of (n + 1) / 2n of the scores is computed.
 
   Returns:
     `[B, T, N * H]` in the dtype of `v`.
@@ -142,9 +146,9 @@ def attend_cudnn(
   *,
   scale: float,
 ) -> jax.Array:
-  """`attend` by cuDNN's fused kernel, bfloat16 and no soft-cap.
+  """`attend` by cuDNN's fused kernel; bfloat16 only, without soft-cap.
 
-  The mask, which holds for all heads, is the largest array that exists.
+  The mask `[B, 1, T, S]` is the largest array that exists.
   """
   out = jax.nn.dot_product_attention(
     q,
@@ -170,27 +174,31 @@ def attend_splash(
 ) -> jax.Array:
   """`attend` by Pallas' splash kernel, of contiguous segments.
 
-  A token sees those of its segment in its own column and before, in a windowed
-  layer the latest `window` of them. Padding is a segment like the others: what
-  its queries get is finite and means nothing.
+  A token sees those of its segment in its own column and before; in a windowed
+  layer only the latest `window` of them. Padding is a segment like the others:
+  the output of its queries is finite and meaningless.
 
-  Each device attends for its rows and, where they divide, its heads; elsewhere
-  than on a TPU the kernel is interpreted, which is slow and for tests.
+  On a mesh each device computes its rows and, where they divide, its heads. On
+  platforms other than TPU the kernel is interpreted, which is slow and meant
+  for tests.
 
   Args:
     q: Queries, `[B, T, N, H]`.
     k: Keys, `[B, T, K, H]`.
     v: Values, `[B, T, K, H]`.
-    segments: `[B, T]`, int32.
+    segments: Segment of each token, `[B, T]`, int32.
     scale: Factor on the scores.
-    softcap: `c * tanh(scores / c)` where given.
-    window: How many tokens a windowed layer sees; None if none is windowed.
-    windowed: Whether this layer is, scalar bool; None if all are alike.
+    softcap: The bound c that tanh puts on the scores, or None.
+    window: Number of tokens that a windowed layer sees; None if no layer is
+      windowed.
+    windowed: Whether this layer is windowed, scalar bool; None if all layers
+      are alike.
 
   Returns:
     `[B, T, N * H]` in the dtype of `v`.
 
-  Reference: Dao 2023, arXiv:2307.08691, for blocks that a mask leaves in.
+  Reference: Dao 2023, arXiv:2307.08691 (blocks that the mask hides are
+  skipped).
   """
   batch, length, heads, head_dim = q.shape
   padding = -length % _LANES
@@ -248,10 +256,10 @@ def _splash_kernel(length, heads, softcap, window):
 
 
 def _over_mesh(local, batch, heads, kv_heads):
-  """`local` on each device's part of the rows and heads.
+  """`local` under `shard_map`, on each device's part of the rows and heads.
 
-  The compiler cannot cut a Pallas kernel by itself. What does not divide is
-  attended to by all.
+  The compiler cannot partition a Pallas kernel by itself. A dimension that does
+  not divide is replicated.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.size <= 1:

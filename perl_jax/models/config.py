@@ -1,8 +1,8 @@
-"""Static description of a backbone: what open decoder-only families differ in.
+"""Static description of a backbone, in what open decoder-only families differ.
 
 One frozen dataclass covers Llama, Mistral, Qwen and Gemma. It is hashable, so
 that it can be a static argument of a jitted function, and it round-trips
-through JSON, so that a workdir says which model it holds.
+through JSON, so that a workdir records its model.
 """
 
 import dataclasses
@@ -33,49 +33,51 @@ class ModelConfig:
   """Shapes and switches of a decoder-only transformer.
 
   Attributes:
-    vocab_size: `V`.
-    num_layers: `L`.
-    width: `D`.
-    mlp_width: `F`.
-    num_heads: `N` query heads.
-    num_kv_heads: `K` key/value heads; `N` is a multiple of it.
-    head_dim: `H`.
-    max_len: Longest sequence (prompt + response) that may be asked for.
+    vocab_size: `V`, number of tokens in the vocabulary.
+    num_layers: `L`, number of layers.
+    width: `D`, size of a hidden state.
+    mlp_width: `F`, hidden size of the MLP.
+    num_heads: `N`, number of query heads.
+    num_kv_heads: `K`, number of key/value heads; `N` is a multiple of it.
+    head_dim: `H`, size of a head.
+    max_len: Longest sequence (prompt and response), in tokens.
     activation: Gate of the MLP, "silu" (Llama, Qwen) or "gelu_tanh" (Gemma).
     norm_eps: Added to the mean square in RMSNorm.
     norm_plus_one: RMSNorm scales by `1 + w` (Gemma) instead of `w`.
-    post_norms: Norms after attention and MLP as well (Gemma 2 and 3).
+    post_norms: RMSNorm after attention and MLP as well (Gemma 2 and 3).
     qk_norm: RMSNorm over `H` of queries and keys (Qwen3, Gemma 3).
     qkv_bias: Bias on q, k, v (Qwen2).
     out_bias: Bias on o as well (Llama with `attention_bias`).
     mlp_bias: Bias on the MLP projections.
     tied_head: Logits use the transposed embedding.
-    embed_scale: Embeddings times sqrt(D) (Gemma).
+    embed_scale: Multiplies embeddings by sqrt(D) (Gemma).
     query_scale: Factor on queries; None is `H ** -0.5`.
-    attn_softcap: `c * tanh(scores / c)`; None is off (Gemma 2).
-    final_softcap: The same on the logits.
+    attn_softcap: Bound c of `c * tanh(scores / c)`; None is off (Gemma 2).
+    final_softcap: The same bound on the logits.
     rope_theta: Base of the rotary frequencies.
     rope_local_theta: Base in windowed layers (Gemma 3); None is `rope_theta`.
     rope_type: How frequencies are scaled for longer contexts, see
       `layers.rotary_frequencies`: "default" (not), "linear" (Gemma 3) or
       "llama3" (Llama 3.1 and 3.2). Windowed layers with a base of their own
       are not scaled.
-    rope_factor: Frequencies are divided by it, where they are scaled.
-    rope_low_freq_factor: "llama3": below this many turns within
-      `rope_original_max_len` a frequency is scaled in full.
-    rope_high_freq_factor: "llama3": above this many, not at all.
-    rope_original_max_len: "llama3": context of the pretraining.
-    sliding_window: A token sees this many latest tokens, itself included.
+    rope_factor: Divisor of the frequencies that are scaled.
+    rope_low_freq_factor: With "llama3", a frequency of fewer turns than this
+      within `rope_original_max_len` is scaled in full.
+    rope_high_freq_factor: With "llama3", a frequency of more turns than this is
+      not scaled.
+    rope_original_max_len: With "llama3", context length of the pretraining.
+    sliding_window: Number of latest tokens that a token sees in a windowed
+      layer, itself included; None windows no layer.
     global_every: With a window, every n-th layer (counted from 1) is global;
       0 windows every layer (Mistral), 2 is Gemma 2, 6 is Gemma 3.
-    scan_unroll: Layers per iteration of the scan. 1 compiles fastest; on a CPU
-      `num_layers` runs up to a third faster, since XLA does not spread the
-      elementwise work inside a loop over cores.
+    scan_unroll: Layers per iteration of the scan. 1 compiles fastest;
+      `num_layers` runs up to a third faster on a CPU, where XLA does not spread
+      the elementwise work of a loop over cores.
     remat: What the backward pass recomputes: "none" keeps all activations,
       "dots" keeps matrix products, "full" keeps layer inputs only.
     dtype: Compute dtype, "float32" or "bfloat16".
-    attention: Kernel of the attention: "auto" is the platform's, see
-      `attention.choose`; "xla", "cudnn" and "splash" ask for one.
+    attention: Attention kernel: "auto" chooses by platform, see
+      `attention.choose`; or "xla", "cudnn" or "splash".
   """
 
   vocab_size: int
@@ -138,13 +140,13 @@ class ModelConfig:
         )
     if self.attention == "cudnn" and self.cudnn_refuses:
       raise ValueError(
-        f"model.attention='cudnn' does not take {self.cudnn_refuses}; use"
+        f"model.attention='cudnn' does not support {self.cudnn_refuses}; use"
         " 'auto' or 'xla'."
       )
 
   @property
   def cudnn_refuses(self) -> str | None:
-    """The field and value that cuDNN's attention does not take, if any."""
+    """The field, with its value, that cuDNN's attention does not support."""
     if self.dtype != "bfloat16":
       return f"dtype={self.dtype!r}"
     if self.attn_softcap is not None:

@@ -14,9 +14,10 @@ from perl_jax.models.lora import LoraSpec, Projection
 
 
 class RMSNorm(nn.Module):
-  """x / sqrt(mean(x^2) + eps) * w, or * (1 + w) with `plus_one` (Gemma).
+  """Root-mean-square norm, in float32; the result has the dtype of x.
 
-  Computed in float32 and returned in the dtype of x.
+  y = x / sqrt(mean(x^2) + eps) * w, or * (1 + w) with `plus_one` (Gemma)
+
   Reference: Zhang & Sennrich 2019, arXiv:1910.07467.
   """
 
@@ -43,7 +44,7 @@ class Rotary(NamedTuple):
 def rotary_frequencies(
   config: ModelConfig, *, local: bool = False
 ) -> jax.Array:
-  """Radians per position of each pair, `[H / 2]` float32.
+  """Rotary frequency of each pair of dimensions, radians per position.
 
   f_i = theta^(-2 i / H), and with s = rope_factor
 
@@ -53,8 +54,12 @@ def rotary_frequencies(
       from rope_low_freq_factor to rope_high_freq_factor
 
   Args:
-    config: Of the model.
-    local: Those of windowed layers that have a base of their own: not scaled.
+    config: Shapes and switches of the model.
+    local: Whether to use the base `rope_local_theta` of windowed layers, whose
+      frequencies are not scaled.
+
+  Returns:
+    `[H / 2]`, float32.
 
   Reference: Su et al. 2021, arXiv:2104.09864; Chen et al. 2023,
   arXiv:2306.15595; Llama team 2024, arXiv:2407.21783.
@@ -75,7 +80,7 @@ def rotary_frequencies(
 
 
 def rotary_angles(positions: jax.Array, frequencies: jax.Array) -> Rotary:
-  """Cosines and sines of positions times frequencies.
+  """Cosines and sines of position times frequency.
 
   Args:
     positions: Position of each token in its sequence, `[B, T]`, int.
@@ -95,12 +100,12 @@ def rotate(x: jax.Array, rotary: Rotary) -> jax.Array:
 
 
 class KVSlots(NamedTuple):
-  """Keys and values of all layers, and where this pass writes.
+  """Key/value cache of all layers, and where this pass writes.
 
   Attributes:
     keys: `[L, B, S, K, H]`.
     values: `[L, B, S, K, H]`.
-    start: First slot that this pass writes, scalar int.
+    start: First of the S columns that this pass writes, int32 scalar.
   """
 
   keys: jax.Array
@@ -111,9 +116,13 @@ class KVSlots(NamedTuple):
 class Attention(nn.Module):
   """Self-attention with rotary positions and an optional KV cache.
 
-  `kernel` is what `attention.choose` says: "splash" reads `segments` and
-  `windowed`, the others `attention_mask`. Whatever the layout, a row's heads
-  attend where its part of the cache is.
+  Attributes:
+    config: Shapes and switches of the model.
+    lora: Adapter shape.
+    kernel: From `attention.choose`. "splash" reads `segments` and `windowed`,
+      the others `attention_mask`.
+    layout: Sharding of the parameters. Whatever it is, each head attends on the
+      device that holds its part of the cache.
   """
 
   config: ModelConfig
@@ -134,7 +143,7 @@ class Attention(nn.Module):
     layer: jax.Array,
     deterministic: bool,
   ) -> tuple[jax.Array, KVSlots | None]:
-    """Maps `[B, T, D]` to `[B, T, D]`; writes its keys into `slots`."""
+    """Maps `[B, T, D]` to `[B, T, D]`; writes keys and values to `slots`."""
     cfg, layout = self.config, self.layout
     batch, length, _ = x.shape
 
@@ -217,7 +226,7 @@ class Attention(nn.Module):
 
 
 class GatedMLP(nn.Module):
-  """down(activation(gate(x)) * up(x)).
+  """Gated feed-forward layer: down(activation(gate(x)) * up(x)).
 
   Reference: Shazeer 2020, arXiv:2002.05202.
   """

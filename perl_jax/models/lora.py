@@ -3,8 +3,7 @@
 y = x W + scale * dropout(x) A B,   A: [in, R],  B: [R, out]
 
 B starts at zero, so that an adapter changes nothing before its first update;
-A is Kaiming-uniform with a = sqrt(5), U(-1/sqrt(in), 1/sqrt(in)), as PEFT has
-it.
+A is Kaiming-uniform with a = sqrt(5), U(-1/sqrt(in), 1/sqrt(in)), as in PEFT.
 
 Reference: Hu et al. 2021, arXiv:2106.09685; rsLoRA: Kalajdzievski 2023,
 arXiv:2312.03732.
@@ -38,13 +37,13 @@ class LoraSpec:
   """Shape of an adapter.
 
   Attributes:
-    rank: `R`; 0 is no adapter and creates no leaves.
+    rank: `R`; 0 means no adapter and creates no leaves.
     alpha: Numerator of the scale.
     dropout: Probability of dropping an input of A while training.
     rslora: Scale is alpha / sqrt(R) instead of alpha / R.
-    targets: "attention" (the paper), "all" (all linear layers), or a regular
-      expression that is matched in full against names such as "attention/q"
-      or "mlp/down".
+    targets: "attention" (as in arXiv:2403.10704), "all" (all linear layers), or
+      a regular expression that is matched in full against names such as
+      "attention/q" or "mlp/down".
   """
 
   rank: int = 0
@@ -70,9 +69,9 @@ class LoraSpec:
     return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
 
   def fits(self, other: "LoraSpec") -> bool:
-    """Whether an adapter of the other shape can go on as one of this.
+    """Whether an adapter of the other shape can be trained further as this.
 
-    Dropout may differ: it is how an adapter is trained, not what it is.
+    Dropout may differ: it changes the training, not the adapter.
     """
     return dataclasses.replace(other, dropout=self.dropout) == self
 
@@ -88,7 +87,7 @@ class LoraSpec:
       return re.fullmatch(self.targets, projection) is not None
     except re.error as error:
       raise ValueError(
-        f"lora.targets={self.targets!r} is no regular expression: {error}."
+        f"lora.targets={self.targets!r} is not a regular expression: {error}."
       ) from error
 
   def to_dict(self) -> dict[str, Any]:
@@ -105,13 +104,13 @@ class Projection(nn.Module):
   """Linear layer that owns its adapter.
 
   Attributes:
-    features: Width of the output.
-    name_for_lora: Name that `LoraSpec.adapts` is asked about.
+    features: Size of the output.
+    name_for_lora: Name of the projection for `LoraSpec.adapts`.
     lora: Adapter shape.
-    use_bias: Adds a bias.
+    use_bias: Whether to add a bias.
     dtype: Compute dtype; parameters keep theirs.
     kernel_init: Initializer of the base kernel.
-    layout: That the parameters are in, on a mesh.
+    layout: Sharding of the parameters on a mesh.
   """
 
   features: int

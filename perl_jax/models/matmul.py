@@ -4,7 +4,8 @@ The gradient of a kernel, x^T g, sums over the rows of both. One of them is read
 across its rows, which a CPU does with a transposed copy of it. JAX's own rule
 always copies g; where a layer widens, as the gate of an MLP and the scores of
 attention do, that is the larger by far, and the copy is fused with all that
-made it. To a GPU or TPU, whose products take either order, it is the same.
+made it. On a GPU or TPU, whose products take either order, it makes no
+difference.
 """
 
 import jax
@@ -14,13 +15,13 @@ import jax.numpy as jnp
 def matmul(x: jax.Array, w: jax.Array, dtype: str | None = None) -> jax.Array:
   """x W; its gradients are g W^T and, summed over rows, x^T g.
 
-  An operand that nothing is differentiated by costs no product, and what its
-  gradient alone would need is not kept. There are no forward-mode derivatives.
+  An operand without a gradient costs no backward product, and no residual is
+  kept for it. Forward-mode differentiation is not supported.
 
   Args:
     x: `[*batch, *rows, in]`.
-    w: `[*batch, in, out]`, of the dtype of `x`; all axes but two are batch.
-    dtype: Of the sums and the result; None for that of the operands.
+    w: `[*batch, in, out]`, in the dtype of `x`; all axes but two are batch.
+    dtype: Dtype of the sums and the result; None is that of the operands.
 
   Returns:
     `[*batch, *rows, out]`.

@@ -1,8 +1,9 @@
 """Named backbones: small ones to train from scratch, one per open family.
 
 `vocab_size` comes from the tokenizer and `max_len` from the data, so that a
-preset says only what is left; a published model also says its vocabulary. The
-`*_tiny` presets have the switches of a family at toy size, for tests.
+preset sets only the other fields; that of a published model also sets
+`vocab_size`. The `*_tiny` presets have the switches of a family at toy size,
+for tests.
 """
 
 import difflib
@@ -133,7 +134,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def preset(name: str, **overrides: Any) -> ModelConfig:
-  """The `ModelConfig` of a preset with fields set or replaced.
+  """The `ModelConfig` of a preset, with fields added or replaced.
 
   Raises:
     ValueError: The preset or a field is unknown; the nearest name is given.

@@ -7,7 +7,6 @@ values. Embedding, norms and biases stay in bfloat16.
 Reference: Dettmers et al. 2023, arXiv:2305.14314 (NF4).
 """
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +22,7 @@ QUANTIZED = ("int8", "nf4")
 DTYPES = ("float32", "bfloat16", *QUANTIZED)
 BLOCK = 64
 
-# Of the leaves that are no kernel, and of the scales of "nf4".
+# Dtype of the leaves that are not kernels, and of the scales of "nf4".
 REST_DTYPE = "bfloat16"
 
 
@@ -33,19 +32,19 @@ def is_quantized(leaf: object) -> bool:
 
 
 def quantize(kernel: jax.Array, dtype: str) -> qwix.QArray:
-  """A kernel in few bits.
+  """Quantises a kernel to 8 or 4 bits.
 
   "int8": round(W / s), s = max |W| / 127.5 of each output
   "nf4": the nearest of 16 levels to W / s, s = max |W| of each output in
       blocks of 64 inputs (or the largest divisor of both)
 
   Args:
-    kernel: `[in, out]`, or stacked `[L, in, out]`; then a layer at a time, so
-      that what is made on the way is no larger than a layer.
+    kernel: `[in, out]`, or stacked `[L, in, out]`; then one layer at a
+      time, so that temporaries are no larger than a layer.
     dtype: "int8" or "nf4".
 
   Raises:
-    ValueError: `dtype` is none of them.
+    ValueError: `dtype` is neither.
   """
   if dtype not in QUANTIZED:
     raise ValueError(f"dtype={dtype!r}: choose one of {QUANTIZED}.")
@@ -64,7 +63,7 @@ def quantize(kernel: jax.Array, dtype: str) -> qwix.QArray:
 
 
 def as_array(leaf: jax.Array | qwix.QArray, dtype: str) -> jax.Array:
-  """A leaf in a float dtype, whether it is quantised or not."""
+  """A leaf, quantised or not, as an array of a float dtype."""
   if not is_quantized(leaf):
     return leaf.astype(dtype)
   leaf = leaf.astype(jnp.dtype(dtype))
@@ -93,18 +92,22 @@ def project(
   dtype: str,
   gather: Callable[[Any], Any] | None = None,
 ) -> jax.Array:
-  """x W in `dtype`, for a kernel `[in, out]` stored in whatever dtype.
+  """x W in `dtype`, for a kernel `[in, out]` that is stored in any dtype.
 
-  Nothing but x and the stored kernel is kept for the backward pass, which
-  gathers and widens the kernel again: under a scan over layers what is made of
-  it would be kept for all of them.
+  Only x and the stored kernel are kept for the backward pass, which gathers and
+  dequantises the kernel again: under a scan over layers the wide kernels of all
+  layers would be kept.
 
   Args:
-    x: `[..., in]`.
-    kernel: As it is stored.
-    dtype: Of the product.
-    gather: Brings the kernel together on a mesh, in as few bytes as there are:
-      before a quantised one is widened, after another is cast.
+    x: Inputs, `[..., in]`.
+    kernel: The kernel as it is stored.
+    dtype: Dtype of the product.
+    gather: Gathers the kernel on a mesh. It is called where the kernel has the
+      fewest bytes: before a quantised one is dequantised, after another is
+      cast.
+
+  Returns:
+    `[..., out]`.
   """
   as_it_is = not is_quantized(kernel) and kernel.dtype == jnp.dtype(dtype)
   if as_it_is and gather is None:
@@ -119,68 +122,11 @@ def project(
   return jax.checkpoint(product, prevent_cse=False)(x, kernel)
 
 
-@dataclasses.dataclass
-class Storage:
-  """Puts the leaves of a base into the dtype it is kept in, and keeps count.
-
-  Attributes:
-    dtype: One of `DTYPES`. "float32" and "bfloat16" cast every leaf, "int8" and
-      "nf4" quantise the kernels of the layers; the rest is then bfloat16.
-    parameters: Of the leaves so far.
-    bytes: That they take.
-    squared_error: Sum of (quantised - given)^2 over the kernels.
-    squared_norm: Sum of given^2 over the same.
-  """
-
-  dtype: str
-  parameters: int = 0
-  bytes: int = 0
-  squared_error: float = 0.0
-  squared_norm: float = 0.0
-
-  def __post_init__(self):
-    if self.dtype not in DTYPES:
-      raise ValueError(
-        f"base_dtype={self.dtype!r}: choose one of {', '.join(DTYPES)}."
-      )
-
-  @property
-  def read_dtype(self) -> str:
-    """What a leaf is read in, before it is stored."""
-    return REST_DTYPE if self.dtype in QUANTIZED else self.dtype
-
-  def put(self, path: str, leaf: Any) -> Any:
-    """The leaf as it is stored."""
-    if self.dtype in QUANTIZED and path.endswith("/kernel"):
-      stored = jax.jit(quantize, static_argnums=1)(leaf, self.dtype)
-      error, norm = _squares(leaf, stored)
-      self.squared_error += float(error)
-      self.squared_norm += float(norm)
-    else:
-      stored = jnp.asarray(leaf, self.read_dtype)
-    self.parameters += int(np.prod(leaf.shape))
-    self.bytes += nbytes(stored)
-    return stored
-
-  def describe(self) -> str:
-    """For the log: bytes, beside bfloat16, and what the few bits cost."""
-    before = self.parameters * jnp.dtype(REST_DTYPE).itemsize
-    text = f"base in {self.dtype}: {self.bytes / 1e6:.1f} MB"
-    if self.dtype not in QUANTIZED:
-      return text
-    error = (self.squared_error / self.squared_norm) ** 0.5
-    return (
-      f"{text}, {(before - self.bytes) / 1e6:.1f} MB less than in"
-      f" {REST_DTYPE} ({self.bytes / before:.0%} of it); relative error of the"
-      f" quantised weights {error:.2%} (root mean square)"
-    )
-
-
 def nbytes(tree: Any) -> int:
-  """Bytes of all leaves; a value of four bits takes half a byte."""
+  """Bytes of all leaves; a 4-bit value takes half a byte."""
 
   def bits(dtype):
-    # NumPy says that it has a byte; on a device it has not.
+    # NumPy stores a 4-bit value in a byte; a device does not.
     if jnp.issubdtype(dtype, jnp.integer):
       return jnp.iinfo(dtype).bits
     return 8 * jnp.dtype(dtype).itemsize
@@ -188,18 +134,3 @@ def nbytes(tree: Any) -> int:
   return sum(
     int(np.prod(x.shape)) * bits(x.dtype) // 8 for x in jax.tree.leaves(tree)
   )
-
-
-@jax.jit
-def _squares(kernel, stored):
-  """Sums of (stored - kernel)^2 and kernel^2, a layer at a time."""
-
-  def layer(pair):
-    exact = pair[0].astype(jnp.float32)
-    error = as_array(pair[1], "float32") - exact
-    return jnp.sum(error * error), jnp.sum(exact * exact)
-
-  if kernel.ndim == 2:
-    return layer((kernel, stored))
-  errors, norms = jax.lax.map(layer, (kernel, stored))
-  return jnp.sum(errors), jnp.sum(norms)

@@ -1,9 +1,9 @@
-"""A decoder-only transformer: embeds, runs its layers under scan, norms.
+"""A decoder-only transformer: embedding, layers under scan, final norm.
 
 Masks come from `positions` and `segments`, never from pad ids: a token sees
 the tokens of its own segment, and of segment SHARED, at its own position or
-before; segment 0 is padding. One rule serves right padding, left padding,
-packed rows, and responses that share the prompt they go on from.
+before; segment 0 is padding. One rule covers right padding, left padding,
+packed rows, and responses that share their prompt.
 """
 
 from typing import NamedTuple
@@ -22,15 +22,16 @@ SHARED = -1
 
 
 class Cache(NamedTuple):
-  """Everything that decoding remembers of the tokens it has seen.
+  """Key/value cache of the tokens that were decoded so far.
 
   Attributes:
-    keys: `[L, B, S, K, H]`.
-    values: `[L, B, S, K, H]`.
-    positions: Position of the token in each slot, `[B, S]`, int32.
-    segments: Its segment, 0 where the slot is empty, `[B, S]`, int32.
-    length: Slot that the next token is written to, the same in each row, int32
-      scalar: those written so far, unless a caller goes round in a ring.
+    keys: Keys of all layers, `[L, B, S, K, H]`.
+    values: Values of all layers, `[L, B, S, K, H]`.
+    positions: Position of the token in each column, `[B, S]`, int32.
+    segments: Its segment, 0 where the column is empty, `[B, S]`, int32.
+    length: Column that the next token is written to, the same in each row,
+      int32 scalar: the number written so far, unless a caller uses the columns
+      as a ring buffer.
   """
 
   keys: jax.Array
@@ -41,11 +42,16 @@ class Cache(NamedTuple):
 
 
 def init_cache(config: ModelConfig, batch: int, slots: int) -> Cache:
-  """An empty cache of `slots` slots in the compute dtype.
+  """An empty cache of `slots` columns in the compute dtype.
 
   On a mesh rows are split over "data" and "fsdp" and K/V heads over "tensor",
-  each as far as it divides: a single head, or 8 on a "tensor" of 16, are on all
-  of its devices.
+  each as far as it divides: a single head, or 8 heads on 16 devices of
+  "tensor", are replicated.
+
+  Args:
+    config: Shapes and switches of the model.
+    batch: Number of rows, `B`.
+    slots: Number of columns, `S`.
   """
   shape = (
     config.num_layers,
@@ -76,16 +82,16 @@ def init_cache(config: ModelConfig, batch: int, slots: int) -> Cache:
 
 
 class LayerInputs(NamedTuple):
-  """What differs from layer to layer, scanned along `L`."""
+  """Inputs of a layer that differ from layer to layer, scanned along `L`."""
 
   index: jax.Array
   windowed: jax.Array
 
 
 class SharedInputs(NamedTuple):
-  """What every layer reads: angles and masks, global and windowed.
+  """Inputs that all layers share: rotary angles and masks.
 
-  A kernel that makes its mask from `segments` finds None for both.
+  The masks are None for a kernel that makes its own from `segments`.
   """
 
   segments: jax.Array
@@ -96,7 +102,7 @@ class SharedInputs(NamedTuple):
 
 
 class Block(nn.Module):
-  """Pre-norm attention and MLP, with Gemma's post-norms where asked."""
+  """One layer: pre-norm attention and MLP, with optional post-norms (Gemma)."""
 
   config: ModelConfig
   lora: LoraSpec
@@ -171,10 +177,10 @@ def _layer_stack(
 
 
 class Transformer(nn.Module):
-  """Tokens to final hidden states; logits are the business of `roles`.
+  """Maps tokens to final hidden states; `roles` computes logits from them.
 
   Attributes:
-    config: Shapes and switches.
+    config: Shapes and switches of the model.
     lora: Adapter shape; rank 0 creates the base tree and nothing else.
   """
 
@@ -193,25 +199,26 @@ class Transformer(nn.Module):
     deterministic: bool = True,
     layout: sharding.Layout = sharding.TRAIN,
   ) -> tuple[jax.Array, Cache | None]:
-    """Final hidden states, after the last norm.
+    """Computes the final hidden states, after the last norm.
 
     Args:
       tokens: `[B, T]`, int32.
       positions: Position of each token in its sequence, `[B, T]`, int32. They
-        never fall along the columns of a segment, and a SHARED prefix stands
-        before what sees it.
+        never decrease along the columns of a segment, and a SHARED prefix comes
+        before the segments that see it.
       segments: Sequence that a token belongs to, `[B, T]`, int32; 0 is padding,
         SHARED a prefix of all sequences of the row.
-      cache: Where given, the tokens follow those already in it.
+      cache: If given, the tokens follow those already in it.
       contiguous: Promises that each segment fills columns side by side in the
         order of its positions and that its tokens see no other segment, as in
         padded and packed rows. Kernels that know columns and segments only, not
         masks, may then be used; see `attention.choose`.
       deterministic: False turns on LoRA dropout and needs a "dropout" key.
-      layout: That the parameters are in, on a mesh.
+      layout: Sharding of the parameters on a mesh.
 
     Returns:
-      Hidden states `[B, T, D]` in the compute dtype, and the grown cache.
+      Hidden states `[B, T, D]` in the compute dtype, and the cache with the new
+      tokens in it, or None.
     """
     cfg = self.config
     embedding = self.param(

@@ -88,7 +88,7 @@ def returns_to_go(
   Args:
     rewards: Per-token rewards, `[B, T]`, float32.
     response_mask: Which tokens are actions, `[B, T]`, bool.
-    discount: Per token, in [0, 1]. The paper uses 1.
+    discount: Factor per token, in [0, 1]; 1 in arXiv:2403.10704.
 
   Returns:
     Returns Z, `[B, T]`, float32, 0 outside the response.
@@ -157,7 +157,7 @@ def gae_advantages(
     rewards: Per-token rewards, `[B, T]`, float32.
     values: V of the state before each token, `[B, T]`, float32.
     response_mask: Which tokens are actions, `[B, T]`, bool, without gaps.
-    discount: Per token, in [0, 1].
+    discount: Factor per token, in [0, 1].
     gae_lambda: In [0, 1]: how far the rewards are believed over the values.
 
   Returns:
@@ -193,8 +193,9 @@ def rloo_advantages(returns: jax.Array) -> jax.Array:
   A_i = R_i - sum_{j != i} R_j / (G - 1)
 
   Args:
-    returns: Of G responses to each of B prompts, `[B, G]`, float32: the shaped
-      rewards of a response, summed, so that the KL is in before the baseline.
+    returns: Return of each of G responses to each of B prompts, `[B, G]`,
+      float32: the sum of the response's shaped rewards, so that the KL is in
+      before the baseline.
 
   Returns:
     Advantages, `[B, G]`, float32; exactly 0 in a group of equal returns.
@@ -213,7 +214,7 @@ def rloo_advantages(returns: jax.Array) -> jax.Array:
 def grpo_advantages(
   returns: jax.Array, *, normalise: bool, epsilon: float = 1e-4
 ) -> jax.Array:
-  """How much better than its group a response went, in its deviations.
+  """How much better than its group a response went, in standard deviations.
 
   A_i = (R_i - mean R) / max(std R, epsilon), or R_i - mean R
 
@@ -223,7 +224,8 @@ def grpo_advantages(
   `rloo_advantages` and changes nothing else.
 
   Args:
-    returns: Of G responses to each of B prompts, `[B, G]`, float32.
+    returns: Return of each of G responses to each of B prompts, `[B, G]`,
+      float32.
     normalise: Whether to divide by the group's deviation.
     epsilon: Floor of that deviation, > 0, in units of the returns. Rounding of
       the rewards should be below it, or it is taken for a difference.

@@ -1,4 +1,4 @@
-"""What several reward models that judge the same responses say together."""
+"""Combines the scores that several reward models give the same responses."""
 
 import chex
 import jax
@@ -14,7 +14,7 @@ def combine_scores(
   std_weight: float = 1.0,
   centres: jax.Array | None = None,
 ) -> jax.Array:
-  """One score of each response out of those of the members.
+  """One score of each response from those of the members of an ensemble.
 
   c_k = s_k - m_k + mean_j m_j
   "mean":            r = mean_k c_k
@@ -27,18 +27,18 @@ def combine_scores(
   stays, so that the mean is the plain mean of the scores.
 
   Args:
-    scores: `[members, B]`, float32.
+    scores: Score of each response by each member, `[members, B]`, float32.
     how: One of `COMBINATIONS`.
     std_weight: Weight of the deviation over the members.
-    centres: `m`, mean score of each member on responses that are the same for
-      all, `[members]`; None takes the scores as they are.
+    centres: `m`, mean score of each member on a set of responses that all
+      members scored, `[members]`; None takes the scores as they are.
 
   Returns:
-    `[B]`, float32.
+    Combined scores, `[B]`, float32.
 
   Raises:
-    AssertionError: A shape or a type differs.
-    ValueError: `how` is unknown.
+    AssertionError: If a shape or a dtype is not as above.
+    ValueError: If `how` is unknown.
 
   Reference: Coste et al. 2023, arXiv:2310.02743, section 3.2.
   """

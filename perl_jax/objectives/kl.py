@@ -46,9 +46,8 @@ REFUSED = {
   ("k2", "reward"): f"it is biased there, in value too: {_LEFT_OUT}",
   ("k3", "reward"): f"it is biased there: {_LEFT_OUT}",
   ("exact", "reward"): (
-    "it is the same for every token that a state could be followed by, so that"
-    f" it teaches nothing about that choice: {_LEFT_OUT}, or 'exact' in the"
-    " loss"
+    "it is the same for every token that could follow a state, so that it gives"
+    f" no gradient to that choice: {_LEFT_OUT}, or 'exact' in the loss"
   ),
 }
 
@@ -84,8 +83,9 @@ def kl_k1(policy_logprobs: jax.Array, anchor_logprobs: jax.Array) -> jax.Array:
   k1 = log pi(a) - log pi_anchor(a)
 
   Args:
-    policy_logprobs: Of tokens sampled from the policy, `[B, T]`, float32.
-    anchor_logprobs: Of the same tokens, `[B, T]`, float32.
+    policy_logprobs: log pi of tokens that the policy sampled, `[B, T]`,
+      float32.
+    anchor_logprobs: log pi_anchor of the same tokens, `[B, T]`, float32.
 
   Returns:
     Nats per token, `[B, T]`, not reduced.
@@ -104,8 +104,9 @@ def kl_k2(policy_logprobs: jax.Array, anchor_logprobs: jax.Array) -> jax.Array:
   k2 = (log pi(a) - log pi_anchor(a))^2 / 2
 
   Args:
-    policy_logprobs: Of tokens sampled from the policy, `[B, T]`, float32.
-    anchor_logprobs: Of the same tokens, `[B, T]`, float32.
+    policy_logprobs: log pi of tokens that the policy sampled, `[B, T]`,
+      float32.
+    anchor_logprobs: log pi_anchor of the same tokens, `[B, T]`, float32.
 
   Returns:
     Nats per token, `[B, T]`, not reduced.
@@ -124,8 +125,9 @@ def kl_k3(policy_logprobs: jax.Array, anchor_logprobs: jax.Array) -> jax.Array:
   k3 = pi_anchor(a) / pi(a) - 1 - log(pi_anchor(a) / pi(a))
 
   Args:
-    policy_logprobs: Of tokens sampled from the policy, `[B, T]`, float32.
-    anchor_logprobs: Of the same tokens, `[B, T]`, float32.
+    policy_logprobs: log pi of tokens that the policy sampled, `[B, T]`,
+      float32.
+    anchor_logprobs: log pi_anchor of the same tokens, `[B, T]`, float32.
 
   Returns:
     Nats per token, `[B, T]`, not reduced. Infinite where the anchor is more
@@ -153,9 +155,9 @@ def kl_loss(
 
   Args:
     estimator: "k2" or "k3"; "exact" needs all logits: see `exact_kl`.
-    policy_logprobs: Of tokens sampled from the policy, with gradient, `[B, T]`,
-      float32.
-    anchor_logprobs: Of the same tokens, `[B, T]`, float32.
+    policy_logprobs: log pi of tokens that the policy sampled, with gradient,
+      `[B, T]`, float32.
+    anchor_logprobs: log pi_anchor of the same tokens, `[B, T]`, float32.
 
   Returns:
     Nats per token, `[B, T]`, not reduced.

@@ -2,7 +2,7 @@
 
 The head's logits are the largest array of a training step by far. They are made
 here for a few time steps or a piece of the vocabulary at once, reduced to one
-number a token, and made again in the backward pass.
+number a token, and computed again in the backward pass.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Outputs = TypeVar("Outputs")
 
 
 class TokenScores(NamedTuple):
-  """What the model says about given tokens.
+  """Log-probability of given tokens, and more about their distributions.
 
   Attributes:
     logprobs: log pi(target), in nats, `[B, T]`, float32.
@@ -56,7 +56,7 @@ def head_logits(
   Raises:
     ValueError: If temperature or softcap is not positive.
 
-  Reference: softcap is of Gemma 2, arXiv:2408.00118, section 2.
+  Reference: the soft-cap is that of Gemma 2, arXiv:2408.00118, section 2.
   """
   if temperature <= 0:
     raise ValueError(
@@ -196,7 +196,7 @@ def map_time_chunks(
   """Applies a per-token function to a few time steps of the batch at a time.
 
   Equals `fn(inputs)` when `fn` treats every token alone. Only the inputs are
-  kept for the backward pass; what `fn` makes inside is made again there.
+  kept for the backward pass, which computes the intermediates of `fn` again.
 
   Args:
     fn: Maps a tree of `[B, t, ...]` arrays to a tree of `[B, t, ...]` arrays.

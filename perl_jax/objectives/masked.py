@@ -95,47 +95,16 @@ def masked_var(
   Raises:
     AssertionError: If the shapes differ or the mask is not boolean.
   """
-  centered, _ = _center(values, mask, axis)
+  centered = _center(values, mask, axis)
   return masked_mean(jnp.square(centered), mask, axis)
 
 
-def explained_variance(
-  values: jax.Array, returns: jax.Array, mask: jax.Array
-) -> jax.Array:
-  """Share of the returns' variance that the value model foresaw.
-
-  1 - var(returns - values) / var(returns)
-
-  1 is perfect, 0 no better than a constant, negative is worse than that. A
-  constant error costs nothing here.
-
-  Args:
-    values: V of each state, any shape, float.
-    returns: What came of it, same shape.
-    mask: What to keep, same shape, boolean.
-
-  Returns:
-    Float32 scalar; 0 where nothing is kept or the kept returns are equal.
-
-  Raises:
-    AssertionError: If the shapes differ or the mask is not boolean.
-  """
-  left = masked_var(keep(returns, mask) - keep(values, mask), mask)
-  total = masked_var(returns, mask)
-  varies = total > 0
-  return jnp.where(varies, 1.0 - left / jnp.where(varies, total, 1.0), 0.0)
-
-
 def masked_whiten(
-  values: jax.Array,
-  mask: jax.Array,
-  shift_mean: bool = True,
-  *,
-  epsilon: float = 1e-8,
+  values: jax.Array, mask: jax.Array, *, epsilon: float = 1e-8
 ) -> jax.Array:
-  """Kept values scaled to variance 1 and, by default, moved to mean 0.
+  """Kept values moved to mean 0 and scaled to variance 1.
 
-  y_i = (x_i - mean) / sqrt(var + epsilon)  [+ mean if not shift_mean]
+  y_i = (x_i - mean) / sqrt(var + epsilon)
 
   The statistics are over all kept entries of the array. Under `jax.jit` with a
   sharded batch that is the whole batch, on every device and process.
@@ -143,21 +112,17 @@ def masked_whiten(
   Args:
     values: Numbers, any shape.
     mask: What to keep, same shape, boolean.
-    shift_mean: Whether the result has mean 0 or keeps the mean it had.
     epsilon: Floor of the variance, > 0. It keeps the gradient finite when all
       kept values are equal.
 
   Returns:
-    Same shape, float32, 0 at dropped entries. Equal values become exactly 0
-    (the mean if not `shift_mean`).
+    Same shape, float32, 0 at dropped entries. Equal values become exactly 0.
 
   Raises:
     AssertionError: If the shapes differ or the mask is not boolean.
   """
-  centered, mean = _center(values, mask, None)
-  scale = jax.lax.rsqrt(masked_mean(jnp.square(centered), mask) + epsilon)
-  whitened = centered * scale
-  return keep(whitened if shift_mean else whitened + mean, mask)
+  scale = jax.lax.rsqrt(masked_var(values, mask) + epsilon)
+  return keep(_center(values, mask, None) * scale, mask)
 
 
 def _count(mask: jax.Array, axis: Axis, keepdims: bool = False) -> jax.Array:
@@ -166,10 +131,8 @@ def _count(mask: jax.Array, axis: Axis, keepdims: bool = False) -> jax.Array:
   return jnp.maximum(kept, 1).astype(jnp.float32)
 
 
-def _center(
-  values: jax.Array, mask: jax.Array, axis: Axis
-) -> tuple[jax.Array, jax.Array]:
-  """Kept values minus their mean (0 if dropped), and the mean, axes kept.
+def _center(values: jax.Array, mask: jax.Array, axis: Axis) -> jax.Array:
+  """Kept values minus their mean over the axes, 0 where dropped.
 
   The mean is taken of the distance to one of the values. Rounding is then
   relative to the spread and not to the size, and equal values, which have a
@@ -184,4 +147,4 @@ def _center(
   offset_mean = jnp.sum(offsets, axis=axis, keepdims=True) / _count(
     mask, axis, keepdims=True
   )
-  return keep(offsets - offset_mean, mask), pivot + offset_mean
+  return keep(offsets - offset_mean, mask)

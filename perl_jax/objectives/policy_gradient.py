@@ -20,7 +20,7 @@ def reinforce_loss(*, logprobs: jax.Array, advantages: jax.Array) -> jax.Array:
   gradient is that of -E[sum_t r_t].
 
   Args:
-    logprobs: Of the sampled tokens, with gradient, `[B, T]`, float32.
+    logprobs: log pi of the sampled tokens, with gradient, `[B, T]`, float32.
     advantages: A_t, `[B, T]`, float32.
 
   Returns:
@@ -77,11 +77,11 @@ def ppo_policy_loss(
   `reinforce_loss`.
 
   Args:
-    logprobs: Of the sampled tokens, with gradient, `[B, T]`, float32.
-    old_logprobs: Those of the policy that sampled them, by the same code and at
-      the same temperature, `[B, T]`, float32.
+    logprobs: log pi of the sampled tokens, with gradient, `[B, T]`, float32.
+    old_logprobs: log pi_old, under the policy that sampled them, computed by
+      the same code and at the same temperature, `[B, T]`, float32.
     advantages: A_t, `[B, T]`, float32.
-    clip_low: How far below 1 the ratio goes on counting, in [0, 1].
+    clip_low: How far below 1 the ratio has a gradient, in [0, 1].
     clip_high: How far above 1, >= 0. More than `clip_low` is "clip-higher".
 
   Returns:
@@ -144,7 +144,7 @@ def ppo_value_loss(
     ValueError: If value_clip is negative.
     AssertionError: If shapes differ or an input is not float32.
 
-  Reference: OpenAI Baselines, `ppo2/model.py`; it is in no paper's formulas.
+  Reference: OpenAI Baselines, `ppo2/model.py`; no paper gives the formula.
   """
   if not value_clip >= 0:
     raise ValueError(

@@ -79,8 +79,8 @@ def dpo_loss(
   Where the policy is the anchor, the loss is log 2 (sigmoid) or 1 / (4 beta^2).
 
   Args:
-    chosen_logprobs, rejected_logprobs: Of each response under the policy,
-      summed over its tokens, with gradient, `[B]`, float32.
+    chosen_logprobs, rejected_logprobs: log pi(y|x) of each response under the
+      policy, summed over its tokens, with gradient, `[B]`, float32.
     anchor_chosen_logprobs, anchor_rejected_logprobs: The same under the anchor,
       `[B]`, float32. They get no gradient.
     beta: What a nat of KL costs, in units of the reward, > 0. Unlike the beta
@@ -140,6 +140,6 @@ def require_dpo(*, beta: float, label_smoothing: float, kind: str) -> None:
     )
   if kind == "ipo" and label_smoothing:
     raise ValueError(
-      f"label_smoothing={label_smoothing} is of kind 'sigmoid': 'ipo' does not"
-      " trust labels without end anyhow; use 0"
+      f"label_smoothing={label_smoothing} belongs to kind 'sigmoid': the"
+      " margin of 'ipo' has a finite target without it; use 0"
     )

@@ -1,4 +1,4 @@
-"""Scores of target tokens from logits that are made a piece of V at a time.
+"""Scores of target tokens from logits of one piece of the vocabulary at a time.
 
 Softmax, entropy and argmax are kept up to date over the pieces, so that neither
 all logits nor, on a mesh, the whole head exists anywhere.
@@ -15,7 +15,7 @@ _LOWEST = -1e30
 
 
 class _Running(NamedTuple):
-  """What is known of the vocabulary's pieces so far, each `[B, T]`.
+  """Statistics of the vocabulary's pieces so far, each `[B, T]`.
 
   With m the largest logit, total is sum e^(z - m), slope sum e^(z - m) (z - m)
   or None; hit is the target's logit, first the least id of the largest or None.
@@ -71,7 +71,7 @@ def chunked_scores(
     logprob = z_target - m - log total
     entropy = log total - slope / total
 
-  Each piece's logits are made again in the backward pass. The gradient of
+  Each piece's logits are computed again in the backward pass. The gradient of
   `head_kernel` is written piece by piece; what `chunk_logits` closes over gets
   its gradient as a sum over pieces in its own dtype.
 
@@ -88,7 +88,7 @@ def chunked_scores(
 
   Returns:
     Log-probs (NaN for a target outside [0, V)) and entropies, `[B, T]`,
-    float32, and `[B, T]` bool; what was not asked for is None.
+    float32, and `[B, T]` bool; None where the flag is off.
 
   Reference: Milakov & Gimelshein 2018, arXiv:1805.02867, for the running sum.
   """
@@ -134,7 +134,7 @@ def chunked_scores(
 
 
 def _extended(running, logits, ids, targets) -> _Running:
-  """What is known after one more piece; `ids` `[v]` of its logits `[B, T, v]`.
+  """The statistics with one more piece: ids `[v]`, logits `[B, T, v]`.
 
   No result depends on m, so no gradient need pass through it.
   """

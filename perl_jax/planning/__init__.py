@@ -1,6 +1,6 @@
-"""What a compiled program would need and take, on a chip that is not here.
+"""Memory and time of a compiled program on a chip that need not be present.
 
-`flops` counts a program's matrix products, `hlo` what its compiled form moves,
-`chips` says what a chip can do, and `estimate` puts the three together;
-`libtpu` lets the TPU's compiler run without a TPU.
+`flops` counts the matrix products of a program, `hlo` the bytes that its
+compiled form moves, `chips` lists the peak rates of chips, and `estimate`
+combines the three; `libtpu` lets the TPU's compiler run without a TPU.
 """

@@ -1,4 +1,4 @@
-"""What a chip has and can do, as its maker publishes it."""
+"""Memory, peak rates and bandwidths of chips, as their makers publish them."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,21 +11,22 @@ _NVIDIA = "https://www.nvidia.com/en-us/data-center/"
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """One accelerator.
+  """One accelerator chip.
 
   Attributes:
-    name: As users call it.
-    kinds: What JAX calls its devices (`device_kind`), lower case.
-    hbm_bytes: Memory.
-    flops: Peak of dense bfloat16 products, FLOP/s.
-    hbm_bandwidth: Bytes/s between memory and chip.
-    link_bandwidth: Bytes/s that it can send to other chips over all its links
-      together; half of what is published for both directions.
-    source: Where this is published.
-    clock: Cycles/s of a TensorCore, which the TPU compiler counts in: `flops`
-      over what the matrix units of a chip do in a cycle, 2^17 FLOPs (v4: twice,
-      v5p: twice) or 2^19 (v6e; tpu7x: twice). It gives the 1.05 GHz that are
-      published for v4 (Jouppi et al. 2023, arXiv:2304.01433). None: not a TPU.
+    name: Common name, such as "v5e".
+    kinds: Names of its devices in JAX (`device_kind`), in lower case.
+    hbm_bytes: Memory in bytes.
+    flops: Peak rate of dense bfloat16 products, FLOP/s.
+    hbm_bandwidth: Bandwidth between memory and chip, bytes/s.
+    link_bandwidth: Bandwidth to other chips over all links together in one
+      direction, bytes/s; half of what is published for both directions.
+    source: Address of the published numbers.
+    clock: Clock of a TensorCore in cycles/s, the unit of the TPU compiler's
+      estimates: `flops` over the FLOPs of the chip's matrix units in a cycle,
+      2^17 (v5e), 2^18 (v4, v5p), 2^19 (v6e) or 2^20 (tpu7x). This gives the
+      1.05 GHz that are published for v4 (Jouppi et al. 2023, arXiv:2304.01433).
+      None if the chip is not a TPU.
   """
 
   name: str
@@ -123,7 +124,7 @@ CHIPS = {
 
 
 def chip_of(device_kind: str) -> Chip | None:
-  """The chip that JAX calls so; None for one that is not listed."""
+  """The chip with this `device_kind` in JAX; None if it is not listed."""
   for chip in CHIPS.values():
     if device_kind.lower() in chip.kinds:
       return chip
@@ -131,10 +132,13 @@ def chip_of(device_kind: str) -> Chip | None:
 
 
 def device_of(devices: Sequence[Any]) -> Chip | None:
-  """What one of these devices has: its share of a chip; None if not listed.
+  """One device's share of a chip; None if the chip is not listed.
 
-  A TPU of two TensorCores may be two devices; its chips are told apart by their
-  coordinates.
+  A TPU chip of two TensorCores may be two devices. Devices with the same
+  coordinates belong to the same chip.
+
+  Args:
+    devices: JAX devices of one kind.
   """
   chip = chip_of(devices[0].device_kind)
   if chip is None:

@@ -1,4 +1,4 @@
-"""Memory and time of a compiled program on a chip, bounds and prediction.
+"""Memory and time of a compiled program on a chip: bounds and a prediction.
 
   compute  FLOPs / devices / peak
   memory   bytes moved / HBM bandwidth
@@ -7,9 +7,9 @@
            cycles (TPU)
   step     max(chip, bytes sent / (link bandwidth / 2)) + collectives * 1 us
 
-What a device sends is taken to overlap with what it computes, over half of its
-links at a time; that a collective has to be waited for is not. The work is
-taken to be even over the devices. No host, no input pipeline, no compilation.
+Assumptions: a device sends while it computes, over half of its links at a time;
+the latency of a collective does not overlap; the work is even over the devices.
+Host, input pipeline and compilation are not counted.
 """
 
 import dataclasses
@@ -33,18 +33,18 @@ ASSUMPTIONS = (
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-  """What one run of a compiled program takes; bytes are those of a device.
+  """Cost of one run of a compiled program; all bytes are those of one device.
 
   Attributes:
-    argument_bytes: Of its arguments.
-    temporary_bytes: That it needs beyond arguments and outputs.
-    peak_bytes: arguments + outputs + temporaries - donated.
-    flops: Of all devices together; see `flops`.
-    hbm_bytes: See `hlo.Moved`.
-    collective_bytes: Sent, by kind of collective.
-    collectives: How many there are.
-    cycles: Of the TPU compiler, 0 on other platforms.
-    devices: How many run it.
+    argument_bytes: Bytes of the arguments.
+    temporary_bytes: Bytes needed beyond arguments and outputs.
+    peak_bytes: Bytes of arguments + outputs + temporaries - donated arguments.
+    flops: FLOPs of the matrix products on all devices together; see `flops`.
+    hbm_bytes: Bytes read from and written to memory; see `hlo.Moved`.
+    collective_bytes: Bytes that a device sends, by kind of collective.
+    collectives: Number of collectives.
+    cycles: Cycles that the TPU compiler estimates; 0 on other platforms.
+    devices: Number of devices that run the program.
   """
 
   argument_bytes: int
@@ -60,15 +60,15 @@ class Cost:
 
 @dataclasses.dataclass(frozen=True)
 class Times:
-  """Seconds of one run; see the module for what they are.
+  """Seconds of one run, by the formulas of the module.
 
   Attributes:
-    compute: Bound.
-    memory: Bound.
-    network: Bound.
-    chip: What the chip itself takes.
-    step: Predicted.
-    bound: Which of "compute", "memory" and "network" is the largest.
+    compute: Lower bound by the peak rate of matrix products.
+    memory: Lower bound by the memory bandwidth.
+    network: Lower bound by the links between chips.
+    chip: Time of the chip without communication.
+    step: Predicted time of the run.
+    bound: The largest of "compute", "memory" and "network".
   """
 
   compute: float
@@ -80,9 +80,13 @@ class Times:
 
 
 def cost_of(traced: Any, executable: Any, text: str, devices: int) -> Cost:
-  """The cost of `traced = jitted.trace(...)` and its `executable`.
+  """The cost of a compiled program.
 
-  `text` is that of the optimised program, `executable.as_text()`.
+  Args:
+    traced: `jitted.trace(...)`.
+    executable: The same, lowered and compiled.
+    text: Text of the optimised program, `executable.as_text()`.
+    devices: Number of devices that run the program.
   """
   memory = executable.memory_analysis()
   moved = hlo.Module(text).moved()
@@ -100,7 +104,7 @@ def cost_of(traced: Any, executable: Any, text: str, devices: int) -> Cost:
 
 
 def peak_bytes(memory: Any) -> int:
-  """arguments + outputs + temporaries - aliased, of a memory analysis."""
+  """Bytes of arguments + outputs + temporaries - aliases of an analysis."""
   return int(
     memory.argument_size_in_bytes
     + memory.output_size_in_bytes
@@ -110,7 +114,7 @@ def peak_bytes(memory: Any) -> int:
 
 
 def times_of(cost: Cost, device: chips.Chip) -> Times:
-  """How long a run takes on a device; see the module."""
+  """Bounds and predicted time of a run, by the formulas of the module."""
   compute = cost.flops / cost.devices / device.flops
   memory = cost.hbm_bytes / device.hbm_bandwidth
   sent = sum(cost.collective_bytes.values())
@@ -133,7 +137,7 @@ def times_of(cost: Cost, device: chips.Chip) -> Times:
 
 
 def device_bytes(tree: Any) -> int:
-  """Bytes of a tree of (described) arrays on one device."""
+  """Bytes of a tree of (abstract) arrays on one device."""
   total = 0.0
   for leaf in jax.tree.leaves(tree):
     shape = leaf.shape

@@ -1,10 +1,10 @@
 """Matrix-product FLOPs of a traced function, loops multiplied out.
 
-Counted in the jaxpr, before any compiler: 2 m n k for a product of `[m, k]` and
-`[k, n]`, times the batch dimensions, times the trips of the loops around it.
-Recomputation (`jax.checkpoint`) is in the jaxpr and so is counted. A
-`while_loop` counts as often as its condition lets it at most; a kernel
-(`pallas_call`) as its grid says; elementwise work is not counted.
+They are counted in the jaxpr, before any compiler: 2 m n k for a product of
+`[m, k]` and `[k, n]`, times the batch dimensions, times the trips of the loops
+around it. Recomputation (`jax.checkpoint`) is in the jaxpr and so is counted. A
+`while_loop` counts with its largest number of trips; a kernel (`pallas_call`)
+with the size of its grid. Elementwise work is not counted.
 """
 
 import math
@@ -14,7 +14,10 @@ import jax.extend.core
 
 
 def matmul_flops(jaxpr: Any) -> float:
-  """FLOPs of all devices together, for `jitted.trace(...).jaxpr`.
+  """FLOPs of all devices together.
+
+  Args:
+    jaxpr: `jitted.trace(...).jaxpr`.
 
   Raises:
     ValueError: A `while_loop` has a condition that compares with no constant.

@@ -1,13 +1,13 @@
-"""What an optimised program moves, read from its HLO text.
+"""Bytes that an optimised program moves, read from its HLO text.
 
 XLA's own cost analysis counts the body of a loop once. Here every instruction
 counts as often as it runs: the trip count of a loop is the constant that its
 condition compares with. A loop that may stop early, as decoding does, counts
 as if it did not.
 
-Bytes are those of one device. What lies in a TPU's on-chip memory, S(1) in a
-layout, costs no HBM; a fusion that reads a slice of an operand pays for the
-slice; an update in place pays for the update.
+Bytes are those of one device. Values in a TPU's on-chip memory, S(1) in a
+layout, move no bytes of HBM; a fusion that reads a slice of an operand counts
+the slice; an update in place counts the update.
 
 Reference: XLA's HLO, https://openxla.org/xla/operation_semantics.
 """
@@ -43,14 +43,14 @@ _CHANNEL = re.compile(r"channel_id=(\d+)")
 
 @dataclasses.dataclass
 class Moved:
-  """What one run of a program moves on one device.
+  """Bytes that one run of a program moves on one device.
 
   Attributes:
-    hbm_bytes: Read from and written to the device's memory.
-    collective_bytes: Sent by a device, by kind of collective.
-    collectives: How many run.
-    cycles: The TPU compiler's estimate of what its instructions take, without
-      waiting for other devices; 0 where it gives none.
+    hbm_bytes: Bytes read from and written to the device's memory.
+    collective_bytes: Bytes that the device sends, by kind of collective.
+    collectives: Number of collectives that run.
+    cycles: The TPU compiler's estimate of the cycles of all instructions,
+      without waiting for other devices; 0 where it gives none.
     loops: (name of the operation, trips) of each loop.
   """
 
@@ -64,7 +64,7 @@ class Moved:
 
 
 class Module:
-  """A parsed program: its computations, and what they move."""
+  """A parsed program: its computations, and the bytes that they move."""
 
   def __init__(self, text: str):
     """Parses `executable.as_text()`; see `hlo_text.parse`."""
@@ -72,7 +72,7 @@ class Module:
     self._parts: dict[str, dict[int, float]] = {}
 
   def moved(self) -> Moved:
-    """Sums over the entry and all that it calls."""
+    """Totals over the entry computation and all that it calls."""
     total = Moved()
     self._add(total, self.entry, 1)
     return total
@@ -116,7 +116,7 @@ class Module:
           yield _kind(op), self._sent(computation, op)
 
   def trips(self, loop: Instruction) -> int:
-    """How often a loop runs at most.
+    """Largest number of trips of a loop.
 
     Raises:
       ValueError: Its condition compares with no constant.

@@ -26,12 +26,12 @@ class Instruction:
   """One line of a computation.
 
   Attributes:
-    name: Of its value.
-    opcode: Such as "fusion".
-    shape: As text, with layout.
+    name: Name of the value that it defines.
+    opcode: Name of the operation, such as "fusion".
+    shape: Shape of the value as text, with layout.
     operands: Names of the values that it reads.
     attributes: The rest of the line.
-    root: Whether its value is the computation's.
+    root: Whether its value is the result of the computation.
   """
 
   name: str
@@ -43,19 +43,21 @@ class Instruction:
 
   @property
   def called(self) -> tuple[str, ...]:
-    """Computations that it names."""
+    """Names of the computations that it calls."""
     return tuple(_CALLED.findall(self.attributes))
 
   def attribute(self, name: str) -> str:
-    """The computation that it names as `name`."""
+    """The computation that the attribute `name` refers to, or ""."""
     found = re.search(rf"\b{name}=%?([\w.\-]+)", self.attributes)
     return found.group(1) if found else ""
 
 
 def shape_bytes(shape: str, *, hbm: bool = False) -> float:
-  """Bytes of a shape, of all parts of a tuple.
+  """Bytes of a shape, summed over the parts of a tuple.
 
-  With `hbm` those parts alone that lie in the device's main memory.
+  Args:
+    shape: Shape as text, with layout.
+    hbm: Whether to count only parts that lie in the device's main memory.
   """
   total = 0.0
   for dtype, sizes, layout in _SHAPE.findall(shape):
@@ -70,7 +72,10 @@ Computation = dict[str, Instruction]
 
 
 def parse(text: str) -> tuple[dict[str, Computation], str]:
-  """(computations by name, name of the entry) of `executable.as_text()`.
+  """Returns (computations by name, name of the entry computation).
+
+  Args:
+    text: `executable.as_text()`.
 
   Raises:
     ValueError: There is no entry computation in it.
@@ -132,7 +137,7 @@ def _closing(text: str, start: int) -> int:
 
 
 def group_size(attributes: str) -> int:
-  """Devices in a group of a collective; 1 if it names none."""
+  """Number of devices in a group of a collective; 1 if it names none."""
   found = _GROUPS.search(attributes)
   if found:
     return int(found.group(2))

@@ -4,14 +4,15 @@ from collections.abc import MutableMapping
 
 
 def quiet(environment: MutableMapping[str, str]) -> None:
-  """Keeps libtpu from asking for the TPU VM that it is not on.
+  """Keeps libtpu from querying the metadata of a TPU VM where there is none.
 
-  It looks for the metadata of one, and complains at length of what it reads
-  instead. JAX sets TPU_SKIP_MDS_QUERY when it is imported and finds no chip; a
-  TPU is left to say what it is. To be called before JAX's first device.
+  The query fails with a long warning. JAX sets TPU_SKIP_MDS_QUERY when it is
+  imported and finds no chip; on a TPU nothing is changed. To be called before
+  JAX creates its first device.
 
   Args:
-    environment: Is given what a TPU VM would say, unless it says so already.
+    environment: Environment variables. Those that a TPU VM would set are added
+      unless they are there.
   """
   if environment.get("TPU_SKIP_MDS_QUERY") == "1":
     environment.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")

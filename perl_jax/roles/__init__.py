@@ -1,13 +1,12 @@
 """The four roles on one backbone: log-probs, scores and values.
 
-Policy, anchor, reward and value are the same base weights with different
+Policy, anchor, reward and value model are the same base weights with different
 adapters and heads. Every function takes `params = combine(trainable, frozen)`
-of one role; whether an adapter runs is decided by the tree alone.
+of one role; an adapter is applied if and only if the tree has its leaves.
 """
 
 from perl_jax.roles.backbone import (
   Backbone,
-  Params,
   Role,
   head_kernel,
   hidden_states,
@@ -22,6 +21,7 @@ from perl_jax.roles.outputs import (
   response_values,
   target_logprobs,
 )
+from perl_jax.roles.pairs import PairRows, can_pair, pair_rows
 from perl_jax.roles.sequences import (
   Sequence,
   left_padded,
@@ -31,15 +31,17 @@ from perl_jax.roles.sequences import (
 
 __all__ = [
   "Backbone",
-  "Params",
+  "PairRows",
   "Role",
   "Sequence",
+  "can_pair",
   "head_kernel",
   "hidden_states",
   "init_adapter",
   "init_base",
   "init_head",
   "left_padded",
+  "pair_rows",
   "response_kl",
   "response_logprobs",
   "response_scores",

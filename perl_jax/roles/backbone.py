@@ -1,4 +1,4 @@
-"""The model that all roles share: its trees, and one pass through it."""
+"""The model that all roles share: its parameter trees and its forward pass."""
 
 import dataclasses
 from typing import Any
@@ -28,7 +28,7 @@ class Backbone:
   lora: LoraSpec
 
   def module(self, params: Params) -> transformer.Transformer:
-    """The transformer; at rank 0 if the tree holds no adapter."""
+    """The transformer, with LoRA of rank 0 if the tree has no adapter."""
     spec = self.lora if params_lib.has_adapters(params) else LoraSpec()
     return transformer.Transformer(self.config, spec)
 
@@ -87,14 +87,14 @@ class Role:
 
 
 def init_base(key: jax.Array, config: ModelConfig) -> dict[str, Any]:
-  """Random base weights, float32."""
+  """Random base weights, float32; see `Transformer` for the tree."""
   return _init(key, config, LoraSpec())
 
 
 def init_adapter(
   key: jax.Array, config: ModelConfig, lora: LoraSpec
 ) -> dict[str, Any]:
-  """The LoRA leaves of a new adapter; its B is zero."""
+  """LoRA leaves of a new adapter, float32: random A, and B = 0."""
   leaves = params_lib.flatten(_init(key, config, lora))
   return params_lib.unflatten(
     {p: leaf for p, leaf in leaves.items() if params_lib.is_adapter(p)}
@@ -110,7 +110,12 @@ def _init(key, config, lora):
 def init_head(
   config: ModelConfig, *, likelihood: bool = False
 ) -> dict[str, Any]:
-  """A scalar head that says 0 everywhere; see `response_scores`."""
+  """A scalar head of zeros, whose output is 0; see `response_scores`.
+
+  Args:
+    config: Shapes and switches of the transformer.
+    likelihood: Whether the head has the leaf "likelihood" as well.
+  """
   head = {
     "kernel": jnp.zeros((config.width,), jnp.float32),
     "bias": jnp.zeros((), jnp.float32),
@@ -121,7 +126,7 @@ def init_head(
 
 
 def head_kernel(config: ModelConfig, params: Params) -> jax.Array:
-  """The matrix `[D, V]` that maps hidden states to logits."""
+  """The output projection `[D, V]`, which maps hidden states to logits."""
   if config.tied_head:
     return params["embedding"].T
   return params["lm_head"]
@@ -135,15 +140,14 @@ def hidden_states(
   key: jax.Array | None = None,
   contiguous: bool = False,
 ) -> jax.Array:
-  """Final hidden states `[B, T, D]`.
+  """Final hidden states `[B, T, D]`, in the compute dtype.
 
   Args:
     backbone: Model and adapter shape.
     params: Parameters of one role; a scalar head in it is ignored.
-    sequence: Tokens, positions, segments.
-    key: Turns LoRA dropout on.
-    contiguous: What `Transformer.__call__` calls so: true of padded and packed
-      rows.
+    sequence: Tokens, positions and segments.
+    key: Random key that turns LoRA dropout on.
+    contiguous: See `Transformer.__call__`; true for padded and packed rows.
   """
   body = {k: v for k, v in params.items() if k != params_lib.HEAD}
   hidden, _ = backbone.module(body).apply(

@@ -1,4 +1,4 @@
-"""What a role says of tokens: log-probs, values, scores."""
+"""Outputs of the roles for given tokens: log-probs, values and scores."""
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +12,21 @@ from perl_jax.objectives import language_model
 from perl_jax.roles.backbone import Backbone, Params, head_kernel, hidden_states
 from perl_jax.roles.sequences import Sequence, ungroup
 
-# A head this wide is scored in pieces of the vocabulary: on a mesh it would
-# else be gathered whole. How many of its logits a device may hold at once.
+# A vocabulary of this size is scored in pieces: on a mesh the whole head would
+# otherwise be gathered. And the most logits that a device holds at once.
 _WIDE_VOCAB, _PIECE_LOGITS = 65_536, 2**24
 
 
 def head_pieces(config: ModelConfig, tokens: int) -> dict[str, int]:
-  """How `token_logprobs` cuts a wide head for so many tokens; else nothing."""
+  """Arguments of `token_logprobs` that cut a wide head into pieces.
+
+  Args:
+    config: Shapes and switches of the transformer.
+    tokens: Number of tokens that are scored at once.
+
+  Returns:
+    {"vocab_chunk", "vocab_shards"}; empty for a small vocabulary.
+  """
   if config.vocab_size < _WIDE_VOCAB:
     return {}
   tokens //= sharding.shards(sharding.BATCH_AXES)
@@ -48,22 +56,22 @@ def target_logprobs(
   max_targets: int,
   key: jax.Array | None = None,
 ) -> tuple[language_model.TokenScores, jax.Array]:
-  """Scores of the target tokens, each given those before it.
+  """Scores of the target tokens, each given the tokens before it.
 
-  Most tokens of a dialogue are no targets, and the head is a large part of a
-  small model: it is run on the targets alone.
+  Most tokens of a dialogue are not targets, and the head is a large part of a
+  small model: only the targets go through it.
 
   Args:
     backbone: Model and adapter shape.
     params: Parameters of the policy.
-    sequence: Tokens, positions, segments.
-    target_mask: Which tokens are targets, `[B, T]`, bool; false in column 0.
+    sequence: Tokens, positions and segments.
+    target_mask: Which tokens are targets, `[B, T]`, bool; False in column 0.
     max_targets: `C`, at least the number of targets of any row.
-    key: Turns LoRA dropout on.
+    key: Random key that turns LoRA dropout on.
 
   Returns:
     Scores `[B, C]` of each row's targets in order, and a mask `[B, C]` that is
-    false where the row has fewer.
+    False where the row has fewer.
   """
   hidden = hidden_states(backbone, params, sequence, key=key, contiguous=True)
   return _gathered_targets(
@@ -101,17 +109,17 @@ def response_logprobs(
   group: int = 1,
   hidden: jax.Array | None = None,
 ) -> language_model.TokenScores:
-  """Scores `[B * G, T]` of the responses that a sequence ends with.
+  """Scores `[B * G, T]` of the response tokens of a sequence.
 
   Args:
     backbone: Model and adapter shape.
     params: Parameters of the policy or the anchor.
     sequence: From `with_response`.
     response_len: `T`.
-    temperature: Divides the logits, as it did when the response was sampled.
-    entropy: Fills in the entropy of each distribution.
-    group: `G`, as `with_response` had it.
-    hidden: From `hidden_states`, if they are there already.
+    temperature: Divides the logits, as when the response was sampled.
+    entropy: Whether to compute the entropy of each distribution.
+    group: `G`, as given to `with_response`.
+    hidden: From `hidden_states`; None computes them.
   """
   if hidden is None:
     hidden = hidden_states(backbone, params, sequence, contiguous=group == 1)
@@ -137,8 +145,17 @@ def response_kl(
 ) -> jax.Array:
   """KL(policy || anchor) of each next-token distribution, `[B * G, T]` float32.
 
-  Exact, over the vocabulary; see `objectives.kl.exact_kl`. No gradient flows to
-  the anchor. Arguments as those of `response_logprobs`.
+  It is exact, summed over the vocabulary in nats; see `objectives.kl.exact_kl`.
+  No gradient flows to the anchor.
+
+  Args:
+    backbone: Model and adapter shape.
+    policy: Parameters of the policy.
+    anchor: Parameters of the anchor.
+    sequence: From `with_response`.
+    response_len: `T`.
+    temperature: Divides the logits of both.
+    group: `G`, as given to `with_response`.
   """
 
   def before(params):
@@ -167,9 +184,15 @@ def response_values(
   group: int = 1,
   hidden: jax.Array | None = None,
 ) -> jax.Array:
-  """V(s_t), `[B * G, T]` float32: the value of the state before each action.
+  """V(s_t), `[B * G, T]` float32: the value of the state before each token.
 
-  `hidden` is from `hidden_states`, if they are there already.
+  Args:
+    backbone: Model and adapter shape.
+    params: Parameters of the value model, head included.
+    sequence: From `with_response`.
+    response_len: `T`.
+    group: `G`, as given to `with_response`.
+    hidden: From `hidden_states`; None computes them.
   """
   if hidden is None:
     hidden = hidden_states(backbone, params, sequence, contiguous=group == 1)
@@ -193,23 +216,23 @@ def response_scores(
   r = h_last . w + b                            (scalar head)
   r = h_last . w + b + sqrt(D) phi . v          (likelihood head)
 
-  h_last is the hidden state at the last real token. The second form, in
-  use if the head has a leaf "likelihood" (v), lets the score see how likely the
-  reward model itself, adapter included, finds the response (phi, see
-  `likelihood_features`): what a language model knows about a response before
-  any label is in the probabilities of its tokens, and only partly in the state
-  after the last. sqrt(D) is the norm of a hidden state, so that v moves as w.
+  h_last is the hidden state at the last token of the response. The second form
+  is used if the head has a leaf "likelihood" (v). phi are the probabilities of
+  the response under the reward model itself, adapter included; see
+  `likelihood_features`. A pretrained model's knowledge of a response is in the
+  probabilities of its tokens, and only partly in the state after the last one.
+  sqrt(D) is the norm of a hidden state, so that v learns as fast as w.
 
   Args:
     backbone: Model and adapter shape.
     params: Parameters of the reward model, head included.
-    sequence: Tokens, positions, segments.
+    sequence: Tokens, positions and segments.
     response_mask: Which tokens are the response, `[B, T]`, bool.
     max_response: At least the number of response tokens of any row; with a
       group, the `T` of `with_response`.
-    group: `G`, as `with_response` had it.
-    hidden: From `hidden_states`, if they are there already.
-    key: Turns LoRA dropout on (training only).
+    group: `G`, as given to `with_response`.
+    hidden: From `hidden_states`; None computes them.
+    key: Random key that turns LoRA dropout on.
   """
   if hidden is None:
     hidden = hidden_states(

@@ -1,4 +1,4 @@
-"""Rows of tokens as the model reads them, and how responses lie in them."""
+"""Rows of tokens for the model: padded rows, and prompts with responses."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,14 @@ from perl_jax.models import transformer
 
 
 class Sequence(NamedTuple):
-  """Tokens with what masks are made of, each `[B, T]`, int32."""
+  """Rows of tokens and what attention masks are made of.
+
+  Attributes:
+    tokens: Token ids, `[B, T]`, int32.
+    positions: Position of each token in its sequence, `[B, T]`, int32.
+    segments: Sequence that each token belongs to, `[B, T]`, int32; 0 is
+      padding, `transformer.SHARED` a prefix of all sequences of the row.
+  """
 
   tokens: jax.Array
   positions: jax.Array
@@ -17,7 +24,12 @@ class Sequence(NamedTuple):
 
 
 def right_padded(tokens: jax.Array, lengths: jax.Array) -> Sequence:
-  """Sequences that start in column 0; `lengths` `[B]` says where they end."""
+  """Rows that start in column 0 and are padded on the right.
+
+  Args:
+    tokens: `[B, T]`, int32.
+    lengths: Number of tokens of each row, `[B]`, int32.
+  """
   columns = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
   inside = columns < lengths[:, None]
   return Sequence(tokens, jnp.where(inside, columns, 0), inside.astype("int32"))
@@ -26,7 +38,13 @@ def right_padded(tokens: jax.Array, lengths: jax.Array) -> Sequence:
 def left_padded(
   tokens: jax.Array, lengths: jax.Array, *, segment: int = 1
 ) -> Sequence:
-  """Sequences that end in the last column; what is real gets the segment."""
+  """Rows that end in the last column and are padded on the left.
+
+  Args:
+    tokens: `[B, T]`, int32.
+    lengths: Number of tokens of each row, `[B]`, int32.
+    segment: Segment of the tokens that are not padding.
+  """
   start = tokens.shape[1] - lengths[:, None]
   positions = jnp.arange(tokens.shape[1]) - start
   inside = positions >= 0
@@ -42,14 +60,19 @@ def with_response(
   *,
   group: int = 1,
 ) -> Sequence:
-  """Left-padded prompts `[B, P]`, each followed by its responses.
+  """Rows of a prompt followed by its G responses, `[B, P + G T]`.
 
-  With `group` G above 1, sample g of prompt b is row b G + g of responses
-  `[B * G, T]`; rows of the sequence are P + G T long. All responses see the
-  prompt, and none sees another.
+  All responses attend to the prompt, and none to another.
+
+  Args:
+    prompts: Left-padded prompts, `[B, P]`, int32.
+    prompt_lengths: Tokens of each prompt, `[B]`, int32.
+    responses: Row b G + g is response g to prompt b, `[B * G, T]`, int32.
+    response_mask: Which tokens are the response, `[B * G, T]`, bool.
+    group: `G`, number of responses to each prompt.
 
   Raises:
-    ValueError: The responses are not `group` for each prompt.
+    ValueError: The number of responses is not B G.
   """
   batch, length = prompts.shape[0], responses.shape[-1]
   if responses.size != batch * group * length:
@@ -74,7 +97,17 @@ def with_response(
 
 
 def ungroup(array, response_len, group):
-  """The prompt's last column, then a response's own, `[B * G, 1 + T, ...]`."""
+  """Cuts rows of `with_response` into their responses.
+
+  Args:
+    array: Values of the columns of the rows, `[B, P + G T, ...]`.
+    response_len: `T`.
+    group: `G`.
+
+  Returns:
+    The last column of the prompt, then those of the response, for each
+    response, `[B * G, 1 + T, ...]`.
+  """
   start = array.shape[1] - group * response_len
   if group == 1:
     return array[:, start - 1 :]

@@ -1,8 +1,8 @@
-"""Sampling responses: a prefill, then cached decoding with early stop.
+"""Sampling of responses: a prefill, then cached decoding with early stop.
 
-The distribution that is sampled is softmax(logits / temperature), cut by
-top-k and top-p where asked. A response ends with its first stop token, which
-is an action like any other; nothing that was sampled is overwritten.
+The distribution that is sampled is softmax(logits / temperature), restricted by
+top-k and top-p where the spec says so. A response ends with its first stop
+token, which is an action like any other; nothing sampled is overwritten.
 """
 
 from perl_jax.sampling.decode import make_sampler

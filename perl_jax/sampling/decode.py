@@ -1,4 +1,4 @@
-"""Samplers: who draws with which key, and decoding all samples at once."""
+"""Samplers: the random key of each sample, and decoding all samples at once."""
 
 from collections.abc import Callable
 
@@ -8,19 +8,29 @@ import jax.numpy as jnp
 from perl_jax import params as params_lib
 from perl_jax import roles, sharding
 from perl_jax.models import transformer
-from perl_jax.sampling import draw, slots
+from perl_jax.sampling import continuous_batching, draw
 
 
 def make_sampler(
   backbone: roles.Backbone, spec: draw.SamplingSpec
 ) -> Callable[..., draw.Samples]:
-  """Returns `sample(params, prompts, lengths, row_ids, key) -> Samples`.
+  """Returns a function that samples responses.
 
-  `prompts` `[B, P]` are left-padded, `lengths` `[B]`. Each row draws from
-  `fold_in(key, row_id)`, and sample g of a group of several from `fold_in` of
-  that and g: a response depends on its row id and its place in the group, and
-  on nothing else in the batch. Parameters are an argument, not a constant: a
-  changed adapter changes the samples without a new trace.
+  The function is `sample(params, prompts, lengths, row_ids, key) -> Samples`:
+
+    params: Parameters of the policy; a scalar head in the tree is ignored. They
+      are an argument so that a changed adapter needs no new trace.
+    prompts: Left-padded prompts, `[B, P]`, int32.
+    lengths: Tokens of each prompt, `[B]`, int32.
+    row_ids: Identity of each prompt, `[B]`, int32.
+    key: Random key. A row samples with `fold_in(key, row_id)`, and sample g of
+      a group with `fold_in(fold_in(key, row_id), g)`, so that a response
+      depends on its row id and its place in the group, and on nothing else in
+      the batch.
+
+  Args:
+    backbone: Model and adapter shape.
+    spec: How to sample.
   """
 
   def sample(params, prompts, lengths, row_ids, key):
@@ -28,23 +38,28 @@ def make_sampler(
     if spec.merge and params_lib.has_adapters(body):
       adapters, base = params_lib.partition(body, "lora")
       body = params_lib.merge(base, adapters, backbone.lora)
-      body = sharding.lay_out(body, sharding.TRAIN)
+      body = sharding.reshard(body, sharding.TRAIN)
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, row_ids)
     if spec.group > 1:
       members = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
       members = jax.vmap(members, in_axes=(0, None))
       keys = members(keys, jnp.arange(spec.group)).reshape(-1)
-    in_turn = 0 < spec.slots < keys.shape[0]
-    decode = slots.decode_in_turn if in_turn else _decode_together
+    decode = _decode_at_once
+    if 0 < spec.slots < keys.shape[0]:
+      decode = continuous_batching.decode_continuously
     return decode(draw.Policy(backbone, spec, body), prompts, lengths, keys)
 
   return sample
 
 
-def _decode_together(
+def _decode_at_once(
   policy: draw.Policy, prompts, lengths, keys
 ) -> draw.Samples:
-  """All samples at once; a group is a row that grows by G tokens a step."""
+  """Decodes all samples in one batch.
+
+  The G samples of a prompt share a row of the cache, which grows by G tokens a
+  step.
+  """
   spec, (batch, prompt_len) = policy.spec, prompts.shape
   group, time = spec.group, spec.response_len
   rows = keys.shape[0]

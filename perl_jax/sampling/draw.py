@@ -1,4 +1,4 @@
-"""What is drawn and how: the spec, the samples, and one draw of a policy."""
+"""How responses are sampled: the spec, the samples, and one token."""
 
 import dataclasses
 from typing import NamedTuple
@@ -16,27 +16,27 @@ LAYOUTS = ("auto", "train", "decode")
 
 @dataclasses.dataclass(frozen=True)
 class SamplingSpec:
-  """How responses are drawn.
+  """How responses are sampled.
 
   Attributes:
-    response_len: `T`, the most tokens a response can have.
+    response_len: `T`, the largest number of tokens of a response.
     stop_ids: Tokens that end a response.
-    pad_id: What fills a response behind its end; never read.
+    pad_id: Token that fills a response after its end; it is never read.
     temperature: Divides the logits; above 0.
     top_k: Keeps the k most likely tokens; 0 keeps all.
     top_p: Keeps the smallest set of most likely tokens whose probability
       reaches p; 1 keeps all.
     greedy: Takes the most likely token instead of sampling.
-    group: `G`, samples of each prompt; it is prefilled once for all of them.
-    slots: The most samples that are decoded at once, a multiple of `group`;
-      whoever waits takes the slot of who has finished. 0 is all at once.
-    refill: How many slots are given away at once, a multiple of `group`, as
-      whole prompts are prefilled; 0 is a quarter of the slots.
-    merge: Adds the adapters to a copy of their kernels, in float32, for the
-      time of the call: a step is cheaper, and rounded otherwise.
-    layout: Of the parameters while they decode, on a mesh; see `sharding`. In
-      "train" each token gathers what is split over "fsdp"; for "decode" they
-      are laid out anew once a call, into a second copy, and prompts are still
+    group: `G`, number of samples of each prompt, which is prefilled once.
+    slots: Number of samples that are decoded at a time by continuous batching,
+      a multiple of `group`; 0 decodes all samples of the call at once.
+    refill: Number of slots that have to be free before waiting samples are
+      prefilled into them, a multiple of `group`; 0 is a quarter of the slots.
+    merge: Whether to decode with kernels W + scale A B, which are computed in
+      float32 once a call. A step is cheaper, and rounds differently.
+    layout: Sharding of the parameters while they decode; see `sharding`. With
+      "train" each step gathers what is split over "fsdp". With "decode" the
+      parameters are resharded into a second copy once a call, and prompts are
       prefilled with the first. "auto" is "decode" where "fsdp" is above 1.
   """
 
@@ -85,7 +85,7 @@ class SamplingSpec:
 
   @property
   def refill_size(self) -> int:
-    """Slots that are given away at once."""
+    """Number of slots that are refilled at a time."""
     quarter = self.slots // 4 // self.group * self.group
     return self.refill or max(self.group, quarter)
 
@@ -94,13 +94,14 @@ class Samples(NamedTuple):
   """Responses to a batch of prompts; sample g of prompt b is row b G + g.
 
   Attributes:
-    tokens: `[B * G, T]`, int32; `pad_id` behind the end.
+    tokens: Responses, `[B * G, T]`, int32; `pad_id` after the end.
     mask: True up to and including the stop token, `[B * G, T]`, bool.
-    stopped: Whether a stop token was drawn, `[B * G]`, bool.
-    logprobs: Of each token under the distribution that it was drawn from,
-      temperature and cuts applied, `[B * G, T]`, float32; 0 where masked.
-      Greedy tokens: at the temperature, or 1 if that is 0, without cuts.
-    steps: How many times all slots decoded a token, int32 scalar.
+    stopped: Whether the response ends with a stop token, `[B * G]`, bool.
+    logprobs: Log-probability in nats of each token under the distribution that
+      it was sampled from, after temperature, top-k and top-p, `[B * G, T]`,
+      float32; 0 where masked. With greedy decoding it is at the temperature (1
+      if that is 0), without top-k and top-p.
+    steps: Number of decoding steps of the batch, int32 scalar.
   """
 
   tokens: jax.Array
@@ -118,6 +119,9 @@ def filter_logits(logits: jax.Array, top_k: int, top_p: float) -> jax.Array:
     top_k: Keep this many; 0 keeps all. Ties with the k-th are kept.
     top_p: A token is kept if the tokens more likely than it have less than
       this probability together, so that the most likely one always stays.
+
+  Returns:
+    Logits of the same shape; what is kept is not rescaled.
 
   Reference: Holtzman et al. 2019, arXiv:1904.09751.
   """
@@ -147,7 +151,14 @@ def next_token_logits(
 
 
 class Policy(NamedTuple):
-  """What decoding does with a model: run it, and draw from it."""
+  """A model to decode with: its forward pass, and sampling of a token.
+
+  Attributes:
+    backbone: Model and adapter shape.
+    spec: How to sample.
+    body: Parameters without a scalar head.
+    layout: Sharding that the parameters are in.
+  """
 
   backbone: roles.Backbone
   spec: SamplingSpec
@@ -155,7 +166,7 @@ class Policy(NamedTuple):
   layout: sharding.Layout = sharding.TRAIN
 
   def to_decode(self) -> "Policy":
-    """The same policy, its parameters laid out for one token a row."""
+    """The same policy, its parameters resharded as `spec.layout` says."""
     wanted = self.spec.layout
     if wanted == "auto":
       wanted = "decode" if sharding.shards(("fsdp",)) > 1 else "train"
@@ -163,13 +174,18 @@ class Policy(NamedTuple):
       return self
     layout = sharding.DECODE
     return self._replace(
-      body=sharding.lay_out(self.body, layout), layout=layout
+      body=sharding.reshard(self.body, layout), layout=layout
     )
 
   def forward(
     self, sequence: roles.Sequence, cache: transformer.Cache, last: int = 1
   ) -> tuple[jax.Array, transformer.Cache]:
-    """Hidden states `[B * last, D]` of rows' last tokens, and the cache."""
+    """Runs the model on tokens that follow those in the cache.
+
+    Returns:
+      Hidden states `[B * last, D]` of the last `last` tokens of each row, and
+      the cache with all tokens in it.
+    """
     hidden, cache = self.backbone.module(self.body).apply(
       {"params": self.body}, *sequence, cache=cache, layout=self.layout
     )
@@ -184,12 +200,16 @@ class Policy(NamedTuple):
   def draw(
     self, logits: jax.Array, keys: jax.Array, steps: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
-    """A token for each row of logits, and its log-prob.
+    """Samples a token for each row of logits.
 
     Args:
       logits: `[B, V]`, float32.
-      keys: Of the samples, `[B]`.
-      steps: How many tokens each has already, `[B]`, int32.
+      keys: Random key of each sample, `[B]`.
+      steps: Number of tokens that each sample has already, `[B]`, int32.
+
+    Returns:
+      Tokens `[B]`, int32, and their log-probabilities `[B]`, float32; see
+      `Samples.logprobs`.
     """
     spec = self.spec
     if spec.greedy:
@@ -207,12 +227,12 @@ class Policy(NamedTuple):
     return tokens, chosen - jax.nn.logsumexp(scaled, axis=-1)
 
   def stops(self, tokens: jax.Array) -> jax.Array:
-    """Which tokens end a response."""
+    """Whether each token ends a response, `[B]`, bool."""
     return jnp.isin(tokens, jnp.asarray(self.spec.stop_ids, jnp.int32))
 
 
 def no_samples(spec: SamplingSpec, rows: int) -> Samples:
-  """What there is before the first step."""
+  """`Samples` of `rows` responses without a token."""
   shape = (rows, spec.response_len)
   return Samples(
     tokens=jnp.full(shape, spec.pad_id, jnp.int32),

@@ -1,13 +1,13 @@
-"""The mesh, and path rules that say how each leaf is laid out on it.
+"""The device mesh, and path rules that give each leaf its sharding on it.
 
 Axes: "data" (batch), "fsdp" (batch and parameters), "tensor" (widths). One
-device is the mesh (1, 1, 1), so that nothing is special about it.
+device is the mesh (1, 1, 1) and needs no special case.
 
-Parameters have two layouts. In that of training a kernel is split over "fsdp"
-along the width of the model and gathered where it is used: a little beside what
-many tokens compute with it. One token a row, as in decoding, computes so little
-that gathering takes most of the time: there all devices of "fsdp" and "tensor"
-keep their columns of a kernel, and what they compute is gathered instead.
+Parameters have two layouts. In `TRAIN` a kernel is split over "fsdp" along the
+width of the model and gathered where it is used, which is cheap beside the
+compute of many tokens. With one token a row, as in decoding, gathering would
+take most of the time: in `DECODE` each device of "fsdp" and "tensor" keeps its
+columns of a kernel, and the activations are gathered instead.
 """
 
 from perl_jax.sharding.layout import (
@@ -15,7 +15,7 @@ from perl_jax.sharding.layout import (
   fitting,
   gather,
   gathers,
-  lay_out,
+  reshard,
   shards,
   spec_in,
 )
@@ -54,13 +54,13 @@ __all__ = [
   "gather",
   "gathers",
   "held_shards",
-  "lay_out",
   "local_rows",
   "make_mesh",
   "path_string",
   "place",
   "place_batch",
   "place_whole",
+  "reshard",
   "shardings",
   "shards",
   "spec_for",

@@ -1,4 +1,4 @@
-"""Layouts inside of compiled functions, on the mesh in context."""
+"""Sharding constraints inside compiled functions, on the mesh in context."""
 
 import functools
 import math
@@ -13,18 +13,22 @@ from perl_jax.sharding.rules import DECODE, Layout, path_string, spec_for
 
 
 def shards(axes: Iterable[str]) -> int:
-  """How many parts the mesh in context cuts a dimension into over some axes."""
+  """Number of shards of a dimension that is split over axes of the mesh."""
   sizes = dict(jax.sharding.get_abstract_mesh().shape)
   return math.prod(sizes.get(axis, 1) for axis in axes)
 
 
 def spec_in(layout: Layout, path: str, shape: tuple[int, ...]) -> P:
-  """`spec_for` a leaf in a layout; as in training if it does not divide.
+  """The `PartitionSpec` of a leaf in a layout.
 
   Args:
     layout: `TRAIN` or `DECODE`.
-    path: Of the leaf.
-    shape: Of the leaf.
+    path: Path of the leaf, such as "layers/attention/q/kernel".
+    shape: Shape of the leaf.
+
+  Returns:
+    The spec; that of `TRAIN` if the shape does not divide over the axes of
+    `layout`.
   """
   rule = spec_for(path, len(shape))
   parts = {None: None, "tensor": layout.widths, "fsdp": layout.model or None}
@@ -51,9 +55,9 @@ def fitting(spec: P, shape: tuple[int, ...]) -> P:
 
 
 def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
-  """`x`, laid out on the mesh in context as far as its dimensions divide.
+  """Constrains the sharding of `x`, as far as its dimensions divide.
 
-  Without a mesh, and on one of a single device, `x` itself.
+  Without a mesh, and on a mesh of one device, this is `x` itself.
 
   Args:
     x: Any array.
@@ -64,8 +68,8 @@ def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, fitting(P(*axes), x.shape))
 
 
-def lay_out(tree: Any, layout: Layout) -> Any:
-  """A parameter tree in a layout, on the mesh in context; for use in `jit`."""
+def reshard(tree: Any, layout: Layout) -> Any:
+  """Constrains a parameter tree to a layout, inside `jit`."""
   if jax.sharding.get_abstract_mesh().size <= 1:
     return tree
   return jax.tree_util.tree_map_with_path(
@@ -77,22 +81,22 @@ def lay_out(tree: Any, layout: Layout) -> Any:
 
 
 def gathers(layout: Layout) -> bool:
-  """Whether what is computed with a kernel in a layout needs it gathered."""
+  """Whether kernels in a layout are gathered before they are used."""
   return layout != DECODE and jax.sharding.get_abstract_mesh().size > 1
 
 
 def gather(kernel: Any, path: str, layout: Layout) -> Any:
-  """The kernel of one layer, whole along the axes that hold rows in a layout.
+  """Gathers the kernel of one layer along the axes that rows are split over.
 
-  What is computed with it then needs no other device. Left to itself, XLA may
-  compute with a part after the other as they come round: on a TPU that took
-  five times as long where a device has few tokens. The gradient goes back to
-  where the kernel lies: each device keeps its part of the sum.
+  The product with it then needs no communication. Left to itself, XLA may
+  compute with one shard after the other as they arrive; on a TPU that took five
+  times as long where a device has few tokens. The gradient is scattered again:
+  each device keeps its shard of the sum.
 
   Args:
     kernel: `[in, out]`, or a quantised kernel with such leaves.
-    path: Of the kernel in the tree of parameters.
-    layout: That it is in.
+    path: Path of the kernel in the tree of parameters.
+    layout: Layout that the kernel is in.
   """
   if not gathers(layout):
     return kernel

@@ -1,4 +1,4 @@
-"""The mesh, and what is put on it: parameters by the rules, batches by rows."""
+"""The mesh, and placement on it: parameters by path, batches by row."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -15,13 +15,17 @@ from perl_jax.sharding.rules import AXES, BATCH_AXES, path_string, spec_for
 def make_mesh(
   *, data: int, fsdp: int, tensor: int, devices: Iterable[Any] | None = None
 ) -> Mesh:
-  """A mesh; one of the sizes may be -1 ("what is left").
+  """Makes a mesh with the axes "data", "fsdp" and "tensor".
 
-  Sizes whose product is below the number of devices take the first of them.
+  Args:
+    data, fsdp, tensor: Sizes of the axes. One may be -1, which takes the
+      devices that are left. If the product is below the number of devices, the
+      first devices are used.
+    devices: Devices to use; all by default.
 
   Raises:
-    ValueError: The sizes need more devices than there are, or what is left
-      does not divide.
+    ValueError: The sizes need more devices than there are, or the devices that
+      are left do not divide.
   """
   devices = list(jax.devices() if devices is None else devices)
   sizes = [data, fsdp, tensor]
@@ -54,11 +58,14 @@ def shardings(mesh: Mesh, tree: Any) -> Any:
 
 
 def place(mesh: Mesh, tree: Any, *, share: bool = False) -> Any:
-  """Copies host or device arrays to where the rules put them.
+  """Copies host or device arrays to the shardings of the path rules.
 
-  The copy never shares buffers with `tree`, so that a step may donate one and
-  a role keep the other. With `share` a leaf that lies there already is taken as
-  it is: for what no step donates, such as a frozen base.
+  Args:
+    mesh: Mesh to place them on.
+    tree: Nested dicts of arrays.
+    share: Whether a leaf that has its sharding already is returned as it is,
+      for trees that no step donates, such as a frozen base. Otherwise the copy
+      never shares buffers with `tree`, so that a step may donate one of them.
   """
 
   def put(leaf, sharding):
@@ -87,9 +94,9 @@ def _put_across(leaf: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def held_shards(mesh: Mesh) -> tuple[tuple[int, ...], int]:
-  """(the shards of a batch that this process holds, how many there are).
+  """Returns (indices of the batch shards of this process, number of shards).
 
-  Processes that only split widths hold the same.
+  Processes that split only "tensor" hold the same shards.
   """
   mine = jax.process_index()
   shards = mesh.devices.reshape(-1, mesh.shape["tensor"])
@@ -102,11 +109,12 @@ def held_shards(mesh: Mesh) -> tuple[tuple[int, ...], int]:
 
 
 def place_batch(mesh: Mesh, batch: Any) -> Any:
-  """Host arrays of this process to a batch that is split over the mesh.
+  """Places the rows of this process as a batch that is split over the mesh.
 
   Args:
-    mesh: Where to.
-    batch: The rows of the shards that this process holds, in their order.
+    mesh: Mesh to place it on.
+    batch: Host arrays with the rows of the shards that this process holds, in
+      their order.
 
   Raises:
     ValueError: The batch does not divide by the number of batch shards.
@@ -130,7 +138,7 @@ def place_batch(mesh: Mesh, batch: Any) -> Any:
 
 
 def place_whole(mesh: Mesh, batch: Any) -> Any:
-  """`place_batch` where every process has all rows."""
+  """`place_batch` of a batch of which every process has all rows."""
   sharding = NamedSharding(mesh, P(BATCH_AXES))
   return jax.tree.map(
     lambda leaf: jax.make_array_from_callback(
@@ -141,9 +149,10 @@ def place_whole(mesh: Mesh, batch: Any) -> Any:
 
 
 def strided_parts(batch: Any, count: int) -> Any:
-  """A batch as `[count, B / count, ...]`: row r is in part r mod `count`.
+  """Cuts a batch into microbatches, `[count, B / count, ...]`.
 
-  Strided, not contiguous: each part spreads over the batch's devices.
+  Row r is in microbatch r mod `count`. The cut is strided so that each
+  microbatch is spread over all devices of the batch.
   """
   return jax.tree.map(
     lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch
@@ -151,7 +160,7 @@ def strided_parts(batch: Any, count: int) -> Any:
 
 
 def local_rows(mesh: Mesh, tree: Any) -> Any:
-  """Undoes `place_batch`: the rows of this process, on the host."""
+  """Inverse of `place_batch`: the rows of this process, as NumPy arrays."""
   rows = NamedSharding(mesh, P(BATCH_AXES))
 
   def mine(leaf):

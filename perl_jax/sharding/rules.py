@@ -1,4 +1,4 @@
-"""Path rules that say how each leaf is laid out, and the two layouts."""
+"""Path rules for the sharding of each leaf, and the two layouts."""
 
 import re
 from typing import Any, NamedTuple
@@ -11,12 +11,12 @@ HEAD_AXIS = "tensor"
 
 
 class Layout(NamedTuple):
-  """Axes that activations `[B, T, width]` are split over.
+  """Mesh axes that activations `[B, T, width]` are split over.
 
   Attributes:
-    rows: `B`, between the layers.
-    widths: Of what a kernel gives: heads, the MLP's width, the vocabulary; so
-      is the kernel.
+    rows: Axes of `B`, between the layers.
+    widths: Axes of the output of a kernel (heads, the MLP's width, the
+      vocabulary), and of the kernel's own output dimension.
   """
 
   rows: tuple[str, ...]
@@ -24,7 +24,7 @@ class Layout(NamedTuple):
 
   @property
   def model(self) -> tuple[str, ...]:
-    """Axes that the width of the model is split over, in parameters."""
+    """Axes that the model width `D` of the parameters is split over."""
     return () if "fsdp" in self.widths else ("fsdp",)
 
 
@@ -40,7 +40,7 @@ RULES: tuple[tuple[str, P], ...] = (
   (r"(^|/)lm_head$", P("fsdp", "tensor")),
   (r"/(q|k|v|gate|up)/kernel(/qvalue)?$", P(None, "fsdp", "tensor")),
   (r"/(o|down)/kernel(/qvalue)?$", P(None, "tensor", "fsdp")),
-  # Of a quantised kernel: one for a block of inputs, and few.
+  # Scales of a quantised kernel: one for a block of inputs, so few.
   (r"/(q|k|v|gate|up)/kernel/scale$", P(None, None, "tensor")),
   (r"/(o|down)/kernel/scale$", P(None, None, "fsdp")),
   (r"/(q|k|v|gate|up)/bias$", P(None, "tensor")),
@@ -62,7 +62,7 @@ def path_string(path: tuple[Any, ...]) -> str:
 
 
 def spec_for(path: str, ndim: int) -> P:
-  """The layout of one leaf.
+  """The `PartitionSpec` of one leaf in the layout of training.
 
   Raises:
     ValueError: No rule matches the path.

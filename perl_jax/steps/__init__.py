@@ -8,11 +8,9 @@ from perl_jax.steps.reward import pairwise_loss, pointwise_loss, reward_scores
 from perl_jax.steps.rl import Frozen, policy_loss
 from perl_jax.steps.train import (
   LossFn,
-  Sums,
   TrainState,
   init_state,
   make_train_step,
-  masked_sums,
   means,
 )
 
@@ -22,7 +20,6 @@ __all__ = [
   "Experience",
   "Frozen",
   "LossFn",
-  "Sums",
   "TrainState",
   "dpo_loss",
   "init_ensemble",
@@ -30,7 +27,6 @@ __all__ = [
   "language_model_loss",
   "make_ensemble_step",
   "make_train_step",
-  "masked_sums",
   "means",
   "pair_logprobs",
   "pairwise_loss",

@@ -1,4 +1,4 @@
-"""Loss of the policy on pairs of responses, with no reward model: DPO."""
+"""Direct preference optimisation (DPO): training the policy on pairs."""
 
 from typing import Any, NamedTuple
 
@@ -12,12 +12,12 @@ from perl_jax.steps.train import LossFn, masked_sums
 
 
 class AnchoredPairs(NamedTuple):
-  """Pairs and what the anchor says about them, which no step changes.
+  """Pairs with the anchor's log-probabilities, which no step changes.
 
   Attributes:
     pairs: A `PreferenceBatch`.
-    chosen: log pi_anchor of each chosen response, `[B]`, float32.
-    rejected: The same of the rejected ones.
+    chosen: log pi_anchor(y|x) of each chosen response, `[B]`, float32.
+    rejected: log pi_anchor(y|x) of each rejected response, `[B]`, float32.
   """
 
   pairs: Any
@@ -33,17 +33,19 @@ def pair_logprobs(
   max_response: int,
   key: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """log pi(y|x) of the chosen and the rejected responses, `[B]` each.
+  """log pi(y|x) of the chosen and the rejected responses, `[B]` each, float32.
 
-  Summed over the tokens of a response, the stop token included. One pass over
-  the backbone for both sides; a row that only fills the batch gets 0.
+  log pi(y|x) = sum_t log pi(y_t | x, y_<t), the stop token included
+
+  Both sides go through the backbone in one pass. A row that only fills the
+  batch gets 0.
 
   Args:
     backbone: Model and adapter shape.
     params: Parameters of the policy or the anchor.
     pairs: A `PreferenceBatch`.
     max_response: At least the number of response tokens of any row.
-    key: Turns LoRA dropout on.
+    key: Random key that turns LoRA dropout on.
   """
   tokens = jnp.concatenate([pairs.chosen_tokens, pairs.rejected_tokens])
   lengths = jnp.concatenate([pairs.chosen_lengths, pairs.rejected_lengths])
@@ -72,7 +74,7 @@ def dpo_loss(
   label_smoothing: float,
   kind: str,
 ) -> LossFn:
-  """Direct preference optimisation on `AnchoredPairs`, per pair.
+  """The DPO loss on `AnchoredPairs`, per pair.
 
   Args:
     backbone: Model and adapter shape.

@@ -1,8 +1,8 @@
-"""Several models trained in one step, on one backbone.
+"""Trains several models on one backbone in one step.
 
-Every leaf of what is trained, and of the optimiser's state, has a leading axis
-of members. They never meet: gradients, clipping and moments are of each alone,
-and a member ends where it would have ended without the others.
+Every leaf of the trainable tree and of the optimiser's state has a leading axis
+of members. The members are independent: each has its own gradient, clipping and
+moments, and ends where it would have ended without the others.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,12 @@ from perl_jax.steps.train import LossFn, TrainState, make_train_step
 def init_ensemble(
   trainable: params_lib.Params, optimizer: optax.GradientTransformation
 ) -> TrainState:
-  """State before the first step; `trainable` is stacked by `params.stack`."""
+  """State before the first step.
+
+  Args:
+    trainable: Trees of all members, from `params.stack`.
+    optimizer: Optax transformation over the tree of one member.
+  """
   return TrainState(
     trainable, jax.vmap(optimizer.init)(trainable), jnp.zeros((), jnp.int32)
   )
@@ -35,15 +40,15 @@ def make_ensemble_step(
   """`make_train_step` for every member at once; same signature.
 
   Args:
-    loss_fn: Of one model.
-    optimizer: Of one model.
-    members: How many there are.
-    own_rows: The leaves of a batch are `[B, members, ...]`: each member has
-      rows of its own. Otherwise all see the same `[B, ...]`.
-    microbatches: As for one.
+    loss_fn: Loss of one member.
+    optimizer: Optax transformation over the tree of one member.
+    members: Number of members.
+    own_rows: Whether each member has its own rows: the leaves of a batch are
+      then `[B, members, ...]`. Otherwise all members train on `[B, ...]`.
+    microbatches: As in `make_train_step`.
 
-  Member k uses fold_in(key, k) for what is random in a step. Metrics are means
-  over the members.
+  Member k uses the random key fold_in(key, k). Metrics are means over the
+  members.
   """
   step = make_train_step(loss_fn, optimizer, microbatches=microbatches)
   state_axes = TrainState(0, 0, None)

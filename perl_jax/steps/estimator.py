@@ -1,12 +1,14 @@
-"""Which policy gradient is taken: one name, and what goes with it.
+"""The policy-gradient estimators: the advantage A_t of each, and its options.
 
-  reinforce  Z_t - V(s_t), the paper's: returns against a learned baseline
-  ppo        generalised advantages of the same value model, clipped ratio
-  rloo       return of a response less the mean of the others to its prompt
-  grpo       return in deviations of its group, clipped ratio
-  dr_grpo    the same without dividing by the deviation
+  reinforce  Z_t - V(s_t): returns less a learned baseline (arXiv:2403.10704)
+  ppo        generalised advantages with the same value model, clipped ratio
+  rloo       return of a response less the mean return of the others to its
+             prompt
+  grpo       return less the mean of its group, divided by the group's standard
+             deviation, clipped ratio
+  dr_grpo    the same without the division
 
-`prepare` turns measured rollouts into what the loss in `policy.py` learns from.
+`prepare` computes advantages and returns for the loss in `rl.py`.
 """
 
 import dataclasses
@@ -25,7 +27,7 @@ WITH_VALUE = ("reinforce", "ppo")
 CLIPPED = ("ppo", "grpo", "dr_grpo")
 REDUCTIONS = ("token", "sequence", "sequence_mean")
 _INF = float("inf")
-# Field, what a config calls it, the least and the most it may be.
+# (field, its name in a config, smallest value, largest value).
 _RANGES = (
   ("group", "samples_per_prompt", 1, _INF),
   ("epochs", "ppo.epochs", 1, _INF),
@@ -46,22 +48,23 @@ class Estimator:
 
   Attributes:
     name: One of `NAMES`.
-    group: `G` responses to each prompt.
+    group: `G`, number of responses to each prompt.
     kl: "k1", "k2", "k3" or "exact"; see `objectives.kl`.
     kl_place: "reward" (k1) or "loss" (the others).
     reduction: What the sum of the token losses is divided by: "token", by the
       tokens in the batch; "sequence", by the responses, so that the gradient is
       that of the expected return; "sequence_mean", each response by its own
       length first (GRPO as published: long responses weigh less a token).
-    whiten: Advantages to mean 0 and variance 1 over all tokens of the batch.
+    whiten: Whether to scale advantages to mean 0 and variance 1 over all tokens
+      of the batch.
     entropy_coef: Weight of the entropy that is added to the objective.
     value_coef: Weight of the value loss. Policy and value share no parameter:
       it scales the value's learning rate under SGD and little under Adam.
     epochs: Passes over a rollout; more than one needs a clipped ratio.
-    minibatches: Updates in each pass.
+    minibatches: Updates in each pass over a rollout.
     clip_low, clip_high: See `ppo_policy_loss`.
     value_clip: See `ppo_value_loss`; 0 is off.
-    discount, gae_lambda: Of "ppo"; see `gae_advantages`.
+    discount, gae_lambda: Used by "ppo"; see `gae_advantages`.
   """
 
   name: str = "reinforce"
@@ -124,40 +127,41 @@ class Estimator:
 
   @property
   def clipped(self) -> bool:
-    """Whether the loss has a ratio to the policy that sampled, clipped."""
+    """Whether the loss clips the ratio to the policy that sampled."""
     return self.name in CLIPPED
 
   @property
   def updates(self) -> int:
-    """Updates on each rollout."""
+    """Number of updates on each rollout."""
     return self.epochs * self.minibatches
 
   @property
   def needs_measures(self) -> bool:
     """Whether log-probs and values are needed before the first update.
 
-    If not, the pass that learns makes them itself: the policy is still the one
-    that sampled, and a microbatch holds whole groups.
+    If not, the pass of the update computes them itself: the policy is still the
+    one that sampled, and a microbatch holds whole groups.
     """
     return self.updates > 1 or self.whiten or self.name == "ppo"
 
 
 class Experience(NamedTuple):
-  """Rollouts of a batch and what is learned from them, a row for each prompt.
+  """Rollouts of a batch of B prompts, and the training signal from them.
 
   Attributes:
-    prompts: Left-padded, `[B, P]`, int32.
-    prompt_lengths: `[B]`, int32.
-    responses: `[B, G, T]`, int32.
+    prompts: Left-padded prompts, `[B, P]`, int32.
+    prompt_lengths: Tokens of each prompt, `[B]`, int32.
+    responses: G responses to each prompt, `[B, G, T]`, int32.
     response_mask: True up to and including the stop token, `[B, G, T]`, bool.
-      A row that only fills up a batch has none.
-    sampled_logprobs: What the sampler said, `[B, G, T]`, float32.
-    anchor_logprobs: At the sampling temperature, `[B, G, T]`, float32.
+      All False in a row that only fills the batch.
+    sampled_logprobs: Log-probs that the sampler returned, `[B, G, T]`, float32.
+    anchor_logprobs: Log-probs of the anchor at the sampling temperature,
+      `[B, G, T]`, float32.
     rewards: Score of each response, `[B, G]`, float32.
     beta: Weight of the KL, the same in each row, `[B]`, float32.
-    policy_logprobs: Of the policy that sampled, by the trainer's pass,
-      `[B, G, T]`; None unless `Estimator.needs_measures`.
-    values: Of the value model before the update, `[B, G, T]`, or None.
+    policy_logprobs: Log-probs of the policy that sampled, by the trainer's
+      forward pass, `[B, G, T]`; None unless `Estimator.needs_measures`.
+    values: Values before the update, `[B, G, T]`, or None.
     advantages: From `prepare`, `[B, G, T]`, or None.
     returns: From `prepare`, `[B, G, T]`, or None.
   """
@@ -177,12 +181,18 @@ class Experience(NamedTuple):
 
 
 def prepare(estimator: Estimator, experience: Experience) -> Experience:
-  """Advantages and returns of a batch, or of a part that holds whole groups.
+  """Computes advantages and returns of a batch, or of whole groups of it.
 
-  r_t = (1 - beta) r 1[t last] - beta k1_t, the last with KL in the reward
+  r_t = (1 - beta) r 1[t last] - beta k1_t, the last term with KL in the reward
 
-  `policy_logprobs` are there already, and `values` where the estimator has a
-  value model. What comes out is 0 where masked, and no gradient flows into it.
+  Args:
+    estimator: Static choices of the update.
+    experience: Rollouts with `policy_logprobs`, and with `values` if the
+      estimator has a value model.
+
+  Returns:
+    The experience with `advantages` and `returns`, 0 where masked and without
+    gradient.
   """
   mask = experience.response_mask
   batch, group, length = mask.shape
@@ -191,7 +201,9 @@ def prepare(estimator: Estimator, experience: Experience) -> Experience:
     return jax.lax.stop_gradient(array).reshape(batch * group, length)
 
   rows = flat(mask)
-  log_ratio = flat(experience.policy_logprobs - experience.anchor_logprobs)
+  log_ratio = kl_lib.kl_k1(
+    flat(experience.policy_logprobs), flat(experience.anchor_logprobs)
+  )
   # Where KL is a term of the loss, the reward is weighted all the same.
   in_reward = estimator.kl_place == "reward"
   beta = jnp.repeat(experience.beta, group)[:, None]

@@ -1,4 +1,4 @@
-"""Loss of the anchor: cross-entropy on the targets of packed dialogues."""
+"""Supervised fine-tuning: cross-entropy on the targets of packed dialogues."""
 
 import jax.numpy as jnp
 
@@ -13,7 +13,9 @@ def language_model_loss(
 ) -> LossFn:
   """Next-token cross-entropy on the targets of a `TargetBatch`, per token.
 
-  `max_targets` is at least the number of targets of any row.
+  Args:
+    backbone: Model and adapter shape.
+    max_targets: At least the number of targets of any row.
   """
 
   def loss_fn(trainable, frozen, batch, key):

@@ -1,4 +1,4 @@
-"""Losses of reward models: on pairs, and on labelled rows."""
+"""Losses of reward models, on preference pairs and on labelled responses."""
 
 from typing import Any
 
@@ -7,7 +7,6 @@ import jax.numpy as jnp
 
 from perl_jax import params as params_lib
 from perl_jax import roles
-from perl_jax.models import attention, transformer
 from perl_jax.objectives import preference
 from perl_jax.steps.train import LossFn, masked_sums
 
@@ -22,16 +21,16 @@ def reward_scores(
   max_response: int,
   key: jax.Array | None = None,
 ) -> jax.Array:
-  """Scores `[B]` of right-padded prompts and responses.
+  """Scores `[B]`, float32, of right-padded prompts and responses.
 
   Args:
     backbone: Model and adapter shape.
     params: Parameters of the reward model, head included.
-    tokens: `[B, T]`, int32.
-    lengths: Of prompt and response together, `[B]`, int32.
-    prompt_lengths: `[B]`, int32.
+    tokens: Prompts, each followed by its response, `[B, T]`, int32.
+    lengths: Tokens of prompt and response together, `[B]`, int32.
+    prompt_lengths: Tokens of each prompt, `[B]`, int32.
     max_response: At least the number of response tokens of any row.
-    key: Turns LoRA dropout on.
+    key: Random key that turns LoRA dropout on.
   """
   columns = jnp.arange(tokens.shape[1])
   mask = (columns >= prompt_lengths[:, None]) & (columns < lengths[:, None])
@@ -53,19 +52,25 @@ def pair_scores(
   max_response: int,
   key: jax.Array | None = None,
 ) -> jax.Array:
-  """Scores `[2 B]` of the chosen and then the rejected of a `PreferenceBatch`.
+  """Scores of both responses of each pair of a `PreferenceBatch`.
 
-  Where responses are short, the prompt is computed once for both: a row is the
-  chosen `[S]` and the rejected response `[R]` behind it, which sees the prompt
-  and not the chosen response. S + R columns instead of 2 S; from R = S / 2 on
-  attention would cost more than that saves. A kernel that takes no masks keeps
-  the two apart.
+  Where responses are short, a pair is read in one row that shares the prompt:
+  see `roles.PairRows`.
+
+  Args:
+    backbone: Model and adapter shape.
+    params: Parameters of the reward model, head included.
+    batch: `PreferenceBatch` of B pairs.
+    max_response: At least the number of response tokens of any row.
+    key: Random key that turns LoRA dropout on.
+
+  Returns:
+    `[2 B]`, float32: the chosen responses, then the rejected ones.
   """
   width = batch.chosen_tokens.shape[1]
-  kernel = attention.choose(
-    backbone.config, queries=width, keys=width, contiguous=True
-  )
-  if 2 * max_response > width or kernel == "splash":
+  if not roles.can_pair(
+    backbone.config, width=width, max_response=max_response
+  ):
     return reward_scores(
       backbone,
       params,
@@ -75,65 +80,31 @@ def pair_scores(
       max_response=max_response,
       key=key,
     )
-  start, steps = batch.prompt_lengths[:, None], jnp.arange(max_response)
-  columns = start + steps
-  own_columns = jnp.minimum(columns, width - 1)
-  chosen_mask = columns < batch.chosen_lengths[:, None]
-  rejected_mask = columns < batch.rejected_lengths[:, None]
-  chosen = roles.right_padded(batch.chosen_tokens, batch.chosen_lengths)
-  in_prompt = jnp.arange(width) < start
-  sequence = roles.Sequence(
-    jnp.concatenate(
-      [
-        chosen.tokens,
-        jnp.take_along_axis(batch.rejected_tokens, own_columns, axis=1),
-      ],
-      axis=1,
-    ),
-    jnp.concatenate(
-      [chosen.positions, jnp.where(rejected_mask, columns, 0)], axis=1
-    ),
-    jnp.concatenate(
-      [
-        jnp.where(in_prompt, transformer.SHARED, 1) * chosen.segments,
-        2 * rejected_mask.astype(jnp.int32),
-      ],
-      axis=1,
-    ),
+  rows = roles.pair_rows(
+    prompt_lengths=batch.prompt_lengths,
+    chosen_tokens=batch.chosen_tokens,
+    chosen_lengths=batch.chosen_lengths,
+    rejected_tokens=batch.rejected_tokens,
+    rejected_lengths=batch.rejected_lengths,
+    max_response=max_response,
   )
-  hidden = roles.hidden_states(backbone, params, sequence, key=key)
-  # Each response by itself again, behind the last token of the prompt.
-  behind = jnp.broadcast_to(width + steps, columns.shape)
-  last = jnp.maximum(start - 1, 0)
-  rows = jnp.arange(start.shape[0])[:, None]
-
-  def apart(array):
-    return jnp.concatenate(
-      [
-        array[rows, jnp.concatenate([last, side], axis=1)]
-        for side in (own_columns, behind)
-      ]
-    )
-
-  mask = jnp.concatenate([chosen_mask, rejected_mask])
-  own = roles.Sequence(
-    *map(apart, sequence[:2]),
-    jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True).astype(jnp.int32),
-  )
+  hidden = roles.hidden_states(backbone, params, rows.sequence, key=key)
   return roles.response_scores(
     backbone,
     params,
-    own,
-    jnp.pad(mask, ((0, 0), (1, 0))),
+    rows.responses,
+    rows.response_mask,
     max_response=max_response,
-    hidden=apart(hidden),
+    hidden=rows.split(hidden),
   )
 
 
 def pairwise_loss(backbone: roles.Backbone, *, max_response: int) -> LossFn:
-  """Bradley-Terry on a `PreferenceBatch`, per pair; one pass for both sides.
+  """The Bradley-Terry loss on a `PreferenceBatch`, per pair.
 
-  `max_response` is at least the number of response tokens of any row.
+  Args:
+    backbone: Model and adapter shape.
+    max_response: At least the number of response tokens of any row.
   """
 
   def loss_fn(trainable, frozen, batch, key):
@@ -156,7 +127,9 @@ def pairwise_loss(backbone: roles.Backbone, *, max_response: int) -> LossFn:
 def pointwise_loss(backbone: roles.Backbone, *, max_response: int) -> LossFn:
   """Binary cross-entropy on a `LabelledBatch`, per row.
 
-  `max_response` is at least the number of response tokens of any row.
+  Args:
+    backbone: Model and adapter shape.
+    max_response: At least the number of response tokens of any row.
   """
 
   def loss_fn(trainable, frozen, batch, key):

@@ -1,4 +1,4 @@
-"""The loss of policy and value model on rollouts, whichever the estimator."""
+"""The RL loss of policy and value model on rollouts, for every estimator."""
 
 from typing import NamedTuple
 
@@ -46,19 +46,20 @@ def policy_loss(
   loss_t = policy_t + value_coef value_t + beta kl_t - entropy_coef H_t
 
   policy_t  -log pi_t stopgrad(A_t), or clipped (`ppo_policy_loss`)
-  value_t   (Z_t - V_t)^2, where there is a value model
+  value_t   (Z_t - V_t)^2, with a value model
   kl_t      k2, k3 or exact, with KL in the loss
+  H_t       entropy of pi at token t
 
-  With one update for each rollout, log-probs, values and so the advantages are
-  made in this very pass: the ratio to the policy that sampled is exactly 1.
+  With one update for each rollout, log-probs, values and advantages are
+  computed in this same pass: the ratio to the policy that sampled is exactly 1.
 
   Args:
     backbone: Model and adapter shape.
-    estimator: What to take, see there.
-    temperature: That of the rollout.
+    estimator: Static choices of the update.
+    temperature: Sampling temperature of the rollout.
 
-  Reference: PAPER section 3; Lee et al. 2023, arXiv:2309.00267, appendix F; for
-  the others see the functions in `objectives`.
+  Reference: Sidahmed et al. 2024, arXiv:2403.10704, section 3; Lee et al. 2023,
+  arXiv:2309.00267, appendix F; the functions in `objectives` cite the others.
   """
 
   def loss_fn(trainable, frozen: Frozen, batch: Experience, key):
@@ -184,14 +185,15 @@ def _reduced(reduction: str, loss: jax.Array, mask: jax.Array):
 
 
 def _measures(estimator, scores, values, tokens, batch):
-  """What a practitioner reads, as sums and counts; nothing of it is trained.
+  """Metrics of the rollout and the update: sums and counts, without gradient.
 
-  KL and objective are of the policy that sampled. `return_square`, `residual`
-  and `residual_square` give the explained variance over a whole batch.
+  KL and objective are those of the policy that sampled. `return_square`,
+  `residual` and `residual_square` give the explained variance over a whole
+  batch.
   """
   mask = tokens.mask
   some = jnp.any(mask, axis=1)
-  log_ratio = tokens.old - tokens.anchor
+  log_ratio = kl_lib.kl_k1(tokens.old, tokens.anchor)
   kl = jnp.sum(log_ratio, axis=1)
   rewards = batch.rewards.reshape(-1)
   beta = tokens.beta[:, 0]

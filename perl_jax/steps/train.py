@@ -1,6 +1,6 @@
-"""The step that every loss is trained by.
+"""The training step that all losses share.
 
-Reduce, differentiate by trainable only, update.
+It reduces, differentiates with respect to the trainable tree only, and updates.
 
 A loss function returns sums and counts, never means: the step divides the sum
 over all microbatches by the count over all microbatches, so that the result is
@@ -32,8 +32,8 @@ class TrainState(NamedTuple):
       {"policy": ..., "value": ...}.
     opt_state: Optax state over `trainable`.
     step: Updates so far, int32 scalar.
-    controls: Scalars by name that a task adapts as it goes, such as the weight
-      of the KL; no step reads or changes them. () if there are none.
+    controls: Scalars by name that a task adapts during the run, such as the
+      weight of the KL; no step reads or changes them. () if there are none.
   """
 
   trainable: Any
@@ -47,7 +47,13 @@ def init_state(
   optimizer: optax.GradientTransformation,
   **controls: float,
 ) -> TrainState:
-  """State before the first step."""
+  """State before the first step.
+
+  Args:
+    trainable: A tree for each role that is trained.
+    optimizer: Optax transformation over the trainable tree.
+    **controls: Initial values of `TrainState.controls`.
+  """
   return TrainState(
     trainable,
     optimizer.init(trainable),
@@ -134,5 +140,5 @@ def means(sums: Sums) -> dict[str, jax.Array]:
 def masked_sums(
   values: jax.Array, mask: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """(sum of what is kept, how many that are), both float32 scalars."""
+  """(sum of the kept values, number of them), both float32 scalars."""
   return masked.masked_sum(values, mask), jnp.sum(mask, dtype=jnp.float32)

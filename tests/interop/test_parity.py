@@ -21,7 +21,7 @@ import safetensors.numpy
 from perl_jax import params as params_lib
 from perl_jax import roles, sampling, sharding
 from perl_jax.interop import hf_checkpoint, hf_export, hf_weights, peft
-from perl_jax.models import quantization
+from perl_jax.interop.storage import Storage
 from perl_jax.models.lora import LoraSpec
 from tests.interop import torch_side
 from tests.interop.tiny import REFERENCES, load
@@ -274,9 +274,7 @@ def test_leaves_are_read_to_where_they_belong(family, monkeypatch):
     return found
 
   monkeypatch.setattr(hf_weights.Checkpoint, "read", spy)
-  parts = hf_checkpoint.load(
-    source, mesh=mesh, storage=quantization.Storage("float32")
-  )
+  parts = hf_checkpoint.load(source, mesh=mesh, storage=Storage("float32"))
   assert sum(read) == params_lib.count(whole.frozen)
   for path, leaf in params_lib.flatten(parts.frozen).items():
     expected = sharding.spec_for(path, leaf.ndim)

@@ -203,7 +203,7 @@ def test_slurm_outside_a_job():
     ("gpu.sh", ("--", "--config", "configs/rl.py"), "with an equals sign"),
     ("gpu.sh", ("--gpus=all", "--", *TRAINING), "--gpus=all"),
     ("gpu.sh", ("--cuda=11", "--", *TRAINING), "CUDA '11'"),
-    ("slurm.sbatch", ("--config=configs/rl.py",), "--workdir=... is missing"),
+    ("slurm.sbatch", ("--config=configs/rl.py",), "need --config=FILE"),
   ],
 )  # fmt: skip
 def test_what_is_refused(script, arguments, said):

@@ -161,24 +161,26 @@ def test_splash_is_cut_over_the_mesh():
 )
 def test_heads_that_do_not_divide_are_not_cut(heads, kv_heads, q, kv):
   mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
-  found = []
-
-  def local(q, k, v, segments):
-    found.append((q.shape, k.shape, segments.shape))
-    return q
-
-  def run(q, k, segments):
-    return attention._over_mesh(local, 3, heads, kv_heads)(q, k, k, segments)
-
+  run = functools.partial(
+    attention.attend_splash, scale=1.0, softcap=None, window=None, windowed=None
+  )
   with jax.set_mesh(mesh):
-    jax.eval_shape(
-      run,
-      jnp.zeros((3, 4, heads, 8)),
-      jnp.zeros((3, 4, kv_heads, 8)),
-      jnp.zeros((3, 4)),
+    jaxpr = jax.make_jaxpr(run)(
+      jnp.zeros((3, 128, heads, 8)),
+      jnp.zeros((3, 128, kv_heads, 8)),
+      jnp.zeros((3, 128, kv_heads, 8)),
+      jnp.zeros((3, 128), jnp.int32),
     )
-  # Three rows do not divide by four devices either.
-  assert found == [((3, 4, q, 8), (3, 4, kv, 8), (3, 4))]
+  (part,) = [
+    equation.params["jaxpr"]
+    for equation in jaxpr.eqns
+    if equation.primitive.name == "shard_map"
+  ]
+  # After the constants of the kernel q, k, v and segments of one device. Three
+  # rows do not divide by four devices either.
+  assert [variable.aval.shape for variable in part.invars[-4:]] == [
+    (3, 128, q, 8), (3, 128, kv, 8), (3, 128, kv, 8), (3, 128)
+  ]  # fmt: skip
 
 
 BF16 = dict(dtype="bfloat16")
@@ -215,27 +217,28 @@ TPU, GPU, ROCM = (
     (("cpu", "cpu"), dict(attention="splash"), dict(contiguous=False), "xla"),
   ],
 )
-def test_choice(monkeypatch, device, fields, call, kernel):
-  monkeypatch.setattr(attention, "platform", lambda: device)
+def test_choice(device, fields, call, kernel):
   cfg = toys.config("tiny", **fields)
   call = dict(queries=256, keys=256, contiguous=True) | call
-  assert attention.choose(cfg, **call) == kernel
+  with traced_for(device):
+    assert attention.choose(cfg, **call) == kernel
 
 
 def test_platform_is_that_of_the_mesh():
   assert attention.platform() == ("cpu", "cpu")
-  with on_tpu():
-    assert attention.platform() == TPU
+  for device in (TPU, GPU, ROCM):
+    with traced_for(device):
+      assert attention.platform() == device
 
 
-def on_tpu():
-  """A mesh of TPUs, none of which is here."""
-  device = jax.sharding.AbstractDevice("TPU v5 lite", 1, "tpu")
+def traced_for(device):
+  """A mesh of four devices (platform, kind), none of which need be here."""
+  platform, kind = device
   mesh = jax.sharding.AbstractMesh(
     (4, 1, 1),
     sharding.AXES,
     axis_types=(jax.sharding.AxisType.Auto,) * 3,
-    abstract_device=device,
+    abstract_device=jax.sharding.AbstractDevice(kind, 1, platform),
   )
   return jax.sharding.use_abstract_mesh(mesh)
 
@@ -254,7 +257,7 @@ def lowered(name, platform, **fields):
 
 
 def test_tpu_gets_splash_when_lowered_on_a_cpu():
-  with on_tpu():
+  with traced_for(TPU):
     text = lowered("gemma2_tiny", "tpu", num_heads=4, head_dim=128)
   # A windowed kernel and a global one; no scores or masks of all pairs.
   assert text.count("@tpu_custom_call") == 2
@@ -270,10 +273,10 @@ def test_gpu_gets_cudnn_when_lowered_on_a_cpu(monkeypatch):
   monkeypatch.setattr(
     fused_attention_stablehlo, "check_cudnn_version", lambda: 91000
   )
-  monkeypatch.setattr(attention, "platform", lambda: GPU)
-  text = lowered("qwen3_tiny", "cuda", dtype="bfloat16")
-  assert "__cudnn$fmhaScaleBiasSoftmax" in text
-  assert "__cudnn" not in lowered("qwen3_tiny", "cuda")  # float32
+  with traced_for(GPU):
+    text = lowered("qwen3_tiny", "cuda", dtype="bfloat16")
+    assert "__cudnn$fmhaScaleBiasSoftmax" in text
+    assert "__cudnn" not in lowered("qwen3_tiny", "cuda")  # float32
 
 
 @pytest.mark.parametrize(
@@ -283,7 +286,7 @@ def test_gpu_gets_cudnn_when_lowered_on_a_cpu(monkeypatch):
     (dict(attention="cudnn"), r"attention='cudnn' .* dtype='float32'.*'auto'"),
     (
       dict(attention="cudnn", dtype="bfloat16", attn_softcap=2.0),
-      r"does not take attn_softcap=2\.0",
+      r"does not support attn_softcap=2\.0",
     ),
   ],
 )

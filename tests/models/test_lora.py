@@ -164,7 +164,7 @@ def test_attention_is_the_default():
   [
     # A pattern is matched in full: a bare "q" finds nothing.
     (dict(rank=1, targets="q"), r"lora\.targets='q' matches no projection"),
-    (dict(rank=1, targets="mlp/("), r"lora\.targets='mlp/\(' is no regular"),
+    (dict(rank=1, targets="mlp/("), r"lora\.targets='mlp/\(' is not a regular"),
     (dict(rank=-1), r"lora\.rank=-1"),
     (dict(rank=1, dropout=1.0), r"lora\.dropout=1\.0"),
   ],

@@ -118,7 +118,10 @@ def test_stable_far_out():
     ({"label_smoothing": 0.5}, r"label_smoothing=0.5 must be in \[0, 0.5\)"),
     ({"label_smoothing": -0.1}, "label_smoothing=-0.1 must be"),
     ({"kind": "hinge"}, "kind='hinge': choose one of sigmoid, ipo"),
-    ({"kind": "ipo", "label_smoothing": 0.1}, "label_smoothing=0.1 is of kind"),
+    (
+      {"kind": "ipo", "label_smoothing": 0.1},
+      "label_smoothing=0.1 belongs to kind",
+    ),
   ],
 )
 def test_refusals(options, message):

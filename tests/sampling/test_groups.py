@@ -12,13 +12,13 @@ from perl_jax import sampling
 from perl_jax.sampling import SamplingSpec
 from tests import toys
 from tests.models import reference
+from tests.sampling.test_draw import filter_slowly
 from tests.sampling.test_sampling import (
   LENGTHS,
   PROMPT_LEN,
   RESPONSE_LEN,
   SPEC,
   continue_slowly,
-  filter_slowly,
   model,
   prompts,
 )

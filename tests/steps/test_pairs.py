@@ -1,6 +1,5 @@
 """Pairs whose prompt is computed once: as if each side had been alone."""
 
-import dataclasses
 import functools
 
 import jax
@@ -100,29 +99,19 @@ def test_scores_and_gradients_are_those_of_each_side_alone(family, likelihood):
     )
 
 
-def columns(backbone, max_response, monkeypatch):
-  """Tokens of each row that go through the backbone, and how many rows."""
-  seen = []
-
-  def spy(own, params, sequence, **options):
-    del params, options
-    seen.append(sequence.tokens.shape)
-    return jax.numpy.zeros((*sequence.tokens.shape, own.config.width))
-
-  monkeypatch.setattr(roles.measures, "hidden_states", spy)
-  monkeypatch.setattr(roles, "hidden_states", spy)
-  trainable, frozen = role(backbone.config, False)
-  params = params_lib.combine(trainable, frozen)
-  reward_lib.pair_scores(backbone, params, pairs(), max_response=max_response)
-  return seen
+def flops(score, backbone, params):
+  """Floating-point operations that XLA counts in scoring all pairs."""
+  lowered = jax.jit(functools.partial(score, backbone)).lower(params, pairs())
+  return lowered.cost_analysis()["flops"]
 
 
-def test_a_prompt_is_computed_once_where_that_saves(monkeypatch):
+def test_a_prompt_is_computed_once_where_that_saves():
   backbone = roles.Backbone(toys.config("tiny"), SPEC)
-  rows = len(PROMPTS)
-  assert columns(backbone, RESPONSE, monkeypatch) == [(rows, WIDTH + RESPONSE)]
-  assert columns(backbone, 6, monkeypatch) == [(2 * rows, WIDTH)]
-  # Splash takes no masks.
-  splash = dataclasses.replace(backbone.config, attention="splash")
-  backbone = dataclasses.replace(backbone, config=splash)
-  assert columns(backbone, RESPONSE, monkeypatch) == [(2 * rows, WIDTH)]
+  params = params_lib.combine(*role(backbone.config, False))
+  shared, apart = (
+    flops(score, backbone, params) for score in (together, alone)
+  )
+  # 10 + 4 columns instead of 2 x 10; the attention of long rows costs more.
+  assert 0.65 < shared / apart < 0.8
+  wide = functools.partial(reward_lib.pair_scores, max_response=6)
+  assert 0.95 < flops(wide, backbone, params) / apart < 1.05

@@ -2,6 +2,8 @@
 
 import pytest
 
+from perl_jax import sharding
+
 
 @pytest.fixture(scope="module", autouse=True)
 def cached(compiled_once):
@@ -21,3 +23,18 @@ def reward_run(finished):
 @pytest.fixture(scope="session")
 def rl_run(finished):
   return finished / "rl"
+
+
+@pytest.fixture
+def placed_bases(monkeypatch):
+  """Bases (trees with an embedding) that the test puts on the devices."""
+  placed, place = [], sharding.place
+
+  def spy(mesh, tree, **options):
+    found = place(mesh, tree, **options)
+    if isinstance(tree, dict) and "embedding" in tree:
+      placed.append(found)
+    return found
+
+  monkeypatch.setattr(sharding, "place", spy)
+  return placed

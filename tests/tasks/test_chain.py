@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from perl_jax import checkpoint, files, params, sharding, steps
+from perl_jax import checkpoint, files, params, steps
 from perl_jax.tasks.initial import restore
 from tests.tasks import tiny
 
@@ -125,7 +125,7 @@ def refused(tmp_path, sft_run, reward, *texts):
 
 
 def test_reward_model_on_another_base_brings_it(
-  tmp_path, monkeypatch, finished, sft_run
+  tmp_path, placed_bases, finished, sft_run
 ):
   """A sound pair of runs beside the policy's, from an SFT that went further."""
   other = tmp_path / "other"
@@ -140,21 +140,12 @@ def test_reward_model_on_another_base_brings_it(
     other / "reward" / "model.json",
     model_of(other / "reward") | {"fingerprint": theirs},
   )
-  placed = []
-  real = sharding.place
-
-  def spy(mesh, tree, **options):
-    found = real(mesh, tree, **options)
-    if isinstance(tree, dict) and "embedding" in tree:
-      placed.append(params.fingerprint(found))
-    return found
-
-  monkeypatch.setattr(sharding, "place", spy)
   inits = {
     "policy__init": str(sft_run), "reward__init": str(other / "reward"),
   }  # fmt: skip
   summary = tiny.run(tmp_path / "run", "rl", **inits | SHORT)
-  assert placed == [mine.fingerprint, theirs]
+  found = [params.fingerprint(base) for base in placed_bases]
+  assert found == [mine.fingerprint, theirs]
   assert summary["kl_at_step_0"] == 0.0
   near = tiny.run(
     tmp_path / "near", "rl", policy__init=str(sft_run),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from perl_jax import params, roles, sharding, steps
+from perl_jax import params, roles, steps
 from perl_jax.data.sources.coffee_bar import rows as rows_lib
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.models.lora import LoraSpec
@@ -183,34 +183,19 @@ def test_rl_goes_on_from_it_and_export_takes_it(tmp_path, dpo_run, reward_run):
   assert (tmp_path / "out" / "adapter_config.json").is_file()
 
 
-def placed_bases(monkeypatch):
-  """Trees with an embedding that are put on the devices from now on."""
-  placed = []
-  real = sharding.place
-
-  def spy(mesh, tree, **options):
-    found = real(mesh, tree, **options)
-    if isinstance(tree, dict) and "embedding" in tree:
-      placed.append(found)
-    return found
-
-  monkeypatch.setattr(sharding, "place", spy)
-  return placed
-
-
 @pytest.mark.slow
-def test_one_base_for_policy_and_anchor(tmp_path, monkeypatch, sft_run):
+def test_one_base_for_policy_and_anchor(tmp_path, placed_bases, sft_run):
   """And it has the same bits after the run."""
-  placed = placed_bases(monkeypatch)
   tiny.run(tmp_path / "run", "dpo", policy__init=str(sft_run), steps=1)
-  assert len(placed) == 1
+  assert len(placed_bases) == 1
   expected = restore.load(sft_run, "best", "policy", "policy.init").fingerprint
-  assert params.fingerprint(placed[0]) == expected
+  assert params.fingerprint(placed_bases[0]) == expected
 
 
 @pytest.mark.slow
-def test_full_tuning_keeps_a_copy_as_the_anchor(tmp_path, monkeypatch, sft_run):
-  placed = placed_bases(monkeypatch)
+def test_full_tuning_keeps_a_copy_as_the_anchor(
+  tmp_path, placed_bases, sft_run
+):
   fields = {"tuning": "full", "loss": "ipo", "label_smoothing": 0.0}
   summary = tiny.run(
     tmp_path / "run", "dpo", policy__init=str(sft_run), **fields
@@ -221,7 +206,7 @@ def test_full_tuning_keeps_a_copy_as_the_anchor(tmp_path, monkeypatch, sft_run):
   start = judged(tmp_path / "run")[0]["validation/loss"]
   np.testing.assert_allclose(start, 0.25 / beta**2, rtol=1e-6)
   expected = restore.load(sft_run, "best", "policy", "policy.init").fingerprint
-  assert params.fingerprint(placed[0]) == expected  # it was not donated
+  assert params.fingerprint(placed_bases[0]) == expected  # it was not donated
   trained = restore.load(tmp_path / "run", "last", "policy", "policy.init")
   assert trained.adapter is None and trained.fingerprint != expected
 

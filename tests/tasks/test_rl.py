@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from perl_jax import params, sharding
+from perl_jax import params
 from perl_jax.tasks.initial import restore
 from perl_jax.tasks.initial import roles as initial_roles
 from tests.tasks import tiny
@@ -88,23 +88,13 @@ def test_all_that_was_trained_moved_and_nothing_else(rl_run, sft_run):
 
 @pytest.mark.slow
 def test_one_step_moves_the_adapters_and_not_the_base(
-  tmp_path, monkeypatch, sft_run, reward_run
+  tmp_path, placed_bases, sft_run, reward_run
 ):
   """The base that was on the devices has the same bits after the run.
 
   The value model starts from the reward model here: its head predicts a
   reward from the first step on.
   """
-  placed = []
-  real = sharding.place
-
-  def spy(mesh, tree, **options):
-    found = real(mesh, tree, **options)
-    if isinstance(tree, dict) and "embedding" in tree:
-      placed.append(found)
-    return found
-
-  monkeypatch.setattr(sharding, "place", spy)
   workdir = tmp_path / "run"
   tiny.run(
     workdir,
@@ -114,9 +104,9 @@ def test_one_step_moves_the_adapters_and_not_the_base(
     value__init="reward",
     steps=1,
   )
-  assert len(placed) == 1, "one base for four roles"
+  assert len(placed_bases) == 1, "one base for four roles"
   expected = restore.load(sft_run, "best", "policy", "policy.init").fingerprint
-  assert params.fingerprint(placed[0]) == expected
+  assert params.fingerprint(placed_bases[0]) == expected
   reward = restore.load(reward_run, "best", "reward", "reward.init")
   value = restore.load(workdir, "last", "value", "policy.init")
   moved = params.flatten(value.adapter)

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 from perl_jax import params as params_lib
 from perl_jax import roles, sharding, steps
 from perl_jax.data.batches.preferences import PreferenceBatch
+from perl_jax.interop.storage import Storage
 from perl_jax.models import quantization
 from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
@@ -182,7 +183,7 @@ def make_stage(
 
 def abstract_base(mesh: Mesh, model: ModelConfig, dtype: str) -> Any:
   """The base in its storage dtype, as `initial.model.stored` makes it."""
-  storage = quantization.Storage(dtype)
+  storage = Storage(dtype)
 
   def put(path, leaf):
     if dtype in quantization.QUANTIZED and path.endswith("/kernel"):

@@ -10,6 +10,7 @@ from perl_jax import hosts, roles, sharding
 from perl_jax.data import records
 from perl_jax.data.sources import registry
 from perl_jax.data.text import tokenization as tokenization_lib
+from perl_jax.objectives import kl as kl_lib
 from perl_jax.tasks.rollouts import engine as engine_lib
 from perl_jax.tasks.rollouts import metrics as rollout_metrics
 from perl_jax.tasks.rollouts import rewards
@@ -104,9 +105,10 @@ class PolicyEvaluator:
     measured = None
     if reward is not None:
       measured = reward.measure(args, batch.index, self._rows)
+    kl = kl_lib.kl_k1(logprobs, anchor_logprobs)
     # The rows of all processes, on each of them: all write the same down.
     batch, samples, kl, entropy, measured = hosts.to_host(
-      (device, samples, logprobs - anchor_logprobs, entropy, measured)
+      (device, samples, kl, entropy, measured)
     )
     found = {}
     for row in np.flatnonzero(batch.valid):

@@ -14,9 +14,10 @@ import jax
 from absl import logging
 from jax.sharding import Mesh
 
+from perl_jax import hosts, roles, sharding
 from perl_jax import params as params_lib
-from perl_jax import roles, sharding
 from perl_jax.interop import hf_checkpoint, peft
+from perl_jax.interop.storage import Storage
 from perl_jax.models import quantization
 from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
@@ -125,7 +126,9 @@ def random_start(
 def _bare(base, config, *, source, tokenizer, head=None) -> Start:
   backbone = roles.Backbone(config, LoraSpec())
   role = roles.Role(backbone, head or {}, base)
-  return Start(role, source, params_lib.fingerprint(base), tokenizer)
+  return Start(
+    role, source, params_lib.fingerprint(base, hosts.to_host), tokenizer
+  )
 
 
 def random_base(
@@ -149,7 +152,7 @@ def random_base(
 
 def stored(base: params_lib.Params, dtype: str) -> dict[str, Any]:
   """A frozen base in its storage dtype; see `models.quantization`."""
-  storage = quantization.Storage(dtype)
+  storage = Storage(dtype)
   leaves = params_lib.flatten(base)
   found = params_lib.unflatten(
     {path: storage.put(path, leaf) for path, leaf in leaves.items()}
@@ -160,7 +163,7 @@ def stored(base: params_lib.Params, dtype: str) -> dict[str, Any]:
 
 def read_base(directory: str | os.PathLike, options: ReadOptions) -> roles.Role:
   """A Hugging Face checkpoint with its base in the storage dtype."""
-  storage = quantization.Storage(options.dtype)
+  storage = Storage(options.dtype)
   found = hf_checkpoint.load(
     directory, mesh=options.target_mesh(), storage=storage
   )

@@ -1,4 +1,8 @@
-"""Decoding in slots: a waiting sample takes the place of a finished one."""
+"""Continuous batching: a waiting sample starts where another has finished.
+
+The batch has a fixed number of slots. A slot whose sample has ended is given to
+the next sample that waits, while the other slots go on decoding.
+"""
 
 from typing import NamedTuple
 
@@ -10,15 +14,17 @@ from perl_jax.models import transformer
 from perl_jax.sampling.draw import Policy, Samples, no_samples
 
 
-class Slots(NamedTuple):
-  """What `decode_in_turn` is at, S samples of N; all but `cache` by slot.
+class SlotState(NamedTuple):
+  """State of the S slots while N samples are decoded.
 
   Attributes:
-    cache: `S` rows of P + T columns: a prompt, then the ring of the steps.
-    logits: Of the next token, `[S, V]`.
-    sample: Which sample runs in the slot, `[S]`; N if the slot is free.
-    drawn: How many tokens it has, `[S]`.
-    admitted: Prompts that had their turn to begin, scalar.
+    cache: Key/value cache of S rows and P + T columns: a prompt, then a ring
+      buffer that holds the tokens of the last T steps.
+    logits: Logits of each slot's next token, `[S, V]`, float32.
+    sample: Index of the sample that runs in each slot, `[S]`, int32; N where
+      the slot is free.
+    drawn: Number of tokens that this sample has, `[S]`, int32.
+    admitted: Number of prompts that were prefilled so far, int32 scalar.
   """
 
   cache: transformer.Cache
@@ -28,22 +34,37 @@ class Slots(NamedTuple):
   admitted: jax.Array
 
 
-def decode_in_turn(
+def decode_continuously(
   policy: Policy, prompts: jax.Array, lengths: jax.Array, keys: jax.Array
 ) -> Samples:
-  """`spec.slots` samples at once; who has finished makes room for the next.
+  """Decodes N samples, at most `spec.slots` at a time.
 
-  All slots write to the same column of the cache, P + (step mod T): masks are
-  made of positions and segments, so it does not matter in which column a token
-  lies. A sample has at most T tokens and never meets its own; what the slot's
-  last sample left has segment 0 since the new prompt came.
+  Each outer iteration prefills the next `spec.refill_size` samples into free
+  slots; each inner one decodes a token in every slot, until enough slots are
+  free for the next refill. The loops are nested because a `lax.cond` in a
+  single loop would have to choose between two caches, which XLA may copy.
 
-  The two loops are nested: a `lax.cond` within one would have to choose
-  between two caches, and XLA may copy them.
+  All slots write to the same column of the cache, P + (step mod T). Masks are
+  made of positions and segments, so that a token may lie in any column. A
+  sample has at most T tokens and so never overwrites its own; what the slot's
+  previous sample left has segment 0 from the prefill of the new prompt on.
 
-  On a mesh a refill whose prompts divide over its rows is prefilled in the
-  layout of training, so that both layouts are kept throughout. Fewer prompts
-  would be computed by all devices alike: they are prefilled as they decode.
+  On a mesh a refill whose prompts divide over the batch axes is prefilled in
+  the layout of training; both layouts of the parameters are then kept
+  throughout. Fewer prompts would be computed by all devices alike, so they are
+  prefilled in the layout of decoding.
+
+  Args:
+    policy: Model and `SamplingSpec`.
+    prompts: Left-padded prompts, `[B, P]`, int32.
+    lengths: Tokens of each prompt, `[B]`, int32.
+    keys: Random key of each sample, `[N]`, N = B * G for groups of G.
+
+  Returns:
+    `Samples` of N rows. `steps` counts the tokens that each slot decoded.
+
+  Reference: Yu et al. 2022, "Orca: A Distributed Serving System for
+  Transformer-Based Generative Models", OSDI (iteration-level scheduling).
   """
   spec, batch, total = policy.spec, prompts.shape[0], keys.shape[0]
   prefiller, policy = policy, policy.to_decode()
@@ -51,15 +72,15 @@ def decode_in_turn(
     prefiller = policy
   time = spec.response_len
 
-  def wait(slots):
-    """Whether there is nobody to admit, or too little room yet."""
+  def nothing_to_refill(slots):
+    """Whether no prompt waits, or too few slots are free to refill them."""
     free = jnp.sum(slots.sample == total)
     waiting = spec.group * (batch - slots.admitted)
     return (waiting == 0) | (free < jnp.minimum(spec.refill_size, waiting))
 
-  def running(state):
+  def keep_decoding(state):
     slots, _ = state
-    return jnp.any(slots.sample < total) & wait(slots)
+    return jnp.any(slots.sample < total) & nothing_to_refill(slots)
 
   def decode(state):
     slots, samples = state
@@ -77,7 +98,7 @@ def decode_in_turn(
     cache = slots.cache._replace(length=column)
     hidden, cache = policy.forward(sequence, cache)
     ended = stops | (at + 1 >= time)
-    # Sample N is nobody's: what a free slot writes is dropped.
+    # There is no row N: what a free slot writes is dropped.
     samples = Samples(
       samples.tokens.at[here, at].set(token, mode="drop"),
       samples.mask.at[here, at].set(True, mode="drop"),
@@ -87,25 +108,25 @@ def decode_in_turn(
     )
     here = jnp.where(ended, total, here)
     logits = policy.logits(hidden)
-    return Slots(cache, logits, here, at + 1, slots.admitted), samples
+    return SlotState(cache, logits, here, at + 1, slots.admitted), samples
 
-  def turn(state):
+  def refill_and_decode(state):
     slots, samples = state
-    slots = _admit(prefiller, policy, prompts, lengths, slots)
-    return jax.lax.while_loop(running, decode, (slots, samples))
+    slots = _refill(prefiller, policy, prompts, lengths, slots)
+    return jax.lax.while_loop(keep_decoding, decode, (slots, samples))
 
-  def anybody_waits(state):
+  def prompts_wait(state):
     return state[0].admitted < batch
 
   samples = no_samples(spec, total)
   state = (_free_slots(policy, prompts, total), samples)
-  return jax.lax.while_loop(anybody_waits, turn, state)[1]
+  return jax.lax.while_loop(prompts_wait, refill_and_decode, state)[1]
 
 
-def _free_slots(policy, prompts, total) -> Slots:
+def _free_slots(policy, prompts, total) -> SlotState:
   config, spec = policy.backbone.config, policy.spec
   columns = prompts.shape[1] + spec.response_len
-  return Slots(
+  return SlotState(
     cache=transformer.init_cache(config, spec.slots, columns),
     logits=sharding.constrain(
       jnp.zeros((spec.slots, config.vocab_size), jnp.float32), *policy.layout
@@ -116,12 +137,12 @@ def _free_slots(policy, prompts, total) -> Slots:
   )
 
 
-def _admit(prefiller, policy, prompts, lengths, slots: Slots) -> Slots:
-  """Prefills the next prompts, once each, into a free slot for each sample."""
+def _refill(prefiller, policy, prompts, lengths, slots: SlotState) -> SlotState:
+  """Prefills the next prompts, once each, and gives each sample a free slot."""
   spec, (batch, prompt_len) = policy.spec, prompts.shape
   group, total = spec.group, spec.group * batch
   count = spec.refill_size // group
-  # Behind the last prompt come stand-ins, whose slot does not exist.
+  # Rows after the last prompt repeat it, and are written to no slot.
   rows = slots.admitted + jnp.arange(count)
   index = jnp.minimum(rows, batch - 1)
   prompt = roles.left_padded(prompts[index], lengths[index])
@@ -146,7 +167,7 @@ def _admit(prefiller, policy, prompts, lengths, slots: Slots) -> Slots:
     positions=put(old.positions, jnp.pad(new.positions, ring)),
     segments=put(old.segments, jnp.pad(new.segments, ring)),
   )
-  return Slots(
+  return SlotState(
     cache=cache,
     logits=put(slots.logits, policy.logits(hidden)),
     sample=slots.sample.at[into].set(sample, mode="drop"),
