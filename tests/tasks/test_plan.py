@@ -2,23 +2,17 @@
 
 import importlib.util
 import json
-import pathlib
 
 import jax
-import numpy as np
 import pytest
 
 from configs import plan as plan_config
-from perl_jax import main, params, sharding, tasks
+from perl_jax import main, sharding, tasks
 from perl_jax.models import presets
-from perl_jax.models.config import ModelConfig
-from perl_jax.planning import chips, estimate
 from perl_jax.reporting import plans
 from perl_jax.tasks import plan
-from perl_jax.tasks.dry_run import memory_check, programs, suggestions
+from perl_jax.tasks.dry_run import programs
 from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import compiled as compiled_lib
-from perl_jax.tasks.training import inputs
 from tests.tasks import tiny
 
 MODEL = presets.preset("tiny", vocab_size=400, max_len=136)
@@ -41,113 +35,6 @@ def planned_config(**fields):
       f"{name}.data.response_len": 8,
     }
   return tiny.override(config, small | fields)
-
-
-@pytest.mark.parametrize("task", ["reward", "dpo"])
-def test_a_plan_is_of_what_the_task_compiles(task, tmp_path, monkeypatch):
-  """Byte for byte: the peak of the plan is that of the run's own step."""
-  compiled, lengths = [], []
-  original = compiled_lib.Compiled.__call__
-
-  def remember(self, *args):
-    if self.name == f"{task} step":
-      pairs = args[2].pairs if task == "dpo" else args[2]
-      lengths.append(pairs.chosen_tokens.shape[1])
-      compiled.append(self)
-    return original(self, *args)
-
-  monkeypatch.setattr(compiled_lib.Compiled, "__call__", remember)
-  config = tiny.config(task, steps=1, eval_every=1, mesh__data=1)
-  found = []
-  read = inputs.preferences
-  monkeypatch.setattr(
-    inputs,
-    "preferences",
-    lambda *a, **k: found.append(read(*a, **k)) or found[-1],
-  )
-  tasks.run(config, tmp_path / task)
-  described = json.loads((tmp_path / task / "model.json").read_text())
-  model = ModelConfig.from_dict(described["model"])
-  # How long rows and responses are, the data decide.
-  seen = {
-    "data.max_len": lengths[0],
-    "data.response_len": found[0].max_targets,
-  }
-  made = plan.make_stage(tiny.override(config, seen), model, one_device())
-  learn = made.programs()[-1]
-  with jax.set_mesh(made.mesh):
-    executable = learn.function.jitted(*learn.args).lower(*learn.args).compile()
-  planned = estimate.peak_bytes(executable.memory_analysis())
-  assert planned == compiled[0].peak_bytes
-
-
-@pytest.mark.parametrize("task", tasks.TRAINING)
-@pytest.mark.parametrize("tuning", ["lora", "full"])
-def test_held_bytes_are_those_of_arrays(task, tuning):
-  config = tiny.config(task, tuning=tuning, base_dtype="float32")
-  made = plan.make_stage(config, MODEL, one_device())
-  held = made.held_bytes()
-  for name, tree in made.held.items():
-    real = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree)
-    assert held[name] == params.nbytes(real), name
-  whole = params.nbytes(
-    jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), made.held)
-  )
-  base = held["base"]
-  if tuning == "full":
-    assert base == 0
-    # Each role that is trained is the model and two moments of Adam.
-    trained = "reward" if task == "reward" else "policy"
-    assert held["optimizer"] >= 2 * held[trained]
-  else:
-    assert base > 0.5 * whole
-
-
-@pytest.mark.parametrize("tuning", ["lora", "full"])
-def test_a_gathered_kernel_is_kept_for_no_layer(tuning):
-  """Nor its gradient: on eight devices no program has the whole model."""
-  model = presets.preset(
-    "small", vocab_size=64, max_len=16, num_layers=12, mlp_width=4096
-  )
-  config = tiny.config(
-    "reward",
-    tuning=tuning,
-    microbatches=1,
-    data__max_len=16,
-    data__response_len=4,
-  )
-  mesh = sharding.make_mesh(data=1, fsdp=8, tensor=1)
-  made = plan.make_stage(config, model, mesh)
-  (learn,) = made.programs()
-  with jax.set_mesh(mesh):
-    jitted = learn.function.jitted(*learn.args)
-    executable = jitted.lower(*learn.args).compile()
-  kernels = 12 * (2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 4096) * 4
-  assert executable.memory_analysis().temp_size_in_bytes < kernels
-
-
-def test_a_quantised_base_is_counted_in_its_bits():
-  sizes = {}
-  for dtype in ("bfloat16", "int8", "nf4"):
-    config = tiny.config("reward", base_dtype=dtype)
-    made = plan.make_stage(config, MODEL, one_device())
-    sizes[dtype] = made.held_bytes()["base"]
-  kernels = 2 * 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)
-  rest = sizes["bfloat16"] - kernels
-  assert rest < sizes["nf4"] < rest + kernels / 3
-  assert rest + kernels / 2 < sizes["int8"] < rest + kernels / 1.5
-
-
-def test_the_base_is_spread_and_the_cache_too():
-  config = tiny.config("rl", reward__fn="x:y")
-  sizes = {"data": 1, "fsdp": 4, "tensor": 2}
-  alone = plan.make_stage(config, MODEL, one_device())
-  spread = plan.make_stage(config, MODEL, sharding.make_mesh(**sizes))
-  assert spread.held_bytes()["base"] < alone.held_bytes()["base"] / 6
-  assert spread.cache_bytes() == alone.cache_bytes() / 8
-  keys = 2 * 8 * (88 + 12) * 2 * 8 * 4  # L B S K H, float32
-  assert alone.cache_bytes() == 2 * keys
-  assert "reward" not in alone.held
 
 
 @pytest.mark.parametrize(
@@ -230,47 +117,6 @@ def refused(message):
   )
 
 
-def test_what_does_not_fit_is_changed_until_it_does():
-  """Each change on top of those before it, the last one fits."""
-  config = tiny.override(
-    tiny.config("reward", base_dtype="bfloat16"), {"batch_size": 16}
-  )
-  mesh = sharding.make_mesh(data=2, fsdp=1, tensor=1)
-  base = plan.make_stage(config, MODEL, mesh).held_bytes()["base"]
-  tried = []
-
-  def planner(config, model, mesh):
-    """Bytes that are held, and what stands for the rows of a microbatch."""
-    tried.append((config, model, mesh))
-    made = plan.make_stage(config, model, mesh)
-    peak = sum(made.held_bytes().values()) + 1000 * config.batch_size
-    peak -= 500 * config.microbatches + 100 * (model.remat == "full")
-    return {"peak_bytes": peak, "fits": peak < limit, "seconds": None}
-
-  limit = 0
-  whole = planner(config, MODEL, mesh)["peak_bytes"]
-  limit = whole  # one byte less than it takes
-  found = suggestions.try_changes(config, MODEL, mesh, planner)
-  assert [row["fits"] for row in found] == [True]
-  assert found[0]["change"] == "--config.microbatches=8"
-  limit = 0
-  found = suggestions.try_changes(config, MODEL, mesh, planner)
-  assert [row["change"] for row in found] == [
-    "--config.microbatches=8",
-    "--config.model.remat=full",
-    "--config.mesh.data=1 --config.mesh.fsdp=2",
-    "--config.base_dtype=int8",
-    "--config.batch_size=8 --config.microbatches=4",
-    "--config.batch_size=4 --config.microbatches=2",
-  ]
-  last_config, last_model, last_mesh = tried[-1]
-  assert last_config.base_dtype == "int8" and last_model.remat == "full"
-  assert dict(last_mesh.shape) == {"data": 1, "fsdp": 2, "tensor": 1}
-  peaks = [row["peak_bytes"] for row in found]
-  assert peaks[-1] < whole - base / 2
-  assert "None of them fits" in "\n".join(plans._changes({"changes": found}))
-
-
 @pytest.mark.parametrize(
   "fields, message",
   [
@@ -293,42 +139,6 @@ def test_a_directory_that_holds_no_model(tmp_path):
   config = planned_config(model=str(tmp_path))
   with pytest.raises(ValueError, match="neither of a run"):
     plan.model_of(config, ["rl"])
-
-
-def test_a_run_that_cannot_fit_is_refused(tmp_path, monkeypatch, caplog):
-  monkeypatch.setattr(
-    memory_check, "memory_limit", lambda mesh, device: 100_000
-  )
-  with pytest.raises(
-    ValueError, match=r"needs at least 0\.00 GiB on each device"
-  ):
-    tasks.run(tiny.config("sft"), tmp_path / "run")
-  assert not (tmp_path / "run").exists()
-  check(tiny.config("sft", fit="off"))
-  with caplog.at_level("WARNING"):
-    check(tiny.config("sft", fit="warn"))
-  assert "configs/plan.py tries them" in caplog.text
-  with pytest.raises(ValueError, match=r"config\.fit='never'"):
-    check(tiny.config("sft", fit="never"))
-  monkeypatch.setattr(memory_check, "memory_limit", lambda mesh, device: 2**40)
-  check(tiny.config("sft"))
-
-
-def check(config):
-  task = tasks.TASKS[config.task]
-  memory_check.check(config, task.trains, task.module().programs)
-
-
-def test_the_limit_of_a_cpu_is_its_memory_shared():
-  mesh = one_device()
-  whole = memory_check.memory_limit(mesh, None) * jax.local_device_count()
-  lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
-  kilobytes = next(
-    int(line.split()[1]) for line in lines if line.startswith("MemTotal")
-  )
-  assert whole == pytest.approx(kilobytes * 1024, rel=0.01)
-  published = memory_check.memory_limit(mesh, chips.CHIPS["v5e"])
-  assert published == 16 * 2**30
 
 
 @pytest.mark.skipif(

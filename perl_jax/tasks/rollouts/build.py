@@ -129,7 +129,8 @@ class IterationPrograms:
       sampled_logprobs=sampled,
       anchor_logprobs=scores["anchor"],
       rewards=rewards.reshape(shape),
-      beta=jnp.broadcast_to(beta, shape[:1]),
+      # Laid out as the rows are, which a broadcast scalar would not be.
+      beta=jnp.full_like(batch.lengths, beta, dtype=jnp.float32),
       policy_logprobs=scores.get("policy"),
       values=scores.get("value"),
     )
@@ -174,7 +175,9 @@ def build(
   engine = engine_lib.Engine(backbone, settings.sampling, reward)
   sample = engine.sample
   if settings.rollout != settings.sampling:
-    sample = engine_lib.compiled_sampler(backbone, settings.rollout)
+    sample = engine_lib.compiled_sampler(
+      backbone, settings.rollout, name="rollout"
+    )
   together = ()
   if anchor.frozen:
     together = ("anchor", "policy", "value")

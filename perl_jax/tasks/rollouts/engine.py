@@ -46,7 +46,9 @@ class Engine:
 
 
 def compiled_sampler(
-  backbone: roles.Backbone, spec: sampling.SamplingSpec
+  backbone: roles.Backbone,
+  spec: sampling.SamplingSpec,
+  name: str = "sample",
 ) -> Compiled:
   """`sample(trainable, frozen, prompts, lengths, row_ids, key)`."""
   sampler = sampling.make_sampler(backbone, spec)
@@ -55,4 +57,4 @@ def compiled_sampler(
     params = params_lib.combine(trainable, frozen)
     return sampler(params, prompts, lengths, row_ids, key)
 
-  return Compiled(sample, name="sample")
+  return Compiled(sample, name=name)

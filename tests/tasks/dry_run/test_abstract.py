@@ -1,0 +1,186 @@
+"""Stages from abstract arrays: the programs and the bytes of the real ones."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from perl_jax import params, sharding, tasks
+from perl_jax.data.text import tokenization as tokenization_lib
+from perl_jax.models import presets
+from perl_jax.models.config import ModelConfig
+from perl_jax.planning import estimate
+from perl_jax.tasks import plan
+from perl_jax.tasks.training import compiled as compiled_lib
+from perl_jax.tasks.training import inputs
+from tests.tasks import tiny
+
+MODEL = presets.preset("tiny", vocab_size=400, max_len=136)
+SPREAD = {"mesh__data": 2, "mesh__fsdp": 2, "mesh__tensor": 2}
+
+
+def one_device():
+  return sharding.make_mesh(data=1, fsdp=1, tensor=1)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+  """A reward model on the random base of seed 0, whose tokenizer all take."""
+  workdir = tmp_path_factory.mktemp("start") / "reward"
+  tiny.run(workdir, "reward", steps=1, eval_every=1)
+  return workdir
+
+
+RL = {
+  "rl": {},
+  "rl-ppo": {
+    "estimator": "ppo", "ppo__epochs": 2, "ppo__minibatches": 2,
+    "microbatches": 2, "whiten": True,
+  },
+  "rl-grpo": {
+    "estimator": "grpo", "samples_per_prompt": 2, "kl__estimator": "exact",
+    "kl__place": "loss", "score_microbatches": 2,
+  },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  ("name", "mesh"),
+  [
+    *((name, {"mesh__data": 1}) for name in ("sft", "reward", "rl", "dpo")),
+    *(
+      pytest.param(name, mesh, marks=pytest.mark.slow)
+      for name, mesh in (
+        *((name, SPREAD) for name in ("sft", "reward", "rl", "dpo")),
+        ("rl-ppo", {"mesh__data": 1}),
+        ("rl-grpo", {"mesh__data": 1}),
+        ("rl-grpo", SPREAD),
+      )
+    ),
+  ],
+)
+def test_a_plan_is_of_what_the_task_compiles(
+  name, mesh, tmp_path, monkeypatch, start
+):
+  """Byte for byte: each program of the plan needs what that of the run does."""
+  called = {}
+  original = compiled_lib.Compiled.__call__
+
+  def remember(self, *args):
+    called.setdefault(self.name, (self, jax.tree.map(np.shape, args)))
+    return original(self, *args)
+
+  monkeypatch.setattr(compiled_lib.Compiled, "__call__", remember)
+  fields = {"data__tokenizer": str(start / "tokenizer"), "steps": 1,
+            "eval_every": 1, "eval__rows": 8} | mesh  # fmt: skip
+  if name in RL:
+    fields |= RL[name] | {"reward__init": str(start)}
+  task = name.split("-")[0]
+  config = tiny.config(task, **fields)
+  tasks.run(config, tmp_path / task)
+  described = json.loads((tmp_path / task / "model.json").read_text())
+  model = ModelConfig.from_dict(described["model"])
+  # How long rows and responses are, the data decide.
+  made = plan.make_stage(
+    tiny.override(config, lengths(task, called)),
+    model,
+    sharding.make_mesh(**config.mesh.to_dict()),
+    max_targets=max_targets(task, config, start),
+  )
+  programs = made.programs()
+  assert [p.name for p in programs][-1] == "learn"
+  for program in programs:
+    with jax.set_mesh(made.mesh):
+      lowered = program.function.jitted(*program.args).lower(*program.args)
+      memory = lowered.compile().memory_analysis()
+    real, shapes = called[program.function.name]
+    assert jax.tree.map(np.shape, program.args) == shapes, program.name
+    assert estimate.peak_bytes(memory) == real.peak_bytes, program.name
+
+
+def lengths(task, called):
+  """Fields of `data` that give batches as long as those of a run."""
+  if task == "rl":
+    return {"data.prompt_len": called["sample"][1][2][1]}
+  batch = called[f"{task} step"][1][2]
+  batch = batch.pairs if task == "dpo" else batch
+  return {"data.max_len": batch[0][1]}
+
+
+def max_targets(task, config, start):
+  """Most targets of a row in the data of a run."""
+  if task == "rl":
+    return None
+  tokenization = tokenization_lib.load_tokenizer(start / "tokenizer")
+  read = {"sft": inputs.targets}.get(task, inputs.preferences)
+  return read(config, tokenization).max_targets
+
+
+@pytest.mark.parametrize("task", tasks.TRAINING)
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_held_bytes_are_those_of_arrays(task, tuning):
+  config = tiny.config(task, tuning=tuning, base_dtype="float32")
+  made = plan.make_stage(config, MODEL, one_device())
+  held = made.held_bytes()
+  for name, tree in made.held.items():
+    real = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree)
+    assert held[name] == params.nbytes(real), name
+  whole = params.nbytes(
+    jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), made.held)
+  )
+  base = held["base"]
+  if tuning == "full":
+    assert base == 0
+    # Each role that is trained is the model and two moments of Adam.
+    trained = "reward" if task == "reward" else "policy"
+    assert held["optimizer"] >= 2 * held[trained]
+  else:
+    assert base > 0.5 * whole
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_a_gathered_kernel_is_kept_for_no_layer(tuning):
+  """Nor its gradient: on eight devices no program has the whole model."""
+  model = presets.preset(
+    "small", vocab_size=64, max_len=16, num_layers=12, mlp_width=4096
+  )
+  config = tiny.config(
+    "reward",
+    tuning=tuning,
+    microbatches=1,
+    data__max_len=16,
+    data__response_len=4,
+  )
+  mesh = sharding.make_mesh(data=1, fsdp=8, tensor=1)
+  made = plan.make_stage(config, model, mesh)
+  (learn,) = made.programs()
+  with jax.set_mesh(mesh):
+    jitted = learn.function.jitted(*learn.args)
+    executable = jitted.lower(*learn.args).compile()
+  kernels = 12 * (2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 4096) * 4
+  assert executable.memory_analysis().temp_size_in_bytes < kernels
+
+
+def test_a_quantised_base_is_counted_in_its_bits():
+  sizes = {}
+  for dtype in ("bfloat16", "int8", "nf4"):
+    config = tiny.config("reward", base_dtype=dtype)
+    made = plan.make_stage(config, MODEL, one_device())
+    sizes[dtype] = made.held_bytes()["base"]
+  kernels = 2 * 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)
+  rest = sizes["bfloat16"] - kernels
+  assert rest < sizes["nf4"] < rest + kernels / 3
+  assert rest + kernels / 2 < sizes["int8"] < rest + kernels / 1.5
+
+
+def test_the_base_is_spread_and_the_cache_too():
+  config = tiny.config("rl", reward__fn="x:y")
+  sizes = {"data": 1, "fsdp": 4, "tensor": 2}
+  alone = plan.make_stage(config, MODEL, one_device())
+  spread = plan.make_stage(config, MODEL, sharding.make_mesh(**sizes))
+  assert spread.held_bytes()["base"] < alone.held_bytes()["base"] / 6
+  assert spread.cache_bytes() == alone.cache_bytes() / 8
+  keys = 2 * 8 * (88 + 12) * 2 * 8 * 4  # L B S K H, float32
+  assert alone.cache_bytes() == 2 * keys
+  assert "reward" not in alone.held
