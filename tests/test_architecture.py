@@ -1,186 +1,40 @@
-"""The floors of the house: who may import whom, read from the source alone.
+"""The floors of the house: who may import whom, what is in one place only.
 
-Nothing is imported here; `ast` reads the files. Each check takes a mapping from
-module names to sources and returns what is wrong, so that the same functions
-are tried on a small house with every fault in it.
+Each check takes a mapping from module names to sources and returns what is
+wrong, so that the same functions are tried on a small house with every fault in
+it.
 """
 
 import ast
-import functools
-import graphlib
-import pathlib
-import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
-PACKAGE = "perl_jax"
-
-# Top to bottom, left to right: a room imports from the left of its own floor
-# and from any floor below.
-FLOORS = (
-  ("main",),
-  ("tasks",),
-  (
-    "planning",
-    "scoring",
-    "steps",
-    "checkpoint",
-    # What metrics shows, in pictures and numbers.
-    "classification",
-    "reporting",
-    "metrics",
-    "data",
-    "interop",
-  ),
-  ("roles", "sampling", "optim"),
-  # Models say how activations are laid out: the axes' names are below them.
-  (*("hosts", "sharding", "models", "objectives", "params", "files"),),
+from tests.architecture import (
+  BY_JAX,
+  EFFECTS,
+  LONG_FILES,
+  MAX_LINES,
+  PACKAGE,
+  PURE,
+  ROOT,
+  TABLES,
+  VOCABULARY,
+  circle,
+  commands,
+  commands_that_import_commands,
+  dynamic_imports,
+  house,
+  imports,
+  imports_of,
+  literal_lists,
+  long_functions,
+  pickles,
+  place,
+  room,
+  task_folders_upward,
+  top,
+  upward_imports,
 )
-PURE = {
-  *("objectives", "models", "params", "roles"),
-  *("sampling", "scoring"),
-  *("steps", "optim", "sharding"),
-}
-# Logging, clocks, files, flags, environment, global seeds, configs.
-EFFECTS = {
-  *("absl", "logging", "time", "datetime", "io", "os", "sys", "pathlib"),
-  *("shutil", "tempfile", "subprocess", "random", "secrets", "json"),
-  *("requests", "ml_collections", "warnings"),
-}
-BY_JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
-PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib"}
-PICKLES |= {"marshal", "shelve"}
-MAX_LINES = 350
-# Files that may be longer. Keep it empty.
-LONG_FILES: set[str] = set()
-
-
-@functools.cache
-def house():
-  """Sources of the package by module name."""
-  sources = {}
-  for path in sorted((ROOT / PACKAGE).rglob("*.py")):
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    parts = parts[:-1] if parts[-1] == "__init__" else parts
-    sources[".".join(parts)] = path.read_text()
-  return sources
-
-
-def imports(name, sources):
-  """Dotted names that a module imports, anywhere in it, lazily or not.
-
-  `from a import b` is `a.b` where that is a module of the house, else `a`.
-  """
-  is_package = any(other.startswith(f"{name}.") for other in sources)
-  for node in ast.walk(ast.parse(sources[name])):
-    if isinstance(node, ast.Import):
-      yield from (alias.name for alias in node.names)
-    elif isinstance(node, ast.ImportFrom):
-      base = node.module or ""
-      if node.level:
-        keep = name.split(".")
-        keep = keep[: len(keep) - node.level + is_package]
-        base = ".".join([*keep, *filter(None, [node.module])])
-      for alias in node.names:
-        full = f"{base}.{alias.name}"
-        yield full if full in sources else base
-
-
-def top(name):
-  return name.split(".")[0]
-
-
-def room(name):
-  """The room of a module of the house, "" for the package itself."""
-  return [*name.split("."), ""][1]
-
-
-def place(room_name):
-  """(floor, column) of a room."""
-  for floor, rooms in enumerate(FLOORS):
-    if room_name in rooms:
-      return floor, rooms.index(room_name)
-  return None
-
-
-def allowed(importer, imported):
-  """Whether one room may import another."""
-  here, there = place(importer), place(imported)
-  if here is None or there is None:
-    return False
-  return there[0] > here[0] or (there[0] == here[0] and there[1] < here[1])
-
-
-def upward_imports(sources):
-  """Imports of a room on the right or above, or of no known room."""
-  wrong = []
-  for name in sources:
-    for imported in imports(name, sources):
-      if top(imported) != PACKAGE or room(name) == room(imported):
-        continue
-      if not allowed(room(name), room(imported)):
-        wrong.append(f"{name} imports {imported}")
-  return wrong
-
-
-def circle(sources):
-  """Modules that import each other in a circle, or None."""
-  graph = {
-    name: {found for found in imports(name, sources) if found in sources}
-    - {name}
-    for name in sources
-  }
-  try:
-    graphlib.TopologicalSorter(graph).prepare()
-  except graphlib.CycleError as error:
-    return error.args[1]
-  return None
-
-
-def imports_of(sources, rooms, forbidden=None, only=None):
-  """Imports by some rooms of forbidden packages, or of others than `only`."""
-  wrong = []
-  for name in sources:
-    if rooms is not None and room(name) not in rooms:
-      continue
-    for imported in imports(name, sources):
-      mine = f"{PACKAGE}.{room(name)}"
-      if only is None:
-        bad = top(imported) in forbidden
-      elif top(imported) == PACKAGE:
-        bad = not (imported == mine or imported.startswith(f"{mine}."))
-      else:
-        bad = top(imported) not in only | sys.stdlib_module_names
-      if bad:
-        wrong.append(f"{name} imports {imported}")
-  return wrong
-
-
-def dynamic_imports(sources):
-  """Calls that import what `ast` cannot see, by module."""
-  names = {"import_module", "__import__", "exec", "eval"}
-  found = []
-  for name, source in sources.items():
-    for node in ast.walk(ast.parse(source)):
-      if isinstance(node, ast.Call):
-        called = getattr(node.func, "attr", getattr(node.func, "id", ""))
-        found += [f"{name} calls {called}"] if called in names else []
-  return found
-
-
-def pickles(sources):
-  """Imports of picklers, and arguments that let NumPy or pandas unpickle."""
-  wrong = imports_of(sources, None, forbidden=PICKLES)
-  for name, source in sources.items():
-    for node in ast.walk(ast.parse(source)):
-      if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
-        plain = isinstance(node.value, ast.Constant) and not node.value.value
-        wrong += [] if plain else [f"{name} allows pickle"]
-      called = getattr(node, "attr", "")
-      if called in ("to_pickle", "read_pickle"):
-        wrong.append(f"{name} calls {called}")
-  return wrong
 
 
 def test_every_room_has_a_floor():
@@ -251,10 +105,48 @@ def test_no_pickle():
   assert pickles(house() | configs) == []
 
 
+def test_no_command_imports_another():
+  """A file of tasks/ is a command, a folder is what commands share."""
+  assert commands(house()) >= {f"{PACKAGE}.tasks.{n}" for n in ("rl", "plan")}
+  assert commands_that_import_commands(house()) == []
+
+
+def test_a_folder_of_tasks_imports_only_folders_below_it():
+  assert task_folders_upward(house()) == []
+
+
+def test_there_is_one_table_of_tasks():
+  every = {name.rsplit(".", 1)[-1] for name in commands(house())}
+  assert literal_lists(house(), every, least=3) <= TABLES
+
+
+def test_there_is_one_vocabulary_of_metrics():
+  """What shows metrics names no three of them in a list of its own."""
+  calls = ast.walk(ast.parse(house()[VOCABULARY]))
+  names = {
+    node.args[0].value
+    for node in calls
+    if isinstance(node, ast.Call)
+    and getattr(node.func, "id", "") in ("Metric", "_share", "_check")
+    and isinstance(node.args[0], ast.Constant)
+  }
+  assert {"gold", "kl", "seconds/step"} <= names
+  showing = {
+    name: source
+    for name, source in house().items()
+    if room(name) == "reporting" or name == f"{PACKAGE}.tasks.report"
+  }
+  assert literal_lists(showing, names, least=3) <= {VOCABULARY}
+
+
+def test_functions_can_be_seen_at_once():
+  assert long_functions(house()) == {}
+
+
 def test_files_can_be_read_in_one_sitting():
   long = {
     str(path.relative_to(ROOT)): count
-    for folder in (PACKAGE, "configs")
+    for folder in (PACKAGE, "configs", "tests", "benchmarks", "launch")
     for path in (ROOT / folder).rglob("*.py")
     if (count := len(path.read_text().splitlines())) >= MAX_LINES
   }

@@ -9,8 +9,6 @@ import numpy as np
 from perl_jax.reporting import figures, markup, numbers, vocabulary
 
 _COLOURS = ("c1", "c2", "c3", "c4", "muted")
-# Times of metrics.jsonl that are not a phase of a training step.
-_NO_PHASE = ("seconds/step", "seconds/compile", "seconds/evaluate")
 
 
 def totals(summary: Mapping[str, object], titles: Mapping[str, str]) -> str:
@@ -92,7 +90,10 @@ def _of_stage(rows: figures.Rows, seconds: float) -> dict[str, float]:
   spent = np.diff(steps, prepend=0.0) * means
   found = {
     "training steps": float(np.nansum(spent)),
-    "compilation": float(_values(rows, "seconds/compile").sum()),
+    "compilation": sum(
+      float(_values(rows, key).sum())
+      for key in ("seconds/compile", "seconds/evaluate_compile")
+    ),
     "evaluation": float(_values(rows, "seconds/evaluate").sum()),
   }
   found = {name: value for name, value in found.items() if value > 0}
@@ -101,9 +102,10 @@ def _of_stage(rows: figures.Rows, seconds: float) -> dict[str, float]:
 
 def _of_step(rows: figures.Rows) -> dict[str, float]:
   """Median seconds of each phase of a step, where there are phases."""
-  keys = {key for row in rows for key in row if key.startswith("seconds/")}
+  keys = {key for row in rows for key in row}
+  keys = {key for key in keys if vocabulary.row_of(key).phase}
   found = {}
-  for key in sorted(keys.difference(_NO_PHASE), key=vocabulary.rank_of):
+  for key in sorted(keys, key=vocabulary.rank_of):
     values = _values(rows, key)
     if values.size and np.median(values) > 0:
       found[vocabulary.label_of(key)] = float(np.median(values))

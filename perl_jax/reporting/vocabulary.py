@@ -41,6 +41,7 @@ class Metric:
     main: Whether its curve is shown at once, not folded away.
     check: Whether it is a checker's share of right responses, which is
       independent of the reward that is trained on.
+    phase: Whether it is the time of a phase of each training step.
   """
 
   name: str
@@ -50,6 +51,7 @@ class Metric:
   better: int = 0
   main: bool = False
   check: bool = False
+  phase: bool = False
 
 
 def _share(name: str, label: str, unit: str = "%", **fields) -> Metric:
@@ -113,6 +115,7 @@ METRICS = {
       "nats per token",
     ),
     Metric("decode_steps", "decode steps", "steps"),
+    Metric("tokens", "prompt and response tokens", "tokens"),
     Metric("ratio", "policy ratio"),
     _share("clip_fraction", "clipped policy ratios", "% of tokens"),
     Metric("advantage", "advantage", "score"),
@@ -134,11 +137,12 @@ METRICS = {
     Metric("seconds", "time", "s"),
     Metric("seconds_compiling", "time of compilation", "s"),
     Metric("seconds/step", "training step", "s"),
-    Metric("seconds/sample", "sampling", "s"),
-    Metric("seconds/score", "scoring", "s"),
-    Metric("seconds/learn", "update", "s"),
+    Metric("seconds/sample", "sampling", "s", phase=True),
+    Metric("seconds/score", "scoring", "s", phase=True),
+    Metric("seconds/learn", "update", "s", phase=True),
     Metric("seconds/compile", "compilation", "s"),
     Metric("seconds/evaluate", "evaluation", "s"),
+    Metric("seconds/evaluate_compile", "compilation for an evaluation", "s"),
     Metric("rate/tokens", "throughput", "tokens/s", better=1),
     Metric("rate/sample", "throughput of sampling", "tokens/s", better=1),
     Metric("rate/score", "throughput of scoring", "tokens/s", better=1),

@@ -6,6 +6,7 @@ prompts of RL, sampled with the same keys, so that the two can be compared.
 """
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -119,12 +120,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
           peak=timing.peak_flops(mesh),
         ),
       )
-      after = {k.removeprefix("validation/"): v for k, v in evaluated.items()}
-      summary |= policy_evaluation.compare(
-        before, {k: after[k] for k in before}
-      )
-      summary |= {k: v for k, v in after.items() if k not in before}
-      summary |= {
+      summary |= summarise(before, evaluated) | {
         "best_step": opened.checkpointer.best_step,
         "seconds": time.perf_counter() - started,
         "seconds_compiling": sum(f.compile_seconds for f in compiled),
@@ -132,6 +128,20 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       }
       writer.summary(summary)
   return summary
+
+
+def summarise(
+  before: Mapping[str, float], evaluated: Mapping[str, float]
+) -> dict[str, float]:
+  """The policy before and after, and what the pairs say of it after.
+
+  Args:
+    before: Metrics of the policy at step 0 on held-out prompts.
+    evaluated: Last evaluation, by "validation/...", that of pairs included.
+  """
+  after = {k.removeprefix("validation/"): v for k, v in evaluated.items()}
+  found = policy_evaluation.compare(before, {k: after[k] for k in before})
+  return found | {k: v for k, v in after.items() if k not in before}
 
 
 def programs(abstract: abstract_lib.AbstractStage) -> StagePrograms:

@@ -142,13 +142,8 @@ def evaluate_policy(config, mesh, tokenization, placed):
   function = rewards.function_of(config, data.rows)
   rewarder = None
   if reward is not None or function is not None:
-    rewarder = rewards.Rewarder(
-      reward,
-      engine.rewards,
-      function,
-      tokenization=tokenization,
-      mesh=mesh,
-      **rl_settings.reward_options(config),
+    rewarder = rewards.make_rewarder(
+      config, mesh, tokenization, engine, reward, function
     )
   before, before_rows = evaluate(anchor, anchor, rewarder)
   after, after_rows = evaluate(policy, anchor, rewarder)

@@ -12,7 +12,6 @@ from absl import logging
 
 from perl_jax import files, hosts, tasks
 from perl_jax.reporting import terminal
-from perl_jax.tasks import report
 from perl_jax.tasks.settings import shared
 from perl_jax.tasks.training import workdir as workdir_lib
 
@@ -39,8 +38,8 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   if not hosts.is_primary():
     return summary
   files.write_json(workdir / "summary.json", summary)
-  page = report.write_report(workdir)
-  places = {"report": page, "summary": workdir / "summary.json"}
+  tasks.TASKS["report"].module().run(config, workdir)
+  places = {name: workdir / name for name in ("report.html", "summary.json")}
   terminal.achieved_table(
     summary,
     places | {name: workdir / name for name in STAGES},

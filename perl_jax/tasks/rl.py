@@ -61,14 +61,8 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
     state = prepared.state(mesh, settings.optimizer, beta=settings.beta)
     del start, reward, prepared, beside
     built = build.build(settings, anchor, model)
-    rewarder = rewards.Rewarder(
-      model,
-      built.engine.rewards,
-      function,
-      unstopped_penalty=config.unstopped_penalty,
-      tokenization=tokenization,
-      mesh=mesh,
-      **rl_settings.reward_options(config),
+    rewarder = rewards.make_rewarder(
+      config, mesh, tokenization, built.engine, model, function
     )
     evaluate_policy = policy_evaluation.evaluator(
       config,

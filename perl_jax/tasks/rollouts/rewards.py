@@ -20,6 +20,7 @@ from perl_jax.data import records
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.objectives import ensembles
 from perl_jax.tasks.rollouts import reward_function
+from perl_jax.tasks.rollouts.engine import Engine
 from perl_jax.tasks.settings import shared
 
 # Metrics of a reward: the total, its parts, and the spread of an ensemble.
@@ -192,10 +193,48 @@ def spread(scores: jax.Array, centres: jax.Array | None) -> jax.Array:
   return jnp.std(jnp.asarray(scores) - offsets, axis=0)
 
 
+def make_rewarder(
+  config: shared.Config,
+  mesh: Mesh,
+  tokenization: tokenization_lib.Tokenization,
+  engine: Engine,
+  model: roles.Role | None,
+  function: reward_function.RewardFunction | None,
+) -> Rewarder:
+  """The rewarder of a config.
+
+  Args:
+    config: Config of RL or of an evaluation. `config.reward` says how the parts
+      are combined; only RL has a penalty for unstopped responses.
+    mesh: Mesh that results are placed on.
+    tokenization: Decodes responses for the function.
+    engine: Compiled functions; its `rewards` is that of the model.
+    model: The reward model on the mesh, or None.
+    function: The user's reward function, or None.
+  """
+  reward = config.reward
+  return Rewarder(
+    model,
+    engine.rewards,
+    function,
+    fn_weight=reward.fn_weight,
+    combine=reward.combine,
+    std_weight=reward.std_weight,
+    unstopped_penalty=config.get("unstopped_penalty", 0.0),
+    tokenization=tokenization,
+    mesh=mesh,
+  )
+
+
 def function_of(
   config: shared.Config, rows: Sequence[records.Prompt]
 ) -> reward_function.RewardFunction | None:
-  """The function of `config.reward.fn`, tried on a few rows; None without."""
+  """The reward function of a config, tried on a few rows; None without one.
+
+  Raises:
+    ValueError: `config.reward.fn` cannot be imported or called, or returns
+      anything but one finite number for each response.
+  """
   if not config.reward.fn:
     return None
   return reward_function.load_and_try(config.reward.fn, rows)

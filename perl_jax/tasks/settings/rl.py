@@ -1,8 +1,6 @@
 """Settings of the RL stage, read from its config once."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 import optax
@@ -234,9 +232,3 @@ def check_reward(config: shared.Config) -> None:
       f"config.reward.fn_weight=0: {reward.fn!r} would change nothing. Set it"
       " above 0, or config.reward.fn to ''."
     )
-
-
-def reward_options(config: shared.Config) -> Mapping[str, Any]:
-  """Arguments of `Rewarder` that are plain fields of `config.reward`."""
-  names = ("fn_weight", "combine", "std_weight")
-  return {name: config.reward[name] for name in names}

@@ -120,8 +120,10 @@ class StepMetrics:
     all processes together, as "rollout/tokens".
     """
     self._steps += 1
-    tokens = metrics.get("rollout/tokens", self._share * batch.num_tokens)
-    self._tokens += tokens
+    if "rollout/tokens" in metrics:
+      self._tokens += metrics["rollout/tokens"]
+    else:
+      self._tokens += self._share * batch.num_tokens
 
   def of_steps(self, step: int) -> dict[str, float]:
     """Metrics of the steps since the last call, up to `step`.
