@@ -214,7 +214,7 @@ def task_folders_upward(sources):
 
 
 def literal_lists(sources, names, least):
-  """Modules with a tuple, list, set or dict of at least so many of the names."""
+  """Modules with a literal collection of at least so many of the names."""
   found = set()
   for name, source in sources.items():
     for node in ast.walk(ast.parse(source)):

@@ -160,6 +160,10 @@ FAULTY = {
   "perl_jax.tasks": "import importlib\nimportlib.import_module('x')",
   "perl_jax.tasks.rl": "from perl_jax.tasks import sft\nimport ml_collections",
   "perl_jax.tasks.sft": "def f():\n  from . import rl",
+  "perl_jax.tasks.settings": "",
+  "perl_jax.tasks.settings.rl": "from perl_jax.tasks import training, plan",
+  "perl_jax.tasks.training": "STAGES = ('sft', 'rl', 'x', 'plan')",
+  "perl_jax.tasks.plan": "def f():\n" + 100 * "  pass\n" + "  pass",
   "perl_jax.attic": "",
   "perl_jax.steps": "import perl_jax.metrics",
   "perl_jax.metrics": "import numpy\nnumpy.load('x', allow_pickle=True)",
@@ -209,6 +213,26 @@ FAULTY = {
       imports_of(FAULTY, None, forbidden={"configs"}),
       ["perl_jax.models imports configs"],
     ),
+    (
+      commands_that_import_commands(FAULTY),
+      [
+        "perl_jax.tasks.rl imports perl_jax.tasks.sft",
+        "perl_jax.tasks.sft imports perl_jax.tasks.rl",
+        "perl_jax.tasks.settings.rl imports perl_jax.tasks.plan",
+      ],
+    ),
+    (
+      task_folders_upward(FAULTY),
+      [
+        "perl_jax.tasks.settings.rl imports perl_jax.tasks.training",
+        "perl_jax.tasks.settings.rl imports perl_jax.tasks.plan",
+      ],
+    ),
+    (
+      sorted(literal_lists(FAULTY, {"sft", "rl", "plan"}, least=3)),
+      ["perl_jax.tasks.training"],
+    ),
+    (long_functions(FAULTY), {"perl_jax.tasks.plan.f": 102}),
     (dynamic_imports(FAULTY), ["perl_jax.tasks calls import_module"]),
     (
       pickles(FAULTY),
@@ -223,6 +247,10 @@ FAULTY = {
     "data",
     "pure",
     "configs",
+    "command",
+    "folder",
+    "table",
+    "long",
     "dynamic",
     "pickle",
     "no floor",

@@ -62,7 +62,13 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
     del start, reward, prepared, beside
     built = build.build(settings, anchor, model)
     rewarder = rewards.make_rewarder(
-      config, mesh, tokenization, built.engine, model, function
+      config,
+      mesh,
+      tokenization,
+      built.engine,
+      model,
+      function,
+      unstopped_penalty=config.unstopped_penalty,
     )
     evaluate_policy = policy_evaluation.evaluator(
       config,

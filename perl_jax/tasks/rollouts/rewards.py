@@ -200,17 +200,21 @@ def make_rewarder(
   engine: Engine,
   model: roles.Role | None,
   function: reward_function.RewardFunction | None,
+  *,
+  unstopped_penalty: float = 0.0,
 ) -> Rewarder:
   """The rewarder of a config.
 
   Args:
-    config: Config of RL or of an evaluation. `config.reward` says how the parts
-      are combined; only RL has a penalty for unstopped responses.
+    config: Config of RL or of an evaluation; `config.reward` says how the parts
+      are combined.
     mesh: Mesh that results are placed on.
     tokenization: Decodes responses for the function.
     engine: Compiled functions; its `rewards` is that of the model.
     model: The reward model on the mesh, or None.
     function: The user's reward function, or None.
+    unstopped_penalty: Subtracted from the reward of a response that reached the
+      maximum length without a stop token, in training.
   """
   reward = config.reward
   return Rewarder(
@@ -220,7 +224,7 @@ def make_rewarder(
     fn_weight=reward.fn_weight,
     combine=reward.combine,
     std_weight=reward.std_weight,
-    unstopped_penalty=config.get("unstopped_penalty", 0.0),
+    unstopped_penalty=unstopped_penalty,
     tokenization=tokenization,
     mesh=mesh,
   )
