@@ -120,12 +120,9 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
           peak=timing.peak_flops(mesh),
         ),
       )
-      summary |= summarise(before, evaluated) | {
-        "best_step": opened.checkpointer.best_step,
-        "seconds": time.perf_counter() - started,
-        "seconds_compiling": sum(f.compile_seconds for f in compiled),
-        "peak_bytes": max(f.peak_bytes for f in compiled),
-      }
+      summary |= summarise(before, evaluated)
+      summary["best_step"] = opened.checkpointer.best_step
+      summary |= timing.costs(started, compiled)
       writer.summary(summary)
   return summary
 

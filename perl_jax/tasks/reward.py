@@ -99,12 +99,9 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       rows = score_rows(reported)
       if hosts.is_primary():
         files.write_jsonl(workdir / reward_model.SCORES, rows)
-      summary |= reward_model.quality(rows) | {
-        "best_step": saver.best_step,
-        "seconds": time.perf_counter() - started,
-        "seconds_compiling": train_step.compile_seconds,
-        "peak_bytes": train_step.peak_bytes,
-      }
+      summary |= reward_model.quality(rows)
+      summary["best_step"] = saver.best_step
+      summary |= timing.costs(started, [train_step])
       opened.writer.summary(summary)
   return summary
 

@@ -43,9 +43,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
     function = rewards.function_of(config, data.rows)
     beside = {}
     if settings.estimator.uses_value:
-      lora = shared.lora_spec(config)
-      value = initial_roles.initial_value(config, start, reward, lora)
-      beside = {"value": value}
+      beside["value"] = initial_roles.initial_value(config, start, reward)
     prepared = begin.prepare(config, workdir, start, "policy", beside=beside)
   inputs.log_counts(data.counts)
 
@@ -53,13 +51,11 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
     summary = prepared.summary
     if beside:
       summary["value_parameters"] = params_lib.count(beside["value"])
-    placed = {"anchor": prepared.role}
-    if reward is not None:
-      placed["reward"] = reward.role
-    placed = initial_roles.place(mesh, placed)
+    given = {"reward": reward.role} if reward is not None else {}
+    placed = initial_roles.place(mesh, {"anchor": prepared.role} | given)
     anchor, model = placed["anchor"], placed.get("reward")
     state = prepared.state(mesh, settings.optimizer, beta=settings.beta)
-    del start, reward, prepared, beside
+    del start, reward, prepared, beside, given
     built = build.build(settings, anchor, model)
     rewarder = rewards.make_rewarder(
       config,
@@ -124,11 +120,8 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
           updates=settings.estimator.updates,
         ),
       )
-      summary |= policy_evaluation.compare(before, evaluated) | {
-        "seconds": time.perf_counter() - started,
-        "seconds_compiling": sum(f.compile_seconds for f in built.compiled),
-        "peak_bytes": max(f.peak_bytes for f in built.compiled),
-      }
+      summary |= policy_evaluation.compare(before, evaluated)
+      summary |= timing.costs(started, built.compiled)
       writer.summary(summary)
   return summary
 

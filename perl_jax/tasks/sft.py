@@ -98,12 +98,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       )
       summary |= {
         k.removeprefix("validation/"): v for k, v in evaluated.items()
-      }
-      summary |= {
-        "seconds": time.perf_counter() - started,
-        "seconds_compiling": train_step.compile_seconds,
-        "peak_bytes": train_step.peak_bytes,
-      }
+      } | timing.costs(started, [train_step])
       opened.writer.summary(summary)
   return summary
 

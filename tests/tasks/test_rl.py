@@ -14,7 +14,7 @@ def test_a_value_model_from_a_policy_knows_nothing_yet(reward_run):
   start = restore.load(reward_run, "best", "reward", "policy.init")
   assert np.any(start.role.head["head"]["kernel"])
   config = tiny.config("rl")
-  found = initial_roles.initial_value(config, start, None, start.role.lora)
+  found = initial_roles.initial_value(config, start, None)
   assert set(found["head"]) == {"kernel", "bias"}
   assert not any(np.any(leaf) for leaf in found["head"].values())
 

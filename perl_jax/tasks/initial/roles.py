@@ -9,7 +9,6 @@ from jax.sharding import Mesh
 
 from perl_jax import params as params_lib
 from perl_jax import roles, sharding
-from perl_jax.models.lora import LoraSpec
 from perl_jax.tasks.initial import model, restore
 from perl_jax.tasks.initial import trainable as trainable_lib
 from perl_jax.tasks.initial.model import Start
@@ -110,7 +109,7 @@ def require_same_tokenizer(first: Path, second: Path) -> None:
 
 
 def initial_value(
-  config: shared.Config, policy: Start, reward: Start | None, lora: LoraSpec
+  config: shared.Config, policy: Start, reward: Start | None
 ) -> params_lib.Params:
   """What the value model starts from: its adapter (or whole tree) and head.
 
@@ -121,12 +120,11 @@ def initial_value(
     config: Config of the RL stage.
     policy: What the policy starts from.
     reward: The reward model, or None if the reward is a function alone.
-    lora: Shape of the adapters that are trained.
 
   Raises:
     ValueError: The reward model cannot be the value model's start; says why.
   """
-  start, seed = trainable_lib.without_head(policy), config.seed + 1
+  start, lora = trainable_lib.without_head(policy), shared.lora_spec(config)
   if config.value.init == "reward":
     _require_startable(config, policy, reward, lora)
     head = dict(reward.role.head[params_lib.HEAD])
@@ -140,7 +138,11 @@ def initial_value(
       f"config.value.init={config.value.init!r}: choose 'policy' or 'reward'."
     )
   return trainable_lib.trainable_role(
-    start, lora=lora, tuning=config.tuning, seed=seed, head="scalar"
+    start,
+    lora=lora,
+    tuning=config.tuning,
+    seed=config.seed + 1,
+    head="scalar",
   ).trainable
 
 

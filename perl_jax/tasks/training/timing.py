@@ -62,6 +62,23 @@ def peak_flops(mesh: Mesh) -> float | None:
   return None if device is None else device.flops * mesh.size
 
 
+def costs(started: float, compiled: Sequence[Compiled]) -> dict[str, float]:
+  """Entries of summary.json: what a stage has cost.
+
+  `seconds` is wall-clock time, `seconds_compiling` that of compilation, and
+  `peak_bytes` the compiler's estimate for the function that needs most.
+
+  Args:
+    started: `time.perf_counter()` at the beginning.
+    compiled: Functions that count.
+  """
+  return {
+    "seconds": time.perf_counter() - started,
+    "seconds_compiling": sum(f.compile_seconds for f in compiled),
+    "peak_bytes": max(f.peak_bytes for f in compiled),
+  }
+
+
 class StepMetrics:
   """Metrics of how a stage runs: time, throughput, learning rates.
 
