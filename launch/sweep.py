@@ -5,12 +5,14 @@
       --config.reward.init=runs/sft --config.lora.rank=2,4,8 \
       --config.optimizer.learning_rate=1e-3,2e-3 --config.seed=0
 
-A field with commas is an axis of the grid; all others go to every run. Commas
-within brackets or quotes separate nothing: `--config.data.buckets=(40,),(64,)`
-is two values, `--config.data.buckets=(40,64)` is one.
+A field whose value has commas is an axis of the grid; all others go to every
+run. Commas within brackets or quotes do not separate values:
+`--config.data.buckets=(40,),(64,)` is two values,
+`--config.data.buckets=(40,64)` is one.
 
-Here, runs follow each other. A sweep that was interrupted goes on with the same
-command: finished runs are kept, the one under way resumes. With
+By default the runs are started one after the other on this machine. The same
+command continues a sweep that was interrupted: finished runs are kept, and the
+one that was running resumes. With
 `--submit="sbatch --ntasks=2 launch/slurm.sbatch"` each run is a job instead,
 and the same command later, with `--table`, collects what is there.
 """
@@ -31,8 +33,8 @@ from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CLOSING = {"(": ")", "[": "]", "{": "}"}
-# Shown of a summary, where it has them and no --columns say otherwise; the CSV
-# file has everything.
+# Columns of the table without --columns, as far as a summary has them; the CSV
+# file has all.
 COLUMNS = (
   "accuracy", "auroc", "log_loss", "loss", "reward_before", "reward_after",
   "policy.reward", "kl", "trainable_share", "peak_bytes", "seconds",
@@ -43,10 +45,10 @@ class Run(NamedTuple):
   """One point of the grid.
 
   Attributes:
-    name: Of its directory: "lora.rank=4__seed=0".
+    name: Name of its directory, such as "lora.rank=4__seed=0".
     point: Values of the swept fields.
-    arguments: For `python -m perl_jax.main`, the workdir included.
-    workdir: Its directory.
+    arguments: Arguments of `python -m perl_jax.main`, the workdir included.
+    workdir: Directory of the run.
   """
 
   name: str
@@ -87,7 +89,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-  """(options of the sweep, arguments of the runs)."""
+  """Returns (options of the sweep, arguments of the runs)."""
   parser = argparse.ArgumentParser(
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -206,14 +208,14 @@ def grid(arguments: Sequence[str], workdir: pathlib.Path) -> list[Run]:
 
 
 def command(run: Run, submit: str) -> list[str]:
-  """What starts a run."""
+  """The command that starts a run."""
   if submit:
     return [*shlex.split(submit), *run.arguments]
   return [sys.executable, "-m", "perl_jax.main", *run.arguments]
 
 
 def start(run: Run, options: argparse.Namespace) -> str:
-  """Runs or submits one, if need be; returns what became of it."""
+  """Runs or submits one run unless it has finished; returns its status."""
   if finished(run):
     return "finished"
   note = options.workdir / f"{run.name}.submitted"
@@ -231,7 +233,7 @@ def start(run: Run, options: argparse.Namespace) -> str:
 
 
 def finished(run: Run) -> bool:
-  """Whether its results are there and are those of these very arguments."""
+  """Whether a run has results, from exactly these arguments."""
   told = run.workdir / "command.txt"
   if not (run.workdir / "summary.json").is_file() or not told.is_file():
     return False
@@ -283,7 +285,7 @@ def _shown(value: Any) -> str:
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-  """Everything, a line for each run."""
+  """CSV with all columns, a line for each run."""
   heads = list(dict.fromkeys(name for row in rows for name in row))
   out = io.StringIO()
   writer = csv.DictWriter(out, heads, restval="", lineterminator="\n")

@@ -39,7 +39,7 @@ class Checkpoint:
   """The tensors of a checkpoint directory, by name; nothing is read at once.
 
   Attributes:
-    directory: Where it is.
+    directory: Directory of the checkpoint.
     shapes: Shape of each tensor.
     dtypes: Name of each tensor's dtype in the file ("F32", "BF16", ...).
 

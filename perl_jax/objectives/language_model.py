@@ -105,9 +105,9 @@ def token_logprobs(
     softcap: Bound on the logits, > 0, or None.
     chunk_size: Tokens of the batch whose logits exist at once. At least one
       time step is taken, so the largest array is `[max(B, chunk_size), V]`.
-    vocab_chunk: Where given, instead: the most columns of the head whose logits
-      exist at once, so the largest array is `[B, T, vocab_chunk]`.
-    vocab_shards: How many devices V is spread over; see `vocab_chunks`.
+    vocab_chunk: Most columns of the head whose logits exist at once, so that
+      the largest array is `[B, T, vocab_chunk]`; it replaces `chunk_size`.
+    vocab_shards: Number of devices that V is split over; see `vocab_chunks`.
     entropy: Whether to compute the entropy.
     correct: Whether to compare the target with the largest logit.
 

@@ -21,7 +21,7 @@ def keep(values: jax.Array, mask: jax.Array) -> jax.Array:
 
   Args:
     values: Numbers or booleans, any shape.
-    mask: What to keep, same shape, boolean.
+    mask: Which values to keep, same shape, bool.
 
   Returns:
     Same shape, float32. The gradient of a dropped entry is exactly 0.
@@ -43,7 +43,7 @@ def masked_sum(
 
   Args:
     values: Numbers or booleans, any shape.
-    mask: What to keep, same shape, boolean.
+    mask: Which values to keep, same shape, bool.
     axis: Axis or axes to reduce; all of them by default.
 
   Returns:
@@ -64,7 +64,7 @@ def masked_mean(
 
   Args:
     values: Numbers or booleans, any shape.
-    mask: What to keep, same shape, boolean.
+    mask: Which values to keep, same shape, bool.
     axis: Axis or axes to reduce; all of them by default.
 
   Returns:
@@ -85,7 +85,7 @@ def masked_var(
 
   Args:
     values: Numbers or booleans, any shape.
-    mask: What to keep, same shape, boolean.
+    mask: Which values to keep, same shape, bool.
     axis: Axis or axes to reduce; all of them by default.
 
   Returns:
@@ -111,7 +111,7 @@ def masked_whiten(
 
   Args:
     values: Numbers, any shape.
-    mask: What to keep, same shape, boolean.
+    mask: Which values to keep, same shape, bool.
     epsilon: Floor of the variance, > 0. It keeps the gradient finite when all
       kept values are equal.
 

@@ -83,7 +83,7 @@ def dpo_loss(
       policy, summed over its tokens, with gradient, `[B]`, float32.
     anchor_chosen_logprobs, anchor_rejected_logprobs: The same under the anchor,
       `[B]`, float32. They get no gradient.
-    beta: What a nat of KL costs, in units of the reward, > 0. Unlike the beta
+    beta: Cost of a nat of KL, in units of the reward, > 0. Unlike the beta
       of RL it does not weigh against 1 - beta.
     label_smoothing: Share s of pairs that are taken to be labelled the wrong
       way round, in [0, 0.5); conservative DPO. 0 for "ipo".
@@ -131,7 +131,7 @@ def require_dpo(*, beta: float, label_smoothing: float, kind: str) -> None:
     raise ValueError(f"kind={kind!r}: choose one of {', '.join(DPO_KINDS)}")
   if not beta > 0:
     raise ValueError(
-      f"beta={beta} must be > 0: it is what a nat of KL costs; 0.1 is usual"
+      f"beta={beta} must be > 0: it is the cost of a nat of KL; 0.1 is usual"
     )
   if not 0 <= label_smoothing < 0.5:
     raise ValueError(

@@ -81,8 +81,8 @@ def chunked_scores(
     head_kernel: `[D, V]`.
     targets: `[B, T]`, integer.
     vocab_chunk: Columns of a piece, at most.
-    shards: How many devices V is spread over in equal runs. A piece takes as
-      many columns of each, since a piece that lay on one would be sent to all.
+    shards: Number of devices that V is split over in equal runs. A piece takes
+      as many columns of each, since it would otherwise be sent to all devices.
     entropy: Whether to compute the entropies.
     correct: Whether to find the argmax.
 

@@ -25,8 +25,8 @@ class PairRows(NamedTuple):
 
   Attributes:
     sequence: The rows, `[B, S + R]`.
-    columns: Where the last token of the prompt and then the response lie in a
-      row, `[B, 1 + R]` int32; first of the chosen, then of the rejected.
+    columns: Columns of the last prompt token and of the response in a row,
+      `[B, 1 + R]`, int32, of the chosen and of the rejected response.
     response_mask: Which of those columns hold a response token,
       `[2 B, 1 + R]`, bool; chosen rows first. False in column 0.
   """
@@ -39,7 +39,7 @@ class PairRows(NamedTuple):
     """The last prompt token and the response of each side.
 
     Args:
-      array: What belongs to the columns of the rows, `[B, S + R, ...]`.
+      array: Values of the columns of the rows, `[B, S + R, ...]`.
 
     Returns:
       `[2 B, 1 + R, ...]`, chosen rows first.
