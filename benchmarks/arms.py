@@ -1,51 +1,43 @@
-"""What `lora_vs_full.py` measures: one learning step, one RL iteration.
+"""What `lora_vs_full.py` measures: one training step, one RL iteration.
 
-Each is built as its task builds it, from the task's own config, with random
-weights and tokens in place of a workdir and a data set.
-
-Memory, in the paper's sense, is what the compiler says a function needs:
-arguments + outputs + temporaries - donated. While it runs, what it is not given
-is in memory as well: the other roles and the optimiser's state. So
+Memory, in the paper's sense, is what the compiler reports for a function:
+arguments + outputs + temporaries - donated. While it runs, what is not among
+its arguments is in memory as well: the other roles and the optimiser's state.
+So, in bytes,
 
   held  = all roles + the optimiser's state, each buffer once
-  phase = held - (what of it the function is given) + the compiler's peak
+  phase = held - (those of them that are arguments) + the compiler's peak
   peak  = the largest phase
 
 With LoRA `held` is one base, and adapters and heads of four roles; with full
 tuning it is four whole trees. Not counted: the [B, T] arrays that wait between
-two phases while a function that is not given them runs, and what the runtime
-allocates for itself.
+two phases while a function without them runs, and what the runtime allocates
+for itself.
 """
 
 import dataclasses
 import time
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
+from benchmarks import stages
 from configs import reward as reward_config
 from configs import rl as rl_config
 from perl_jax import params as params_lib
-from perl_jax import roles, sampling, sharding, steps
-from perl_jax.data.batches import preferences
-from perl_jax.data.batches import prompts as prompts_lib
+from perl_jax import sharding
 from perl_jax.models import presets
-from perl_jax.tasks.initial import model
-from perl_jax.tasks.initial import trainable as trainable_lib
-from perl_jax.tasks.rollouts import build, iteration, rewards
-from perl_jax.tasks.rollouts import engine as engine_lib
-from perl_jax.tasks.settings import rl as rl_settings
-from perl_jax.tasks.settings import shared
+from perl_jax.tasks.initial.model import Start
+from perl_jax.tasks.rollouts import iteration
 from perl_jax.tasks.training.compiled import Compiled
-
-PHASES = ("sample", "score", "learn")
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """Shapes of a run, and how long it measures.
+  """Shapes of a run, and the number of its steps.
 
   Attributes:
     preset: Backbone; see perl_jax/models/presets.py.
@@ -59,7 +51,7 @@ class Settings:
     scan_unroll: Layers per iteration of the scan, as in configs/common.py.
     remat: What the backward pass recomputes.
     dtype: Compute dtype.
-    seed: Of weights and tokens.
+    seed: Seed of weights and tokens.
   """
 
   preset: str = "medium"
@@ -87,17 +79,24 @@ class Settings:
       )
 
 
-def configure(config: shared.Config, settings: Settings, tuning: str):
-  """A task's config with the shapes of this run."""
-  config.tuning = tuning
-  config.lora.rank = settings.rank
-  config.batch_size = settings.batch
-  config.microbatches = 1  # the batch is the caller's to choose
-  return config
+def configured(
+  config: ConfigDict, settings: Settings, tuning: str
+) -> ConfigDict:
+  """The config of a task with the shapes of this run, in one microbatch."""
+  return stages.configured(
+    config,
+    prompt_len=settings.prompt_len,
+    response_len=settings.response_len,
+    seed=settings.seed,
+    tuning=tuning,
+    batch_size=settings.batch,
+    microbatches=1,
+    **{"lora.rank": settings.rank},
+  )
 
 
-def make_start(settings: Settings) -> model.Start:
-  """A random base; there is no text here, hence no tokenizer."""
+def make_start(settings: Settings) -> Start:
+  """A random base of the preset."""
   config = presets.preset(
     settings.preset,
     vocab_size=settings.vocab,
@@ -106,18 +105,10 @@ def make_start(settings: Settings) -> model.Start:
     remat=settings.remat,
     dtype=settings.dtype,
   )
-  return model.random_start(config, settings.seed, Path(), "float32")
+  return stages.random_start(config, settings.seed)
 
 
-def random_head(trainable: params_lib.Params, seed: int) -> dict[str, Any]:
-  """The tree with a head that does not say 0: rewards should differ."""
-  kernel = trainable[params_lib.HEAD]["kernel"]
-  drawn = jax.random.normal(jax.random.key(seed), kernel.shape) / kernel.size
-  head = trainable[params_lib.HEAD] | {"kernel": drawn}
-  return dict(trainable) | {params_lib.HEAD: head}
-
-
-def bytes_given(*trees: Any, head_only: bool = False) -> int:
+def bytes_of(*trees: Any, head_only: bool = False) -> int:
   """Bytes of the trees as arguments of a function.
 
   Args:
@@ -131,192 +122,91 @@ def bytes_given(*trees: Any, head_only: bool = False) -> int:
   return total
 
 
-class RewardStep:
-  """The learning step of a pairwise reward model."""
+class RewardArm:
+  """The training step of a pairwise reward model."""
 
-  def __init__(self, settings: Settings, start: model.Start, tuning: str, mesh):
-    config = configure(reward_config.get_config(), settings, tuning)
-    lora = shared.lora_spec(config)
-    trainable, frozen = trainable_lib.trainable_of(
-      start, lora=lora, tuning=tuning, seed=config.seed, head="scalar"
+  def __init__(self, settings: Settings, start: Start, tuning: str, mesh: Mesh):
+    config = configured(reward_config.get_config(), settings, tuning)
+    self._stage = stages.RewardStep(config, start, mesh)
+    self._batch = sharding.place_batch(
+      mesh, stages.random_pairs(config, settings.vocab)
     )
-    optimizer = shared.make_optimizer(config)
-    self._share = shared.share(trainable, frozen)["trainable_share"]
-    self._frozen = sharding.place(mesh, frozen)
-    self._state = sharding.place(
-      mesh, steps.init_state(sharding.place(mesh, trainable), optimizer)
-    )
-    backbone = roles.Backbone(start.config, lora)
-    self._step = Compiled(
-      steps.make_train_step(
-        steps.pairwise_loss(backbone, max_response=settings.response_len),
-        optimizer,
-      ),
-      name="reward step",
-      donate=(0,),
-    )
-    self._batch = sharding.place_batch(mesh, preference_batch(settings))
-    self._key = jax.random.key(settings.seed)
 
   def run(self, number: int) -> dict[str, float]:
-    """One step; seconds."""
-    key = jax.random.fold_in(self._key, number)
-    jax.block_until_ready((self._state, self._batch, key))
+    """Does one step; returns its seconds."""
+    jax.block_until_ready((self._stage.state, self._batch))
     started = time.perf_counter()
-    self._state, found = self._step(self._state, self._frozen, self._batch, key)
-    jax.block_until_ready((self._state, found))
+    self._stage.run(self._batch, number)
     return {"step": time.perf_counter() - started}
 
   def costs(self) -> dict[str, Any]:
-    """Bytes and shares; after the first step."""
-    held = bytes_given(self._state, self._frozen)
-    given = bytes_given(self._state) + bytes_given(self._frozen, head_only=True)
-    return {
-      "trainable_share": self._share,
-      "trainable_bytes": params_lib.nbytes(self._state.trainable),
-      "optimizer_bytes": params_lib.nbytes(self._state.opt_state),
-      "held_bytes": held,
-      "compiler_peak_bytes": {"step": self._step.peak_bytes},
-      "peak_bytes": held - given + self._step.peak_bytes,
-    }
+    """Bytes and shares, after the first step; see `costs`."""
+    stage = self._stage
+    read = bytes_of(stage.state) + bytes_of(stage.frozen, head_only=True)
+    return costs(
+      stage,
+      held=bytes_of(stage.state, stage.frozen),
+      phases={"step": (stage.program, read)},
+    )
 
 
-class RlIteration:
-  """The RL iteration of the task: sample, score, learn."""
+class RLArm:
+  """The RL iteration: sample, score, learn."""
 
-  def __init__(self, settings: Settings, start: model.Start, tuning: str, mesh):
-    config = configure(rl_config.get_config(), settings, tuning)
-    lora = shared.lora_spec(config)
-    made = {
-      role: trainable_lib.trainable_of(
-        start, lora=lora, tuning=tuning, seed=config.seed + i, head=head
-      )
-      for i, (role, head) in enumerate(
-        (("policy", ""), ("value", "scalar"), ("reward", "scalar"))
-      )
-    }
-    policy, frozen = made["policy"]
-    estimator = rl_settings.estimator_of(config)
-    optimizer = rl_settings.make_optimizer(config)
-    self._share = shared.share(policy, frozen)["trainable_share"]
-    self._frozen = sharding.place(mesh, frozen)
-    self._anchor = sharding.place(mesh, policy)
-    trainable = {"policy": policy, "value": made["value"][0]}
-    state = steps.init_state(
-      sharding.place(mesh, trainable), optimizer, beta=config.beta
-    )
-    self._state = sharding.place(mesh, state)
-    backbone = roles.Backbone(start.config, lora)
-    self._reward = rewards.Model(
-      backbone,
-      sharding.place(mesh, random_head(made["reward"][0], settings.seed)),
-      self._frozen,
-      members=1,
-      shares_base=bool(frozen),
-    )
-    engine = engine_lib.Engine(
-      backbone, sampling_spec(config, settings), backbone
-    )
-    self._functions = build.make_functions(
-      config, estimator, optimizer, engine, self._reward, on_base=bool(frozen)
-    )
-    self._batch = prompt_batch(settings)
-    self._iterate = iteration.Iteration(
-      estimator,
-      self._functions,
-      mesh=mesh,
-      base=self._frozen,
-      anchor=self._anchor,
-      reward=rewards.Rewarder(
-        self._reward,
-        engine.rewards,
-        None,
-        unstopped_penalty=config.unstopped_penalty,
-      ),
-      rows=(),
-      key=jax.random.key(settings.seed),
-      control=iteration.Control(),
-    )
+  def __init__(self, settings: Settings, start: Start, tuning: str, mesh: Mesh):
+    config = configured(rl_config.get_config(), settings, tuning)
+    self._stage = stages.RLIteration(config, start, mesh)
+    self._batch = stages.random_prompts(config, settings.vocab)
 
   def run(self, number: int) -> dict[str, float]:
-    """One iteration; seconds of each phase and of all three."""
-    jax.block_until_ready(self._state)
-    self._state, found = self._iterate(self._state, self._batch, number)
-    assert found["rollout/stop_rate"] == 0.0
-    seconds = {phase: float(found[f"seconds/{phase}"]) for phase in PHASES}
+    """Does one iteration; returns seconds of each phase and of all three."""
+    jax.block_until_ready(self._stage.state)
+    found = self._stage.run(self._batch, number)
+    seconds = {p: float(found[f"seconds/{p}"]) for p in iteration.PHASES}
     return seconds | {"iteration": sum(seconds.values())}
 
   def costs(self) -> dict[str, Any]:
-    """Bytes by phase and for the whole; after the first iteration."""
-    state, frozen = self._state, self._frozen
-    anchor, reward = self._anchor, self._reward.trainable
-    held = bytes_given(state, frozen, anchor, reward)
-    policy = state.trainable["policy"]
+    """Bytes and shares, after the first iteration; see `costs`."""
+    programs, state = self._stage.programs, self._stage.state
+    base, anchor = programs.base, programs.anchor.trainable
+    reward, policy = programs.reward.trainable, state.trainable["policy"]
     # The log-probs of the anchor read the base's lm_head.
-    asked = bytes_given(anchor, frozen) + bytes_given(reward, head_only=True)
-    calls = {
-      "sample": (self._functions.sample, bytes_given(policy, frozen)),
-      "score": (self._functions.score, asked),
-      "learn": (self._functions.learn, bytes_given(state, frozen)),
-    }
-    phases = {
-      phase: held - given + fn.peak_bytes
-      for phase, (fn, given) in calls.items()
-    }
-    return {
-      "trainable_share": self._share,
-      "trainable_bytes": params_lib.nbytes(state.trainable),
-      "optimizer_bytes": params_lib.nbytes(state.opt_state),
-      "held_bytes": held,
-      "compiler_peak_bytes": {
-        phase: fn.peak_bytes for phase, (fn, _) in calls.items()
+    scored = bytes_of(anchor, base) + bytes_of(reward, head_only=True)
+    return costs(
+      self._stage,
+      held=bytes_of(state, base, anchor, reward),
+      phases={
+        "sample": (programs.sample, bytes_of(policy, base)),
+        "score": (programs.score, scored),
+        "learn": (programs.learn, bytes_of(state, base)),
       },
-      "phase_bytes": phases,
-      "peak_bytes": max(phases.values()),
-    }
+    )
 
 
-def sampling_spec(config, settings: Settings) -> sampling.SamplingSpec:
-  """The task's sampling, without a token that could stop a response."""
-  return sampling.SamplingSpec(
-    response_len=settings.response_len,
-    stop_ids=(settings.vocab,),
-    **config.sampling.to_dict(),
-  )
+def costs(
+  stage: stages.RewardStep | stages.RLIteration,
+  *,
+  held: int,
+  phases: Mapping[str, tuple[Compiled, int]],
+) -> dict[str, Any]:
+  """What a stage needs, JSON-able; bytes as the module defines them.
 
-
-def _tokens(settings: Settings, seed: int, length: int) -> np.ndarray:
-  generator = np.random.default_rng((settings.seed, seed))
-  shape = settings.batch, length
-  return generator.integers(settings.vocab, size=shape).astype(np.int32)
-
-
-def preference_batch(settings: Settings) -> preferences.PreferenceBatch:
-  """Pairs of full length; the two sides share the prompt."""
-  prompts = _tokens(settings, 0, settings.prompt_len)
-  lengths = np.full(
-    settings.batch, settings.prompt_len + settings.response_len, np.int32
-  )
-  chosen, rejected = (
-    np.hstack([prompts, _tokens(settings, side, settings.response_len)])
-    for side in (1, 2)
-  )
-  return preferences.PreferenceBatch(
-    chosen_tokens=chosen,
-    chosen_lengths=lengths,
-    rejected_tokens=rejected,
-    rejected_lengths=lengths,
-    prompt_lengths=lengths - settings.response_len,
-    valid=np.ones(settings.batch, bool),
-    index=np.arange(settings.batch, dtype=np.int32),
-  )
-
-
-def prompt_batch(settings: Settings) -> prompts_lib.PromptBatch:
-  """Prompts of full length."""
-  return prompts_lib.PromptBatch(
-    tokens=_tokens(settings, 3, settings.prompt_len),
-    lengths=np.full(settings.batch, settings.prompt_len, np.int32),
-    valid=np.ones(settings.batch, bool),
-    index=np.arange(settings.batch, dtype=np.int32),
-  )
+  Args:
+    stage: The stage; its functions have compiled.
+    held: Bytes of all roles and of the optimiser's state.
+    phases: By name, the function that runs and how many bytes of `held` are
+      among its arguments.
+  """
+  peaks = {name: fn.peak_bytes for name, (fn, _) in phases.items()}
+  needed = {
+    name: held - read + peaks[name] for name, (_, read) in phases.items()
+  }
+  return {
+    "trainable_share": stage.summary["trainable_share"],
+    "trainable_bytes": params_lib.nbytes(stage.state.trainable),
+    "optimizer_bytes": params_lib.nbytes(stage.state.opt_state),
+    "held_bytes": held,
+    "compiler_peak_bytes": peaks,
+    "phase_bytes": needed,
+    "peak_bytes": max(needed.values()),
+  }

@@ -166,7 +166,7 @@ def run(settings: arms.Settings) -> dict[str, Any]:
   }
   mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1)
   with jax.set_mesh(mesh):
-    for name, arm in (("reward", arms.RewardStep), ("rl", arms.RlIteration)):
+    for name, arm in (("reward", arms.RewardArm), ("rl", arms.RLArm)):
       start = arms.make_start(settings)
       found = measure(
         lambda tuning, arm=arm, start=start: arm(settings, start, tuning, mesh),

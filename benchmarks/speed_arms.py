@@ -3,47 +3,40 @@
   python -m benchmarks.speed_arms rloo --steps=3
 
 An RL iteration is what `tasks/rl.py` runs, a reward step what `tasks/reward.py`
-runs, each from its task's own config, with random weights and tokens in place
-of a workdir and a data set, and no token that could stop a response.
+runs, each from its task's own config; see `stages.py`.
 
-Prints one line of JSON: seconds of each step and phase, by the clock and of the
-processor (user and system, all threads), FLOPs of its products, and the peak
-memory of the process and of the device.
+Prints one line of JSON: seconds of each step and phase, wall-clock seconds and
+processor seconds (user and system, all threads), FLOPs of the matrix products,
+and the peak memory of the process and of the device.
 """
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
+from benchmarks import stages
 from configs import reward as reward_config
 from configs import rl as rl_config
 from perl_jax import params as params_lib
-from perl_jax import roles, sampling, sharding, steps
-from perl_jax.data.batches import preferences, prompts
+from perl_jax import sharding
 from perl_jax.models.config import ModelConfig
-from perl_jax.planning import flops
-from perl_jax.tasks.initial import model as model_lib
-from perl_jax.tasks.initial import roles as initial_roles
-from perl_jax.tasks.initial import trainable as trainable_lib
-from perl_jax.tasks.rollouts import build, iteration, rewards
-from perl_jax.tasks.rollouts import engine as engine_lib
-from perl_jax.tasks.settings import rl as rl_settings
-from perl_jax.tasks.settings import shared
 from perl_jax.tasks.training.compiled import Compiled
 
-# A step is clean if others had less than this of the machine.
+# A step is clean if other processes used less than this share of the machine.
 ELSEWHERE = 0.04
 
-# A Llama of 14 million parameters, that of the peers.
+# A Llama of 14 million parameters, the shape that the other libraries run.
 MODEL = {
   "vocab_size": 4096,
   "num_layers": 8,
@@ -65,11 +58,11 @@ class Arm:
     tuning: "lora" or "full".
     prompts: Prompts of an iteration, or pairs of a step.
     group: Samples of each prompt.
-    microbatches: Parts of the update.
-    score_microbatches: Parts of the scoring.
+    microbatches: Microbatches of the update.
+    score_microbatches: Microbatches of the scoring.
     merge: Whether rollouts run on merged adapters.
-    remat: What the backward pass makes again.
-    base_dtype: That the base is kept in; full tuning trains in it.
+    remat: What the backward pass recomputes.
+    base_dtype: Storage dtype of the base; full tuning trains in float32.
     prompt_len: Tokens of a prompt.
     response_len: Tokens of a response.
     model: Fields of `ModelConfig`.
@@ -79,7 +72,7 @@ class Arm:
   tuning: str = "lora"
   prompts: int = 8
   group: int = 1
-  # Parts of some hundred tokens fit the cache of a CPU.
+  # Microbatches of some hundred tokens fit the cache of a CPU.
   microbatches: int = 8
   score_microbatches: int = 8
   merge: bool = True
@@ -107,209 +100,129 @@ ARMS = {
 }
 
 
-def seconds_now() -> tuple[float, float]:
-  """(by the clock, of the processor), user and system of all threads."""
-  usage = resource.getrusage(resource.RUSAGE_SELF)
-  return time.perf_counter(), usage.ru_utime + usage.ru_stime
-
-
-class Meter:
-  """Adds up what phases take.
+class Seconds(NamedTuple):
+  """A reading of two clocks, or the difference of two readings, in seconds.
 
   Attributes:
-    spent: `{phase: [wall, cpu]}`, seconds.
-    flops: `{phase: {program: FLOPs of its products}}`.
-    policy_bytes: Of all weights that the policy computes with.
+    wall: Wall-clock time.
+    cpu: Processor time of this process, user and system, all threads.
+  """
+
+  wall: float
+  cpu: float
+
+  def since(self, earlier: "Seconds") -> list[float]:
+    """[wall, cpu] between two readings."""
+    return [self.wall - earlier.wall, self.cpu - earlier.cpu]
+
+
+def seconds_now() -> Seconds:
+  """Reads both clocks."""
+  usage = resource.getrusage(resource.RUSAGE_SELF)
+  return Seconds(time.perf_counter(), usage.ru_utime + usage.ru_stime)
+
+
+class Clock:
+  """A wall clock that records processor time too whenever it is read.
+
+  Attributes:
+    readings: All readings since the list was cleared.
   """
 
   def __init__(self):
-    self.spent: dict[str, list[float]] = {}
-    self.flops: dict[str, dict[str, float]] = {}
-    self.policy_bytes = 0
+    self.readings: list[Seconds] = []
 
-  def timed(self, phase: str, fn: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, waited for and counted under `phase`."""
-
-    def run(*args, **kwargs):
-      if isinstance(fn, Compiled):
-        programs = self.flops.setdefault(phase, {})
-        if fn.name not in programs:
-          jaxpr = fn.jitted(*args).trace(*args).jaxpr
-          programs[fn.name] = flops.matmul_flops(jaxpr)
-      before = seconds_now()
-      result = jax.block_until_ready(fn(*args, **kwargs))
-      total = self.spent.setdefault(phase, [0.0, 0.0])
-      for i, (start, end) in enumerate(zip(before, seconds_now(), strict=True)):
-        total[i] += end - start
-      return result
-
-    return run
+  def __call__(self) -> float:
+    """Wall-clock seconds."""
+    self.readings.append(seconds_now())
+    return self.readings[-1].wall
 
 
-def _tokens(seed: int, *shape: int, vocab: int) -> np.ndarray:
-  generator = np.random.default_rng(seed)
-  return generator.integers(vocab, size=shape).astype(np.int32)
+class Made(NamedTuple):
+  """An arm, ready to run.
+
+  Attributes:
+    run: `run(number)` does a step or an iteration; it reads the clock before
+      the first phase and after each.
+    phases: The compiled functions of each phase, in order.
+    policy_bytes: Bytes of all weights that the policy computes with; 0 without
+      a policy.
+  """
+
+  run: Callable[[int], None]
+  phases: Mapping[str, Sequence[Compiled]]
+  policy_bytes: int
 
 
-def _random_head(trainable: params_lib.Params) -> dict[str, Any]:
-  """The tree with a head that does not say 0: rewards should differ."""
-  kernel = trainable[params_lib.HEAD]["kernel"]
-  drawn = jax.random.normal(jax.random.key(1), kernel.shape)
-  head = trainable[params_lib.HEAD] | {"kernel": drawn}
-  return dict(trainable) | {params_lib.HEAD: head}
-
-
-def _configured(config: shared.Config, arm: Arm) -> shared.Config:
-  config.tuning = arm.tuning
-  config.batch_size = arm.prompts
-  config.microbatches = arm.microbatches
-  return config
-
-
-def _start(arm: Arm) -> model_lib.Start:
-  model = ModelConfig(**arm.model, remat=arm.remat)
-  return model_lib.random_start(model, 0, Path(), arm.base_dtype)
-
-
-def make_reward_step(arm: Arm, mesh, meter: Meter) -> Callable[[int], None]:
-  """Returns `run(number)`: one update of a pairwise reward model."""
-  config = _configured(reward_config.get_config(), arm)
-  start, lora = _start(arm), shared.lora_spec(config)
-  trainable, frozen = trainable_lib.trainable_of(
-    start, lora=lora, tuning=arm.tuning, seed=0, head="scalar"
-  )
-  optimizer = shared.make_optimizer(config)
-  frozen = sharding.place(mesh, frozen, share=True)
-  state = steps.init_state(sharding.place(mesh, trainable), optimizer)
-  state = sharding.place(mesh, state)
-  loss = steps.pairwise_loss(
-    roles.Backbone(start.config, lora), max_response=arm.response_len
-  )
-  step = meter.timed(
-    "learn",
-    Compiled(
-      steps.make_train_step(loss, optimizer, microbatches=arm.microbatches),
-      name="reward step",
-      donate=(0,),
-    ),
-  )
-  length = arm.prompt_len + arm.response_len
-  lengths = np.full(arm.prompts, length, np.int32)
-  sides = [
-    _tokens(i, arm.prompts, length, vocab=start.config.vocab_size)
-    for i in (0, 1)
-  ]
-  sides[1][:, : arm.prompt_len] = sides[0][:, : arm.prompt_len]
-  batch = preferences.PreferenceBatch(
-    chosen_tokens=sides[0],
-    chosen_lengths=lengths,
-    rejected_tokens=sides[1],
-    rejected_lengths=lengths,
-    prompt_lengths=lengths - arm.response_len,
-    valid=np.ones(arm.prompts, bool),
-    index=np.arange(arm.prompts, dtype=np.int32),
-  )
-  batch, key = sharding.place_batch(mesh, batch), jax.random.key(0)
-
-  def run(number):
-    nonlocal state
-    state, _ = step(state, frozen, batch, jax.random.fold_in(key, number))
-
-  return run
-
-
-def rl_config_of(arm: Arm) -> shared.Config:
-  """The task's config with an arm's choices."""
-  config = _configured(rl_config.get_config(), arm)
-  config.estimator = arm.estimator
-  config.samples_per_prompt = arm.group
-  config.score_microbatches = arm.score_microbatches
-  config.beta, config.sampling.temperature = 0.05, 1.0
-  config.rollouts.merge = arm.merge
-  config.value.warmup_steps = 0
-  return config
-
-
-def make_rl_iteration(arm: Arm, mesh, meter: Meter) -> Callable[[int], None]:
-  """Returns `run(number)`: one iteration of `tasks/rl.py`."""
-  config = rl_config_of(arm)
-  estimator = rl_settings.estimator_of(config)
-  optimizer = rl_settings.make_optimizer(config)
-  start, lora = _start(arm), shared.lora_spec(config)
-
-  def of(seed, head):
-    return trainable_lib.trainable_of(
-      start, lora=lora, tuning=arm.tuning, seed=seed, head=head
-    )
-
-  policy, frozen = of(0, "")
-  meter.policy_bytes = params_lib.nbytes((policy, frozen))
-  judged = _random_head(of(2, "scalar")[0])
-  trainable = policy
-  if estimator.uses_value:
-    value = initial_roles.initial_value(config, start, None, lora)
-    trainable = {"policy": policy, "value": value}
-  base = sharding.place(mesh, frozen, share=True)
-  anchor = sharding.place(mesh, policy)
-  state = steps.init_state(
-    sharding.place(mesh, trainable), optimizer, beta=config.beta
-  )
-  state = sharding.place(mesh, state)
-  backbone = roles.Backbone(start.config, lora)
-  model = rewards.Model(
-    backbone, sharding.place(mesh, judged), base, 1, bool(frozen)
-  )
-  spec = sampling.SamplingSpec(
+def _configured(config: ConfigDict, arm: Arm, **fields: Any) -> ConfigDict:
+  return stages.configured(
+    config,
+    prompt_len=arm.prompt_len,
     response_len=arm.response_len,
-    stop_ids=(start.config.vocab_size,),
-    **config.sampling.to_dict(),
+    tuning=arm.tuning,
+    batch_size=arm.prompts,
+    microbatches=arm.microbatches,
+    **fields,
   )
-  engine = engine_lib.Engine(backbone, spec, backbone)
-  functions = build.make_functions(
-    config, estimator, optimizer, engine, model, on_base=bool(base)
+
+
+def rl_config_of(arm: Arm) -> ConfigDict:
+  """The config of the RL task with the arm's fields."""
+  return _configured(
+    rl_config.get_config(),
+    arm,
+    estimator=arm.estimator,
+    samples_per_prompt=arm.group,
+    score_microbatches=arm.score_microbatches,
+    beta=0.05,
+    **{
+      "sampling.temperature": 1.0,
+      "rollouts.merge": arm.merge,
+      "value.warmup_steps": 0,
+    },
   )
-  iterate = iteration.Iteration(
-    estimator,
-    _timed(functions, meter),
-    mesh=mesh,
-    base=base,
-    anchor=anchor,
-    reward=rewards.Rewarder(
-      model, engine.rewards, None, unstopped_penalty=config.unstopped_penalty
-    ),
-    rows=(),
-    key=jax.random.key(0),
-    control=iteration.Control(),
-  )
-  vocab = backbone.config.vocab_size
+
+
+def make(arm: Arm, mesh: Mesh, clock: Clock) -> Made:
+  """Builds an arm on a mesh; nothing compiles yet."""
+  model = ModelConfig(**arm.model, remat=arm.remat)
+  start = stages.random_start(model, dtype=arm.base_dtype)
+  if arm.estimator:
+    return _rl_iteration(rl_config_of(arm), start, mesh, clock)
+  config = _configured(reward_config.get_config(), arm)
+  return _reward_step(config, start, mesh, clock)
+
+
+def _reward_step(config, start, mesh, clock) -> Made:
+  stage = stages.RewardStep(config, start, mesh)
+  pairs = stages.random_pairs(config, start.config.vocab_size)
+  batch = sharding.place_batch(mesh, pairs)
 
   def run(number):
-    nonlocal state
-    batch = prompts.PromptBatch(
-      tokens=_tokens(number, arm.prompts, arm.prompt_len, vocab=vocab),
-      lengths=np.full(arm.prompts, arm.prompt_len, np.int32),
-      valid=np.ones(arm.prompts, bool),
-      index=np.arange(arm.prompts, dtype=np.int32),
-    )
-    state, found = iterate(state, batch, number)
-    assert found["rollout/length"] == arm.response_len
+    clock()
+    stage.run(batch, number)
+    clock()
 
-  return run
+  return Made(run, {"learn": [stage.program]}, 0)
 
 
-def _timed(functions: build.Functions, meter: Meter):
-  prepare = functions.prepare
-  return dataclasses.replace(
-    functions,
-    sample=meter.timed("sample", functions.sample),
-    score=meter.timed("score", functions.score),
-    prepare=prepare and meter.timed("score", prepare),
-    learn=meter.timed("learn", functions.learn),
+def _rl_iteration(config, start, mesh, clock) -> Made:
+  stage = stages.RLIteration(config, start, mesh, clock)
+  programs, vocab = stage.programs, start.config.vocab_size
+
+  def run(number):
+    stage.run(stages.random_prompts(config, vocab, number), number)
+
+  scoring = [f for f in (programs.score, programs.prepare) if f is not None]
+  return Made(
+    run,
+    {"sample": [programs.sample], "score": scoring, "learn": [programs.learn]},
+    params_lib.nbytes((programs.anchor.trainable, programs.base)),
   )
 
 
 def _busy() -> float:
-  """Processor seconds of the whole machine; 0 where nobody says."""
+  """Processor seconds of the whole machine so far; 0 where it is not known."""
   if not Path("/proc/stat").exists():
     return 0.0
   fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
@@ -317,46 +230,61 @@ def _busy() -> float:
   return (user + nice + system + sum(others)) / os.sysconf("SC_CLK_TCK")
 
 
+def _timed(made: Made, clock: Clock, number: int) -> dict[str, Any]:
+  """Runs a step; an entry of `measure`'s `steps`."""
+  clock.readings.clear()
+  busy, before = _busy(), seconds_now()
+  made.run(number)
+  wall, cpu = whole = seconds_now().since(before)
+  others = (_busy() - busy - cpu) / (wall * os.cpu_count())
+  spent = {
+    phase: end.since(start)
+    for phase, (start, end) in zip(
+      made.phases, itertools.pairwise(clock.readings), strict=True
+    )
+  }
+  return {"spent": spent | {"all": whole}, "clean": others <= ELSEWHERE}
+
+
 def measure(
   arm: Arm, *, warmup: int, count: int, profile: str = ""
 ) -> dict[str, Any]:
-  """Runs an arm; `profile` is a folder for a trace of one step more.
+  """Runs an arm.
+
+  Args:
+    arm: What to run.
+    warmup: Steps that are not measured; the first one compiles.
+    count: Measured steps.
+    profile: Folder for a trace of one step more, or "".
 
   Returns:
     `steps`, one for each measured: "spent", {phase: [wall, cpu]} with the whole
     under "all", and "clean", whether other processes had less than 4 % of the
     machine; `peak_bytes` of the process; `device`, its kind, and
-    `device_peak_bytes` of its allocator, None where that does not tell; `flops`
+    `device_peak_bytes` of its allocator, None where it reports nothing; `flops`
     of a step's products by phase; and `policy_bytes`.
   """
-  mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1)
-  found = []
+  mesh, clock = sharding.make_mesh(data=1, fsdp=1, tensor=1), Clock()
   with jax.set_mesh(mesh):
-    make = make_rl_iteration if arm.estimator else make_reward_step
-    meter = Meter()
-    run = make(arm, mesh, meter)
-    for number in range(warmup + count):
-      meter.spent.clear()
-      busy = _busy()
-      meter.timed("all", run)(number + 1)
-      wall, cpu = meter.spent["all"]
-      others = (_busy() - busy - cpu) / (wall * os.cpu_count())
-      if number >= warmup:
-        spent = {k: list(v) for k, v in meter.spent.items()}
-        found.append({"spent": spent, "clean": others <= ELSEWHERE})
+    made = make(arm, mesh, clock)
+    steps = [_timed(made, clock, k + 1) for k in range(warmup + count)]
+    usage = resource.getrusage(resource.RUSAGE_SELF)
     device = mesh.devices.flat[0]
     memory = device.memory_stats() or {}
+    flops = {
+      phase: sum(f.flops_run() for f in functions) / len(steps)
+      for phase, functions in made.phases.items()
+    }
     if profile:
       with jax.profiler.trace(profile):
-        run(warmup + count + 1)
-  usage = resource.getrusage(resource.RUSAGE_SELF)
+        made.run(len(steps) + 1)
   return {
-    "steps": found,
+    "steps": steps[warmup:],
     "peak_bytes": usage.ru_maxrss * 1024,
     "device": device.device_kind,
     "device_peak_bytes": memory.get("peak_bytes_in_use"),
-    "flops": {k: sum(v.values()) for k, v in meter.flops.items()},
-    "policy_bytes": meter.policy_bytes,
+    "flops": flops,
+    "policy_bytes": made.policy_bytes,
   }
 
 

@@ -123,7 +123,7 @@ def test_an_iteration_counts_every_buffer_once(tuning, mesh, arguments):
   start = arms.make_start(SETTINGS)
   base, adapter, head = bytes_of(start, LoraSpec(rank=SETTINGS.rank))
   with jax.set_mesh(mesh):
-    arm = arms.RlIteration(SETTINGS, start, tuning, mesh)
+    arm = arms.RLArm(SETTINGS, start, tuning, mesh)
     seconds = arm.run(1)
   assert seconds["iteration"] == pytest.approx(
     sum(seconds[phase] for phase in arms.PHASES)
@@ -165,7 +165,7 @@ def test_a_reward_step_holds_a_head_that_it_does_not_read(mesh, arguments):
   start = arms.make_start(dataclasses.replace(SETTINGS, preset="llama_tiny"))
   base, adapter, head = bytes_of(start, LoraSpec(rank=SETTINGS.rank))
   with jax.set_mesh(mesh):
-    arm = arms.RewardStep(SETTINGS, start, "lora", mesh)
+    arm = arms.RewardArm(SETTINGS, start, "lora", mesh)
     arm.run(1)
   found = arm.costs()
   expected = base + 3 * (adapter + head)
