@@ -59,10 +59,10 @@ def test_a_plan_is_of_what_the_task_compiles(task, tmp_path, monkeypatch):
   monkeypatch.setattr(compiled_lib.Compiled, "__call__", remember)
   config = tiny.config(task, steps=1, eval_every=1, mesh__data=1)
   found = []
-  read = inputs.preferences
+  read = inputs.read
   monkeypatch.setattr(
     inputs,
-    "preferences",
+    "read",
     lambda *a, **k: found.append(read(*a, **k)) or found[-1],
   )
   tasks.run(config, tmp_path / task)

@@ -298,8 +298,8 @@ def test_rl_on_the_length_of_responses_learns_from_each_row(
   )  # fmt: skip
   SEEN.clear()
   tasks.run(config, workdir)
-  data = inputs.prompts(
-    config, tokenization_lib.load_tokenizer(sft_run / "tokenizer")
+  data = inputs.read(
+    config, tokenization_lib.load_tokenizer(sft_run / "tokenizer"), "prompts"
   )
   kind = "coffee_bar/prompts"
   held_out = [f"{kind}/validation/{i}" for i in range(8)]
