@@ -18,7 +18,8 @@ from perl_jax.data import splits
 from perl_jax.data.records import Prompt, Record, Splits
 from perl_jax.data.sources import hh
 from perl_jax.data.sources.coffee_bar import rows as rows_lib
-from perl_jax.data.sources.jsonl import files as files_lib
+from perl_jax.data.sources.jsonl import files as jsonl_files
+from perl_jax.data.sources.jsonl import rows as jsonl_rows
 from perl_jax.data.sources.taskmaster import records as records_lib
 from perl_jax.data.sources.taskmaster import weak_pairs
 
@@ -84,7 +85,7 @@ _SOURCES = {
   ),
   "jsonl": Source(
     about="your own .jsonl files",
-    kinds=tuple(files_lib.KINDS),
+    kinds=tuple(jsonl_rows.SHAPES),
     options=("path", "validation_path", *_FOLDS),
     checks=(),
     licence="yours",
@@ -115,7 +116,7 @@ def load(
 
   Args:
     name: A source; see `describe`.
-    kind: "demonstrations", "preferences", "labelled" or "prompts".
+    kind: One of the `kinds` of the source.
     data_dir: Local copies of the public data sets, "" to download them.
     path: File or directory of `jsonl`.
     cache_dir: Where prepared public data sets go; see `upstream.read_rows`.
@@ -151,7 +152,7 @@ def load(
   elif name == "jsonl":
     if not path:
       raise ValueError("jsonl needs `path`: a .jsonl file or a directory.")
-    loaded = files_lib.load(
+    loaded = jsonl_files.load(
       path,
       kind,
       validation_path=validation_path,
