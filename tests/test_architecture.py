@@ -35,12 +35,12 @@ FLOORS = (
   ),
   ("roles", "sampling", "optim"),
   # Models say how activations are laid out: the axes' names are below them.
-  (*("hosts", "sharding", "models", "objectives", "params", "files"),),
+  (*("names", "hosts", "sharding", "models", "objectives", "params", "files"),),
 )
 PURE = {
   *("objectives", "models", "params", "roles"),
   *("sampling", "scoring"),
-  *("steps", "optim", "sharding"),
+  *("steps", "optim", "sharding", "names"),
 }
 # Logging, clocks, files, flags, environment, global seeds, configs.
 EFFECTS = {
@@ -203,13 +203,13 @@ def test_objectives_know_only_jax_and_chex():
 
 def test_data_does_not_import_jax():
   """Nor what would: libraries on jax, and other rooms."""
-  assert imports_of(house(), {"data"}, forbidden=BY_JAX) == []
+  assert imports_of(house(), {"data", "names"}, forbidden=BY_JAX) == []
   others = [
     f"{name} imports {imported}"
     for name in house()
     if room(name) == "data"
     for imported in imports(name, house())
-    if top(imported) == PACKAGE and room(imported) != "data"
+    if top(imported) == PACKAGE and room(imported) not in ("data", "names")
   ]
   assert others == []
 

@@ -8,12 +8,12 @@ what is validated on in one stage is in no other stage's training set.
 """
 
 import dataclasses
-import difflib
 import inspect
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from perl_jax import names
 from perl_jax.data import splits
 from perl_jax.data.records import Prompt, Record, Splits
 from perl_jax.data.sources import hh
@@ -138,7 +138,7 @@ def load(
     having = [other for other, s in _SOURCES.items() if kind in s.kinds]
     raise ValueError(
       f"{name} has no {kind!r}: it has {', '.join(source.kinds)}."
-      + _nearest(kind, source.kinds)
+      + names.did_you_mean(kind, source.kinds)
       + (f" {', '.join(having)} have {kind}." if having else "")
     )
   if limit < 0:
@@ -197,7 +197,7 @@ def _source(name: str) -> Source:
   if name not in _SOURCES:
     raise ValueError(
       f"There is no data set {name!r}: there is {', '.join(_SOURCES)}."
-      + _nearest(name, _SOURCES)
+      + names.did_you_mean(name, _SOURCES)
     )
   return _SOURCES[name]
 
@@ -213,14 +213,9 @@ def _check_options(name: str, given: Sequence[str]) -> None:
         + (
           f" Did you mean the data set {' or '.join(having)}?"
           if having
-          else _nearest(option, options)
+          else names.did_you_mean(option, options)
         )
       )
-
-
-def _nearest(name: str, names: Sequence[str] | Mapping[str, Any]) -> str:
-  near = difflib.get_close_matches(str(name), list(names), n=1)
-  return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def _without_rated(loaded: Splits, rated: Collection[str]) -> Splits:

@@ -27,7 +27,6 @@ Counts, where there are any:
   keep them, since the split is the user's.
 """
 
-import difflib
 import gzip
 import json
 import pathlib
@@ -36,6 +35,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from perl_jax import names
 from perl_jax.data import splits
 from perl_jax.data.records import (
   Demonstration,
@@ -110,10 +110,10 @@ def find_files(path: str) -> list[pathlib.Path]:
       raise FileNotFoundError(f"{path} has no .jsonl or .jsonl.gz file in it.")
     return files
   if not root.is_file():
-    near = difflib.get_close_matches(
-      root.name, [f.name for f in root.parent.glob("*.jsonl*")], n=1
+    near = names.nearest(
+      root.name, [f.name for f in root.parent.glob("*.jsonl*")]
     )
-    hint = f" Did you mean {root.parent / near[0]}?" if near else ""
+    hint = f" Did you mean {root.parent / near}?" if near else ""
     raise FileNotFoundError(
       f"{path} does not exist: the path of a .jsonl or .jsonl.gz file, or of a"
       f" directory of them, is needed.{hint}"

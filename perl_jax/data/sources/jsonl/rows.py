@@ -5,11 +5,11 @@ names the line, the field, what was found there and the way out.
 """
 
 import dataclasses
-import difflib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from perl_jax import names
 from perl_jax.data import splits
 from perl_jax.data.records import (
   Demonstration,
@@ -78,8 +78,8 @@ class _Row:
 
   def get(self, field: str) -> Any:
     if field not in self._fields:
-      near = difflib.get_close_matches(field, self._fields, n=1)
-      hint = f" Is {near[0]!r} a slip?" if near else ""
+      near = names.nearest(field, self._fields)
+      hint = f" Is {near!r} a slip?" if near else ""
       raise self.error(
         field,
         f"missing: this row has {listed(self._fields)}. The shapes are"
@@ -279,9 +279,9 @@ def found(value: Any) -> str:
   return text if len(text) <= 60 else text[:57] + "..."
 
 
-def listed(names: Iterable[str]) -> str:
+def listed(fields: Iterable[str]) -> str:
   """Names with commas, as they stand in errors."""
-  return ", ".join(names) or "none"
+  return ", ".join(fields) or "none"
 
 
 def shape_of(fields: Mapping[str, Any], where: str) -> str:
@@ -295,9 +295,9 @@ def shape_of(fields: Mapping[str, Any], where: str) -> str:
       return name
   marks = [mark for shape in SHAPES.values() for mark in shape.marks]
   near = [
-    f"{name!r} for {match[0]!r}"
+    f"{name!r} for {match!r}"
     for name in fields
-    if (match := difflib.get_close_matches(name, marks, n=1))
+    if (match := names.nearest(name, marks))
   ]
   raise ValueError(
     f"{where}: no field to learn from: it has {listed(fields)}. The shapes are"
