@@ -75,7 +75,7 @@ def held_out_rows(config: ConfigDict, start: Start) -> tuple[Any, Any]:
   reward = reward_config.get_config()
   reward.data = config.data
   batch = next(
-    inputs.preferences(reward, tokenization, train=False).validation()
+    inputs.read(reward, tokenization, "preferences", train=False).validation()
   )
   return jnp.asarray(batch.chosen_tokens), jnp.asarray(batch.chosen_lengths)
 

@@ -84,7 +84,7 @@ def run(
   mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1)
   with tempfile.TemporaryDirectory() as workdir, jax.set_mesh(mesh):
     start = begin.start(config, "reward", Path(workdir), "preferences", mesh)
-    data = inputs.preferences(config, begin.load_tokenizer(start))
+    data = inputs.read(config, begin.load_tokenizer(start), "preferences")
     arms = {n: Arm(config, start, mesh, n, data) for n in (1, members)}
     batches = [next(data.train) for _ in range(count)]
     seconds: dict[int, list[float]] = {n: [] for n in arms}

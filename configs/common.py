@@ -4,9 +4,9 @@ Plain values only: nothing here is derived from another field, so that no
 override leaves a stale value behind.
 """
 
-import difflib
-
 from ml_collections import ConfigDict
+
+from perl_jax import names
 
 DATASETS = (
   "coffee_bar",
@@ -21,8 +21,7 @@ def dataset(arg: str | None) -> str:
   """The data set that a config was asked for, `configs/rl.py:NAME`."""
   name = arg or "coffee_bar"
   if name not in DATASETS:
-    near = difflib.get_close_matches(name, DATASETS, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = names.did_you_mean(name, DATASETS)
     raise ValueError(
       f"There is no data set {name!r}.{hint} Known: {', '.join(DATASETS)}."
     )

@@ -1,8 +1,8 @@
 """Learning-rate schedules and the optimiser chain, made of Optax parts."""
 
-import difflib
-
 import optax
+
+from perl_jax import names
 
 SCHEDULES = ("constant", "linear", "cosine")
 OPTIMIZERS = ("adamw", "adafactor", "sgd")
@@ -98,6 +98,5 @@ def make_optimizer(
 
 def _require(field: str, value: str, allowed: tuple[str, ...]) -> None:
   if value not in allowed:
-    near = difflib.get_close_matches(value, allowed, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = names.did_you_mean(value, allowed)
     raise ValueError(f"{field}={value!r}: choose one of {allowed}.{hint}")

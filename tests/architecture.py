@@ -33,12 +33,12 @@ FLOORS = (
   ),
   ("roles", "sampling", "optim"),
   # Models say how activations are laid out: the axes' names are below them.
-  (*("hosts", "sharding", "models", "objectives", "params", "files"),),
+  (*("names", "hosts", "sharding", "models", "objectives", "params", "files"),),
 )
 PURE = {
   *("objectives", "models", "params", "roles"),
   *("sampling", "scoring"),
-  *("steps", "optim", "sharding"),
+  *("steps", "optim", "sharding", "names"),
 }
 # Logging, clocks, files, flags, environment, global seeds, configs.
 EFFECTS = {

@@ -8,7 +8,7 @@ rows of one group overlap in content and must stay on one side of a split.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 # {"role": "system" | "user" | "assistant" | "tool", "content": str}
 Message = dict[str, str]
@@ -68,7 +68,7 @@ class Prompt:
   fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-Record = TypeVar("Record", Demonstration, Preference, Labelled, Prompt)
+Record = Demonstration | Preference | Labelled | Prompt
 
 
 @dataclasses.dataclass(frozen=True)

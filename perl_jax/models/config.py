@@ -6,9 +6,10 @@ through JSON, so that a workdir records its model.
 """
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any
+
+from perl_jax import names
 
 ACTIVATIONS = ("silu", "gelu_tanh")
 ATTENTIONS = ("auto", "xla", "cudnn", "splash")
@@ -178,7 +179,6 @@ class ModelConfig:
     known = sorted(f.name for f in dataclasses.fields(cls))
     extra = sorted(set(fields) - set(known))
     if extra:
-      near = difflib.get_close_matches(extra[0], known, n=1)
-      hint = f" Did you mean {near[0]!r}?" if near else ""
+      hint = names.did_you_mean(extra[0], known)
       raise ValueError(f"Unknown model fields {extra}.{hint} Known: {known}.")
     return cls(**fields)

@@ -6,9 +6,9 @@ preset sets only the other fields; that of a published model also sets
 for tests.
 """
 
-import difflib
 from typing import Any
 
+from perl_jax import names
 from perl_jax.models.config import ModelConfig
 
 _LLAMA = dict(activation="silu", tied_head=True, norm_eps=1e-5)
@@ -140,8 +140,7 @@ def preset(name: str, **overrides: Any) -> ModelConfig:
     ValueError: The preset or a field is unknown; the nearest name is given.
   """
   if name not in PRESETS:
-    near = difflib.get_close_matches(name, PRESETS, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = names.did_you_mean(name, PRESETS)
     raise ValueError(
       f"model.preset={name!r} is unknown.{hint} Known: {sorted(PRESETS)}."
     )

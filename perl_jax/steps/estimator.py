@@ -12,12 +12,12 @@
 """
 
 import dataclasses
-import difflib
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from perl_jax import names
 from perl_jax.objectives import advantages as advantages_lib
 from perl_jax.objectives import kl as kl_lib
 from perl_jax.objectives import masked
@@ -87,8 +87,7 @@ class Estimator:
     for field, allowed in (("name", NAMES), ("reduction", REDUCTIONS)):
       value = getattr(self, field)
       if value not in allowed:
-        near = difflib.get_close_matches(value, allowed, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = names.did_you_mean(value, allowed)
         shown = "estimator" if field == "name" else field
         raise ValueError(f"{shown}={value!r}: choose one of {allowed}.{hint}")
     try:

@@ -5,11 +5,12 @@ another.
 """
 
 import dataclasses
-import difflib
 import importlib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from perl_jax import names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +72,7 @@ def run(config: Any, workdir: str | Path) -> dict[str, float]:
   """
   name = config.task
   if name not in TASKS:
-    near = difflib.get_close_matches(name, TASKS, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = names.did_you_mean(name, TASKS)
     raise ValueError(
       f"config.task={name!r}: choose one of {', '.join(TASKS)}.{hint}"
     )

@@ -36,8 +36,8 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
     start, tokenization = begin.start(
       config, "policy", workdir, "preferences", mesh
     )
-    data = inputs.preferences(config, tokenization)
-    prompts = inputs.prompts(config, tokenization, train=False)
+    data = inputs.read(config, tokenization, "preferences")
+    prompts = inputs.read(config, tokenization, "prompts", train=False)
     spec = shared.evaluation_spec(config, tokenization)
     prepared = begin.prepare(config, workdir, start, "policy")
   inputs.log_counts(data.counts)

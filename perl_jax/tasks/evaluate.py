@@ -101,7 +101,9 @@ def load(config, mesh):
 
 def evaluate_reward(config, mesh, tokenization, role):
   """(metrics, scored rows) of a reward model on held-out rows."""
-  data = inputs.read(config, tokenization, train=False)
+  data = inputs.read(
+    config, tokenization, inputs.require_loss(config.loss), train=False
+  )
   score = Compiled(
     reward_model.make_scorer(role.backbone, data.max_targets, role.members),
     name="reward scores",
@@ -123,7 +125,7 @@ def evaluate_policy(config, mesh, tokenization, placed):
 
   `placed` holds the roles on the mesh, by name.
   """
-  data = inputs.prompts(config, tokenization, train=False)
+  data = inputs.read(config, tokenization, "prompts", train=False)
   policy, anchor = placed["policy"], placed["anchor"]
   reward = placed.get("reward")
   # One engine serves both: a tree without adapters runs at rank 0.

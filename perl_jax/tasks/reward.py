@@ -32,7 +32,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   members = config.ensemble
   with workdir_lib.preparing(config, workdir) as workdir:
     start, tokenization = begin.start(config, "reward", workdir, kind, mesh)
-    data = inputs.read(config, tokenization)
+    data = inputs.read(config, tokenization, kind)
     reward_settings.require_different(config, start.role)
     prepared = begin.prepare(
       config, workdir, start, "reward", head=config.head, members=members

@@ -39,7 +39,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
     if config.reward.init:
       reward = initial_roles.load_reward(config, start, mesh)
       inputs.require_room(config, reward.config.max_len)
-    data = inputs.prompts(config, tokenization)
+    data = inputs.read(config, tokenization, "prompts")
     function = rewards.function_of(config, data.rows)
     beside = {}
     if settings.estimator.uses_value:

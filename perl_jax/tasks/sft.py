@@ -36,7 +36,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
     # Read now: what is wrong with them should not be said after the training.
     prompts = None
     if config.eval.rows:
-      prompts = inputs.prompts(config, tokenization, train=False)
+      prompts = inputs.read(config, tokenization, "prompts", train=False)
     spec = shared.evaluation_spec(config, tokenization)
     prepared = begin.prepare(config, workdir, start, "policy")
   inputs.log_counts(data.counts)

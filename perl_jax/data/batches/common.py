@@ -19,7 +19,7 @@ def no_cuts() -> dict[str, int]:
 
 
 def encode_row(
-  row: records.Preference | records.Labelled | records.Prompt,
+  row: records.Record,
   responses: Sequence[str],
   tokenization: Tokenization,
   limit: int,

@@ -42,6 +42,11 @@ class EncodedPrompt(NamedTuple):
     """Number of tokens."""
     return len(self.tokens)
 
+  @property
+  def response_length(self) -> int:
+    """Number of tokens after the prompt: none."""
+    return 0
+
 
 def collate_prompts(
   rows: Sequence[EncodedPrompt],

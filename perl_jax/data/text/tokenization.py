@@ -29,8 +29,11 @@ class TooLongError(ValueError):
 
 
 def import_transformers() -> types.ModuleType:
-  """The library, imported late (it takes seconds) and without its advice."""
-  # Without it transformers prints that there is no PyTorch.
+  """Imports `transformers`; the only place in the package that does.
+
+  It takes seconds, so it is imported by the first function that needs it. The
+  environment variable keeps it from printing that there is no PyTorch.
+  """
   os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
   import transformers
 

@@ -5,6 +5,7 @@ template, so that a model trained here and a model from elsewhere go through one
 and the same path (`text.py`).
 """
 
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -12,12 +13,15 @@ import tempfile
 from collections.abc import Iterable, Iterator
 
 from perl_jax.data import records
+from perl_jax.data.text.tokenization import import_transformers
 
 BOS, PAD, END = "<|bos|>", "<|pad|>", "<|end|>"
 ROLES = ("system", "user", "assistant", "tool")
 ROLE_TOKENS = tuple(f"<|{role}|>" for role in ROLES)
 SPECIAL_TOKENS = (PAD, BOS, END, *ROLE_TOKENS)
 _BYTES = 256
+# Text fields of a record that no model reads.
+_NAMES = ("id", "group")
 
 
 # Pieces are cut before spaces and around every digit, nowhere else. Unlike
@@ -85,14 +89,18 @@ def train_tokenizer(
 
 
 def record_texts(rows: Iterable[records.Record]) -> Iterator[str]:
-  """Yields every text of the rows, for `train_tokenizer`."""
+  """Yields the texts that `train_tokenizer` learns merges from.
+
+  These are the contents of all messages, and every other field that is text,
+  such as a response; not the id and the group of a row.
+  """
   for row in rows:
-    for message in (*row.prompt, *getattr(row, "turns", ())):
-      yield message["content"]
-    for field in ("chosen", "rejected", "response", "reference"):
-      text = getattr(row, field, None)
-      if text:
-        yield text
+    for field in dataclasses.fields(row):
+      value = getattr(row, field.name)
+      if isinstance(value, tuple):
+        yield from (message["content"] for message in value)
+      elif isinstance(value, str) and value and field.name not in _NAMES:
+        yield value
 
 
 def _check_replaceable(directory: pathlib.Path) -> None:
@@ -142,11 +150,7 @@ def _train(texts: Iterable[str], vocab_size: int):
 
 
 def _wrap(tokenizer):
-  # Without it transformers prints that there is no PyTorch.
-  os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-  import transformers
-
-  return transformers.PreTrainedTokenizerFast(
+  return import_transformers().PreTrainedTokenizerFast(
     tokenizer_object=tokenizer,
     bos_token=BOS,
     eos_token=END,

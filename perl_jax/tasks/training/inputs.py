@@ -1,4 +1,4 @@
-"""From `config.data` to records, tokens and batches; and the stage's start."""
+"""From `config.data` to records, and from these to batches of tokens."""
 
 import dataclasses
 import functools
@@ -9,31 +9,33 @@ import numpy as np
 from absl import logging
 
 from perl_jax import hosts, sharding
-from perl_jax.data import loader, records
+from perl_jax.data import batches, loader, records
 from perl_jax.data.batches import demonstrations, packing
-from perl_jax.data.batches import labelled as labelled_lib
-from perl_jax.data.batches import preferences as preferences_lib
-from perl_jax.data.batches import prompts as prompts_lib
 from perl_jax.data.sources import registry
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.tasks.settings import shared
 
 Config = shared.Config
 
+# The loss of a reward model -> the kind of records that it is trained on.
+_KINDS_OF_LOSSES = {"pairwise": "preferences", "pointwise": "labelled"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-  """Batches of one stage.
+  """Batches of one stage, as numpy arrays of this process.
 
   Attributes:
-    train: Endless iterator with a position.
-    validation: Makes a fresh pass over the validation rows.
+    train: Endless iterator over training batches, with a position that can be
+      saved (`loader.TrainBatches`); None if only validation rows were read.
+    validation: Function that returns one pass over the validation batches.
     rows: Validation records that the batches' `index` points into.
-    counts: What the source and the tokenisation mended, dropped or cut.
-    max_targets: Most targets in a packed row, or most tokens of a response; 0
-      where there are none.
-    train_rows: Training records that the batches' `index` points into; not of
-      packed rows.
+    counts: How many rows the source and the tokenisation repaired, dropped or
+      cut, by reason.
+    max_targets: Largest number of targets in a packed row, or of tokens in a
+      response; 0 for prompts.
+    train_rows: Training records that the batches' `index` points into; empty
+      for packed rows, which have no index.
   """
 
   train: Any
@@ -44,9 +46,25 @@ class Inputs:
   train_rows: Sequence[Any] = ()
 
 
+class Encoded(NamedTuple):
+  """Rows for a loader to batch, and the number of tokens of each."""
+
+  rows: list[Any]
+  lengths: list[int]
+
+
 def load(data: Config, kind: str, seed: int) -> records.Splits:
-  """Records of `config.data` as one kind; process 0 prepares what is cached."""
-  read = functools.partial(
+  """Reads the records of one kind from the source that `config.data` names.
+
+  Process 0 reads first, so that files which are prepared and cached are
+  prepared once.
+
+  Raises:
+    FileNotFoundError: A file is missing.
+    ValueError: The source, the kind or an option does not exist, or a row is
+      malformed.
+  """
+  records_of = functools.partial(
     registry.load,
     data.name,
     kind,
@@ -60,14 +78,14 @@ def load(data: Config, kind: str, seed: int) -> records.Splits:
     limit=data.limit,
     **data.options.to_dict(),
   )
-  return hosts.primary_first(f"data {kind}", read)
+  return hosts.primary_first(f"data {kind}", records_of)
 
 
 def require_room(config: Config, max_len: int) -> None:
-  """Checks that the lengths asked for fit the model.
+  """Checks that the sequence lengths of `config.data` fit the model.
 
   Raises:
-    ValueError: Names the fields and the model's limit.
+    ValueError: They do not; names the fields and the model's limit.
   """
   data = config.data
   longest = max(data.max_len, data.prompt_len + data.response_len)
@@ -83,7 +101,13 @@ def require_room(config: Config, max_len: int) -> None:
 def targets(
   config: Config, tokenization: tokenization_lib.Tokenization
 ) -> Inputs:
-  """Packed dialogues for language modelling."""
+  """Reads dialogues and packs them into rows for language modelling.
+
+  Rows have `config.data.max_len` tokens.
+
+  Raises:
+    ValueError: The source has no demonstrations, or a row is wrong.
+  """
   splits = load(config.data, "demonstrations", config.seed)
   length = config.data.max_len
   prefix = () if tokenization.bos_id is None else (tokenization.bos_id,)
@@ -111,76 +135,32 @@ def targets(
   )
 
 
-def preferences(
+def read(
   config: Config,
   tokenization: tokenization_lib.Tokenization,
+  kind: str,
   *,
   train: bool = True,
 ) -> Inputs:
-  """Pairs of prompt + response; without `train` only those held out."""
-  return _bucketed(
-    config,
-    tokenization,
-    "preferences",
-    config.data.max_len,
-    preferences_lib.encode_preferences,
-    preferences_lib.collate_preferences,
-    train,
-  )
+  """Reads one kind of record into batches padded to `config.data.buckets`.
 
+  Args:
+    config: The stage's config.
+    tokenization: The tokenizer and its chat template.
+    kind: A key of `batches.KINDS`.
+    train: Whether to make training batches too, not only validation ones.
 
-def labelled(
-  config: Config,
-  tokenization: tokenization_lib.Tokenization,
-  *,
-  train: bool = True,
-) -> Inputs:
-  """Labelled prompt + response; without `train` only those held out."""
-  return _bucketed(
-    config,
-    tokenization,
-    "labelled",
-    config.data.max_len,
-    labelled_lib.encode_labelled,
-    labelled_lib.collate_labelled,
-    train,
-  )
-
-
-def prompts(
-  config: Config,
-  tokenization: tokenization_lib.Tokenization,
-  *,
-  train: bool = True,
-) -> Inputs:
-  """Prompts to respond to; without `train` only those held out."""
-  return _bucketed(
-    config,
-    tokenization,
-    "prompts",
-    config.data.prompt_len,
-    prompts_lib.encode_prompts,
-    prompts_lib.collate_prompts,
-    train,
-  )
-
-
-class Encoded(NamedTuple):
-  """What a loader batches: rows, and the tokens of each."""
-
-  rows: list[Any]
-  lengths: list[int]
-
-
-def _bucketed(
-  config, tokenization, kind, longest, encode, collate, train
-) -> Inputs:
+  Raises:
+    ValueError: The source lacks the kind, there are no rows, or one is wrong.
+  """
+  shape = batches.KINDS[kind]
+  longest = config.data[shape.limit]
   splits = load(config.data, kind, config.seed)
   held_out = pick(list(splits.validation), config.eval.rows, config.seed)
   counts = dict(splits.counts)
 
   def encoded(records_):
-    rows, cut = encode(records_, tokenization, longest, config.data.long)
+    rows, cut = shape.encode(records_, tokenization, longest, config.data.long)
     return Encoded(rows, [row.length for row in rows]), cut
 
   validation, lost = encoded(held_out)
@@ -195,19 +175,46 @@ def _bucketed(
     training,
     validation,
     (*smaller, longest),
-    functools.partial(collate, pad_id=tokenization.pad_id),
+    functools.partial(shape.collate, pad_id=tokenization.pad_id),
   )
-  longest_response = 0
-  if kind != "prompts":
-    both = [*validation.rows, *(training.rows if training else ())]
-    longest_response = max(row.response_length for row in both)
+  both = [*validation.rows, *(training.rows if training else ())]
   return dataclasses.replace(
     found,
     rows=held_out,
     counts=counts,
-    max_targets=longest_response,
+    max_targets=max(row.response_length for row in both),
     train_rows=splits.train if train else (),
   )
+
+
+def pick(rows: list[Any], count: int, seed: int) -> list[Any]:
+  """Returns `count` rows chosen at random by `seed`, in their order.
+
+  All rows are returned if `count` is 0, or not less than their number.
+  """
+  if not count or count >= len(rows):
+    return rows
+  chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
+  return [rows[i] for i in sorted(chosen)]
+
+
+def log_counts(counts: dict[str, int]) -> None:
+  """Logs how many rows were read, repaired, dropped or cut."""
+  items = (f"{k}={v}" for k, v in sorted(counts.items()))
+  logging.info("data: %s", ", ".join(items))
+
+
+def require_loss(loss: str) -> str:
+  """Returns the kind of records that a reward model's loss is trained on.
+
+  Raises:
+    ValueError: The loss is unknown.
+  """
+  if loss not in _KINDS_OF_LOSSES:
+    raise ValueError(
+      f"config.loss={loss!r}: choose one of {sorted(_KINDS_OF_LOSSES)}."
+    )
+  return _KINDS_OF_LOSSES[loss]
 
 
 def _batched(
@@ -224,9 +231,9 @@ def _batched(
         " data.path / data.validation_path, data.folds and data.limit."
       )
   shares = sharding.held_shards(shared.make_mesh(config))
-  batches = None
+  endless = None
   if train is not None:
-    batches = loader.train_batches(
+    endless = loader.train_batches(
       *train, config.batch_size, buckets, collate, config.seed, *shares
     )
 
@@ -235,38 +242,4 @@ def _batched(
       *validation, config.eval.batch_size, buckets, collate, *shares
     )
 
-  return Inputs(batches, fresh, rows=[], counts={})
-
-
-def pick(rows: list[Any], count: int, seed: int) -> list[Any]:
-  """A fixed random choice of `count` rows, in order; 0 takes all."""
-  if not count or count >= len(rows):
-    return rows
-  chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
-  return [rows[i] for i in sorted(chosen)]
-
-
-def log_counts(counts: dict[str, int]) -> None:
-  """Says what was read, mended, dropped or cut."""
-  items = (f"{k}={v}" for k, v in sorted(counts.items()))
-  logging.info("data: %s", ", ".join(items))
-
-
-KINDS = {"pairwise": "preferences", "pointwise": "labelled"}
-
-
-def require_loss(loss: str) -> str:
-  """The kind of records that a loss reads.
-
-  Raises:
-    ValueError: The loss is unknown.
-  """
-  if loss not in KINDS:
-    raise ValueError(f"config.loss={loss!r}: choose one of {sorted(KINDS)}.")
-  return KINDS[loss]
-
-
-def read(config: shared.Config, tokenization, *, train: bool = True) -> Inputs:
-  """Pairs or labelled rows, as `config.loss` asks."""
-  reader = {"pairwise": preferences, "pointwise": labelled}
-  return reader[config.loss](config, tokenization, train=train)
+  return Inputs(endless, fresh, rows=[], counts={})

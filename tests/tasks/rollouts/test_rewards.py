@@ -95,7 +95,7 @@ def test_gold_reward_is_the_judge():
   gold = reward_function.load("perl_jax.data.coffee_bar:gold_reward")
   responses = [ROWS[0].reference, ROWS[0].reference, "latte", "", "{}"]
   expected = [
-    rows_lib.judge(row, text)["gold"]
+    rows_lib.check_response(row, text)["gold"]
     for row, text in zip(ROWS, responses, strict=True)
   ]
   assert gold(ROWS, responses).tolist() == expected
@@ -298,8 +298,8 @@ def test_rl_on_the_length_of_responses_learns_from_each_row(
   )  # fmt: skip
   SEEN.clear()
   tasks.run(config, workdir)
-  data = inputs.prompts(
-    config, tokenization_lib.load_tokenizer(sft_run / "tokenizer")
+  data = inputs.read(
+    config, tokenization_lib.load_tokenizer(sft_run / "tokenizer"), "prompts"
   )
   kind = "coffee_bar/prompts"
   held_out = [f"{kind}/validation/{i}" for i in range(8)]

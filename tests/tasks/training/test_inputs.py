@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from perl_jax import sharding
+from perl_jax.data import batches
 from perl_jax.data.records import Prompt
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.data.text import train_tokenizer
@@ -53,9 +54,9 @@ def config(rows, task="reward", **overrides):
   )
 
 
-@pytest.mark.parametrize("kind", ["preferences", "labelled", "prompts"])
+@pytest.mark.parametrize("kind", batches.KINDS)
 def test_batches_come_in_buckets_and_know_their_rows(rows, tokenization, kind):
-  found = getattr(inputs, kind)(config(rows, data__prompt_len=64), tokenization)
+  found = inputs.read(config(rows, data__prompt_len=64), tokenization, kind)
   widths = set()
   for batch in itertools.islice(found.train, 20):
     widths.add(batch[0].shape)
@@ -69,7 +70,7 @@ def test_batches_come_in_buckets_and_know_their_rows(rows, tokenization, kind):
 
 
 def test_validation_alone_makes_no_training_rows(rows, tokenization):
-  found = inputs.preferences(config(rows), tokenization, train=False)
+  found = inputs.read(config(rows), tokenization, "preferences", train=False)
   assert found.train is None and len(found.rows) > 0
 
 
@@ -101,7 +102,7 @@ def test_room_for_targets_is_that_of_the_fullest_row(rows, tokenization):
 
 
 def test_limit_keeps_the_first_training_rows(rows, tokenization):
-  found = inputs.preferences(config(rows, data__limit=9), tokenization)
+  found = inputs.read(config(rows, data__limit=9), tokenization, "preferences")
   assert found.counts["over_limit"] > 0
   batches = itertools.islice(found.train, 6)
   assert max(int(b.index.max()) for b in batches) <= 8
@@ -169,7 +170,9 @@ def test_start_goes_on_from_an_earlier_stage(rows, sft_run, tmp_path):
 
 
 def test_padding_is_the_tokenizers_own(rows, tokenization):
-  found = inputs.prompts(config(rows, data__prompt_len=64), tokenization)
+  found = inputs.read(
+    config(rows, data__prompt_len=64), tokenization, "prompts"
+  )
   batch = next(found.train)
   outside = np.arange(batch.tokens.shape[1]) < (
     batch.tokens.shape[1] - batch.lengths[:, None]

@@ -27,7 +27,6 @@ Counts, where there are any:
   keep them, since the split is the user's.
 """
 
-import difflib
 import gzip
 import json
 import pathlib
@@ -36,24 +35,15 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from perl_jax import names
 from perl_jax.data import splits
 from perl_jax.data.records import (
   Demonstration,
-  Labelled,
-  Preference,
   Prompt,
   Record,
   Splits,
 )
-from perl_jax.data.sources.jsonl import rows as rows_lib
-
-# The shape of a file -> the kinds that can be made of it.
-KINDS = {
-  "preferences": ("preferences", "prompts"),
-  "labelled": ("labelled", "prompts"),
-  "demonstrations": ("demonstrations", "prompts"),
-  "prompts": ("prompts",),
-}
+from perl_jax.data.sources.jsonl import rows as jsonl_rows
 
 
 def load(
@@ -73,7 +63,7 @@ def load(
 
   Args:
     path: File or directory.
-    kind: A key of `KINDS`.
+    kind: A key of `rows.SHAPES`.
     validation_path: File or directory to validate on instead of a fold.
     seed: Seed of the folds.
     folds: Number of folds.
@@ -84,10 +74,9 @@ def load(
     ValueError: A row is malformed (names file, line, field and what was found),
       no file has rows of the kind, or they cannot be split.
   """
-  if kind not in KINDS:
-    raise ValueError(
-      f"There is no kind {kind!r}: it is one of {rows_lib.listed(KINDS)}."
-    )
+  if kind not in jsonl_rows.SHAPES:
+    kinds = jsonl_rows.listed(jsonl_rows.SHAPES)
+    raise ValueError(f"There is no kind {kind!r}: it is one of {kinds}.")
   counts: Counter[str] = Counter()
   rows, groups = _read(path, kind, counts)
   if validation_path:
@@ -121,10 +110,10 @@ def find_files(path: str) -> list[pathlib.Path]:
       raise FileNotFoundError(f"{path} has no .jsonl or .jsonl.gz file in it.")
     return files
   if not root.is_file():
-    near = difflib.get_close_matches(
-      root.name, [f.name for f in root.parent.glob("*.jsonl*")], n=1
+    near = names.nearest(
+      root.name, [f.name for f in root.parent.glob("*.jsonl*")]
     )
-    hint = f" Did you mean {root.parent / near[0]}?" if near else ""
+    hint = f" Did you mean {root.parent / near}?" if near else ""
     raise FileNotFoundError(
       f"{path} does not exist: the path of a .jsonl or .jsonl.gz file, or of a"
       f" directory of them, is needed.{hint}"
@@ -142,17 +131,23 @@ def _read(
     tally: Counter[str] = Counter()
     shape, rows = _read_file(file, tally)
     groups += [record.group for record, _ in rows]
-    if kind in KINDS[shape]:
+    if kind in (shape, "prompts"):  # every record has a prompt
       counts += tally
       records += [
         _prompt_of(record, fields) if kind == "prompts" else record
         for record, fields in rows
       ]
     else:
-      others.append(f"{file}, which has {shape} ({rows_lib.SHAPES[shape]})")
+      others.append(
+        f"{file}, which has {shape} ({jsonl_rows.SHAPES[shape].fields})"
+      )
       counts["files_of_other_kinds"] += 1
   if not counts["rows"]:
-    fields = [rows_lib.SHAPES[s] for s in KINDS if kind in KINDS[s]]
+    fields = [
+      shape.fields
+      for name, shape in jsonl_rows.SHAPES.items()
+      if kind in (name, "prompts")
+    ]
     raise ValueError(
       f"No {kind} can be made of {'; '.join(others)}. The fields for {kind}"
       f" are {' or '.join(fields)}."
@@ -172,18 +167,19 @@ def _read_file(
   """The shape of a file, and its rows, with their fields, less the dropped."""
   shape, rows = "", []
   for where, fields in _lines(file):
-    this = rows_lib.shape_of(fields, where)
+    this = jsonl_rows.shape_of(fields, where)
     shape = shape or this
     if this != shape:
       raise ValueError(
-        f"{where}: this row has {rows_lib.listed(fields)}, which makes it one"
+        f"{where}: this row has {jsonl_rows.listed(fields)}, which makes it one"
         f" of {this}, but the file began with {shape}"
-        f" ({rows_lib.SHAPES[shape]}). Put them into files of their own."
+        f" ({jsonl_rows.SHAPES[shape].fields}). Put them into files of their"
+        " own."
       )
-    record, ignored = rows_lib.parse(fields, where)
+    record, ignored = jsonl_rows.parse(fields, where, shape)
     counts["rows"] += 1
     counts["ignored_fields"] += ignored
-    dropped = _why_dropped(record)
+    dropped = jsonl_rows.why_dropped(record, shape)
     if dropped:
       counts[dropped] += 1
     else:
@@ -191,23 +187,6 @@ def _read_file(
   if not shape:
     raise ValueError(f"{file} is empty: it has no row to learn from.")
   return shape, rows
-
-
-def _why_dropped(record: Record) -> str:
-  """The count of rows that are dropped for the same reason, "" to keep it."""
-  if isinstance(record, Demonstration):
-    replies = [record.turns[-1]["content"]]
-  elif isinstance(record, Preference):
-    replies = [record.chosen, record.rejected]
-  elif isinstance(record, Labelled):
-    replies = [record.response]
-  else:
-    replies = []
-  if not all(reply.strip() for reply in replies):
-    return "empty_dropped"
-  if isinstance(record, Preference) and record.chosen == record.rejected:
-    return "equal_dropped"
-  return ""
 
 
 def _lines(file: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -247,7 +226,7 @@ def _object(text: str, where: str) -> dict[str, Any]:
   if not isinstance(fields, dict):
     raise ValueError(
       f"{where}: a line must hold a JSON object, but this is"
-      f" {rows_lib.found(fields)}."
+      f" {jsonl_rows.found(fields)}."
     )
   return fields
 

@@ -4,11 +4,12 @@ The shapes are described in `jsonl.py`, which reads the files. Every error here
 names the line, the field, what was found there and the way out.
 """
 
-import difflib
+import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from perl_jax import names
 from perl_jax.data import splits
 from perl_jax.data.records import (
   Demonstration,
@@ -16,93 +17,28 @@ from perl_jax.data.records import (
   Message,
   Preference,
   Prompt,
+  Record,
 )
 
-SHAPES = {
-  "preferences": "prompt/chosen/rejected",
-  "labelled": "prompt/response/label or messages/label",
-  "demonstrations": "prompt/response or messages",
-  "prompts": "prompt",
-}
 ROLES = ("system", "user", "assistant", "tool")
-_FIELDS = (
-  "prompt", "chosen", "rejected", "response", "completion", "label", "messages",
-)  # fmt: skip
 
 
-def found(value: Any) -> str:
-  """A value as it stands in the file, shortened."""
-  text = json.dumps(value, ensure_ascii=False)
-  return text if len(text) <= 60 else text[:57] + "..."
+@dataclasses.dataclass(frozen=True)
+class Shape:
+  """One shape that a row may have.
 
-
-def listed(names: Iterable[str]) -> str:
-  """Names with commas, as they stand in errors."""
-  return ", ".join(names) or "none"
-
-
-def shape_of(fields: Mapping[str, Any], where: str) -> str:
-  """The shape of a row, a key of `SHAPES`, by the fields that it has.
-
-  Raises:
-    ValueError: None of them is a field to learn from.
+  Attributes:
+    fields: Its fields, as errors name them.
+    marks: A row with any of these fields has this shape, unless it has a mark
+      of a shape before it in `SHAPES`.
+    record: Makes the record of a row.
+    replies: Returns the texts of a record that must not be empty, nor equal.
   """
-  if "chosen" in fields or "rejected" in fields:
-    return "preferences"
-  if "label" in fields:
-    return "labelled"
-  if not fields.keys().isdisjoint(("response", "completion", "messages")):
-    return "demonstrations"
-  if "prompt" in fields:
-    return "prompts"
-  near = [
-    f"{name!r} for {match[0]!r}"
-    for name in fields
-    if (match := difflib.get_close_matches(name, _FIELDS, n=1))
-  ]
-  raise ValueError(
-    f"{where}: no field to learn from: it has {listed(fields)}. The shapes are"
-    f" {'; '.join(SHAPES.values())}."
-    + (f" Is {' and '.join(near)} a slip?" if near else "")
-  )
 
-
-def parse(
-  fields: Mapping[str, Any], where: str
-) -> tuple[Demonstration | Preference | Labelled | Prompt, bool]:
-  """Turns a row into the record of its shape.
-
-  Args:
-    fields: The row.
-    where: File and line, for the id and for errors.
-
-  Returns:
-    The record, and whether the row or a message of it has further fields.
-
-  Raises:
-    ValueError: A field is missing or is not what it should be.
-  """
-  row = _Row(fields, where)
-  shape = shape_of(fields, where)
-  if shape == "preferences":
-    prompt, chosen, rejected = row.pair()
-    group = row.group(prompt)
-    record = Preference(where, group, prompt, chosen, rejected)
-  elif shape == "prompts":
-    prompt = row.prompt()
-    record = Prompt(where, row.group(prompt), prompt, None)
-  else:
-    messages = row.conversation()
-    group = row.group(messages)
-    if shape == "labelled":
-      *before, last = messages
-      record = Labelled(
-        where, group, tuple(before), last["content"], row.label()
-      )
-    else:
-      given = row.given(messages)
-      record = Demonstration(where, group, messages[:given], messages[given:])
-  return record, row.ignored()
+  fields: str
+  marks: tuple[str, ...]
+  record: Callable[["_Row"], Record]
+  replies: Callable[[Any], tuple[str, ...]]
 
 
 class _Row:
@@ -114,17 +50,40 @@ class _Row:
     self._used: set[str] = set()
     self._further_keys = False
 
+  def preference(self) -> Preference:
+    prompt, chosen, rejected = self.pair()
+    group = self.group(prompt)
+    return Preference(self._where, group, prompt, chosen, rejected)
+
+  def labelled(self) -> Labelled:
+    messages = self.conversation()
+    *before, last = messages
+    group = self.group(messages)
+    return Labelled(
+      self._where, group, tuple(before), last["content"], self.label()
+    )
+
+  def demonstration(self) -> Demonstration:
+    messages = self.conversation()
+    given = self.given(messages)
+    group = self.group(messages)
+    return Demonstration(self._where, group, messages[:given], messages[given:])
+
+  def prompt_only(self) -> Prompt:
+    prompt = self.prompt()
+    return Prompt(self._where, self.group(prompt), prompt, None)
+
   def error(self, field: str, problem: str) -> ValueError:
     return ValueError(f"{self._where}: field {field!r}: {problem}")
 
   def get(self, field: str) -> Any:
     if field not in self._fields:
-      near = difflib.get_close_matches(field, self._fields, n=1)
-      hint = f" Is {near[0]!r} a slip?" if near else ""
+      near = names.nearest(field, self._fields)
+      hint = f" Is {near!r} a slip?" if near else ""
       raise self.error(
         field,
         f"missing: this row has {listed(self._fields)}. The shapes are"
-        f" {'; '.join(SHAPES.values())}.{hint}",
+        f" {_all_shapes()}.{hint}",
       )
     self._used.add(field)
     return self._fields[field]
@@ -283,3 +242,98 @@ class _Row:
         f"the last message is of the {messages[-1]['role']}, but must be the"
         " assistant's answer. Add it, or give what is before as `prompt`.",
       )
+
+
+# By the kind of record that a row of the shape holds.
+SHAPES = {
+  "preferences": Shape(
+    fields="prompt/chosen/rejected",
+    marks=("chosen", "rejected"),
+    record=_Row.preference,
+    replies=lambda record: (record.chosen, record.rejected),
+  ),
+  "labelled": Shape(
+    fields="prompt/response/label or messages/label",
+    marks=("label",),
+    record=_Row.labelled,
+    replies=lambda record: (record.response,),
+  ),
+  "demonstrations": Shape(
+    fields="prompt/response or messages",
+    marks=("response", "completion", "messages"),
+    record=_Row.demonstration,
+    replies=lambda record: (record.turns[-1]["content"],),
+  ),
+  "prompts": Shape(
+    fields="prompt",
+    marks=("prompt",),
+    record=_Row.prompt_only,
+    replies=lambda record: (),
+  ),
+}
+
+
+def found(value: Any) -> str:
+  """A value as it stands in the file, shortened."""
+  text = json.dumps(value, ensure_ascii=False)
+  return text if len(text) <= 60 else text[:57] + "..."
+
+
+def listed(fields: Iterable[str]) -> str:
+  """Names with commas, as they stand in errors."""
+  return ", ".join(fields) or "none"
+
+
+def shape_of(fields: Mapping[str, Any], where: str) -> str:
+  """The shape of a row, a key of `SHAPES`, by the fields that it has.
+
+  Raises:
+    ValueError: None of them is a field to learn from.
+  """
+  for name, shape in SHAPES.items():
+    if not fields.keys().isdisjoint(shape.marks):
+      return name
+  marks = [mark for shape in SHAPES.values() for mark in shape.marks]
+  near = [
+    f"{name!r} for {match!r}"
+    for name in fields
+    if (match := names.nearest(name, marks))
+  ]
+  raise ValueError(
+    f"{where}: no field to learn from: it has {listed(fields)}. The shapes are"
+    f" {_all_shapes()}." + (f" Is {' and '.join(near)} a slip?" if near else "")
+  )
+
+
+def parse(
+  fields: Mapping[str, Any], where: str, shape: str
+) -> tuple[Record, bool]:
+  """Turns a row into the record of its shape.
+
+  Args:
+    fields: The row.
+    where: File and line, for the id and for errors.
+    shape: A key of `SHAPES`.
+
+  Returns:
+    The record, and whether the row or a message of it has further fields.
+
+  Raises:
+    ValueError: A field is missing or is not what it should be.
+  """
+  row = _Row(fields, where)
+  record = SHAPES[shape].record(row)
+  return record, row.ignored()
+
+
+def why_dropped(record: Record, shape: str) -> str:
+  """Returns the count of rows dropped for the same reason, "" to keep it."""
+  replies = SHAPES[shape].replies(record)
+  if not all(reply.strip() for reply in replies):
+    return "empty_dropped"
+  return "equal_dropped" if len(set(replies)) < len(replies) else ""
+
+
+def _all_shapes() -> str:
+  """The fields of every shape, as they stand in errors."""
+  return "; ".join(shape.fields for shape in SHAPES.values())

@@ -1,7 +1,6 @@
 """Reading the rows of a data set, prepared on the first use."""
 
 import contextlib
-import difflib
 import io
 import json
 import os
@@ -13,6 +12,7 @@ import requests
 import tensorflow_datasets as tfds
 from absl import logging
 
+from perl_jax import names
 from perl_jax.data.sources.upstream.datasets import BUILDERS, UpstreamRows
 from perl_jax.data.sources.upstream.files import SourceFile, fingerprint
 
@@ -66,12 +66,11 @@ def default_cache() -> pathlib.Path:
   return pathlib.Path(cache).expanduser() / "perl_jax"
 
 
-def _one_of(what: str, name: str, names: Mapping[str, Any]) -> str:
-  if name not in names:
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+def _one_of(what: str, name: str, known: Mapping[str, Any]) -> str:
+  if name not in known:
+    hint = names.did_you_mean(name, known)
     raise ValueError(
-      f"There is no {what} {name!r}; there is {', '.join(names)}.{hint}"
+      f"There is no {what} {name!r}; there is {', '.join(known)}.{hint}"
     )
   return name
 
