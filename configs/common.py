@@ -1,7 +1,7 @@
 """Fields that several configs share, and what a data set changes in them.
 
-Plain values only: nothing here is derived from another field, so that no
-override leaves a stale value behind.
+Plain values only: no field is derived from another one, so that an override
+leaves no stale value behind.
 """
 
 from ml_collections import ConfigDict
@@ -29,7 +29,7 @@ def dataset(arg: str | None) -> str:
 
 
 def model(name: str) -> ConfigDict:
-  """Backbone to draw at random where no `init` is given."""
+  """The backbone that is initialised at random where no `init` is given."""
   return ConfigDict(
     {
       "preset": "small" if name == "coffee_bar" else "medium",
@@ -55,7 +55,7 @@ def lora() -> ConfigDict:
 
 
 def data(name: str) -> ConfigDict:
-  """Where rows come from, and how long they may be, in tokens."""
+  """Where rows come from, and their largest lengths in tokens."""
   config = ConfigDict(
     {
       "name": name,
@@ -125,7 +125,7 @@ def optimizer(learning_rate: float, warmup_steps: int) -> ConfigDict:
 def evaluation(
   rows: int, batch_size: int = 64, temperature: float = 0.7
 ) -> ConfigDict:
-  """On how much a stage is judged, and how responses are drawn for it."""
+  """How many rows a stage is evaluated on, and how responses are sampled."""
   return ConfigDict(
     {
       "rows": rows,
@@ -138,7 +138,7 @@ def evaluation(
 
 
 def rewards() -> ConfigDict:
-  """What responses are worth: a model or an ensemble, a function, or both."""
+  """The reward of a response: a model or an ensemble, a function, or both."""
   return ConfigDict(
     {
       "init": "",
@@ -157,9 +157,9 @@ def mesh() -> ConfigDict:
 
 
 def stage(task: str, name: str) -> ConfigDict:
-  """What every training stage has.
+  """Fields that every training stage has.
 
-  `fit` says what becomes of a run that its devices have no memory for:
+  `fit` says what to do with a run that does not fit in the devices' memory:
   "refuse", "warn" or "off".
   """
   return ConfigDict(

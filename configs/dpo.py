@@ -6,10 +6,10 @@
       --config.data.dir=PATH --config.policy.init=runs/hh/sft \
       --workdir=runs/hh/dpo
 
-`loss` is "sigmoid" (DPO) or "ipo". `beta` is what a nat of KL to the anchor
-costs, and `label_smoothing` the share of pairs taken to be the wrong way round.
-The policy is judged on the prompts that configs/rl.py judges its own on, with
-the same draws. Time and results: README.md.
+`loss` is "sigmoid" (DPO) or "ipo". `beta` scales the implicit reward, and
+`label_smoothing` is the assumed share of pairs whose labels are swapped.
+The policy is evaluated on the prompts of configs/rl.py, sampled with the same
+keys. Results: docs/stages.md.
 """
 
 from configs import common
@@ -29,13 +29,13 @@ def get_config(arg=None):
   config.log_every = 10
   config.eval = common.evaluation(rows=256, batch_size=128)
   if name == "coffee_bar":
-    # With 0.1 and the learning rate of RL the pairs are still told apart, and
-    # the policy leaves everything that the anchor could do.
+    # With 0.1 and the learning rate of RL the pairs are still ranked correctly,
+    # but the policy forgets what the anchor could do.
     config.beta = 1.0
     config.optimizer.learning_rate = 3e-4
     config.label_smoothing = 0.1  # the share of its pairs that are noise
     config.steps = 200
-    config.microbatches = 4  # a part of the batch fits the cache of a CPU
+    config.microbatches = 4  # a microbatch fits the cache of a CPU
     config.eval.rows = 512
     config.eval.temperature = 1.0
   if name.startswith("taskmaster"):

@@ -1,4 +1,4 @@
-"""Measures a policy, a reward model, or both, on held-out rows.
+"""Evaluates a policy, a reward model, or both, on held-out rows.
 
   python -m perl_jax.main --config=configs/evaluate.py --workdir=runs/evaluate \
       --config.policy.init=runs/rl --config.reward.init=runs/reward

@@ -1,4 +1,4 @@
-"""Will it fit, how fast, on which mesh: compiled ahead of time, nothing is run.
+"""Plans memory and time of stages on a mesh: compiles them, runs nothing.
 
   python -m perl_jax.main --config=configs/plan.py --workdir=runs/plan \
       --config.model=gemma_2b --config.plan.topology=v5e:4x4
@@ -8,14 +8,14 @@
 
 `model` is a preset (perl_jax/models/presets.py), or the directory of a Hugging
 Face checkpoint or of an earlier run; no weights are read. `plan.topology` names
-TPUs that need not be here ("v4:2x2x1", "v5e:4x4", "v5p:2x2x2", "v6e:4x4",
-"tpu7x:2x2x1"; it needs the package libtpu); "" is this machine's devices. What
-stands at the top is the same for all stages; each has a sub-config as its own
-command has it. `plan.full` compiles everything once more with the whole model
-tuned, and `plan.suggest` tries what to change where something does not fit.
-Evaluation, which runs the same programs on `eval.batch_size` rows, is not
-planned apart. About five minutes for 2 B parameters on 2 cores, most of it the
-compiler's.
+TPUs that need not be attached ("v4:2x2x1", "v5e:4x4", "v5p:2x2x2", "v6e:4x4",
+"tpu7x:2x2x1"; it needs the package libtpu); "" is this machine's devices. The
+fields at the top are the same for all stages; each has a sub-config with the
+fields of its own command. `plan.full` compiles everything once more with full
+tuning, and `plan.suggest` tries changes where a stage does not fit.
+Evaluation runs the same programs on `eval.batch_size` rows and is not planned
+separately. About five minutes for 2 B parameters on 2 cores, most of it spent
+in the compiler. More: docs/planning.md.
 """
 
 from configs import common, dpo, reward, rl, sft

@@ -7,11 +7,11 @@
       --config.data.fold=0 --workdir=runs/coffee/reward
 
 `loss` is "pairwise" for chosen / rejected pairs and "pointwise" for labels.
-`head` is "scalar", a linear map of the state after the last token, or
+`head` is "scalar", a linear map of the hidden state after the last token, or
 "likelihood", which also sees how likely the response is. `ensemble` is the
-number of models to train at once, each on `member_share` of the rows: with half
-of them four models cost about two.
-Time and results: README.md.
+number of models to train at once, each on `member_share` of the rows; with half
+of the rows, four models cost about as much as two.
+Results: docs/stages.md, docs/paper-data.md.
 """
 
 from configs import common
@@ -33,15 +33,15 @@ def get_config(arg=None):
   config.eval = common.evaluation(rows=0)
   config.report_checkpoint = "best"
   if name == "coffee_bar":
-    config.microbatches = 4  # a part of the batch fits the cache of a CPU
+    config.microbatches = 4  # a microbatch fits the cache of a CPU
   if name.startswith("taskmaster"):
-    # Few labels: what the anchor knows is in how likely it finds a turn.
+    # Few labels: the likelihood of a turn carries what the anchor knows.
     config.head = "likelihood"
     config.optimizer.learning_rate = 1e-3
     config.lora.dropout = 0.1
     config.steps = 96
     config.eval_every = 32
-    # Choosing a checkpoint by the rows that it is then judged on would flatter.
+    # Choosing a checkpoint by the rows that are reported would be optimistic.
     config.report_checkpoint = "last"
   if name == "taskmaster_coffee":
     config.data.buckets = (64, 96, 128, 192)

@@ -6,16 +6,18 @@
       --config.data.dir=PATH --config.policy.init=runs/coffee/sft \
       --config.reward.init=runs/coffee/reward --workdir=runs/coffee/rl
 
-`reward.fn="package.module:function"` adds a function of yours to the model, or
-stands alone if `reward.init` is "". `reward.combine` is what an ensemble says:
-"mean", "min", "mean_minus_std" (`reward.std_weight`) or "average" of weights.
+`reward.fn="package.module:function"` adds your own function to the reward
+model's score, or is the whole reward if `reward.init` is "". `reward.combine`
+says how an ensemble's scores become one: "mean", "min", "mean_minus_std"
+(`reward.std_weight`), or "average" of the weights.
 `estimator` is "reinforce" (the paper's), "ppo", "rloo", "grpo" or "dr_grpo";
 the last three need `samples_per_prompt`. `batch_size` counts prompts.
-On a mesh `rollouts.layout="decode"` lays the base out anew for decoding, once a
-rollout; "train" decodes as it trains; "auto" chooses, see `SamplingSpec`.
+`rollouts.slots` turns continuous batching on. On a mesh
+`rollouts.layout="decode"` reshards the base for decoding, once a rollout;
+"train" decodes with the training layout; "auto" chooses, see `SamplingSpec`.
 `beta` weighs the KL to the anchor and 1 - beta the reward; with a `kl.target`
-above 0 it follows the KL. Temperature and beta are the paper's, but for the
-embedded data. Time and results: README.md.
+above 0 it is adapted to that KL. Temperature and beta are the paper's, except
+for the embedded data. Estimators: docs/estimators.md. Results: docs/results.md.
 """
 
 from configs import common
@@ -67,22 +69,23 @@ def get_config(arg=None):
   config.log_every = 1
   config.eval = common.evaluation(rows=256, batch_size=128)
   if name == "coffee_bar":
-    # At the temperature of the demonstrations' own spread, every slip shows.
+    # At temperature 1 every mistake of the demonstrations is sampled too.
     config.sampling.temperature = 1.0
-    # The reward model is small and was taught by 20,000 noisy pairs: with the
-    # paper's 0.05 the policy learns what it overlooks, and gold success falls.
+    # The reward model is small and trained on 20,000 noisy pairs: with the
+    # paper's 0.05 the policy exploits its errors, and gold success falls.
     config.beta = 0.4
     config.optimizer.schedule = "cosine"
     config.value.warmup_steps = 8
     config.steps = 96
     config.eval_every = 32
-    config.microbatches = 8  # a part of the batch fits the cache of a CPU
+    config.microbatches = 8  # a microbatch fits the cache of a CPU
     config.eval.rows = 512
     config.eval.temperature = 1.0
     config.data.options.size = 8_000
   if name.startswith("taskmaster"):
-    # Contexts differ more in what they are worth than responses to one do: the
-    # policy waits until the value model knows that. Microbatches fit the cache.
+    # Rewards differ more between contexts than between responses to one: the
+    # policy waits until the value model has learned that. Microbatches fit the
+    # CPU's cache.
     config.value.warmup_steps = 40
     config.optimizer.learning_rate = 1e-3
     config.optimizer.schedule = "cosine"

@@ -6,7 +6,7 @@
 
 Without `policy.init` the backbone starts from random weights (`model.preset`)
 and is trained whole; with it, `tuning="lora"` trains an adapter instead.
-Time and results: README.md.
+Results: docs/stages.md, docs/paper-data.md.
 """
 
 from configs import common

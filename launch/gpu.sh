@@ -14,7 +14,7 @@
 # and a copy of the base: the fastest while the base fits one GPU. If it does
 # not, `--config.mesh.data=1 --config.mesh.fsdp=-1` splits the base as well;
 # `--config.mesh.tensor=2` splits every kernel over pairs, which wants NVLink.
-# Several machines: launch/slurm.sbatch, or --coordinator_address, README.md.
+# Several machines: launch/slurm.sbatch, or --coordinator_address, docs/launching.md.
 
 set -euo pipefail
 # shellcheck source=launch/lib.sh

@@ -130,7 +130,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
 def summarise(
   before: Mapping[str, float], evaluated: Mapping[str, float]
 ) -> dict[str, float]:
-  """The policy before and after, and what the pairs say of it after.
+  """Metrics of the policy before and after, and of the pairs after.
 
   Args:
     before: Metrics of the policy at step 0 on held-out prompts.

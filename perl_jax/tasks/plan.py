@@ -1,8 +1,9 @@
-"""Plans a run before it is paid for: memory, time, and what to change.
+"""Plans a run before it is started: memory, time, and what to change.
 
-The programs of the stages are compiled ahead of time, from shapes alone, for
-TPUs that need not be here or for the devices of this machine. Each figure is
-the compiler's, or follows from what it made; see `planning.estimate`.
+The programs of the stages are compiled ahead of time from abstract arrays, for
+TPUs that need not be attached or for the devices of this machine. Each figure
+is the compiler's, or follows from the compiled program; see
+`planning.estimate`.
 """
 
 import dataclasses
@@ -33,11 +34,11 @@ from perl_jax.tasks.training import workdir as workdir_lib
 
 FILE = "plan.json"
 
-# What a stage has of the plan's own fields.
+# Fields of the plan's config that all stages share.
 _SHARED = ("tuning", "base_dtype", "lora", "mesh")
 
-# What the TPU's compiler says of a program that it refuses: all that it needs,
-# or what it needs beside its arguments.
+# How the TPU's compiler refuses a program: it names all the memory that is
+# needed, or what is needed beside the arguments.
 _NEEDED = re.compile(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm")
 _TEMPORARIES = re.compile(
   r"required for HLO temporaries \(([\d.]+)([KMGT])\) exceeds available HBM"
@@ -96,7 +97,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
 
 
 def tunings(config: shared.Config) -> tuple[str, ...]:
-  """The config's own, and "full" beside "lora" where it is asked for."""
+  """Tunings to plan: the config's, and "full" too if `plan.full` is set."""
   both = config.plan.full and config.tuning == "lora"
   return ("lora", "full") if both else (config.tuning,)
 
@@ -208,24 +209,24 @@ def make_stage(
 def plan_stage(
   config: shared.Config, model: ModelConfig, mesh: Mesh, members: int = 1
 ) -> dict[str, Any]:
-  """What a stage takes on a mesh; see `plan_made`.
+  """Memory and time of a stage on a mesh; see `plan_made`.
 
   Args:
-    config: Of a training stage.
-    model: Of the base.
-    mesh: Its devices need not be here.
-    members: Reward models in RL's ensemble.
+    config: Config of a training stage.
+    model: Shapes and switches of the transformer.
+    mesh: Mesh to plan for; its devices need not be attached.
+    members: Number of reward models in RL's ensemble.
   """
   made = make_stage(config, model, mesh, reward_members=members)
   return {"batch_size": config.batch_size} | plan_made(made)
 
 
 def plan_made(made: StagePrograms) -> dict[str, Any]:
-  """What the programs of a stage take, JSON-able.
+  """Memory and time of the programs of a stage, as JSON.
 
-  Bytes are those of one device, seconds those of one step of training:
+  Bytes are those of one device, seconds those of one training step:
 
-    held           by what it is for; in memory whichever program runs
+    held           by name; what is in memory whichever program runs
     cache_bytes    of the KV cache while sampling; 0 without one
     programs       by name: bytes, FLOPs, bounds, seconds; see `estimate`
     peak_bytes     held + own of the program that needs most
@@ -283,7 +284,7 @@ def _compile(lowered: Any, platform: str) -> tuple[Any, str]:
   """(executable, the optimised program as text).
 
   jaxlib 0.10 cannot read the programs that the TPU's compiler makes for some
-  chips, v5p among them; so that one is asked to write its own into a file.
+  chips, v5p among them, so the compiler writes them to a file.
   """
   if platform != "tpu":
     executable = lowered.compile()
@@ -296,7 +297,7 @@ def _compile(lowered: Any, platform: str) -> tuple[Any, str]:
 
 
 def _refused(error: Exception, program: Program, others: int) -> dict[str, Any]:
-  """How much a program needs, by what the compiler says that refuses it.
+  """The memory that a refused program needs, from the compiler's error.
 
   Raises:
     JaxRuntimeError: It was for another reason.

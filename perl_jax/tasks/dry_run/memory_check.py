@@ -94,14 +94,14 @@ def _model_of(config: shared.Config, init: str) -> ModelConfig | None:
 
 
 def memory_limit(mesh: Mesh, device: chips.Chip | None) -> int | None:
-  """Bytes that a device of the mesh may use; None if nobody says.
+  """Bytes that a device of the mesh may use; None if they are not known.
 
-  Of a device that is here, what its allocator may take; of a chip that is not,
-  what it is published to have; of a CPU, this machine's memory, which its
-  devices share.
+  For an attached device it is the limit of its allocator, for a chip that is
+  not attached its published memory, and for a CPU device its share of this
+  machine's memory.
   """
   first: Any = mesh.devices.flat[0]
-  # A device of a topology is described only, and refuses to say.
+  # A device of an ahead-of-time topology has no allocator, and raises.
   with contextlib.suppress(jax.errors.JaxRuntimeError, NotImplementedError):
     stats = first.memory_stats()
     if stats and "bytes_limit" in stats:

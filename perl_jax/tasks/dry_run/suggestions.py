@@ -1,4 +1,4 @@
-"""What to change where a stage does not fit: tried, not guessed."""
+"""Changes that make a stage fit: each is planned, none is guessed."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -16,13 +16,13 @@ Planner = Callable[[shared.Config, ModelConfig, Mesh], dict[str, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-  """A stage with some fields changed.
+  """A stage with some config fields changed.
 
   Attributes:
-    change: The latest of the fields, as a flag.
-    config: Of the stage.
-    model: Of the base.
-    mesh: The same devices, perhaps in another shape.
+    change: The fields that were changed last, as command-line flags.
+    config: Config of the stage with all changes so far.
+    model: Shapes and switches of the transformer.
+    mesh: A mesh of the same devices, perhaps with other sizes.
   """
 
   change: str
@@ -34,10 +34,11 @@ class Candidate:
 def try_changes(
   config: shared.Config, model: ModelConfig, mesh: Mesh, plan: Planner
 ) -> list[dict[str, Any]]:
-  """Plans one change on top of the other until the stage fits.
+  """Plans changes, each on top of those before it, until the stage fits.
 
-  In the order of what they cost: more microbatches, rematerialisation, the base
-  over all devices, the base in int8, half the batch, a quarter of it.
+  They come in the order of their cost: more microbatches, rematerialisation,
+  the base sharded over all devices, the base in int8, half the batch, a quarter
+  of it.
 
   Returns:
     {"change", "peak_bytes", "fits", "seconds"} of each that was tried, the last
@@ -58,7 +59,7 @@ def try_changes(
 def candidates(
   config: shared.Config, model: ModelConfig, mesh: Mesh
 ) -> Iterator[Candidate]:
-  """Each change that can be made, on top of those before it."""
+  """Every change that can be made, each on top of those before it."""
   shards = mesh.shape["data"] * mesh.shape["fsdp"]
   parts = _one_row_at_a_time(config, config.batch_size, shards)
   if parts["microbatches"] > config.microbatches:
@@ -94,7 +95,7 @@ def candidates(
 def _one_row_at_a_time(
   config: shared.Config, size: int, shards: int
 ) -> dict[str, int]:
-  """Parts of a batch that leave each shard a row."""
+  """Numbers of microbatches with which each shard has one row."""
   if config.task != "rl":
     return {"microbatches": max(size // shards, 1)}
   return {

@@ -129,7 +129,7 @@ class IterationPrograms:
       sampled_logprobs=sampled,
       anchor_logprobs=scores["anchor"],
       rewards=rewards.reshape(shape),
-      # Laid out as the rows are, which a broadcast scalar would not be.
+      # Sharded as the rows are, which a broadcast scalar would not be.
       beta=jnp.full_like(batch.lengths, beta, dtype=jnp.float32),
       policy_logprobs=scores.get("policy"),
       values=scores.get("value"),

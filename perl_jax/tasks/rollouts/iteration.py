@@ -165,7 +165,7 @@ def _flat(scores: jax.Array | None) -> jax.Array | None:
 
 
 def _take(experience: steps.Experience, rows: np.ndarray) -> steps.Experience:
-  """Some prompts of an experience, laid out as the whole."""
+  """Some prompts of an experience, with the shardings of the whole."""
 
   def take(array):
     return jax.device_put(array[rows], array.sharding)

@@ -1,4 +1,4 @@
-"""A reward that is a Python function of yours: found by name, tried, called.
+"""The user's reward function: imported by name, checked, called.
 
   --config.reward.fn=package.module:function
 
@@ -11,11 +11,12 @@ It is called with a batch, on the process that holds the rows:
   prompts    the messages of each row, [{"role", "content"}, ...]
   responses  what the policy answered, text without the stop token
   rows       the data row of each as a dict: "id", "group", "prompt" and
-             "reference" (the right or the human response, or None); of a
-             JSONL file also "fields", the line as it stands there
+             "reference" (the right or the human response, or None); with
+             JSONL files also "fields", the whole line as an object
 
-and returns as many finite numbers, in their order. It must not mind any text
-as a response, and say the same each time, or a resumed run is another one.
+and returns as many finite numbers, in their order. It must accept any text as a
+response, and be deterministic, or a resumed run differs from one that was never
+interrupted.
 """
 
 import dataclasses
@@ -32,10 +33,10 @@ _SIGNATURE = "function(prompts, responses, rows) -> a number for each response"
 
 
 class RewardFunction:
-  """A function of the user, and what is checked of it at each call.
+  """The user's function with the checks of its results.
 
   Attributes:
-    name: As the config has it.
+    name: "package.module:function", as in the config.
   """
 
   def __init__(self, name: str, function: Callable[..., Any]):
@@ -83,7 +84,7 @@ class RewardFunction:
       raise ValueError(
         f"{FIELD}={self.name!r} returned {values[first]} for the response"
         f" {responses[first]!r} to row {rows[first].id}. Rewards must be"
-        " finite: return a low number for what cannot be judged."
+        " finite: return a low number for a response that cannot be scored."
       )
     return values.astype(np.float32)
 
@@ -129,9 +130,12 @@ def load(name: str) -> RewardFunction:
 def load_and_try(
   name: str, rows: Sequence[records.Prompt], count: int = 2
 ) -> RewardFunction:
-  """The function, after it has judged the references of a few rows.
+  """Loads the function and calls it with the references of a few rows.
 
-  What is wrong with it is then said before anything is computed.
+  A function that fails is then refused before anything is computed.
+
+  Raises:
+    ValueError: As `load` and `RewardFunction` do.
   """
   function = load(name)
   tried = list(rows[:count])

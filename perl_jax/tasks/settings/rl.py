@@ -225,7 +225,7 @@ def check_reward(config: shared.Config) -> None:
   if reward.std_weight < 0:
     raise ValueError(
       f"config.reward.std_weight={reward.std_weight} must be at least 0: what"
-      " the members disagree on is worth less, not more."
+      " the members disagree on gets a lower reward, not a higher one."
     )
   if reward.fn and reward.fn_weight == 0:
     raise ValueError(

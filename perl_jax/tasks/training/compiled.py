@@ -30,7 +30,7 @@ class Compiled:
   """A jitted function that compiles once for each set of argument shapes.
 
   A donated argument, the state of a step, comes back as the first of two
-  results. It is laid out on the mesh as it was, so that the next call takes it.
+  results. It keeps its sharding, so that it can be given to the next call.
 
   Attributes:
     name: Name of the function in messages.

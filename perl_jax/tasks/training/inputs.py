@@ -94,7 +94,7 @@ def require_room(config: Config, max_len: int) -> None:
       f"config.data asks for sequences of {longest} tokens (max_len="
       f"{data.max_len}, prompt_len + response_len = {data.prompt_len} +"
       f" {data.response_len}), but the model takes {max_len}. Lower them, or"
-      " train a model with room for them."
+      " train a model with a longer context."
     )
 
 
