@@ -17,11 +17,11 @@ from perl_jax import names
 from perl_jax.data import splits
 from perl_jax.data.records import Prompt, Record, Splits
 from perl_jax.data.sources import hh
-from perl_jax.data.sources.coffee_bar import rows as rows_lib
+from perl_jax.data.sources.coffee_bar import rows as coffee_bar
 from perl_jax.data.sources.jsonl import files as jsonl_files
 from perl_jax.data.sources.jsonl import rows as jsonl_rows
-from perl_jax.data.sources.taskmaster import records as records_lib
-from perl_jax.data.sources.taskmaster import weak_pairs
+from perl_jax.data.sources.taskmaster import checks, weak_pairs
+from perl_jax.data.sources.taskmaster import records as taskmaster
 
 Checker = Callable[[Prompt, str], dict[str, float]]
 
@@ -51,16 +51,16 @@ _PUBLIC = ("data_dir", "cache_dir", *_FOLDS)
 _CALL_CHECKS = ("valid_json", "known_api", "exact_match")
 _GENERATOR = tuple(
   name
-  for name in inspect.signature(rows_lib.load).parameters
+  for name in inspect.signature(coffee_bar.load).parameters
   if name not in ("kind", "seed")
 )
 _SOURCES = {
   "coffee_bar": Source(
     about="generated coffee orders, answered by one API call; needs no network",
-    kinds=rows_lib.KINDS,
+    kinds=coffee_bar.KINDS,
     options=_GENERATOR,
     checks=("gold",),
-    licence=rows_lib.LICENCE,
+    licence=coffee_bar.LICENCE,
   ),
   "taskmaster_coffee": Source(
     about="Taskmaster-4: coffee orders, dialogs and turns rated 0 or 1",
@@ -148,7 +148,7 @@ def load(
   }  # fmt: skip
   _check_options(name, [o for o, v in given.items() if v] + list(generator))
   if name == "coffee_bar":
-    loaded = rows_lib.load(kind, seed=seed, **generator)
+    loaded = coffee_bar.load(kind, seed=seed, **generator)
   elif name == "jsonl":
     if not path:
       raise ValueError("jsonl needs `path`: a .jsonl file or a directory.")
@@ -187,9 +187,9 @@ def checker(name: str) -> Checker:
   """
   source = _source(name)
   if name == "coffee_bar":
-    return rows_lib.judge
+    return coffee_bar.check_response
   if source.checks:
-    return records_lib.make_judge(name)
+    return checks.make_checker(name)
   return lambda prompt, response: {}
 
 
@@ -249,16 +249,16 @@ def _read_taskmaster(
   # on the same rows whatever the other stages read. Dialogs follow them, see
   # `_without_rated` too.
   reward = _upstream(name, "reward", data_dir, cache_dir)
-  labelled, counts = records_lib.reward_labelled(reward, name)
+  labelled, counts = taskmaster.reward_labelled(reward, name)
   groups = [row.group for row in labelled]
   if kind == "labelled":
     return labelled, counts, groups
   if name == "taskmaster_ticketing":
-    return *records_lib.reward_prompts(reward, name), groups
+    return *taskmaster.reward_prompts(reward, name), groups
   dialogs = _upstream(name, "dialogs", data_dir, cache_dir)
   if kind in ("demonstrations", "preferences"):
-    return *records_lib.dialog_demonstrations(dialogs), groups
-  return *records_lib.dialog_prompts(dialogs), groups
+    return *taskmaster.dialog_demonstrations(dialogs), groups
+  return *taskmaster.dialog_prompts(dialogs), groups
 
 
 def _read_hh(name: str, kind: str, data_dir: str, cache_dir: str) -> _Rows:

@@ -14,11 +14,11 @@ import functools
 import json
 import os
 import pathlib
-import types
 from collections.abc import Sequence
 
 from perl_jax.data.records import Message
 from perl_jax.data.text import shortening
+from perl_jax.data.text.hugging_face import import_transformers
 from perl_jax.data.text.template import ChatTemplate, Piece, UnevenError
 
 LONG = ("error", "turns", "cut")
@@ -26,60 +26,6 @@ LONG = ("error", "turns", "cut")
 
 class TooLongError(ValueError):
   """Text that does not fit, however its prompt is shortened."""
-
-
-def import_transformers() -> types.ModuleType:
-  """Imports `transformers`; the only place in the package that does.
-
-  It takes seconds, so it is imported by the first function that needs it. The
-  environment variable keeps it from printing that there is no PyTorch.
-  """
-  os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-  import transformers
-
-  return transformers
-
-
-def load_tokenizer(path: str | os.PathLike) -> "Tokenization":
-  """Reads any Hugging Face tokenizer directory; runs no code from it.
-
-  Raises:
-    FileNotFoundError: `path` is no directory.
-    ValueError: No tokenizer in it, or a template that cannot be used.
-  """
-  directory = pathlib.Path(path)
-  if not directory.is_dir():
-    raise FileNotFoundError(
-      f"No tokenizer directory {directory}. It should hold tokenizer.json and "
-      "tokenizer_config.json, as `save_pretrained` writes them."
-    )
-  try:
-    tokenizer = import_transformers().AutoTokenizer.from_pretrained(
-      str(directory), local_files_only=True, trust_remote_code=False
-    )
-  except Exception as error:
-    raise ValueError(
-      f"{directory} has no tokenizer that transformers can read: {error}"
-    ) from error
-  return Tokenization(
-    tokenizer,
-    name=str(directory),
-    more_stop_ids=_eos_ids(directory),
-  )
-
-
-def _eos_ids(directory: pathlib.Path) -> list[int]:
-  """What `transformers` stops at: one token, many or none."""
-  for name in ("generation_config.json", "config.json"):
-    path = directory / name
-    if path.exists():
-      try:
-        eos = json.loads(path.read_text()).get("eos_token_id")
-      except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is no JSON object: {error}") from error
-      listed = eos if isinstance(eos, list) else [eos]
-      return [i for i in listed if i is not None]
-  return []
 
 
 class Tokenization:
@@ -350,3 +296,45 @@ class Tokenization:
         if behind[0] == self._template.special[token]:
           return None if behind[1:] == self._ids("a b") else token
     return None
+
+
+def load_tokenizer(path: str | os.PathLike) -> Tokenization:
+  """Reads any Hugging Face tokenizer directory; runs no code from it.
+
+  Raises:
+    FileNotFoundError: `path` is no directory.
+    ValueError: No tokenizer in it, or a template that cannot be used.
+  """
+  directory = pathlib.Path(path)
+  if not directory.is_dir():
+    raise FileNotFoundError(
+      f"No tokenizer directory {directory}. It should hold tokenizer.json and "
+      "tokenizer_config.json, as `save_pretrained` writes them."
+    )
+  try:
+    tokenizer = import_transformers().AutoTokenizer.from_pretrained(
+      str(directory), local_files_only=True, trust_remote_code=False
+    )
+  except Exception as error:
+    raise ValueError(
+      f"{directory} has no tokenizer that transformers can read: {error}"
+    ) from error
+  return Tokenization(
+    tokenizer,
+    name=str(directory),
+    more_stop_ids=_eos_ids(directory),
+  )
+
+
+def _eos_ids(directory: pathlib.Path) -> list[int]:
+  """What `transformers` stops at: one token, many or none."""
+  for name in ("generation_config.json", "config.json"):
+    path = directory / name
+    if path.exists():
+      try:
+        eos = json.loads(path.read_text()).get("eos_token_id")
+      except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is no JSON object: {error}") from error
+      listed = eos if isinstance(eos, list) else [eos]
+      return [i for i in listed if i is not None]
+  return []

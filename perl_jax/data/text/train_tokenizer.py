@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 
 from perl_jax.data import records
-from perl_jax.data.text.tokenization import import_transformers
+from perl_jax.data.text.hugging_face import import_transformers
 
 BOS, PAD, END = "<|bos|>", "<|pad|>", "<|end|>"
 ROLES = ("system", "user", "assistant", "tool")

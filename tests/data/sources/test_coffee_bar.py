@@ -257,7 +257,7 @@ def test_slips_are_alike_in_all_kinds(splits):
 
 class TestJudge:
   def gold(self, prompt, response):
-    judgement = rows_lib.judge(prompt, response)
+    judgement = rows_lib.check_response(prompt, response)
     assert set(judgement) == {"gold"}
     return judgement["gold"]
 
@@ -339,7 +339,7 @@ class TestJudge:
   def test_needs_a_reference_that_is_a_call(self, reference):
     prompt = records.Prompt("row 3", "g", (), reference)
     with pytest.raises(ValueError, match=r"row 3.*reference.*(None|a latte)"):
-      rows_lib.judge(prompt, "{}")
+      rows_lib.check_response(prompt, "{}")
 
 
 def test_more_rows_keep_the_first_ones_and_streams_are_independent(splits):

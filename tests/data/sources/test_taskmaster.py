@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from perl_jax.data.records import Prompt
-from perl_jax.data.sources.taskmaster import records
+from perl_jax.data.sources.taskmaster import checks, records
 from perl_jax.data.sources.taskmaster import turns as turns_lib
 from perl_jax.data.sources.taskmaster import utterances as utterances_lib
 
@@ -456,7 +456,7 @@ def test_missing_fields_and_unknown_data_sets_are_named():
       [{"conversation_id": "d", "utterances": [{}]}]
     )
   for function in (
-    records.make_judge,
+    checks.make_checker,
     lambda n: records.reward_prompts([], n),
   ):
     with pytest.raises(ValueError, match="No Taskmaster data set 'tea'"):
@@ -492,7 +492,7 @@ _REFERENCE = '{"get_addons": {"menu_item_id": "latte", "query": "oat"}}'
   ],
 )
 def test_judge(reference, response, expected):
-  judge = records.make_judge(_COFFEE)
+  judge = checks.make_checker(_COFFEE)
   names = ("valid_json", "known_api", "exact_match")
   judgements = judge(Prompt("x", "", (), reference), response)
   assert judgements == {
@@ -504,7 +504,7 @@ def test_judge(reference, response, expected):
 
 
 def test_exact_match_ignores_the_order_of_attributes():
-  judge = records.make_judge(_COFFEE)
+  judge = checks.make_checker(_COFFEE)
   first = '{"attribute_id": "a", "option": "x"}'
   second = '{"option": "y", "attribute_id": "b"}'
   call = '{"add_order_item": {"attributes": [%s, %s], "menu_item_id": "m"}}'
@@ -559,8 +559,8 @@ def test_upstream_coffee():
   for row in rows:
     for turn in json.loads(row["context"]):
       names |= set(turn.get("api", {}))
-  assert names == records.APIS[_COFFEE] | records.INVENTED_APIS
-  judge = records.make_judge(_COFFEE)
+  assert names == checks.APIS[_COFFEE] | checks.INVENTED_APIS
+  judge = checks.make_checker(_COFFEE)
   for prompt in prompts:
     assert set(judge(prompt, prompt.reference).values()) == {1.0}
 
@@ -584,4 +584,4 @@ def test_upstream_ticketing():
   for row in rows:
     turns = [*json.loads(row["context"]), json.loads(row["generation"])]
     names |= {name for turn in turns for name in turn.get("api", {})}
-  assert names == records.APIS[_TICKETS]
+  assert names == checks.APIS[_TICKETS]

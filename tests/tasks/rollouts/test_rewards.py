@@ -95,7 +95,7 @@ def test_gold_reward_is_the_judge():
   gold = reward_function.load("perl_jax.data.coffee_bar:gold_reward")
   responses = [ROWS[0].reference, ROWS[0].reference, "latte", "", "{}"]
   expected = [
-    rows_lib.judge(row, text)["gold"]
+    rows_lib.check_response(row, text)["gold"]
     for row, text in zip(ROWS, responses, strict=True)
   ]
   assert gold(ROWS, responses).tolist() == expected

@@ -1,80 +1,48 @@
 """Taskmaster rows, in the upstream formats, as records.
 
-Two data sets: coffee orders (Taskmaster-4: dialogs, and agent turns rated 0 or
-1) and movie tickets (Taskmaster-3: rated agent turns). What a turn looks like
-as a message, and everything that is made equal between files, is in `turns.py`;
-this file makes records, groups and counts, and checks responses.
+There are two data sets: coffee orders (Taskmaster-4: dialogs, and agent turns
+rated 0 or 1) and movie tickets (Taskmaster-3: agent turns rated 0 or 1).
+`turns` turns a turn into a message and removes the differences between files;
+this file makes records, groups and counts.
 
-Groups: the first user turn of the conversation (lower-cased, no punctuation),
-for dialogs and rated turns alike. A rated turn without any user turn before it
-(six coffee rows with an empty context) has its own text as its group.
+The group of a record is the first user turn of its conversation, lower-cased
+and without punctuation, for dialogs and rated turns alike. A rated turn with no
+user turn before it (six coffee rows with an empty context) has its own text as
+its group.
 
 Counts, one entry per kind, 0 when there was none:
 
 - rows: upstream rows read.
-- json_mended: annotations whose JSON had doubled quotes or a raw tab.
-- dialogs_dropped: dialogs that could not be mended, or had no agent turn.
+- json_mended: annotations whose JSON had doubled quotes or a raw tab, which
+  were repaired.
+- dialogs_dropped: dialogs that could not be repaired, or had no agent turn.
 - request_missing: API calls of dialogs without a request, taken as `{}`.
 - turns_cut: turns after the last agent turn of a dialog, which have no target.
 - repeated: rows equal to an earlier one, in context and generation (kept).
 - conflicting: rated turns with an equal one of the other label (kept).
 - empty_context, empty_response, json_as_text: rated turns (kept) without a
   context, with an empty text, with a JSON object for a text.
-- greeting_added, id_not_in_context, quantity_moved, menu_left_out: `turns.py`.
+- greeting_added, id_not_in_context, quantity_moved, menu_left_out: coffee
+  conversations that `turns` changed in these ways.
 """
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from perl_jax.data import splits
 from perl_jax.data.records import Demonstration, Labelled, Message, Prompt
-from perl_jax.data.sources.taskmaster import turns as turns_lib
-from perl_jax.data.sources.taskmaster import utterances as utterances_lib
-
-# The API names of all calls upstream. In coffee the empty name marks an
-# off-topic request.
-APIS = {
-  "taskmaster_coffee": frozenset(
-    {
-      "",
-      "add_order_item",
-      "cancel_order",
-      "escalate_order",
-      "finish_order",
-      "get_addons",
-      "get_menu_items",
-      "get_order_details",
-      "remove_order_item",
-      "show_menu",
-      "update_order",
-      "update_order_item",
-    }
-  ),
-  "taskmaster_ticketing": frozenset(
-    {
-      "book_tickets",
-      "check_tickets",
-      "find_movies",
-      "find_showtimes",
-      "find_theaters",
-      "get_movie_attribute",
-      "resolve_location",
-      "resolve_movie",
-      "resolve_theater",
-    }
-  ),
-}
-
-
-# These the agent invented: they occur in coffee, but were never rated 1.
-INVENTED_APIS = frozenset({"show_hidden_menu", "show_order_screen"})
-
+from perl_jax.data.sources.taskmaster.checks import require_dataset
+from perl_jax.data.sources.taskmaster.turns import (
+  coffee_messages,
+  ticketing_messages,
+)
+from perl_jax.data.sources.taskmaster.utterances import dialog_turns
 
 _MESSAGES = {
-  "taskmaster_coffee": turns_lib.coffee_messages,
-  "taskmaster_ticketing": turns_lib.ticketing_messages,
+  "taskmaster_coffee": coffee_messages,
+  "taskmaster_ticketing": ticketing_messages,
 }
 _DIALOG_COUNTS = (
   "rows",
@@ -141,7 +109,8 @@ def dialog_prompts(
 ) -> tuple[list[Prompt], dict[str, int]]:
   """Turns coffee dialogs into a prompt per agent turn, which is the reference.
 
-  As `dialog_demonstrations`; ids are `conversation#number of the message`.
+  Arguments, counts and errors are those of `dialog_demonstrations`. The id of a
+  prompt is `conversation#number of the message`.
   """
   demonstrations, counts = dialog_demonstrations(rows)
   prompts = []
@@ -176,7 +145,7 @@ def reward_labelled(
     ValueError: A row lacks a field, its context or generation is not JSON of
       turns, or its reward is neither 0 nor 1; names the row and the field.
   """
-  normalise = _MESSAGES[_known(dataset)]
+  normalise = _MESSAGES[require_dataset(dataset)]
   coffee = _COFFEE_COUNTS if dataset == "taskmaster_coffee" else ()
   counts = Counter(dict.fromkeys((*_REWARD_COUNTS, *coffee), 0))
   labelled = []
@@ -196,8 +165,9 @@ def reward_prompts(
 ) -> tuple[list[Prompt], dict[str, int]]:
   """Turns rated turns into prompts; the reference is a response rated 1.
 
-  Args, counts and errors as `reward_labelled`. Each row is a prompt, so the
-  split is that of the labelled rows; a row rated 0 has no reference.
+  Arguments, counts and errors are those of `reward_labelled`. Each row becomes
+  a prompt, so prompts are split as labelled rows are; a row rated 0 has no
+  reference.
   """
   labelled, counts = reward_labelled(rows, dataset)
   prompts = [
@@ -212,51 +182,13 @@ def reward_prompts(
   return prompts, counts
 
 
-def make_judge(dataset: str) -> Callable[[Prompt, str], dict[str, float]]:
-  """Returns the function that judges a response to a prompt of `dataset`.
-
-  It returns, as 0.0 or 1.0,
-
-  - valid_json: the response is a JSON object with one entry, whose value is an
-    object: `{"name": {"argument": ...}}`.
-  - known_api: and that name is one of `APIS[dataset]`.
-  - exact_match: the response is the reference: as canonical JSON if both are
-    API calls (the order of keys, attributes and add-ons does not matter), else
-    as text without the space around it.
-
-  The first two are there if the reference is an API call or the response starts
-  with "{", the third if there is a reference.
-  """
-  apis = APIS[_known(dataset)]
-
-  def judge(prompt: Prompt, response: str) -> dict[str, float]:
-    response = response.strip()
-    reference = prompt.reference
-    call = parse_call(response)
-    expected = None if reference is None else parse_call(reference)
-    judgements = {}
-    if expected is not None or response.startswith("{"):
-      judgements["valid_json"] = float(call is not None)
-      judgements["known_api"] = float(call is not None and set(call) <= apis)
-    if reference is not None:
-      if call is not None and expected is not None:
-        canonical = turns_lib.canonical_json
-        same = canonical(call) == canonical(expected)
-      else:
-        same = response == reference.strip()
-      judgements["exact_match"] = float(same)
-    return judgements
-
-  return judge
-
-
 def _dialog_messages(
   utterances: Any, name: str, number: int, counts: Counter
 ) -> tuple[Message, ...]:
-  """Returns messages up to the last agent turn; () if JSON cannot be mended."""
+  """Returns messages up to the last agent turn; () if JSON is beyond repair."""
   try:
-    turns = utterances_lib.dialog_turns(utterances, counts)
-    messages = turns_lib.coffee_messages(turns, counts)
+    turns = dialog_turns(utterances, counts)
+    messages = coffee_messages(turns, counts)
   except (KeyError, TypeError, AttributeError) as error:
     raise _malformed(name, number, error) from error
   except ValueError:
@@ -295,25 +227,6 @@ def _rated_turn(
   counts["json_as_text"] += "text" in turn and content.startswith("{")
   group = splits.first_user_turn(prompt) or splits.text_key(content)
   return Labelled(name, group, tuple(prompt), content, float(reward))
-
-
-def parse_call(text: str) -> dict[str, Any] | None:
-  """Returns `{name: arguments}` if the text is an API call, else None."""
-  try:
-    call = json.loads(text)
-  # A hostile depth of brackets is no API call either.
-  except (json.JSONDecodeError, RecursionError):
-    return None
-  if not isinstance(call, dict) or len(call) != 1:
-    return None
-  return call if isinstance(next(iter(call.values())), dict) else None
-
-
-def _known(dataset: str) -> str:
-  if dataset not in APIS:
-    names = " or ".join(sorted(APIS))
-    raise ValueError(f"No Taskmaster data set {dataset!r}: choose {names}.")
-  return dataset
 
 
 def _fields(row: Mapping[str, Any], number: int, *names: str) -> list[Any]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from perl_jax.data import records
-from perl_jax.data.sources.taskmaster.records import parse_call
+from perl_jax.data.sources.taskmaster.checks import parse_call
 from perl_jax.data.sources.taskmaster.turns import OR
 
 # What the rejected turn is, in equal parts:
