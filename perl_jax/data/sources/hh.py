@@ -38,7 +38,6 @@ _COUNTS = (
   "malformed_dropped",
 )
 
-
 Turn = tuple[str, str]
 
 

@@ -23,12 +23,10 @@ _BYTES = 256
 # Text fields of a record that no model reads.
 _NAMES = ("id", "group")
 
-
 # Pieces are cut before spaces and around every digit, nowhere else. Unlike
 # the GPT-2 pattern this lets a merge run across punctuation, so that a piece
 # such as ` "quantity":` of a JSON turn can become one token.
 PATTERN = "[0-9]| ?[^ 0-9]+| "
-
 
 CHAT_TEMPLATE = (
   "{{- bos_token }}"

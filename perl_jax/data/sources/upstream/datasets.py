@@ -19,7 +19,6 @@ _TASKMASTER = (
 )
 _HH = "https://raw.githubusercontent.com/anthropics/hh-rlhf/master"
 
-
 _PERL_CITATION = """\
 @article{sidahmed2024perl,
   title={PERL: Parameter Efficient Reinforcement Learning from Human Feedback},

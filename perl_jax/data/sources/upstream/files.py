@@ -81,15 +81,6 @@ def parse_rows(path: str, name: str) -> Iterator[dict[str, Any]]:
     yield row
 
 
-def _parse_json(text: str, where: str) -> Any:
-  try:
-    return json.loads(text)
-  except json.JSONDecodeError as error:
-    raise ValueError(
-      f"{where} is not valid JSON: {error}. Fetch the file again, or mend it."
-    ) from error
-
-
 def fingerprint(files: Sequence[SourceFile], data_dir: str) -> str:
   """Names the source: the addresses, or the names and contents of the files."""
   if not data_dir:
@@ -100,3 +91,12 @@ def fingerprint(files: Sequence[SourceFile], data_dir: str) -> str:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     total.update(f"{path.name}\n{path.stat().st_size}\n{digest}\n".encode())
   return "local-" + total.hexdigest()[:16]
+
+
+def _parse_json(text: str, where: str) -> Any:
+  try:
+    return json.loads(text)
+  except json.JSONDecodeError as error:
+    raise ValueError(
+      f"{where} is not valid JSON: {error}. Fetch the file again, or mend it."
+    ) from error
