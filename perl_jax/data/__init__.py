@@ -1,1 +1,4 @@
-"""Sources, splits, tokenisation and batches: host-side, numpy, no jax."""
+"""Data sources, splits, tokenisation and batches, in NumPy on the host.
+
+Nothing here imports jax.
+"""

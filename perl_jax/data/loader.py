@@ -1,8 +1,8 @@
-"""Order, shuffling, length buckets and sharding by process, on Grain.
+"""Shuffling, length buckets and sharding by process, with Grain.
 
-Rows of similar length go into the same batch, so that a batch is padded to one
-of a few lengths. Everything follows from (rows, seed, step): the position of a
-training run is one integer, and resuming does not replay what came before.
+Rows of similar length are put into the same batch, which is padded to one of a
+few lengths. Batches depend on (rows, seed, step) alone: the position of a
+training run is one integer, and resuming does not read earlier batches again.
 """
 
 import itertools
@@ -19,7 +19,7 @@ Batch = Any
 
 
 class Collate(Protocol):
-  """Makes a batch of `batch_size` rows out of at most as many."""
+  """Function that makes a batch of `batch_size` rows out of at most as many."""
 
   def __call__(
     self, rows: Sequence[Row], length: int, batch_size: int
@@ -31,8 +31,8 @@ class TrainBatches(Iterator[Batch]):
   """Endless batches with a position that can be saved and restored.
 
   Attributes:
-    batches_per_epoch: After as many batches every row was seen once, except
-      for the remainder (fewer rows than a batch, others in each epoch).
+    batches_per_epoch: Number of batches in which every row occurs once, except
+      for the remainder (fewer rows than a batch, different in each epoch).
   """
 
   def __init__(
@@ -52,14 +52,15 @@ class TrainBatches(Iterator[Batch]):
     return next(self._iterator)
 
   def get_state(self) -> dict[str, int]:
-    """Position for a checkpoint; plain JSON."""
+    """Returns the position for a checkpoint, as plain JSON."""
     return {**self._identity, **self._iterator.get_state()}
 
   def set_state(self, state: dict[str, int]) -> None:
-    """Continues after the batch at which `state` was taken, in O(1).
+    """Continues after the batch at which `state` was saved, in constant time.
 
     Raises:
-      ValueError: The state is of other data, another seed or batch size.
+      ValueError: The state was saved with other data, another seed or another
+        batch size.
     """
     state = dict(state)
     position = {
@@ -84,24 +85,26 @@ def train_batches(
   shards: Sequence[int] = (0,),
   shard_count: int = 1,
 ) -> TrainBatches:
-  """Endless shuffled batches; every epoch has an order of its own.
+  """Returns endless shuffled batches, in a different order in every epoch.
 
-  A row goes into the smallest bucket that holds it. So that no bucket drops
+  A row belongs to the smallest bucket that holds it. So that no bucket drops
   a remainder, the longest rows that do not fill a batch of their bucket move up
-  into the next one; only the last bucket has a remainder, and it is other rows
-  in each epoch.
+  into the next one. Only the last bucket has a remainder, which consists of
+  different rows in each epoch.
 
   Args:
-    rows: What `collate` takes.
-    lengths: Tokens of each row.
-    batch_size: Rows of the global batch, over all processes.
-    buckets: Lengths that a batch may be padded to.
-    collate: Called with the rows of this process, the bucket and their number.
-    seed: Of the order.
-    shards: Parts of each batch that this process reads, in rising order. All
+    rows: Rows as `collate` takes them.
+    lengths: Number of tokens of each row.
+    batch_size: Number of rows of the global batch, over all processes.
+    buckets: Lengths in tokens that a batch may be padded to.
+    collate: Called with the rows of this process, the bucket and the number of
+      rows that the batch must have.
+    seed: Seed of the order.
+    shards: Numbers of the parts of each batch that this process reads. All
       processes see the same bucket at the same step, and their parts together
       are the global batch.
-    shard_count: Equal parts, of successive rows, that a batch is cut into.
+    shard_count: Number of equal parts, of successive rows, that a batch is cut
+      into.
 
   Raises:
     ValueError: Fewer rows than a batch, a row longer than every bucket, or a
@@ -149,10 +152,15 @@ def eval_batches(
   shards: Sequence[int] = (0,),
   shard_count: int = 1,
 ) -> Iterator[Batch]:
-  """Every row exactly once, from short to long, in a fixed order.
+  """Yields every row exactly once, from short to long, in a fixed order.
 
-  Each batch has `batch_size` rows (over all processes) and is as long as the
-  bucket of its longest row; the last one is filled up by `collate`.
+  Each batch has `batch_size` rows (over all processes) and is padded to the
+  bucket of its longest row; `collate` pads the last batch to `batch_size` rows.
+  The arguments are those of `train_batches`.
+
+  Raises:
+    ValueError: A row is longer than every bucket, or the batch size cannot be
+      cut into the parts.
   """
   mine = _rows_of(shards, shard_count, batch_size)
   order = np.argsort(np.asarray(lengths, np.int64), kind="stable")
@@ -185,7 +193,7 @@ def _eval_batches(
 def _rows_of(
   shards: Sequence[int], shard_count: int, batch_size: int
 ) -> list[int]:
-  """Positions in a batch of the rows of some of its parts."""
+  """Returns the positions in a batch of the rows of some of its parts."""
   if batch_size < 1 or batch_size % shard_count:
     raise ValueError(
       f"batch_size={batch_size} is not a positive multiple of the"
@@ -200,9 +208,9 @@ def _rows_of(
 def _full_buckets(
   lengths: Sequence[int], batch_size: int, buckets: Sequence[int]
 ) -> dict[int, list[int]]:
-  """Row numbers by bucket; each bucket has at least a batch of them.
+  """Returns row numbers by bucket, at least a batch of them in each.
 
-  All but the last have a multiple of the batch size.
+  All buckets but the last have a multiple of the batch size.
   """
   sizes = sorted(set(buckets))
   groups: dict[int, list[int]] = {size: [] for size in sizes}
@@ -217,7 +225,7 @@ def _full_buckets(
   groups = {size: group for size, group in groups.items() if group}
   *_, last = groups
   if len(groups[last]) < batch_size:
-    # Its rows would never be seen: it takes a batch from the one below.
+    # Its rows would never be seen, so it takes a batch from the one below.
     below = list(groups)[-2]
     groups[last] = groups[below][-batch_size:] + groups[last]
     groups[below] = groups[below][:-batch_size]

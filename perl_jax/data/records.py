@@ -1,9 +1,10 @@
-"""The rows that every data source yields, whatever their upstream format.
+"""Records: the rows that every data source yields, whatever its format.
 
-A source (TFDS builder, JSONL file, generator) turns its rows into one of four
-records; everything after it (tokenisation, batching, judging) sees these alone.
-Every record carries an `id` that names the row in error messages and a `group`:
-rows of one group overlap in content and must stay on one side of a split.
+A source (TFDS builder, JSONL file, generator) turns its rows into the records
+defined here, and everything after it (tokenisation, batching, evaluation) reads
+only these. Every record has an `id`, which names the row in error messages, and
+a `group`: rows of one group overlap in content and must stay on one side of a
+split. Prompts are sequences of messages.
 """
 
 import dataclasses
@@ -16,13 +17,13 @@ Message = dict[str, str]
 
 @dataclasses.dataclass(frozen=True)
 class Demonstration:
-  """A dialogue to imitate: the loss is on the assistant messages of `turns`.
+  """A dialogue to imitate, with the loss on the assistant messages of `turns`.
 
   Attributes:
-    id: Names the row in error messages.
-    group: Key of the leak-free split.
+    id: Name of the row in error messages.
+    group: Key by which rows are split.
     prompt: Messages that are given and carry no loss; may be empty.
-    turns: Messages that follow; each assistant message is a target.
+    turns: Messages that follow; every assistant message is a target.
   """
 
   id: str
@@ -33,7 +34,7 @@ class Demonstration:
 
 @dataclasses.dataclass(frozen=True)
 class Preference:
-  """Two responses to one prompt, of which a human preferred `chosen`."""
+  """Two responses to one prompt, of which a rater preferred `chosen`."""
 
   id: str
   group: str
@@ -44,7 +45,7 @@ class Preference:
 
 @dataclasses.dataclass(frozen=True)
 class Labelled:
-  """A response with a thumbs-up (1.0) or thumbs-down (0.0)."""
+  """A response with a binary label: 1.0 for good, 0.0 for bad."""
 
   id: str
   group: str
@@ -55,10 +56,15 @@ class Labelled:
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-  """A context to respond to; `reference` is the human or the right response.
+  """A context to respond to.
 
-  `fields` is the row of a user's file as it stands there, for reward functions;
-  empty for other sources.
+  Attributes:
+    id: Name of the row in error messages.
+    group: Key by which rows are split.
+    prompt: The messages to respond to.
+    reference: A response by a human, or the right one; None if there is none.
+    fields: The unchanged row of a user's file, which reward functions receive;
+      empty for other sources.
   """
 
   id: str
@@ -76,9 +82,9 @@ class Splits:
   """Training and validation rows of one source.
 
   Attributes:
-    train: Rows to learn from.
-    validation: Rows of groups that are not in `train`.
-    counts: How many rows were read, mended, dropped or irregular, by kind.
+    train: Training rows.
+    validation: Validation rows; their groups are not those of `train`.
+    counts: How many rows were read, repaired, dropped or irregular, by reason.
   """
 
   train: Sequence[Record]

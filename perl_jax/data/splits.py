@@ -1,14 +1,14 @@
-"""Train / validation splits that keep overlapping rows on one side.
+"""Splits into training and validation rows without overlap between them.
 
 Rows of one conversation overlap almost completely (one row's context plus
 response is the beginning of the next row's context), so rows are split by the
 `group` of their record and never by row or by file. The folds are those of
-scikit-learn's `GroupKFold(shuffle=True)`, which depend only on the set of
-groups, `folds` and `seed`: not on the order of the rows, how often a group
-occurs, or which kind of record was made from the rows. So a row that one stage
-validates on is in no other stage's training set, as long as both are given the
-same groups; where two files feed two stages (dialogues and rated turns), pass
-the folds of one as `fixed` for the other.
+scikit-learn's `GroupKFold(shuffle=True)` over the distinct groups. They depend
+only on the set of groups, `folds` and `seed`: not on the order of the rows, how
+often a group occurs, or which kind of record was made from the rows. A
+validation row of one stage is therefore in no other stage's training set, as
+long as both stages have the same groups. If two stages read two files
+(dialogues and rated turns), pass the folds of one as `fixed` for the other.
 """
 
 import re
@@ -22,12 +22,12 @@ _PUNCTUATION = re.compile(r"[^\w\s]|_")
 
 
 def text_key(text: str) -> str:
-  """Returns `text` lower-cased, without punctuation, whitespace folded."""
+  """Returns `text` in lower case, without punctuation or repeated spaces."""
   return " ".join(_PUNCTUATION.sub("", text.lower()).split())
 
 
 def first_user_turn(messages: Iterable[Message]) -> str:
-  """Returns the `text_key` of the first user message, "" if there is none."""
+  """Returns the `text_key` of the first user message, or "" without one."""
   for message in messages:
     if message["role"] == "user":
       return text_key(message["content"])
@@ -41,14 +41,14 @@ def assign_folds(
   seed: int,
   fixed: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
-  """Assigns each distinct group the fold in which it is validated on.
+  """Assigns to each distinct group the fold in which it is held out.
 
   Args:
     groups: Group keys, repeats allowed, in any order.
     folds: Number of folds, at least 2.
-    seed: Seed of the shuffle; same seed and same groups, same folds.
-    fixed: Folds already given to some groups (of another data set); kept for
-      these, and the other groups are divided among the folds anew.
+    seed: Seed of the shuffle; the same seed and groups give the same folds.
+    fixed: Folds that some groups already have (in another data set). They keep
+      them, and only the other groups are divided among the folds.
 
   Returns:
     The fold, 0 to `folds - 1`, of each distinct group.
@@ -79,7 +79,7 @@ def assign_folds(
       " differently."
     )
   if assigned and len(free) < folds:
-    # Too few to divide: they follow the fixed ones without a shuffle.
+    # Too few to divide, so they are assigned in turn without a shuffle.
     return assigned | {key: n % folds for n, key in enumerate(free)}
   rows = np.arange(len(free))
   # Imported here: it takes seconds, and most commands split nothing.
@@ -100,19 +100,20 @@ def split_records(
   counts: Mapping[str, int] | None = None,
   assigned: Mapping[str, int] | None = None,
 ) -> Splits:
-  """Splits records by group: fold number `fold` is held out for validation.
+  """Splits records by group, and holds out fold number `fold` for validation.
 
   Args:
     records: Rows of one kind; their order is kept on both sides.
     folds: Number of folds, at least 2.
-    fold: The fold to validate on, 0 to `folds - 1`.
+    fold: The validation fold, 0 to `folds - 1`.
     seed: Seed of the fold assignment.
-    counts: Passed through to the result.
-    assigned: Folds of groups of another data set that this one must agree
-      with; see `assign_folds`.
+    counts: Counts of the rows, which become those of the result.
+    assigned: Folds of groups in another data set that this split must agree
+      with; `fixed` of `assign_folds`.
 
   Raises:
-    ValueError: `fold` out of range, or as `assign_folds`.
+    ValueError: `fold` is out of range, a side has no rows, or `assign_folds`
+      raises it.
   """
   if not 0 <= fold < folds:
     raise ValueError(

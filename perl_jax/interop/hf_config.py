@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from perl_jax.data.text.tokenization import import_transformers
+from perl_jax.data.text.hugging_face import import_transformers
 from perl_jax.models.config import ModelConfig
 
 # model_type -> architecture of the causal language model.

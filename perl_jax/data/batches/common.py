@@ -1,4 +1,4 @@
-"""Records as rows of tokens, shortened where they are too long."""
+"""What all kinds of batches share: encoding a record, lengths and padding."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ LONG = (*tokenization_lib.LONG, "drop")
 
 
 def no_cuts() -> dict[str, int]:
-  """Zero counts of everything that shortening may remove."""
+  """Returns zero counts of everything that shortening may remove."""
   names = ("truncated_rows", "dropped_turns", "cut_tokens", "too_long_dropped")
   return dict.fromkeys(names, 0)
 
@@ -26,9 +26,25 @@ def encode_row(
   long: str,
   counts: dict[str, int],
 ) -> tuple[list[int], list[list[int]]] | None:
-  """Prompt, shortened so that every response fits after it, and responses.
+  """Encodes the prompt of a record and responses to it.
 
-  None for a row that is left out.
+  The prompt is shortened so that the longest response fits after it.
+
+  Args:
+    row: The record with the prompt.
+    responses: Texts of the responses; may be empty.
+    tokenization: The tokenizer and its chat template.
+    limit: Most tokens of prompt and response together.
+    long: How the prompt of a longer row is shortened: one of `LONG`; see
+      `Tokenization.encode_prompt`. "drop" cuts the prompt, and leaves out a row
+      that still does not fit.
+    counts: Counts as `no_cuts` returns them; updated in place.
+
+  Returns:
+    Tokens of the prompt and of each response, or None for a row left out.
+
+  Raises:
+    ValueError: The row does not fit or cannot be encoded; names the row.
   """
   if long not in LONG:
     raise ValueError(f"long={long!r} is none of {', '.join(LONG)}.")
@@ -56,7 +72,11 @@ def encode_row(
 
 
 def bucket_for(length: int, buckets: Sequence[int]) -> int:
-  """The smallest of the buckets that holds `length` tokens."""
+  """Returns the smallest of the buckets that holds `length` tokens.
+
+  Raises:
+    ValueError: None of them does.
+  """
   fitting = [bucket for bucket in buckets if bucket >= length]
   if not fitting:
     raise ValueError(
@@ -66,7 +86,7 @@ def bucket_for(length: int, buckets: Sequence[int]) -> int:
 
 
 def padded_size(rows: Sequence, batch_size: int | None) -> int:
-  """Number of rows of the batch once it is padded; None adds none.
+  """Returns the number of rows of the padded batch; None adds no rows.
 
   Raises:
     ValueError: There are more rows than the batch holds.
@@ -85,10 +105,23 @@ def pad(
   pad_id: int,
   left: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Tokens `[B, length]` and lengths `[B]`.
+  """Pads sequences to `length` tokens, and their number to `batch_size`.
 
-  Rows that are missing are all padding with length 1, not 0, so that nothing
-  that divides by a length, or reads its last token, meets a 0.
+  Rows without a sequence are all padding and have the length 1, not 0, so that
+  code may divide by a length or read the last token.
+
+  Args:
+    sequences: Token ids, 1 to `length` of each.
+    length: T.
+    batch_size: B.
+    pad_id: Token that pads.
+    left: Whether padding precedes the tokens instead of following them.
+
+  Returns:
+    tokens `[B, T]` int32, and lengths in tokens, `[B]` int32.
+
+  Raises:
+    ValueError: A sequence is empty or too long.
   """
   tokens = np.full((batch_size, length), pad_id, np.int32)
   lengths = np.ones(batch_size, np.int32)
@@ -104,14 +137,14 @@ def pad(
 
 
 def prompt_lengths(rows: Sequence[Any], batch_size: int) -> np.ndarray:
-  """Prompt lengths in tokens, `[B]` int32; 1 on rows that only pad."""
+  """Returns prompt lengths in tokens, `[B]` int32; 1 on padding rows."""
   lengths = np.ones(batch_size, np.int32)
   lengths[: len(rows)] = [row.prompt_length for row in rows]
   return lengths
 
 
 def validity(rows: Sequence, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-  """(valid `[B]` bool, index `[B]` int32): padding rows are False and -1."""
+  """Returns valid `[B]` bool and index `[B]` int32; padding: False and -1."""
   index = np.full(batch_size, -1, np.int32)
   index[: len(rows)] = [row.index for row in rows]
   return np.arange(batch_size) < len(rows), index

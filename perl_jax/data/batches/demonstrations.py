@@ -1,4 +1,4 @@
-"""Demonstrations: dialogues with the tokens that are learned marked."""
+"""Demonstrations: dialogues, with a mask of the tokens that are targets."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -16,11 +16,12 @@ class TargetBatch(NamedTuple):
 
   Attributes:
     tokens: `[B, T]`, int32.
-    positions: `[B, T]`, int32; from 0 in every segment.
-    segments: `[B, T]`, int32; from 1, and 0 on padding. A token attends
-      only inside its own segment.
-    target_mask: `[B, T]`, bool; entry t: `tokens[:, t]` is a target (the loss
-      is on predicting it). Never true on the first token of a segment.
+    positions: `[B, T]`, int32; counted from 0 in every segment.
+    segments: `[B, T]`, int32; counted from 1 in every row, and 0 on padding. A
+      token attends only inside its own segment.
+    target_mask: `[B, T]`, bool; entry t is true if `tokens[:, t]` is a target,
+      so that the loss is on predicting it. Never true on the first token of a
+      segment.
   """
 
   tokens: np.ndarray
@@ -37,7 +38,13 @@ class TargetBatch(NamedTuple):
 def collate_targets(
   rows: Sequence[TargetBatch], length: int, batch_size: int | None = None
 ) -> TargetBatch:
-  """Stacks packed rows; missing ones are padding (segment 0) throughout."""
+  """Stacks packed rows of `length` tokens, and pads to `batch_size` rows.
+
+  Padding rows have segment 0 throughout.
+
+  Raises:
+    ValueError: A row has another length, or there are too many.
+  """
   batch_size = common.padded_size(rows, batch_size)
   for row in rows:
     if row.tokens.shape != (length,):
@@ -57,11 +64,15 @@ def collate_targets(
 def encode_demonstrations(
   rows: Iterable[records.Demonstration], tokenization: Tokenization
 ) -> list[tuple[list[int], list[bool]]]:
-  """Tokens and target mask of every dialogue, for `packing.pack_dialogues`.
+  """Encodes every dialogue as tokens and a target mask.
 
   Where the template writes a past assistant turn differently from one that is
   being written (Qwen3), each assistant turn becomes a sequence of its own,
   behind the prompt that a policy would be given for it.
+
+  Returns:
+    (tokens, target mask) of each sequence, of equal length, as
+    `packing.pack_dialogues` takes them.
 
   Raises:
     ValueError: Names the row that cannot be encoded.
@@ -80,7 +91,7 @@ def encode_demonstrations(
 def _encode_turns(
   row: records.Demonstration, tokenization: Tokenization
 ) -> Iterator[tuple[list[int], list[bool]]]:
-  """Tokens and target mask of each assistant turn, one by one."""
+  """Yields tokens and target mask of each assistant turn by itself."""
   messages = [*row.prompt, *row.turns]
   for i in range(len(row.prompt), len(messages)):
     if messages[i]["role"] != "assistant":

@@ -11,15 +11,15 @@ from perl_jax.data.text.tokenization import Tokenization
 
 
 class LabelledBatch(NamedTuple):
-  """Prompt + response with a label, right padded.
+  """Prompts followed by a response, with its label; padded on the right.
 
   Attributes:
     tokens: `[B, T]`, int32.
-    lengths: `[B]`, int32.
-    prompt_lengths: `[B]`, int32; where the response begins.
-    labels: `[B]`, float32.
-    valid: `[B]`, bool; false on rows that only fill the batch.
-    index: `[B]`, int32; row in the sequence of records, -1 where not valid.
+    lengths: `[B]`, int32; tokens of prompt and response.
+    prompt_lengths: `[B]`, int32; the response begins at this position.
+    labels: `[B]`, float32; 1.0 for a good response, 0.0 for a bad one.
+    valid: `[B]`, bool; false on padding rows.
+    index: `[B]`, int32; position of the record in the data, -1 if not valid.
   """
 
   tokens: np.ndarray
@@ -82,7 +82,7 @@ def encode_labelled(
   limit: int,
   long: str = "turns",
 ) -> tuple[list[EncodedLabelled], dict[str, int]]:
-  """Tokens of prompt + response; see `encode_preferences`."""
+  """Encodes prompt and response of every row; see `encode_preferences`."""
   encoded, counts = [], common.no_cuts()
   for index, row in enumerate(rows):
     found = common.encode_row(

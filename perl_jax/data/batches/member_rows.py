@@ -1,8 +1,9 @@
-"""Rows of its own for each member of an ensemble, out of batches of all.
+"""Selects different rows of a batch for each member of an ensemble.
 
-A member trains on a share of the rows. Half of them, drawn without replacement,
-vary what is learnt as a bootstrap sample does, at half the cost: a bootstrap
-sample weighs its rows so unevenly that it is worth no more than half of them.
+A member trains on a share of the rows. Half of the rows, sampled without
+replacement, make the members differ as much as bootstrap samples do, at half
+the cost: a bootstrap sample weights its rows so unevenly that it holds as much
+information as half of them.
 
 Reference: Friedman and Hall 2007, On bagging and nonlinear estimation, J. Stat.
 Plan. Inference 137, section 3.
@@ -16,31 +17,32 @@ Batch = TypeVar("Batch", bound=NamedTuple)
 
 
 class Subsets:
-  """Picks the rows of each member in a batch; a function of seed and row.
+  """Selects the rows of each member in a batch, by seed and row alone.
 
-  Every row has a number of its own for each member, drawn once. Of a batch a
-  member takes the rows with the smallest: always as many, and in all epochs
-  nearly the same, since a row's rank in a batch is nearly its rank in the data.
+  Every row has one random number for each member. A member takes the rows of a
+  batch with the smallest numbers: the same count in every batch, and nearly the
+  same rows in all epochs, since a row's rank in a batch is close to its rank in
+  the data.
   """
 
   def __init__(self, rows: int, *, members: int, share: float, seed: int):
-    """Draws the numbers.
+    """Samples the random numbers.
 
     Args:
-      rows: Training rows that the `index` of a batch points into.
-      members: How many share them.
-      share: Of a batch's rows that each takes, in (0, 1].
-      seed: Of the draw.
+      rows: Number of training rows that the `index` of a batch points into.
+      members: Number of members.
+      share: Fraction of a batch's rows that each member takes, in (0, 1].
+      seed: Seed of the random numbers.
     """
     self.share = share
     generator = np.random.default_rng((seed, members))
     self._numbers = generator.random((members, rows), np.float32)
 
   def __call__(self, batch: Batch) -> Batch:
-    """The batch with leaves `[C, members, ...]`, C = round(share B).
+    """Returns the batch with leaves `[C, members, ...]`, C = round(share B).
 
-    Rows stay in their order. Axis 0 is that of rows, as in any batch, so that a
-    mesh splits it.
+    Each member's rows keep their order. Axis 0 is the axis of rows, as in any
+    batch, so that it can be sharded over the mesh.
     """
     count = round(self.share * len(batch.index))
     numbers = np.where(batch.valid, self._numbers[:, batch.index], np.inf)

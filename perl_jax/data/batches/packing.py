@@ -1,8 +1,8 @@
-"""Packing: dialogues as rows of one fixed length, with little padding.
+"""Packs dialogues into rows of one fixed length, with little padding.
 
-A row holds whole dialogues, or windows of those that are too long, one after
-the other. Each is a segment that attends only inside itself, and every target
-token of the data is a target in exactly one row.
+A row is a concatenation of whole dialogues, or of windows of those that are too
+long. Each of them is a segment that attends only inside itself, and every
+target token of the data is a target in exactly one row.
 """
 
 import bisect
@@ -21,19 +21,23 @@ def pack_dialogues(
   """Packs whole dialogues into rows of `length` tokens (best fit decreasing).
 
   A dialogue that is longer than `length` is first cut into windows. A window
-  begins where an assistant turn has ended (where one ends in reach), keeps as
-  much of what precedes its targets as fits, and every target token is in
-  exactly one window.
+  starts at the end of an assistant turn if there is one within reach, keeps as
+  much of the context of its targets as fits, and every target token is a target
+  in exactly one window.
 
   Args:
     encoded: Tokens and target mask of each dialogue.
-    length: T.
-    prefix: Tokens to put before a window that does not begin its dialogue:
-      BOS, as a prompt that was truncated to whole turns has it.
+    length: T, the number of tokens of a row.
+    prefix: Tokens to put before a window that does not begin its dialogue. This
+      is BOS, which a prompt truncated to whole turns begins with as well.
 
   Returns:
-    Rows, as TargetBatch without the leading axis; the same input gives the
-    same rows.
+    Rows, each a `TargetBatch` without the batch axis. They depend on the
+    arguments alone.
+
+  Raises:
+    ValueError: The first token of a dialogue is a target, or `length` leaves no
+      room for a target after the prefix.
   """
   windows = [
     window
@@ -119,11 +123,12 @@ def _extent(
   length: int,
   room: int,
 ) -> tuple[int, int]:
-  """Where the window of the new targets `first` ... begins, and its last span.
+  """Returns where the window of the spans from `first` on begins and its last.
 
-  Half of the room is context of the first new target, where there is any, and
-  the rest takes as many targets as fit. `room` is what a prefix leaves of
-  `length`; a window from the start of the dialogue has none.
+  Half of the room is context of the first new target, if there is so much, and
+  the rest takes as many targets as fit. `room` is the number of tokens that a
+  prefix leaves of `length`; a window from the start of the dialogue has no
+  prefix.
   """
   first_begin = spans[first][0]
   begin = max(0, first_begin - room // 2)
@@ -140,7 +145,7 @@ def _extent(
 
 
 def _target_spans(mask: Sequence[bool], most: int) -> list[tuple[int, int]]:
-  """[begin, end) of each run of targets, in parts of at most `most`."""
+  """Returns [begin, end) of each run of targets, cut into at most `most`."""
   spans = []
   begin = None
   for i, is_target in enumerate([*mask, False]):

@@ -11,16 +11,16 @@ from perl_jax.data.text.tokenization import Tokenization
 
 
 class PreferenceBatch(NamedTuple):
-  """Pairs of prompt + response, right padded.
+  """Pairs of prompts followed by a response, padded on the right.
 
   Attributes:
     chosen_tokens: `[B, T]`, int32.
-    chosen_lengths: `[B]`, int32.
+    chosen_lengths: `[B]`, int32; tokens of prompt and response.
     rejected_tokens: `[B, T]`, int32; begins with the same prompt as chosen.
-    rejected_lengths: `[B]`, int32.
-    prompt_lengths: `[B]`, int32; how much both begin with.
-    valid: `[B]`, bool; false on rows that only fill the batch.
-    index: `[B]`, int32; row in the sequence of records, -1 where not valid.
+    rejected_lengths: `[B]`, int32; tokens of prompt and response.
+    prompt_lengths: `[B]`, int32; tokens of the prompt that both begin with.
+    valid: `[B]`, bool; false on padding rows.
+    index: `[B]`, int32; position of the record in the data, -1 if not valid.
   """
 
   chosen_tokens: np.ndarray
@@ -81,22 +81,23 @@ def encode_preferences(
   limit: int,
   long: str = "turns",
 ) -> tuple[list[EncodedPreference], dict[str, int]]:
-  """Tokens of prompt + response, for both responses of every row.
+  """Encodes prompt and response, for both responses of every row.
 
   Args:
     rows: The records.
-    tokenization: The tokenizer.
-    limit: Most tokens of a sequence: the largest bucket.
-    long: How the prompt of a longer row is shortened (`encode_prompt`); the
-      same for both responses. Responses are never shortened. With "drop" the
-      prompt is cut, and a row that still does not fit is left out.
+    tokenization: The tokenizer and its chat template.
+    limit: Most tokens of a sequence, which is the largest bucket.
+    long: How the prompt of a longer row is shortened (see
+      `Tokenization.encode_prompt`), in the same way for both responses.
+      Responses are never shortened. "drop" cuts the prompt, and leaves out a
+      row that still does not fit.
 
   Returns:
-    The rows, and how much was left out: {"truncated_rows", "dropped_turns",
-    "cut_tokens", "too_long_dropped"}.
+    The rows, and counts of what was left out: {"truncated_rows",
+    "dropped_turns", "cut_tokens", "too_long_dropped"}.
 
   Raises:
-    ValueError: Names the row that does not fit.
+    ValueError: A row does not fit; names the row.
   """
   encoded, counts = [], common.no_cuts()
   for index, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""Prompts: what the policy responds to."""
+"""Prompts: the contexts that the policy responds to."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -11,13 +11,13 @@ from perl_jax.data.text.tokenization import Tokenization
 
 
 class PromptBatch(NamedTuple):
-  """Prompts to respond to, LEFT padded, so that all end in the last column.
+  """Prompts to respond to, padded on the LEFT: all end in the last column.
 
   Attributes:
     tokens: `[B, P]`, int32.
-    lengths: `[B]`, int32.
-    valid: `[B]`, bool; false on rows that only fill the batch.
-    index: `[B]`, int32; row in the sequence of records, -1 where not valid.
+    lengths: `[B]`, int32; tokens without padding.
+    valid: `[B]`, bool; false on padding rows.
+    index: `[B]`, int32; position of the record in the data, -1 if not valid.
   """
 
   tokens: np.ndarray
@@ -68,7 +68,7 @@ def encode_prompts(
   limit: int,
   long: str = "turns",
 ) -> tuple[list[EncodedPrompt], dict[str, int]]:
-  """Tokens of the prompts; see `encode_preferences`."""
+  """Encodes the prompt of every row; see `encode_preferences`."""
   encoded, counts = [], common.no_cuts()
   for index, row in enumerate(rows):
     found = common.encode_row(row, (), tokenization, limit, long, counts)

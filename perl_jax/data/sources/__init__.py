@@ -1,1 +1,1 @@
-"""Where records come from: one file or folder for each source."""
+"""Data sources: one file or folder for each, and the registry of all."""

@@ -8,14 +8,14 @@ prompt, and what follows in each becomes the two replies. Irregular rows:
   the rest of the transcript with its markers, which is what the rater read.
 - merged_turns: one speaker has two turns in a row; in a prompt they become one
   message (chat templates expect speakers to alternate).
-- empty_reply_dropped: a reply without text, from which nothing can be learned
-  about text. Dropped.
+- empty_reply_dropped: a reply has no text. Dropped.
 - equal_dropped: both replies are the same. Dropped.
 - malformed_dropped: no turn markers, or no Human turn before the replies.
+  Dropped.
 
-A reply that has `Human:` inside its text (the model went on for both sides) is
-kept as it is: raters saw that, and it is one reason to reject a reply. Many
-chosen replies are harmful too, so no reply is a reference to imitate.
+A reply that has `Human:` inside its text (the model continued for both sides)
+is kept unchanged, since raters saw it and it is a reason to reject a reply.
+Many chosen replies are harmful too, so no reply is used as a reference.
 
 The group of a row is its first Human turn, lower-cased and without punctuation.
 """
@@ -38,12 +38,11 @@ _COUNTS = (
   "malformed_dropped",
 )
 
-
 Turn = tuple[str, str]
 
 
 def parse_transcript(text: str) -> list[Turn]:
-  """Returns the `(speaker, text)` turns; [] if it does not begin with one."""
+  """Returns the `(speaker, text)` turns; [] if there is text before them."""
   before, *rest = _MARKER.split(text)
   if before.strip():
     return []
@@ -57,7 +56,7 @@ def preferences(
 
   Args:
     rows: Upstream rows (`chosen`, `rejected`).
-    name: What the ids begin with; the rest is the number of the row.
+    name: First part of the ids; the rest is the number of the row.
 
   Returns:
     One preference per row that is not dropped, and the counts.
@@ -106,13 +105,16 @@ def preferences(
 def prompts(
   rows: Sequence[Mapping[str, str]], name: str = "hh_rlhf"
 ) -> tuple[list[Prompt], dict[str, int]]:
-  """Turns the same rows into prompts without a reference; see `preferences`."""
+  """Turns pairs of transcripts into prompts without a reference.
+
+  Arguments, counts and errors are those of `preferences`.
+  """
   pairs, counts = preferences(rows, name)
   return [Prompt(p.id, p.group, p.prompt, None) for p in pairs], counts
 
 
 def _shared_turns(chosen: Sequence[Turn], rejected: Sequence[Turn]) -> int:
-  """Number of turns up to the last shared Human turn before the replies."""
+  """Counts the turns up to the last shared Human turn before the replies."""
   shared = 0
   # At least one turn on each side is left to be the reply.
   for left, right in zip(chosen[:-1], rejected[:-1], strict=False):

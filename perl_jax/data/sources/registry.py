@@ -1,10 +1,10 @@
-"""One way in to all data: a source and a kind of record, split without leaks.
+"""Loads records by the name of a source and the kind of record.
 
     splits = load("taskmaster_coffee", "labelled", data_dir="copies", fold=2)
-    judge = checker("taskmaster_coffee")
+    check = checker("taskmaster_coffee")
 
-Kinds of one source are split alike: with the same `seed`, `folds` and `fold`,
-what is validated on in one stage is in no other stage's training set.
+All kinds of one source are split alike: with the same `seed`, `folds` and
+`fold`, a validation row of one stage is in no other stage's training set.
 """
 
 import dataclasses
@@ -28,14 +28,13 @@ Checker = Callable[[Prompt, str], dict[str, float]]
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """What there is to know about a source before it is read.
+  """Description of a source, available without reading it.
 
   Attributes:
-    about: One line on what it holds.
+    about: One line on its contents.
     kinds: The kinds of records that it has.
-    options: The arguments of `load` that mean something to it, beside `seed`
-      and `limit`.
-    checks: The judgements of its checker.
+    options: The arguments of `load` that it uses, besides `seed` and `limit`.
+    checks: Names of the checks that its `checker` returns.
     licence: Its licence.
   """
 
@@ -94,7 +93,7 @@ _SOURCES = {
 
 
 def describe() -> Mapping[str, Source]:
-  """What sources there are, by name."""
+  """Returns the sources by name."""
   return dict(_SOURCES)
 
 
@@ -112,26 +111,28 @@ def load(
   limit: int = 0,
   **generator: Any,
 ) -> Splits:
-  """Reads or generates the records of one kind.
+  """Reads or generates the records of one kind, split by group.
 
   Args:
     name: A source; see `describe`.
     kind: One of the `kinds` of the source.
-    data_dir: Local copies of the public data sets, "" to download them.
+    data_dir: Directory with local copies of the public data sets, "" to
+      download them.
     path: File or directory of `jsonl`.
-    cache_dir: Where prepared public data sets go; see `upstream.read_rows`.
+    cache_dir: Directory of prepared public data sets; see `upstream.read_rows`.
     seed: Seed of the folds, or of the generator.
     folds: Number of folds of the groups.
-    fold: The fold that is validated on.
-    validation_path: File or directory of `jsonl` to validate on instead.
-    limit: Keeps the first so many training rows of the split, 0 for all. The
-      rest is counted as `over_limit`.
-    **generator: Options of `coffee_bar.load`.
+    fold: The validation fold, 0 to `folds - 1`.
+    validation_path: File or directory with the validation rows of `jsonl`,
+      instead of a fold.
+    limit: Number of training rows to keep, from the first on; 0 keeps all. The
+      others are counted as `over_limit`.
+    **generator: Options of `coffee_bar.rows.load`.
 
   Raises:
     FileNotFoundError: A file is missing.
-    ValueError: The source, the kind or an option does not exist or does not
-      belong together, or a row is malformed.
+    ValueError: There is no such source, the source has no such kind or option,
+      or a row is malformed.
   """
   source = _source(name)
   if kind not in source.kinds:
@@ -179,11 +180,13 @@ def load(
 
 
 def checker(name: str) -> Checker:
-  """The function that judges a response to a prompt of a source.
+  """Returns the function that checks a response to a prompt of a source.
 
-  It returns floats in {0, 1} by the names in `describe()[name].checks`; where a
-  judgement makes no sense for a prompt, its name is missing. Without checks it
-  returns {}.
+  The function returns 0.0 or 1.0 for each name in `describe()[name].checks`,
+  without the checks that do not apply to the prompt; {} if the source has none.
+
+  Raises:
+    ValueError: There is no such source.
   """
   source = _source(name)
   if name == "coffee_bar":
@@ -203,7 +206,7 @@ def _source(name: str) -> Source:
 
 
 def _check_options(name: str, given: Sequence[str]) -> None:
-  """Refuses options that would do nothing for this source."""
+  """Raises ValueError for options that this source does not use."""
   options = _SOURCES[name].options
   for option in given:
     if option not in options:
@@ -219,10 +222,10 @@ def _check_options(name: str, given: Sequence[str]) -> None:
 
 
 def _without_rated(loaded: Splits, rated: Collection[str]) -> Splits:
-  """Leaves dialogs that begin like a rated one out of the training set.
+  """Removes dialogs that begin like a rated one from the training set.
 
-  What is trained on dialogs has then seen nothing of the rated turns of any
-  fold, and one anchor serves the reward models of all.
+  A model trained on dialogs has then seen none of the rated turns of any fold,
+  so the reward models of all folds can start from one anchor.
   """
   train = [row for row in loaded.train if row.group not in rated]
   counts = loaded.counts | {"begin_as_rated": len(loaded.train) - len(train)}
@@ -245,9 +248,9 @@ _Rows = tuple[Sequence[Record], dict[str, int], Sequence[str]]
 def _read_taskmaster(
   name: str, kind: str, data_dir: str, cache_dir: str
 ) -> _Rows:
-  # The folds are those of the rated turns, so that a reward model is measured
-  # on the same rows whatever the other stages read. Dialogs follow them, see
-  # `_without_rated` too.
+  # The folds are those of the rated turns, so that a reward model is evaluated
+  # on the same rows whatever the other stages read. Dialogs of the same groups
+  # are in the same folds; see also `_without_rated`.
   reward = _upstream(name, "reward", data_dir, cache_dir)
   labelled, counts = taskmaster.reward_labelled(reward, name)
   groups = [row.group for row in labelled]
@@ -262,8 +265,8 @@ def _read_taskmaster(
 
 
 def _read_hh(name: str, kind: str, data_dir: str, cache_dir: str) -> _Rows:
-  # Upstream's train and test share first turns: both are split anew. A local
-  # copy may hold only one of the two; what was read is counted.
+  # Upstream's train and test share first turns, so their union is split again.
+  # A local copy may hold only one of the two; what was read is counted.
   make = hh.preferences if kind == "preferences" else hh.prompts
   rows: list[Record] = []
   counts: Counter[str] = Counter()
@@ -277,7 +280,7 @@ def _read_hh(name: str, kind: str, data_dir: str, cache_dir: str) -> _Rows:
 
 
 def _local_parts(name: str, data_dir: str) -> list[str]:
-  """The parts of which there is a local copy; all if they are downloaded."""
+  """Returns the parts with a local copy; all if they are downloaded."""
   from perl_jax.data.sources import upstream
   from perl_jax.data.sources.upstream import files
 
@@ -291,14 +294,14 @@ def _local_parts(name: str, data_dir: str) -> list[str]:
     except FileNotFoundError:
       return False
 
-  # If there is none, reading the first says which file is missing.
+  # If there is none, reading the first raises an error that names the file.
   return [part for part in parts if is_there(part)] or list(parts)[:1]
 
 
 def _upstream(
   name: str, part: str, data_dir: str, cache_dir: str
 ) -> list[dict[str, Any]]:
-  # TFDS takes seconds to import, which the other sources need not wait for.
+  # Imported here, since TFDS takes seconds and other sources do not need it.
   from perl_jax.data.sources import upstream
 
   return upstream.read_rows(name, part, data_dir, cache_dir)

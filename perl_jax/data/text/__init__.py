@@ -1,1 +1,1 @@
-"""Text and tokens: tokenizers, chat templates, shortening."""
+"""Tokenizers, chat templates, and prompts shortened to a limit."""

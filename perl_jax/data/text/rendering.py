@@ -1,7 +1,8 @@
-"""A chat template as text: rendering, and what it does to a response.
+"""Renders messages with a chat template, and finds the text of a response.
 
-A response is what the template puts between its generation prompt and the stop
-token: white space around the content included (Llama 2 and Mistral have some).
+A response is the text that the template puts between its generation prompt and
+the stop token, including white space around the content (the templates of
+Llama 2 and Mistral add some).
 """
 
 import contextlib
@@ -9,22 +10,22 @@ from collections.abc import Sequence
 
 from perl_jax.data.records import Message
 
-# Stands for a content. Letters and digits survive any filter of a template.
+# Placeholder for a content. Templates do not change letters and digits.
 HOLE = "Xq7Zk{:05d}kZ7qX"
 
-# What templates are told. Qwen3 and its like answer without thinking; the date
-# of Llama 3.1 and 3.2 is that of their release, so that runs can be repeated.
+# Variables of templates. Qwen3 and similar models answer without thinking. The
+# date is the release of Llama 3.1 and 3.2, fixed so that runs can be repeated.
 _OPTIONS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
 
 
 class Rendering:
-  """The text that one tokenizer's chat template makes of messages.
+  """Renders messages with the chat template of one tokenizer.
 
   Attributes:
-    name: Names the tokenizer in errors.
+    name: Name of the tokenizer in errors.
     exists: Whether there is a template; without one a prompt is plain text.
     lead, tail: White space that the template puts before and after a response;
-      "" until `find_frame` is called.
+      both are "" until `find_frame` is called.
   """
 
   def __init__(self, tokenizer, name: str) -> None:
@@ -35,10 +36,10 @@ class Rendering:
     self._folds_system = self.exists and self._refuses_system()
 
   def folded(self, messages: Sequence[Message]) -> list[Message]:
-    """The messages as the template takes them.
+    """Returns the messages in a form that the template accepts.
 
-    Where it refuses a system message (Gemma 1 and 2), that goes to the front of
-    the first user message with an empty line between them, which is what the
+    If it refuses a system message (Gemma 1 and 2), that is put before the
+    content of the first user message with an empty line between them, as the
     templates of Gemma 3 and Mistral do themselves.
     """
     roles = [message["role"] for message in messages[:2]]
@@ -48,7 +49,7 @@ class Rendering:
     return [{"role": "user", "content": content}, *messages[2:]]
 
   def render(self, messages: Sequence[Message], generate: bool) -> str:
-    """Text of the messages, with the generation prompt if `generate`.
+    """Returns the messages as text, with a generation prompt if `generate`.
 
     Raises:
       ValueError: The template refuses them.
@@ -57,18 +58,18 @@ class Rendering:
       return self._render(messages, generate)
     except (ValueError, ImportError):
       raise
-    except Exception as error:  # Whatever the template raises or stumbles on.
+    except Exception as error:  # A template can raise anything.
       raise ValueError(
         f"The chat template of {self.name} refuses {self._culprit(messages)}: "
         f"{error}. Leave such messages out, or change the template."
       ) from error
 
   def turn(self, response: str) -> str:
-    """What stands between the generation prompt and the stop token.
+    """Returns the text between the generation prompt and the stop token.
 
     Raises:
-      ValueError: The template does not go on from its generation prompt, or
-        leaves out more of the response than white space around it.
+      ValueError: The template does not continue its generation prompt with the
+        response, or leaves out more of it than white space around it.
     """
     if not self.exists:
       return response
@@ -85,13 +86,14 @@ class Rendering:
     )
 
   def find_frame(self, stop: str | None) -> None:
-    """Finds out what stands around a response, from one exchange.
+    """Finds the text around a response, by rendering one exchange.
 
     Args:
-      stop: Text of the token that ends an assistant turn.
+      stop: Text of the token that ends an assistant turn, or None.
 
     Raises:
-      ValueError: The template has no generation prompt where it needs one.
+      ValueError: The template puts text before responses, but has no generation
+        prompt.
     """
     if not self.exists:
       return
@@ -104,7 +106,7 @@ class Rendering:
       self.lead = lead
     elif self._head == self.render([user], False):
       raise ValueError(
-        f"The chat template of {self.name} does not heed add_generation_prompt:"
+        f"The chat template of {self.name} ignores add_generation_prompt:"
         f" its prompts lack the {lead[-40:]!r} that responses begin with. Add "
         "that to the template."
       )

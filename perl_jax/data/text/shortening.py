@@ -1,26 +1,28 @@
-"""Prompts that are too long: which turns to leave out, what to cut."""
+"""Shortens prompts that are too long, by whole turns or by characters."""
 
 from collections.abc import Callable
 
 from perl_jax.data.records import Message
 
-# Tokens of a prompt; raises ValueError for messages that the template refuses.
+# Encodes a prompt; raises ValueError for messages that the template refuses.
 PromptIds = Callable[[list[Message]], list[int]]
 
 
 def drop_turns(
   prompt_ids: PromptIds, ids: list[int], messages: list[Message], limit: int
 ) -> tuple[list[int], list[Message], int]:
-  """Leaves out as few of the oldest messages as fit, or all but the last.
+  """Leaves out the fewest oldest messages so that the others fit.
+
+  If no choice fits, all messages but the last are left out.
 
   Args:
-    prompt_ids: Encodes messages.
-    ids: Tokens of `messages`.
+    prompt_ids: Encodes messages as token ids.
+    ids: Token ids of `messages`.
     messages: The prompt; a system message at its beginning is kept.
     limit: Most tokens.
 
   Returns:
-    Tokens, the messages that are left, and how many are not.
+    Token ids, the messages that are kept, and the number of those left out.
   """
   keep = int(messages[0]["role"] == "system" and len(messages) > 1)
   shorter, dropped = messages, 0
@@ -28,7 +30,7 @@ def drop_turns(
     candidate = messages[:keep] + messages[start:]
     try:
       ids = prompt_ids(candidate)
-    except ValueError:  # The template wants a user first, for example.
+    except ValueError:  # For example, a user must come first.
       continue
     shorter, dropped = candidate, start - keep
     if len(ids) <= limit:
@@ -39,7 +41,11 @@ def drop_turns(
 def cut(
   prompt_ids: PromptIds, messages: list[Message], limit: int
 ) -> list[int] | None:
-  """Keeps the longest end of the last content that fits, by bisection."""
+  """Keeps the longest end of the last message that fits, by bisection.
+
+  Returns:
+    At most `limit` token ids, or None if not even one character fits.
+  """
   content = messages[-1]["content"]
 
   def ids_with(characters: int) -> list[int]:
@@ -53,5 +59,5 @@ def cut(
       fits = middle
     else:
       too_long = middle
-  # Nothing left of the last message would be a prompt about nothing.
+  # Without any text of the last message there is nothing to respond to.
   return ids_with(fits) if fits else None

@@ -1,9 +1,10 @@
-"""Chat templates as plans: what stands around the contents of messages.
+"""Chat templates as plans: the tokens and text around the contents.
 
 A chat template is rendered once per sequence of roles, with placeholders for
-the contents, into a plan: special tokens, literal text and holes. `text.py`
-fills the holes. What the plan gives is compared with what the template renders
-for the real messages, so templates that trim or rewrite contents are noticed.
+the contents, into a plan: special tokens, literal text and holes.
+`tokenization` fills the holes. The filled plan is compared with what the
+template renders for the real messages, so that templates which trim or rewrite
+contents are noticed.
 """
 
 import json
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from perl_jax.data.records import Message
 from perl_jax.data.text import rendering
 
-# A hole of a plan.
+# Matches `rendering.HOLE`.
 _HOLE_PATTERN = re.compile(r"Xq7Zk(\d{5})kZ7qX")
 
 # ("token", id) | ("text", literal) | ("content", index of the message) |
@@ -22,25 +23,29 @@ Piece = tuple[str, int | str]
 
 
 class UnevenError(ValueError):
-  """A past assistant turn is not what a prompt and a response give."""
+  """The template renders past assistant turns differently from new ones.
+
+  A dialogue is then not the concatenation of a prompt and its responses.
+  """
 
 
 class ChatTemplate:
-  """What one tokenizer's chat template puts around contents.
+  """Plans of one tokenizer's chat template.
 
   Attributes:
-    name: Names the tokenizer in errors.
-    special: Id of each special token, by its text.
-    special_pattern: Finds special tokens in text, the longest first.
-    strips_left, strips_right: Ids of special tokens that swallow the white
+    name: Name of the tokenizer in errors.
+    special: Ids of the special tokens, by their text.
+    special_pattern: Matches special tokens in text, the longest first.
+    strips_left, strips_right: Ids of special tokens that remove the white
       space before or after them.
     stop_ids: The token that ends an assistant turn, if the template has one,
       then the other tokens that end a response.
     bos_id: The token that starts every prompt, or None.
-    prefix: BOS where the tokenizer, not the template, puts it; else empty.
-    text: Renders; knows the white space around a response.
-    opening: Literal text that every prompt ends with, so that a response comes
-      after it; "" behind a special token. A line break stands for a content.
+    prefix: BOS if the tokenizer adds it and not the template; else empty.
+    text: Renders messages, and holds the white space around a response.
+    opening: Literal text at the end of every prompt, which a response follows;
+      "" if a prompt ends with a special token, and a line break if it ends with
+      a content.
   """
 
   def __init__(
@@ -70,7 +75,7 @@ class ChatTemplate:
     self.text = rendering.Rendering(tokenizer, name)
     self.stop_ids = self._find_stops(more_stop_ids)
     self.text.find_frame(self._special_text.get(self.stop_ids[0]))
-    # Plans made before those were known did not heed them.
+    # Earlier plans were made without the text around responses.
     self._plans.clear()
     self._find_bos()
     kind, value = self._plan(("user",))[-1]
@@ -79,10 +84,12 @@ class ChatTemplate:
   def fill(
     self, messages: Sequence[Message]
   ) -> tuple[tuple[Piece, ...], list[str]] | None:
-    """The plan of a prompt, and the contents as the template has them.
+    """Returns the plan of a prompt, and the contents as they are rendered.
 
-    Returns None if the template does more to a content than to trim or quote
-    it, so that it cannot be found in what is rendered.
+    Returns:
+      The pieces of the plan and the text for each hole; None if the template
+      changes a content more than by trimming or quoting it, so that it cannot
+      be found in the rendered text.
 
     Raises:
       ValueError: The template refuses the messages, or leaves one out.
@@ -110,16 +117,18 @@ class ChatTemplate:
     return (pieces, contents) if position == len(rendered) else None
 
   def rewritten(self, messages: Sequence[Message]) -> tuple[Piece, ...]:
-    """Pieces of a prompt whose contents `fill` cannot find: all literal.
+    """Returns the pieces of a prompt for which `fill` returns None.
+
+    Contents are literal text in them.
 
     Raises:
-      ValueError: A content has a special token in its text.
+      ValueError: The text of a content has a special token in it.
     """
     for message in messages:
       found = self.special_pattern.findall(message["content"])
       for token in found:
         id_ = self.special[token]
-        # Others, such as <think>, are tokens wherever they stand in a text.
+        # Others, such as <think>, are tokens wherever they occur in a text.
         if id_ not in self._reserved and id_ not in self.stop_ids:
           continue
         raise ValueError(
@@ -130,15 +139,15 @@ class ChatTemplate:
     return tuple(self._literal(self.text.render(messages, True)))
 
   def check_even(self, roles: tuple[str, ...], first: int) -> None:
-    """Refuses templates that render past assistant turns in another way.
+    """Checks that past assistant turns are rendered like new ones.
 
     Args:
-      roles: Of the messages before the last target.
-      first: Where targets begin.
+      roles: Roles of the messages before the last target.
+      first: Number of the first message that may be a target.
 
     Raises:
-      UnevenError: A turn in the middle is not what a prompt, a response and
-        the stop token give.
+      UnevenError: A turn in the middle is not rendered as a prompt followed by
+        a response and the stop token.
     """
     if (roles, first) in self._even:
       return
@@ -162,7 +171,7 @@ class ChatTemplate:
   def _plan(
     self, roles: tuple[str, ...], generate: bool = True
   ) -> tuple[Piece, ...]:
-    """What the template renders for `roles`, with holes for the contents."""
+    """Renders `roles` with a hole for each content, and cuts up the text."""
     if (roles, generate) in self._plans:
       return self._plans[roles, generate]
     holes = [
@@ -183,7 +192,7 @@ class ChatTemplate:
         )
     if self.bos_id is not None:
       count = len(self.prefix) + pieces.count(("token", self.bos_id))
-      # Where BOS is also the end of a turn it may well come again; and Llama 2
+      # If BOS is also the end of a turn it may occur more often; and Llama 2
       # begins every turn of the user with it.
       allowed = {1, roles.count("user")}
       if count not in allowed and self.bos_id not in self.stop_ids:
@@ -197,7 +206,7 @@ class ChatTemplate:
   def _with_responses(
     self, pieces: Sequence[Piece], roles: Sequence[str]
   ) -> list[Piece]:
-    """Makes responses of assistant contents, with the space around them."""
+    """Turns assistant contents and the space around them into responses."""
     found: list[Piece] = []
     pieces = [*pieces, ("text", "")]
     for i, (kind, value) in enumerate(pieces[:-1]):
@@ -207,7 +216,7 @@ class ChatTemplate:
         and found[-1][0] == "response"
         and self.text.tail
       ):
-        continue  # It is the tail, which the response has now.
+        continue  # The tail, which is part of the response.
       if kind != "content" or roles[value] != "assistant":
         found.append((kind, value))
         continue
@@ -222,7 +231,7 @@ class ChatTemplate:
     return [piece for piece in found if piece != ("text", "")]
 
   def _literal(self, text: str) -> list[Piece]:
-    """Cuts literal text of a template at its special tokens."""
+    """Cuts text of a template into special tokens and literal text."""
     pieces: list[Piece] = []
     for i, part in enumerate(self.special_pattern.split(text)):
       if i % 2:
@@ -237,10 +246,10 @@ class ChatTemplate:
       return self._special_text[value]
     return value if kind == "text" else ""
 
-  # What the template does, found out by trying.
+  # Properties of the template, found by rendering.
 
   def _find_stops(self, more_stop_ids: Sequence[int]) -> tuple[int, ...]:
-    """The end of an assistant turn in the template, then eos and the others."""
+    """Returns the token that ends an assistant turn, eos and the others."""
     stops = []
     if self.text.exists:
       pieces = self._plan(("user", "assistant"), False)
@@ -267,11 +276,11 @@ class ChatTemplate:
     elif self._tokenizer("a", verbose=False)["input_ids"][:1] == [bos]:
       self.prefix = (bos,)
       self.bos_id = bos
-    self._plans.clear()  # They did not count BOS.
+    self._plans.clear()  # They were made without checking BOS.
     if self.text.exists:
       self._plan(("user", "assistant"), False)
 
 
 def _quoted(text: str) -> str:
-  """What `tojson` of a Hugging Face chat template puts between the quotes."""
+  """Returns what `tojson` of a chat template puts between the quotes."""
   return json.dumps(text, ensure_ascii=False)[1:-1]

@@ -1,7 +1,7 @@
-"""Messages to tokens and back: the only place where text is tokenised.
+"""Converts messages to tokens and back; no other file tokenises text.
 
-A chat template becomes a plan with holes for the contents (`template.py`), and
-filling the holes gives the tokens. This way
+A chat template becomes a plan with holes for the contents (`template`), and
+filling the holes gives the tokens. It follows that
 
 - a special token written inside a content stays text (it is split into bytes);
 - a response is encoded as a piece of its own, as the template writes it (with
@@ -14,87 +14,34 @@ import functools
 import json
 import os
 import pathlib
-import types
 from collections.abc import Sequence
 
 from perl_jax.data.records import Message
 from perl_jax.data.text import shortening
+from perl_jax.data.text.hugging_face import import_transformers
 from perl_jax.data.text.template import ChatTemplate, Piece, UnevenError
 
 LONG = ("error", "turns", "cut")
 
 
 class TooLongError(ValueError):
-  """Text that does not fit, however its prompt is shortened."""
-
-
-def import_transformers() -> types.ModuleType:
-  """Imports `transformers`; the only place in the package that does.
-
-  It takes seconds, so it is imported by the first function that needs it. The
-  environment variable keeps it from printing that there is no PyTorch.
-  """
-  os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-  import transformers
-
-  return transformers
-
-
-def load_tokenizer(path: str | os.PathLike) -> "Tokenization":
-  """Reads any Hugging Face tokenizer directory; runs no code from it.
-
-  Raises:
-    FileNotFoundError: `path` is no directory.
-    ValueError: No tokenizer in it, or a template that cannot be used.
-  """
-  directory = pathlib.Path(path)
-  if not directory.is_dir():
-    raise FileNotFoundError(
-      f"No tokenizer directory {directory}. It should hold tokenizer.json and "
-      "tokenizer_config.json, as `save_pretrained` writes them."
-    )
-  try:
-    tokenizer = import_transformers().AutoTokenizer.from_pretrained(
-      str(directory), local_files_only=True, trust_remote_code=False
-    )
-  except Exception as error:
-    raise ValueError(
-      f"{directory} has no tokenizer that transformers can read: {error}"
-    ) from error
-  return Tokenization(
-    tokenizer,
-    name=str(directory),
-    more_stop_ids=_eos_ids(directory),
-  )
-
-
-def _eos_ids(directory: pathlib.Path) -> list[int]:
-  """What `transformers` stops at: one token, many or none."""
-  for name in ("generation_config.json", "config.json"):
-    path = directory / name
-    if path.exists():
-      try:
-        eos = json.loads(path.read_text()).get("eos_token_id")
-      except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is no JSON object: {error}") from error
-      listed = eos if isinstance(eos, list) else [eos]
-      return [i for i in listed if i is not None]
-  return []
+  """A sequence exceeds its limit, however its prompt is shortened."""
 
 
 class Tokenization:
-  """The tokens of prompts, responses and dialogues for one tokenizer.
+  """Encodes prompts, responses and dialogues with one tokenizer.
 
   Attributes:
     vocab_size: One more than the largest token id.
-    stop_ids: Tokens that end a response. The first is the one that ends an
-      assistant turn in the chat template and closes every encoded response;
-      the others (eos, and those of the checkpoint) may be sampled.
-    pad_id: A token for padding. Lengths define masks, so it may be a stop.
-    spare_pad: (id, text) of a token for padding that ends no response, for
-      tools that take padding by its id; None if there is none.
-    bos_id: The token that starts every prompt, or None.
-    name: Names the tokenizer in errors.
+    stop_ids: Ids of tokens that end a response. The first ends an assistant
+      turn in the chat template and every encoded response; the others (eos, and
+      those of the checkpoint) may be sampled.
+    pad_id: Id of the padding token. Masks follow from lengths, so it may be a
+      stop token.
+    spare_pad: (id, text) of a padding token that ends no response, for tools
+      that recognise padding by its id; None if there is none.
+    bos_id: Id of the token that starts every prompt, or None.
+    name: Name of the tokenizer in errors.
   """
 
   def __init__(
@@ -125,22 +72,22 @@ class Tokenization:
     limit: int | None = None,
     long: str = "error",
   ) -> tuple[list[int], dict[str, int]]:
-    """Tokens up to and including the generation prompt.
+    """Encodes a prompt, including the generation prompt at its end.
 
     Args:
       messages: The context to respond to.
       limit: Most tokens that the result may have, or None.
-      long: What to do with a longer prompt. "error"; "turns": leave out the
-        oldest messages, but never a leading system message nor the last one;
-        "cut": then also shorten the last message from the left.
+      long: What to do with a longer prompt. "error" raises; "turns" leaves out
+        the oldest messages, but never a leading system message nor the last
+        one; "cut" then also shortens the last message from the left.
 
     Returns:
-      The tokens, and what was left out: {"dropped_turns", "cut_tokens"}.
+      The token ids, and the number of messages and tokens left out:
+      {"dropped_turns", "cut_tokens"}.
 
     Raises:
       TooLongError: The prompt is too long.
-      ValueError: It is not renderable. The caller adds
-        the id of the row.
+      ValueError: It cannot be rendered. The caller adds the id of the row.
     """
     if long not in LONG:
       raise ValueError(f"long={long!r} is none of {', '.join(LONG)}.")
@@ -172,10 +119,10 @@ class Tokenization:
   def encode_response(
     self, messages: Sequence[Message], response: str
   ) -> list[int]:
-    """Tokens of a response to `messages`, the stop token included.
+    """Encodes a response to `messages`, including the stop token.
 
-    A response is the same tokens whatever it responds to; `messages` is there
-    so that call sites say what the response follows.
+    The tokens do not depend on `messages`; the argument makes call sites show
+    what the response follows.
 
     Raises:
       ValueError: The template would rewrite it.
@@ -187,19 +134,20 @@ class Tokenization:
   def encode_dialog(
     self, prompt: Sequence[Message], turns: Sequence[Message]
   ) -> tuple[list[int], list[bool]]:
-    """Tokens of a dialogue, up to its last assistant turn, and its targets.
+    """Encodes a dialogue up to its last assistant turn, and marks its targets.
 
-    Before every target the tokens are those of `encode_prompt` for the
-    messages before it, and the target's are those of `encode_response`.
+    The tokens before a target are those of `encode_prompt` for the messages
+    before it, and the tokens of a target are those of `encode_response`.
 
     Returns:
-      tokens and target mask, of equal length; true on the tokens of each
-      assistant message of `turns` and on the stop token after it.
+      Token ids and target mask, of equal length. The mask is true on the tokens
+      of each assistant message of `turns` and on the stop token after it.
 
     Raises:
       UnevenError: The template renders a past assistant turn differently from
         one that is being written.
-      ValueError: No assistant message in `turns`, or not renderable.
+      ValueError: `turns` has no assistant message, or the dialogue cannot be
+        rendered.
     """
     messages = self._template.text.folded([*prompt, *turns])
     roles = tuple(message["role"] for message in messages)
@@ -225,7 +173,7 @@ class Tokenization:
     return self._assemble(pieces, contents, frozenset(targets))
 
   def decode(self, ids: Sequence[int]) -> str:
-    """Text of a response: what stands before its first stop token."""
+    """Returns the text of a response: its tokens before the first stop."""
     kept = []
     for id_ in ids:
       if int(id_) in self.stop_ids:
@@ -253,7 +201,7 @@ class Tokenization:
     contents: Sequence[str],
     targets: frozenset[int],
   ) -> tuple[list[int], list[bool]]:
-    """Tokens of filled pieces, and which belong to the contents `targets`."""
+    """Returns the tokens of filled pieces, and a mask of those in `targets`."""
     ids = list(self._template.prefix)
     mask = [False] * len(ids)
     run = ""
@@ -287,9 +235,9 @@ class Tokenization:
     return ids, mask
 
   def _encode_text(self, text: str, first: bool = False) -> tuple[int, ...]:
-    """Tokens of text in which no special token is recognised.
+    """Encodes text in which no special token is recognised.
 
-    Unless it is the `first`, it is encoded as behind a special token.
+    Unless it is the `first`, it is encoded as text after a special token.
     """
     if not text:
       return ()
@@ -317,10 +265,10 @@ class Tokenization:
     return tuple(ids)
 
   def _encode_after_prompt(self, text: str) -> tuple[int, ...]:
-    """Tokens of text behind the literal text that ends a prompt.
+    """Encodes text that follows the literal text at the end of a prompt.
 
-    Where the two would share a token the text is a piece of its own: a sampled
-    response begins behind the prompt's tokens, too.
+    If the two would share a token, the text is encoded by itself, since a
+    sampled response also begins after the prompt's tokens.
     """
     before = self._encode(self._template.opening)
     ids = self._encode(self._template.opening + text)
@@ -339,10 +287,10 @@ class Tokenization:
     )["input_ids"]
 
   def _find_anchor(self) -> str | None:
-    """A special token to put before text, where its place changes its tokens.
+    """Returns a special token to put before text; None if none is needed.
 
     Some tokenizers put a space before text at the beginning of a string only.
-    All pieces but the first text follow a special token and are encoded so.
+    All pieces but the first follow a special token, and are encoded after one.
     """
     for token in (self._tokenizer.bos_token, self._tokenizer.eos_token):
       if token in self._template.special:
@@ -350,3 +298,45 @@ class Tokenization:
         if behind[0] == self._template.special[token]:
           return None if behind[1:] == self._ids("a b") else token
     return None
+
+
+def load_tokenizer(path: str | os.PathLike) -> Tokenization:
+  """Reads a directory with a Hugging Face tokenizer; runs no code from it.
+
+  Raises:
+    FileNotFoundError: `path` is no directory.
+    ValueError: There is no tokenizer in it, or its template cannot be used.
+  """
+  directory = pathlib.Path(path)
+  if not directory.is_dir():
+    raise FileNotFoundError(
+      f"No tokenizer directory {directory}. It should hold tokenizer.json and "
+      "tokenizer_config.json, as `save_pretrained` writes them."
+    )
+  try:
+    tokenizer = import_transformers().AutoTokenizer.from_pretrained(
+      str(directory), local_files_only=True, trust_remote_code=False
+    )
+  except Exception as error:
+    raise ValueError(
+      f"{directory} has no tokenizer that transformers can read: {error}"
+    ) from error
+  return Tokenization(
+    tokenizer,
+    name=str(directory),
+    more_stop_ids=_eos_ids(directory),
+  )
+
+
+def _eos_ids(directory: pathlib.Path) -> list[int]:
+  """Returns the ids at which `transformers` stops: one, several or none."""
+  for name in ("generation_config.json", "config.json"):
+    path = directory / name
+    if path.exists():
+      try:
+        eos = json.loads(path.read_text()).get("eos_token_id")
+      except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is no JSON object: {error}") from error
+      listed = eos if isinstance(eos, list) else [eos]
+      return [i for i in listed if i is not None]
+  return []

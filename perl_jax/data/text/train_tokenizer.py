@@ -1,8 +1,8 @@
 """Trains a byte-level BPE tokenizer and saves it for Hugging Face.
 
 The result is a directory that `transformers.AutoTokenizer` reads, with a chat
-template, so that a model trained here and a model from elsewhere go through one
-and the same path (`text.py`).
+template, so that `tokenization` treats models trained here and models from
+elsewhere in the same way.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 
 from perl_jax.data import records
-from perl_jax.data.text.tokenization import import_transformers
+from perl_jax.data.text.hugging_face import import_transformers
 
 BOS, PAD, END = "<|bos|>", "<|pad|>", "<|end|>"
 ROLES = ("system", "user", "assistant", "tool")
@@ -23,12 +23,10 @@ _BYTES = 256
 # Text fields of a record that no model reads.
 _NAMES = ("id", "group")
 
-
 # Pieces are cut before spaces and around every digit, nowhere else. Unlike
 # the GPT-2 pattern this lets a merge run across punctuation, so that a piece
 # such as ` "quantity":` of a JSON turn can become one token.
 PATTERN = "[0-9]| ?[^ 0-9]+| "
-
 
 CHAT_TEMPLATE = (
   "{{- bos_token }}"
@@ -47,21 +45,21 @@ def train_tokenizer(
 ) -> pathlib.Path:
   """Trains a tokenizer on `texts` and saves it as a directory.
 
-  The same texts give the same bytes. The directory appears at once when it is
-  complete; a tokenizer that was there before is replaced.
+  The same texts give the same bytes. The directory appears only when it is
+  complete, and replaces a tokenizer that was there before.
 
   Args:
-    texts: What to learn merges from: the contents of messages, without roles.
-    vocab_size: Largest number of tokens, the 7 special ones and the 256 bytes
-      included. Text with fewer distinct pieces gives fewer.
-    directory: Where to save.
+    texts: Texts to learn merges from: the contents of messages, without roles.
+    vocab_size: Largest number of tokens, including the 7 special tokens and the
+      256 bytes. Text with fewer distinct pieces gives fewer tokens.
+    directory: Directory to save to.
 
   Returns:
     The directory, with `tokenizer.json`, `tokenizer_config.json` and
     `chat_template.jinja`.
 
   Raises:
-    ValueError: The vocabulary has no room for the bytes, there is no text, or
+    ValueError: The vocabulary is too small for the bytes, there is no text, or
       `directory` holds something that is not a tokenizer.
   """
   smallest = len(SPECIAL_TOKENS) + _BYTES
@@ -115,7 +113,7 @@ def _check_replaceable(directory: pathlib.Path) -> None:
 
 
 def _train(texts: Iterable[str], vocab_size: int):
-  """A `tokenizers.Tokenizer` with the merges learnt from `texts`."""
+  """Returns a `tokenizers.Tokenizer` with merges trained on `texts`."""
   import tokenizers  # Heavy, and only training needs it.
   from tokenizers import decoders, models, pre_tokenizers, trainers
 

@@ -11,6 +11,7 @@ from perl_jax.data.records import Demonstration, Labelled, Preference, Prompt
 from perl_jax.data.sources import registry
 from perl_jax.data.sources.coffee_bar import rows as rows_lib
 from perl_jax.data.sources.jsonl import files as files_lib
+from perl_jax.data.sources.taskmaster import checks as checks_lib
 from perl_jax.data.sources.upstream import BUILDERS
 
 SHARED = pathlib.Path(__file__).parents[4] / "shared" / "data"
@@ -268,7 +269,7 @@ def test_checkers_judge_the_reference_as_right(options, name):
   assert set(judged.values()) == {1.0}
   assert judge(prompt, prompt.reference + "?")[checks[-1]] == 0.0
   if name.startswith("taskmaster"):
-    assert judged == checks.make_checker(name)(prompt, prompt.reference)
+    assert judged == checks_lib.make_checker(name)(prompt, prompt.reference)
 
 
 def test_describe_says_what_a_newcomer_needs():

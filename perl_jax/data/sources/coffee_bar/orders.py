@@ -24,8 +24,6 @@ FLAVOURS = (
   "strawberry", "walnut", "pecan", "blueberry", "butterscotch",
 )
 
-
-
 DRINKS = (
   "latte", "cappuccino", "cortado", "macchiato", "americano", "espresso",
   "ristretto", "lungo", "mocha", "cocoa", "steamer", "chai", "matcha", "tea",
@@ -51,7 +49,6 @@ EXTRAS = {
 NUMBERS = ("one", "two", "three", "four", "five", "six")
 QUANTITIES = ("1", "2", "3", "4", "5", "6")
 
-
 # The slip that is none of a field: the answer is not one JSON call.
 FORM = "form"
 _MALFORMED = {
@@ -60,12 +57,10 @@ _MALFORMED = {
   "chatty": lambda call: "sure, " + call,
 }
 
-
 # Of the answers with a slip, how many have another; of these, a third one.
 SECOND_SLIP = 0.3
 THIRD_SLIP = 0.15
 CORRECTED_SHARE = 0.35
-
 
 _OPENINGS = (
   "hi, can i get", "hello, could i have", "can i get", "could i get",
@@ -196,6 +191,29 @@ def tell(told: Told, dice: Dice) -> tuple[Message, ...]:
   )
 
 
+def answer(told: Told, count: int, dice: Dice) -> str:
+  """The answer of a clerk who makes exactly `count` (at most 3) slips."""
+  wrong: dict[str, Any] = {}
+  if count:
+    for field, value in dice.shuffled(_slips(told, dice)):
+      if field not in wrong:
+        wrong[field] = value
+      if len(wrong) == count:
+        break
+  malformed = wrong.pop(FORM, None)
+  call = dataclasses.replace(told.order, **wrong).call()
+  return _MALFORMED[malformed](call) if malformed else call
+
+
+def slip_count(quality: float, dice: Dice) -> int:
+  """How many slips an answer has: none in a share `quality` of them."""
+  if dice.chance(quality):
+    return 0
+  if not dice.chance(SECOND_SLIP):
+    return 1
+  return 3 if dice.chance(THIRD_SLIP) else 2
+
+
 def _phrase(order: Order, dice: Dice) -> str:
   """`two large iced vanilla lattes with oat milk and some whip`."""
   several = order.quantity != "1"
@@ -275,26 +293,3 @@ def _slips(told: Told, dice: Dice) -> list[tuple[str, Any]]:
   # Not a call at all: the commonest slip, and the easiest to see.
   slips += [(FORM, dice.pick(tuple(_MALFORMED)))] * 2
   return slips
-
-
-def answer(told: Told, count: int, dice: Dice) -> str:
-  """The answer of a clerk who makes exactly `count` (at most 3) slips."""
-  wrong: dict[str, Any] = {}
-  if count:
-    for field, value in dice.shuffled(_slips(told, dice)):
-      if field not in wrong:
-        wrong[field] = value
-      if len(wrong) == count:
-        break
-  malformed = wrong.pop(FORM, None)
-  call = dataclasses.replace(told.order, **wrong).call()
-  return _MALFORMED[malformed](call) if malformed else call
-
-
-def slip_count(quality: float, dice: Dice) -> int:
-  """How many slips an answer has: none in a share `quality` of them."""
-  if dice.chance(quality):
-    return 0
-  if not dice.chance(SECOND_SLIP):
-    return 1
-  return 3 if dice.chance(THIRD_SLIP) else 2

@@ -1,1 +1,1 @@
-"""A user's own rows: JSON lines."""
+"""Users' own data: files with one JSON object per line."""

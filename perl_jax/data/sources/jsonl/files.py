@@ -1,4 +1,6 @@
-"""Users' own data: one JSON object per line, in the shapes people have.
+"""Reads users' own data: files with one JSON object per line.
+
+The fields of a line are those of one of these shapes:
 
   preferences      prompt, chosen, rejected
   labelled         prompt, response, label            or  messages, label
@@ -8,23 +10,24 @@
 `completion` is another name for `response`. A prompt is a text (one user
 message) or a list of `{"role", "content"}` messages; a response is a text or a
 list with one assistant message. `chosen` and `rejected` may be lists that hold
-the last message only, or the whole conversation, with or without `prompt`: what
-they share at the start is the prompt then. `messages` is a whole conversation.
+the last message only, or the whole conversation. Without `prompt`, the messages
+that two whole conversations share at the start are the prompt. `messages` is a
+whole conversation.
 
 A path is a `.jsonl` or `.jsonl.gz` file, or a directory of them. The shape is
-that of a file's first row, and all rows of the file have it. Nothing is
-guessed beyond that: a row that does not fit is an error that names its line.
+that of a file's first row, and all rows of the file must have it: any other row
+is an error that names its line.
 
-Counts, where there are any:
+Counts that are not 0:
 
-- files, rows: what was read; files_of_other_kinds: files that the kind cannot
-  be made of, rows included, which only take part in the split.
+- files, rows: files and rows read. files_of_other_kinds: files with rows of
+  another kind, which only take part in the split.
 - equal_dropped: pairs whose replies are the same.
 - empty_dropped: rows with a reply (either, in a pair) without text.
 - ignored_fields: rows with further fields, of the row or of a message.
-- validation_*: the same of `validation_path`.
-- shared_groups: groups that are in `path` and in `validation_path`. Both sides
-  keep them, since the split is the user's.
+- validation_*: the same counts for `validation_path`.
+- shared_groups: groups that are in both `path` and `validation_path`. Both
+  sides keep them, since the user chose the split.
 """
 
 import gzip
@@ -58,16 +61,17 @@ def load(
   """Reads the rows of one kind, split by the first user turn.
 
   Without `validation_path`, fold number `fold` of `folds` is held out. The
-  folds are those of all rows at `path`, of whatever kind: a directory with the
-  files of several stages is split in one way for all of them.
+  folds are those of all rows at `path`, of all kinds, so that a directory with
+  the files of several stages is split in one way for all of them.
 
   Args:
     path: File or directory.
     kind: A key of `rows.SHAPES`.
-    validation_path: File or directory to validate on instead of a fold.
+    validation_path: File or directory with the validation rows, instead of a
+      fold.
     seed: Seed of the folds.
     folds: Number of folds.
-    fold: The one to validate on.
+    fold: The validation fold, 0 to `folds - 1`.
 
   Raises:
     FileNotFoundError: A path does not exist, or a directory has no such files.
@@ -98,7 +102,11 @@ def load(
 
 
 def find_files(path: str) -> list[pathlib.Path]:
-  """The file itself, or the `.jsonl` and `.jsonl.gz` files of a directory."""
+  """Returns the file itself, or the .jsonl and .jsonl.gz files of a directory.
+
+  Raises:
+    FileNotFoundError: There is no such path, or no such file in the directory.
+  """
   root = pathlib.Path(path).expanduser()
   if root.is_dir():
     files = sorted(
@@ -124,7 +132,7 @@ def find_files(path: str) -> list[pathlib.Path]:
 def _read(
   path: str, kind: str, counts: Counter[str]
 ) -> tuple[list[Record], list[str]]:
-  """The records of `kind`, and the groups of all rows."""
+  """Returns the records of `kind`, and the groups of all rows."""
   records, groups, others = [], [], []
   for file in find_files(path):
     counts["files"] += 1
@@ -164,7 +172,10 @@ def _read(
 def _read_file(
   file: pathlib.Path, counts: Counter[str]
 ) -> tuple[str, list[tuple[Record, dict[str, Any]]]]:
-  """The shape of a file, and its rows, with their fields, less the dropped."""
+  """Returns the shape of a file, and its records with the fields of their rows.
+
+  Rows that are dropped are only counted.
+  """
   shape, rows = "", []
   for where, fields in _lines(file):
     this = jsonl_rows.shape_of(fields, where)
@@ -190,7 +201,7 @@ def _read_file(
 
 
 def _lines(file: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
-  """The rows of a file, each with the name of its line."""
+  """Yields the file and line number of every row, and its fields."""
   number = 0
   try:
     with file.open("rb") as start:
@@ -232,7 +243,7 @@ def _object(text: str, where: str) -> dict[str, Any]:
 
 
 def _prompt_of(record: Record, fields: dict[str, Any]) -> Prompt:
-  """What a policy is asked; the last turn of a dialog is the reference."""
+  """Returns a record's prompt; the last turn of a dialogue is the reference."""
   prompt, reference = record.prompt, None
   if isinstance(record, Demonstration):
     *before, last = record.prompt + record.turns

@@ -1,7 +1,8 @@
-"""One row of a user's file, as a record.
+"""Turns one row of a user's file into a record.
 
-The shapes are described in `jsonl.py`, which reads the files. Every error here
-names the line, the field, what was found there and the way out.
+`SHAPES` has an entry for every kind of row; `files` describes them and reads
+the files. Every error here names the line, the field, the value found there and
+how to repair it.
 """
 
 import dataclasses
@@ -25,14 +26,15 @@ ROLES = ("system", "user", "assistant", "tool")
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-  """One shape that a row may have.
+  """The fields of one kind of row, and the record made of them.
 
   Attributes:
-    fields: Its fields, as errors name them.
-    marks: A row with any of these fields has this shape, unless it has a mark
-      of a shape before it in `SHAPES`.
-    record: Makes the record of a row.
-    replies: Returns the texts of a record that must not be empty, nor equal.
+    fields: Names of the fields, as errors show them.
+    marks: Fields by which the shape is recognised. A row with marks of several
+      shapes has the one that comes first in `SHAPES`.
+    record: Function that makes the record of a row.
+    replies: Function that returns the texts of a record that must be neither
+      empty nor equal.
   """
 
   fields: str
@@ -92,14 +94,14 @@ class _Row:
     return self._further_keys or not self._fields.keys() <= self._used
 
   def group(self, messages: Sequence[Message]) -> str:
-    """The first user turn, or the first text there is."""
+    """Returns the key of the first user turn, or of the first text."""
     texts = [splits.text_key(message["content"]) for message in messages]
     return splits.first_user_turn(messages) or next(
       filter(None, texts), self._where
     )
 
   def messages(self, field: str, value: Any) -> tuple[Message, ...]:
-    """A list of role/content messages, checked."""
+    """Checks a list of role/content messages, and returns it."""
     if not isinstance(value, list) or not value:
       raise self.error(
         field,
@@ -146,7 +148,7 @@ class _Row:
     return messages
 
   def conversation(self) -> tuple[Message, ...]:
-    """`messages`, or prompt and response: it ends with the assistant."""
+    """Returns `messages`, or prompt and response; the assistant ends it."""
     if "messages" in self._fields:
       messages = self.messages("messages", self.get("messages"))
       self._check_last("messages", messages)
@@ -163,7 +165,7 @@ class _Row:
     return (*prompt, self._reply(field, reply, prompt))
 
   def given(self, messages: Sequence[Message]) -> int:
-    """How many messages carry no loss: those before the first answer."""
+    """Returns the number of messages before the first target."""
     if "messages" not in self._fields:
       return len(messages) - 1
     return next(
@@ -179,7 +181,7 @@ class _Row:
     return float(value)
 
   def pair(self) -> tuple[tuple[Message, ...], str, str]:
-    """Prompt, chosen and rejected."""
+    """Returns prompt, chosen and rejected."""
     values = {name: self.get(name) for name in ("chosen", "rejected")}
     texts = [isinstance(value, str) for value in values.values()]
     if texts[0] != texts[1]:
@@ -199,7 +201,7 @@ class _Row:
     return prompt, chosen, rejected
 
   def _shared_prompt(self, values: Mapping[str, Any]) -> tuple[Message, ...]:
-    """The beginning that two whole conversations have in common."""
+    """Returns the messages with which both conversations begin."""
     chosen, rejected = (self.messages(n, v) for n, v in values.items())
     shared = 0
     while (
@@ -218,7 +220,7 @@ class _Row:
   def _reply(
     self, field: str, value: Any, prompt: tuple[Message, ...]
   ) -> Message:
-    """An assistant message: text, or a list that may repeat the prompt."""
+    """Returns the reply of text, or of messages that may repeat the prompt."""
     if isinstance(value, str):
       return {"role": "assistant", "content": value}
     if not isinstance(value, list):
@@ -274,21 +276,21 @@ SHAPES = {
 
 
 def found(value: Any) -> str:
-  """A value as it stands in the file, shortened."""
+  """Returns a value as JSON text of at most 60 characters, for errors."""
   text = json.dumps(value, ensure_ascii=False)
   return text if len(text) <= 60 else text[:57] + "..."
 
 
 def listed(fields: Iterable[str]) -> str:
-  """Names with commas, as they stand in errors."""
+  """Returns names separated by commas, for errors."""
   return ", ".join(fields) or "none"
 
 
 def shape_of(fields: Mapping[str, Any], where: str) -> str:
-  """The shape of a row, a key of `SHAPES`, by the fields that it has.
+  """Returns the shape of a row, a key of `SHAPES`, by its fields.
 
   Raises:
-    ValueError: None of them is a field to learn from.
+    ValueError: The row has no field of any shape.
   """
   for name, shape in SHAPES.items():
     if not fields.keys().isdisjoint(shape.marks):
@@ -312,14 +314,14 @@ def parse(
 
   Args:
     fields: The row.
-    where: File and line, for the id and for errors.
+    where: File and line, which become the id and are named in errors.
     shape: A key of `SHAPES`.
 
   Returns:
     The record, and whether the row or a message of it has further fields.
 
   Raises:
-    ValueError: A field is missing or is not what it should be.
+    ValueError: A field is missing or has a wrong value.
   """
   row = _Row(fields, where)
   record = SHAPES[shape].record(row)
@@ -327,7 +329,10 @@ def parse(
 
 
 def why_dropped(record: Record, shape: str) -> str:
-  """Returns the count of rows dropped for the same reason, "" to keep it."""
+  """Returns why a record is dropped, as the name of a count; "" to keep it.
+
+  The reasons are "empty_dropped" and "equal_dropped".
+  """
   replies = SHAPES[shape].replies(record)
   if not all(reply.strip() for reply in replies):
     return "empty_dropped"
@@ -335,5 +340,5 @@ def why_dropped(record: Record, shape: str) -> str:
 
 
 def _all_shapes() -> str:
-  """The fields of every shape, as they stand in errors."""
+  """Returns the fields of all shapes, for errors."""
   return "; ".join(shape.fields for shape in SHAPES.values())

@@ -58,9 +58,7 @@ COFFEE_GREETING = (
   " other drinks ahead of time. What can I get for you?"
 )
 
-
 OR = " OR "  # between the terms of a query
-
 
 _SPOKEN = ("query", "notes")
 _REPEATS = ("attribute_name", "menu_item_name")
@@ -74,95 +72,6 @@ _ID_KINDS = {
 _OPAQUE = re.compile(r"[0-9a-f]{32}|\d{5}")
 _ID_IN_TEXT = re.compile(r"[0-9a-f]{32}|[a-z]+(?:-[a-z]+)*-\d{3,4}")
 _CARD = re.compile(r"(\w+)[ -]of[ -](\w+)", re.IGNORECASE)
-
-
-def canonical_json(value: Any) -> str:
-  """Returns JSON text in which equal calls are equal strings.
-
-  Keys are sorted, and in `attributes` and `addons` (sets, whose order means
-  nothing) the entries are sorted by their id. There is a space after each comma
-  and colon: tokens are cut before spaces, so without any a frequent call would
-  be one token, and a policy would choose it as a whole.
-  """
-  return json.dumps(_sorted_sets(value), ensure_ascii=False, sort_keys=True)
-
-
-def _sorted_sets(value: Any, key: str = "") -> Any:
-  if isinstance(value, dict):
-    return {k: _sorted_sets(v, k) for k, v in value.items()}
-  if isinstance(value, list):
-    entries = [_sorted_sets(v) for v in value]
-    if key in ("attributes", "addons") and all(
-      isinstance(entry, dict) for entry in entries
-    ):
-      # The whole entry breaks ties, so the order of the input never matters.
-      entries.sort(
-        key=lambda e: (
-          str(e.get("attribute_id", e.get("addon_id", ""))),
-          json.dumps(e, sort_keys=True),
-        )
-      )
-    return entries
-  return value
-
-
-def ticketing_messages(
-  turns: Iterable[Mapping[str, Any]], counts: Counter
-) -> list[Message]:
-  """Returns one message per turn, JSON in canonical form."""
-  del counts
-  return [_message(turn, _fold_strings) for turn in turns]
-
-
-def coffee_messages(
-  turns: Iterable[Mapping[str, Any]], counts: Counter
-) -> list[Message]:
-  """Returns the greeting and one message per turn, in the form above.
-
-  The turns are those of one conversation from its start, with the response to
-  be rated (if any) last, so that ids are named alike throughout.
-  """
-  turns = list(turns)
-  messages = []
-  if not turns or turns[0].get("text") != COFFEE_GREETING:
-    counts["greeting_added"] += 1
-    messages.append({"role": "assistant", "content": COFFEE_GREETING})
-  conversation = _Coffee(counts)
-  for turn in turns:
-    if "response" in turn:
-      messages.append(_message(turn, conversation.response))
-    elif "api" in turn:
-      messages.append(_message(turn, conversation.request))
-    else:
-      message = _message(turn, _fold_strings)
-      normalise = conversation.text
-      if message["role"] == "user":
-        normalise = _typed
-      message["content"] = normalise(message["content"])
-      messages.append(message)
-  return messages
-
-
-def _message(turn: Mapping[str, Any], normalise) -> Message:
-  role = turn["role"]
-  if role == "api":
-    content = canonical_json(normalise(turn["response"]))
-    return {"role": "tool", "content": content}
-  if role == "agent" and "api" in turn:
-    content = canonical_json(normalise(turn["api"]))
-    return {"role": "assistant", "content": content}
-  if role not in ("agent", "user"):
-    raise ValueError(f"the role {role!r} is not agent, user or api")
-  role = "assistant" if role == "agent" else "user"
-  return {"role": role, "content": turn["text"].strip()}
-
-
-def _fold_strings(value: Any) -> Any:
-  if isinstance(value, dict):
-    return {key: _fold_strings(entry) for key, entry in value.items()}
-  if isinstance(value, list):
-    return [_fold_strings(entry) for entry in value]
-  return " ".join(value.split()) if isinstance(value, str) else value
 
 
 class _Coffee:
@@ -274,6 +183,95 @@ class _Coffee:
       name = f"{base}-{number}"
     self._names[kind, raw] = name
     return name
+
+
+def canonical_json(value: Any) -> str:
+  """Returns JSON text in which equal calls are equal strings.
+
+  Keys are sorted, and in `attributes` and `addons` (sets, whose order means
+  nothing) the entries are sorted by their id. There is a space after each comma
+  and colon: tokens are cut before spaces, so without any a frequent call would
+  be one token, and a policy would choose it as a whole.
+  """
+  return json.dumps(_sorted_sets(value), ensure_ascii=False, sort_keys=True)
+
+
+def ticketing_messages(
+  turns: Iterable[Mapping[str, Any]], counts: Counter
+) -> list[Message]:
+  """Returns one message per turn, JSON in canonical form."""
+  del counts
+  return [_message(turn, _fold_strings) for turn in turns]
+
+
+def coffee_messages(
+  turns: Iterable[Mapping[str, Any]], counts: Counter
+) -> list[Message]:
+  """Returns the greeting and one message per turn, in the form above.
+
+  The turns are those of one conversation from its start, with the response to
+  be rated (if any) last, so that ids are named alike throughout.
+  """
+  turns = list(turns)
+  messages = []
+  if not turns or turns[0].get("text") != COFFEE_GREETING:
+    counts["greeting_added"] += 1
+    messages.append({"role": "assistant", "content": COFFEE_GREETING})
+  conversation = _Coffee(counts)
+  for turn in turns:
+    if "response" in turn:
+      messages.append(_message(turn, conversation.response))
+    elif "api" in turn:
+      messages.append(_message(turn, conversation.request))
+    else:
+      message = _message(turn, _fold_strings)
+      normalise = conversation.text
+      if message["role"] == "user":
+        normalise = _typed
+      message["content"] = normalise(message["content"])
+      messages.append(message)
+  return messages
+
+
+def _sorted_sets(value: Any, key: str = "") -> Any:
+  if isinstance(value, dict):
+    return {k: _sorted_sets(v, k) for k, v in value.items()}
+  if isinstance(value, list):
+    entries = [_sorted_sets(v) for v in value]
+    if key in ("attributes", "addons") and all(
+      isinstance(entry, dict) for entry in entries
+    ):
+      # The whole entry breaks ties, so the order of the input never matters.
+      entries.sort(
+        key=lambda e: (
+          str(e.get("attribute_id", e.get("addon_id", ""))),
+          json.dumps(e, sort_keys=True),
+        )
+      )
+    return entries
+  return value
+
+
+def _message(turn: Mapping[str, Any], normalise) -> Message:
+  role = turn["role"]
+  if role == "api":
+    content = canonical_json(normalise(turn["response"]))
+    return {"role": "tool", "content": content}
+  if role == "agent" and "api" in turn:
+    content = canonical_json(normalise(turn["api"]))
+    return {"role": "assistant", "content": content}
+  if role not in ("agent", "user"):
+    raise ValueError(f"the role {role!r} is not agent, user or api")
+  role = "assistant" if role == "agent" else "user"
+  return {"role": role, "content": turn["text"].strip()}
+
+
+def _fold_strings(value: Any) -> Any:
+  if isinstance(value, dict):
+    return {key: _fold_strings(entry) for key, entry in value.items()}
+  if isinstance(value, list):
+    return [_fold_strings(entry) for entry in value]
+  return " ".join(value.split()) if isinstance(value, str) else value
 
 
 def _dicts(value: Any) -> list[dict[str, Any]]:

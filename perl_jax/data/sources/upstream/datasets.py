@@ -1,4 +1,4 @@
-"""The TFDS builders: which files each data set has, and where they are."""
+"""The TFDS builders: the files of each data set and their addresses."""
 
 import json
 import os
@@ -18,7 +18,6 @@ _TASKMASTER = (
   "https://raw.githubusercontent.com/google-research-datasets/Taskmaster/master"
 )
 _HH = "https://raw.githubusercontent.com/anthropics/hh-rlhf/master"
-
 
 _PERL_CITATION = """\
 @article{sidahmed2024perl,
@@ -50,7 +49,7 @@ def _numbered(
 
 
 class UpstreamRows(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """Base of the builders: one TFDS split per part, one example per row.
+  """Base class of the builders: a TFDS split per part, an example per row.
 
   Args:
     local_dir: Directory to read instead of downloading, "" to download.
@@ -116,7 +115,7 @@ class UpstreamRows(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 class TaskmasterCoffee(UpstreamRows):
-  """Coffee orders: `dialogs` to imitate, and `reward`, turns rated 0 or 1."""
+  """Coffee orders: the parts `dialogs`, and `reward` (turns rated 0 or 1)."""
 
   PARTS: ClassVar = {
     "dialogs": _numbered("taskmaster_coffee/data", "TM-4-2024/data", "data", 8),
@@ -130,7 +129,7 @@ class TaskmasterCoffee(UpstreamRows):
 
 
 class TaskmasterTicketing(UpstreamRows):
-  """Movie tickets: `reward`, turns rated 0 or 1."""
+  """Movie tickets: the part `reward` (turns rated 0 or 1)."""
 
   PARTS: ClassVar = {
     "reward": _numbered(

@@ -1,4 +1,4 @@
-"""Upstream files: where a copy of one is, and the rows in it."""
+"""Upstream files: local paths, rows and fingerprints."""
 
 import dataclasses
 import gzip
@@ -44,13 +44,13 @@ def parse_rows(path: str, name: str) -> Iterator[dict[str, Any]]:
   """Yields the rows of a file: a JSON list, or one JSON object per line.
 
   Args:
-    path: The file, plain or gzip-compressed (told by its first bytes, since
-      downloads have made-up names).
+    path: The file, plain or gzip-compressed (recognised by its first bytes,
+      since downloads have arbitrary names).
     name: Its upstream name; one that ends in `.jsonl` has a row per line.
 
   Raises:
-    ValueError: Not UTF-8, broken gzip, malformed JSON, or not rows; names the
-      file and the line.
+    ValueError: The file is not UTF-8, gzip or JSON, or does not hold rows;
+      names the file and the line.
   """
   data = pathlib.Path(path).read_bytes()
   try:
@@ -81,17 +81,12 @@ def parse_rows(path: str, name: str) -> Iterator[dict[str, Any]]:
     yield row
 
 
-def _parse_json(text: str, where: str) -> Any:
-  try:
-    return json.loads(text)
-  except json.JSONDecodeError as error:
-    raise ValueError(
-      f"{where} is not valid JSON: {error}. Fetch the file again, or mend it."
-    ) from error
-
-
 def fingerprint(files: Sequence[SourceFile], data_dir: str) -> str:
-  """Names the source: the addresses, or the names and contents of the files."""
+  """Returns a name for the source of files, for the cache.
+
+  It is a hash of the addresses, or with `data_dir` of the names and contents of
+  the local files.
+  """
   if not data_dir:
     text = "\n".join(file.url for file in files)
     return "upstream-" + hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -100,3 +95,12 @@ def fingerprint(files: Sequence[SourceFile], data_dir: str) -> str:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     total.update(f"{path.name}\n{path.stat().st_size}\n{digest}\n".encode())
   return "local-" + total.hexdigest()[:16]
+
+
+def _parse_json(text: str, where: str) -> Any:
+  try:
+    return json.loads(text)
+  except json.JSONDecodeError as error:
+    raise ValueError(
+      f"{where} is not valid JSON: {error}. Fetch the file again, or repair it."
+    ) from error

@@ -1,4 +1,4 @@
-"""Reading the rows of a data set, prepared on the first use."""
+"""Reads the rows of a public data set, which is prepared on the first use."""
 
 import contextlib
 import io
@@ -23,22 +23,22 @@ def read_rows(
   """Returns the upstream rows of one part of a data set, in upstream order.
 
   Args:
-    dataset: A name in `BUILDERS`.
+    dataset: A key of `BUILDERS`.
     part: One of the builder's `PARTS`; the parts are prepared independently.
     data_dir: Directory with local copies of the files, "" to download them.
-    cache_dir: Where prepared files go; by default `$PERL_JAX_CACHE`, or
+    cache_dir: Directory for prepared files; by default `$PERL_JAX_CACHE`, or
       `perl_jax` in `$XDG_CACHE_HOME` or `~/.cache`.
 
   Raises:
-    ValueError: Unknown data set or part, or a file that is not what it should
-      be; names the file.
+    ValueError: There is no such data set or part, or a file is malformed; names
+      the file.
     FileNotFoundError: A local file is missing, or a download failed; names the
       file, the config field and the upstream address.
   """
   cls = BUILDERS[_one_of("data set", dataset, BUILDERS)]
   files = cls.PARTS[_one_of(f"part of {dataset}", part, cls.PARTS)]
   root = pathlib.Path(cache_dir).expanduser() if cache_dir else default_cache()
-  # All files are looked at before anything is written.
+  # The fingerprint reads all files, so a missing one is found before writing.
   place = root / fingerprint(files, data_dir) / part
 
   def make_builder() -> UpstreamRows:
@@ -59,7 +59,7 @@ def read_rows(
 
 
 def default_cache() -> pathlib.Path:
-  """Returns the directory for prepared files if none is given."""
+  """Returns the default directory for prepared files."""
   if os.environ.get("PERL_JAX_CACHE"):
     return pathlib.Path(os.environ["PERL_JAX_CACHE"]).expanduser()
   cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -78,7 +78,7 @@ def _one_of(what: str, name: str, known: Mapping[str, Any]) -> str:
 def _prepare(
   builder: UpstreamRows, download_dir: str, files: Sequence[SourceFile]
 ) -> None:
-  """Downloads and prepares, all or nothing: TFDS renames when it is done."""
+  """Downloads and prepares; TFDS renames the directory when it is complete."""
   try:
     builder.download_and_prepare(
       download_dir=download_dir,
@@ -97,7 +97,7 @@ def _prepare(
 
 @contextlib.contextmanager
 def _quiet_tfds() -> Iterator[None]:
-  """Keeps TFDS from printing; what it had been set to comes back afterwards."""
+  """Keeps TFDS from printing, and restores its settings afterwards."""
   bars = tfds.core.utils.tqdm_utils
   active = bars._active
   verbosity = logging.get_verbosity()
