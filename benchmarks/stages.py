@@ -16,18 +16,19 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from perl_jax import params as params_lib
-from perl_jax import roles, sharding
+from perl_jax import roles, sharding, steps
 from perl_jax.data.batches.preferences import PreferenceBatch
 from perl_jax.data.batches.prompts import PromptBatch
 from perl_jax.models.config import ModelConfig
-from perl_jax.tasks import reward as reward_task
 from perl_jax.tasks.initial import model as model_lib
 from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.initial import trainable as trainable_lib
 from perl_jax.tasks.rollouts import build, iteration, rewards
+from perl_jax.tasks.settings import reward as reward_settings
 from perl_jax.tasks.settings import rl as rl_settings
 from perl_jax.tasks.settings import shared, streams
 from perl_jax.tasks.training import begin
+from perl_jax.tasks.training.compiled import Compiled
 from perl_jax.tasks.training.timing import Clock
 
 
@@ -59,7 +60,7 @@ def random_start(
 
 
 class RewardStep:
-  """The training step of a reward model, or of an ensemble.
+  """The training step of a pairwise reward model, or of an ensemble.
 
   Attributes:
     summary: What is trained, in numbers; see `shared.share`.
@@ -91,11 +92,16 @@ class RewardStep:
     self.summary = prepared.summary
     self.frozen = sharding.place(mesh, prepared.role.frozen, share=True)
     self.state = prepared.state(mesh, optimizer)
-    self.program = reward_task.make_train_step(
-      config,
+    # As `tasks.reward.make_train_step`, whose module imports scikit-learn: that
+    # would count in the memory of this process.
+    loss = steps.pairwise_loss(
       prepared.role.backbone,
-      optimizer.transformation,
-      max_response or config.data.response_len,
+      max_response=max_response or config.data.response_len,
+    )
+    self.program = Compiled(
+      reward_settings.make_step(config, loss, optimizer.transformation),
+      name="reward step",
+      donate=(0,),
     )
     self._key = streams.key_of(config.seed, streams.Stream.REWARD)
 
