@@ -122,22 +122,10 @@ def make_scores(
 
     def run(name, tree):
       own = reward_backbone if name == "reward" else backbone
-      return roles.hidden_states(
-        own, params_of(name, tree), sequence, contiguous=group == 1
-      )
+      params = params_of(name, tree)
+      return roles.hidden_states(own, params, sequence, contiguous=group == 1)
 
     hidden = _hidden_states(run, trees, together, members)
-    shape = {"response_len": length, "group": group}
-
-    def logprobs(name):
-      return roles.response_logprobs(
-        backbone,
-        params_of(name, trees[name]),
-        sequence,
-        temperature=temperature,
-        hidden=hidden[name],
-        **shape,
-      ).logprobs
 
     def reward(tree, hidden):
       return roles.response_scores(
@@ -150,24 +138,23 @@ def make_scores(
         hidden=hidden,
       )
 
+    def per_token(name):
+      params = params_of(name, trees[name])
+      shape = {"response_len": length, "group": group, "hidden": hidden[name]}
+      if name == "value":
+        return roles.response_values(backbone, params, sequence, **shape)
+      return roles.response_logprobs(
+        backbone, params, sequence, temperature=temperature, **shape
+      ).logprobs
+
     found = {}
     for name in trees:
       if name == "reward":
         score = jax.vmap(reward) if members > 1 else reward
         rewards = score(trees[name], hidden[name])
         found[name] = rewards.reshape(*rewards.shape[:-1], batch, group)
-        continue
-      if name == "value":
-        per_token = roles.response_values(
-          backbone,
-          params_of(name, trees[name]),
-          sequence,
-          hidden=hidden[name],
-          **shape,
-        )
       else:
-        per_token = logprobs(name)
-      found[name] = masked.keep(per_token.reshape(mask.shape), mask)
+        found[name] = masked.keep(per_token(name).reshape(mask.shape), mask)
     return found
 
   return _in_microbatches(scores, microbatches, members)

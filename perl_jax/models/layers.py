@@ -181,21 +181,32 @@ class Attention(nn.Module):
       k = RMSNorm(cfg.norm_eps, cfg.norm_plus_one, name="k_norm")(k)
     q, k = rotate(q, rotary), rotate(k, rotary)
     if slots is not None:
-      at = (layer, 0, slots.start, 0, 0)
-      slots = slots._replace(
-        keys=jax.lax.dynamic_update_slice(
-          slots.keys, k[None].astype(slots.keys.dtype), at
-        ),
-        values=jax.lax.dynamic_update_slice(
-          slots.values, v[None].astype(slots.values.dtype), at
-        ),
-      )
-      k = jax.lax.dynamic_index_in_dim(slots.keys, layer, keepdims=False)
-      v = jax.lax.dynamic_index_in_dim(slots.values, layer, keepdims=False)
+      slots, k, v = _write(slots, k, v, layer)
+    out = self._attend(
+      q,
+      k,
+      v,
+      attention_mask=attention_mask,
+      segments=segments,
+      windowed=windowed,
+      causal=slots is None,
+    )
+    out = at_cache(out, cfg.num_heads)
+    out = sharding.constrain(out, layout.rows, None, layout.widths)
+    out = project("o", cfg.width, cfg.out_bias)(
+      out, deterministic=deterministic
+    )
+    return out, slots
+
+  def _attend(
+    self, q, k, v, *, attention_mask, segments, windowed, causal
+  ) -> jax.Array:
+    """Attention of queries `[B, T, N, H]` to keys, by the module's kernel."""
+    cfg = self.config
     scale = cfg.head_dim**-0.5 if cfg.query_scale is None else cfg.query_scale
     if self.kernel == "splash":
       alike = len(set(cfg.layer_is_windowed)) == 1
-      out = attention_lib.attend_splash(
+      return attention_lib.attend_splash(
         q,
         k,
         v,
@@ -205,24 +216,37 @@ class Attention(nn.Module):
         window=cfg.sliding_window if any(cfg.layer_is_windowed) else None,
         windowed=None if alike else windowed,
       )
-    elif self.kernel == "cudnn":
-      out = attention_lib.attend_cudnn(q, k, v, attention_mask, scale=scale)
-    else:
-      out = attention_lib.attend(
-        q,
-        k,
-        v,
-        attention_mask,
-        scale=scale,
-        softcap=cfg.attn_softcap,
-        causal=slots is None,
-      )
-    out = at_cache(out, cfg.num_heads)
-    out = sharding.constrain(out, layout.rows, None, layout.widths)
-    out = project("o", cfg.width, cfg.out_bias)(
-      out, deterministic=deterministic
+    if self.kernel == "cudnn":
+      return attention_lib.attend_cudnn(q, k, v, attention_mask, scale=scale)
+    return attention_lib.attend(
+      q,
+      k,
+      v,
+      attention_mask,
+      scale=scale,
+      softcap=cfg.attn_softcap,
+      causal=causal,
     )
-    return out, slots
+
+
+def _write(
+  slots: KVSlots, keys: jax.Array, values: jax.Array, layer: jax.Array
+) -> tuple[KVSlots, jax.Array, jax.Array]:
+  """(cache with a layer's new keys and values, all keys, all values of it)."""
+  at = (layer, 0, slots.start, 0, 0)
+  slots = slots._replace(
+    keys=jax.lax.dynamic_update_slice(
+      slots.keys, keys[None].astype(slots.keys.dtype), at
+    ),
+    values=jax.lax.dynamic_update_slice(
+      slots.values, values[None].astype(slots.values.dtype), at
+    ),
+  )
+  return (
+    slots,
+    jax.lax.dynamic_index_in_dim(slots.keys, layer, keepdims=False),
+    jax.lax.dynamic_index_in_dim(slots.values, layer, keepdims=False),
+  )
 
 
 class GatedMLP(nn.Module):

@@ -150,6 +150,23 @@ class Block(nn.Module):
     return (sharding.constrain(x, self.layout.rows), slots), None
 
 
+def _keys(
+  cache: Cache | None, positions: jax.Array, segments: jax.Array
+) -> tuple[layers.KVSlots | None, jax.Array, jax.Array]:
+  """(where keys are written, positions and segments of all keys `[B, S]`).
+
+  Without a cache the keys are those of the tokens themselves.
+  """
+  if cache is None:
+    return None, positions, segments
+  at = (0, cache.length)
+  return (
+    layers.KVSlots(cache.keys, cache.values, cache.length),
+    jax.lax.dynamic_update_slice(cache.positions, positions, at),
+    jax.lax.dynamic_update_slice(cache.segments, segments, at),
+  )
+
+
 def _layer_stack(
   config: ModelConfig,
   lora: LoraSpec,
@@ -240,15 +257,7 @@ class Transformer(nn.Module):
         nn.initializers.lecun_normal(),
         (cfg.width, cfg.vocab_size),
       )
-    slots, key_positions, key_segments = None, positions, segments
-    if cache is not None:
-      at = (0, cache.length)
-      key_positions = jax.lax.dynamic_update_slice(
-        cache.positions, positions, at
-      )
-      key_segments = jax.lax.dynamic_update_slice(cache.segments, segments, at)
-      slots = layers.KVSlots(cache.keys, cache.values, cache.length)
-
+    slots, key_positions, key_segments = _keys(cache, positions, segments)
     kernel = attention.choose(
       cfg,
       queries=tokens.shape[1],

@@ -70,7 +70,6 @@ def decode_continuously(
   prefiller, policy = policy, policy.to_decode()
   if spec.refill_size // spec.group % sharding.shards(sharding.BATCH_AXES):
     prefiller = policy
-  time = spec.response_len
 
   def nothing_to_refill(slots):
     """Whether no prompt waits, or too few slots are free to refill them."""
@@ -83,32 +82,7 @@ def decode_continuously(
     return jnp.any(slots.sample < total) & nothing_to_refill(slots)
 
   def decode(state):
-    slots, samples = state
-    here, at = slots.sample, slots.drawn
-    active, index = here < total, jnp.minimum(here, total - 1)
-    token, logprob = policy.draw(slots.logits, keys[index], at)
-    token = jnp.where(active, token, spec.pad_id)
-    stops = policy.stops(token)
-    sequence = roles.Sequence(
-      token[:, None],
-      (lengths[index // spec.group] + at)[:, None],
-      active.astype(jnp.int32)[:, None],
-    )
-    column = prompts.shape[1] + samples.steps % time
-    cache = slots.cache._replace(length=column)
-    hidden, cache = policy.forward(sequence, cache)
-    ended = stops | (at + 1 >= time)
-    # There is no row N: what a free slot writes is dropped.
-    samples = Samples(
-      samples.tokens.at[here, at].set(token, mode="drop"),
-      samples.mask.at[here, at].set(True, mode="drop"),
-      samples.stopped.at[here].set(stops, mode="drop"),
-      samples.logprobs.at[here, at].set(logprob, mode="drop"),
-      samples.steps + 1,
-    )
-    here = jnp.where(ended, total, here)
-    logits = policy.logits(hidden)
-    return SlotState(cache, logits, here, at + 1, slots.admitted), samples
+    return _decode(policy, prompts.shape[1], lengths, keys, *state)
 
   def refill_and_decode(state):
     slots, samples = state
@@ -135,6 +109,38 @@ def _free_slots(policy, prompts, total) -> SlotState:
     drawn=jnp.zeros((spec.slots,), jnp.int32),
     admitted=jnp.zeros((), jnp.int32),
   )
+
+
+def _decode(
+  policy, prompt_len, lengths, keys, slots: SlotState, samples: Samples
+) -> tuple[SlotState, Samples]:
+  """Decodes one token in every slot that is not free."""
+  spec, total = policy.spec, keys.shape[0]
+  here, at = slots.sample, slots.drawn
+  active, index = here < total, jnp.minimum(here, total - 1)
+  token, logprob = policy.draw(slots.logits, keys[index], at)
+  token = jnp.where(active, token, spec.pad_id)
+  stops = policy.stops(token)
+  sequence = roles.Sequence(
+    token[:, None],
+    (lengths[index // spec.group] + at)[:, None],
+    active.astype(jnp.int32)[:, None],
+  )
+  column = prompt_len + samples.steps % spec.response_len
+  cache = slots.cache._replace(length=column)
+  hidden, cache = policy.forward(sequence, cache)
+  ended = stops | (at + 1 >= spec.response_len)
+  # There is no row N: what a free slot writes is dropped.
+  samples = Samples(
+    samples.tokens.at[here, at].set(token, mode="drop"),
+    samples.mask.at[here, at].set(True, mode="drop"),
+    samples.stopped.at[here].set(stops, mode="drop"),
+    samples.logprobs.at[here, at].set(logprob, mode="drop"),
+    samples.steps + 1,
+  )
+  here = jnp.where(ended, total, here)
+  logits = policy.logits(hidden)
+  return SlotState(cache, logits, here, at + 1, slots.admitted), samples
 
 
 def _refill(prefiller, policy, prompts, lengths, slots: SlotState) -> SlotState:

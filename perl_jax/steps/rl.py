@@ -97,30 +97,32 @@ def policy_loss(
       )
     tokens = _tokens(batch, values)
     terms, clipped = _terms(estimator, scores, values, tokens)
-    if estimator.kl_place == "loss":
-      if estimator.kl == "exact":
-        anchor = params_lib.combine(frozen.anchor, frozen.base)
-        kl = roles.response_kl(
-          backbone, policy, anchor, sequence, temperature=temperature, **shape
-        )
-      else:
-        # Cleaned first: exp of a padding token's log-ratio may overflow.
-        logprobs = masked.keep(scores.logprobs, tokens.mask)
-        kl = kl_lib.kl_loss(estimator.kl, logprobs, tokens.anchor)
+    if estimator.kl_place == "loss" and estimator.kl == "exact":
+      anchor = params_lib.combine(frozen.anchor, frozen.base)
+      kl = roles.response_kl(
+        backbone, policy, anchor, sequence, temperature=temperature, **shape
+      )
       terms["kl_loss"] = tokens.beta, kl
-    found = {
-      k: masked_sums(term, tokens.mask) for k, (_, term) in terms.items()
-    }
-    loss = sum(
-      weight * masked.keep(term, tokens.mask) for weight, term in terms.values()
-    )
-    found["loss"] = _reduced(estimator.reduction, loss, tokens.mask)
-    found["clip_fraction"] = masked_sums(
-      clipped.astype(jnp.float32), tokens.mask
-    )
+    elif estimator.kl_place == "loss":
+      # Cleaned first: exp of a padding token's log-ratio may overflow.
+      logprobs = masked.keep(scores.logprobs, tokens.mask)
+      kl = kl_lib.kl_loss(estimator.kl, logprobs, tokens.anchor)
+      terms["kl_loss"] = tokens.beta, kl
+    found = _sums(estimator, terms, clipped, tokens.mask)
     return found | _measures(estimator, scores, values, tokens, batch)
 
   return loss_fn
+
+
+def _sums(estimator, terms, clipped, mask):
+  """Sums of the loss, of each of its terms, and of where the ratio clipped."""
+  found = {k: masked_sums(term, mask) for k, (_, term) in terms.items()}
+  loss = sum(
+    weight * masked.keep(term, mask) for weight, term in terms.values()
+  )
+  found["loss"] = _reduced(estimator.reduction, loss, mask)
+  found["clip_fraction"] = masked_sums(clipped.astype(jnp.float32), mask)
+  return found
 
 
 def _tokens(batch: Experience, values: jax.Array) -> _Tokens:

@@ -1,8 +1,9 @@
 """TFDS builders of the public data sets: upstream rows, prepared once.
 
 Each builder stores the upstream rows unchanged (their JSON text) in ArrayRecord
-files, which can be read without TensorFlow. `taskmaster` and `hh` turn rows into
-records afterwards, so that prepared files stay valid when that code changes.
+files, which can be read without TensorFlow. `taskmaster` and `hh` turn rows
+into records afterwards, so that prepared files stay valid when that code
+changes.
 Use `read_rows`; the builders can also be used like any other TFDS data
 set (`builder.download_and_prepare(file_format="array_record")`,
 `builder.as_data_source()`).
