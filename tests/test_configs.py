@@ -12,9 +12,9 @@ from perl_jax import sharding, tasks
 from perl_jax.data.sources import registry
 from perl_jax.models import presets
 from perl_jax.tasks import dpo
+from perl_jax.tasks.settings import reward as reward_settings
 from perl_jax.tasks.settings import rl as rl_settings
 from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import inputs
 
 FILES = sorted(
   path.stem
@@ -137,7 +137,7 @@ def test_numbers_fit_together():
   for data_set in common.DATASETS:
     config = load("rl", data_set)
     config.reward.init = "runs/reward"
-    rl_settings.check(config, mesh)
+    rl_settings.check(config, rl_settings.read(config), mesh)
     dpo.check(load("dpo", data_set), mesh)
 
 
@@ -145,7 +145,7 @@ def test_each_stage_reads_what_its_data_set_has():
   """Else it is said which data sets have it, before anything is read."""
   for stage, config in stage_configs():
     name = config.data.name
-    kinds = KINDS.get(stage) or (inputs.require_loss(config.loss),)
+    kinds = KINDS.get(stage) or (reward_settings.loss_of(config).data,)
     for kind in kinds:
       if kind in registry.describe()[name].kinds:
         continue

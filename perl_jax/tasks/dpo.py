@@ -156,7 +156,7 @@ def programs(abstract: abstract_lib.AbstractStage) -> StagePrograms:
   held["anchor"] = policy.trainable
 
   def programs():
-    args = policy.trainable, policy.frozen, abstract.pairs()
+    args = policy.trainable, policy.frozen, abstract.batch("preferences")
     scores = abstract.rows(logprobs.shapes(*args))
     pairs = steps.AnchoredPairs(args[-1], *scores)
     return [

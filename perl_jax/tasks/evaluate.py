@@ -17,6 +17,7 @@ from perl_jax.tasks.initial import model, restore
 from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.rollouts import rewards
 from perl_jax.tasks.rollouts.engine import Engine
+from perl_jax.tasks.settings import reward as reward_settings
 from perl_jax.tasks.settings import rl as rl_settings
 from perl_jax.tasks.settings import shared, streams
 from perl_jax.tasks.training import begin, inputs
@@ -32,7 +33,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       "Nothing to evaluate: give config.policy.init, config.reward.init or"
       " both."
     )
-  inputs.require_loss(config.loss)
+  reward_settings.loss_of(config)
   rl_settings.check_reward(config)
   mesh = shared.make_mesh(config)
   summary = {}
@@ -102,7 +103,7 @@ def load(config, mesh):
 def evaluate_reward(config, mesh, tokenization, role):
   """(metrics, scored rows) of a reward model on held-out rows."""
   data = inputs.read(
-    config, tokenization, inputs.require_loss(config.loss), train=False
+    config, tokenization, reward_settings.loss_of(config).data, train=False
   )
   score = Compiled(
     reward_model.make_scorer(role.backbone, data.max_targets, role.members),
@@ -112,7 +113,6 @@ def evaluate_reward(config, mesh, tokenization, role):
     score,
     role,
     data,
-    config.loss,
     mesh,
     combine=config.reward.combine,
     std_weight=config.reward.std_weight,

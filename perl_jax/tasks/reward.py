@@ -8,11 +8,9 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import optax
 
-from perl_jax import files, hosts, roles, sharding, steps
-from perl_jax.data.batches.labelled import LabelledBatch
+from perl_jax import files, hosts, roles, sharding
 from perl_jax.tasks.dry_run.abstract import AbstractStage
 from perl_jax.tasks.dry_run.programs import StagePrograms
 from perl_jax.tasks.evaluation import reward_model
@@ -28,7 +26,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   started = time.perf_counter()
   mesh, optimizer = shared.make_mesh(config), shared.make_optimizer(config)
   reward_settings.check(config, mesh)
-  kind = inputs.require_loss(config.loss)
+  kind = reward_settings.loss_of(config).data
   members = config.ensemble
   with workdir_lib.preparing(config, workdir) as workdir:
     start, tokenization = begin.start(config, "reward", workdir, kind, mesh)
@@ -66,7 +64,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
 
     def score_rows(trainable):
       role = roles.Role(backbone, trainable["reward"], frozen, members)
-      return reward_model.score_rows(score, role, data, config.loss, mesh)
+      return reward_model.score_rows(score, role, data, mesh)
 
     def evaluate(state, step):
       del step
@@ -110,16 +108,7 @@ def programs(abstract: AbstractStage) -> StagePrograms:
   """The program of a training step, from abstract arrays."""
   config, optimizer = abstract.config, shared.make_optimizer(abstract.config)
   role = abstract.role(config.head, config.ensemble)
-  batch, array = abstract.pairs(), abstract.array
-  if inputs.require_loss(config.loss) == "labelled":
-    batch = LabelledBatch(
-      array(config.data.max_len),
-      array(),
-      array(),
-      array(dtype=jnp.float32),
-      array(dtype=jnp.bool_),
-      array(),
-    )
+  batch = abstract.batch(reward_settings.loss_of(config).data)
   if config.ensemble > 1 and config.member_share < 1:
     rows = round(config.member_share * config.batch_size)
     batch = abstract.rows(
@@ -149,10 +138,7 @@ def make_train_step(
 
   `max_response` is at least the number of response tokens of any row.
   """
-  make_loss = {
-    "pairwise": steps.pairwise_loss,
-    "pointwise": steps.pointwise_loss,
-  }[config.loss]
+  make_loss = reward_settings.loss_of(config).make
   loss = make_loss(backbone, max_response=max_response)
   step = reward_settings.make_step(config, loss, optimizer)
   return Compiled(step, name="reward step", donate=(0,))

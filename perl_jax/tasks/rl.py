@@ -13,7 +13,6 @@ import jax.numpy as jnp
 
 from perl_jax import params as params_lib
 from perl_jax import roles, steps
-from perl_jax.data.batches.prompts import PromptBatch
 from perl_jax.tasks.dry_run import abstract as abstract_lib
 from perl_jax.tasks.dry_run.programs import Program, StagePrograms
 from perl_jax.tasks.evaluation import policy as policy_evaluation
@@ -155,13 +154,7 @@ def _programs(
   state: steps.TrainState,
 ) -> list[Program]:
   """sample, score, prepare and learn, as `Iteration` calls them."""
-  array, estimator = abstract.array, built.settings.estimator
-  batch = PromptBatch(
-    tokens=array(abstract.config.data.prompt_len),
-    lengths=array(),
-    valid=array(dtype=jnp.bool_),
-    index=array(),
-  )
+  estimator, batch = built.settings.estimator, abstract.batch("prompts")
   args = built.sample_args(state.trainable, batch, abstract.key())
   found = [Program("sample", built.sample, args, ("base", "policy"))]
   samples = abstract.rows(built.sample.shapes(*args))
@@ -169,7 +162,7 @@ def _programs(
   args = built.score_args(state.trainable, batch, responses)
   found.append(Program("score", built.score, args, ("base", *args[0])))
   scores = abstract.rows(built.score.shapes(*args))
-  rewards_ = array(estimator.group, dtype=jnp.float32)
+  rewards_ = abstract.array(estimator.group, dtype=jnp.float32)
   beta = state.controls["beta"]
   experience = abstract.rows(
     jax.eval_shape(built.experience, batch, responses, scores, rewards_, beta)

@@ -8,11 +8,10 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from perl_jax import hosts, roles, sharding, steps
-from perl_jax.data.batches.demonstrations import TargetBatch
+from perl_jax.data.batches import demonstrations
 from perl_jax.tasks.dry_run.abstract import AbstractStage
 from perl_jax.tasks.dry_run.programs import StagePrograms
 from perl_jax.tasks.evaluation import policy as policy_evaluation
@@ -107,9 +106,9 @@ def programs(abstract: AbstractStage) -> StagePrograms:
   """The program of a training step, from abstract arrays."""
   config, optimizer = abstract.config, shared.make_optimizer(abstract.config)
   policy = abstract.role()
-  length, array = config.data.max_len, abstract.array
-  batch = TargetBatch(
-    array(length), array(length), array(length), array(length, dtype=jnp.bool_)
+  length = config.data.max_len
+  batch = abstract.host_batch(
+    demonstrations.collate_targets([], length, config.batch_size)
   )
   step = make_train_step(
     config,

@@ -229,7 +229,7 @@ def test_training_gathers_kernels_and_moves_no_activations(base_dtype):
   mesh = sharding.make_mesh(data=1, fsdp=8, tensor=1)
   model = presets.preset("tiny", vocab_size=64, max_len=16)
   backbone = roles.Backbone(model, LoraSpec())
-  base = abstract.described_base(mesh, model, base_dtype)
+  base = abstract.abstract_base(mesh, model, base_dtype)
   rows = NamedSharding(mesh, P(sharding.BATCH_AXES))
   tokens = jax.ShapeDtypeStruct((8, 16), jnp.int32, sharding=rows)
 

@@ -10,7 +10,7 @@ from perl_jax.data.sources.coffee_bar import rows as rows_lib
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.tasks.evaluation import reward_model as reward_evaluation
 from perl_jax.tasks.initial import restore
-from perl_jax.tasks.training import inputs
+from perl_jax.tasks.settings import reward as reward_settings
 from tests.tasks import tiny
 
 
@@ -79,9 +79,10 @@ def test_adapters_and_head_are_a_hundredth_of_the_base(reward_run, sft_run):
 
 
 def test_unknown_loss_names_the_others():
-  assert inputs.require_loss("pointwise") == "labelled"
+  config = tiny.config("reward", loss="pointwise")
+  assert reward_settings.loss_of(config).data == "labelled"
   with pytest.raises(ValueError, match=r"\['pairwise', 'pointwise'\]"):
-    inputs.require_loss("triplet")
+    reward_settings.loss_of(tiny.config("reward", loss="triplet"))
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from perl_jax import params as params_lib
 from perl_jax import roles, sharding, steps
-from perl_jax.data.batches.preferences import PreferenceBatch
+from perl_jax.data import batches
 from perl_jax.interop.storage import Storage
 from perl_jax.models import quantization
 from perl_jax.models.config import ModelConfig
@@ -112,17 +112,17 @@ class AbstractStage:
     )
     return self.laid_out(state)
 
-  def pairs(self) -> PreferenceBatch:
-    """Pairs of the greatest length."""
-    length, array = self.config.data.max_len, self.array
-    return PreferenceBatch(
-      array(length),
-      array(),
-      array(length),
-      array(),
-      array(),
-      array(dtype=jnp.bool_),
-      array(),
+  def batch(self, kind: str) -> Any:
+    """A batch of the greatest length; `kind` is a key of `batches.KINDS`."""
+    shape, data = batches.KINDS[kind], self.config.data
+    return self.host_batch(
+      shape.collate([], data[shape.limit], self.config.batch_size)
+    )
+
+  def host_batch(self, batch: Any) -> Any:
+    """A batch like one on the host, split by rows."""
+    return self.rows(
+      jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
     )
 
   def one_step(

@@ -8,6 +8,7 @@ import numpy as np
 
 from perl_jax import classification, hosts, roles, sharding, steps
 from perl_jax import params as params_lib
+from perl_jax.data.batches.preferences import PreferenceBatch
 from perl_jax.objectives import ensembles
 from perl_jax.tasks.training import inputs
 from perl_jax.tasks.training.compiled import Compiled
@@ -47,7 +48,6 @@ def score_rows(
   score: Compiled,
   role: roles.Role,
   data: inputs.Inputs,
-  loss: str,
   mesh: jax.sharding.Mesh,
   *,
   combine: str = "mean",
@@ -59,7 +59,6 @@ def score_rows(
     score: From `make_scorer`.
     role: The reward model, on the mesh.
     data: Pairs or labelled rows.
-    loss: "pairwise" or "pointwise".
     mesh: Mesh that batches are placed on.
     combine: How the members' scores become one; the scores of each member are
       kept beside it as a list, NAME_members.
@@ -68,7 +67,7 @@ def score_rows(
   found, trees = {}, (role.trainable, role.frozen)
   for batch in data.validation():
     device = sharding.place_batch(mesh, batch)
-    if loss == "pairwise":
+    if isinstance(device, PreferenceBatch):
       columns = {
         side: score(*trees, tokens, lengths, device.prompt_lengths)
         for side, tokens, lengths in (

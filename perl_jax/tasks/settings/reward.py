@@ -1,7 +1,7 @@
 """Settings of the reward stage: its loss, head and ensemble."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import optax
 from jax.sharding import Mesh
@@ -10,6 +10,23 @@ from perl_jax import roles, steps
 from perl_jax.data.batches import member_rows
 from perl_jax.tasks.settings import shared
 
+
+class Loss(NamedTuple):
+  """A loss of a reward model.
+
+  Attributes:
+    data: Kind of records that it is trained on, a key of `batches.KINDS`.
+    make: `make(backbone, max_response=...)` returns the loss function.
+  """
+
+  data: str
+  make: Callable[..., steps.LossFn]
+
+
+LOSSES = {
+  "pairwise": Loss("preferences", steps.pairwise_loss),
+  "pointwise": Loss("labelled", steps.pointwise_loss),
+}
 HEADS = ("scalar", "likelihood")  # see `roles.response_scores`
 CHECKPOINTS = ("best", "last")
 
@@ -27,6 +44,19 @@ def check(config: shared.Config, mesh: Mesh) -> None:
         f"config.{field}={config[field]!r}: choose one of {', '.join(allowed)}."
       )
   _check_ensemble(config, mesh)
+
+
+def loss_of(config: shared.Config) -> Loss:
+  """The loss that `config.loss` names.
+
+  Raises:
+    ValueError: There is none of that name.
+  """
+  if config.loss not in LOSSES:
+    raise ValueError(
+      f"config.loss={config.loss!r}: choose one of {sorted(LOSSES)}."
+    )
+  return LOSSES[config.loss]
 
 
 def _check_ensemble(config: shared.Config, mesh: Mesh) -> None:

@@ -17,9 +17,6 @@ from perl_jax.tasks.settings import shared
 
 Config = shared.Config
 
-# The loss of a reward model -> the kind of records that it is trained on.
-_KINDS_OF_LOSSES = {"pairwise": "preferences", "pointwise": "labelled"}
-
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
@@ -202,19 +199,6 @@ def log_counts(counts: dict[str, int]) -> None:
   """Logs how many rows were read, repaired, dropped or cut."""
   items = (f"{k}={v}" for k, v in sorted(counts.items()))
   logging.info("data: %s", ", ".join(items))
-
-
-def require_loss(loss: str) -> str:
-  """Returns the kind of records that a reward model's loss is trained on.
-
-  Raises:
-    ValueError: The loss is unknown.
-  """
-  if loss not in _KINDS_OF_LOSSES:
-    raise ValueError(
-      f"config.loss={loss!r}: choose one of {sorted(_KINDS_OF_LOSSES)}."
-    )
-  return _KINDS_OF_LOSSES[loss]
 
 
 def _batched(

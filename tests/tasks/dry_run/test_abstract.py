@@ -113,8 +113,9 @@ def max_targets(task, config, start):
   if task == "rl":
     return None
   tokenization = tokenization_lib.load_tokenizer(start / "tokenizer")
-  read = {"sft": inputs.targets}.get(task, inputs.preferences)
-  return read(config, tokenization).max_targets
+  if task == "sft":
+    return inputs.targets(config, tokenization).max_targets
+  return inputs.read(config, tokenization, "preferences").max_targets
 
 
 @pytest.mark.parametrize("task", tasks.TRAINING)
