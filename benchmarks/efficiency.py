@@ -25,12 +25,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import lora_vs_full
+from benchmarks import results
 from configs import plan as plan_config
 from perl_jax import files, sharding
 from perl_jax.reporting import plans
 from perl_jax.tasks import plan
-from perl_jax.tasks.dry_run import programs
 
 ROWS_PER_CHIP = 4
 
@@ -148,7 +147,7 @@ def _rollout(model: str, batch: int, layout: str) -> dict[str, Any]:
   mesh = sharding.make_mesh(
     **config.mesh.to_dict(), devices=plan.devices_of(config.plan.topology)
   )
-  made = programs.make_stage(
+  made = plan.make_stage(
     plan.stage_config(config, "rl", "lora"), plan.model_of(config, ["rl"]), mesh
   )
   sample = made.programs()[:1]
@@ -205,7 +204,7 @@ def main() -> None:
   files.write_json(
     given.workdir / ("weak.json" if given.weak else "efficiency.json"),
     {
-      "machine": lora_vs_full.machine(),
+      "machine": results.machine(),
       "rows": {" ".join(key): found for key, found in rows.items()},
     },
   )

@@ -71,9 +71,9 @@ def measure_ours(directory: Path) -> dict[str, float]:
   before, started = process.status_bytes("VmRSS"), time.perf_counter()
   storage = quantization.Storage("bfloat16")
   found = hf_checkpoint.load(directory, mesh=mesh, storage=storage)
-  jax.block_until_ready(found.base)
+  jax.block_until_ready(found.frozen)
   seconds = time.perf_counter() - started
-  resident = params.nbytes(found.base)
+  resident = params.nbytes(found.frozen)
   return {
     "resident": resident,
     "peak": process.status_bytes("VmHWM") - before,

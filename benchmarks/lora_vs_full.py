@@ -17,8 +17,6 @@ which everything compiles. One device.
 
 import argparse
 import dataclasses
-import os
-import platform
 import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,7 +24,7 @@ from typing import Any
 
 import jax
 
-from benchmarks import arms
+from benchmarks import arms, results
 from perl_jax import files, sharding
 
 TUNINGS = ("lora", "full")
@@ -86,30 +84,6 @@ def ratios(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
   return result
 
 
-def machine() -> dict[str, Any]:
-  """What the numbers were measured on."""
-  device = jax.devices()[0]
-  return {
-    "device": f"{device.platform}: {device.device_kind}",
-    "processor": processor(),
-    "cores": len(os.sched_getaffinity(0))
-    if hasattr(os, "sched_getaffinity")
-    else os.cpu_count(),
-    "load_at_start": os.getloadavg()[0],
-    "jax": jax.__version__,
-    "python": platform.python_version(),
-  }
-
-
-def processor(path: str = "/proc/cpuinfo") -> str:
-  """The CPU's name; where Linux does not tell, what Python knows."""
-  if Path(path).exists():
-    for line in Path(path).read_text().splitlines():
-      if line.startswith("model name"):
-        return line.split(":", 1)[1].strip()
-  return platform.processor() or platform.machine()
-
-
 def table(title: str, found: Mapping[str, Any]) -> str:
   """Markdown: a line for each number, LoRA beside full and their ratio."""
   lora, full, ratio = (found[k] for k in ("lora", "full", "ratio"))
@@ -126,43 +100,33 @@ def table(title: str, found: Mapping[str, Any]) -> str:
   ):
     line(
       name,
-      lambda x, key=key: mebibytes(x[f"{key}_bytes"]),
+      lambda x, key=key: results.mebibytes(x[f"{key}_bytes"]),
       f"{ratio[f'{key}_percent']:.1f} %",
     )
   kinds = {"compiler_peak": "the function", "phase": "with the other roles"}
-  for kind, title in kinds.items() if "phase_bytes" in lora else ():
-    for phase in lora["phase_bytes"]:
+  phases = lora["phase_bytes"]
+  for kind, title in kinds.items() if len(phases) > 1 else ():
+    for phase in phases:
       line(
         f"{phase}: {title}, MiB",
-        lambda x, k=kind, p=phase: mebibytes(x[f"{k}_bytes"][p]),
+        lambda x, k=kind, p=phase: results.mebibytes(x[f"{k}_bytes"][p]),
         f"{ratio[f'{kind}_percent'][phase]:.1f} %",
       )
   for phase in lora["seconds"]:
     bold = "**" if phase in ("step", "iteration") else ""
     line(
       f"{bold}{phase}, s{bold}",
-      lambda x, p=phase: spread(x["seconds"][p], x["all_seconds"][p]),
+      lambda x, p=phase: results.spread(x["seconds"][p], x["all_seconds"][p]),
       f"speed-up {ratio['speed_up'][phase]:.2f}x",
     )
   return "\n".join(lines)
-
-
-def mebibytes(count: int) -> str:
-  """Bytes in MiB, three digits or more."""
-  size = count / 2**20
-  return f"{size:.3f}" if size < 1 else f"{size:.1f}"
-
-
-def spread(median: float, values: list[float]) -> str:
-  """The median, with the least and the greatest."""
-  return f"{median:.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
 def run(settings: arms.Settings) -> dict[str, Any]:
   """Everything: {"settings", "machine", "reward", "rl"}."""
   result: dict[str, Any] = {
     "settings": dataclasses.asdict(settings),
-    "machine": machine(),
+    "machine": results.machine(),
   }
   mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1)
   with jax.set_mesh(mesh):
@@ -193,7 +157,7 @@ def main() -> None:
   path = given.pop("json")
   result = run(arms.Settings(**given))
   for name in ("settings", "machine"):
-    print(", ".join(f"{k} {v}" for k, v in result[name].items()))
+    print(results.in_line(result[name]))
   print("\n" + table("reward step", result["reward"]))
   print("\n" + table("RL iteration", result["rl"]))
   if path:

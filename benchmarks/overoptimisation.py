@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import coffee, lora_vs_full
+from benchmarks import coffee, results
 from configs import rl as rl_config
 from perl_jax import files
 
@@ -106,8 +106,8 @@ def main() -> None:
   given = vars(parser.parse_args())
   workdir = given.pop("workdir")
   found = run(coffee.Settings(workdir), **given)
-  machine = lora_vs_full.machine()
-  print(", ".join(f"{k} {v}" for k, v in (machine | given).items()))
+  machine = results.machine()
+  print(results.in_line(machine | given))
   print(table(found))
   print("\n" + curves(found, given["every"]))
   files.write_json(

@@ -22,13 +22,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks import lora_vs_full, process
+from benchmarks import process, results
 from configs import plan as plan_config
 from perl_jax import files, sharding
 from perl_jax.planning import estimate
 from perl_jax.reporting import plans
 from perl_jax.tasks import plan
-from perl_jax.tasks.dry_run import programs
 from perl_jax.tasks.training import compiled
 
 STAGES = ("reward", "rl")
@@ -53,7 +52,7 @@ def made_programs(given: argparse.Namespace, stage: str):
   mesh = sharding.make_mesh(**config.mesh.to_dict())
   model = plan.model_of(config, [stage])
   made = plan.stage_config(config, stage, given.tuning)
-  return mesh, programs.make_stage(made, model, mesh).programs()
+  return mesh, plan.make_stage(made, model, mesh).programs()
 
 
 def run_one(given: argparse.Namespace) -> dict[str, int]:
@@ -139,8 +138,8 @@ def main() -> None:
     print(json.dumps(run_one(given)))
     return
   found = measure(given)
-  machine = lora_vs_full.machine()
-  print(", ".join(f"{k} {v}" for k, v in machine.items()))
+  machine = results.machine()
+  print(results.in_line(machine))
   print(table(found))
   if given.json:
     files.write_json(given.json, {"machine": machine, "programs": found})

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks import lora_vs_full
+from benchmarks import results
 from configs import reward as reward_config
 from configs import sft as sft_config
 from perl_jax import files, roles, sampling, tasks
@@ -31,7 +31,7 @@ from perl_jax import params as params_lib
 from perl_jax.models import quantization
 from perl_jax.models.lora import LoraSpec
 from perl_jax.tasks.initial import restore
-from perl_jax.tasks.initial.model import Outside, Start
+from perl_jax.tasks.initial.model import ReadOptions, Start
 from perl_jax.tasks.training import begin, inputs
 
 DTYPES = ("bfloat16", *quantization.QUANTIZED)
@@ -48,7 +48,7 @@ def anchor_run(workdir: Path, overrides: dict[str, Any]) -> ConfigDict:
 def load(workdir: Path, dtype: str) -> Start:
   """The anchor with its base in a dtype."""
   return restore.load(
-    workdir, "best", "policy", "anchor", outside=Outside(dtype=dtype)
+    workdir, "best", "policy", "anchor", options=ReadOptions(dtype=dtype)
   )
 
 
@@ -64,7 +64,7 @@ def logits(start: Start, rows: Any) -> np.ndarray:
     hidden = roles.hidden_states(backbone, base, sequence)
     return sampling.next_token_logits(backbone, base, hidden)
 
-  found = np.asarray(run(start.base, *rows))
+  found = np.asarray(run(start.role.frozen, *rows))
   real = np.arange(found.shape[1]) < np.asarray(rows[1])[:, None]
   return found[real]
 
@@ -112,9 +112,9 @@ def measure(
     reward.base_dtype = dtype
     reward.reward.init = str(workdir / "anchor")
     summary = tasks.run(reward, workdir / f"reward_{dtype}")
-    compiled = jax.jit(lambda base: base).lower(start.base).compile()
+    compiled = jax.jit(lambda base: base).lower(start.role.frozen).compile()
     found[dtype] = {
-      "bytes": params_lib.nbytes(start.base),
+      "bytes": params_lib.nbytes(start.role.frozen),
       "compiler_bytes": compiled.memory_analysis().argument_size_in_bytes,
       **logit_error(logits(start, rows), exact_logits),
       **{k: v for k, v in summary.items() if k.startswith("accuracy")},
@@ -146,8 +146,8 @@ def main() -> None:
   parser.add_argument("--workdir", type=Path, required=True)
   workdir = parser.parse_args().workdir
   found = measure(workdir, {}, {})
-  machine = lora_vs_full.machine()
-  print(", ".join(f"{k} {v}" for k, v in machine.items()))
+  machine = results.machine()
+  print(results.in_line(machine))
   print(table(found))
   files.write_json(
     workdir / "quantized_base.json", {"machine": machine, "dtypes": found}

@@ -28,21 +28,23 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
-from benchmarks import lora_vs_full
+from benchmarks import results
 from configs import plan as plan_config
 from perl_jax import files, roles, sharding
+from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
 from perl_jax.reporting import plans
 from perl_jax.tasks import plan
-from perl_jax.tasks.dry_run import programs
+from perl_jax.tasks.dry_run.programs import Program, StagePrograms
 from perl_jax.tasks.rollouts import engine
 from perl_jax.tasks.settings import rl as rl_settings
 
 SETUPS = ("alone", "PERL", "standard")
 
 
-def config_of(given: argparse.Namespace) -> Any:
+def config_of(given: argparse.Namespace) -> ConfigDict:
   """The plan of an RL stage with the flags in it."""
   config = plan_config.get_config()
   config.model, config.plan.topology = given.model, given.topology
@@ -56,35 +58,36 @@ def config_of(given: argparse.Namespace) -> Any:
   return config.lock()
 
 
-def alone(perl: programs.Stage, model: Any, config: Any) -> programs.Stage:
-  """Sampling from a model without adapters, as PERL samples."""
+def alone(
+  perl: StagePrograms, model: ModelConfig, config: ConfigDict
+) -> StagePrograms:
+  """Sampling from a model without adapters, with the settings of PERL."""
   sample, base = perl.programs()[0], perl.held["base"]
-  spec = rl_settings.rollout_spec(config, programs.sampling_spec(config))
+  spec = rl_settings.read(config).rollout
   sampler = engine.compiled_sampler(roles.Backbone(model, LoraSpec()), spec)
   args = base, {}, *sample.args[2:]
 
   def made():
-    return [programs.Program("sample", sampler, args, ("policy",))]
+    return [Program("sample", sampler, args, ("policy",))]
 
   return dataclasses.replace(
     perl, name="alone", held={"policy": base}, make_programs=made
   )
 
 
-def standard(full: programs.Stage, dtype: str) -> programs.Stage:
-  """Full tuning, its frozen copies in the compute dtype."""
+def standard(full: StagePrograms, dtype: str) -> StagePrograms:
+  """Full tuning, with anchor and reward model in the compute dtype."""
 
-  def cast(tree):
+  def in_dtype(tree):
     return jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding), tree
     )
 
-  frozen = {name: cast(full.held[name]) for name in ("anchor", "reward")}
+  frozen = {name: in_dtype(full.held[name]) for name in ("anchor", "reward")}
 
   def made():
     sample, score, *rest = full.programs()
-    trees = score.args[0] | frozen
-    args = trees, *score.args[1:]
+    args = score.args[0] | frozen, *score.args[1:]
     return [sample, dataclasses.replace(score, args=args), *rest]
 
   held = dict(full.held) | frozen
@@ -94,15 +97,14 @@ def standard(full: programs.Stage, dtype: str) -> programs.Stage:
 
 
 def measure(
-  config: Any, mesh: Mesh, setups: tuple[str, ...]
+  config: ConfigDict, mesh: Mesh, setups: tuple[str, ...]
 ) -> dict[str, dict[str, Any]]:
   """`plan.plan_made` of each set-up."""
   model = plan.model_of(config, ["rl"])
-
   configs = {t: plan.stage_config(config, "rl", t) for t in ("lora", "full")}
 
   def stage(tuning):
-    return programs.make_stage(configs[tuning], model, mesh)
+    return plan.make_stage(configs[tuning], model, mesh)
 
   make = {
     "alone": lambda: alone(stage("lora"), model, configs["lora"]),
@@ -186,7 +188,7 @@ def main() -> None:
   print("\n" + table(found))
   if given.json:
     given.json.parent.mkdir(parents=True, exist_ok=True)
-    result = {"settings": settings, "machine": lora_vs_full.machine()}
+    result = {"settings": settings, "machine": results.machine()}
     files.write_json(given.json, result | {"setups": found})
 
 

@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import lora_vs_full
+from benchmarks import results
 from perl_jax import roles, sampling
 from perl_jax.data.sources import registry
 from perl_jax.data.text import tokenization as tokenization_lib
@@ -211,7 +211,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
   for name, side in found.items():
     lines.append(
       f"| {name} | {side['steps']}"
-      f" | {lora_vs_full.spread(side['seconds'], side['all_seconds'])}"
+      f" | {results.spread(side['seconds'], side['all_seconds'])}"
       f" | {side['tokens'] / side['seconds']:.0f}"
       f" | {slowest / side['seconds']:.2f} |"
     )
@@ -229,8 +229,8 @@ def main(argv: list[str] | None = None) -> None:
   settings = Settings(**given)
   turns = read_turns(data_dir, settings)
   found = measure(make_sides(settings, turns), settings.rounds)
-  for shown in (dataclasses.asdict(settings), lora_vs_full.machine()):
-    print(", ".join(f"{k} {v}" for k, v in shown.items()))
+  for shown in (dataclasses.asdict(settings), results.machine()):
+    print(results.in_line(shown))
   tokens = found["slots"]["tokens"]
   print(
     f"{tokens} tokens in {settings.prompts * settings.group} equal responses,"
