@@ -1,18 +1,18 @@
-"""What LoRA costs against full tuning: the paper's comparison in one run.
+"""Time and memory of LoRA against full tuning, as the paper compares them.
 
   python -m benchmarks.lora_vs_full
   python -m benchmarks.lora_vs_full --preset=small --vocab=1024 --batch=128 \
       --prompt_len=56 --response_len=40 --json=runs/lora_vs_full.json
 
-Weights are random, tokens too, and every sequence has its full length: nothing
-here depends on what is learned. The steps, the sampler and the RL iteration are
-those that the tasks run, with the settings of configs/reward.py and
+Weights and tokens are random, and every sequence has its full length: time and
+memory do not depend on their values. The step and the iteration are those that
+the tasks run (stages.py), with the settings of configs/reward.py and
 configs/rl.py; only shapes and `tuning` are set here. How memory is counted:
 arms.py. Results: README.md.
 
 LoRA and full tuning take turns step by step, each first in every other turn, so
-that what else the machine does hits both; times are medians after a warm-up in
-which everything compiles. One device.
+that other load on the machine affects both. Times are medians after a warm-up
+in which everything compiles. One device.
 """
 
 import argparse
@@ -34,6 +34,10 @@ def measure(
   make: Callable[[str], Any], settings: arms.Settings
 ) -> dict[str, dict[str, Any]]:
   """Runs both tunings in turns.
+
+  Args:
+    make: Returns the arm of a tuning; see `arms`.
+    settings: Its numbers of steps.
 
   Returns:
     For "lora" and "full": the bytes and shares of `costs`, and of each phase
@@ -58,11 +62,16 @@ def measure(
 
 
 def ratios(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-  """LoRA against full as in the paper's table 1.
+  """LoRA against full tuning as in table 1 of Sidahmed et al. 2024.
+
+  Args:
+    found: As `measure` returns it.
 
   Returns:
-    `speed_up` of each phase: seconds of full / seconds of LoRA; and for each
-    entry of bytes LoRA in percent of full.
+    `speed_up` of each phase, seconds of full / seconds of LoRA; and for each
+    entry `<name>_bytes`, `<name>_percent`, LoRA in percent of full.
+
+  Reference: arXiv:2403.10704.
   """
   lora, full = found["lora"], found["full"]
 
@@ -85,7 +94,7 @@ def ratios(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def table(title: str, found: Mapping[str, Any]) -> str:
-  """Markdown: a line for each number, LoRA beside full and their ratio."""
+  """A Markdown table: a line for each number, LoRA, full, and their ratio."""
   lora, full, ratio = (found[k] for k in ("lora", "full", "ratio"))
   lines = [f"| {title} | LoRA | full | LoRA / full |", "|---|---|---|---|"]
 
@@ -123,7 +132,12 @@ def table(title: str, found: Mapping[str, Any]) -> str:
 
 
 def run(settings: arms.Settings) -> dict[str, Any]:
-  """Everything: {"settings", "machine", "reward", "rl"}."""
+  """Measures reward step and RL iteration.
+
+  Returns:
+    {"settings", "machine", "reward", "rl"}, JSON-able; the last two are results
+    of `measure`, with "ratio" from `ratios`.
+  """
   result: dict[str, Any] = {
     "settings": dataclasses.asdict(settings),
     "machine": results.machine(),
@@ -141,7 +155,7 @@ def run(settings: arms.Settings) -> dict[str, Any]:
 
 
 def flags() -> argparse.Namespace:
-  """The command line: the fields of `Settings`, and where to write."""
+  """Reads the command line: the fields of `Settings`, and a file to write."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   for field in dataclasses.fields(arms.Settings):
     parser.add_argument(
@@ -152,7 +166,7 @@ def flags() -> argparse.Namespace:
 
 
 def main() -> None:
-  """Measures, prints, writes."""
+  """Measures and prints; with --json it writes a file."""
   given = vars(flags())
   path = given.pop("json")
   result = run(arms.Settings(**given))

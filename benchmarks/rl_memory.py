@@ -1,12 +1,13 @@
-"""What an RL iteration needs in memory, beside sampling alone and four models.
+"""Memory of an RL iteration, beside sampling alone and four full models.
 
   python -m benchmarks.rl_memory
   python -m benchmarks.rl_memory --model=gemma_2b --topology=v5e:4x4 \
       --batch=64 --prompt_len=1024 --response_len=512 --parts=4
 
-Nothing is run or allocated: the programs that training runs are compiled for
-arrays that are only described, on this machine's devices or, with --topology
-and the package libtpu, ahead of time for TPUs that are not here. Three set-ups:
+Nothing is run or allocated. The programs that training runs are compiled from
+abstract arrays (jax.ShapeDtypeStruct), for this machine's devices or, with
+--topology and the package libtpu, ahead of time for TPUs that are not here.
+Three set-ups:
 
   alone     a policy that is sampled from, and nothing else
   PERL      policy, anchor, reward and value as adapters on one frozen base
@@ -15,9 +16,9 @@ and the package libtpu, ahead of time for TPUs that are not here. Three set-ups:
 The standard set-up's trained weights are float32 with float32 Adam moments; its
 anchor and reward model are in the compute dtype, as PERL's base is.
 
-Bytes are those of one device, as the compiler says: what is held all along is
-there while any program runs, and the peak is that of the program that needs
-most. Beside them stands what the tables of a chip predict for the time.
+Bytes are per device, from the compiler. What is held is in memory while any
+program runs; the peak is that of the program that needs most. Where the chip is
+known, the predicted time is printed too; see `perl_jax/planning/estimate.py`.
 """
 
 import argparse
@@ -45,7 +46,7 @@ SETUPS = ("alone", "PERL", "standard")
 
 
 def config_of(given: argparse.Namespace) -> ConfigDict:
-  """The plan of an RL stage with the flags in it."""
+  """The config of the plan of an RL stage, from the flags."""
   config = plan_config.get_config()
   config.model, config.plan.topology = given.model, given.topology
   config.vocab_size = given.vocab
@@ -99,7 +100,7 @@ def standard(full: StagePrograms, dtype: str) -> StagePrograms:
 def measure(
   config: ConfigDict, mesh: Mesh, setups: tuple[str, ...]
 ) -> dict[str, dict[str, Any]]:
-  """`plan.plan_made` of each set-up."""
+  """Plans each set-up; see `plan.plan_made`."""
   model = plan.model_of(config, ["rl"])
   configs = {t: plan.stage_config(config, "rl", t) for t in ("lora", "full")}
 
@@ -115,7 +116,7 @@ def measure(
 
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
-  """Markdown: a line a role and a program, a column a set-up."""
+  """A Markdown table: a line for each tree and program, a column a set-up."""
   lines = [
     f"| on a device | {' | '.join(found)} |",
     "|---" * (len(found) + 1) + "|",
@@ -131,7 +132,7 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
   line("**held**", [sum(f["held"].values()) for f in columns])
   for name in dict.fromkeys(k for f in columns for k in f["programs"]):
     peaks = [f["programs"].get(name, {}).get("peak_bytes") for f in columns]
-    line(f"{name}, with all that is held", peaks)
+    line(f"{name}, with what is held", peaks)
   line("**peak**", [f["peak_bytes"] for f in columns])
   if all(f["seconds"] for f in columns):
     cells = " | ".join(plans.seconds(f["seconds"]) for f in columns)
@@ -142,7 +143,7 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def ratios(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-  """PERL's peak over each of the others'."""
+  """Peak of PERL over the peak of each other set-up."""
   if "PERL" not in found:
     return {}
   mine = found["PERL"]["peak_bytes"]
@@ -154,12 +155,12 @@ def ratios(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 
 
 def flags() -> argparse.Namespace:
-  """The command line."""
+  """Reads the command line."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("--model", default="base", help="a preset")
-  parser.add_argument("--vocab", type=int, default=0, help="0: the model's")
+  parser.add_argument("--vocab", type=int, default=0, help="0: the preset's")
   parser.add_argument("--topology", default="", help="such as v5e:4x4")
-  parser.add_argument("--dtype", default="", help="of compute and frozen base")
+  parser.add_argument("--dtype", default="", help="computation and frozen base")
   for name, value in (
     ("batch", 8), ("prompt_len", 128), ("response_len", 64), ("parts", 8),
     ("data", 1), ("tensor", 1),
@@ -175,7 +176,7 @@ def flags() -> argparse.Namespace:
 
 
 def main() -> None:
-  """Compiles, prints, writes."""
+  """Compiles and prints; with --json it writes a file."""
   given = flags()
   config = config_of(given)
   mesh = sharding.make_mesh(
