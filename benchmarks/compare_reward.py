@@ -117,7 +117,7 @@ def require_unique(rows: Iterable[Row]) -> None:
         f"The id {row.id!r} is in {seen[row.id].where} and in {row.where}:"
         " rows are joined by id. If two of the files are runs on the same"
         " fold, give one of them. If the data repeat an id, give each row its"
-        " own, then score and fit the baseline anew."
+        " own, then score again and fit the baseline again."
       )
     seen[row.id] = row
 

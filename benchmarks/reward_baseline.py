@@ -100,7 +100,7 @@ def hand_features(row: Labelled) -> dict[str, float | str]:
   last = prompt[-1] if prompt else {"role": "none", "content": ""}
   mine = [m["content"] for m in prompt if m["role"] == "assistant"]
   kind, before = _name(response), _name(mine[-1]) if mine else "none"
-  says = words(response)
+  answer = words(response)
   context = words(" ".join(m["content"] for m in prompt))
   user = words(" ".join(m["content"] for m in prompt if m["role"] == "user"))
   tool = _last(prompt, "tool")
@@ -114,7 +114,7 @@ def hand_features(row: Labelled) -> dict[str, float | str]:
     "starts as call": float(response.startswith("{")),
     "asks": float(response.rstrip().endswith("?")),
     "characters": float(np.log1p(len(response))),
-    "words": float(np.log1p(len(says))),
+    "words": float(np.log1p(len(answer))),
     "context words": float(np.log1p(len(context))),
     "messages": float(len(prompt)),
     "user turns": float(sum(m["role"] == "user" for m in prompt)),
@@ -122,12 +122,12 @@ def hand_features(row: Labelled) -> dict[str, float | str]:
     "repeats": float(mine.count(response)),
     "same kind before": float(sum(_name(text) == kind for text in mine)),
     "nothing found": float('"empty"' in tool or ": {}" in tool),
-    "words in context": share_of(says, context),
-    "words said by user": share_of(says, user),
-    "words in last": share_of(says, words(last["content"])),
-    "pairs in context": share_of(_pairs(says), _pairs(context)),
-    "last user's words": share_of(words(_last(prompt, "user")), says),
-    "tool's words": share_of(words(tool), says),
+    "words in context": share_of(answer, context),
+    "words said by user": share_of(answer, user),
+    "words in last": share_of(answer, words(last["content"])),
+    "pairs in context": share_of(_pairs(answer), _pairs(context)),
+    "last user's words": share_of(words(_last(prompt, "user")), answer),
+    "tool's words": share_of(words(tool), answer),
   }
   return features | _call_features(row, context, user)
 

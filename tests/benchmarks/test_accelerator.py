@@ -1,4 +1,4 @@
-"""What is made of the numbers of an accelerator's arms."""
+"""The tables and ratios of the accelerator benchmark."""
 
 import dataclasses
 
