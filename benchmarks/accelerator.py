@@ -1,4 +1,4 @@
-"""How much of an accelerator a reward step, decoding and an RL iteration use.
+"""Utilisation of an accelerator by a reward step, decoding, an RL iteration.
 
   python -m benchmarks.accelerator
   python -m benchmarks.accelerator --profile=runs/profile
@@ -7,17 +7,18 @@ A random Llama of 1.24 B parameters (the shape of Llama-3.2-1B) on one device:
 LoRA on a bfloat16 base, and full tuning in float32, both computing in bfloat16.
 The arms of `speed_arms.py`, one process each.
 
-For each phase its seconds, and the share of the chip's peak that its matrix
-products are (`planning/flops.py` counts them in what is traced, with what the
-backward pass makes again; `planning/chips.py` has the peaks). Decoding reads
-all weights and the caches once a token:
+For each phase it prints seconds, and the FLOP/s of the matrix products as a
+share of the chip's peak. `planning/flops.py` counts products in the traced
+program, recomputation in the backward pass included; `planning/chips.py` has
+the peaks. Decoding reads all weights and the KV caches once for each token:
 
-  bandwidth = (bytes of policy and caches) / (seconds a token)
+  bandwidth = (bytes of policy and caches) / (seconds per decode step)
 
-where a token's seconds are those of whole responses less those of half as long
-ones: prefill is in both. Bytes at the peak are the allocator's. With --profile
-each arm leaves a trace of one step more, for TensorBoard or XProf. On a device
-that `chips.py` does not list, shares are left out.
+The seconds are those of full-length responses less those of responses half as
+long, over the difference in steps, so that prefill cancels. Peak memory is the
+allocator's. With --profile each arm writes a trace of one step more, for
+TensorBoard or XProf. On a device that `chips.py` does not list, shares are left
+out.
 """
 
 import argparse
@@ -57,7 +58,7 @@ RL = {"prompts": 16, "group": 4, "prompt_len": 512, "response_len": 256}
 # The same with responses half as long.
 HALF = "rloo, half"
 
-# What is run: an arm of `speed_arms.py`, and the fields that differ from it.
+# By case: an arm of `speed_arms.py`, and the fields that differ from it.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
   "reward": ("reward", REWARD | LORA),
   "reward, full": ("reward, full", REWARD),
@@ -68,7 +69,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def fields_of(case: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-  """Fields of a case's arm; `changes` come last, those of "model" into it."""
+  """Fields of the arm of a case.
+
+  Args:
+    case: Name in `CASES`.
+    changes: Fields that override the case's; "model" is merged into its own.
+  """
   fields = CASES[case][1] | dict(changes)
   fields["model"] = MODEL | dict(changes.get("model", {}))
   if case == HALF:
@@ -81,7 +87,13 @@ def decode_bandwidth(
   half: Mapping[str, Any],
   fields: Mapping[str, Any],
 ) -> float:
-  """Bytes a second of decoding; see above."""
+  """Bytes per second that decoding reads; see the module.
+
+  Args:
+    whole: Result of `run_case` with full-length responses.
+    half: Result with responses half as long.
+    fields: Fields of the arm with full-length responses.
+  """
   steps = fields["response_len"] // 2
   seconds = (whole["seconds"]["sample"] - half["seconds"]["sample"]) / steps
   model = fields["model"]
@@ -94,7 +106,7 @@ def decode_bandwidth(
 
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
-  """Markdown, a line for each phase of each case."""
+  """A Markdown table, a line for each phase of each case."""
   lines = [
     "| | phase | seconds | TFLOP | share of peak FLOP/s | peak GB |",
     "|---|---|---|---|---|---|",
@@ -119,7 +131,7 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def ratios(found: Mapping[str, Mapping[str, Any]]) -> str:
-  """Markdown: LoRA / full in seconds of whole steps."""
+  """A Markdown table: seconds of a step with LoRA over full tuning."""
   lines = ["| LoRA / full | seconds |", "|---|---|"]
   for case, lora, full in rl_speed.lora_and_full(found):
     ratio = lora["seconds"]["all"] / full["seconds"]["all"]
@@ -130,7 +142,11 @@ def ratios(found: Mapping[str, Mapping[str, Any]]) -> str:
 def run_case(
   case: str, count: int, changes: Mapping[str, Any], profile: Path | None
 ) -> dict[str, Any]:
-  """One process: what `speed_arms` prints, with medians of its seconds."""
+  """Runs a case in a process of its own.
+
+  Returns:
+    The JSON of `speed_arms`, with "seconds": medians by phase.
+  """
   arm, fields = CASES[case][0], fields_of(case, changes)
   flags = []
   if profile:
@@ -144,7 +160,7 @@ def run_case(
 
 
 def main() -> None:
-  """Measures, prints, and with --json writes."""
+  """Measures and prints; with --json it writes a file."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("--steps", type=int, default=5)
   parser.add_argument("--set", default="{}", help="JSON: fields of all arms")

@@ -1,7 +1,7 @@
-"""What several benchmarks on the coffee orders start from: an anchor, rewards.
+"""Anchor and reward models of the coffee orders, for several benchmarks.
 
 A stage that has finished in its workdir is not trained again, so that a
-benchmark that was stopped goes on where it was.
+benchmark that was stopped continues where it was.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ class Settings:
   """How large the runs of a benchmark are.
 
   Attributes:
-    workdir: Where they are kept.
+    workdir: Directory with the workdirs of all runs.
     anchor: Fields that differ from configs/sft.py.
     reward: Fields that differ from configs/reward.py.
     policy: Fields that differ from configs/rl.py and configs/dpo.py alike.
@@ -35,25 +35,31 @@ class Settings:
 
 
 def changed(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
-  """The config with dotted fields set, locked."""
+  """Sets dotted fields of a config; returns it locked."""
   config.update_from_flattened_dict(dict(fields))
   return config.lock()
 
 
 def run(config: ConfigDict, workdir: Path) -> dict[str, float]:
-  """The summary of a stage, which is run unless it has finished."""
+  """Runs a stage unless it has finished; returns its summary."""
   return pipeline.run_stage(config, workdir)
 
 
 def anchor(settings: Settings) -> Path:
-  """Workdir of the anchor that all runs start from."""
+  """Trains the anchor that all runs start from; returns its workdir."""
   workdir = settings.workdir / "anchor"
   run(changed(sft_config.get_config(), settings.anchor), workdir)
   return workdir
 
 
 def reward(settings: Settings, name: str, **fields: Any) -> Path:
-  """Workdir of a reward model on the anchor."""
+  """Trains a reward model from the anchor; returns its workdir.
+
+  Args:
+    settings: Sizes of the runs.
+    name: Name of the workdir.
+    **fields: Further fields of the config, dotted.
+  """
   workdir = settings.workdir / name
   fields |= {"reward.init": str(anchor(settings))}
   config = changed(reward_config.get_config(), settings.reward | fields)
@@ -62,7 +68,7 @@ def reward(settings: Settings, name: str, **fields: Any) -> Path:
 
 
 def curve(workdir: Path, *names: str) -> list[tuple[float, ...]]:
-  """Validation metrics of a run, a tuple for each evaluation."""
+  """Reads validation metrics of a run, a tuple for each evaluation."""
   rows = files.read_jsonl(workdir / "metrics.jsonl")
   keys = [f"validation/{name}" for name in names]
   return [tuple(row[key] for key in keys) for row in rows if keys[0] in row]

@@ -4,9 +4,9 @@
       --scores runs/coffee/reward_fold*/scores.jsonl
 
 Rows are joined by id, and have to be exactly the rows of the baseline's folds.
-Prints the AUROC of both by fold; over all folds, of the scores as they are and
-of their ranks within each fold (models of different folds do not share a
-scale); and how sure the difference is, by a paired bootstrap over groups.
+Prints the AUROC of both by fold, and over all folds, of raw scores and of ranks
+within each fold (models of different folds do not share a scale), with the
+interval of the difference by a paired bootstrap over groups.
 """
 
 import argparse
@@ -49,18 +49,23 @@ class Joined(NamedTuple):
 
 
 class Comparison(NamedTuple):
-  """A paired bootstrap, and the share of resamples that the model wins."""
+  """A paired bootstrap, and the share of resamples where the model is better.
+
+  Attributes:
+    bootstrap: Difference of AUROC, model minus baseline.
+    better: Share of resamples in which it is above 0; ties count half.
+  """
 
   bootstrap: classification.BootstrapDifference
   better: float
 
 
 def read(path: str | Path, *, folds: bool) -> list[Row]:
-  """The rows of a scores file.
+  """Reads the rows of a scores file.
 
   Args:
-    path: JSON lines of id, group, score and label.
-    folds: Whether they have a fold as well, as the baseline's do.
+    path: JSON lines with id, group, score and label.
+    folds: Whether they have a fold too, as those of the baseline do.
 
   Raises:
     FileNotFoundError: There is no such file.
@@ -100,7 +105,7 @@ def _number(value: object, field: str, where: str) -> float:
 
 
 def require_unique(rows: Iterable[Row]) -> None:
-  """Checks that an id names one row.
+  """Checks that no id occurs twice.
 
   Raises:
     ValueError: Names the id, where it is, and what to do.
@@ -112,13 +117,13 @@ def require_unique(rows: Iterable[Row]) -> None:
         f"The id {row.id!r} is in {seen[row.id].where} and in {row.where}:"
         " rows are joined by id. If two of the files are runs on the same"
         " fold, give one of them. If the data repeat an id, give each row its"
-        " own, then score and fit the baseline anew."
+        " own, then score again and fit the baseline again."
       )
     seen[row.id] = row
 
 
 def join(baseline: Sequence[Row], files: Sequence[Sequence[Row]]) -> Joined:
-  """Puts both scores of a row side by side.
+  """Joins the scores of the model and of the baseline by row id.
 
   Args:
     baseline: Rows of all folds.
@@ -206,7 +211,7 @@ def compare(rows: Joined, *, samples: int, seed: int) -> Comparison:
 
 
 def report(rows: Joined, *, samples: int, seed: int) -> str:
-  """Markdown: AUROC by fold, and both ways of pooling with their bootstrap."""
+  """A Markdown table: AUROC by fold and pooled, with the bootstrap."""
   lines = ["| fold | rows | model | baseline | difference |", "|---" * 5 + "|"]
   pairs = []
   for fold in np.unique(rows.folds):

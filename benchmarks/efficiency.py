@@ -1,20 +1,21 @@
-"""The paper's efficiency table, from the compiler: LoRA beside full tuning.
+"""The efficiency tables of the paper from the compiler: LoRA and full tuning.
 
   python -m benchmarks.efficiency --workdir=runs/efficiency
   python -m benchmarks.efficiency --workdir=runs/efficiency --weak
   python -m benchmarks.efficiency --workdir=runs/efficiency --layouts
 
-Needs libtpu, and no TPU: each row is the task `plan` for a model and a slice,
+Needs libtpu, and no TPU. Each row is the task `plan` for a model and a slice:
 the reward step (pairs of 1,024 tokens) and an RL iteration (1,024 + 128), with
-LoRA of rank 8 on attention and with the whole model tuned. A chip has four rows
-of a batch and takes one at a time, rematerialising whole layers. Bytes are the
-compiler's; seconds are predicted (see `perl_jax/planning/estimate.py`).
+LoRA of rank 8 on attention and with full tuning. A chip has four rows of a
+batch, in microbatches of one, and whole layers are rematerialised. Bytes are
+the compiler's; seconds are predicted (see `perl_jax/planning/estimate.py`).
 
-With --weak: the reward step of one model on growing slices, the batch growing
-with them. With --layouts: a rollout (1,024 + 512) that decodes in the layout of
-training, beside one that lays the base out anew (`config.rollouts.layout`).
+With --weak: weak scaling, the reward step of one model on growing slices with a
+batch that grows as they do. With --layouts: a rollout (1,024 + 512) that
+decodes in the layout of training, beside one that reshards the base for
+decoding (`config.rollouts.layout`).
 
-A row that was planned before is taken from its workdir.
+A row that was planned before is read from its workdir.
 """
 
 import argparse
@@ -25,16 +26,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import lora_vs_full
+from benchmarks import results
 from configs import plan as plan_config
 from perl_jax import files, sharding
 from perl_jax.reporting import numbers
 from perl_jax.tasks import plan
-from perl_jax.tasks.dry_run import programs
 
 ROWS_PER_CHIP = 4
 
-# The paper's figures are of one size each; see PAPER.md, tables 1 and 3.
+# Memory of LoRA over full tuning, for one model each: Sidahmed et al. 2024,
+# arXiv:2403.10704, tables 1 and 3.
 PAPER = {"reward": "43 to 56 %", "rl": "73 to 80 %"}
 SLICES = (
   ("gemma_2b", "v5e:4x4"),
@@ -49,12 +50,19 @@ WEAK = tuple(("llama_8b", f"v5e:{s}") for s in ("2x2", "4x4", "8x8", "16x16"))
 
 
 def chips(topology: str) -> int:
-  """Chips in a slice, "v5p:2x2x4" has 16."""
+  """Number of chips in a slice; "v5p:2x2x4" has 16."""
   return math.prod(int(n) for n in topology.split(":")[1].split("x"))
 
 
 def config_of(model: str, topology: str, *, stages: str, full: bool) -> Any:
-  """The plan of one row."""
+  """The config of the plan of one row.
+
+  Args:
+    model: Preset.
+    topology: Slice, such as "v5e:4x4".
+    stages: Names of stages, with commas between them.
+    full: Whether full tuning is planned too.
+  """
   config = plan_config.get_config()
   config.model, config.plan.topology = model, topology
   config.plan.stages, config.plan.full = stages, full
@@ -68,7 +76,7 @@ def config_of(model: str, topology: str, *, stages: str, full: bool) -> Any:
 
 
 def planned(config: Any, workdir: Path) -> dict[str, Any]:
-  """The plan of a row, made if it is not there yet."""
+  """Returns the plan of a row, from its workdir if it is there."""
   path = workdir / plan.FILE
   if not (workdir / "done").exists():
     plan.run(config, workdir)
@@ -77,7 +85,7 @@ def planned(config: Any, workdir: Path) -> dict[str, Any]:
 
 
 def table(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> Iterator[str]:
-  """Markdown, a line for each stage of each row."""
+  """A Markdown table, a line for each stage of each row."""
   yield (
     "| model | slice | stage | LoRA, GiB a device | full | LoRA / full | paper"
     " | LoRA, s a step | full | LoRA / full |"
@@ -105,7 +113,7 @@ def table(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> Iterator[str]:
 def weak_table(
   rows: Mapping[tuple[str, str], Mapping[str, Any]],
 ) -> Iterator[str]:
-  """Markdown, a line for each slice."""
+  """A Markdown table of weak scaling, a line for each slice."""
   yield (
     "| slice | pairs | GiB a device | s a step, predicted | compute | memory"
     " | network | bound by | efficiency |"
@@ -127,7 +135,7 @@ def weak_table(
 
 
 def rollouts(workdir: Path) -> dict[str, dict[str, Any]]:
-  """The sampling program of each model in each layout."""
+  """Plans the sampling program of each model in each layout."""
   found = {}
   for model, batch in ROLLOUTS:
     for layout in ("train", "decode"):
@@ -148,7 +156,7 @@ def _rollout(model: str, batch: int, layout: str) -> dict[str, Any]:
   mesh = sharding.make_mesh(
     **config.mesh.to_dict(), devices=plan.devices_of(config.plan.topology)
   )
-  made = programs.make_stage(
+  made = plan.make_stage(
     plan.stage_config(config, "rl", "lora"), plan.model_of(config, ["rl"]), mesh
   )
   sample = made.programs()[:1]
@@ -156,7 +164,7 @@ def _rollout(model: str, batch: int, layout: str) -> dict[str, Any]:
 
 
 def rollout_table(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-  """Markdown, a line for each model and layout."""
+  """A Markdown table, a line for each model and layout."""
   yield (
     "| model, layout | GiB a device | sent by a device | compute | memory"
     " | network | s a rollout, predicted |"
@@ -176,11 +184,11 @@ def rollout_table(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 
 def main() -> None:
-  """Plans, prints, writes efficiency.json or weak.json."""
+  """Plans and prints; writes efficiency.json or weak.json."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("--workdir", type=Path, required=True)
   parser.add_argument("--weak", action="store_true")
-  parser.add_argument("--rows", type=int, default=None, help="only the first")
+  parser.add_argument("--rows", type=int, default=None, help="number of rows")
   parser.add_argument("--layouts", action="store_true")
   given = parser.parse_args()
   if given.layouts:
@@ -205,7 +213,7 @@ def main() -> None:
   files.write_json(
     given.workdir / ("weak.json" if given.weak else "efficiency.json"),
     {
-      "machine": lora_vs_full.machine(),
+      "machine": results.machine(),
       "rows": {" ".join(key): found for key, found in rows.items()},
     },
   )

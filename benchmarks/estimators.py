@@ -2,15 +2,15 @@
 
   python -m benchmarks.estimators --workdir=runs/estimators
 
-One anchor and one reward model (configs/sft.py, configs/reward.py); then each
-way to train the policy from there, for each seed: data order, adapters and
-samples differ, anchor and reward model do not. The budget is the number of
-responses that are learned from: `--iterations` times `--responses`. DPO reads
-as many responses, two to a pair; its pairs are those that the reward model was
-trained on.
+One anchor and one reward model are trained (configs/sft.py, configs/reward.py),
+then a policy by each method from each seed. Seeds differ in data order,
+adapters and samples, and share the anchor and the reward model. The budget is
+the number of responses that are trained on: `--iterations` times `--responses`.
+DPO reads as many responses, two to a pair; its pairs are those that the reward
+model was trained on.
 
-Gold success is the share of held-out orders that are answered exactly right,
-which nothing is trained on. The last checkpoint counts, not the best.
+Gold success is the share of held-out orders that are answered exactly right;
+nothing is trained on it. The last checkpoint counts, not the best.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import coffee, lora_vs_full
+from benchmarks import coffee, results
 from configs import dpo as dpo_config
 from configs import rl as rl_config
 from perl_jax import files
@@ -27,7 +27,7 @@ from perl_jax import files
 GROUP = 4
 _GROUPED = {"samples_per_prompt": GROUP}
 
-# What an estimator is usually run with, where it differs from configs/rl.py.
+# Usual settings of an estimator where they differ from configs/rl.py.
 # The KL is k1 in the reward but for GRPO and Dr. GRPO, which are published
 # with k3 in the loss.
 METHODS: Mapping[str, Mapping[str, Any]] = {
@@ -85,7 +85,18 @@ def run(
   responses: int,
   methods: Sequence[str],
 ) -> dict[str, list[dict[str, float]]]:
-  """Summaries by method, one for each seed."""
+  """Trains by each method from each seed.
+
+  Args:
+    settings: Sizes of the runs.
+    seeds: Number of seeds.
+    iterations: Iterations of a run.
+    responses: Responses in an iteration.
+    methods: Names in `METHODS`, and `DPO`.
+
+  Returns:
+    Summaries by method, one for each seed.
+  """
   anchor = coffee.anchor(settings)
   reward = coffee.reward(settings, "reward")
   found: dict[str, list[dict[str, float]]] = {}
@@ -107,7 +118,7 @@ def run(
 
 
 def spread(values: list[float]) -> str:
-  """Mean and sample standard deviation, in percent."""
+  """Mean and sample standard deviation of shares, in percent."""
   text = f"{statistics.mean(values):.1%}"
   if len(values) > 1:
     text += f" ± {100 * statistics.stdev(values):.1f}"
@@ -115,7 +126,7 @@ def spread(values: list[float]) -> str:
 
 
 def table(found: Mapping[str, list[Mapping[str, float]]]) -> str:
-  """Markdown, a line for each method."""
+  """A Markdown table, a line for each method."""
   lines = [
     "| | gold, anchor | gold, policy | KL, nats a response | seconds |",
     "|---|---|---|---|---|",
@@ -142,8 +153,8 @@ def main() -> None:
   given = vars(parser.parse_args())
   workdir = given.pop("workdir")
   found = run(coffee.Settings(workdir), **given)
-  machine = lora_vs_full.machine()
-  print(", ".join(f"{k} {v}" for k, v in (machine | given).items()))
+  machine = results.machine()
+  print(results.in_line(machine | given))
   print(table(found))
   files.write_json(
     workdir / "estimators.json", {"machine": machine, "runs": found}

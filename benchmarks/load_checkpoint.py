@@ -2,12 +2,12 @@
 
     python -m benchmarks.load_checkpoint --directory=runs/random_1gb
 
-makes a random Llama checkpoint of about 1 GB (bfloat16, several shards) unless
-it is there, and reads it in processes of their own, one after the other: with
+Makes a random Llama checkpoint of about 1 GB (bfloat16, several shards) unless
+it is there. Two processes read it, one after the other: with
 `perl_jax.interop`, and with `transformers.from_pretrained` where PyTorch is
-installed. Peak is the growth of the process's resident set from before the
-call to its maximum (VmHWM, so that mapped files count), resident are the bytes
-of the leaves.
+installed. "Peak" is the growth of the process's resident set from before the
+call to its maximum (VmHWM, so that mapped files count); "resident" is the bytes
+of the parameters.
 """
 
 import argparse
@@ -36,7 +36,7 @@ SHAPE = dict(
 
 
 def make(directory: Path, layers: int, shard_bytes: int) -> None:
-  """Writes the checkpoint."""
+  """Writes a random checkpoint of that many layers."""
   import ml_dtypes
 
   from perl_jax.interop import hf_config, hf_weights
@@ -52,13 +52,13 @@ def make(directory: Path, layers: int, shard_bytes: int) -> None:
   hf_weights.save_base(
     directory, config, leaves, dtype="bfloat16", shard_bytes=shard_bytes
   )
-  described = hf_config.hf_config(config)
-  described.dtype = "bfloat16"
-  (directory / "config.json").write_text(json.dumps(described.to_dict()))
+  found = hf_config.hf_config(config)
+  found.dtype = "bfloat16"
+  (directory / "config.json").write_text(json.dumps(found.to_dict()))
 
 
 def measure_ours(directory: Path) -> dict[str, float]:
-  """Reads with perl_jax."""
+  """Reads the checkpoint with perl_jax; returns bytes and seconds."""
   import jax
 
   from perl_jax import params, sharding
@@ -71,9 +71,9 @@ def measure_ours(directory: Path) -> dict[str, float]:
   before, started = process.status_bytes("VmRSS"), time.perf_counter()
   storage = Storage("bfloat16")
   found = hf_checkpoint.load(directory, mesh=mesh, storage=storage)
-  jax.block_until_ready(found.base)
+  jax.block_until_ready(found.frozen)
   seconds = time.perf_counter() - started
-  resident = params.nbytes(found.base)
+  resident = params.nbytes(found.frozen)
   return {
     "resident": resident,
     "peak": process.status_bytes("VmHWM") - before,
@@ -82,7 +82,7 @@ def measure_ours(directory: Path) -> dict[str, float]:
 
 
 def measure_transformers(directory: Path) -> dict[str, float]:
-  """Reads with transformers."""
+  """Reads the checkpoint with transformers; returns bytes and seconds."""
   import torch
   import transformers
 
@@ -107,7 +107,7 @@ MEASURES = {"perl_jax": measure_ours, "transformers": measure_transformers}
 
 
 def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
-  """Makes, measures and prints."""
+  """Makes the checkpoint, measures and prints."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--directory", required=True, type=Path)
   parser.add_argument("--layers", type=int, default=SHAPE["num_layers"])

@@ -1,24 +1,22 @@
-"""What LoRA costs against full tuning: the paper's comparison in one run.
+"""Time and memory of LoRA against full tuning, as the paper compares them.
 
   python -m benchmarks.lora_vs_full
   python -m benchmarks.lora_vs_full --preset=small --vocab=1024 --batch=128 \
       --prompt_len=56 --response_len=40 --json=runs/lora_vs_full.json
 
-Weights are random, tokens too, and every sequence has its full length: nothing
-here depends on what is learned. The steps, the sampler and the RL iteration are
-those that the tasks run, with the settings of configs/reward.py and
+Weights and tokens are random, and every sequence has its full length: time and
+memory do not depend on their values. The step and the iteration are those that
+the tasks run (stages.py), with the settings of configs/reward.py and
 configs/rl.py; only shapes and `tuning` are set here. How memory is counted:
 arms.py. Results: README.md.
 
 LoRA and full tuning take turns step by step, each first in every other turn, so
-that what else the machine does hits both; times are medians after a warm-up in
-which everything compiles. One device.
+that other load on the machine affects both. Times are medians after a warm-up
+in which everything compiles. One device.
 """
 
 import argparse
 import dataclasses
-import os
-import platform
 import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,7 +24,7 @@ from typing import Any
 
 import jax
 
-from benchmarks import arms
+from benchmarks import arms, results
 from perl_jax import files, sharding
 
 TUNINGS = ("lora", "full")
@@ -36,6 +34,10 @@ def measure(
   make: Callable[[str], Any], settings: arms.Settings
 ) -> dict[str, dict[str, Any]]:
   """Runs both tunings in turns.
+
+  Args:
+    make: Returns the arm of a tuning; see `arms`.
+    settings: Its numbers of steps.
 
   Returns:
     For "lora" and "full": the bytes and shares of `costs`, and of each phase
@@ -60,11 +62,16 @@ def measure(
 
 
 def ratios(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-  """LoRA against full as in the paper's table 1.
+  """LoRA against full tuning as in table 1 of Sidahmed et al. 2024.
+
+  Args:
+    found: As `measure` returns it.
 
   Returns:
-    `speed_up` of each phase: seconds of full / seconds of LoRA; and for each
-    entry of bytes LoRA in percent of full.
+    `speed_up` of each phase, seconds of full / seconds of LoRA; and for each
+    entry `<name>_bytes`, `<name>_percent`, LoRA in percent of full.
+
+  Reference: arXiv:2403.10704.
   """
   lora, full = found["lora"], found["full"]
 
@@ -86,32 +93,8 @@ def ratios(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
   return result
 
 
-def machine() -> dict[str, Any]:
-  """What the numbers were measured on."""
-  device = jax.devices()[0]
-  return {
-    "device": f"{device.platform}: {device.device_kind}",
-    "processor": processor(),
-    "cores": len(os.sched_getaffinity(0))
-    if hasattr(os, "sched_getaffinity")
-    else os.cpu_count(),
-    "load_at_start": os.getloadavg()[0],
-    "jax": jax.__version__,
-    "python": platform.python_version(),
-  }
-
-
-def processor(path: str = "/proc/cpuinfo") -> str:
-  """The CPU's name; where Linux does not tell, what Python knows."""
-  if Path(path).exists():
-    for line in Path(path).read_text().splitlines():
-      if line.startswith("model name"):
-        return line.split(":", 1)[1].strip()
-  return platform.processor() or platform.machine()
-
-
 def table(title: str, found: Mapping[str, Any]) -> str:
-  """Markdown: a line for each number, LoRA beside full and their ratio."""
+  """A Markdown table: a line for each number, LoRA, full, and their ratio."""
   lora, full, ratio = (found[k] for k in ("lora", "full", "ratio"))
   lines = [f"| {title} | LoRA | full | LoRA / full |", "|---|---|---|---|"]
 
@@ -126,43 +109,38 @@ def table(title: str, found: Mapping[str, Any]) -> str:
   ):
     line(
       name,
-      lambda x, key=key: mebibytes(x[f"{key}_bytes"]),
+      lambda x, key=key: results.mebibytes(x[f"{key}_bytes"]),
       f"{ratio[f'{key}_percent']:.1f} %",
     )
   kinds = {"compiler_peak": "the function", "phase": "with the other roles"}
-  for kind, title in kinds.items() if "phase_bytes" in lora else ():
-    for phase in lora["phase_bytes"]:
+  phases = lora["phase_bytes"]
+  for kind, title in kinds.items() if len(phases) > 1 else ():
+    for phase in phases:
       line(
         f"{phase}: {title}, MiB",
-        lambda x, k=kind, p=phase: mebibytes(x[f"{k}_bytes"][p]),
+        lambda x, k=kind, p=phase: results.mebibytes(x[f"{k}_bytes"][p]),
         f"{ratio[f'{kind}_percent'][phase]:.1f} %",
       )
   for phase in lora["seconds"]:
     bold = "**" if phase in ("step", "iteration") else ""
     line(
       f"{bold}{phase}, s{bold}",
-      lambda x, p=phase: spread(x["seconds"][p], x["all_seconds"][p]),
+      lambda x, p=phase: results.spread(x["seconds"][p], x["all_seconds"][p]),
       f"speed-up {ratio['speed_up'][phase]:.2f}x",
     )
   return "\n".join(lines)
 
 
-def mebibytes(count: int) -> str:
-  """Bytes in MiB, three digits or more."""
-  size = count / 2**20
-  return f"{size:.3f}" if size < 1 else f"{size:.1f}"
-
-
-def spread(median: float, values: list[float]) -> str:
-  """The median, with the least and the greatest."""
-  return f"{median:.3f} ({min(values):.3f} to {max(values):.3f})"
-
-
 def run(settings: arms.Settings) -> dict[str, Any]:
-  """Everything: {"settings", "machine", "reward", "rl"}."""
+  """Measures reward step and RL iteration.
+
+  Returns:
+    {"settings", "machine", "reward", "rl"}, JSON-able; the last two are results
+    of `measure`, with "ratio" from `ratios`.
+  """
   result: dict[str, Any] = {
     "settings": dataclasses.asdict(settings),
-    "machine": machine(),
+    "machine": results.machine(),
   }
   mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1)
   with jax.set_mesh(mesh):
@@ -177,7 +155,7 @@ def run(settings: arms.Settings) -> dict[str, Any]:
 
 
 def flags() -> argparse.Namespace:
-  """The command line: the fields of `Settings`, and where to write."""
+  """Reads the command line: the fields of `Settings`, and a file to write."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   for field in dataclasses.fields(arms.Settings):
     parser.add_argument(
@@ -188,12 +166,12 @@ def flags() -> argparse.Namespace:
 
 
 def main() -> None:
-  """Measures, prints, writes."""
+  """Measures and prints; with --json it writes a file."""
   given = vars(flags())
   path = given.pop("json")
   result = run(arms.Settings(**given))
   for name in ("settings", "machine"):
-    print(", ".join(f"{k} {v}" for k, v in result[name].items()))
+    print(results.in_line(result[name]))
   print("\n" + table("reward step", result["reward"]))
   print("\n" + table("RL iteration", result["rl"]))
   if path:

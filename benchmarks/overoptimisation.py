@@ -2,10 +2,11 @@
 
   python -m benchmarks.overoptimisation --workdir=runs/overoptimisation
 
-One anchor of the coffee orders, one reward model, and an ensemble of them that
-is trained in one run; then the policy is trained against each with a weight of
-the KL that is too low on purpose, and judged all along: gold success, which
-nothing is trained on, beside the reward and the KL.
+On the coffee orders one anchor, one reward model, and an ensemble of reward
+models that is trained in one run. Then the policy is trained against each, with
+a weight of the KL that is too low on purpose. It is evaluated throughout: gold
+success (the share of held-out orders answered exactly right), which nothing is
+trained on, beside the reward and the KL.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import coffee, lora_vs_full
+from benchmarks import coffee, results
 from configs import rl as rl_config
 from perl_jax import files
 
@@ -38,7 +39,19 @@ def run(
   every: int,
   kinds: Sequence[str] = tuple(KINDS),
 ) -> dict[str, list[tuple[float, ...]]]:
-  """(gold, KL, reward) at each evaluation, by kind."""
+  """Trains a policy against each kind of reward.
+
+  Args:
+    settings: Sizes of the runs.
+    beta: Weight of the KL.
+    learning_rate: Learning rate of the policy, constant.
+    steps: Iterations.
+    every: Iterations between evaluations.
+    kinds: Names in `KINDS`.
+
+  Returns:
+    (gold success, KL, reward) at each evaluation, by kind.
+  """
   anchor = coffee.anchor(settings)
   rewards = {
     "reward": coffee.reward(settings, "reward"),
@@ -66,7 +79,7 @@ def run(
 
 
 def table(found: Mapping[str, list[tuple[float, ...]]]) -> str:
-  """Markdown: where gold success was highest, and where it ended."""
+  """A Markdown table: the best and the last gold success of each kind."""
   lines = [
     "| reward | gold, anchor | best gold, at KL | last gold, at KL"
     " | reward, first to last |",
@@ -83,7 +96,7 @@ def table(found: Mapping[str, list[tuple[float, ...]]]) -> str:
 
 
 def curves(found: Mapping[str, list[tuple[float, ...]]], every: int) -> str:
-  """Markdown: gold success and KL at each evaluation, `every` iterations."""
+  """A Markdown table: gold success and KL at each evaluation."""
   count = len(next(iter(found.values())))
   steps = " | ".join(str(every * i) for i in range(count))
   lines = [f"| gold, KL at iteration | {steps} |", f"|---|{'---|' * count}"]
@@ -106,8 +119,8 @@ def main() -> None:
   given = vars(parser.parse_args())
   workdir = given.pop("workdir")
   found = run(coffee.Settings(workdir), **given)
-  machine = lora_vs_full.machine()
-  print(", ".join(f"{k} {v}" for k, v in (machine | given).items()))
+  machine = results.machine()
+  print(results.in_line(machine | given))
   print(table(found))
   print("\n" + curves(found, given["every"]))
   files.write_json(

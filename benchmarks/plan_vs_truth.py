@@ -1,41 +1,39 @@
-"""Planned peak bytes beside what a real run of the same program takes.
+"""Planned peak memory beside the memory that the same program takes.
 
   python -m benchmarks.plan_vs_truth
   python -m benchmarks.plan_vs_truth --model=llama_8b --dtype=bfloat16
 
-Each program of a reward step and of an RL iteration is planned, as the task
-`plan` does it, on one device of this machine; then it is run, in a process of
-its own, with arrays of zeros for its arguments, and the largest amount of
-memory is read: on a GPU from the allocator, on a CPU as the growth of the
-process's resident memory from before the arguments are made (VmHWM). A CPU has
-more in it than XLA's buffers: what a matrix product packs, threads' stacks.
+Each program of a reward step and of an RL iteration is planned for one device
+of this machine, as the task `plan` does it. Then it runs in a process of its
+own, with arrays of zeros as arguments, and the peak memory is read: on a GPU
+from the allocator, on a CPU as the growth of the process's resident set from
+before the arguments are made (VmHWM). On a CPU that counts more than XLA's
+buffers: matrices that a product packs, and the stacks of threads.
 """
 
 import argparse
 import gc
 import json
 import pathlib
-import subprocess
 import sys
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from benchmarks import lora_vs_full, process
+from benchmarks import process, results
 from configs import plan as plan_config
 from perl_jax import files, sharding
 from perl_jax.planning import estimate
 from perl_jax.reporting import numbers
 from perl_jax.tasks import plan
-from perl_jax.tasks.dry_run import programs
 from perl_jax.tasks.training import compiled
 
 STAGES = ("reward", "rl")
 
 
 def config_of(given: argparse.Namespace, stage: str) -> Any:
-  """The plan of one stage on one device."""
+  """The config of a plan of one stage on one device."""
   config = plan_config.get_config()
   config.model, config.vocab_size = given.model, given.vocab
   config.compute.dtype = config.base_dtype = given.dtype
@@ -48,16 +46,16 @@ def config_of(given: argparse.Namespace, stage: str) -> Any:
 
 
 def made_programs(given: argparse.Namespace, stage: str):
-  """(mesh, the programs of a stage)."""
+  """The mesh, and the programs of a stage."""
   config = config_of(given, stage)
   mesh = sharding.make_mesh(**config.mesh.to_dict())
   model = plan.model_of(config, [stage])
   made = plan.stage_config(config, stage, given.tuning)
-  return mesh, programs.make_stage(made, model, mesh).programs()
+  return mesh, plan.make_stage(made, model, mesh).programs()
 
 
 def run_one(given: argparse.Namespace) -> dict[str, int]:
-  """Plans and runs one program; planned and taken, bytes."""
+  """Plans and runs one program; returns bytes "planned" and "taken"."""
   mesh, found = made_programs(given, given.stage)
   (program,) = [p for p in found if p.name == given.program]
   with jax.set_mesh(mesh):
@@ -83,7 +81,7 @@ def run_one(given: argparse.Namespace) -> dict[str, int]:
 
 
 def _made(x):
-  """An array as described, written to; lengths and masks are 1."""
+  """The array of an abstract one, of zeros; lengths and masks are 1."""
   if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
     return jax.random.key(0)
   value = jnp.asarray(x.ndim == 1, x.dtype)
@@ -91,7 +89,7 @@ def _made(x):
 
 
 def measure(given: argparse.Namespace) -> dict[str, dict[str, int]]:
-  """`run_one` of each program, in a process of its own."""
+  """Calls `run_one` for each program, in a process of its own."""
   found = {}
   for stage in STAGES:
     for program in made_programs(given, stage)[1]:
@@ -99,17 +97,14 @@ def measure(given: argparse.Namespace) -> dict[str, dict[str, int]]:
         sys.executable, "-m", "benchmarks.plan_vs_truth", *sys.argv[1:],
         f"--stage={stage}", f"--program={program.name}",
       ]  # fmt: skip
-      done = subprocess.run(command, capture_output=True, text=True)
-      if done.returncode:
-        raise RuntimeError(f"{stage} {program.name}:\n{done.stderr[-4000:]}")
       name = f"{stage}: {program.name}"
-      found[name] = json.loads(done.stdout.splitlines()[-1])
+      found[name] = process.last_json(command)
       print(name, found[name], flush=True)
   return found
 
 
 def table(found: dict[str, dict[str, int]]) -> str:
-  """Markdown, a line for each program."""
+  """A Markdown table, a line for each program."""
   lines = [
     "| program | planned | taken | planned / taken |",
     "|---|---|---|---|",
@@ -124,7 +119,7 @@ def table(found: dict[str, dict[str, int]]) -> str:
 
 
 def main() -> None:
-  """Plans, runs, prints; writes with --json."""
+  """Plans, runs and prints; with --json it writes a file."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("--model", default="base", help="a preset")
   parser.add_argument("--vocab", type=int, default=32_000)
@@ -140,8 +135,8 @@ def main() -> None:
     print(json.dumps(run_one(given)))
     return
   found = measure(given)
-  machine = lora_vs_full.machine()
-  print(", ".join(f"{k} {v}" for k, v in machine.items()))
+  machine = results.machine()
+  print(results.in_line(machine))
   print(table(found))
   if given.json:
     files.write_json(given.json, {"machine": machine, "programs": found})

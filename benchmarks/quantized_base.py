@@ -1,15 +1,15 @@
-"""What a base of 8 or 4 bits saves, and what it costs.
+"""Memory and accuracy of a base stored in 8 or 4 bits.
 
   python -m benchmarks.quantized_base --workdir=runs/quantized
 
-On the embedded coffee orders: one anchor is trained, then a reward model with
-LoRA on that anchor's weights kept in each dtype, with the settings of
-configs/reward.py. For each dtype it prints
+One anchor is trained on the embedded coffee orders. Then, for each dtype, a
+reward model with LoRA is trained on the anchor's weights stored in that dtype,
+with the settings of configs/reward.py. For each dtype it prints
 
-- the bytes of the base, by what `jax.Array`s hold and the compiler is given;
+- the bytes of the base, as `jax.Array`s and as arguments of a compiled program;
 - the error of the anchor's logits against those in float32 on held-out orders:
-  root mean square over tokens and vocabulary, relative to the logits' own
-  spread, and the largest;
+  root mean square over tokens and vocabulary, relative to the standard
+  deviation of the logits, and the largest;
 - the accuracy of the reward model on held-out pairs, with its 95 % interval.
 """
 
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks import lora_vs_full
+from benchmarks import results
 from configs import reward as reward_config
 from configs import sft as sft_config
 from perl_jax import files, roles, sampling, tasks
@@ -31,14 +31,14 @@ from perl_jax import params as params_lib
 from perl_jax.models import quantization
 from perl_jax.models.lora import LoraSpec
 from perl_jax.tasks.initial import restore
-from perl_jax.tasks.initial.model import Outside, Start
+from perl_jax.tasks.initial.model import ReadOptions, Start
 from perl_jax.tasks.training import begin, inputs
 
 DTYPES = ("bfloat16", *quantization.QUANTIZED)
 
 
 def anchor_run(workdir: Path, overrides: dict[str, Any]) -> ConfigDict:
-  """Trains the anchor, or finds it trained; returns its config."""
+  """Trains the anchor unless that is done; returns its config."""
   config = sft_config.get_config()
   config.update_from_flattened_dict(overrides)
   tasks.run(config, workdir)
@@ -46,14 +46,21 @@ def anchor_run(workdir: Path, overrides: dict[str, Any]) -> ConfigDict:
 
 
 def load(workdir: Path, dtype: str) -> Start:
-  """The anchor with its base in a dtype."""
+  """Reads the anchor with its base in a storage dtype."""
   return restore.load(
-    workdir, "best", "policy", "anchor", outside=Outside(dtype=dtype)
+    workdir, "best", "policy", "anchor", options=ReadOptions(dtype=dtype)
   )
 
 
 def logits(start: Start, rows: Any) -> np.ndarray:
-  """Logits of the real tokens of right-padded rows, `[tokens, V]`, float32."""
+  """Logits of right-padded rows at all tokens but padding, `[tokens, V]`.
+
+  They are computed in float32.
+
+  Args:
+    start: The model.
+    rows: (tokens `[B, T]`, lengths `[B]`).
+  """
   backbone = roles.Backbone(
     dataclasses.replace(start.config, dtype="float32"), LoraSpec()
   )
@@ -64,13 +71,13 @@ def logits(start: Start, rows: Any) -> np.ndarray:
     hidden = roles.hidden_states(backbone, base, sequence)
     return sampling.next_token_logits(backbone, base, hidden)
 
-  found = np.asarray(run(start.base, *rows))
+  found = np.asarray(run(start.role.frozen, *rows))
   real = np.arange(found.shape[1]) < np.asarray(rows[1])[:, None]
   return found[real]
 
 
 def held_out_rows(config: ConfigDict, start: Start) -> tuple[Any, Any]:
-  """Prompts and right answers that trained nothing: (tokens, lengths)."""
+  """Held-out prompts with their right answers: (tokens, lengths)."""
   tokenization = begin.load_tokenizer(start)
   reward = reward_config.get_config()
   reward.data = config.data
@@ -81,7 +88,14 @@ def held_out_rows(config: ConfigDict, start: Start) -> tuple[Any, Any]:
 
 
 def logit_error(found: np.ndarray, exact: np.ndarray) -> dict[str, float]:
-  """Differences of logits, each row's mean aside: softmax does not see it."""
+  """Errors of logits `[tokens, V]`, without the mean of each row.
+
+  The softmax does not depend on that mean.
+
+  Returns:
+    "logit_error", the root mean square error over that of `exact` itself, and
+    "largest_logit_error".
+  """
 
   def centred(x):
     return x - x.mean(axis=1, keepdims=True)
@@ -99,7 +113,16 @@ def measure(
   anchor_overrides: dict[str, Any],
   reward_overrides: dict[str, Any],
 ) -> dict[str, dict[str, float]]:
-  """Everything, by dtype."""
+  """Trains and measures.
+
+  Args:
+    workdir: Directory of all runs.
+    anchor_overrides: Fields that differ from configs/sft.py.
+    reward_overrides: Fields that differ from configs/reward.py.
+
+  Returns:
+    Bytes, errors and quality of the reward model, by dtype.
+  """
   config = anchor_run(workdir / "anchor", anchor_overrides)
   exact = load(workdir / "anchor", "float32")
   rows = held_out_rows(config, exact)
@@ -112,9 +135,9 @@ def measure(
     reward.base_dtype = dtype
     reward.reward.init = str(workdir / "anchor")
     summary = tasks.run(reward, workdir / f"reward_{dtype}")
-    compiled = jax.jit(lambda base: base).lower(start.base).compile()
+    compiled = jax.jit(lambda base: base).lower(start.role.frozen).compile()
     found[dtype] = {
-      "bytes": params_lib.nbytes(start.base),
+      "bytes": params_lib.nbytes(start.role.frozen),
       "compiler_bytes": compiled.memory_analysis().argument_size_in_bytes,
       **logit_error(logits(start, rows), exact_logits),
       **{k: v for k, v in summary.items() if k.startswith("accuracy")},
@@ -124,7 +147,7 @@ def measure(
 
 
 def table(found: dict[str, dict[str, float]]) -> str:
-  """Markdown, a line for each dtype."""
+  """A Markdown table, a line for each dtype."""
   lines = [
     "| base | bytes | of bfloat16 | logit error | largest | reward model |",
     "|---|---|---|---|---|---|",
@@ -146,8 +169,8 @@ def main() -> None:
   parser.add_argument("--workdir", type=Path, required=True)
   workdir = parser.parse_args().workdir
   found = measure(workdir, {}, {})
-  machine = lora_vs_full.machine()
-  print(", ".join(f"{k} {v}" for k, v in machine.items()))
+  machine = results.machine()
+  print(results.in_line(machine))
   print(table(found))
   files.write_json(
     workdir / "quantized_base.json", {"machine": machine, "dtypes": found}

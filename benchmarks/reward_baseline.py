@@ -1,14 +1,14 @@
-"""How far a reward model gets without a language model: bag of words, on folds.
+"""A reward model without a language model: bag of words, cross-validated.
 
   python -m benchmarks.reward_baseline --data taskmaster_coffee \
       --data_dir PATH --out runs/baseline/coffee.jsonl
 
-Two classifiers on the folds that reward models are trained on, their logits
-averaged: a logistic regression on TF-IDF of the response and of the end of the
-context, and boosted trees on features made by hand beside the same TF-IDF
-vectors, reduced. All that is fitted, vocabularies included, is fitted on a
-fold's training side. `compare_reward.py` compares a reward model's scores with
-the output, row by row.
+Two classifiers are fitted on the folds that reward models are trained on, and
+their logits averaged: a logistic regression on TF-IDF vectors of the response
+and of the end of the context, and boosted trees on hand-made features beside
+the same vectors, reduced by a truncated SVD. Everything, vocabularies included,
+is fitted on the training rows of a fold. `compare_reward.py` compares a reward
+model's scores with the output, row by row.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from perl_jax.data.records import Labelled, Message
 from perl_jax.data.sources import registry
 
 TAIL = 4  # messages at the end of the context
-COMPONENTS = 24  # that the trees see of each TF-IDF vector
+COMPONENTS = 24  # of each reduced TF-IDF vector, for the trees
 SHOWN = ("auroc", "balanced_accuracy", "log_loss", "accuracy", "base_rate")
 
 
@@ -46,7 +46,7 @@ _NUMBERS = {
 
 
 def parse_call(text: str) -> tuple[str, Any] | None:
-  """(name, arguments) if the text is an object of one entry, else None."""
+  """(name, arguments) if the text is a JSON object of one entry, else None."""
   try:
     value = json.loads(text)
   except (json.JSONDecodeError, RecursionError):
@@ -75,8 +75,8 @@ def words(text: str) -> list[str]:
 
 def share_of(inner: Sequence[Any], outer: Sequence[Any]) -> float:
   """Share of `inner` that occurs in `outer`; -1 if `inner` is empty."""
-  known = set(outer)
-  return sum(x in known for x in inner) / len(inner) if inner else -1.0
+  found = set(outer)
+  return sum(x in found for x in inner) / len(inner) if inner else -1.0
 
 
 def _pairs(tokens: Sequence[str]) -> list[tuple[str, str]]:
@@ -89,7 +89,7 @@ def _last(messages: Sequence[Message], role: str) -> str:
 
 
 def _name(text: str) -> str:
-  """What a message is: the name of an API call, or "text"."""
+  """Kind of a message: the name of its API call, or "text"."""
   call = parse_call(text)
   return f"call {call[0]}" if call else "text"
 
@@ -100,7 +100,7 @@ def hand_features(row: Labelled) -> dict[str, float | str]:
   last = prompt[-1] if prompt else {"role": "none", "content": ""}
   mine = [m["content"] for m in prompt if m["role"] == "assistant"]
   kind, before = _name(response), _name(mine[-1]) if mine else "none"
-  says = words(response)
+  answer = words(response)
   context = words(" ".join(m["content"] for m in prompt))
   user = words(" ".join(m["content"] for m in prompt if m["role"] == "user"))
   tool = _last(prompt, "tool")
@@ -114,7 +114,7 @@ def hand_features(row: Labelled) -> dict[str, float | str]:
     "starts as call": float(response.startswith("{")),
     "asks": float(response.rstrip().endswith("?")),
     "characters": float(np.log1p(len(response))),
-    "words": float(np.log1p(len(says))),
+    "words": float(np.log1p(len(answer))),
     "context words": float(np.log1p(len(context))),
     "messages": float(len(prompt)),
     "user turns": float(sum(m["role"] == "user" for m in prompt)),
@@ -122,12 +122,12 @@ def hand_features(row: Labelled) -> dict[str, float | str]:
     "repeats": float(mine.count(response)),
     "same kind before": float(sum(_name(text) == kind for text in mine)),
     "nothing found": float('"empty"' in tool or ": {}" in tool),
-    "words in context": share_of(says, context),
-    "words said by user": share_of(says, user),
-    "words in last": share_of(says, words(last["content"])),
-    "pairs in context": share_of(_pairs(says), _pairs(context)),
-    "last user's words": share_of(words(_last(prompt, "user")), says),
-    "tool's words": share_of(words(tool), says),
+    "words in context": share_of(answer, context),
+    "words said by user": share_of(answer, user),
+    "words in last": share_of(answer, words(last["content"])),
+    "pairs in context": share_of(_pairs(answer), _pairs(context)),
+    "last user's words": share_of(words(_last(prompt, "user")), answer),
+    "tool's words": share_of(words(tool), answer),
   }
   return features | _call_features(row, context, user)
 
@@ -135,7 +135,7 @@ def hand_features(row: Labelled) -> dict[str, float | str]:
 def _call_features(
   row: Labelled, context: list[str], user: list[str]
 ) -> dict[str, float]:
-  """What the arguments of an API call have to do with the context."""
+  """Features of an API call: how its arguments relate to the context."""
   call = parse_call(row.response)
   if call is None:
     return {}
@@ -174,7 +174,7 @@ def tail_text(row: Labelled) -> str:
 
 
 class Features:
-  """Vectors of rows; everything that they are made with is fitted once."""
+  """Feature vectors of rows, fitted on training rows."""
 
   def __init__(self, train: Sequence[Labelled], seed: int):
     self._texts = (
@@ -190,7 +190,7 @@ class Features:
       self._reduce.append(TruncatedSVD(size, random_state=seed).fit(found))
 
   def __call__(self, rows: Sequence[Labelled]):
-    """(sparse vectors for a linear model, dense ones for trees)."""
+    """(sparse vectors for the linear model, dense ones for the trees)."""
     texts = [v.transform(t) for v, t in zip(self._texts, _texts(rows))]
     reduced = [svd.transform(t) for svd, t in zip(self._reduce, texts)]
     hand = self._hand.transform(map(hand_features, rows))
@@ -198,7 +198,7 @@ class Features:
 
 
 def _texts(rows: Sequence[Labelled]) -> tuple[list[str], list[str]]:
-  """What the two TF-IDF vectors are of: responses, ends of contexts."""
+  """Texts of the two TF-IDF vectors: responses, ends of contexts."""
   return [row.response for row in rows], [tail_text(row) for row in rows]
 
 
@@ -240,8 +240,8 @@ def cross_validate(
   Args:
     data: Name of a source with labelled rows.
     folds: Number of folds of the groups.
-    seed: Of the folds and of the fit; a reward model is compared on its folds,
-      so this must be its `config.seed`.
+    seed: Seed of the folds and of the fit. To compare a reward model on the
+      same folds, it has to be its `config.seed`.
     **options: Further arguments of `sources.load`.
 
   Returns:

@@ -1,12 +1,13 @@
-"""What an RL iteration needs in memory, beside sampling alone and four models.
+"""Memory of an RL iteration, beside sampling alone and four full models.
 
   python -m benchmarks.rl_memory
   python -m benchmarks.rl_memory --model=gemma_2b --topology=v5e:4x4 \
       --batch=64 --prompt_len=1024 --response_len=512 --parts=4
 
-Nothing is run or allocated: the programs that training runs are compiled for
-arrays that are only described, on this machine's devices or, with --topology
-and the package libtpu, ahead of time for TPUs that are not here. Three set-ups:
+Nothing is run or allocated. The programs that training runs are compiled from
+abstract arrays (jax.ShapeDtypeStruct), for this machine's devices or, with
+--topology and the package libtpu, ahead of time for TPUs that are not here.
+Three set-ups:
 
   alone     a policy that is sampled from, and nothing else
   PERL      policy, anchor, reward and value as adapters on one frozen base
@@ -15,9 +16,9 @@ and the package libtpu, ahead of time for TPUs that are not here. Three set-ups:
 The standard set-up's trained weights are float32 with float32 Adam moments; its
 anchor and reward model are in the compute dtype, as PERL's base is.
 
-Bytes are those of one device, as the compiler says: what is held all along is
-there while any program runs, and the peak is that of the program that needs
-most. Beside them stands what the tables of a chip predict for the time.
+Bytes are per device, from the compiler. What is held is in memory while any
+program runs; the peak is that of the program that needs most. Where the chip is
+known, the predicted time is printed too; see `perl_jax/planning/estimate.py`.
 """
 
 import argparse
@@ -28,22 +29,24 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
-from benchmarks import lora_vs_full
+from benchmarks import results
 from configs import plan as plan_config
 from perl_jax import files, roles, sharding
+from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
 from perl_jax.reporting import numbers
 from perl_jax.tasks import plan
-from perl_jax.tasks.dry_run import programs
+from perl_jax.tasks.dry_run.programs import Program, StagePrograms
 from perl_jax.tasks.rollouts import engine
 from perl_jax.tasks.settings import rl as rl_settings
 
 SETUPS = ("alone", "PERL", "standard")
 
 
-def config_of(given: argparse.Namespace) -> Any:
-  """The plan of an RL stage with the flags in it."""
+def config_of(given: argparse.Namespace) -> ConfigDict:
+  """The config of the plan of an RL stage, from the flags."""
   config = plan_config.get_config()
   config.model, config.plan.topology = given.model, given.topology
   config.vocab_size = given.vocab
@@ -56,35 +59,36 @@ def config_of(given: argparse.Namespace) -> Any:
   return config.lock()
 
 
-def alone(perl: programs.Stage, model: Any, config: Any) -> programs.Stage:
-  """Sampling from a model without adapters, as PERL samples."""
+def alone(
+  perl: StagePrograms, model: ModelConfig, config: ConfigDict
+) -> StagePrograms:
+  """Sampling from a model without adapters, with the settings of PERL."""
   sample, base = perl.programs()[0], perl.held["base"]
-  spec = rl_settings.rollout_spec(config, programs.sampling_spec(config))
+  spec = rl_settings.read(config).rollout
   sampler = engine.compiled_sampler(roles.Backbone(model, LoraSpec()), spec)
   args = base, {}, *sample.args[2:]
 
   def made():
-    return [programs.Program("sample", sampler, args, ("policy",))]
+    return [Program("sample", sampler, args, ("policy",))]
 
   return dataclasses.replace(
     perl, name="alone", held={"policy": base}, make_programs=made
   )
 
 
-def standard(full: programs.Stage, dtype: str) -> programs.Stage:
-  """Full tuning, its frozen copies in the compute dtype."""
+def standard(full: StagePrograms, dtype: str) -> StagePrograms:
+  """Full tuning, with anchor and reward model in the compute dtype."""
 
-  def cast(tree):
+  def in_dtype(tree):
     return jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding), tree
     )
 
-  frozen = {name: cast(full.held[name]) for name in ("anchor", "reward")}
+  frozen = {name: in_dtype(full.held[name]) for name in ("anchor", "reward")}
 
   def made():
     sample, score, *rest = full.programs()
-    trees = score.args[0] | frozen
-    args = trees, *score.args[1:]
+    args = score.args[0] | frozen, *score.args[1:]
     return [sample, dataclasses.replace(score, args=args), *rest]
 
   held = dict(full.held) | frozen
@@ -94,15 +98,14 @@ def standard(full: programs.Stage, dtype: str) -> programs.Stage:
 
 
 def measure(
-  config: Any, mesh: Mesh, setups: tuple[str, ...]
+  config: ConfigDict, mesh: Mesh, setups: tuple[str, ...]
 ) -> dict[str, dict[str, Any]]:
-  """`plan.plan_made` of each set-up."""
+  """Plans each set-up; see `plan.plan_made`."""
   model = plan.model_of(config, ["rl"])
-
   configs = {t: plan.stage_config(config, "rl", t) for t in ("lora", "full")}
 
   def stage(tuning):
-    return programs.make_stage(configs[tuning], model, mesh)
+    return plan.make_stage(configs[tuning], model, mesh)
 
   make = {
     "alone": lambda: alone(stage("lora"), model, configs["lora"]),
@@ -113,7 +116,7 @@ def measure(
 
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
-  """Markdown: a line a role and a program, a column a set-up."""
+  """A Markdown table: a line for each tree and program, a column a set-up."""
   lines = [
     f"| on a device | {' | '.join(found)} |",
     "|---" * (len(found) + 1) + "|",
@@ -129,7 +132,7 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
   line("**held**", [sum(f["held"].values()) for f in columns])
   for name in dict.fromkeys(k for f in columns for k in f["programs"]):
     peaks = [f["programs"].get(name, {}).get("peak_bytes") for f in columns]
-    line(f"{name}, with all that is held", peaks)
+    line(f"{name}, with what is held", peaks)
   line("**peak**", [f["peak_bytes"] for f in columns])
   if all(f["seconds"] for f in columns):
     cells = " | ".join(numbers.duration(f["seconds"]) for f in columns)
@@ -140,7 +143,7 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def ratios(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-  """PERL's peak over each of the others'."""
+  """Peak of PERL over the peak of each other set-up."""
   if "PERL" not in found:
     return {}
   mine = found["PERL"]["peak_bytes"]
@@ -152,12 +155,12 @@ def ratios(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 
 
 def flags() -> argparse.Namespace:
-  """The command line."""
+  """Reads the command line."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("--model", default="base", help="a preset")
-  parser.add_argument("--vocab", type=int, default=0, help="0: the model's")
+  parser.add_argument("--vocab", type=int, default=0, help="0: the preset's")
   parser.add_argument("--topology", default="", help="such as v5e:4x4")
-  parser.add_argument("--dtype", default="", help="of compute and frozen base")
+  parser.add_argument("--dtype", default="", help="computation and frozen base")
   for name, value in (
     ("batch", 8), ("prompt_len", 128), ("response_len", 64), ("parts", 8),
     ("data", 1), ("tensor", 1),
@@ -173,7 +176,7 @@ def flags() -> argparse.Namespace:
 
 
 def main() -> None:
-  """Compiles, prints, writes."""
+  """Compiles and prints; with --json it writes a file."""
   given = flags()
   config = config_of(given)
   mesh = sharding.make_mesh(
@@ -186,7 +189,7 @@ def main() -> None:
   print("\n" + table(found))
   if given.json:
     given.json.parent.mkdir(parents=True, exist_ok=True)
-    result = {"settings": settings, "machine": lora_vs_full.machine()}
+    result = {"settings": settings, "machine": results.machine()}
     files.write_json(given.json, result | {"setups": found})
 
 

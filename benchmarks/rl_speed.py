@@ -1,15 +1,15 @@
-"""How fast an RL iteration and a reward step are, beside other libraries.
+"""Speed of an RL iteration and a reward step, beside other libraries.
 
   python -m benchmarks.rl_speed --only="rloo;reward"
   python -m benchmarks.rl_speed --peers=DIR --model=DIR --json=runs/speed.json
 
-Ours are the arms of `speed_arms.py`; with `--peers` the scripts in that folder
-measure TRL and Tunix on a model of the same shape, each in the environment that
-lies beside it. Nothing of them is needed or kept here. Configurations take
-turns, one process each, so that a peak of memory is one configuration's.
+perl_jax runs the arms of `speed_arms.py`. With `--peers` the scripts in that
+folder measure TRL and Tunix on a model of the same shape, each in its own
+environment in that folder; none of them is needed or kept here. Configurations
+take turns, one process each, so that the peak memory is one configuration's.
 
-Seconds are of the processor (user and system, all threads) and by the clock,
-without compilation; medians over the iterations in which other processes had
+Seconds are processor time (user and system, all threads) and wall-clock time,
+without compilation: medians over the iterations in which other processes used
 less than 4 % of the machine, or over all if there are none. A peer's `sample`
 is its generation, `score` its passes without gradient and its reward model,
 `learn` the rest. Results: README.md.
@@ -18,32 +18,31 @@ is its generation, `score` its passes without gradient and its reward model,
 import argparse
 import dataclasses
 import json
-import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import process
 from perl_jax import files
 
 PHASES = ("sample", "score", "learn")
 
-# Buffers in large pages, where Linux lets a process ask for them: XLA makes its
-# buffers anew at each call. Ours alone; torch and Tunix did not gain by them.
+# Buffers in large pages, where Linux lets a process ask for them: XLA allocates
+# its buffers at each call. For perl_jax alone; torch and Tunix did not gain.
 LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Peer:
-  """A command that prints one line of JSON.
+  """A command that measures another library and prints one line of JSON.
 
   Attributes:
-    python: Environment in the folder of the peers.
-    script: In that folder.
-    flags: Of the script; MODEL and COUNT are filled in.
-    path: Folder of a package to find first, or "".
+    python: Name of its environment in the folder of the peers.
+    script: Name of its script in that folder.
+    flags: Flags of the script; MODEL and COUNT are replaced.
+    path: Folder that comes first on the import path, or "".
   """
 
   python: str
@@ -78,7 +77,7 @@ PEERS = {
   ),
 }
 
-# Arms of ours, and who does the same work.
+# By arm of perl_jax, the peers that do the same work.
 GROUPS: dict[str, tuple[str, ...]] = {
   "rloo": ("TRL RLOO", "torch RLOO", "Tunix GRPO, no reward model"),
   "rloo, full": ("torch RLOO, full",),
@@ -92,13 +91,13 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-  """What one process found.
+  """Result of one process.
 
   Attributes:
-    wall: Seconds of an iteration or step by the clock.
-    cpu: The same of the processor.
-    phases: The same of the processor by phase; {} if it did not say.
-    peak_bytes: Resident, the most there was.
+    wall: Wall-clock seconds of an iteration or step.
+    cpu: Processor seconds of the same.
+    phases: Processor seconds by phase; {} if the process reports none.
+    peak_bytes: Peak resident memory.
   """
 
   wall: float
@@ -108,7 +107,7 @@ class Measured:
 
 
 def of_ours(found: Mapping[str, Any]) -> Measured:
-  """From the JSON of `speed_arms`."""
+  """Reads the JSON of `speed_arms`."""
   names = [phase for phase in PHASES if phase in found["steps"][0]["spent"]]
   return Measured(
     wall=median_of(found, "all", 0),
@@ -119,13 +118,19 @@ def of_ours(found: Mapping[str, Any]) -> Measured:
 
 
 def median_of(found: Mapping[str, Any], phase: str, which: int) -> float:
-  """Seconds of a phase over clean steps: 0 is by the clock, 1 of the CPU."""
+  """Median seconds of a phase over clean steps.
+
+  Args:
+    found: JSON of `speed_arms`.
+    phase: Name of a phase, or "all".
+    which: 0 for wall-clock seconds, 1 for processor seconds.
+  """
   rows = [row for row in found["steps"] if row["clean"]] or found["steps"]
   return statistics.median(row["spent"][phase][which] for row in rows)
 
 
 def of_peer(found: Mapping[str, Any]) -> Measured:
-  """From the JSON of a peer's script."""
+  """Reads the JSON of a peer's script."""
   names = (
     ("median_s_per_iteration", "cpu_s_per_iteration"),
     ("median_s_per_step", "cpu_s_per_step"),
@@ -134,9 +139,9 @@ def of_peer(found: Mapping[str, Any]) -> Measured:
   wall, cpu = next(pair for pair in names if pair[0] in found)
   phases = {}
   if "phases_cpu_s" in found:
-    said = found["phases_cpu_s"]
-    scored = [said[k] for k in ("logps_nograd", "reward") if k in said]
-    phases = {"sample": said["generate"], "learn": said["rest"]}
+    parts = found["phases_cpu_s"]
+    scored = [parts[k] for k in ("logps_nograd", "reward") if k in parts]
+    phases = {"sample": parts["generate"], "learn": parts["rest"]}
     if scored:
       phases["score"] = sum(scored)
   elif "sampler_cpu_s" in found:
@@ -145,7 +150,7 @@ def of_peer(found: Mapping[str, Any]) -> Measured:
 
 
 def pooled(rounds: Sequence[Measured]) -> Measured:
-  """Medians over the rounds; of the peaks the largest."""
+  """Medians over the rounds, and the largest peak."""
   return Measured(
     wall=statistics.median(r.wall for r in rounds),
     cpu=statistics.median(r.cpu for r in rounds),
@@ -158,12 +163,12 @@ def pooled(rounds: Sequence[Measured]) -> Measured:
 
 
 def table(found: Mapping[str, Measured]) -> str:
-  """Markdown: ours, and below each the peers that do the same work.
+  """A Markdown table: each arm, and below it the peers that do the same work.
 
-  A ratio is ours / peer, of processor seconds and of memory.
+  A ratio is perl_jax / peer, of processor seconds and of memory.
   """
   lines = [
-    "| | CPU s | sample | score | learn | wall s | peak MB | ours / it: CPU"
+    "| | CPU s | sample | score | learn | wall s | peak MB | ours / peer: CPU"
     " | memory |",
     "|---|---|---|---|---|---|---|---|---|",
   ]
@@ -194,7 +199,7 @@ def table(found: Mapping[str, Measured]) -> str:
 
 
 def tunings(found: Mapping[str, Measured]) -> str:
-  """Markdown: LoRA against full tuning, as ratios."""
+  """A Markdown table of ratios, LoRA over full tuning."""
   lines = ["| LoRA / full | CPU | wall | peak memory |", "|---|---|---|---|"]
   for arm, lora, full in lora_and_full(found):
     pairs = (
@@ -208,38 +213,11 @@ def tunings(found: Mapping[str, Measured]) -> str:
 
 
 def lora_and_full(found: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-  """(name, what was found with LoRA, with full tuning) where both were run."""
+  """(name, result with LoRA, result with full tuning) where there are both."""
   for name, lora in found.items():
     full = found.get(f"{name}, full")
     if full is not None:
       yield name, lora, full
-
-
-def last_json(
-  command: Sequence[str],
-  *,
-  cwd: Path | None = None,
-  env: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-  """What a command printed in its last line.
-
-  Raises:
-    ValueError: It failed or printed something else.
-  """
-  done = subprocess.run(
-    command,
-    capture_output=True,
-    text=True,
-    env=os.environ | (env or {}),
-    cwd=cwd,
-  )
-  last = (done.stdout.strip().splitlines() or [""])[-1]
-  if done.returncode or not last.startswith("{"):
-    raise ValueError(
-      f"{' '.join(map(str, command))} gave no result (exit"
-      f" {done.returncode}):\n{done.stderr[-2000:]}"
-    )
-  return json.loads(last)
 
 
 def run_arm(
@@ -249,28 +227,50 @@ def run_arm(
   *flags: str,
   env: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-  """The JSON of one process of `speed_arms`; `changes` is its --set."""
+  """Runs one process of `speed_arms`; returns its JSON.
+
+  Args:
+    arm: Name of the arm.
+    count: Measured steps.
+    changes: JSON of fields to change.
+    *flags: Further flags.
+    env: Environment variables beside those of this process.
+  """
   command = [sys.executable, "-m", "benchmarks.speed_arms", arm]
   command += [f"--steps={count}", f"--set={changes}", *flags]
-  return last_json(command, cwd=Path(__file__).parent.parent, env=env)
+  return process.last_json(command, cwd=Path(__file__).parent.parent, env=env)
 
 
 def run_ours(arm: str, count: int, changes: str) -> Measured:
-  """One process of ours."""
+  """Measures an arm of perl_jax in a process of its own."""
   return of_ours(run_arm(arm, count, changes, env=LARGE_PAGES))
 
 
 def run_peer(peer: Peer, count: int, folder: Path, model: Path) -> Measured:
-  """One process of a peer."""
+  """Measures a peer in a process of its own.
+
+  Args:
+    peer: Its command.
+    count: Measured steps.
+    folder: Folder of scripts and environments.
+    model: Folder of the model that the scripts load.
+  """
   flags = peer.flags.replace("MODEL", str(model)).replace("COUNT", str(count))
   python = folder / peer.python / "bin" / "python"
   env = {"PYTHONPATH": str(folder / peer.path)} if peer.path else {}
   command = [str(python), str(folder / peer.script), *flags.split()]
-  return of_peer(last_json(command, env=env))
+  return of_peer(process.last_json(command, env=env))
 
 
 def run(given: argparse.Namespace) -> dict[str, list[Measured]]:
-  """Everything, in turns: `{name: one for each round}`."""
+  """Measures all configurations in turns.
+
+  Returns:
+    Results by name, one for each round.
+
+  Raises:
+    ValueError: `--only` names an unknown arm.
+  """
   found: dict[str, list[Measured]] = {}
   wanted = given.only.split(";") if given.only else list(GROUPS)
   unknown = sorted(set(wanted) - set(GROUPS))
@@ -293,14 +293,18 @@ def run(given: argparse.Namespace) -> dict[str, list[Measured]]:
 
 
 def flags() -> argparse.Namespace:
-  """The command line."""
+  """Reads the command line."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  parser.add_argument("--peers", type=Path, help="folder of scripts that peer")
-  parser.add_argument("--model", type=Path, help="that the peers' script made")
+  parser.add_argument("--peers", type=Path, help="folder of the peers' scripts")
+  parser.add_argument(
+    "--model", type=Path, help="folder of the model for the peers"
+  )
   parser.add_argument("--only", default="", help="arms, with ; between them")
   parser.add_argument("--steps", type=int, default=4, help="in each process")
   parser.add_argument("--rounds", type=int, default=1)
-  parser.add_argument("--set", default="{}", help="JSON: fields of our arms")
+  parser.add_argument(
+    "--set", default="{}", help="JSON: fields of the arms of perl_jax"
+  )
   parser.add_argument("--json", type=Path, help="a file to add to")
   given = parser.parse_args()
   if given.peers and not given.model:
@@ -309,7 +313,7 @@ def flags() -> argparse.Namespace:
 
 
 def main() -> None:
-  """Measures and prints; with --json, what that file has is shown as well."""
+  """Measures and prints; with --json, results that the file has are kept."""
   given = flags()
   rounds = {
     k: [dataclasses.asdict(m) for m in v] for k, v in run(given).items()

@@ -1,22 +1,24 @@
-"""What it brings that a waiting prompt takes the slot of a finished response.
+"""Speed of rollouts with continuous batching, against batches in turn.
 
   python -m benchmarks.slot_refill --data_dir PATH
 
-The same samples twice: in batches of `--slots`, each until its longest response
-has ended, and in one call whose slots are refilled. Weights are random. Prompts
-are contexts of agent turns of Taskmaster Coffee, cut to `--prompt_len`, with a
-tokenizer that is trained on the dialogs as the configs do.
+The same responses are sampled twice: in batches of `--slots` rows, each decoded
+until its longest response has ended, and in one call with continuous batching,
+in which a waiting prompt takes the row of a finished response. Weights are
+random. Prompts are contexts of agent turns of Taskmaster Coffee, cut to
+`--prompt_len`, with a tokenizer that is trained on the dialogs.
 
 A random model does not end its responses where an agent does. So the sampler
-runs as it is, every draw included, but `Policy.draw` is wrapped here: what it
-drew is replaced by the stop token at the end of the response, and by another
-token before. The end is drawn by the sample's own key from the lengths of all
-agent turns, stop token included and at most `--response_len`. Both sides
-therefore give the same responses, and it is checked that they do.
+runs unchanged, its random draws included, but `Policy.draw` is wrapped: the
+token that it returns is replaced by the stop token at the end of the response,
+and a stop token before that by another token. The end is sampled with the
+response's own key from the lengths of all agent turns, stop token included and
+at most `--response_len`. Both sides therefore return the same responses, and
+the benchmark checks that they do.
 
-The sides take turns, each first in every other round; times are medians of
-whole rounds, prefill included, after one in which everything compiles.
-Tokens are those of the responses. One device.
+The sides take turns, each first in every other round. Times are medians of
+whole rounds, prefill included, after one in which everything compiles. Tokens
+are those of the responses. One device.
 """
 
 import argparse
@@ -32,7 +34,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import lora_vs_full
+from benchmarks import results
 from perl_jax import roles, sampling
 from perl_jax.data.sources import registry
 from perl_jax.data.text import tokenization as tokenization_lib
@@ -51,13 +53,25 @@ SHAPE = dict(
   scan_unroll=4,
 )
 
-# Of the draw of a length: no step of a response has this number.
+# Folded into the key that samples a length; no step of a response has this
+# number.
 LENGTH = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What is measured; the fields are the flags."""
+  """Sizes of the benchmark; the fields are the flags.
+
+  Attributes:
+    prompts: Number of prompts.
+    group: Responses to each prompt.
+    slots: Rows that are decoded at once.
+    refill: `SamplingSpec.refill` of the side with continuous batching.
+    prompt_len: Tokens of a padded prompt, `P`.
+    response_len: Most tokens of a response, `T`.
+    vocab_size: `V`.
+    rounds: Measured rounds.
+  """
 
   prompts: int = 128
   group: int = 1
@@ -72,7 +86,16 @@ class Settings:
 def read_turns(
   data_dir: str, settings: Settings
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """(left-padded prompts, their lengths, lengths of all agent turns)."""
+  """Reads prompts and lengths of responses.
+
+  Args:
+    data_dir: Folder of the released files.
+    settings: Sizes.
+
+  Returns:
+    (left-padded prompts `[prompts, P]`, their lengths `[prompts]`, lengths of
+    all agent turns in tokens, stop token included).
+  """
   rows = registry.load(
     "taskmaster_coffee", "demonstrations", data_dir=data_dir
   ).train
@@ -105,7 +128,12 @@ def read_turns(
 
 @contextlib.contextmanager
 def ending_as(ends: np.ndarray, stop_id: int) -> Iterator[None]:
-  """While this lasts, what is traced ends responses at drawn lengths."""
+  """In this context, traced samplers end responses at sampled lengths.
+
+  Args:
+    ends: Lengths to sample from.
+    stop_id: The stop token.
+  """
   plain, ends = draw_lib.Policy.draw, jnp.asarray(ends)
 
   def end_of(key):
@@ -127,7 +155,16 @@ def ending_as(ends: np.ndarray, stop_id: int) -> Iterator[None]:
 def make_sides(
   settings: Settings, turns: tuple[np.ndarray, ...], **shape: Any
 ) -> dict[str, Callable[[], list[sampling.Samples]]]:
-  """ "batches" and "slots", each a function that samples everything."""
+  """Compiles both sides.
+
+  Args:
+    settings: Sizes.
+    turns: As `read_turns` returns them.
+    **shape: Fields of the model that differ from `SHAPE`.
+
+  Returns:
+    "batches" and "slots", each a function that samples all responses.
+  """
   prompts, lengths, ends = turns
   stop_id = settings.vocab_size - 2
   config = presets.preset(
@@ -169,10 +206,13 @@ def make_sides(
 def measure(
   sides: dict[str, Callable[[], list[sampling.Samples]]], rounds: int
 ) -> dict[str, dict[str, Any]]:
-  """Of each side "steps", "tokens", "seconds" (median), "all_seconds".
+  """Runs the sides in turns.
+
+  Returns:
+    By side, "steps" of decoding, "tokens", "seconds" (median), "all_seconds".
 
   Raises:
-    ValueError: The sides did not give the same samples.
+    ValueError: The sides returned different samples.
   """
   seconds: dict[str, list[float]] = {name: [] for name in sides}
   samples: dict[str, Sequence[sampling.Samples]] = {}
@@ -202,7 +242,7 @@ def measure(
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
-  """Markdown: a line for each side, and by how much slots are faster."""
+  """A Markdown table: a line for each side, and how much faster slots are."""
   lines = [
     "| | decode steps | seconds | tokens / s | ratio |",
     "| --- | --- | --- | --- | --- |",
@@ -211,7 +251,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
   for name, side in found.items():
     lines.append(
       f"| {name} | {side['steps']}"
-      f" | {lora_vs_full.spread(side['seconds'], side['all_seconds'])}"
+      f" | {results.spread(side['seconds'], side['all_seconds'])}"
       f" | {side['tokens'] / side['seconds']:.0f}"
       f" | {slowest / side['seconds']:.2f} |"
     )
@@ -229,8 +269,8 @@ def main(argv: list[str] | None = None) -> None:
   settings = Settings(**given)
   turns = read_turns(data_dir, settings)
   found = measure(make_sides(settings, turns), settings.rounds)
-  for shown in (dataclasses.asdict(settings), lora_vs_full.machine()):
-    print(", ".join(f"{k} {v}" for k, v in shown.items()))
+  for shown in (dataclasses.asdict(settings), results.machine()):
+    print(results.in_line(shown))
   tokens = found["slots"]["tokens"]
   print(
     f"{tokens} tokens in {settings.prompts * settings.group} equal responses,"

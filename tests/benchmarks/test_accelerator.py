@@ -1,10 +1,10 @@
-"""What is made of the numbers of an accelerator's arms."""
+"""The tables and ratios of the accelerator benchmark."""
 
 import dataclasses
 
 import pytest
 
-from benchmarks import accelerator, rl_speed, speed_arms
+from benchmarks import accelerator, process, speed_arms
 
 
 def row(device, flops, **seconds):
@@ -82,7 +82,7 @@ def test_phases_are_medians_by_the_clock(monkeypatch, tmp_path):
     given.append(command)
     return {"steps": steps}
 
-  monkeypatch.setattr(rl_speed, "last_json", last_json)
+  monkeypatch.setattr(process, "last_json", last_json)
   found = accelerator.run_case("reward, full", 3, {}, tmp_path)
   assert found["seconds"] == {"all": 2.0, "learn": 1.0}
   assert f"--profile={tmp_path / 'reward_full'}" in given[0]

@@ -6,11 +6,14 @@ import json
 import jax
 import pytest
 
-from benchmarks import arms, lora_vs_full
+from benchmarks import arms, lora_vs_full, results
+from configs import reward as reward_config
+from configs import rl as rl_config
 from perl_jax import files, roles, sharding
 from perl_jax import params as params_lib
 from perl_jax.models.lora import LoraSpec
 from perl_jax.planning import estimate
+from perl_jax.tasks import plan
 
 SETTINGS = arms.Settings(
   preset="tiny",
@@ -28,13 +31,12 @@ SETTINGS = arms.Settings(
 class FakeArm:
   """An arm whose seconds are known."""
 
-  order = []  # noqa: RUF012
-
-  def __init__(self, tuning):
-    self.tuning, self.calls = tuning, 0
+  def __init__(self, tuning, ran=None):
+    self.tuning, self.calls, self._ran = tuning, 0, ran
 
   def run(self, number):
-    FakeArm.order.append((number, self.tuning))
+    if self._ran is not None:
+      self._ran.append((number, self.tuning))
     self.calls += 1
     # The first call is slow; a median must not see it.
     slow = 100.0 if self.calls == 1 else 0.0
@@ -48,16 +50,13 @@ class FakeArm:
       "held_bytes": size,
       "peak_bytes": size,
       "compiler_peak_bytes": {"step": size},
+      "phase_bytes": {"step": size},
     }
 
 
-def test_tunings_take_turns_and_warm_up_is_not_counted():
-  FakeArm.order.clear()
+def test_warm_up_is_not_counted():
   settings = dataclasses.replace(SETTINGS, steps=3, warmup=1)
   found = lora_vs_full.measure(FakeArm, settings)
-  assert [number for number, _ in FakeArm.order] == [1, 1, 2, 2, 3, 3, 4, 4]
-  firsts = [tuning for _, tuning in FakeArm.order[::2]]
-  assert firsts == ["full", "lora", "full", "lora"]
   assert found["lora"]["all_seconds"]["step"] == [2.0, 3.0, 4.0]
   assert found["lora"]["seconds"]["step"] == 3.0
   ratio = lora_vs_full.ratios(found)
@@ -66,6 +65,15 @@ def test_tunings_take_turns_and_warm_up_is_not_counted():
   assert ratio["compiler_peak_percent"] == {"step": 25.0}
   text = lora_vs_full.table("reward step", found | {"ratio": ratio})
   assert "speed-up 1.50x" in text and "| 25.0 % |" in text
+
+
+def test_each_tuning_is_first_in_half_of_the_turns():
+  ran, settings = [], dataclasses.replace(SETTINGS, steps=3, warmup=1)
+  lora_vs_full.measure(lambda tuning: FakeArm(tuning, ran), settings)
+  turns = [{*ran[i : i + 2]} for i in range(0, 8, 2)]
+  assert turns == [{(n, t) for t in lora_vs_full.TUNINGS} for n in range(1, 5)]
+  firsts = [tuning for _, tuning in ran[::2]]
+  assert firsts.count("lora") == firsts.count("full") == 2
 
 
 @pytest.mark.parametrize(
@@ -100,34 +108,31 @@ def bytes_of(start, lora):
   return [params_lib.nbytes(tree) for tree in (base, adapter, head)]
 
 
-@pytest.fixture
-def arguments(monkeypatch):
-  """Bytes of arguments as the compiler counts them, in order of compiling."""
-  found, real = [], estimate.peak_bytes
-
-  def spy(memory):
-    found.append(memory.argument_size_in_bytes)
-    return real(memory)
-
-  monkeypatch.setattr(estimate, "peak_bytes", spy)
+def compiled(get_config, start, tuning, mesh):
+  """By program of the plan: (bytes of its arguments, its peak bytes)."""
+  config = arms.configured(get_config(), SETTINGS, tuning)
+  found = {}
+  with jax.set_mesh(mesh):
+    for program in plan.make_stage(config, start.config, mesh).programs():
+      jitted = program.function.jitted(*program.args)
+      memory = jitted.lower(*program.args).compile().memory_analysis()
+      found[program.name] = (
+        memory.argument_size_in_bytes,
+        estimate.peak_bytes(memory),
+      )
   return found
-
-
-def small(*trees):
-  return sum(leaf.nbytes for leaf in jax.tree.leaves(trees) if leaf.ndim)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tuning", ["lora", "full"])
-def test_an_iteration_counts_every_buffer_once(tuning, mesh, arguments):
+def test_an_iteration_counts_every_buffer_once(tuning, mesh):
   start = arms.make_start(SETTINGS)
   base, adapter, head = bytes_of(start, LoraSpec(rank=SETTINGS.rank))
   with jax.set_mesh(mesh):
     arm = arms.RLArm(SETTINGS, start, tuning, mesh)
     seconds = arm.run(1)
-  assert seconds["iteration"] == pytest.approx(
-    sum(seconds[phase] for phase in arms.PHASES)
-  )
+  phases = ("sample", "score", "learn")
+  assert seconds["iteration"] == pytest.approx(sum(map(seconds.get, phases)))
   found = arm.costs()
   one = adapter if tuning == "lora" else base
   shared = base if tuning == "lora" else 0
@@ -138,29 +143,26 @@ def test_an_iteration_counts_every_buffer_once(tuning, mesh, arguments):
   # Policy, value, anchor, reward; value and reward have a head.
   expected = shared + 4 * one + 2 * head + found["optimizer_bytes"]
   assert 0 <= found["held_bytes"] - expected <= 8  # the step's number, beta
-  # What is given to a function is what the compiler takes for its arguments.
+  # The compiler counts these arguments, and prompts and responses.
+  planned = compiled(rl_config.get_config, start, tuning, mesh)
   tokens = SETTINGS.batch * (SETTINGS.prompt_len + SETTINGS.response_len)
-  room = 16 * tokens + 256
-  policy = shared + one
-  given = {
-    "sample": policy,
+  arguments = {
+    "sample": shared + one,
     "score": shared + 2 * one + head,  # anchor and reward
     "learn": shared + 2 * one + head + found["optimizer_bytes"],
   }
-  for phase, size in zip(arms.PHASES, arguments, strict=True):
-    assert 0 <= size - given[phase] <= room, phase
-  for phase in arms.PHASES:
-    assert found["phase_bytes"][phase] >= found["held_bytes"]
-    assert found["phase_bytes"][phase] >= found["compiler_peak_bytes"][phase]
+  for phase, size in arguments.items():
+    counted, peak = planned[phase]
+    assert 0 <= counted - size <= 16 * tokens + 256, phase
+    assert found["compiler_peak_bytes"][phase] == peak
+    held = found["held_bytes"]
+    # To within the counters: what is no argument waits meanwhile.
+    assert abs(found["phase_bytes"][phase] - (held - size + peak)) <= 8, phase
   assert found["peak_bytes"] == max(found["phase_bytes"].values())
-  # The optimiser's state is given to `learn`, and waits while others run.
-  assert found["phase_bytes"]["learn"] < (
-    found["held_bytes"] + found["compiler_peak_bytes"]["learn"]
-  )
 
 
 @pytest.mark.slow
-def test_a_reward_step_holds_a_head_that_it_does_not_read(mesh, arguments):
+def test_a_reward_step_holds_a_head_that_it_does_not_read(mesh):
   # An untied lm_head is no argument of a step that only has a scalar head.
   start = arms.make_start(dataclasses.replace(SETTINGS, preset="llama_tiny"))
   base, adapter, head = bytes_of(start, LoraSpec(rank=SETTINGS.rank))
@@ -170,16 +172,19 @@ def test_a_reward_step_holds_a_head_that_it_does_not_read(mesh, arguments):
   found = arm.costs()
   expected = base + 3 * (adapter + head)
   assert 0 <= found["held_bytes"] - expected <= 20
-  unread = start.base["lm_head"].nbytes
-  assert found["peak_bytes"] == (found["compiler_peak_bytes"]["step"] + unread)
-  assert len(arguments) == 1
-  assert 0 <= arguments[0] - (expected - unread) <= 1024
+  unread = start.role.frozen["lm_head"].nbytes
+  counted, peak = compiled(reward_config.get_config, start, "lora", mesh)[
+    "learn"
+  ]
+  assert 0 <= counted - (expected - unread) <= 1024
+  assert found["compiler_peak_bytes"]["step"] == peak
+  assert found["peak_bytes"] == peak + unread
 
 
 def test_command_line(monkeypatch, tmp_path, capsys):
   path = tmp_path / "new" / "out.json"
   monkeypatch.setattr(arms, "make_start", lambda settings: None)
-  for name in ("RewardStep", "RlIteration"):
+  for name in ("RewardArm", "RLArm"):
     monkeypatch.setattr(
       arms, name, lambda settings, start, tuning, mesh: FakeArm(tuning)
     )
@@ -198,5 +203,5 @@ def test_command_line(monkeypatch, tmp_path, capsys):
 def test_the_processor_has_a_name(tmp_path):
   file = tmp_path / "cpuinfo"
   files.write_text(file, "processor : 0\nmodel name\t: Some CPU @ 2 GHz\n")
-  assert lora_vs_full.processor(str(file)) == "Some CPU @ 2 GHz"
-  assert lora_vs_full.processor(str(tmp_path / "none"))
+  assert results.processor(str(file)) == "Some CPU @ 2 GHz"
+  assert results.processor(str(tmp_path / "none"))

@@ -7,7 +7,6 @@ import pytest
 from benchmarks import efficiency, plan_vs_truth, rl_memory
 from perl_jax import sharding
 from perl_jax.tasks import plan
-from perl_jax.tasks.dry_run import programs
 
 GIVEN = argparse.Namespace(
   model="tiny", vocab=64, topology="", dtype="float32", batch=4, prompt_len=8,
@@ -25,7 +24,7 @@ def test_set_ups_hold_what_they_say():
   config = rl_memory.config_of(given)
   model = plan.model_of(config, ["rl"])
   made = {
-    t: programs.make_stage(plan.stage_config(config, "rl", t), model, mesh())
+    t: plan.make_stage(plan.stage_config(config, "rl", t), model, mesh())
     for t in ("lora", "full")
   }
   base = made["lora"].held_bytes()["base"]

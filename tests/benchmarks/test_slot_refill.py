@@ -1,4 +1,4 @@
-"""The benchmark of slot refill: ends as drawn, equal samples, fewer steps."""
+"""Continuous batching: ends as sampled, equal samples, fewer steps."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ TINY = dict(
 ENDS = np.array([2, 2, 5, 9], np.int32)
 
 
-def test_both_sides_give_responses_of_the_drawn_lengths():
+def test_both_sides_return_responses_of_the_sampled_lengths():
   turns = (
     toys.random_tokens(0, 10, 5, vocab=40),
     np.arange(10, dtype=np.int32) % 5 + 1,

@@ -41,7 +41,8 @@ def check(config: shared.Config, mesh: Mesh) -> None:
   for field, allowed in (("head", HEADS), ("report_checkpoint", CHECKPOINTS)):
     if config[field] not in allowed:
       raise ValueError(
-        f"config.{field}={config[field]!r}: choose one of {', '.join(allowed)}."
+        f"config.{field}={config[field]!r}: choose one of"
+        f" {', '.join(map(repr, allowed))}."
       )
   _check_ensemble(config, mesh)
 
