@@ -13,7 +13,8 @@ from rich import box, progress, text
 from rich.console import Console
 from rich.table import Column, Table
 
-from perl_jax.reporting import headline, numbers
+from perl_jax.reporting import headline
+from perl_jax.reporting import numbers as numbers_lib
 
 # Steps in this many last updates give the rate, so that a slow first step
 # (compilation) is soon forgotten.
@@ -124,7 +125,7 @@ class Progress:
     elif rate > 0:
       parts.append(f"{1 / rate:.3g} s/step")
     if rate > 0 and self._step < self._total:
-      left = numbers.duration((self._total - self._step) / rate)
+      left = numbers_lib.duration((self._total - self._step) / rate)
       parts.append(f"{left} left")
     parts += [f"{k} {float(v):.4g}" for k, v in self._shown.items()]
     return "  ".join(parts)
@@ -192,9 +193,9 @@ def achieved_table(
   rows = headline.rows(summary, results)
   if not rows:
     rows = [
-      headline.Row(key, "", numbers.show(key, value), "", None)
+      headline.Row(key, "", numbers_lib.show(key, value), "", None)
       for key, value in summary.items()
-      if numbers.number(value) == numbers.number(value)
+      if numbers_lib.number(value) == numbers_lib.number(value)
     ]
   if console.is_terminal:
     _print_table(console, title, rows)

@@ -13,6 +13,7 @@ from perl_jax.data.sources.coffee_bar import rows as rows_lib
 from perl_jax.data.sources.jsonl import files as files_lib
 from perl_jax.data.sources.taskmaster import checks as checks_lib
 from perl_jax.data.sources.upstream import BUILDERS
+from tests.data.sources import upstream_rows
 
 SHARED = pathlib.Path(__file__).parents[4] / "shared" / "data"
 
@@ -23,103 +24,6 @@ RECORDS = {
   "labelled": Labelled,
   "prompts": Prompt,
 }
-HELLO = {"role": "agent", "text": "Hi, how can I help you?"}
-
-
-def dialog(number, order):
-  """A coffee dialog in the upstream format: order, call, answer."""
-
-  def annotation(name, value):
-    return {"name": name, "value": value, "context": ""}
-
-  call = [
-    annotation("api_call", "get_menu_items"),
-    annotation("request", json.dumps({"query": order})),
-    annotation("api_response", "get_menu_items"),
-    annotation("response", json.dumps({"menu_items": []})),
-  ]
-  said = [("user", order, call), ("assistant", "Anything else?", [])]
-  return {
-    "conversation_id": f"d{number}",
-    "vertical": "Coffee",
-    "scenario": "s",
-    "instructions": None,
-    "utterances": [
-      {
-        "index": n,
-        "speaker": speaker,
-        "text": text,
-        "segments": [],
-        "annotations": annotations,
-      }
-      for n, (speaker, text, annotations) in enumerate(said)
-    ],
-  }
-
-
-def rated(number, order, call=None):
-  call = call or {"get_menu_items": {"query": order}}
-  context = [HELLO, {"role": "user", "text": order}]
-  return {
-    "conversation_id": f"r{number}",
-    "context": json.dumps(context),
-    "generation": json.dumps({"role": "agent", "api": call}),
-    "reward": float(number % 2),
-  }
-
-
-def pair(number, part):
-  start = f"\n\nHuman: {part} question {number // 2}\n\nAssistant:"
-  return {"chosen": f"{start} yes {number}", "rejected": f"{start} no"}
-
-
-def spread(directory, dataset, part, rows):
-  """Writes rows into the files that the builder of a data set wants."""
-  files = BUILDERS[dataset].PARTS[part]
-  for n, file in enumerate(files):
-    path = directory / file.local
-    path.parent.mkdir(parents=True, exist_ok=True)
-    mine = rows[n :: len(files)]
-    lines = path.suffix == ".jsonl"
-    path.write_text(
-      "".join(json.dumps(row) + "\n" for row in mine)
-      if lines
-      else json.dumps(mine)
-    )
-
-
-@pytest.fixture(scope="module")
-def options(tmp_path_factory):
-  """What `load` needs to read small data sets in the upstream formats."""
-  root = tmp_path_factory.mktemp("sources")
-  copies = root / "copies"
-  # Orders 20 to 29 are in dialogs and rated, 0 to 19 in dialogs only.
-  dialogs = [dialog(n, f"order {n % 30}") for n in range(60)]
-  turns = [rated(n, f"order {20 + n % 30}") for n in range(90)]
-  find = {"find_movies": {"name.movie": "x"}}
-  movies = [rated(n, f"movie {n % 15}", find) for n in range(45)]
-  spread(copies, "taskmaster_coffee", "dialogs", dialogs)
-  spread(copies, "taskmaster_coffee", "reward", turns)
-  spread(copies, "taskmaster_ticketing", "reward", movies)
-  spread(copies, "hh_rlhf", "test", [pair(n, "Test") for n in range(20)])
-  own = root / "own"
-  own.mkdir()
-  for kind, row in {
-    "preferences": {"chosen": "a", "rejected": "b"},
-    "labelled": {"response": "a", "label": 1},
-    "demonstrations": {"response": "a"},
-  }.items():
-    rows = [{"prompt": f"p{n}"} | row for n in range(20)]
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (own / f"{kind}.jsonl").write_text(text)
-  public = {"data_dir": str(copies), "cache_dir": str(root / "cache")}
-  return {
-    "coffee_bar": {"size": 100, "validation_size": 50},
-    "taskmaster_coffee": public,
-    "taskmaster_ticketing": public,
-    "hh_rlhf": public,
-    "jsonl": {"path": str(own)},
-  }
 
 
 CASES = [
@@ -205,7 +109,12 @@ def test_hh_reads_the_parts_that_are_there(options, tmp_path):
   assert only_test.counts["test_rows"] == 20
   assert "train_rows" not in only_test.counts
   for part, count in (("train", 30), ("test", 20)):
-    spread(tmp_path, "hh_rlhf", part, [pair(n, part) for n in range(count)])
+    upstream_rows.spread(
+      tmp_path,
+      "hh_rlhf",
+      part,
+      [upstream_rows.pair(n, part) for n in range(count)],
+    )
   public = {"data_dir": str(tmp_path), "cache_dir": str(tmp_path / "cache")}
   split = registry.load("hh_rlhf", "preferences", **public)
   assert split.counts["train_rows"] == 30 and split.counts["test_rows"] == 20

@@ -109,13 +109,10 @@ def programs_of(estimator, **control):
   prepare = None
   if estimator.needs_measures:
     prepare = Recorder(functools.partial(steps.prepare, estimator))
-  return dataclasses.replace(
-    built,
-    sample=sample(estimator.group),
-    score=score(estimator.group),
-    prepare=prepare,
-    learn=learn(),
-  )
+  group = estimator.group
+  functions = {"sample": sample(group), "score": score(group)}
+  functions |= {"prepare": prepare, "learn": learn()}
+  return dataclasses.replace(built, **functions)
 
 
 def batch():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from perl_jax import sharding
-from perl_jax.data import batches
+from perl_jax.data import batches as batches_lib
 from perl_jax.data.records import Prompt
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.data.text import train_tokenizer
@@ -17,6 +17,8 @@ from perl_jax.tasks.training import begin, inputs
 from tests.tasks import tiny
 
 MESH = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
+
+
 WORDS = ("mocha", "latte", "tea", "cortado", "chai", "water", "juice", "cocoa")
 
 
@@ -54,7 +56,7 @@ def config(rows, task="reward", **overrides):
   )
 
 
-@pytest.mark.parametrize("kind", batches.KINDS)
+@pytest.mark.parametrize("kind", batches_lib.KINDS)
 def test_batches_come_in_buckets_and_know_their_rows(rows, tokenization, kind):
   found = inputs.read(config(rows, data__prompt_len=64), tokenization, kind)
   widths = set()

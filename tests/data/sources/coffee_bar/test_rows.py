@@ -1,9 +1,7 @@
 """The embedded coffee orders: split, noise, slips and the gold checker."""
 
 import json
-import math
 import os
-import re
 import subprocess
 import sys
 from collections import Counter
@@ -13,151 +11,22 @@ import pytest
 from perl_jax.data import records
 from perl_jax.data.sources.coffee_bar import orders
 from perl_jax.data.sources.coffee_bar import rows as rows_lib
-
-ROWS = 2000
-HELD_OUT = 300  # One order in ten is held out, so these cost more to draw.
-
-
-@pytest.fixture(scope="module")
-def splits():
-  return {
-    kind: rows_lib.load(kind, size=ROWS, validation_size=HELD_OUT)
-    for kind in rows_lib.KINDS
-  }
-
-
-def words_of(text):
-  return re.findall(r"[a-z]+|[0-9]", text.lower())
-
-
-def read(messages):
-  """Reads an order from its words alone: what is said last holds.
-
-  Independent of how the orders are made: it knows the menu and English, and
-  not the templates.
-  """
-  menu = orders
-  numbers = dict(zip(menu.NUMBERS, menu.QUANTITIES, strict=True))
-  numbers |= {digit: digit for digit in menu.QUANTITIES}
-  found, extras = {"quantity": "1"}, set()
-  said = " . ".join(m["content"] for m in messages if m["role"] == "user")
-  words = words_of(said)
-  for word, after in zip(words, [*words[1:], ""], strict=True):
-    if word in menu.MILKS and after == "milk":
-      found["milk"] = word
-    elif word in menu.FLAVOURS:
-      found["flavour"] = word
-    elif word in menu.SIZES:
-      found["size"] = word
-    elif word in menu.TEMPERATURES:
-      found["temperature"] = word
-    elif word in numbers:
-      found["quantity"] = numbers[word]
-    elif word in menu.EXTRAS:
-      extras.add(word)
-    elif word.removesuffix("s") in menu.DRINKS:
-      found["drink"] = word.removesuffix("s")
-  item = f"{found.get('flavour', '')} {found['drink']}".strip()
-  fields = {"item": item, "quantity": found["quantity"]}
-  fields |= {
-    name: found[name]
-    for name in ("size", "temperature", "milk")
-    if name in found
-  }
-  return {"add_item": fields | ({"extras": sorted(extras)} if extras else {})}
-
-
-def mended(answer):
-  """The call in an answer, and whether it had to be mended to be one."""
-  for call in (
-    answer,
-    answer.removeprefix("sure, "),
-    answer + "}",
-    answer[:-1],
-  ):
-    try:
-      return json.loads(call)["add_item"], call != answer
-    except ValueError:
-      pass
-  raise AssertionError(f"no call in {answer!r}")
-
-
-def differing_fields(answer, truth):
-  """Fields of an order in which two calls differ; 1 more if malformed."""
-  _, malformed = mended(answer)
-
-  def fields(text):
-    call = dict(mended(text)[0])
-    *flavour, call["drink"] = call.pop("item").split()
-    return call | ({"flavour": flavour} if flavour else {})
-
-  answer, truth = fields(answer), fields(truth)
-  differing = sum(answer.get(k) != truth.get(k) for k in answer.keys() | truth)
-  return differing + malformed
-
-
-def within(count, rows, share, sigmas=5):
-  return abs(count - rows * share) <= sigmas * math.sqrt(
-    rows * share * (1 - share)
-  )
-
-
-def test_the_words_of_the_menu_belong_to_one_list():
-  menu = orders
-  drinks = [d + s for d in menu.DRINKS for s in ("", "s")]
-  lists = (
-    menu.FLAVOURS, drinks, menu.SIZES, menu.TEMPERATURES, menu.MILKS,
-    tuple(menu.EXTRAS), menu.NUMBERS, menu.QUANTITIES,
-  )  # fmt: skip
-  assert max(Counter(word for words in lists for word in words).values()) == 1
-  assert len(menu.FLAVOURS) * len(menu.DRINKS) > 400
-
-
-@pytest.mark.parametrize("kind", rows_lib.KINDS)
-def test_the_words_say_what_the_right_answer_is(splits, kind):
-  for row in [*splits[kind].train, *splits[kind].validation]:
-    assert read(row.prompt) == json.loads(row.group), row.prompt
-
-
-def test_prompts_vary_and_corrections_come_in_both_forms(splits):
-  prompts = [row.prompt for row in splits["prompts"].train]
-  openings = {tuple(words_of(p[0]["content"])[:3]) for p in prompts}
-  assert len(openings) > 50
-  turns = Counter(len(p) for p in prompts)
-  assert set(turns) == {1, 3}
-  assert within(turns[3], ROWS, orders.CORRECTED_SHARE / 2)
-  for prompt in prompts:
-    roles = [message["role"] for message in prompt]
-    assert roles == ["user", "assistant", "user"][: len(prompt)]
-    if len(prompt) == 3:
-      assert read(prompt[:1]) != read(prompt)
+from tests.data.sources.coffee_bar import reading
 
 
 def test_validation_orders_are_in_no_training_set_of_any_kind_or_seed(splits):
   train, held_out = set(), set()
   another = rows_lib.load(
-    "prompts", size=ROWS, validation_size=HELD_OUT, seed=7
+    "prompts", size=reading.ROWS, validation_size=reading.HELD_OUT, seed=7
   )
   for split in [*splits.values(), another]:
     train |= {row.group for row in split.train}
     held_out |= {row.group for row in split.validation}
-  assert len(train) > 3 * ROWS and len(held_out) > 3 * HELD_OUT
+  assert len(train) > 3 * reading.ROWS and len(held_out) > 3 * reading.HELD_OUT
   assert not train & held_out
   right = {row.turns[0]["content"] for row in splits["demonstrations"].train}
   right &= {row.group for row in splits["demonstrations"].train}
   assert right and not right & held_out
-
-
-def test_every_word_of_the_menu_is_met_in_training(splits):
-  said = Counter(
-    word
-    for row in splits["demonstrations"].train
-    for message in row.prompt
-    for word in words_of(message["content"])
-  )
-  menu = orders
-  for word in (*menu.FLAVOURS, *menu.DRINKS, *menu.MILKS, *menu.EXTRAS):
-    assert said[word] + said[word + "s"] > 20, word
 
 
 def test_validation_orders_are_distinct_and_as_many_as_asked():
@@ -170,20 +39,23 @@ def test_validation_orders_are_distinct_and_as_many_as_asked():
 @pytest.mark.parametrize("quality", [0.0, 0.3, 0.5, 1.0])
 def test_share_of_right_demonstrations_is_as_asked(quality):
   split = rows_lib.load(
-    "demonstrations", size=ROWS, validation_size=1, demo_quality=quality
+    "demonstrations", size=reading.ROWS, validation_size=1, demo_quality=quality
   )
   right = sum(row.turns[0]["content"] == row.group for row in split.train)
-  assert within(right, ROWS, quality)
+  assert reading.within(right, reading.ROWS, quality)
   assert split.counts.get("train_right", 0) == right
-  assert split.counts.get("train_slipped", 0) == ROWS - right
+  assert split.counts.get("train_slipped", 0) == reading.ROWS - right
 
 
 def test_slips_are_of_all_kinds_and_few(splits):
   slips, kinds = Counter(), Counter()
   for row in splits["demonstrations"].train:
     answer, truth = row.turns[0]["content"], row.group
-    slips[differing_fields(answer, truth)] += 1
-    (said, malformed), (right, _) = mended(answer), mended(truth)
+    slips[reading.differing_fields(answer, truth)] += 1
+    (said, malformed), (right, _) = (
+      reading.mended(answer),
+      reading.mended(truth),
+    )
     kinds["malformed"] += malformed
     for name in said.keys() | right.keys():
       if name not in said:
@@ -206,17 +78,19 @@ def test_slips_are_of_all_kinds_and_few(splits):
 def test_pairs_differ_in_slips_and_a_share_is_flipped(splits):
   flipped = both_slipped = 0
   for row in splits["preferences"].train:
-    chosen = differing_fields(row.chosen, row.group)
-    rejected = differing_fields(row.rejected, row.group)
+    chosen = reading.differing_fields(row.chosen, row.group)
+    rejected = reading.differing_fields(row.rejected, row.group)
     assert chosen != rejected
     flipped += chosen > rejected
     both_slipped += min(chosen, rejected) > 0
   counts = splits["preferences"].counts
-  assert flipped == counts["train_flipped"] and within(flipped, ROWS, 0.1)
-  assert both_slipped == counts["train_both_slipped"] > ROWS / 20
+  assert flipped == counts["train_flipped"] and reading.within(
+    flipped, reading.ROWS, 0.1
+  )
+  assert both_slipped == counts["train_both_slipped"] > reading.ROWS / 20
   for row in splits["preferences"].validation:
-    chosen = differing_fields(row.chosen, row.group)
-    assert chosen < differing_fields(row.rejected, row.group)
+    chosen = reading.differing_fields(row.chosen, row.group)
+    assert chosen < reading.differing_fields(row.rejected, row.group)
   assert counts["validation_flipped"] == 0
 
 
@@ -229,20 +103,20 @@ def test_quality_of_demonstrations_leaves_ratings_as_they_are(splits):
 @pytest.mark.parametrize("noise", [0.0, 0.1, 0.4])
 def test_thumbs_are_wrong_in_the_share_asked(noise):
   split = rows_lib.load(
-    "labelled", size=ROWS, validation_size=100, label_noise=noise
+    "labelled", size=reading.ROWS, validation_size=100, label_noise=noise
   )
   wrong = sum(r.label != float(r.response == r.group) for r in split.train)
-  assert within(wrong, ROWS, noise)
+  assert reading.within(wrong, reading.ROWS, noise)
   assert split.counts["train_flipped"] == wrong
   right = sum(row.response == row.group for row in split.train)
-  assert within(right, ROWS, rows_lib.RATED_QUALITY)
+  assert reading.within(right, reading.ROWS, rows_lib.RATED_QUALITY)
   for row in split.validation:
     assert row.label == float(row.response == row.group)
 
 
 def test_slips_are_alike_in_all_kinds(splits):
   def mean(answers):
-    slips = [differing_fields(a, t) for a, t in answers if a != t]
+    slips = [reading.differing_fields(a, t) for a, t in answers if a != t]
     return sum(slips) / len(slips)
 
   demos = mean(
@@ -279,7 +153,7 @@ class TestJudge:
         answer = orders.answer(told, count, dice)
         truth = told.order.call()
         prompt = records.Prompt("id", truth, (), truth)
-        assert differing_fields(answer, truth) == count
+        assert reading.differing_fields(answer, truth) == count
         assert self.gold(prompt, answer) == 0.0
 
   def test_order_of_keys_and_extras_and_white_space_are_free(self, prompt):
@@ -370,38 +244,6 @@ def test_same_rows_in_every_process():
     for seed in ("1", "2")
   }
   assert len(digests) == 1 and len(digests.pop().strip()) == 64
-
-
-def test_texts_are_short_and_words_are_single_tokens(splits):
-  tokenizers = pytest.importorskip("tokenizers")
-  pre = tokenizers.pre_tokenizers
-  tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
-  tokenizer.pre_tokenizer = pre.Sequence(
-    [
-      pre.Split(tokenizers.Regex(r" ?[0-9]| ?[^ 0-9]+| "), "isolated"),
-      pre.ByteLevel(add_prefix_space=False, use_regex=False),
-    ]
-  )
-  rows = splits["demonstrations"].train
-  tokenizer.train_from_iterator(
-    (m["content"] for row in rows for m in row.prompt + row.turns),
-    tokenizers.trainers.BpeTrainer(
-      vocab_size=1024,
-      initial_alphabet=pre.ByteLevel.alphabet(),
-      show_progress=False,
-    ),
-  )
-
-  def lengths(texts):
-    return sorted(len(e.ids) for e in tokenizer.encode_batch(list(texts)))
-
-  prompts = lengths(" ".join(m["content"] for m in r.prompt) for r in rows)
-  responses = lengths(row.turns[0]["content"] for row in rows)
-  assert prompts[ROWS // 2] <= 30 and prompts[-1] <= 50
-  assert responses[ROWS // 2] <= 32 and responses[-1] <= 40
-  menu = orders
-  for word in (*menu.FLAVOURS, *menu.DRINKS, *menu.MILKS):
-    assert len(tokenizer.encode(f" {word}").ids) == 1, word
 
 
 @pytest.mark.parametrize(

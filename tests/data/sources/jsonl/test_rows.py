@@ -1,51 +1,13 @@
-"""Users' own data: every shape, every error, and the split."""
+"""The shapes of rows, and what is wrong with one."""
 
 import gzip
-import json
 
 import pytest
 
 from perl_jax.data.records import Demonstration, Labelled, Preference, Prompt
 from perl_jax.data.sources.jsonl import files
 from perl_jax.data.sources.jsonl import rows as rows_lib
-
-QUESTION = {"role": "user", "content": "Why?"}
-SYSTEM = {"role": "system", "content": "Be brief."}
-
-
-def user(text):
-  return {"role": "user", "content": text}
-
-
-def assistant(text):
-  return {"role": "assistant", "content": text}
-
-
-@pytest.fixture
-def write(tmp_path):
-  def write(*rows, name="rows.jsonl"):
-    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
-    path = tmp_path / name
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    return str(path)
-
-  return write
-
-
-def read(path, kind):
-  """All rows of a file, in order, without a split."""
-  return files.load(path, kind, validation_path=path).train
-
-
-def many(shape, count=20):
-  """Rows of a shape, each of its own group."""
-  for n in range(count):
-    yield {
-      "preferences": {"prompt": f"q{n}", "chosen": "a", "rejected": "b"},
-      "labelled": {"prompt": f"q{n}", "response": "a", "label": n % 2},
-      "demonstrations": {"prompt": f"q{n}", "response": "a"},
-      "prompts": {"prompt": f"q{n}"},
-    }[shape]
+from tests.data.sources.jsonl import cases
 
 
 class TestShapes:
@@ -54,41 +16,46 @@ class TestShapes:
     [
       {"prompt": "Why?", "chosen": "Yes", "rejected": "No"},
       {
-        "prompt": [QUESTION],
-        "chosen": [assistant("Yes")],
-        "rejected": [assistant("No")],
+        "prompt": [cases.QUESTION],
+        "chosen": [cases.assistant("Yes")],
+        "rejected": [cases.assistant("No")],
       },
       {
         "prompt": "Why?",
-        "chosen": [QUESTION, assistant("Yes")],
-        "rejected": [QUESTION, assistant("No")],
+        "chosen": [cases.QUESTION, cases.assistant("Yes")],
+        "rejected": [cases.QUESTION, cases.assistant("No")],
       },
       {
-        "chosen": [QUESTION, assistant("Yes")],
-        "rejected": [QUESTION, assistant("No")],
+        "chosen": [cases.QUESTION, cases.assistant("Yes")],
+        "rejected": [cases.QUESTION, cases.assistant("No")],
       },
-      {"prompt": [QUESTION], "chosen": "Yes", "rejected": "No"},
+      {"prompt": [cases.QUESTION], "chosen": "Yes", "rejected": "No"},
     ],
     ids=["text", "last messages", "both whole", "implicit", "mixed"],
   )
   def test_preferences_in_all_forms_are_the_same_row(self, write, row):
     path = write(row)
-    assert read(path, "preferences") == [
-      Preference(f"{path}:1", "why", (QUESTION,), "Yes", "No")
+    assert cases.read(path, "preferences") == [
+      Preference(f"{path}:1", "why", (cases.QUESTION,), "Yes", "No")
     ]
-    assert read(path, "prompts") == [
-      Prompt(f"{path}:1", "why", (QUESTION,), None, row)
+    assert cases.read(path, "prompts") == [
+      Prompt(f"{path}:1", "why", (cases.QUESTION,), None, row)
     ]
 
   def test_implicit_prompt_is_all_that_is_shared(self, write):
-    shared = [SYSTEM, QUESTION, assistant("Because."), user("So?")]
+    shared = [
+      cases.SYSTEM,
+      cases.QUESTION,
+      cases.assistant("Because."),
+      cases.user("So?"),
+    ]
     path = write(
       {
-        "chosen": [*shared, assistant("Yes")],
-        "rejected": [*shared, assistant("No")],
+        "chosen": [*shared, cases.assistant("Yes")],
+        "rejected": [*shared, cases.assistant("No")],
       }
     )
-    (row,) = read(path, "preferences")
+    (row,) = cases.read(path, "preferences")
     assert row.prompt == tuple(shared)
     assert (row.chosen, row.rejected, row.group) == ("Yes", "No", "why")
 
@@ -101,17 +68,19 @@ class TestShapes:
     [
       {"prompt": "Why?", "response": "Yes"},
       {"prompt": "Why?", "completion": "Yes"},
-      {"prompt": [QUESTION], "completion": [assistant("Yes")]},
-      {"messages": [QUESTION, assistant("Yes")]},
+      {"prompt": [cases.QUESTION], "completion": [cases.assistant("Yes")]},
+      {"messages": [cases.QUESTION, cases.assistant("Yes")]},
     ],
   )
   def test_labelled(self, write, fields, label, value):
     path = write(fields | {"label": label})
-    (row,) = read(path, "labelled")
-    assert row == Labelled(f"{path}:1", "why", (QUESTION,), "Yes", value)
+    (row,) = cases.read(path, "labelled")
+    assert row == Labelled(f"{path}:1", "why", (cases.QUESTION,), "Yes", value)
     assert isinstance(row.label, float)
-    assert read(path, "prompts") == [
-      Prompt(f"{path}:1", "why", (QUESTION,), None, fields | {"label": label})
+    assert cases.read(path, "prompts") == [
+      Prompt(
+        f"{path}:1", "why", (cases.QUESTION,), None, fields | {"label": label}
+      )
     ]
 
   @pytest.mark.parametrize("name", ["response", "completion"])
@@ -119,149 +88,52 @@ class TestShapes:
     # What a reward function may want to know goes with the prompt.
     fields = {"prompt": "Why?", name: "Yes", "tests": ["a", 1]}
     path = write(fields)
-    assert read(path, "demonstrations") == [
-      Demonstration(f"{path}:1", "why", (QUESTION,), (assistant("Yes"),))
+    assert cases.read(path, "demonstrations") == [
+      Demonstration(
+        f"{path}:1", "why", (cases.QUESTION,), (cases.assistant("Yes"),)
+      )
     ]
-    assert read(path, "prompts") == [
-      Prompt(f"{path}:1", "why", (QUESTION,), "Yes", fields)
+    assert cases.read(path, "prompts") == [
+      Prompt(f"{path}:1", "why", (cases.QUESTION,), "Yes", fields)
     ]
 
   def test_only_the_response_to_a_long_prompt_is_a_target(self, write):
-    prompt = [QUESTION, assistant("Because."), user("So?")]
-    (row,) = read(
+    prompt = [cases.QUESTION, cases.assistant("Because."), cases.user("So?")]
+    (row,) = cases.read(
       write({"prompt": prompt, "response": "Yes"}), "demonstrations"
     )
     assert row.prompt == tuple(prompt)
-    assert row.turns == (assistant("Yes"),)
+    assert row.turns == (cases.assistant("Yes"),)
 
   def test_every_answer_of_a_conversation_is_a_target(self, write):
-    messages = [SYSTEM, QUESTION, assistant("A"), user("So?"), assistant("B")]
+    messages = [
+      cases.SYSTEM,
+      cases.QUESTION,
+      cases.assistant("A"),
+      cases.user("So?"),
+      cases.assistant("B"),
+    ]
     path = write({"messages": messages})
-    (row,) = read(path, "demonstrations")
-    assert row.prompt == (SYSTEM, QUESTION)
+    (row,) = cases.read(path, "demonstrations")
+    assert row.prompt == (cases.SYSTEM, cases.QUESTION)
     assert row.turns == tuple(messages[2:])
-    (row,) = read(path, "prompts")
+    (row,) = cases.read(path, "prompts")
     assert (row.prompt, row.reference) == (tuple(messages[:-1]), "B")
 
   def test_prompts_alone(self, write):
-    path = write({"prompt": "Why?"}, {"prompt": [SYSTEM, QUESTION]})
-    assert [row.prompt for row in read(path, "prompts")] == [
-      (QUESTION,),
-      (SYSTEM, QUESTION),
+    path = write({"prompt": "Why?"}, {"prompt": [cases.SYSTEM, cases.QUESTION]})
+    assert [row.prompt for row in cases.read(path, "prompts")] == [
+      (cases.QUESTION,),
+      (cases.SYSTEM, cases.QUESTION),
     ]
 
   def test_a_conversation_without_a_user_has_a_group(self, write):
     path = write(
-      {"messages": [SYSTEM, assistant("A")]},
-      {"messages": [{"role": "tool", "content": "?"}, assistant("!")]},
+      {"messages": [cases.SYSTEM, cases.assistant("A")]},
+      {"messages": [{"role": "tool", "content": "?"}, cases.assistant("!")]},
     )
-    groups = [row.group for row in read(path, "demonstrations")]
+    groups = [row.group for row in cases.read(path, "demonstrations")]
     assert groups == ["be brief", f"{path}:2"]
-
-
-class TestFiles:
-  def test_gzip_blank_lines_bom_and_line_separators(self, tmp_path):
-    path = tmp_path / "rows.jsonl.gz"
-    text = '\ufeff{"prompt": "a\u2028b"}\n\n  \n{"prompt": "c"}'
-    path.write_bytes(gzip.compress(text.encode()))
-    rows = read(str(path), "prompts")
-    assert [row.prompt[0]["content"] for row in rows] == ["a\u2028b", "c"]
-    assert [row.id.rsplit(":", 1)[1] for row in rows] == ["1", "4"]
-
-  def test_a_directory_is_read_in_the_order_of_names(self, write, tmp_path):
-    write({"prompt": "2"}, name="b.jsonl")
-    write({"prompt": "1"}, name="a.jsonl")
-    write("not data", name="README.md")
-    rows = read(str(tmp_path), "prompts")
-    assert [row.prompt[0]["content"] for row in rows] == ["1", "2"]
-
-  def test_kinds_of_one_directory_are_split_in_one_way(self, write, tmp_path):
-    write(*many("preferences", 12), name="a.jsonl")
-    write(*many("labelled", 30), name="b.jsonl")
-    splits = [
-      files.load(str(tmp_path), kind, seed=3)
-      for kind in ("preferences", "labelled", "prompts")
-    ]
-    train = {row.group for split in splits for row in split.train}
-    held_out = {row.group for split in splits for row in split.validation}
-    assert len(train) == 24 and len(held_out) == 6
-    assert not train & held_out
-    assert splits[0].counts["files_of_other_kinds"] == 1
-    assert splits[0].counts["rows"] == 12
-    assert splits[2].counts["rows"] == 42
-
-  @pytest.mark.parametrize("kind", rows_lib.SHAPES)
-  def test_folds_hold_out_every_group_once(self, write, kind):
-    path = write(*many(kind), *many(kind))
-    held_out = []
-    for fold in range(4):
-      split = files.load(path, kind, folds=4, fold=fold)
-      groups = {row.group for row in split.validation}
-      assert len(split.train) + len(split.validation) == 40
-      assert not groups & {row.group for row in split.train}
-      held_out += groups
-    assert sorted(held_out) == sorted(f"q{n}" for n in range(20))
-
-  def test_validation_path_is_the_users_split(self, write):
-    path = write({"prompt": "a"}, {"prompt": "b"}, name="train.jsonl")
-    other = write({"prompt": "b"}, {"prompt": "c", "n": 1}, name="val.jsonl")
-    split = files.load(path, "prompts", validation_path=other)
-    assert [row.group for row in split.train] == ["a", "b"]
-    assert [row.group for row in split.validation] == ["b", "c"]
-    assert split.counts == {
-      "files": 1,
-      "rows": 2,
-      "validation_files": 1,
-      "validation_rows": 2,
-      "validation_ignored_fields": 1,
-      "shared_groups": 1,
-    }
-
-
-class TestCounts:
-  def test_rows_that_teach_nothing_are_dropped_and_counted(self, write):
-    path = write(
-      *many("preferences"),
-      {"prompt": "x", "chosen": "same", "rejected": "same"},
-      {"prompt": "y", "chosen": " ", "rejected": "a"},
-      {"prompt": "z", "chosen": "a", "rejected": "", "score": 3},
-    )
-    split = files.load(path, "preferences")
-    assert len(split.train) + len(split.validation) == 20
-    assert split.counts == {
-      "files": 1,
-      "rows": 23,
-      "equal_dropped": 1,
-      "empty_dropped": 2,
-      "ignored_fields": 1,
-    }
-
-  def test_identical_conversations_are_equal_pairs(self, write):
-    messages = [QUESTION, assistant("Yes")]
-    path = write(
-      *many("preferences"), {"chosen": messages, "rejected": messages}
-    )
-    assert files.load(path, "preferences").counts["equal_dropped"] == 1
-
-  @pytest.mark.parametrize(
-    "row",
-    [
-      {"prompt": "a", "response": "b", "id": 7},
-      {"prompt": "a", "messages": [QUESTION, assistant("b")]},
-      {"messages": [QUESTION | {"name": "Ann"}, assistant("b")]},
-    ],
-  )
-  def test_fields_that_are_not_used_are_counted(self, write, row):
-    path = write(*many("demonstrations"), row)
-    assert files.load(path, "demonstrations").counts["ignored_fields"] == 1
-
-
-GOOD = {
-  "preferences": {"prompt": "a", "chosen": "b", "rejected": "c"},
-  "labelled": {"prompt": "a", "response": "b", "label": 1},
-  "demonstrations": {"prompt": "a", "response": "b"},
-  "prompts": {"prompt": "a"},
-}
 
 
 class TestErrors:
@@ -340,7 +212,7 @@ class TestErrors:
       ({"prompt": " ", "response": "a"}, "prompt", "empty"),
       ({"prompt": []}, "prompt", r"list of .* but is \[\]"),
       ({"prompt": ["hi"]}, r"prompt\[0\]", 'object, not "hi"'),
-      ({"prompt": [assistant("a")]}, "prompt", "ends with .* assistant"),
+      ({"prompt": [cases.assistant("a")]}, "prompt", "ends with .* assistant"),
       ({"prompt": "a", "response": None}, "response", "not null"),
       ({"prompt": "a", "response": {"b": 1}}, "response", "not {"),
       (
@@ -349,20 +221,24 @@ class TestErrors:
         "another name",
       ),
       ({"messages": "hi"}, "messages", 'list of .* but is "hi"'),
-      ({"messages": [QUESTION]}, "messages", "last .* of the user.*assistant"),
-      ({"messages": [assistant("a")]}, "messages", "nothing before"),
       (
-        {"messages": [{"role": "bot", "content": "a"}, assistant("b")]},
+        {"messages": [cases.QUESTION]},
+        "messages",
+        "last .* of the user.*assistant",
+      ),
+      ({"messages": [cases.assistant("a")]}, "messages", "nothing before"),
+      (
+        {"messages": [{"role": "bot", "content": "a"}, cases.assistant("b")]},
         r"messages\[0\]",
         "unknown role 'bot'.*system, user, assistant, tool",
       ),
       (
-        {"messages": [QUESTION, {"role": "assistant", "content": None}]},
+        {"messages": [cases.QUESTION, {"role": "assistant", "content": None}]},
         r"messages\[1\]",
         "'content' must be text, but is null",
       ),
       (
-        {"messages": [{"from": "human", "value": "a"}, assistant("b")]},
+        {"messages": [{"from": "human", "value": "a"}, cases.assistant("b")]},
         r"messages\[0\]",
         "'role' must be text",
       ),
@@ -371,27 +247,36 @@ class TestErrors:
       ({"prompt": "a", "response": "b", "label": 0.5}, "label", "is 0.5"),
       ({"prompt": "a", "response": "b", "label": None}, "label", "is null"),
       (
-        {"prompt": "a", "chosen": "b", "rejected": [assistant("c")]},
+        {"prompt": "a", "chosen": "b", "rejected": [cases.assistant("c")]},
         "rejected",
         "both must be text or both messages",
       ),
       (
-        {"prompt": "a", "chosen": [QUESTION], "rejected": [assistant("c")]},
+        {
+          "prompt": "a",
+          "chosen": [cases.QUESTION],
+          "rejected": [cases.assistant("c")],
+        },
         "chosen",
         "last message is of the user",
       ),
       (
         {
-          "chosen": [user("a"), assistant("b")],
-          "rejected": [user("c"), assistant("d")],
+          "chosen": [cases.user("a"), cases.assistant("b")],
+          "rejected": [cases.user("c"), cases.assistant("d")],
         },
         "prompt",
         "missing.* begin with the same",
       ),
       (
         {
-          "chosen": [QUESTION, assistant("b")],
-          "rejected": [QUESTION, assistant("c"), user("d"), assistant("e")],
+          "chosen": [cases.QUESTION, cases.assistant("b")],
+          "rejected": [
+            cases.QUESTION,
+            cases.assistant("c"),
+            cases.user("d"),
+            cases.assistant("e"),
+          ],
         },
         "rejected",
         "has 4 messages .* not the prompt",
@@ -421,7 +306,7 @@ class TestErrors:
     ],
   )
   def test_kind_that_the_file_does_not_have(self, write, shape, kind):
-    path = write(*many(shape))
+    path = write(*cases.many(shape))
     with pytest.raises(ValueError, match=f"No {kind} .*rows.jsonl") as error:
       files.load(path, kind)
     assert rows_lib.SHAPES[shape].fields in str(error.value)
@@ -435,3 +320,11 @@ class TestErrors:
     path = write(GOOD["prompts"], GOOD["prompts"])
     with pytest.raises(ValueError, match=r"rows.jsonl: .*`validation_path`"):
       files.load(path, "prompts")
+
+
+GOOD = {
+  "preferences": {"prompt": "a", "chosen": "b", "rejected": "c"},
+  "labelled": {"prompt": "a", "response": "b", "label": 1},
+  "demonstrations": {"prompt": "a", "response": "b"},
+  "prompts": {"prompt": "a"},
+}

@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 
 from perl_jax.data.sources import upstream as upstream_lib
 
-_SHARED = pathlib.Path(__file__).parents[4] / "shared" / "data"
+_SHARED = pathlib.Path(__file__).parents[5] / "shared" / "data"
 
 
 _ROWS = [
@@ -188,7 +188,7 @@ def test_nothing_is_printed_and_settings_are_put_back(copy, tmp_path):
     capture_output=True,
     text=True,
     check=True,
-    cwd=pathlib.Path(__file__).parents[3],
+    cwd=pathlib.Path(__file__).parents[4],
     env=dict(os.environ),
   )
   assert (done.stdout, done.stderr) == ("", "")

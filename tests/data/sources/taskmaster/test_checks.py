@@ -1,0 +1,56 @@
+"""The checks of a response against the reference."""
+
+import pytest
+
+from perl_jax.data.records import Prompt
+from perl_jax.data.sources.taskmaster import checks
+from tests.data.sources.taskmaster import cases
+
+_REFERENCE = '{"get_addons": {"menu_item_id": "latte", "query": "oat"}}'
+
+
+@pytest.mark.parametrize(
+  ("reference", "response", "expected"),
+  [
+    (_REFERENCE, _REFERENCE, (1, 1, 1)),
+    (
+      _REFERENCE,
+      ' {"get_addons":{"query":"oat",  "menu_item_id": "latte"}} ',
+      (1, 1, 1),
+    ),
+    (_REFERENCE, '{"get_addons": {"query": "oat"}}', (1, 1, 0)),
+    (_REFERENCE, '{"get_addon": {"query": "oat"}}', (1, 0, 0)),
+    (_REFERENCE, _REFERENCE[:-1], (0, 0, 0)),
+    (_REFERENCE, '{"get_addons": "oat"}', (0, 0, 0)),
+    (_REFERENCE, '{"get_addons": {}, "show_menu": {}}', (0, 0, 0)),
+    (_REFERENCE, "Oat milk?", (0, 0, 0)),
+    (_REFERENCE, "[" * 100_000, (0, 0, 0)),
+    ('{"":{}}', '{"": {}}', (1, 1, 1)),
+    ("Right?", " Right?\n", (None, None, 1)),
+    ("Right?", "right?", (None, None, 0)),
+    ("Right?", '{"show_menu": {}}', (1, 1, 0)),
+    ("Right?", "{right", (0, 0, 0)),
+    (None, '{"show_menu": {}}', (1, 1, None)),
+    (None, "Right?", (None, None, None)),
+  ],
+)
+def test_judge(reference, response, expected):
+  judge = checks.make_checker(cases.COFFEE)
+  names = ("valid_json", "known_api", "exact_match")
+  judgements = judge(Prompt("x", "", (), reference), response)
+  assert judgements == {
+    name: float(value)
+    for name, value in zip(names, expected, strict=True)
+    if value is not None
+  }
+  assert all(type(value) is float for value in judgements.values())
+
+
+def test_exact_match_ignores_the_order_of_attributes():
+  judge = checks.make_checker(cases.COFFEE)
+  first = '{"attribute_id": "a", "option": "x"}'
+  second = '{"option": "y", "attribute_id": "b"}'
+  call = '{"add_order_item": {"attributes": [%s, %s], "menu_item_id": "m"}}'
+  prompt = Prompt("x", "", (), call % (first, second))
+  assert judge(prompt, call % (second, first))["exact_match"] == 1.0
+  assert judge(prompt, call % (second, second))["exact_match"] == 0.0
