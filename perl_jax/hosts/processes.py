@@ -25,7 +25,7 @@ T = TypeVar("T")
 HEARTBEAT_SECONDS = 30
 # A download or a tokenizer may take its time; who dies is noticed without it.
 _BARRIER_SECONDS = 24 * 3600
-_FAILED, _TOLD, _GONE = "perl_jax/failed", "perl_jax/told", "perl_jax/gone"
+_FAILED, _HEARD, _GONE = "perl_jax/failed", "perl_jax/heard", "perl_jax/gone"
 # Seconds that a process gives the others to hear of an error and to leave.
 _GRACE_SECONDS = 5
 _LOOK_SECONDS = 1
@@ -221,7 +221,7 @@ def _end(client: Any, who: int, message: str) -> NoReturn:
     try:
       if mine == 0:
         _say(said)
-        client.key_value_set(_TOLD, "")
+        client.key_value_set(_HEARD, "")
         # With process 0 the coordinator goes, and who is still there aborts.
         for other in range(1, jax.process_count()):
           client.blocking_key_value_get(
@@ -229,7 +229,7 @@ def _end(client: Any, who: int, message: str) -> NoReturn:
           )
         time.sleep(_LOOK_SECONDS)  # they leave right after they have said so
       else:
-        client.blocking_key_value_get(_TOLD, 2 * _GRACE_SECONDS * 1000)
+        client.blocking_key_value_get(_HEARD, 2 * _GRACE_SECONDS * 1000)
         client.key_value_set(f"{_GONE}/{mine}", "")
     except RuntimeError:
       if mine:

@@ -17,10 +17,10 @@ def is_checkpoint(directory: str | os.PathLike) -> bool:
   """Whether a directory looks like a checkpoint of `transformers`."""
   path = Path(directory) / "config.json"
   try:
-    described = json.loads(path.read_text())
+    settings = json.loads(path.read_text())
   except (OSError, ValueError):
     return False
-  return isinstance(described, dict) and "model_type" in described
+  return isinstance(settings, dict) and "model_type" in settings
 
 
 def load(

@@ -57,11 +57,11 @@ def save_model(
   extra = {}
   if head is not None:
     extra[hf_names.SCORE] = score.score_weight(head)
-  described = hf_config.hf_config(config, reward=head is not None)
-  described.dtype = dtype
-  described.bos_token_id = stops.bos_id
-  described.eos_token_id = stops.stop_ids[0]
-  described.pad_token_id = stops.pad_id
+  settings = hf_config.hf_config(config, reward=head is not None)
+  settings.dtype = dtype
+  settings.bos_token_id = stops.bos_id
+  settings.eos_token_id = stops.stop_ids[0]
+  settings.pad_token_id = stops.pad_id
   hf_weights.save_base(
     directory,
     config,
@@ -71,7 +71,7 @@ def save_model(
     extra=extra,
     head=head is None,
   )
-  files.write_json(directory / "config.json", described.to_dict())
+  files.write_json(directory / "config.json", settings.to_dict())
   generation = {
     "bos_token_id": stops.bos_id,
     "eos_token_id": list(stops.stop_ids),

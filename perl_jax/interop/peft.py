@@ -83,7 +83,7 @@ def save_adapter(
       )
   if head is not None:
     tensors[f"{_PREFIX}{hf_names.SCORE}"] = score.score_weight(head)
-  described = {
+  settings = {
     "peft_type": "LORA",
     "task_type": CAUSAL_LM if head is None else SEQ_CLS,
     "base_model_name_or_path": base,
@@ -105,7 +105,7 @@ def save_adapter(
   safetensors.numpy.save_file(
     tensors, Path(directory) / WEIGHTS, metadata={"format": "pt"}
   )
-  files.write_json(Path(directory) / CONFIG, described)
+  files.write_json(Path(directory) / CONFIG, settings)
 
 
 def is_adapter(directory: str | os.PathLike) -> bool:
@@ -115,8 +115,8 @@ def is_adapter(directory: str | os.PathLike) -> bool:
 
 def base_of(directory: str | os.PathLike) -> str:
   """Path or name of the base that an adapter says it was trained on."""
-  described = _read_config(Path(directory) / CONFIG)
-  return str(described.get("base_model_name_or_path") or "")
+  settings = _read_config(Path(directory) / CONFIG)
+  return str(settings.get("base_model_name_or_path") or "")
 
 
 def load_adapter(
@@ -142,42 +142,42 @@ def load_adapter(
         f"{directory / file} does not exist. A PEFT adapter directory holds"
         f" {CONFIG} and {WEIGHTS}."
       )
-  described = _read_config(directory / CONFIG)
+  settings = _read_config(directory / CONFIG)
   try:
     tensors = safetensors.numpy.load_file(directory / WEIGHTS)
   except (safetensors.SafetensorError, KeyError) as error:
     raise ValueError(
       f"{directory / WEIGHTS} is truncated or no safetensors file: {error}."
     ) from error
-  return _assemble(directory, described, tensors, config)
+  return _assemble(directory, settings, tensors, config)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
   try:
-    described = dict(json.loads(path.read_text()))
+    settings = dict(json.loads(path.read_text()))
   except (ValueError, TypeError) as error:
     raise ValueError(f"{path} is no JSON object: {error}.") from error
-  if described.get("peft_type") != "LORA":
+  if settings.get("peft_type") != "LORA":
     raise ValueError(
-      f"{path}: peft_type={described.get('peft_type')!r}; only LORA is"
+      f"{path}: peft_type={settings.get('peft_type')!r}; only LORA is"
       " supported."
     )
-  used = [field for field in _REFUSED if described.get(field)]
-  if described.get("bias", "none") != "none":
+  used = [field for field in _REFUSED if settings.get(field)]
+  if settings.get("bias", "none") != "none":
     used.append("bias")
-  more = set(described.get("modules_to_save") or ()) - {"score", "classifier"}
+  more = set(settings.get("modules_to_save") or ()) - {"score", "classifier"}
   if more:
     used.append("modules_to_save")
   if used:
-    values = ", ".join(f"{f}={described[f]!r}" for f in used)
+    values = ", ".join(f"{f}={settings[f]!r}" for f in used)
     raise ValueError(
       f"{path}: {values} is not supported. Merge the adapter with PEFT"
       " (merge_and_unload) and give the merged checkpoint as config.base."
     )
-  return described
+  return settings
 
 
-def _assemble(directory, described, tensors, config) -> roles.Role:
+def _assemble(directory, settings, tensors, config) -> roles.Role:
   pairs: dict[str, dict[int, dict[str, np.ndarray]]] = {}
   head, unknown = None, []
   for name, tensor in tensors.items():
@@ -195,11 +195,11 @@ def _assemble(directory, described, tensors, config) -> roles.Role:
       f" matrix of a projection: {sorted(unknown)[:4]}. Merge the adapter with"
       " PEFT and give the merged checkpoint as config.base."
     )
-  spec, shapes = _spec(described, pairs), hf_weights.base_shapes(config)
+  spec, shapes = _spec(settings, pairs), hf_weights.base_shapes(config)
   leaves = {}
   for stem, layers in pairs.items():
     kernel = shapes[f"layers/{stem}/kernel"]
-    a, b = _stack(directory, described, spec, stem, layers, kernel)
+    a, b = _stack(directory, settings, spec, stem, layers, kernel)
     leaves[f"layers/{stem}/lora_a"], leaves[f"layers/{stem}/lora_b"] = a, b
   if not leaves:
     raise ValueError(f"{directory / WEIGHTS} has no LoRA matrices.")
@@ -207,7 +207,7 @@ def _assemble(directory, described, tensors, config) -> roles.Role:
   return roles.Role(roles.Backbone(config, spec), trainable, {})
 
 
-def _spec(described, pairs: Mapping[str, Any]) -> LoraSpec:
+def _spec(settings, pairs: Mapping[str, Any]) -> LoraSpec:
   stems = sorted(pairs)
   if stems == sorted(lora_lib.ATTENTION):
     targets = "attention"
@@ -215,12 +215,12 @@ def _spec(described, pairs: Mapping[str, Any]) -> LoraSpec:
     targets = "all"
   else:
     targets = "|".join(stems)
-  rank_pattern = described.get("rank_pattern") or {}
+  rank_pattern = settings.get("rank_pattern") or {}
   return LoraSpec(
-    rank=max([described["r"], *rank_pattern.values()]),
-    alpha=float(described["lora_alpha"]),
-    dropout=float(described.get("lora_dropout") or 0.0),
-    rslora=bool(described.get("use_rslora")),
+    rank=max([settings["r"], *rank_pattern.values()]),
+    alpha=float(settings["lora_alpha"]),
+    dropout=float(settings.get("lora_dropout") or 0.0),
+    rslora=bool(settings.get("use_rslora")),
     targets=targets,
   )
 
@@ -233,7 +233,7 @@ def _of_pattern(pattern: Mapping[str, Any], module: str, default: Any) -> Any:
   return default
 
 
-def _stack(directory, described, spec, stem, layers, kernel):
+def _stack(directory, settings, spec, stem, layers, kernel):
   """(A `[L, in, R]`, B `[L, R, out]`) for a kernel of shape `[L, in, out]`."""
   module = hf_names.PROJECTIONS[stem]
   num_layers, width_in, width_out = kernel
@@ -258,7 +258,7 @@ def _stack(directory, described, spec, stem, layers, kernel):
         " adapter is for another base."
       )
     name = f"model.layers.{layer}.{module}"
-    alpha = _of_pattern(described.get("alpha_pattern"), name, spec.alpha)
+    alpha = _of_pattern(settings.get("alpha_pattern"), name, spec.alpha)
     own = dataclasses.replace(spec, rank=rank, alpha=float(alpha))
     factor = np.float32(own.scale / spec.scale)
     a[layer, :, :rank] = pair["A"].T

@@ -19,7 +19,7 @@ def series(rows: Rows, key: str) -> tuple[np.ndarray, np.ndarray]:
 
   Args:
     rows: Lines of metrics.jsonl; of several at one step the last counts.
-    key: Of the metric. A value that is no number is nan.
+    key: Key of the metric. A value that is no number is nan.
   """
   points = {
     numbers.number(row.get("step")): numbers.number(row[key])

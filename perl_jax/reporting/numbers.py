@@ -21,7 +21,7 @@ def show(key: str, value: object) -> str:
   """A value of a metric, in percent if it is a share; only an exact 0 is "0".
 
   Args:
-    key: Of the metric; see `vocabulary.row_of`.
+    key: Key of the metric; see `vocabulary.row_of`.
     value: A number, or what JSON has in place of one.
   """
   x, row = number(value), vocabulary.row_of(key)

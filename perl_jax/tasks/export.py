@@ -254,8 +254,8 @@ def set_pad_token(start: Start, directory: Path) -> None:
   """Writes the pad token of a reward model into the copied tokenizer."""
   _, token = reward_pad(tokenization_lib.load_tokenizer(start.tokenizer))
   path = directory / "tokenizer_config.json"
-  described = json.loads(path.read_text()) | {"pad_token": token}
-  files.write_json(path, described)
+  settings = json.loads(path.read_text()) | {"pad_token": token}
+  files.write_json(path, settings)
 
 
 def card(config, start: Start, found: dict[str, float]) -> str:

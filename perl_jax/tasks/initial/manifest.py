@@ -108,31 +108,29 @@ def read_model(workdir: str | Path, field: str) -> dict[str, Any]:
       " the workdir of an sft, reward, rl or dpo run, a Hugging Face"
       " checkpoint or a PEFT adapter."
     )
-  described = json.loads(path.read_text())
-  require_version(path, described, f"config.{field}={str(workdir)!r}")
-  missing = sorted(set(_FIELDS) - described.keys())
+  saved = json.loads(path.read_text())
+  require_version(path, saved, f"config.{field}={str(workdir)!r}")
+  missing = sorted(set(_FIELDS) - saved.keys())
   if missing:
     raise ValueError(
       f"config.{field}={str(workdir)!r}: {path} has no {', '.join(missing)}."
       " Restore the file, or run that stage again."
     )
-  return described
+  return saved
 
 
-def require_version(
-  path: Path, described: Mapping[str, Any], where: str
-) -> None:
+def require_version(path: Path, saved: Mapping[str, Any], where: str) -> None:
   """Checks that a workdir was written by a version whose files this one reads.
 
   Args:
     path: The model.json that was read.
-    described: Its contents.
+    saved: Its contents.
     where: What named the workdir, for the error message.
 
   Raises:
     ValueError: It was written by an older or a newer version.
   """
-  version = described.get("version", 1)
+  version = saved.get("version", 1)
   if version == VERSION:
     return
   age = "an older" if version < VERSION else "a newer"

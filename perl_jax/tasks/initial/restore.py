@@ -53,17 +53,17 @@ def load(
       return model.adapter_start(workdir, field, options, shared_with)
     if hf_checkpoint.is_checkpoint(workdir):
       return model.checkpoint_start(workdir, options, shared_with)
-  described = manifest.read_model(workdir, field)
-  if described["ensemble"] > 1 and role != "reward":
+  saved = manifest.read_model(workdir, field)
+  if saved["ensemble"] > 1 and role != "reward":
     raise ValueError(
       f"config.{field}={str(workdir)!r} holds an ensemble of"
-      f" {described['ensemble']} reward models: no {role} can start from it."
+      f" {saved['ensemble']} reward models: no {role} can start from it."
       " Give the stage that it began with, or a single reward model."
     )
-  trainable = _trainable(workdir, which, role, described, options.mesh)
-  if described["tuning"] == "full":
-    return _tuned_base(workdir, which, role, described, trainable, options)
-  dtype = described["base"]["dtype"]
+  trainable = _trainable(workdir, which, role, saved, options.mesh)
+  if saved["tuning"] == "full":
+    return _tuned_base(workdir, which, role, saved, trainable, options)
+  dtype = saved["base"]["dtype"]
   if options.dtype not in ("float32", dtype):
     raise ValueError(
       f"config.{field}={str(workdir)!r} was trained on a base in {dtype}, and"
@@ -71,58 +71,55 @@ def load(
       " was trained on: train that stage again, or leave base_dtype out."
     )
   if (
-    shared_with is not None
-    and shared_with.fingerprint == described["fingerprint"]
+    shared_with is not None and shared_with.fingerprint == saved["fingerprint"]
   ):
     base, source = shared_with.role.frozen, shared_with.source
   else:
-    base, source = _load_base(workdir, described, field, options)
+    base, source = _load_base(workdir, saved, field, options)
   if source["kind"] != "workdir" or options.mesh is not None:
     # That base is on the mesh, and so must be what is merged into it.
     head = {k: v for k, v in trainable.items() if k == params_lib.HEAD}
     body = {k: v for k, v in trainable.items() if k != params_lib.HEAD}
     trainable = sharding.place(options.target_mesh(), body) | head
   return Start(
-    role=roles.Role(
-      _backbone(described), trainable, base, described["ensemble"]
-    ),
+    role=roles.Role(_backbone(saved), trainable, base, saved["ensemble"]),
     source=source,
-    fingerprint=described["fingerprint"],
+    fingerprint=saved["fingerprint"],
     tokenizer=workdir / manifest.TOKENIZER,
   )
 
 
-def _backbone(described: Mapping[str, Any]) -> roles.Backbone:
+def _backbone(saved: Mapping[str, Any]) -> roles.Backbone:
   return roles.Backbone(
-    ModelConfig.from_dict(described["model"]),
-    LoraSpec.from_dict(described["lora"]),
+    ModelConfig.from_dict(saved["model"]),
+    LoraSpec.from_dict(saved["lora"]),
   )
 
 
-def _trainable(workdir, which, role, described, mesh) -> dict[str, Any]:
+def _trainable(workdir, which, role, saved, mesh) -> dict[str, Any]:
   """The tree of one role out of a checkpoint, which has those of `trained`."""
   like = {
-    name: _trainable_shapes(_backbone(described), name, described)
-    for name in described["trained"]
+    name: _trainable_shapes(_backbone(saved), name, saved)
+    for name in saved["trained"]
   }
   # A whole model is read in parts; an adapter is small.
-  mesh = mesh if described["tuning"] == "full" else None
+  mesh = mesh if saved["tuning"] == "full" else None
   found = checkpoint.load_trainable(workdir, which, like, mesh)
-  return found[role if role in found else described["trained"][0]]
+  return found[role if role in found else saved["trained"][0]]
 
 
-def _trainable_shapes(backbone, role, described):
+def _trainable_shapes(backbone, role, saved):
   def make():
     key = jax.random.key(0)
-    if described["tuning"] == "full":
+    if saved["tuning"] == "full":
       body = roles.init_base(key, backbone.config)
     else:
       body = roles.init_adapter(key, backbone.config, backbone.lora)
     if role == "policy":
       return body
-    return body | trainable_lib.new_head(backbone.config, described["head"])
+    return body | trainable_lib.new_head(backbone.config, saved["head"])
 
-  shapes, members = jax.eval_shape(make), described["ensemble"]
+  shapes, members = jax.eval_shape(make), saved["ensemble"]
   if members == 1:
     return shapes
   return jax.tree.map(
@@ -130,7 +127,7 @@ def _trainable_shapes(backbone, role, described):
   )
 
 
-def _tuned_base(workdir, which, role, described, trainable, options) -> Start:
+def _tuned_base(workdir, which, role, saved, trainable, options) -> Start:
   """The start of a stage with full tuning: what it trained is a base."""
   body = {k: v for k, v in trainable.items() if k != params_lib.HEAD}
   head = {k: v for k, v in trainable.items() if k == params_lib.HEAD}
@@ -143,7 +140,7 @@ def _tuned_base(workdir, which, role, described, trainable, options) -> Start:
     "role": role,
     "dtype": options.dtype,
   }
-  backbone = roles.Backbone(_backbone(described).config, LoraSpec())
+  backbone = roles.Backbone(_backbone(saved).config, LoraSpec())
   return Start(
     role=roles.Role(backbone, head, body),
     source=source,
@@ -152,13 +149,13 @@ def _tuned_base(workdir, which, role, described, trainable, options) -> Start:
   )
 
 
-def _load_base(workdir, described, field, options):
+def _load_base(workdir, saved, field, options):
   """(base, where it comes from) of an adapter; see `Start.source`."""
-  source = dict(described["base"])
+  source = dict(saved["base"])
   options = dataclasses.replace(options, dtype=source["dtype"])
   if source["kind"] == "random":
     base = model.random_base(
-      _backbone(described).config,
+      _backbone(saved).config,
       source["seed"],
       source["dtype"],
       options.target_mesh(),
@@ -172,10 +169,10 @@ def _load_base(workdir, described, field, options):
     ).role.frozen
     source["path"] = str(path)
   found = params_lib.fingerprint(base, hosts.to_host)
-  if found != described["fingerprint"]:
+  if found != saved["fingerprint"]:
     raise ValueError(
       f"config.{field}={str(workdir)!r} was trained on a base with"
-      f" fingerprint {described['fingerprint'][:12]}, but {source} now gives"
+      f" fingerprint {saved['fingerprint'][:12]}, but {source} now gives"
       f" {found[:12]}. The base was trained further or replaced: restore it,"
       " or train this stage again."
     )
@@ -188,8 +185,8 @@ def model_in(directory: str | os.PathLike) -> ModelConfig | None:
   None if the directory is neither.
   """
   if (Path(directory) / manifest.MODEL_FILE).is_file():
-    described = manifest.read_model(directory, "init")
-    return ModelConfig.from_dict(described["model"])
+    saved = manifest.read_model(directory, "init")
+    return ModelConfig.from_dict(saved["model"])
   if hf_checkpoint.is_checkpoint(directory):
     hf = hf_config.load_hf_config(directory)
     return hf_config.model_config(hf, str(Path(directory) / "config.json"))
@@ -204,8 +201,8 @@ def load_anchor(config, policy: Start, options: ReadOptions) -> Start:
   workdir = Path(config.policy.init)
   if not (workdir / manifest.MODEL_FILE).exists():
     return policy  # a third-party model
-  described = manifest.read_model(workdir, "policy.init")
-  init, base = described["init"], described["base"]
+  saved = manifest.read_model(workdir, "policy.init")
+  init, base = saved["init"], saved["base"]
   options = dataclasses.replace(options, dtype=base["dtype"])
   if not init["init"] and base["kind"] == "huggingface":
     return model.checkpoint_start(base["path"], options, policy)

@@ -95,8 +95,8 @@ def _refuse_other(workdir: Path, mine: Mapping[str, Any]) -> None:
     return
   model = workdir / manifest.MODEL_FILE
   if model.is_file():
-    described = json.loads(model.read_text())
-    manifest.require_version(model, described, f"--workdir={workdir}")
+    saved = json.loads(model.read_text())
+    manifest.require_version(model, saved, f"--workdir={workdir}")
   theirs = complete(json.loads(path.read_text()), mine)
   lines = differences(theirs, mine)
   moved = [line for line in lines if _WHERE.match(line)]

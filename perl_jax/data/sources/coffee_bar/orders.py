@@ -1,10 +1,10 @@
-"""Coffee orders: drawn, told in everyday words, answered with slips.
+"""Coffee orders: sampled, phrased in everyday words, answered with mistakes.
 
-What `coffee_bar` makes its rows of. An order is drawn; it is told by a customer
-who sometimes corrects it, in the same message or in a second turn; it is
-answered by one JSON call, right or with the slips of a hurried clerk. The
-vocabulary is such that a told order can be read in one way only: a word belongs
-to one list, and what is said last about a field holds.
+The rows of `coffee_bar` are made of these. An order is sampled; a customer
+phrases it and sometimes corrects it, in the same message or in a second turn;
+it is answered by one JSON call, right or with the mistakes of a hurried clerk.
+The vocabulary leaves only one reading of a request: a word belongs to one list,
+and what is said last about a field holds.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ EXTRAS = {
 NUMBERS = ("one", "two", "three", "four", "five", "six")
 QUANTITIES = ("1", "2", "3", "4", "5", "6")
 
-# The slip that is none of a field: the answer is not one JSON call.
+# The mistake that concerns no field: the answer is not one JSON call.
 FORM = "form"
 _MALFORMED = {
   "unclosed": lambda call: call[:-1],
@@ -57,7 +57,7 @@ _MALFORMED = {
   "chatty": lambda call: "sure, " + call,
 }
 
-# Of the answers with a slip, how many have another; of these, a third one.
+# Of the answers with a mistake, how many have another; of these, a third one.
 SECOND_SLIP = 0.3
 THIRD_SLIP = 0.15
 CORRECTED_SHARE = 0.35
@@ -116,8 +116,8 @@ class Order:
 
 
 @dataclasses.dataclass(frozen=True)
-class Told:
-  """An order as it was told: `first` was said, then `field` was corrected."""
+class Request:
+  """An order as it is phrased: first `first`, then a correction of `field`."""
 
   order: Order
   first: Order
@@ -151,7 +151,7 @@ class Dice:
     return sorted(options, key=lambda _: self._random())
 
 
-def draw(dice: Dice) -> Told:
+def draw(dice: Dice) -> Request:
   """Draws an order and, sometimes, what was said before a correction."""
   count = 0 if dice.chance(0.5) else 1 if dice.chance(0.75) else 2
   order = Order(
@@ -164,7 +164,7 @@ def draw(dice: Dice) -> Told:
     quantity="1" if dice.chance(0.4) else dice.pick(QUANTITIES[1:]),
   )
   if not dice.chance(CORRECTED_SHARE):
-    return Told(order, order, None)
+    return Request(order, order, None)
   # What is corrected is something that the final order has.
   field = dice.pick([name for name in _CHANGES if getattr(order, name)])
   if field == "extras":
@@ -172,16 +172,16 @@ def draw(dice: Dice) -> Told:
     old: Any = tuple(extra for extra in order.extras if extra != added)
   else:
     old = dice.other(_VALUES[field], getattr(order, field))
-  return Told(order, dataclasses.replace(order, **{field: old}), field)
+  return Request(order, dataclasses.replace(order, **{field: old}), field)
 
 
-def tell(told: Told, dice: Dice) -> tuple[Message, ...]:
+def phrase(request: Request, dice: Dice) -> tuple[Message, ...]:
   """The order in everyday words: one user message, or two with a reply."""
   text = dice.pick(_OPENINGS) + " " if dice.chance(0.85) else ""
-  text += _phrase(told.first, dice) + dice.pick(_CLOSINGS)
-  if told.field is None:
+  text += _phrase(request.first, dice) + dice.pick(_CLOSINGS)
+  if request.field is None:
     return (_message("user", text, dice),)
-  change = dice.pick(_INTERJECTIONS) + _change(told, dice)
+  change = dice.pick(_INTERJECTIONS) + _change(request, dice)
   if dice.chance(0.5):
     return (_message("user", f"{text}, {change}", dice),)
   return (
@@ -191,22 +191,22 @@ def tell(told: Told, dice: Dice) -> tuple[Message, ...]:
   )
 
 
-def answer(told: Told, count: int, dice: Dice) -> str:
-  """The answer of a clerk who makes exactly `count` (at most 3) slips."""
+def answer(request: Request, count: int, dice: Dice) -> str:
+  """The answer of a clerk who makes exactly `count` (at most 3) mistakes."""
   wrong: dict[str, Any] = {}
   if count:
-    for field, value in dice.shuffled(_slips(told, dice)):
+    for field, value in dice.shuffled(_mistakes(request, dice)):
       if field not in wrong:
         wrong[field] = value
       if len(wrong) == count:
         break
   malformed = wrong.pop(FORM, None)
-  call = dataclasses.replace(told.order, **wrong).call()
+  call = dataclasses.replace(request.order, **wrong).call()
   return _MALFORMED[malformed](call) if malformed else call
 
 
-def slip_count(quality: float, dice: Dice) -> int:
-  """How many slips an answer has: none in a share `quality` of them."""
+def mistake_count(quality: float, dice: Dice) -> int:
+  """How many mistakes an answer has: none in a share `quality` of them."""
   if dice.chance(quality):
     return 0
   if not dice.chance(SECOND_SLIP):
@@ -241,15 +241,15 @@ def _phrase(order: Order, dice: Dice) -> str:
   return f"{text} with {' and '.join(sides)}"
 
 
-def _change(told: Told, dice: Dice) -> str:
-  field = told.field
+def _change(request: Request, dice: Dice) -> str:
+  field = request.field
   if field == "quantity":
-    value = _number(told.order.quantity, dice)
+    value = _number(request.order.quantity, dice)
   elif field == "extras":
-    (added,) = set(told.order.extras) - set(told.first.extras)
+    (added,) = set(request.order.extras) - set(request.first.extras)
     value = dice.pick(EXTRAS[added])
   else:
-    value = getattr(told.order, field)
+    value = getattr(request.order, field)
   return dice.pick(_CHANGES[field]).format(value) + dice.pick(_CLOSINGS)
 
 
@@ -263,33 +263,33 @@ def _message(role: str, text: str, dice: Dice) -> Message:
   return {"role": role, "content": text}
 
 
-def _slips(told: Told, dice: Dice) -> list[tuple[str, Any]]:
-  """Every slip that this order invites: (field, wrong value)."""
-  order = told.order
+def _mistakes(request: Request, dice: Dice) -> list[tuple[str, Any]]:
+  """Every mistake that this order invites: (field, wrong value)."""
+  order = request.order
   unasked = [extra for extra in EXTRAS if extra not in order.extras]
-  slips = [
+  mistakes = [
     ("quantity", dice.other(QUANTITIES[:3], order.quantity)),
     ("extras", tuple(sorted((*order.extras, dice.pick(unasked))))),
   ]
   if order.flavour:
-    slips.append(("flavour", None))
+    mistakes.append(("flavour", None))
   # The size forgotten, or the default one invented or entered by habit.
-  slips.append(("size", None if order.size == "medium" else "medium"))
+  mistakes.append(("size", None if order.size == "medium" else "medium"))
   if order.temperature:
-    slips.append(("temperature", None))
+    mistakes.append(("temperature", None))
   if order.milk:
-    slips.append(("milk", None))
+    mistakes.append(("milk", None))
   if order.extras:
     dropped = dice.pick(order.extras)
     kept = tuple(extra for extra in order.extras if extra != dropped)
-    slips.append(("extras", kept))
-  if told.field:
+    mistakes.append(("extras", kept))
+  if request.field:
     # The correction ignored.
-    slips.append((told.field, getattr(told.first, told.field)))
+    mistakes.append((request.field, getattr(request.first, request.field)))
   # Something misheard, as any other value: without these a reward model never
   # learns to look the values up in the order, and RL finds that out.
   field = dice.pick([field for field in _HEARD if getattr(order, field)])
-  slips.append((field, dice.other(_HEARD[field], getattr(order, field))))
-  # Not a call at all: the commonest slip, and the easiest to see.
-  slips += [(FORM, dice.pick(tuple(_MALFORMED)))] * 2
-  return slips
+  mistakes.append((field, dice.other(_HEARD[field], getattr(order, field))))
+  # Not a call at all: the commonest mistake, and the easiest to see.
+  mistakes += [(FORM, dice.pick(tuple(_MALFORMED)))] * 2
+  return mistakes

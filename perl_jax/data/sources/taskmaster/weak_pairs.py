@@ -36,7 +36,7 @@ def weak_preferences(
 
   Args:
     splits: Demonstrations of dialogs.
-    seed: Of the rejected turns.
+    seed: Seed of the choice of rejected turns.
     pairs_per_turn: Rejected turns for each agent turn.
 
   Returns:

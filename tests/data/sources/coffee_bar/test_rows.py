@@ -1,4 +1,4 @@
-"""The embedded coffee orders: split, noise, slips and the gold checker."""
+"""The embedded coffee orders: split, noise, mistakes and the gold checker."""
 
 import json
 import os
@@ -48,10 +48,10 @@ def test_share_of_right_demonstrations_is_as_asked(quality):
 
 
 def test_slips_are_of_all_kinds_and_few(splits):
-  slips, kinds = Counter(), Counter()
+  mistakes, kinds = Counter(), Counter()
   for row in splits["demonstrations"].train:
     answer, truth = row.turns[0]["content"], row.group
-    slips[reading.differing_fields(answer, truth)] += 1
+    mistakes[reading.differing_fields(answer, truth)] += 1
     (said, malformed), (right, _) = (
       reading.mended(answer),
       reading.mended(truth),
@@ -64,7 +64,10 @@ def test_slips_are_of_all_kinds_and_few(splits):
         kinds[f"{name} invented"] += 1
       elif said[name] != right[name]:
         kinds[f"{name} wrong"] += 1
-  assert set(slips) == {0, 1, 2, 3} and slips[1] > slips[2] > slips[3] > 0
+  assert (
+    set(mistakes) == {0, 1, 2, 3}
+    and mistakes[1] > mistakes[2] > mistakes[3] > 0
+  )
   assert all(
     kinds[kind] >= 10
     for kind in (
@@ -116,15 +119,15 @@ def test_thumbs_are_wrong_in_the_share_asked(noise):
 
 def test_slips_are_alike_in_all_kinds(splits):
   def mean(answers):
-    slips = [reading.differing_fields(a, t) for a, t in answers if a != t]
-    return sum(slips) / len(slips)
+    mistakes = [reading.differing_fields(a, t) for a, t in answers if a != t]
+    return sum(mistakes) / len(mistakes)
 
   demos = mean(
     (row.turns[0]["content"], row.group)
     for row in splits["demonstrations"].train
   )
   rated = mean((row.response, row.group) for row in splits["labelled"].train)
-  # Slips of a slipped answer: 1 + 0.3 + 0.3 * 0.15 on average.
+  # Mistakes of a wrong answer: 1 + 0.3 + 0.3 * 0.15 on average.
   assert demos == pytest.approx(1.345, abs=0.08)
   assert rated == pytest.approx(1.345, abs=0.08)
 
@@ -148,10 +151,10 @@ class TestJudge:
       assert self.gold(prompt, prompt.reference) == 1.0
     dice = orders.Dice(3)
     for _ in range(1000):
-      told = orders.draw(dice)
+      request = orders.draw(dice)
       for count in (1, 2, 3):
-        answer = orders.answer(told, count, dice)
-        truth = told.order.call()
+        answer = orders.answer(request, count, dice)
+        truth = request.order.call()
         prompt = records.Prompt("id", truth, (), truth)
         assert reading.differing_fields(answer, truth) == count
         assert self.gold(prompt, answer) == 0.0
