@@ -8,8 +8,8 @@ Fields that nobody mentioned are left out of the call. A share of the
 demonstrations is right; the others contain mistakes (a correction ignored, an
 extra dropped, and others; see `orders`). Preference pairs and labelled
 responses are made of answers with the same mistakes, and some training labels
-are flipped. `check_response` knows the right answer, so that the score of a reward
-model can be compared with it.
+are flipped. `check_response` knows the right answer, so that the score of a
+reward model can be compared with it.
 
 All rows follow from the seed. Nothing is downloaded.
 """
