@@ -40,9 +40,6 @@ APIS = {
     }
   ),
 }
-# These occur in the coffee data, but the agent invented them: no turn that
-# calls them was rated 1.
-INVENTED_APIS = frozenset({"show_hidden_menu", "show_order_screen"})
 
 
 def make_checker(dataset: str) -> Callable[[Prompt, str], dict[str, float]]:

@@ -186,7 +186,10 @@ def test_upstream_coffee():
   for row in rows:
     for turn in json.loads(row["context"]):
       names |= set(turn.get("api", {}))
-  assert names == checks.APIS[cases.COFFEE] | checks.INVENTED_APIS
+  assert names == checks.APIS[cases.COFFEE] | {
+    "show_hidden_menu",
+    "show_order_screen",
+  }
   judge = checks.make_checker(cases.COFFEE)
   for prompt in prompts:
     assert set(judge(prompt, prompt.reference).values()) == {1.0}
