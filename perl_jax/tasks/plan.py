@@ -148,7 +148,7 @@ def model_of(config: shared.Config, names: Sequence[str]) -> ModelConfig:
     fields["vocab_size"] = config.vocab_size
   directory = Path(config.model)
   if directory.is_dir():
-    found = restore.model_in(directory)
+    found = restore.model_in(directory, "model")
     if found is None:
       raise ValueError(
         f"config.model={config.model!r} is a directory, but neither of a run"

@@ -49,7 +49,7 @@ def check(
     )
   if config.fit == "off":
     return
-  model = _model_of(config, config[role].init)
+  model = _model_of(config, role)
   if model is None:
     return  # the command says what is wrong with where it starts from
   mesh = shared.make_mesh(config)
@@ -73,14 +73,15 @@ def check(
   logging.warning("%s", message)
 
 
-def _model_of(config: shared.Config, init: str) -> ModelConfig | None:
+def _model_of(config: shared.Config, role: str) -> ModelConfig | None:
   """The model that a stage will have, or None if it is not there to be read."""
-  for directory in filter(None, (init, config.base)):
-    found = restore.model_in(directory)
+  init = config[role].init
+  for directory, field in ((init, f"{role}.init"), (config.base, "base")):
+    found = restore.model_in(directory, field) if directory else None
     if found is not None:
       return found
   if init and peft.is_adapter(init):
-    return restore.model_in(peft.base_of(init))
+    return restore.model_in(peft.base_of(init), f"{role}.init")
   if init or config.base:
     return None
   return presets.preset(

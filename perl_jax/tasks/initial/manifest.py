@@ -136,7 +136,7 @@ def require_version(path: Path, saved: Mapping[str, Any], where: str) -> None:
   age = "an older" if version < VERSION else "a newer"
   raise ValueError(
     f"{where}: {path} was written by {age} version of perl_jax (workdir version"
-    f" {version}, this one reads {VERSION}), and its checkpoints are laid out"
-    " otherwise. Run that stage again in a new workdir, or use the version that"
+    f" {version}, this one reads {VERSION}), and its checkpoints have another"
+    " layout. Run that stage again in a new workdir, or use the version that"
     " wrote it."
   )

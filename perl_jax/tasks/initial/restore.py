@@ -179,13 +179,13 @@ def _load_base(workdir, saved, field, options):
   return base, source
 
 
-def model_in(directory: str | os.PathLike) -> ModelConfig | None:
+def model_in(directory: str | os.PathLike, field: str) -> ModelConfig | None:
   """The model of a workdir or a Hugging Face checkpoint, without its weights.
 
   None if the directory is neither.
   """
   if (Path(directory) / manifest.MODEL_FILE).is_file():
-    saved = manifest.read_model(directory, "init")
+    saved = manifest.read_model(directory, field)
     return ModelConfig.from_dict(saved["model"])
   if hf_checkpoint.is_checkpoint(directory):
     hf = hf_config.load_hf_config(directory)
