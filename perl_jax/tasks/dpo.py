@@ -67,20 +67,14 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
     def policy_of(state):
       return roles.Role(backbone, state.trainable["policy"], frozen)
 
-    def update(state, batch, step):
-      batch = sharding.place_batch(mesh, batch)
+    def with_anchor(batch):
       scores = logprobs(anchor.trainable, frozen, batch)
-      state, found = learn(
-        state,
-        frozen,
-        steps.AnchoredPairs(batch, *scores),
-        jax.random.fold_in(key, step),
-      )
-      return state, {f"train/{k}": v for k, v in found.items()}
+      return steps.AnchoredPairs(batch, *scores)
 
     with loop.open_run(
       config,
       workdir,
+      mesh,
       state,
       best=("validation/loss", "min"),
       show=("train/loss", "validation/accuracy", "validation/kl"),
@@ -110,15 +104,11 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
 
       _, evaluated = opened.train(
         batches=data.train,
-        update=update,
+        update=loop.make_update(mesh, learn, frozen, key, with_anchor),
         evaluate=evaluate,
-        timing=timing.StepMetrics(
-          mesh,
-          compiled=compiled,
-          learning_rates=optimizer.learning_rates,
-          flops_of=(logprobs, learn),
-          peak=timing.peak_flops(mesh),
-        ),
+        optimizer=optimizer,
+        compiled=compiled,
+        flops_of=(logprobs, learn),
       )
       summary |= summarise(before, evaluated)
       summary["best_step"] = opened.checkpointer.best_step

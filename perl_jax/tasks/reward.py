@@ -52,15 +52,11 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       name="reward scores",
     )
 
-    def update(state, batch, step):
-      batch = sharding.place_batch(mesh, batch)
-      if own_rows is not None:
-        # A member's rows are picked from the whole batch, whoever read them.
-        batch = sharding.place_whole(mesh, own_rows(hosts.to_host(batch)))
-      state, found = train_step(
-        state, frozen, batch, jax.random.fold_in(key, step)
-      )
-      return state, {f"train/{k}": v for k, v in found.items()}
+    def with_own_rows(batch):
+      if own_rows is None:
+        return batch
+      # A member's rows are picked from the whole batch, whoever read them.
+      return sharding.place_whole(mesh, own_rows(hosts.to_host(batch)))
 
     def score_rows(trainable):
       role = roles.Role(backbone, trainable["reward"], frozen, members)
@@ -74,21 +70,18 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
     with loop.open_run(
       config,
       workdir,
+      mesh,
       state,
       best=("validation/log_loss", "min"),
       show=("train/loss", "validation/accuracy", "validation/auroc"),
     ) as opened:
       state, _ = opened.train(
         batches=data.train,
-        update=update,
+        update=loop.make_update(mesh, train_step, frozen, key, with_own_rows),
         evaluate=evaluate,
-        timing=timing.StepMetrics(
-          mesh,
-          compiled=(train_step, score),
-          learning_rates=optimizer.learning_rates,
-          flops_of=(train_step,),
-          peak=timing.peak_flops(mesh),
-        ),
+        optimizer=optimizer,
+        compiled=(train_step, score),
+        flops_of=(train_step,),
       )
       saver = opened.checkpointer
       reported = state.trainable

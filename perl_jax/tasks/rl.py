@@ -89,6 +89,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
     with loop.open_run(
       config,
       workdir,
+      mesh,
       state,
       best=("validation/reward", "max"),
       show=("rollout/reward", "rollout/kl", "validation/reward"),
@@ -112,12 +113,9 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
         batches=data.train,
         update=iterate,
         evaluate=evaluate,
-        timing=timing.StepMetrics(
-          mesh,
-          compiled=built.compiled,
-          learning_rates=settings.optimizer.learning_rates,
-          updates=settings.estimator.updates,
-        ),
+        optimizer=settings.optimizer,
+        compiled=built.compiled,
+        updates=settings.estimator.updates,
       )
       summary |= policy_evaluation.compare(before, evaluated)
       summary |= timing.costs(started, built.compiled)

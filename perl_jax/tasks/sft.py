@@ -55,16 +55,10 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
     )
     engine = Engine(backbone, spec)
 
-    def update(state, batch, step):
-      batch = sharding.place_batch(mesh, batch)
-      state, found = train_step(
-        state, frozen, batch, jax.random.fold_in(key, step)
-      )
-      return state, {f"train/{k}": v for k, v in found.items()}
-
     with loop.open_run(
       config,
       workdir,
+      mesh,
       state,
       best=("validation/loss", "min"),
       show=("train/loss", "validation/loss", "train/accuracy"),
@@ -85,15 +79,11 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
 
       _, evaluated = opened.train(
         batches=data.train,
-        update=update,
+        update=loop.make_update(mesh, train_step, frozen, key),
         evaluate=evaluate,
-        timing=timing.StepMetrics(
-          mesh,
-          compiled=(train_step, eval_step, *engine.compiled),
-          learning_rates=optimizer.learning_rates,
-          flops_of=(train_step,),
-          peak=timing.peak_flops(mesh),
-        ),
+        optimizer=optimizer,
+        compiled=(train_step, eval_step, *engine.compiled),
+        flops_of=(train_step,),
       )
       summary |= {
         k.removeprefix("validation/"): v for k, v in evaluated.items()

@@ -9,17 +9,21 @@ writes it anew, and ends with the same bits.
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import logging
+from jax.sharding import Mesh
 
 from perl_jax import checkpoint as checkpoint_lib
-from perl_jax import hosts, steps
+from perl_jax import hosts, sharding, steps
 from perl_jax import metrics as metrics_lib
+from perl_jax import params as params_lib
 from perl_jax.tasks.settings import shared
 from perl_jax.tasks.training import timing as timing_lib
+from perl_jax.tasks.training.compiled import Compiled
 
 Metrics = dict[str, float]
 
@@ -35,6 +39,7 @@ class Run:
     checkpointer: Saves the state; open.
     writer: Writes metrics; open. Lines that a resumed run will write again have
       been dropped.
+    mesh: Mesh of the run.
   """
 
   config: shared.Config
@@ -42,6 +47,7 @@ class Run:
   resumed: checkpoint_lib.Resumed | None
   checkpointer: checkpoint_lib.Checkpointer
   writer: metrics_lib.Writer
+  mesh: Mesh
 
   def train(
     self,
@@ -49,9 +55,30 @@ class Run:
     batches: Any,
     update: Callable,
     evaluate: Callable,
-    timing: timing_lib.StepMetrics,
+    optimizer: shared.Optimizer,
+    compiled: Sequence[Compiled],
+    flops_of: Sequence[Compiled] = (),
+    updates: int = 1,
   ) -> tuple[steps.TrainState, Metrics]:
-    """`run_loop` with the state, writers and counts of this run."""
+    """`run_loop` with the state, writers and counts of this run.
+
+    Args:
+      batches: As for `run_loop`.
+      update: As for `run_loop`.
+      evaluate: As for `run_loop`.
+      optimizer: Optimiser of the stage; its learning rates are logged.
+      compiled: All functions that may compile meanwhile.
+      flops_of: Those whose products count for the FLOPs utilisation.
+      updates: Updates in a step.
+    """
+    timing = timing_lib.StepMetrics(
+      self.mesh,
+      compiled=compiled,
+      learning_rates=optimizer.learning_rates,
+      updates=updates,
+      flops_of=flops_of,
+      peak=timing_lib.peak_flops(self.mesh) if flops_of else None,
+    )
     return run_loop(
       state=self.state,
       total_steps=self.config.steps,
@@ -72,6 +99,7 @@ class Run:
 def open_run(
   config: shared.Config,
   workdir: Path,
+  mesh: Mesh,
   state: steps.TrainState,
   *,
   best: tuple[str, str],
@@ -82,6 +110,7 @@ def open_run(
   Args:
     config: Config of the stage.
     workdir: Workdir of the stage.
+    mesh: Mesh of the run.
     state: State to start from where nothing was saved yet.
     best: (metric, "min" or "max") that the best checkpoint is kept by.
     show: Metrics on the progress line.
@@ -98,7 +127,33 @@ def open_run(
       show=show,
       enabled=hosts.is_primary(),
     ) as writer:
-      yield Run(config, state, resumed, saver, writer)
+      yield Run(config, state, resumed, saver, writer, mesh)
+
+
+def make_update(
+  mesh: Mesh,
+  train_step: Compiled,
+  frozen: params_lib.Params,
+  key: jax.Array,
+  prepare: Callable[[Any], Any] = lambda batch: batch,
+) -> Callable[[steps.TrainState, Any, int], tuple[steps.TrainState, Metrics]]:
+  """Returns `update(state, batch, step)` of a stage with one train step.
+
+  Args:
+    mesh: Mesh that batches are placed on.
+    train_step: `train_step(state, frozen, batch, key)`.
+    frozen: The frozen base, on the mesh.
+    key: Key of the stage; each step folds in its number.
+    prepare: Makes of a batch on the mesh what the step is given.
+  """
+
+  def update(state, batch, step):
+    batch = prepare(sharding.place_batch(mesh, batch))
+    key_of_step = jax.random.fold_in(key, step)
+    state, found = train_step(state, frozen, batch, key_of_step)
+    return state, {f"train/{k}": v for k, v in found.items()}
+
+  return update
 
 
 def run_loop(
