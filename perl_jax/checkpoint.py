@@ -150,6 +150,10 @@ class Checkpointer:
     )
     return found["trainable"]
 
+  def wait(self) -> None:
+    """Waits until all that was saved is on disk; raises a write's error."""
+    self._manager.wait_until_finished()
+
   def close(self) -> None:
     """Waits for pending writes; their errors are raised here."""
     self._manager.wait_until_finished()

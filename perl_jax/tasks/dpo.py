@@ -113,7 +113,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       summary |= summarise(before, evaluated)
       summary["best_step"] = opened.checkpointer.best_step
       summary |= timing.costs(started, compiled)
-      writer.summary(summary)
+      opened.finish(summary)
   return summary
 
 

@@ -93,7 +93,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       summary |= reward_model.quality(rows)
       summary["best_step"] = saver.best_step
       summary |= timing.costs(started, [train_step])
-      opened.writer.summary(summary)
+      opened.finish(summary)
   return summary
 
 

@@ -119,7 +119,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       )
       summary |= policy_evaluation.compare(before, evaluated)
       summary |= timing.costs(started, built.compiled)
-      writer.summary(summary)
+      opened.finish(summary)
   return summary
 
 

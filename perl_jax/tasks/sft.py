@@ -88,7 +88,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       summary |= {
         k.removeprefix("validation/"): v for k, v in evaluated.items()
       } | timing.costs(started, [train_step])
-      opened.writer.summary(summary)
+      opened.finish(summary)
   return summary
 
 

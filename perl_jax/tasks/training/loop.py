@@ -94,6 +94,14 @@ class Run:
       must_change=self.config.optimizer.learning_rate > 0,
     )
 
+  def finish(self, summary: Mapping[str, Any]) -> None:
+    """Writes summary.json once the last checkpoint is on disk.
+
+    A stage with a summary counts as finished, so that nothing may be pending.
+    """
+    self.checkpointer.wait()
+    self.writer.summary(summary)
+
 
 @contextlib.contextmanager
 def open_run(
