@@ -110,7 +110,7 @@ def test_held_out_pairs_by_hand(dpo_run, sft_run):
     return sum(logits[t - 1, ids[t]] for t in places)
 
   policy = params.combine(start.role.adapter, start.role.frozen)
-  anchor = restore.load(sft_run, "best", "policy", "policy.init").base
+  anchor = restore.load(sft_run, "best", "policy", "policy.init").role.frozen
   beta = tiny.config("dpo").beta
   rewards = np.array(
     [
@@ -208,7 +208,7 @@ def test_full_tuning_keeps_a_copy_as_the_anchor(
   expected = restore.load(sft_run, "best", "policy", "policy.init").fingerprint
   assert params.fingerprint(placed_bases[0]) == expected  # it was not donated
   trained = restore.load(tmp_path / "run", "last", "policy", "policy.init")
-  assert trained.adapter is None and trained.fingerprint != expected
+  assert trained.role.adapter is None and trained.fingerprint != expected
 
 
 @pytest.mark.slow

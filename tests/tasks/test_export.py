@@ -131,7 +131,7 @@ def test_merging_into_float32_changes_nothing_that_shows(finished, tmp_path):
   half = restore.load(
     tmp_path / "bf16", "", "policy", "policy.init",
     options=ReadOptions(dtype="bfloat16"),
-  ).base  # fmt: skip
+  ).role.frozen  # fmt: skip
   assert half["embedding"].dtype == jnp.bfloat16
 
 

@@ -77,7 +77,7 @@ def test_a_checkpoint_is_quantised_as_it_is_read(sft_run, tmp_path):
   whole, few = (
     restore.load(
       tmp_path / "hf", "", "policy", "base", options=ReadOptions(dtype=dtype)
-    ).base
+    ).role.frozen
     for dtype in ("bfloat16", "int8")
   )
   kernel = whole["layers"]["mlp"]["down"]["kernel"]

@@ -109,11 +109,11 @@ def test_pointwise_and_the_last_checkpoint(tmp_path, sft_run):
 
 @pytest.mark.slow
 def test_every_step_has_a_key_of_its_own(tmp_path, monkeypatch, sft_run):
-  """Trap 25: a key made anew inside a step drops out the same each time."""
-  real = steps.pairwise_loss
+  """A key made anew inside a step would drop out the same each time."""
+  loss = reward_settings.LOSSES["pairwise"]
 
   def spying(backbone, **options):
-    loss_fn = real(backbone, **options)
+    loss_fn = loss.make(backbone, **options)
 
     def spied(trainable, frozen, batch, key):
       drawn = jax.random.uniform(key)
@@ -122,7 +122,9 @@ def test_every_step_has_a_key_of_its_own(tmp_path, monkeypatch, sft_run):
 
     return spied
 
-  monkeypatch.setattr(steps, "pairwise_loss", spying)
+  monkeypatch.setitem(
+    reward_settings.LOSSES, "pairwise", loss._replace(make=spying)
+  )
   tiny.run(tmp_path / "run", "reward", reward__init=str(sft_run))
   rows = tiny.lines(tmp_path / "run")
   drawn = [row["train/drawn"] for row in rows if "train/drawn" in row]

@@ -109,7 +109,7 @@ def test_one_step_moves_the_adapters_and_not_the_base(
   assert params.fingerprint(placed_bases[0]) == expected
   reward = restore.load(reward_run, "best", "reward", "reward.init")
   value = restore.load(workdir, "last", "value", "policy.init")
-  moved = params.flatten(value.adapter)
+  moved = params.flatten(value.role.adapter)
   for path, leaf in params.flatten(reward.role.adapter).items():
     assert np.any(moved[path] != leaf), path
   assert lines_with(workdir, "train/value")[1]["train/value"] != 0.0

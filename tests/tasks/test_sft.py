@@ -79,8 +79,8 @@ def test_eight_devices_train_the_same_model(tmp_path, sft_run):
   for mine, theirs in zip(found, expected, strict=True):
     for key, value in mine.items():
       np.testing.assert_allclose(value, theirs[key], rtol=2e-4, err_msg=key)
-  single = restore.load(sft_run, "last", "policy", "x").base
-  sharded = restore.load(tmp_path / "run", "last", "policy", "x").base
+  single = restore.load(sft_run, "last", "policy", "x").role.frozen
+  sharded = restore.load(tmp_path / "run", "last", "policy", "x").role.frozen
   # Adam divides by the size of the gradient, so that rounding shows in leaves
   # with a tiny one: 3e-3 of a step of 2e-3.
   for mine, theirs in zip(

@@ -67,8 +67,8 @@ def test_best_and_last_are_different_files(rl_run):
   """Which one is asked for reaches the checkpointer (best may be last)."""
   with checkpoint.Checkpointer(rl_run, metric="m", mode="max") as saver:
     best, last = saver.best_step, saver.latest_step
-  first = restore.load(rl_run, "best", "policy", "policy.init").adapter
-  second = restore.load(rl_run, "last", "policy", "policy.init").adapter
+  first = restore.load(rl_run, "best", "policy", "policy.init").role.adapter
+  second = restore.load(rl_run, "last", "policy", "policy.init").role.adapter
   assert leaves_equal(first, second) == (best == last)
 
 
