@@ -58,7 +58,7 @@ def model_of(workdir):
 
 
 def test_policy_after_a_lora_sft_is_anchored_to_its_adapter(made):
-  """Trap 6: adapters off would make the base the anchor."""
+  """The anchor is not the base: turning adapters off would make it so."""
   run = made("rl_after_lora")
   assert tiny.summary(run)["kl_at_step_0"] == 0.0
   assert (

@@ -213,7 +213,7 @@ def test_full_tuning_keeps_a_copy_as_the_anchor(
 
 @pytest.mark.slow
 def test_after_a_lora_sft_the_anchor_has_its_adapter(tmp_path, sft_run):
-  """Trap 6: adapters off would make the base the anchor."""
+  """The anchor is not the base: turning adapters off would make it so."""
   fields = {"tuning": "lora", "optimizer__learning_rate": 0.1,
             "optimizer__warmup_steps": 0, "eval__rows": 0}  # fmt: skip
   tiny.run(tmp_path / "sft", "sft", policy__init=str(sft_run), **fields)

@@ -119,7 +119,7 @@ def test_same_key_gives_the_same_and_another_does_not():
 
 
 def test_sampler_follows_a_changed_adapter_without_a_new_trace():
-  """Trap 3: others went on sampling with their first policy for weeks."""
+  """It samples with the policy it is given, not with its first one."""
   one = [row["response"] for row in evaluated(1)[1]]
   two = [row["response"] for row in evaluated(2)[1]]
   assert one != two
