@@ -142,7 +142,7 @@ class RLIteration:
     beside = {}
     if settings.estimator.uses_value:
       lora = policy.backbone.lora
-      value = initial_roles.initial_value(config, start, None, lora)
+      value = initial_roles.initial_value(config, start, None)
       beside["value"] = value
     prepared = _prepared(policy, "policy", **beside)
     reward = _role(config, start, config.seed + 2, "scalar")

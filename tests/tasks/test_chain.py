@@ -135,7 +135,7 @@ def test_reward_model_on_another_base_brings_it(
   moved = steps.TrainState({"policy": moved}, (), jnp.int32(9))
   with checkpoint.Checkpointer(other / "sft", metric="m", mode="min") as saver:
     saver.save(9, moved, {}, {"m": -1.0})
-  theirs = params.fingerprint(moved.trainable)
+  theirs = params.fingerprint(moved.trainable["policy"])
   files.write_json(
     other / "reward" / "model.json",
     model_of(other / "reward") | {"fingerprint": theirs},
