@@ -141,9 +141,7 @@ class RLIteration:
     policy = _role(config, start, config.seed)
     beside = {}
     if settings.estimator.uses_value:
-      lora = policy.backbone.lora
-      value = initial_roles.initial_value(config, start, None)
-      beside["value"] = value
+      beside["value"] = initial_roles.initial_value(config, start, None)
     prepared = _prepared(policy, "policy", **beside)
     reward = _role(config, start, config.seed + 2, "scalar")
     placed = initial_roles.place(

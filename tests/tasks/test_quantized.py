@@ -41,7 +41,9 @@ def test_all_roles_stand_on_the_one_quantised_base(nf4, sft_run):
   assert policy.source["dtype"] == reward.source["dtype"] == "nf4"
   assert policy.role.frozen["embedding"].dtype == jnp.bfloat16
   exact = restore.load(sft_run, "best", "policy", "init")
-  assert params.nbytes(policy.role.frozen) < 0.5 * params.nbytes(exact.base)
+  assert params.nbytes(policy.role.frozen) < 0.5 * params.nbytes(
+    exact.role.frozen
+  )
   for leaf in params.flatten(policy.role.adapter).values():
     assert leaf.dtype == jnp.float32
   assert tiny.summary(nf4 / "rl")["kl_at_step_0"] == 0.0
