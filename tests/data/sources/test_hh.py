@@ -2,13 +2,11 @@
 
 import gzip
 import json
-import pathlib
 
 import pytest
 
 from perl_jax.data.sources import hh
-
-_SHARED = pathlib.Path(__file__).parents[4] / "shared" / "data"
+from tests.data import shared_files
 
 
 def _row(chosen, rejected, prompt="\n\nHuman: Hi, there!\n\nAssistant:"):
@@ -83,9 +81,7 @@ def test_a_row_without_a_field_is_refused():
 
 @pytest.mark.shared_data
 def test_upstream_pairs():
-  path = _SHARED / "hh_harmless" / "test.jsonl.gz"
-  if not path.exists():
-    pytest.skip("there is no ../shared/data")
+  path = shared_files.find("hh_harmless/test.jsonl.gz")
   with gzip.open(path, "rt", encoding="utf-8") as file:
     rows = [json.loads(line) for line in file]
   pairs, counts = hh.preferences(rows)

@@ -13,10 +13,8 @@ from perl_jax.data.sources.coffee_bar import rows as rows_lib
 from perl_jax.data.sources.jsonl import files as files_lib
 from perl_jax.data.sources.taskmaster import checks as checks_lib
 from perl_jax.data.sources.upstream import BUILDERS
+from tests.data import shared_files
 from tests.data.sources import upstream_rows
-
-SHARED = pathlib.Path(__file__).parents[4] / "shared" / "data"
-
 
 RECORDS = {
   "demonstrations": Demonstration,
@@ -274,7 +272,6 @@ def test_generated_orders_need_neither_tfds_nor_jax():
 
 @pytest.mark.slow
 @pytest.mark.shared_data
-@pytest.mark.skipif(not SHARED.exists(), reason="the files are not here")
 @pytest.mark.parametrize(
   ("name", "kind", "rows"),
   [
@@ -285,7 +282,8 @@ def test_generated_orders_need_neither_tfds_nor_jax():
 )
 def test_real_rows_are_all_there(tmp_path_factory, name, kind, rows):
   cache = tmp_path_factory.getbasetemp() / "cache"
-  split = registry.load(name, kind, data_dir=str(SHARED), cache_dir=str(cache))
+  copy = shared_files.find()
+  split = registry.load(name, kind, data_dir=str(copy), cache_dir=str(cache))
   left_out = split.counts.get("begin_as_rated", 0)
   assert len(split.train) + len(split.validation) == rows - left_out
   assert left_out < 0.02 * rows

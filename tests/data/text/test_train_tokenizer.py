@@ -13,12 +13,10 @@ import tokenizers
 from perl_jax.data import records
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.data.text import train_tokenizer
+from tests.data import shared_files
 
 CALL = '{"add_order_item": {"menu_item_id": "mocha", "quantity": "12"}}'
 TEXTS = [CALL, "Can I get 2 mochas, please?", "Make that 3 lattes."] * 20
-
-
-SHARED = pathlib.Path(__file__).parents[4] / "shared" / "data"
 
 
 @pytest.fixture(scope="module")
@@ -129,10 +127,8 @@ def test_record_texts_yields_every_text():
 
 @pytest.mark.shared_data
 def test_real_json_turns_are_half_as_long_as_with_the_gpt2_pattern(tmp_path):
-  folder = SHARED / "taskmaster_coffee" / "reward"
-  if not folder.exists():
-    pytest.skip("no shared data beside the project")
-  with gzip.open(folder / "reward_00.json.gz", "rt") as file:
+  path = shared_files.find("taskmaster_coffee/reward/reward_00.json.gz")
+  with gzip.open(path, "rt") as file:
     texts = [row["generation"] for row in json.load(file)]
   ours = train_tokenizer.train_tokenizer(texts, 1024, tmp_path / "ours")
   length = sum(len(_tokens(ours, content)) for content in texts)

@@ -1,25 +1,14 @@
 """Upstream rows of Taskmaster for tests."""
 
-import gzip
 import json
-import pathlib
-
-import pytest
 
 from perl_jax.data.sources.taskmaster import turns as turns_lib
-
-SHARED = pathlib.Path(__file__).parents[5] / "shared" / "data"
-
 
 GREETING = {
   "role": "assistant",
   "content": turns_lib.COFFEE_GREETING,
 }
-
-
 COFFEE = "taskmaster_coffee"
-
-
 TICKETS = "taskmaster_ticketing"
 
 
@@ -87,8 +76,6 @@ DIALOG = dialog(
 
 # ... and in the context of rated turns.
 ORDER, ITEM = "a" * 32, "b" * 32
-
-
 CONTEXT = [
   {"role": "agent", "text": turns_lib.COFFEE_GREETING},
   {"role": "user", "text": "Two lattes, please"},
@@ -150,16 +137,4 @@ CONTEXT = [
   {"role": "agent", "text": "is it right?"},
   {"role": "user", "text": "and the menu"},
 ]
-
-
 MENU_CALL = {"role": "agent", "api": {"show_menu": {}}}
-
-
-def shared_rows(folder):
-  if not SHARED.exists():
-    pytest.skip("there is no ../shared/data")
-  rows = []
-  for path in sorted((SHARED / folder).glob("*.json.gz")):
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-      rows += json.load(file)
-  return rows

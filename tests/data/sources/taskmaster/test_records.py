@@ -1,13 +1,12 @@
-"""Taskmaster rows: both dialects become the same messages, none is hidden."""
+"""Records of Taskmaster: every row is used or counted, bad ones are named."""
 
 import json
 import re
-from collections import Counter
 
 import pytest
 
 from perl_jax.data.sources.taskmaster import checks, records
-from perl_jax.data.sources.taskmaster import utterances as utterances_lib
+from tests.data import shared_files
 from tests.data.sources.taskmaster import cases
 
 
@@ -21,26 +20,6 @@ def test_dialogs_give_a_prompt_for_every_agent_turn():
     assert prompt.prompt == messages[:number]
     assert prompt.reference == messages[number]["content"]
     assert prompt.prompt[-1]["role"] in ("user", "tool")
-
-
-@pytest.mark.parametrize(
-  ("text", "value"),
-  [
-    ('{"a": ""x-1""}', {"a": "x-1"}),
-    ('{"a":""x-1"", "b": ["", "y"]}', {"a": "x-1", "b": ["", "y"]}),
-    ('{"a": "two of clubs""},', None),
-    ('{"a": "two of clubs""}', {"a": "two of clubs"}),
-    ('{"a": "raw\ttab", "b": ""}', {"a": "raw\ttab", "b": ""}),
-  ],
-)
-def test_broken_json_is_mended_or_refused(text, value):
-  counts = Counter()
-  if value is None:
-    with pytest.raises(json.JSONDecodeError):
-      utterances_lib.parse_value(text, counts)
-  else:
-    assert utterances_lib.parse_value(text, counts) == value
-  assert counts["json_mended"] == (value is not None)
 
 
 def test_dialogs_that_cannot_be_used_are_counted():
@@ -154,7 +133,7 @@ def test_missing_fields_and_unknown_data_sets_are_named():
 @pytest.mark.shared_data
 def test_upstream_coffee():
   prompts, counts = records.dialog_prompts(
-    cases.shared_rows("taskmaster_coffee/data")
+    shared_files.rows("taskmaster_coffee/data")
   )
   assert len(prompts) == 21112
   calls = [p.reference for p in prompts if p.reference.startswith("{")]
@@ -164,7 +143,7 @@ def test_upstream_coffee():
   assert (counts["turns_cut"], counts["quantity_moved"]) == (70, 97)
   assert all(p.prompt[-1]["role"] in ("user", "tool") for p in prompts)
 
-  rows = cases.shared_rows("taskmaster_coffee/reward")
+  rows = shared_files.rows("taskmaster_coffee/reward")
   labelled, counts = records.reward_labelled(rows, cases.COFFEE)
   assert len(labelled) == 2453
   assert (counts["repeated"], counts["conflicting"]) == (176, 0)
@@ -197,7 +176,7 @@ def test_upstream_coffee():
 
 @pytest.mark.shared_data
 def test_upstream_ticketing():
-  rows = cases.shared_rows("taskmaster_ticketing/reward")
+  rows = shared_files.rows("taskmaster_ticketing/reward")
   labelled, counts = records.reward_labelled(rows, cases.TICKETS)
   assert len(labelled) == 2787
   assert sum(row.label for row in labelled) == 424
