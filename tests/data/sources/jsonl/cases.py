@@ -1,19 +1,17 @@
-"""Messages and rows for the tests of JSON lines."""
+"""Messages and rows for the tests of JSON-lines files."""
 
 from perl_jax.data.sources.jsonl import files
+from tests.data.text.messages import system, user
 
-QUESTION = {"role": "user", "content": "Why?"}
-
-
-SYSTEM = {"role": "system", "content": "Be brief."}
-
-
-def user(text):
-  return {"role": "user", "content": text}
-
-
-def assistant(text):
-  return {"role": "assistant", "content": text}
+QUESTION = user("Why?")
+SYSTEM = system("Be brief.")
+# A valid row of each shape.
+GOOD = {
+  "preferences": {"prompt": "a", "chosen": "b", "rejected": "c"},
+  "labelled": {"prompt": "a", "response": "b", "label": 1},
+  "demonstrations": {"prompt": "a", "response": "b"},
+  "prompts": {"prompt": "a"},
+}
 
 
 def read(path, kind):

@@ -1,4 +1,4 @@
-"""Files of JSON lines for tests."""
+"""A fixture that writes rows as a JSON-lines file."""
 
 import json
 

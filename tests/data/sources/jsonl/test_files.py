@@ -1,4 +1,4 @@
-"""Users' own data: every shape, every error, and the split."""
+"""Files of users' own data: reading, splits, counts and errors."""
 
 import gzip
 
@@ -7,6 +7,7 @@ import pytest
 from perl_jax.data.sources.jsonl import files
 from perl_jax.data.sources.jsonl import rows as rows_lib
 from tests.data.sources.jsonl import cases
+from tests.data.text.messages import assistant
 
 
 class TestFiles:
@@ -87,7 +88,7 @@ class TestCounts:
     }
 
   def test_identical_conversations_are_equal_pairs(self, write):
-    messages = [cases.QUESTION, cases.assistant("Yes")]
+    messages = [cases.QUESTION, assistant("Yes")]
     path = write(
       *cases.many("preferences"), {"chosen": messages, "rejected": messages}
     )
@@ -97,10 +98,93 @@ class TestCounts:
     "row",
     [
       {"prompt": "a", "response": "b", "id": 7},
-      {"prompt": "a", "messages": [cases.QUESTION, cases.assistant("b")]},
-      {"messages": [cases.QUESTION | {"name": "Ann"}, cases.assistant("b")]},
+      {"prompt": "a", "messages": [cases.QUESTION, assistant("b")]},
+      {"messages": [cases.QUESTION | {"name": "Ann"}, assistant("b")]},
     ],
   )
   def test_fields_that_are_not_used_are_counted(self, write, row):
     path = write(*cases.many("demonstrations"), row)
     assert files.load(path, "demonstrations").counts["ignored_fields"] == 1
+
+
+class TestErrors:
+  """Each error names the file, the line, what was found, and what to do."""
+
+  def test_missing_file_names_the_nearest(self, write, tmp_path):
+    write({"prompt": "a"}, name="train.jsonl")
+    path = str(tmp_path / "trian.jsonl")
+    with pytest.raises(FileNotFoundError, match=r"trian.* not exist") as error:
+      files.load(path, "prompts")
+    assert f"Did you mean {tmp_path / 'train.jsonl'}?" in str(error.value)
+
+  def test_directory_without_such_files(self, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no \.jsonl or \.jsonl\.gz"):
+      files.load(str(tmp_path), "prompts")
+
+  @pytest.mark.parametrize("text", ["", "\n \n"])
+  def test_empty_file(self, write, text):
+    path = write(text)
+    with pytest.raises(ValueError, match=r"rows\.jsonl is empty: .* no row"):
+      files.load(path, "prompts")
+
+  def test_nothing_left(self, write):
+    path = write({"prompt": "x", "chosen": "a", "rejected": "a"})
+    with pytest.raises(ValueError, match=r"none of the 1 rows .* 1 have equal"):
+      files.load(path, "preferences")
+
+  @pytest.mark.parametrize(
+    ("line", "message"),
+    [
+      ('{"prompt": "b",}', "not valid JSON at column 16"),
+      ('{"prompt": "b"', "not valid JSON at column 15"),
+      ('{"prompt": "b"} {}', "not valid JSON at column 17: Extra data"),
+      ("[" * 100_000, "not usable JSON"),
+      ("9" * 10_000, "not usable JSON"),
+      ('["prompt"]', r'must hold a JSON object, but this is \["prompt"\]'),
+    ],
+  )
+  def test_malformed_line(self, write, line, message):
+    path = write({"prompt": "a"}, line)
+    with pytest.raises(ValueError, match=rf"rows\.jsonl:2: .*{message}"):
+      files.load(path, "prompts")
+
+  def test_not_utf8_and_broken_gzip(self, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"prompt": "a"}\n{"prompt": "caf\xe9"}\n')
+    with pytest.raises(ValueError, match=r"rows\.jsonl:2: not UTF-8"):
+      files.load(str(path), "prompts")
+    whole = gzip.compress(b'{"prompt": "a"}\n' * 1000)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"rows\.jsonl: broken gzip"):
+      files.load(str(path), "prompts")
+
+  def test_shape_changes_within_a_file(self, write):
+    path = write(cases.GOOD["demonstrations"], cases.GOOD["preferences"])
+    with pytest.raises(ValueError, match=r":2: .*preferences.* demonstrations"):
+      files.load(path, "demonstrations")
+
+  @pytest.mark.parametrize(
+    ("shape", "kind"),
+    [
+      ("preferences", "labelled"),
+      ("preferences", "demonstrations"),
+      ("labelled", "preferences"),
+      ("demonstrations", "labelled"),
+      ("prompts", "demonstrations"),
+    ],
+  )
+  def test_kind_that_the_file_does_not_have(self, write, shape, kind):
+    path = write(*cases.many(shape))
+    with pytest.raises(ValueError, match=f"No {kind} .*rows.jsonl") as error:
+      files.load(path, kind)
+    assert rows_lib.SHAPES[shape].fields in str(error.value)
+    assert rows_lib.SHAPES[kind].fields in str(error.value)
+
+  def test_unknown_kind(self, write):
+    with pytest.raises(ValueError, match=r"no kind 'dialogs'.*demonstrations"):
+      files.load(write(cases.GOOD["prompts"]), "dialogs")
+
+  def test_too_few_groups_names_the_file_and_validation_path(self, write):
+    path = write(cases.GOOD["prompts"], cases.GOOD["prompts"])
+    with pytest.raises(ValueError, match=r"rows.jsonl: .*`validation_path`"):
+      files.load(path, "prompts")
