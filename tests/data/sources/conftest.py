@@ -1,4 +1,4 @@
-"""Options of every source, with small local copies."""
+"""Options that load each data set, with small local copies of the files."""
 
 import json
 
@@ -9,7 +9,7 @@ from tests.data.sources import upstream_rows
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory):
-  """What `load` needs to read small data sets in the upstream formats."""
+  """Returns the options of `registry.load` for each data set, by name."""
   root = tmp_path_factory.mktemp("sources")
   copies = root / "copies"
   # Orders 20 to 29 are in dialogs and rated, 0 to 19 in dialogs only.

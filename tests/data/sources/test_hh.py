@@ -31,7 +31,7 @@ def test_a_regular_pair():
   assert set(counts.values()) == {0}
 
 
-def test_irregular_pairs_are_mended_or_dropped_and_counted():
+def test_irregular_pairs_are_repaired_or_dropped_and_counted():
   rows = [
     # Parts before the last turn: the rest of the transcript is the reply.
     _row(" a\n\nHuman: b\n\nAssistant: c", " d"),

@@ -1,4 +1,4 @@
-"""The one way in: kinds, leak-free folds, limits and errors of each source."""
+"""Loading each data set by name: kinds, disjoint folds, limits and errors."""
 
 import json
 import pathlib
@@ -158,12 +158,12 @@ def test_validation_path_reaches_jsonl(options):
 
 
 @pytest.mark.parametrize("name", list(registry.describe()))
-def test_checkers_judge_the_reference_as_right(options, name):
-  judge = registry.checker(name)
+def test_checkers_find_the_reference_right(options, name):
+  check = registry.checker(name)
   prompt = registry.load(name, "prompts", **options[name]).validation[0]
   checks = registry.describe()[name].checks
   if not checks:
-    assert judge(prompt, "anything") == {}
+    assert check(prompt, "anything") == {}
     return
   if prompt.reference is None:
     prompt = next(
@@ -171,12 +171,12 @@ def test_checkers_judge_the_reference_as_right(options, name):
       for row in registry.load(name, "prompts", **options[name]).train
       if row.reference
     )
-  judged = judge(prompt, prompt.reference)
-  assert judged and set(judged) <= set(checks)
-  assert set(judged.values()) == {1.0}
-  assert judge(prompt, prompt.reference + "?")[checks[-1]] == 0.0
+  results = check(prompt, prompt.reference)
+  assert results and set(results) <= set(checks)
+  assert set(results.values()) == {1.0}
+  assert check(prompt, prompt.reference + "?")[checks[-1]] == 0.0
   if name.startswith("taskmaster"):
-    assert judged == checks_lib.make_checker(name)(prompt, prompt.reference)
+    assert results == checks_lib.make_checker(name)(prompt, prompt.reference)
 
 
 def test_describe_says_what_a_newcomer_needs():

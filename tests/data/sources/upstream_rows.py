@@ -1,4 +1,4 @@
-"""Files of the public data sets, as small copies with their names."""
+"""Small local copies of the public data sets, in the upstream formats."""
 
 import json
 
@@ -8,7 +8,7 @@ HELLO = {"role": "agent", "text": "Hi, how can I help you?"}
 
 
 def dialog(number, order):
-  """A coffee dialog in the upstream format: order, call, answer."""
+  """Returns a coffee dialog: an order, an API call, and a reply."""
 
   def annotation(name, value):
     return {"name": name, "value": value, "context": ""}
@@ -55,7 +55,7 @@ def pair(number, part):
 
 
 def spread(directory, dataset, part, rows):
-  """Writes rows into the files that the builder of a data set wants."""
+  """Writes rows to the files that the builder of a data set reads."""
   files = BUILDERS[dataset].PARTS[part]
   for n, file in enumerate(files):
     path = directory / file.local

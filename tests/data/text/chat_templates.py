@@ -1,4 +1,4 @@
-"""Chat templates as models are published with them, less branches for tools."""
+"""Published chat templates of real models, without the branches for tools."""
 
 LLAMA2 = (
   "{% if messages[0]['role'] == 'system' %}"

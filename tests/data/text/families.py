@@ -1,7 +1,7 @@
-"""Small tokenizers in the way of each model family, with its chat template.
+"""Small tokenizers built like those of real model families.
 
-The templates are in `chat_templates.py`. Vocabularies are small; the pipelines
-around them (spaces, bytes, BOS) and the tokenizer classes are those of the
+The chat templates are in `chat_templates.py`. Only the vocabularies are small:
+the handling of spaces, bytes and BOS and the tokenizer classes are those of the
 families.
 """
 
@@ -27,7 +27,6 @@ from tests.data.text.chat_templates import (
 
 TEXTS = ["hello there, what can I get you? 12 mochas and\n\nmilk [INST]"] * 8
 
-
 _LLAMA3 = (
   "<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>",
   "<|end_header_id|>", "<|eom_id|>", "<|eot_id|>",
@@ -49,14 +48,14 @@ class Family:
   """How a family turns text into tokens.
 
   Attributes:
-    template: Its chat template.
+    template: The chat template; None for a tokenizer without one.
     kind: "bytes", "llama" (spaces as a letter, one put in front) or "gemma".
     special: Special tokens.
-    config: Of tokenizer_config.json.
-    eos: eos_token_id of generation_config.json, as tokens; None for no file.
-    stops: The stop set that this gives, as tokens.
+    config: Fields of tokenizer_config.json.
+    eos: The tokens of eos_token_id in generation_config.json; None for no file.
+    stops: The stop tokens that result from these files.
     plain: Added tokens that are not special.
-    bos: The token, or None.
+    bos: The BOS token, or None.
   """
 
   template: str | None
@@ -132,7 +131,7 @@ FAMILIES = {
 
 
 def write(family: Family, directory: pathlib.Path) -> pathlib.Path:
-  """The files of its tokenizer, as they lie beside its weights."""
+  """Writes the tokenizer's files as a published model has them."""
   directory.mkdir(parents=True, exist_ok=True)
   backend = _backend(family)
   backend.save(str(directory / "tokenizer.json"))
@@ -170,7 +169,7 @@ def _backend(family: Family) -> tokenizers.Tokenizer:
 
 
 def _of_pieces(family: Family) -> tokenizers.Tokenizer:
-  """As converted from SentencePiece: bytes where a piece is missing."""
+  """A tokenizer as converted from SentencePiece, with a byte fallback."""
   space = "\u2581"
   every_byte = [f"<0x{i:02X}>" for i in range(256)]
   learner = tokenizers.Tokenizer(models.BPE())

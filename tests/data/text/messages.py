@@ -1,4 +1,4 @@
-"""Messages, written short."""
+"""Short constructors of chat messages, and a short conversation."""
 
 
 def message(role, content):
@@ -15,3 +15,6 @@ def assistant(content):
 
 def system(content):
   return message("system", content)
+
+
+TALK = [user("hello there"), assistant("what can I get you?"), user("12 milk")]

@@ -17,11 +17,10 @@ from perl_jax.data.batches import packing, preferences, prompts
 from perl_jax.data.text import tokenization as tokenization_lib
 from tests.data.text import families
 from tests.data.text.families import FAMILIES
-from tests.data.text.messages import assistant, message, system, user
+from tests.data.text.messages import TALK, assistant, message, system, user
 
-# What the encodings tell a template.
+# The variables that the encodings pass to a template.
 OPTIONS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
-TALK = [user("hello there"), assistant("what can I get you?"), user("12 milk")]
 REPLIES = [
   "hello there",
   "12",

@@ -1,4 +1,4 @@
-"""Rows that several tests of the coffee orders look at."""
+"""Coffee orders of every kind, generated once for each test file."""
 
 import pytest
 

@@ -7,8 +7,6 @@ import re
 from perl_jax.data.sources.coffee_bar import orders
 
 ROWS = 2000
-
-
 HELD_OUT = 300  # One order in ten is held out, so these cost more to draw.
 
 
@@ -17,7 +15,7 @@ def words_of(text):
 
 
 def read(messages):
-  """Reads an order from its words alone: what is said last holds.
+  """Reads an order from its words alone; later words replace earlier ones.
 
   Independent of how the orders are made: it knows the menu and English, and
   not the templates.
@@ -53,8 +51,8 @@ def read(messages):
   return {"add_item": fields | ({"extras": sorted(extras)} if extras else {})}
 
 
-def mended(answer):
-  """The call in an answer, and whether it had to be mended to be one."""
+def repaired(answer):
+  """Returns the call in an answer, and whether it had to be repaired."""
   for call in (
     answer,
     answer.removeprefix("sure, "),
@@ -69,11 +67,11 @@ def mended(answer):
 
 
 def differing_fields(answer, truth):
-  """Fields of an order in which two calls differ; 1 more if malformed."""
-  _, malformed = mended(answer)
+  """Counts the fields in which two calls differ; 1 more if one is malformed."""
+  _, malformed = repaired(answer)
 
   def fields(text):
-    call = dict(mended(text)[0])
+    call = dict(repaired(text)[0])
     *flavour, call["drink"] = call.pop("item").split()
     return call | ({"flavour": flavour} if flavour else {})
 
@@ -83,6 +81,7 @@ def differing_fields(answer, truth):
 
 
 def within(count, rows, share, sigmas=5):
+  """Whether a count of random rows agrees with their expected share."""
   return abs(count - rows * share) <= sigmas * math.sqrt(
     rows * share * (1 - share)
   )

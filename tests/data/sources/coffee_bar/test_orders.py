@@ -1,4 +1,4 @@
-"""The texts of the orders: their words and their meaning."""
+"""Texts of the coffee orders: their vocabulary and their meaning."""
 
 import json
 from collections import Counter

@@ -47,14 +47,14 @@ def test_share_of_right_demonstrations_is_as_asked(quality):
   assert split.counts.get("train_slipped", 0) == reading.ROWS - right
 
 
-def test_slips_are_of_all_kinds_and_few(splits):
+def test_mistakes_are_of_all_kinds_and_few(splits):
   mistakes, kinds = Counter(), Counter()
   for row in splits["demonstrations"].train:
     answer, truth = row.turns[0]["content"], row.group
     mistakes[reading.differing_fields(answer, truth)] += 1
     (said, malformed), (right, _) = (
-      reading.mended(answer),
-      reading.mended(truth),
+      reading.repaired(answer),
+      reading.repaired(truth),
     )
     kinds["malformed"] += malformed
     for name in said.keys() | right.keys():
@@ -78,7 +78,7 @@ def test_slips_are_of_all_kinds_and_few(splits):
   ), kinds  # fmt: skip
 
 
-def test_pairs_differ_in_slips_and_a_share_is_flipped(splits):
+def test_pairs_differ_in_mistakes_and_a_share_is_flipped(splits):
   flipped = both_slipped = 0
   for row in splits["preferences"].train:
     chosen = reading.differing_fields(row.chosen, row.group)
@@ -117,7 +117,7 @@ def test_thumbs_are_wrong_in_the_share_asked(noise):
     assert row.label == float(row.response == row.group)
 
 
-def test_slips_are_alike_in_all_kinds(splits):
+def test_mistakes_are_alike_in_all_kinds(splits):
   def mean(answers):
     mistakes = [reading.differing_fields(a, t) for a, t in answers if a != t]
     return sum(mistakes) / len(mistakes)
@@ -132,11 +132,11 @@ def test_slips_are_alike_in_all_kinds(splits):
   assert rated == pytest.approx(1.345, abs=0.08)
 
 
-class TestJudge:
+class TestCheckResponse:
   def gold(self, prompt, response):
-    judgement = rows_lib.check_response(prompt, response)
-    assert set(judgement) == {"gold"}
-    return judgement["gold"]
+    checks = rows_lib.check_response(prompt, response)
+    assert set(checks) == {"gold"}
+    return checks["gold"]
 
   @pytest.fixture
   def prompt(self, splits):
@@ -146,7 +146,7 @@ class TestJudge:
       if len(json.loads(row.group)["add_item"].get("extras", ())) == 2
     )
 
-  def test_the_reference_is_right_and_every_slip_wrong(self, splits):
+  def test_the_reference_is_right_and_every_mistake_wrong(self, splits):
     for prompt in splits["prompts"].validation:
       assert self.gold(prompt, prompt.reference) == 1.0
     dice = orders.Dice(3)

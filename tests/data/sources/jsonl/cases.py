@@ -15,12 +15,12 @@ GOOD = {
 
 
 def read(path, kind):
-  """All rows of a file, in order, without a split."""
+  """Returns all rows of a file, in order, without a split."""
   return files.load(path, kind, validation_path=path).train
 
 
 def many(shape, count=20):
-  """Rows of a shape, each of its own group."""
+  """Yields rows of a shape, each in a group of its own."""
   for n in range(count):
     yield {
       "preferences": {"prompt": f"q{n}", "chosen": "a", "rejected": "b"},

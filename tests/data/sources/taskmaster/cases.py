@@ -1,4 +1,4 @@
-"""Upstream rows of Taskmaster for tests."""
+"""Rows in the two upstream formats of Taskmaster: dialogs and rated turns."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The checks of a response against the reference."""
+"""Checks of a response against the reference of its prompt."""
 
 import pytest
 
@@ -34,23 +34,23 @@ _REFERENCE = '{"get_addons": {"menu_item_id": "latte", "query": "oat"}}'
     (None, "Right?", (None, None, None)),
   ],
 )
-def test_judge(reference, response, expected):
-  judge = checks.make_checker(cases.COFFEE)
+def test_checks_against_the_reference(reference, response, expected):
+  check = checks.make_checker(cases.COFFEE)
   names = ("valid_json", "known_api", "exact_match")
-  judgements = judge(Prompt("x", "", (), reference), response)
-  assert judgements == {
+  results = check(Prompt("x", "", (), reference), response)
+  assert results == {
     name: float(value)
     for name, value in zip(names, expected, strict=True)
     if value is not None
   }
-  assert all(type(value) is float for value in judgements.values())
+  assert all(type(value) is float for value in results.values())
 
 
 def test_exact_match_ignores_the_order_of_attributes():
-  judge = checks.make_checker(cases.COFFEE)
+  check = checks.make_checker(cases.COFFEE)
   first = '{"attribute_id": "a", "option": "x"}'
   second = '{"option": "y", "attribute_id": "b"}'
   call = '{"add_order_item": {"attributes": [%s, %s], "menu_item_id": "m"}}'
   prompt = Prompt("x", "", (), call % (first, second))
-  assert judge(prompt, call % (second, first))["exact_match"] == 1.0
-  assert judge(prompt, call % (second, second))["exact_match"] == 0.0
+  assert check(prompt, call % (second, first))["exact_match"] == 1.0
+  assert check(prompt, call % (second, second))["exact_match"] == 0.0

@@ -169,9 +169,9 @@ def test_upstream_coffee():
     "show_hidden_menu",
     "show_order_screen",
   }
-  judge = checks.make_checker(cases.COFFEE)
+  check = checks.make_checker(cases.COFFEE)
   for prompt in prompts:
-    assert set(judge(prompt, prompt.reference).values()) == {1.0}
+    assert set(check(prompt, prompt.reference).values()) == {1.0}
 
 
 @pytest.mark.shared_data

@@ -1,4 +1,4 @@
-"""Turns of a conversation as messages, the same in both files."""
+"""Turns become the same messages from dialogs and from rated turns."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Weak preferences: who is chosen, where the rejected turn comes from."""
+"""Weak preferences: the chosen turns, and where rejected ones come from."""
 
 import json
 
