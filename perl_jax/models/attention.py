@@ -49,7 +49,8 @@ def choose(
     config: Shapes and switches of the model.
     queries: Number of queries, `T`.
     keys: Number of keys, `S`.
-    contiguous: See `Transformer.__call__`; False with a cache.
+    contiguous: Whether all segments are contiguous, as `Transformer.__call__`
+      explains; False with a cache.
   """
   asked = config.attention
   if asked == "auto":

@@ -199,7 +199,8 @@ def exact_kl(
   Args:
     policy_hidden, anchor_hidden: Final hidden states, `[B, T, D]`.
     policy_head, anchor_head: Output projections, `[D, V]`.
-    temperature, softcap: As in `head_logits`, the same for both.
+    temperature, softcap: Scalars that `head_logits` applies to the logits of
+      both policy and anchor; a softcap of None bounds none.
     chunk_size: Tokens whose logits exist at once; see `token_logprobs`.
 
   Returns:

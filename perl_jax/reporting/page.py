@@ -24,7 +24,7 @@ class Stage(NamedTuple):
   Attributes:
     name: Name of the task, such as "rl".
     title: Its title, such as "Reinforcement learning".
-    result: What it makes, such as "Policy".
+    result: Name of the model that the stage makes, such as "Policy".
     config: The resolved config.
     metrics: Lines of metrics.jsonl.
     samples: Lines of samples.jsonl.

@@ -45,7 +45,8 @@ def make_ensemble_step(
     members: Number of members.
     own_rows: Whether each member has its own rows: the leaves of a batch are
       then `[B, members, ...]`. Otherwise all members train on `[B, ...]`.
-    microbatches: As in `make_train_step`.
+    microbatches: Number of equal parts that a batch is cut into; see
+      `make_train_step`.
 
   Member k uses the random key fold_in(key, k). Metrics are means over the
   members.

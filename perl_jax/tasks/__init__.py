@@ -20,7 +20,8 @@ class Task:
   Attributes:
     name: Name of the task and of its module in this package.
     title: Heading of its section in a report; "" if it leaves nothing to show.
-    result: What it leaves, as the table of results names it.
+    result: Name of the model that it makes, in the table of results; "" if it
+      makes none.
     trains: Role in its checkpoints that its config starts from, "policy" or
       "reward"; "" if it trains nothing. The module of a task that trains offers
       `programs(abstract)` beside `run`.

@@ -48,7 +48,7 @@ def write_model(
 
   Args:
     workdir: Workdir of the stage.
-    start: What it starts from.
+    start: The base, adapter, head and tokenizer that the stage starts from.
     lora: Shape of the adapters that it trains.
     tuning: "lora" or "full".
     trained: Roles in its checkpoints: ("policy",), ("reward",) or
@@ -125,7 +125,7 @@ def require_version(path: Path, saved: Mapping[str, Any], where: str) -> None:
   Args:
     path: The model.json that was read.
     saved: Its contents.
-    where: What named the workdir, for the error message.
+    where: Flag or field that named the workdir, for the error message.
 
   Raises:
     ValueError: It was written by an older or a newer version.

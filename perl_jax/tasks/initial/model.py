@@ -179,7 +179,8 @@ def checkpoint_start(
   """A Hugging Face checkpoint: a base, and the head if it is a reward model.
 
   Args:
-    directory: As `save_pretrained` writes it, the tokenizer included.
+    directory: Path of a directory as `save_pretrained` writes it, the tokenizer
+      included.
     options: How to read it.
     shared_with: A start that may have the same base in memory already.
   """
@@ -206,7 +207,7 @@ def adapter_start(
   """A PEFT adapter on the checkpoint `options.base`, or on the one it names.
 
   Args:
-    directory: As PEFT's `save_pretrained` writes it.
+    directory: Path of a directory as PEFT's `save_pretrained` writes it.
     field: Config field that named it, for error messages.
     options: How to read the base.
     shared_with: A start whose base is shared if it is the same checkpoint.

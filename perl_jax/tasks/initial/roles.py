@@ -118,7 +118,7 @@ def initial_value(
 
   Args:
     config: Config of the RL stage.
-    policy: What the policy starts from.
+    policy: The base and adapter that the policy starts from.
     reward: The reward model, or None if the reward is a function alone.
 
   Raises:

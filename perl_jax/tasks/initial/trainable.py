@@ -47,7 +47,7 @@ def trainable_role(
   is the base, an adapter of the start merged into it.
 
   Args:
-    start: What the role starts from.
+    start: The base, adapter and head that the role starts from.
     lora: Shape of the adapter. Dropout may differ from the start's: it is not
       a shape.
     tuning: "lora" or "full".

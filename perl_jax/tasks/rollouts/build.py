@@ -114,8 +114,8 @@ class IterationPrograms:
 
     Args:
       batch: Prompts `[B, P]`.
-      responses: As `responses` returns them.
-      scores: As `score` returns them.
+      responses: Tokens, mask and log-probs, `[B, G, T]` each.
+      scores: Arrays by name, of the shapes in `scoring.make_scores`.
       rewards: Rewards of the responses, `[B * G]`, float32.
       beta: Weight of the KL, a float32 scalar.
     """

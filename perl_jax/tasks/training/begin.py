@@ -96,7 +96,7 @@ def prepare(
   Args:
     config: Config of the stage.
     workdir: Workdir of the stage.
-    start: What it starts from.
+    start: The base, adapter, head and tokenizer that the stage starts from.
     role: Name of the role that the stage is about.
     head: Kind of scalar head, one of `settings.reward.HEADS`, or "" for none.
     members: Number of models that are trained at once.

@@ -35,7 +35,7 @@ class Run:
   Attributes:
     config: Config of the stage.
     state: The state that `open_run` was given, or the restored one.
-    resumed: What was restored, or None in a fresh workdir.
+    resumed: The restored checkpoint, or None in a fresh workdir.
     checkpointer: Saves the state; open.
     writer: Writes metrics; open. Lines that a resumed run will write again have
       been dropped.
@@ -63,9 +63,9 @@ class Run:
     """`run_loop` with the state, writers and counts of this run.
 
     Args:
-      batches: As for `run_loop`.
-      update: As for `run_loop`.
-      evaluate: As for `run_loop`.
+      batches: Iterator with `get_state` and `set_state`.
+      update: `(state, batch, step) -> (state, metrics)`; step counts from 1.
+      evaluate: `(state, step) -> metrics`; may write samples.
       optimizer: Optimiser of the stage; its learning rates are logged.
       compiled: All functions that may compile meanwhile.
       flops_of: Those whose products count for the FLOPs utilisation.
@@ -192,7 +192,7 @@ def run_loop(
     timing: Metrics of time and throughput; just made.
     checkpointer: Saves at each evaluation, whose metrics must have its own.
     writer: Open metrics writer of this stage.
-    resumed: What was restored, or None.
+    resumed: The restored checkpoint, or None in a fresh workdir.
     eval_every: Updates between evaluations; the last step always has one.
     log_every: Updates between lines; the first and last always have one.
     must_change: Whether an update that changes nothing is an error.
