@@ -112,6 +112,33 @@ class KVSlots(NamedTuple):
   values: jax.Array
   start: jax.Array
 
+  def write(
+    self, layer: jax.Array, keys: jax.Array, values: jax.Array
+  ) -> "KVSlots":
+    """Returns the cache with one layer's keys and values of this pass.
+
+    Args:
+      layer: Index of the layer, int32 scalar.
+      keys: `[B, T, K, H]`, written to the T columns from `start`.
+      values: `[B, T, K, H]`, written to the same columns.
+    """
+    at = (layer, 0, self.start, 0, 0)
+    return self._replace(
+      keys=jax.lax.dynamic_update_slice(
+        self.keys, keys[None].astype(self.keys.dtype), at
+      ),
+      values=jax.lax.dynamic_update_slice(
+        self.values, values[None].astype(self.values.dtype), at
+      ),
+    )
+
+  def read(self, layer: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the keys and the values of one layer, `[B, S, K, H]` each."""
+    return (
+      jax.lax.dynamic_index_in_dim(self.keys, layer, keepdims=False),
+      jax.lax.dynamic_index_in_dim(self.values, layer, keepdims=False),
+    )
+
 
 class Attention(nn.Module):
   """Self-attention with rotary positions and an optional KV cache.
@@ -181,7 +208,8 @@ class Attention(nn.Module):
       k = RMSNorm(cfg.norm_eps, cfg.norm_plus_one, name="k_norm")(k)
     q, k = rotate(q, rotary), rotate(k, rotary)
     if slots is not None:
-      slots, k, v = _write(slots, k, v, layer)
+      slots = slots.write(layer, k, v)
+      k, v = slots.read(layer)
     out = self._attend(
       q,
       k,
@@ -227,26 +255,6 @@ class Attention(nn.Module):
       softcap=cfg.attn_softcap,
       causal=causal,
     )
-
-
-def _write(
-  slots: KVSlots, keys: jax.Array, values: jax.Array, layer: jax.Array
-) -> tuple[KVSlots, jax.Array, jax.Array]:
-  """(cache with a layer's new keys and values, all keys, all values of it)."""
-  at = (layer, 0, slots.start, 0, 0)
-  slots = slots._replace(
-    keys=jax.lax.dynamic_update_slice(
-      slots.keys, keys[None].astype(slots.keys.dtype), at
-    ),
-    values=jax.lax.dynamic_update_slice(
-      slots.values, values[None].astype(slots.values.dtype), at
-    ),
-  )
-  return (
-    slots,
-    jax.lax.dynamic_index_in_dim(slots.keys, layer, keepdims=False),
-    jax.lax.dynamic_index_in_dim(slots.values, layer, keepdims=False),
-  )
 
 
 class GatedMLP(nn.Module):
