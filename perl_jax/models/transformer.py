@@ -150,12 +150,29 @@ class Block(nn.Module):
     return (sharding.constrain(x, self.layout.rows), slots), None
 
 
-def _keys(
+def _embed(
+  config: ModelConfig,
+  embedding: jax.Array,
+  tokens: jax.Array,
+  layout: sharding.Layout,
+) -> jax.Array:
+  """Embeddings `[B, T, D]` of tokens `[B, T]`, in the compute dtype."""
+  x = embedding[tokens].astype(config.dtype)
+  if config.embed_scale:
+    x = x * jnp.asarray(config.width**0.5, config.dtype)
+  # Looked up where the embedding's columns are, and moved to the rows then:
+  # in one go the compiler may make all of it on every device.
+  x = sharding.constrain(x, layout.rows[:1], None, layout.model)
+  return sharding.constrain(x, layout.rows)
+
+
+def _key_columns(
   cache: Cache | None, positions: jax.Array, segments: jax.Array
 ) -> tuple[layers.KVSlots | None, jax.Array, jax.Array]:
-  """(where keys are written, positions and segments of all keys `[B, S]`).
+  """Returns where keys are written, and positions and segments of all keys.
 
-  Without a cache the keys are those of the tokens themselves.
+  Both are `[B, S]`, the tokens of this pass included. Without a cache nothing
+  is written, and the keys are those of this pass alone.
   """
   if cache is None:
     return None, positions, segments
@@ -243,13 +260,7 @@ class Transformer(nn.Module):
       nn.initializers.normal(cfg.width**-0.5),
       (cfg.vocab_size, cfg.width),
     )
-    x = embedding[tokens].astype(cfg.dtype)
-    if cfg.embed_scale:
-      x = x * jnp.asarray(cfg.width**0.5, cfg.dtype)
-    # Looked up where the embedding's columns are, and moved to the rows then:
-    # in one go the compiler may make all of it on every device.
-    x = sharding.constrain(x, layout.rows[:1], None, layout.model)
-    x = sharding.constrain(x, layout.rows)
+    x = _embed(cfg, embedding, tokens, layout)
     if not cfg.tied_head:
       # Read by `roles.head_kernel`; created here so that it is in the tree.
       self.param(
@@ -257,7 +268,9 @@ class Transformer(nn.Module):
         nn.initializers.lecun_normal(),
         (cfg.width, cfg.vocab_size),
       )
-    slots, key_positions, key_segments = _keys(cache, positions, segments)
+    slots, key_positions, key_segments = _key_columns(
+      cache, positions, segments
+    )
     kernel = attention.choose(
       cfg,
       queries=tokens.shape[1],
