@@ -97,16 +97,14 @@ def policy_loss(
       )
     tokens = _tokens(batch, values)
     terms, clipped = _terms(estimator, scores, values, tokens)
-    if estimator.kl_place == "loss" and estimator.kl == "exact":
-      anchor = params_lib.combine(frozen.anchor, frozen.base)
-      kl = roles.response_kl(
-        backbone, policy, anchor, sequence, temperature=temperature, **shape
-      )
-      terms["kl_loss"] = tokens.beta, kl
-    elif estimator.kl_place == "loss":
-      # Cleaned first: exp of a padding token's log-ratio may overflow.
-      logprobs = masked.keep(scores.logprobs, tokens.mask)
-      kl = kl_lib.kl_loss(estimator.kl, logprobs, tokens.anchor)
+    if estimator.kl_place == "loss":
+      if estimator.kl == "exact":
+        anchor = params_lib.combine(frozen.anchor, frozen.base)
+        kl = roles.response_kl(
+          backbone, policy, anchor, sequence, temperature=temperature, **shape
+        )
+      else:
+        kl = _sampled_kl(estimator.kl, scores.logprobs, tokens)
       terms["kl_loss"] = tokens.beta, kl
     found = _sums(estimator, terms, clipped, tokens.mask)
     return found | _measures(estimator, scores, values, tokens, batch)
@@ -173,6 +171,13 @@ def _terms(estimator, scores, values, tokens):
   if estimator.entropy_coef:
     terms["entropy_loss"] = estimator.entropy_coef, -scores.entropy
   return terms, clipped
+
+
+def _sampled_kl(name: str, logprobs: jax.Array, tokens: _Tokens) -> jax.Array:
+  """KL to the anchor at each sampled token, `[B * G, T]`, by "k2" or "k3"."""
+  # Cleaned first: exp of a padding token's log-ratio may overflow.
+  logprobs = masked.keep(logprobs, tokens.mask)
+  return kl_lib.kl_loss(name, logprobs, tokens.anchor)
 
 
 def _reduced(reduction: str, loss: jax.Array, mask: jax.Array):
