@@ -9,7 +9,7 @@ from perl_jax import files, tasks
 from perl_jax.tasks import pipeline
 from tests.tasks import tiny
 
-# What issue point 1 asks summary.json to have.
+# What a pipeline's summary.json has to have.
 KEYS = (
   "sft.gold", "reward.accuracy", "reward.auroc", "reward.trainable_share",
   "rl.gold_before", "rl.gold_after", "rl.reward_before", "rl.reward_after",

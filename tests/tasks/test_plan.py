@@ -8,14 +8,11 @@ import pytest
 
 from configs import plan as plan_config
 from perl_jax import main, sharding, tasks
-from perl_jax.models import presets
 from perl_jax.reporting import plans
 from perl_jax.tasks import plan
 from perl_jax.tasks.dry_run import programs
 from perl_jax.tasks.settings import shared
 from tests.tasks import tiny
-
-MODEL = presets.preset("tiny", vocab_size=400, max_len=136)
 
 
 def one_device():
