@@ -28,8 +28,9 @@ def pack_dialogues(
   Args:
     encoded: Tokens and target mask of each dialogue.
     length: T, the number of tokens of a row.
-    prefix: Tokens to put before a window that does not begin its dialogue. This
-      is BOS, which a prompt truncated to whole turns begins with as well.
+    prefix: Tokens to put before a window that does not begin its dialogue:
+      `Tokenization.beginning`, with which a prompt truncated to whole turns
+      begins as well.
 
   Returns:
     Rows, each a `TargetBatch` without the batch axis. They depend on the

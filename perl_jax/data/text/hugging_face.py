@@ -1,7 +1,9 @@
 """The library `transformers`, imported when it is needed."""
 
 import os
+import pathlib
 import types
+from typing import Any
 
 
 def import_transformers() -> types.ModuleType:
@@ -14,3 +16,19 @@ def import_transformers() -> types.ModuleType:
   import transformers
 
   return transformers
+
+
+def read_tokenizer(directory: pathlib.Path) -> Any:
+  """Reads a tokenizer with `transformers`; runs no code from the directory.
+
+  Raises:
+    ValueError: There is none that can be read.
+  """
+  try:
+    return import_transformers().AutoTokenizer.from_pretrained(
+      str(directory), local_files_only=True, trust_remote_code=False
+    )
+  except Exception as error:
+    raise ValueError(
+      f"{directory} has no tokenizer that transformers can read: {error}"
+    ) from error

@@ -64,6 +64,16 @@ class Rendering:
         f"{error}. Leave such messages out, or change the template."
       ) from error
 
+  def reference_ids(self, messages: Sequence[Message]) -> list[int]:
+    """Returns the tokens of a prompt as transformers encodes it."""
+    return self._tokenizer.apply_chat_template(
+      list(messages), add_generation_prompt=True, **_OPTIONS
+    )["input_ids"]
+
+  def show(self, ids: Sequence[int]) -> list[str]:
+    """Returns the texts of tokens, for errors."""
+    return self._tokenizer.convert_ids_to_tokens(list(ids))
+
   def turn(self, response: str) -> str:
     """Returns the text between the generation prompt and the stop token.
 

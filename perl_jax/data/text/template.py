@@ -40,8 +40,12 @@ class ChatTemplate:
       space before or after them.
     stop_ids: The token that ends an assistant turn, if the template has one,
       then the other tokens that end a response.
-    bos_id: The token that starts every prompt, or None.
-    prefix: BOS if the tokenizer adds it and not the template; else empty.
+    bos_id: The BOS token if every prompt starts with it, or None.
+    prefix: What the tokenizer puts before a plain text, such as BOS; empty
+      with a chat template, which says itself what a prompt begins with.
+    beginning: What every prompt begins with and no new turn does: BOS or
+      nothing. Where BOS also opens the turns of a conversation it is no sign of
+      a beginning.
     text: Renders messages, and holds the white space around a response.
     opening: Literal text at the end of every prompt, which a response follows;
       "" if a prompt ends with a special token, and a line break if it ends with
@@ -72,12 +76,13 @@ class ChatTemplate:
     self._even: set[tuple[tuple[str, ...], int]] = set()
     self.bos_id: int | None = None
     self.prefix: tuple[int, ...] = ()
+    self.beginning: tuple[int, ...] = ()
     self.text = rendering.Rendering(tokenizer, name)
     self.stop_ids = self._find_stops(more_stop_ids)
     self.text.find_frame(self._special_text.get(self.stop_ids[0]))
     # Earlier plans were made without the text around responses.
     self._plans.clear()
-    self._find_bos()
+    self._find_start()
     kind, value = self._plan(("user",))[-1]
     self.opening = {"text": value, "content": "\n"}.get(kind, "")
 
@@ -190,16 +195,6 @@ class ChatTemplate:
           f"message of role {role!r}. Leave such messages out, or change the "
           "template."
         )
-    if self.bos_id is not None:
-      count = len(self.prefix) + pieces.count(("token", self.bos_id))
-      # If BOS is also the end of a turn it may occur more often; and Llama 2
-      # begins every turn of the user with it.
-      allowed = {1, roles.count("user")}
-      if count not in allowed and self.bos_id not in self.stop_ids:
-        raise ValueError(
-          f"The chat template of {self.name} gives {count} BOS tokens instead "
-          f"of one for the roles {list(roles)}."
-        )
     self._plans[roles, generate] = tuple(pieces)
     return self._plans[roles, generate]
 
@@ -267,18 +262,34 @@ class ChatTemplate:
       )
     return tuple(dict.fromkeys(stops))
 
-  def _find_bos(self) -> None:
+  def _find_start(self) -> None:
+    """Finds what prompts begin with, as transformers encodes them.
+
+    `apply_chat_template` encodes what the template renders and nothing else;
+    what a tokenizer puts before a plain text is left out of conversations.
+    """
     bos = self._tokenizer.bos_token_id
-    if bos is None:
+    if not self.text.exists:
+      alone = self._tokenizer("a", add_special_tokens=False, verbose=False)
+      ids = self._tokenizer("a", verbose=False)["input_ids"]
+      self.prefix = self.beginning = _before(ids, alone["input_ids"])
+      self.bos_id = bos if self.prefix[:1] == (bos,) else None
       return
-    if self._plan(("user",))[0] == ("token", bos):
-      self.bos_id = bos
-    elif self._tokenizer("a", verbose=False)["input_ids"][:1] == [bos]:
-      self.prefix = (bos,)
-      self.bos_id = bos
-    self._plans.clear()  # They were made without checking BOS.
-    if self.text.exists:
-      self._plan(("user", "assistant"), False)
+    pieces = self._plan(("user",))
+    if bos is None or pieces[0] != ("token", bos):
+      return
+    self.bos_id = bos
+    after = pieces[pieces.index(("content", 0)) :]
+    if ("token", bos) not in after or bos in self.stop_ids:
+      self.beginning = (bos,)
+
+
+def _before(ids: Sequence[int], part: Sequence[int]) -> tuple[int, ...]:
+  """Returns what is before `part` in `ids`."""
+  for start in range(len(ids) - len(part) + 1):
+    if list(ids[start : start + len(part)]) == list(part):
+      return tuple(ids[:start])
+  return ()
 
 
 def _quoted(text: str) -> str:

@@ -17,8 +17,7 @@ import pathlib
 from collections.abc import Sequence
 
 from perl_jax.data.records import Message
-from perl_jax.data.text import shortening
-from perl_jax.data.text.hugging_face import import_transformers
+from perl_jax.data.text import agreement, hugging_face, shortening
 from perl_jax.data.text.template import ChatTemplate, Piece, UnevenError
 
 LONG = ("error", "turns", "cut")
@@ -40,7 +39,9 @@ class Tokenization:
       stop token.
     spare_pad: (id, text) of a padding token that ends no response, for tools
       that recognise padding by its id; None if there is none.
-    bos_id: Id of the token that starts every prompt, or None.
+    bos_id: Id of the BOS token if every prompt starts with it, or None.
+    beginning: Tokens that every prompt begins with and no new turn does, such
+      as BOS; to put before a part of a dialogue.
     name: Name of the tokenizer in errors.
   """
 
@@ -51,6 +52,7 @@ class Tokenization:
     self._tokenizer = tokenizer
     self._template = ChatTemplate(tokenizer, name, more_stop_ids)
     self.bos_id: int | None = self._template.bos_id
+    self.beginning: tuple[int, ...] = self._template.beginning
     self.stop_ids: tuple[int, ...] = self._template.stop_ids
     self.vocab_size = 1 + max(
       max(tokenizer.get_vocab().values()), *self.stop_ids
@@ -65,6 +67,7 @@ class Tokenization:
     self._anchor = self._find_anchor()
     self._encode = functools.lru_cache(1 << 16)(self._encode_text)
     self._encode_turn = functools.lru_cache(1 << 16)(self._encode_after_prompt)
+    agreement.check(self._prompt_ids, self._template.text)
 
   def encode_prompt(
     self,
@@ -313,16 +316,8 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenization:
       f"No tokenizer directory {directory}. It should hold tokenizer.json and "
       "tokenizer_config.json, as `save_pretrained` writes them."
     )
-  try:
-    tokenizer = import_transformers().AutoTokenizer.from_pretrained(
-      str(directory), local_files_only=True, trust_remote_code=False
-    )
-  except Exception as error:
-    raise ValueError(
-      f"{directory} has no tokenizer that transformers can read: {error}"
-    ) from error
   return Tokenization(
-    tokenizer,
+    hugging_face.read_tokenizer(directory),
     name=str(directory),
     more_stop_ids=_eos_ids(directory),
   )

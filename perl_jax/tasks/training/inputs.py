@@ -107,12 +107,11 @@ def targets(
   """
   splits = load(config.data, "demonstrations", config.seed)
   length = config.data.max_len
-  prefix = () if tokenization.bos_id is None else (tokenization.bos_id,)
 
   def pack(rows):
     encoded = demonstrations.encode_demonstrations(rows, tokenization)
     more = len(encoded) - len(rows)
-    return packing.pack_dialogues(encoded, length, prefix), more
+    return packing.pack_dialogues(encoded, length, tokenization.beginning), more
 
   train, split_turns = pack(splits.train)
   validation, _ = pack(splits.validation)

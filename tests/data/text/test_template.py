@@ -18,6 +18,8 @@ from tokenizers import (
   trainers,
 )
 
+from perl_jax.data.batches import packing
+from perl_jax.data.text import rendering
 from perl_jax.data.text import tokenization as tokenization_lib
 from tests.data.text.messages import TALK, assistant, message, system, user
 
@@ -88,25 +90,71 @@ def test_chatml_without_bos_equals_transformers(tmp_path):
 
 @pytest.mark.parametrize("in_template", [True, False])
 @pytest.mark.parametrize("adds_bos", [True, False])
-def test_there_is_one_bos_or_none(tmp_path, in_template, adds_bos):
+def test_bos_is_where_transformers_has_it(tmp_path, in_template, adds_bos):
+  """What a tokenizer puts before plain text is no part of a conversation."""
   template = ("{{ bos_token }}" if in_template else "") + CHATML
   special = ["<s>", "<eos>", "<|im_start|>", "<|im_end|>"]
   path = _directory(tmp_path, template, special, bos="<s>", adds_bos=adds_bos)
   loaded = tokenization_lib.load_tokenizer(path)
-  expected = int(in_template or adds_bos)
-  assert loaded.encode_prompt(TALK)[0].count(0) == expected
+  expected = int(in_template)
+  assert loaded.encode_prompt(TALK)[0] == _reference(path, TALK)
   assert loaded.encode_dialog((), TALK)[0].count(0) == expected
   assert loaded.encode_prompt(TALK)[0][0] == (0 if expected else 2)
   assert loaded.bos_id == (0 if expected else None)
+  assert loaded.beginning == ((0,) if expected else ())
 
 
-def test_two_bos_tokens_are_refused(tmp_path):
+@pytest.mark.parametrize("system_text", ["", "Be kind"])
+def test_bos_may_open_every_turn(tmp_path, system_text):
+  """Like SmolLM2, and models set up for ChatML by TRL."""
+  template = CHATML
+  if system_text:
+    template = (
+      "{% if messages[0].role != 'system' %}<|im_start|>system\n"
+      f"{system_text}<|im_end|>\n{{% endif %}}" + CHATML
+    )
+  special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+  path = _directory(
+    tmp_path, template, special, bos="<|im_start|>", eos="<|im_end|>"
+  )
+  loaded = tokenization_lib.load_tokenizer(path)
+  assert loaded.bos_id == 1 and loaded.stop_ids == (2,)
+  for talk in (TALK, [system("be kind"), *TALK], TALK[:1]):
+    assert loaded.encode_prompt(talk)[0] == _reference(path, talk)
+  # In the middle of a turn it would be another turn without a role.
+  assert loaded.beginning == ()
+  ids, mask = loaded.encode_dialog((), (*TALK, assistant("12 " * 20)))
+  for row in packing.pack_dialogues([(ids, mask)], 24, loaded.beginning):
+    for segment in range(1, int(row.segments.max()) + 1):
+      window = row.tokens[row.segments == segment].tolist()
+      starts = range(len(ids) - len(window) + 1)
+      assert window in [ids[i : i + len(window)] for i in starts]
+
+
+def test_bos_may_separate_messages(tmp_path):
   template = (
     "{% for m in messages %}<s>{{ m.content }}<eos>{% endfor %}"
-    "{% if add_generation_prompt %}>{% endif %}"
+    "{% if add_generation_prompt %}<s>{% endif %}"
   )
   path = _directory(tmp_path, template, ["<s>", "<eos>"], bos="<s>")
-  with pytest.raises(ValueError, match="2 BOS tokens instead of one"):
+  loaded = tokenization_lib.load_tokenizer(path)
+  assert loaded.encode_prompt(TALK)[0] == _reference(path, TALK)
+  assert loaded.encode_prompt(TALK)[0].count(0) == 4
+
+
+def test_prompts_unlike_those_of_transformers_are_refused(
+  tmp_path, monkeypatch
+):
+  path = _directory(tmp_path, CHATML, ["<eos>", "<|im_start|>", "<|im_end|>"])
+  whole = rendering.Rendering.reference_ids
+  monkeypatch.setattr(
+    rendering.Rendering,
+    "reference_ids",
+    lambda self, messages: [*whole(self, messages)[:-1], 0],
+  )
+  with pytest.raises(
+    ValueError, match=r"roles \['user'\].*from token 23 .*Ċ.*<eos>.*template"
+  ):
     tokenization_lib.load_tokenizer(path)
 
 
