@@ -1,11 +1,8 @@
 """Writes merged models as directories that `transformers` loads."""
 
 import dataclasses
-import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from perl_jax import files
 from perl_jax import params as params_lib
@@ -79,27 +76,3 @@ def save_model(
   }
   if head is None:
     files.write_json(directory / "generation_config.json", generation)
-
-
-def model_card(facts: Mapping[str, Any], front: Mapping[str, Any]) -> str:
-  """Text of README.md: front matter for a model hub, and a table of facts.
-
-  Args:
-    facts: "title", "about" (text), "table" (name to value) and "usage" (Python
-      code).
-    front: Fields of the YAML front matter: scalars, or lists of scalars.
-  """
-  lines = ["---"]
-  for key, value in front.items():
-    items = value if isinstance(value, (list, tuple)) else None
-    if items is None:
-      lines.append(f"{key}: {json.dumps(value)}")
-    else:
-      lines += [f"{key}:", *(f"- {json.dumps(item)}" for item in items)]
-  lines += ["---", "", f"# {facts['title']}", "", facts["about"], ""]
-  lines += ["| | |", "| --- | --- |"]
-  for name, value in facts["table"].items():
-    shown = f"{value:.6g}" if isinstance(value, float) else str(value)
-    lines.append(f"| {name} | {shown} |")
-  lines += ["", "```python", facts["usage"].strip(), "```", ""]
-  return "\n".join(lines)

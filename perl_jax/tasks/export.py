@@ -20,13 +20,13 @@ from absl import logging
 from perl_jax import files, roles, sampling
 from perl_jax import params as params_lib
 from perl_jax.data.text import tokenization as tokenization_lib
-from perl_jax.interop import hf_export, peft, score
+from perl_jax.interop import hf_export, model_card, peft, score
 from perl_jax.models.lora import LoraSpec
 from perl_jax.tasks.initial import manifest, restore, trainable
 from perl_jax.tasks.initial import model as model_lib
 from perl_jax.tasks.initial.model import Start
 from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import workdir as workdir_lib
+from perl_jax.tasks.training import facts
 
 FORMATS = ("adapter", "merged")
 ROLES = ("policy", "reward")
@@ -260,72 +260,17 @@ def set_pad_token(start: Start, directory: Path) -> None:
 
 def card(config, start: Start, found: dict[str, float]) -> str:
   """README.md of the export: what it is, how it was trained, how to load it."""
-  kind = "reward model" if config.role == "reward" else "policy"
-  form = {"adapter": "as an adapter", "merged": "merged"}[config.format]
-  facts = training_facts(Path(config.init))
+  trained = facts.training_facts(Path(config.init))
   if config.combine:
-    facts["weights"] = "average of an ensemble"
-  table: dict[str, Any] = {"stage": facts.pop("task", "third party")}
+    trained["weights"] = "average of an ensemble"
+  table: dict[str, Any] = {"stage": trained.pop("task", "third party")}
   if start.role.adapter is not None:
     lora = start.role.lora
     table["LoRA"] = f"rank {lora.rank}, alpha {lora.alpha}, {lora.targets}"
-  table |= facts | found
-  front = {
-    "library_name": "peft" if config.format == "adapter" else "transformers",
-    "tags": ["perl", "rlhf", "perl_jax"],
-  }
-  if start.source["kind"] == "huggingface":
-    front["base_model"] = start.source["path"]
-  return hf_export.model_card(
-    {
-      "title": f"{kind.capitalize()} trained with perl_jax",
-      "about": f"A {kind}, {form} (PERL, arXiv:2403.10704).",
-      "table": table,
-      "usage": _USAGE[config.role, config.format],
-    },
-    front,
+  huggingface = start.source["kind"] == "huggingface"
+  return model_card.model_card(
+    config.role,
+    config.format,
+    table | trained | found,
+    base=start.source["path"] if huggingface else None,
   )
-
-
-_USAGE = {
-  ("policy", "adapter"): """
-from peft import AutoPeftModelForCausalLM
-model = AutoPeftModelForCausalLM.from_pretrained(".")
-""",
-  ("policy", "merged"): """
-from transformers import AutoModelForCausalLM
-model = AutoModelForCausalLM.from_pretrained(".")
-""",
-  ("reward", "adapter"): """
-from peft import AutoPeftModelForSequenceClassification
-model = AutoPeftModelForSequenceClassification.from_pretrained(
-  ".", num_labels=1
-)
-""",
-  ("reward", "merged"): """
-from transformers import AutoModelForSequenceClassification
-model = AutoModelForSequenceClassification.from_pretrained(".")
-""",
-}
-
-
-def training_facts(workdir: Path) -> dict[str, Any]:
-  """How the model of a workdir was trained, for the model card."""
-  facts: dict[str, Any] = {}
-  path = workdir / workdir_lib.CONFIG_FILE
-  if (workdir / manifest.MODEL_FILE).exists() and path.exists():
-    config = json.loads(path.read_text())
-    for field in ("task", "tuning", "steps", "batch_size", "beta", "loss"):
-      if field in config:
-        facts[field] = config[field]
-    facts["data"] = config["data"]["name"]
-    facts["learning_rate"] = config["optimizer"]["learning_rate"]
-  summary = workdir / "summary.json"
-  if summary.exists():
-    wanted = (
-      "reward_before", "reward_after", "gold_before", "gold_after", "kl",
-      "accuracy", "auroc",
-    )  # fmt: skip
-    found = json.loads(summary.read_text())
-    facts |= {name: found[name] for name in wanted if name in found}
-  return facts

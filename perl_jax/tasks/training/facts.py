@@ -1,0 +1,33 @@
+"""How the model of a workdir was trained, for its model card."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from perl_jax.tasks.initial import manifest
+from perl_jax.tasks.training import workdir as workdir_lib
+
+
+def training_facts(workdir: Path) -> dict[str, Any]:
+  """Settings and results of the stage that wrote `workdir`, by name.
+
+  Empty where `workdir` is no workdir of this package (a checkpoint of others).
+  """
+  facts: dict[str, Any] = {}
+  path = workdir / workdir_lib.CONFIG_FILE
+  if (workdir / manifest.MODEL_FILE).exists() and path.exists():
+    config = json.loads(path.read_text())
+    for field in ("task", "tuning", "steps", "batch_size", "beta", "loss"):
+      if field in config:
+        facts[field] = config[field]
+    facts["data"] = config["data"]["name"]
+    facts["learning_rate"] = config["optimizer"]["learning_rate"]
+  summary = workdir / "summary.json"
+  if summary.exists():
+    wanted = (
+      "reward_before", "reward_after", "gold_before", "gold_after", "kl",
+      "accuracy", "auroc",
+    )  # fmt: skip
+    found = json.loads(summary.read_text())
+    facts |= {name: found[name] for name in wanted if name in found}
+  return facts
