@@ -171,6 +171,14 @@ class ChatTemplate:
         )
     self._even.add((roles, first))
 
+  def tokens(self) -> set[int]:
+    """Returns the special tokens around a single exchange."""
+    plan = self._plan(("user",))
+    if self.text.exists:
+      plan += self._plan(("user", "assistant"), False)
+    found = {value for kind, value in plan if kind == "token"}
+    return found.union(self.prefix)
+
   # Rendering.
 
   def _plan(

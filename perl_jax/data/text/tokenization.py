@@ -10,7 +10,6 @@ filling the holes gives the tokens. It follows that
 - equal texts are encoded once.
 """
 
-import functools
 import json
 import os
 import pathlib
@@ -18,6 +17,7 @@ from collections.abc import Sequence
 
 from perl_jax.data.records import Message
 from perl_jax.data.text import agreement, hugging_face, shortening
+from perl_jax.data.text.encoder import Encoder
 from perl_jax.data.text.template import ChatTemplate, Piece, UnevenError
 
 LONG = ("error", "turns", "cut")
@@ -32,11 +32,12 @@ class Tokenization:
 
   Attributes:
     vocab_size: One more than the largest token id.
+    rows: Rows of the model's embedding; None if the model is made to fit.
     stop_ids: Ids of tokens that end a response. The first ends an assistant
       turn in the chat template and every encoded response; the others (eos, and
       those of the checkpoint) may be sampled.
     pad_id: Id of the padding token. Masks follow from lengths, so it may be a
-      stop token.
+      stop token, and is one if the tokenizer's has no row in the embedding.
     spare_pad: (id, text) of a padding token that ends no response, for tools
       that recognise padding by its id; None if there is none.
     bos_id: Id of the BOS token if every prompt starts with it, or None.
@@ -46,9 +47,14 @@ class Tokenization:
   """
 
   def __init__(
-    self, tokenizer, name: str, more_stop_ids: Sequence[int] = ()
+    self,
+    tokenizer,
+    name: str,
+    more_stop_ids: Sequence[int] = (),
+    rows: int | None = None,
   ) -> None:
     self.name = name
+    self.rows = rows
     self._tokenizer = tokenizer
     self._template = ChatTemplate(tokenizer, name, more_stop_ids)
     self.bos_id: int | None = self._template.bos_id
@@ -57,16 +63,15 @@ class Tokenization:
     self.vocab_size = 1 + max(
       max(tokenizer.get_vocab().values()), *self.stop_ids
     )
-    pad = tokenizer.pad_token_id
-    self.pad_id: int = self.stop_ids[-1] if pad is None else pad
-    spare = [pad, tokenizer.unk_token_id, self.bos_id]
-    spare = [i for i in spare if i is not None and i not in self.stop_ids]
+    self._encoder = Encoder(tokenizer, name, self._template, rows)
+    spare = [tokenizer.pad_token_id, tokenizer.unk_token_id, self.bos_id]
+    spare = [i for i in spare if i is not None and self._encoder.has_row(i)]
+    pads = [i for i in spare if i == tokenizer.pad_token_id]
+    self.pad_id: int = [*pads, self.stop_ids[-1]][0]
+    spare = [i for i in spare if i not in self.stop_ids]
     self.spare_pad: tuple[int, str] | None = None
     if spare:
       self.spare_pad = spare[0], tokenizer.convert_ids_to_tokens(spare[0])
-    self._anchor = self._find_anchor()
-    self._encode = functools.lru_cache(1 << 16)(self._encode_text)
-    self._encode_turn = functools.lru_cache(1 << 16)(self._encode_after_prompt)
     agreement.check(self._prompt_ids, self._template.text)
 
   def encode_prompt(
@@ -132,7 +137,7 @@ class Tokenization:
     """
     del messages
     turn = self._template.text.turn(response)
-    return [*self._encode_turn(turn), self.stop_ids[0]]
+    return [*self._encoder.response(turn), self.stop_ids[0]]
 
   def encode_dialog(
     self, prompt: Sequence[Message], turns: Sequence[Message]
@@ -182,10 +187,7 @@ class Tokenization:
       if int(id_) in self.stop_ids:
         break
       kept.append(int(id_))
-    before = [*self._encode(self._template.opening)]
-    if self._anchor is not None:
-      before.insert(0, self._template.special[self._anchor])
-    text = self._text([*before, *kept]).removeprefix(self._text(before))
+    text = self._encoder.decode(kept)
     text = text.removeprefix(self._template.text.lead)
     return text.removesuffix(self._template.text.tail)
 
@@ -218,7 +220,7 @@ class Tokenization:
       if ids and ids[-1] in self._template.strips_right:
         run = run.lstrip()
       first = len(ids) == len(self._template.prefix)
-      extend(self._encode(run.rstrip() if strip else run, first), False)
+      extend(self._encoder.text(run.rstrip() if strip else run, first), False)
       run = ""
 
     ends_target = False
@@ -229,82 +231,26 @@ class Tokenization:
         run += contents[value]
       elif kind == "response":
         finish_run(strip=False)
-        extend(self._encode_turn(contents[value]), value in targets)
+        extend(self._encoder.response(contents[value]), value in targets)
       else:
         finish_run(strip=value in self._template.strips_left)
+        self._encoder.check([value])
         extend([value], ends_target)
       ends_target = kind == "response" and value in targets
     finish_run(strip=False)
     return ids, mask
 
-  def _encode_text(self, text: str, first: bool = False) -> tuple[int, ...]:
-    """Encodes text in which no special token is recognised.
 
-    Unless it is the `first`, it is encoded as text after a special token.
-    """
-    if not text:
-      return ()
-    try:
-      text.encode()
-    except UnicodeEncodeError as error:
-      raise ValueError(f"Text that is not valid Unicode: {error}") from error
-    if self._anchor is None:
-      ids = self._ids(text, split_special_tokens=True)
-    else:
-      found = self._template.special_pattern.search(text)
-      if found:
-        raise ValueError(
-          f"The text has the special token {found.group()!r} of {self.name} in "
-          "it, which this tokenizer cannot take as text. Remove it."
-        )
-      ids = self._ids(text) if first else self._ids(self._anchor + text)[1:]
-    for id_ in (*self.stop_ids, self.bos_id):
-      if id_ in ids:
-        raise ValueError(
-          f"The text has {self._tokenizer.convert_ids_to_tokens(id_)!r} in it, "
-          f"which {self.name} takes for the end or the beginning of a turn. "
-          "Remove it."
-        )
-    return tuple(ids)
-
-  def _encode_after_prompt(self, text: str) -> tuple[int, ...]:
-    """Encodes text that follows the literal text at the end of a prompt.
-
-    If the two would share a token, the text is encoded by itself, since a
-    sampled response also begins after the prompt's tokens.
-    """
-    before = self._encode(self._template.opening)
-    ids = self._encode(self._template.opening + text)
-    if ids[: len(before)] == before:
-      return ids[len(before) :]
-    return self._encode(text)
-
-  def _text(self, ids: list[int]) -> str:
-    return self._tokenizer.decode(
-      ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
-    )
-
-  def _ids(self, text: str, **options) -> list[int]:
-    return self._tokenizer(
-      text, add_special_tokens=False, verbose=False, **options
-    )["input_ids"]
-
-  def _find_anchor(self) -> str | None:
-    """Returns a special token to put before text; None if none is needed.
-
-    Some tokenizers put a space before text at the beginning of a string only.
-    All pieces but the first follow a special token, and are encoded after one.
-    """
-    for token in (self._tokenizer.bos_token, self._tokenizer.eos_token):
-      if token in self._template.special:
-        behind = self._ids(token + "a b")
-        if behind[0] == self._template.special[token]:
-          return None if behind[1:] == self._ids("a b") else token
-    return None
-
-
-def load_tokenizer(path: str | os.PathLike) -> Tokenization:
+def load_tokenizer(
+  path: str | os.PathLike, rows: int | None = None
+) -> Tokenization:
   """Reads a directory with a Hugging Face tokenizer; runs no code from it.
+
+  Args:
+    path: The directory.
+    rows: Rows of the embedding of the model that reads the tokens. A text with
+      a token past them is refused, and so is a tokenizer which needs one for
+      every prompt or response. None if the model is made to fit.
 
   Raises:
     FileNotFoundError: `path` is no directory.
@@ -320,6 +266,7 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenization:
     hugging_face.read_tokenizer(directory),
     name=str(directory),
     more_stop_ids=_eos_ids(directory),
+    rows=rows,
   )
 
 

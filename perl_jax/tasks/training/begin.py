@@ -180,14 +180,9 @@ def load_tokenizer(start: Start) -> tokenization_lib.Tokenization:
   """The tokenizer of what a stage starts from.
 
   Raises:
-    ValueError: It has tokens that the model has no embedding for.
+    ValueError: It gives tokens in every prompt or response that the model has
+      no embedding for.
   """
-  tokenization = tokenization_lib.load_tokenizer(start.tokenizer)
-  if tokenization.vocab_size > start.config.vocab_size:
-    raise ValueError(
-      f"The tokenizer in {start.tokenizer} has token ids up to"
-      f" {tokenization.vocab_size - 1}, but the embedding has"
-      f" {start.config.vocab_size} rows. Tokens were added without resizing the"
-      " model, or the tokenizer is another model's."
-    )
-  return tokenization
+  return tokenization_lib.load_tokenizer(
+    start.tokenizer, start.config.vocab_size
+  )

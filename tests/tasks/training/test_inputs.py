@@ -155,12 +155,17 @@ def test_tokens_without_an_embedding_are_refused(rows, tmp_path):
     settings, "policy", tmp_path, "demonstrations", MESH
   )
   assert tokenization.vocab_size == start.config.vocab_size
-  fewer = dataclasses.replace(start.config, vocab_size=200)
-  backbone = dataclasses.replace(start.role.backbone, config=fewer)
-  role = dataclasses.replace(start.role, backbone=backbone)
-  small = dataclasses.replace(start, role=role)
-  with pytest.raises(ValueError, match=r"embedding has\s+200 rows"):
-    begin.load_tokenizer(small)
+
+  def with_rows(rows):
+    fewer = dataclasses.replace(start.config, vocab_size=rows)
+    backbone = dataclasses.replace(start.role.backbone, config=fewer)
+    role = dataclasses.replace(start.role, backbone=backbone)
+    return begin.load_tokenizer(dataclasses.replace(start, role=role))
+
+  with pytest.raises(ValueError, match=r"every prompt .*has\s+3 rows"):
+    with_rows(3)
+  with pytest.raises(ValueError, match=r"has\s+200 rows.*from the row"):
+    with_rows(200).encode_prompt([{"role": "user", "content": "a \x9f"}])
 
 
 def test_start_goes_on_from_an_earlier_stage(rows, sft_run, tmp_path):

@@ -1,0 +1,178 @@
+"""Encodes pieces of text, in which special tokens stay text, and decodes."""
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+
+from perl_jax.data.text.template import ChatTemplate
+
+# Tells whether text at the beginning of a string is encoded differently from
+# text after a special token.
+_PROBE = "a b"
+
+
+class Encoder:
+  """Encodes text with one tokenizer; equal texts are encoded once.
+
+  Attributes:
+    name: Name of the tokenizer in errors.
+    rows: Rows of the model's embedding, or None.
+  """
+
+  def __init__(
+    self, tokenizer, name: str, template: ChatTemplate, rows: int | None
+  ) -> None:
+    self.name = name
+    self.rows = rows
+    self._tokenizer = tokenizer
+    self._template = template
+    self._anchor = self._find_anchor()
+    self._inner = self._find_inner()
+    self.text = functools.lru_cache(1 << 16)(self._encode)
+    self.response = functools.lru_cache(1 << 16)(self._encode_after_prompt)
+    self._check_template()
+
+  def has_row(self, id_: int) -> bool:
+    """Whether a token has a row in the model's embedding."""
+    return self.rows is None or id_ < self.rows
+
+  def check(self, ids: Sequence[int]) -> None:
+    """Checks that the model has an embedding for every token.
+
+    Raises:
+      ValueError: It lacks one; names the token.
+    """
+    for id_ in ids:
+      if not self.has_row(id_):
+        raise ValueError(
+          f"The token {self._token(id_)!r} of {self.name} has the id {id_}, "
+          f"but the embedding of the model has {self.rows} rows. Remove it "
+          "from the row. If most rows have such tokens, the tokenizer is "
+          "another model's, or tokens were added without resizing the model."
+        )
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Returns the text of tokens that follow those of a prompt."""
+    before = [*self.text(self._template.opening)]
+    if self._anchor is not None:
+      before.insert(0, self._template.special[self._anchor])
+    return self._text([*before, *ids]).removeprefix(self._text(before))
+
+  def _encode(self, text: str, first: bool = False) -> tuple[int, ...]:
+    """Encodes text in which no special token is recognised.
+
+    Unless it is the `first`, it is encoded as text after a special token.
+
+    Raises:
+      ValueError: The text is not Unicode, or gives a token that ends or begins
+        a turn or has no embedding.
+    """
+    if not text:
+      return ()
+    try:
+      text.encode()
+    except UnicodeEncodeError as error:
+      raise ValueError(f"Text that is not valid Unicode: {error}") from error
+    ids = self._outer(text) if first else self._inner(text)
+    for id_ in (*self._template.stop_ids, self._template.bos_id):
+      if id_ in ids:
+        raise ValueError(
+          f"The text has {self._token(id_)!r} in it, which {self.name} takes "
+          "for the end or the beginning of a turn. Remove it."
+        )
+    self.check(ids)
+    return tuple(ids)
+
+  def _encode_after_prompt(self, text: str) -> tuple[int, ...]:
+    """Encodes text that follows the literal text at the end of a prompt.
+
+    If the two would share a token, the text is encoded by itself, since a
+    sampled response also begins after the prompt's tokens.
+    """
+    before = self.text(self._template.opening)
+    ids = self.text(self._template.opening + text)
+    if ids[: len(before)] == before:
+      return ids[len(before) :]
+    return self.text(text)
+
+  def _check_template(self) -> None:
+    needed = [*self._template.tokens(), *self._template.stop_ids]
+    past = [id_ for id_ in needed if not self.has_row(id_)]
+    if past:
+      raise ValueError(
+        f"With the tokenizer {self.name} every prompt has the token "
+        f"{self._token(past[0])!r}, or a response ends with it. Its id is "
+        f"{past[0]}, but the embedding of the model has {self.rows} rows. "
+        "Tokens were added without resizing the model, or the tokenizer is "
+        "another model's."
+      )
+
+  # The tokenizer.
+
+  def _text(self, ids: list[int]) -> str:
+    return self._tokenizer.decode(
+      ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
+
+  def _token(self, id_: int) -> str:
+    return self._tokenizer.convert_ids_to_tokens(id_)
+
+  def _ids(self, text: str, **options) -> list[int]:
+    return self._tokenizer(
+      text, add_special_tokens=False, verbose=False, **options
+    )["input_ids"]
+
+  def _outer(self, text: str) -> list[int]:
+    """Encodes text as at the beginning of a string."""
+    return self._ids(text, split_special_tokens=True)
+
+  def _find_anchor(self) -> str | None:
+    """Returns a special token to put before text; None if none is needed.
+
+    Some tokenizers put a space before text at the beginning of a string only.
+    All pieces but the first follow a special token.
+    """
+    for token, id_ in self._template.special.items():
+      behind = self._ids(token + _PROBE)
+      if behind[0] == id_:
+        return None if behind[1:] == self._ids(_PROBE) else token
+    return None
+
+  def _find_inner(self) -> Callable[[str], list[int]]:
+    """Returns a function that encodes text as after a special token."""
+    if self._anchor is None:
+      return self._outer
+    backend = getattr(self._tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+      pipeline = json.loads(backend.to_str())
+      _never_put_spaces_first(pipeline)
+      inner = type(backend).from_str(json.dumps(pipeline))
+      inner.encode_special_tokens = True
+      inner.no_truncation()
+      inner.no_padding()
+      if (
+        inner.encode(_PROBE, add_special_tokens=False).ids
+        == self._ids(self._anchor + _PROBE)[1:]
+      ):
+        return lambda text: inner.encode(text, add_special_tokens=False).ids
+    return self._behind_anchor
+
+  def _behind_anchor(self, text: str) -> list[int]:
+    found = self._template.special_pattern.search(text)
+    if found:
+      raise ValueError(
+        f"The text has the special token {found.group()!r} of {self.name} in "
+        "it, which this tokenizer cannot take as text. Remove it."
+      )
+    return self._ids(self._anchor + text)[1:]
+
+
+def _never_put_spaces_first(pipeline: object) -> None:
+  """Changes a tokenizer's description so that no space is put before text."""
+  if isinstance(pipeline, dict):
+    if pipeline.get("prepend_scheme") == "first":
+      pipeline["prepend_scheme"] = "never"
+    pipeline = list(pipeline.values())
+  if isinstance(pipeline, list):
+    for part in pipeline:
+      _never_put_spaces_first(part)
