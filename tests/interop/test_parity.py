@@ -24,7 +24,7 @@ from perl_jax.interop import hf_checkpoint, hf_export, hf_weights, peft
 from perl_jax.interop.storage import Storage
 from perl_jax.models.lora import LoraSpec
 from tests.interop import torch_side
-from tests.interop.tiny import REFERENCES, load
+from tests.interop.tiny import REFERENCES, load, logits, scores
 
 TOLERANCE = 2e-4
 HAS_TORCH = all(map(importlib.util.find_spec, ("torch", "peft")))
@@ -78,29 +78,6 @@ def case(request, made):
   """(directory, what PyTorch said) of a family."""
   directory = made(request.param)
   return directory, np.load(directory / "expected.npz")
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def logits(config, lora, params, tokens, lengths):
-  """Through `roles`, as the tasks compute them; 0 where padded."""
-  sequence = roles.right_padded(tokens, lengths)
-  hidden = roles.hidden_states(roles.Backbone(config, lora), params, sequence)
-  found = hidden @ roles.head_kernel(config, params).astype(hidden.dtype)
-  found = found.astype(jnp.float32)
-  if config.final_softcap is not None:
-    found = config.final_softcap * jnp.tanh(found / config.final_softcap)
-  return jnp.where((sequence.segments > 0)[..., None], found, 0.0)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def scores(config, lora, params, tokens, lengths):
-  return roles.response_scores(
-    roles.Backbone(config, lora),
-    params,
-    roles.right_padded(tokens, lengths),
-    jnp.zeros(tokens.shape, bool),
-    max_response=1,
-  )
 
 
 def batch(expected):
