@@ -241,13 +241,13 @@ def reward_pad(tokenization: tokenization_lib.Tokenization) -> tuple[int, str]:
   Raises:
     ValueError: Every token that could pad also ends a response.
   """
-  if tokenization.spare_pad is None:
+  if not tokenization.pads:
     raise ValueError(
       f"{tokenization.name} has no token to pad with but those that end a"
       " response, where transformers would then not score. Give the tokenizer"
       " a pad token of its own and train the reward model with it."
     )
-  return tokenization.spare_pad
+  return tokenization.pads[0]
 
 
 def set_pad_token(start: Start, directory: Path) -> None:

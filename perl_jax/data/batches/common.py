@@ -25,6 +25,7 @@ def encode_row(
   limit: int,
   long: str,
   counts: dict[str, int],
+  closed: bool = False,
 ) -> tuple[list[int], list[list[int]]] | None:
   """Encodes the prompt of a record and responses to it.
 
@@ -39,6 +40,8 @@ def encode_row(
       `Tokenization.encode_prompt`. "drop" cuts the prompt, and leaves out a row
       that still does not fit.
     counts: Counts as `no_cuts` returns them; updated in place.
+    closed: Whether responses end as the template ends a conversation; see
+      `Tokenization.encode_response`.
 
   Returns:
     Tokens of the prompt and of each response, or None for a row left out.
@@ -49,7 +52,9 @@ def encode_row(
   if long not in LONG:
     raise ValueError(f"long={long!r} is none of {', '.join(LONG)}.")
   try:
-    encoded = [tokenization.encode_response(row.prompt, r) for r in responses]
+    encoded = [
+      tokenization.encode_response(row.prompt, r, closed) for r in responses
+    ]
     longest = max(map(len, encoded), default=0)
     if longest >= limit:
       raise tokenization_lib.TooLongError(

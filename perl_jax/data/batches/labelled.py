@@ -81,12 +81,13 @@ def encode_labelled(
   tokenization: Tokenization,
   limit: int,
   long: str = "turns",
+  closed: bool = False,
 ) -> tuple[list[EncodedLabelled], dict[str, int]]:
   """Encodes prompt and response of every row; see `encode_preferences`."""
   encoded, counts = [], common.no_cuts()
   for index, row in enumerate(rows):
     found = common.encode_row(
-      row, (row.response,), tokenization, limit, long, counts
+      row, (row.response,), tokenization, limit, long, counts, closed
     )
     if found is None:
       continue

@@ -80,6 +80,7 @@ def encode_preferences(
   tokenization: Tokenization,
   limit: int,
   long: str = "turns",
+  closed: bool = False,
 ) -> tuple[list[EncodedPreference], dict[str, int]]:
   """Encodes prompt and response, for both responses of every row.
 
@@ -91,6 +92,8 @@ def encode_preferences(
       `Tokenization.encode_prompt`), in the same way for both responses.
       Responses are never shortened. "drop" cuts the prompt, and leaves out a
       row that still does not fit.
+    closed: Whether responses end as the template ends a conversation, as a
+      reward model may read them; see `Tokenization.encode_response`.
 
   Returns:
     The rows, and counts of what was left out: {"truncated_rows",
@@ -102,7 +105,7 @@ def encode_preferences(
   encoded, counts = [], common.no_cuts()
   for index, row in enumerate(rows):
     found = common.encode_row(
-      row, (row.chosen, row.rejected), tokenization, limit, long, counts
+      row, (row.chosen, row.rejected), tokenization, limit, long, counts, closed
     )
     if found is None:
       continue

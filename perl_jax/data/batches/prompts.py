@@ -67,8 +67,13 @@ def encode_prompts(
   tokenization: Tokenization,
   limit: int,
   long: str = "turns",
+  closed: bool = False,
 ) -> tuple[list[EncodedPrompt], dict[str, int]]:
-  """Encodes the prompt of every row; see `encode_preferences`."""
+  """Encodes the prompt of every row; see `encode_preferences`.
+
+  There is no response that could be `closed`.
+  """
+  del closed
   encoded, counts = [], common.no_cuts()
   for index, row in enumerate(rows):
     found = common.encode_row(row, (), tokenization, limit, long, counts)

@@ -1,5 +1,6 @@
-"""The library `transformers`, imported when it is needed."""
+"""The library `transformers`, imported when it is needed, and its files."""
 
+import json
 import os
 import pathlib
 import types
@@ -32,3 +33,21 @@ def read_tokenizer(directory: pathlib.Path) -> Any:
     raise ValueError(
       f"{directory} has no tokenizer that transformers can read: {error}"
     ) from error
+
+
+def eos_ids(directory: pathlib.Path) -> list[int]:
+  """Returns the ids at which `transformers` stops: one, several or none.
+
+  Raises:
+    ValueError: The file that says so is no JSON object.
+  """
+  for name in ("generation_config.json", "config.json"):
+    path = directory / name
+    if path.exists():
+      try:
+        eos = json.loads(path.read_text()).get("eos_token_id")
+      except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is no JSON object: {error}") from error
+      listed = eos if isinstance(eos, list) else [eos]
+      return [i for i in listed if i is not None]
+  return []

@@ -47,6 +47,11 @@ class ChatTemplate:
       nothing. Where BOS also opens the turns of a conversation it is no sign of
       a beginning.
     text: Renders messages, and holds the white space around a response.
+    ends_turn: Whether it writes the first of `stop_ids` after a response; also
+      true without a template. Where it is false, a sampled response ends with a
+      token that a conversation does not have.
+    closing: What it writes after that token, or after the response if it writes
+      none, when a conversation ends with the turn.
     opening: Literal text at the end of every prompt, which a response follows;
       "" if a prompt ends with a special token, and a line break if it ends with
       a content.
@@ -78,6 +83,8 @@ class ChatTemplate:
     self.prefix: tuple[int, ...] = ()
     self.beginning: tuple[int, ...] = ()
     self.text = rendering.Rendering(tokenizer, name)
+    self.ends_turn = not self.text.exists
+    self.closing: tuple[Piece, ...] = ()
     self.stop_ids = self._find_stops(more_stop_ids)
     self.text.find_frame(self._special_text.get(self.stop_ids[0]))
     # Earlier plans were made without the text around responses.
@@ -179,6 +186,12 @@ class ChatTemplate:
     found = {value for kind, value in plan if kind == "token"}
     return found.union(self.prefix)
 
+  def split_closing(self) -> tuple[str, tuple[Piece, ...]]:
+    """Returns the text at the beginning of `closing`, and the other pieces."""
+    if self.closing and self.closing[0][0] == "text":
+      return str(self.closing[0][1]), self.closing[1:]
+    return "", self.closing
+
   # Rendering.
 
   def _plan(
@@ -256,11 +269,12 @@ class ChatTemplate:
     stops = []
     if self.text.exists:
       pieces = self._plan(("user", "assistant"), False)
-      after = pieces[pieces.index(("response", 1)) + 1 :]
+      after = self.closing = pieces[pieces.index(("response", 1)) + 1 :]
       if after and after[0][0] == "text" and not after[0][1].strip():
         after = after[1:]
       if after and after[0][0] == "token":
         stops.append(after[0][1])
+        self.ends_turn, self.closing = True, after[1:]
     stops += [self._tokenizer.eos_token_id, *more_stop_ids]
     stops = [id_ for id_ in stops if id_ is not None]
     if not stops:

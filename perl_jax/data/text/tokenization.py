@@ -10,13 +10,12 @@ filling the holes gives the tokens. It follows that
 - equal texts are encoded once.
 """
 
-import json
 import os
 import pathlib
 from collections.abc import Sequence
 
 from perl_jax.data.records import Message
-from perl_jax.data.text import agreement, hugging_face, shortening
+from perl_jax.data.text import agreement, hugging_face, padding, shortening
 from perl_jax.data.text.encoder import Encoder
 from perl_jax.data.text.template import ChatTemplate, Piece, UnevenError
 
@@ -38,8 +37,12 @@ class Tokenization:
       those of the checkpoint) may be sampled.
     pad_id: Id of the padding token. Masks follow from lengths, so it may be a
       stop token, and is one if the tokenizer's has no row in the embedding.
-    spare_pad: (id, text) of a padding token that ends no response, for tools
-      that recognise padding by its id; None if there is none.
+    pads: (id, text) of tokens to pad with for tools that recognise padding by
+      its id, the best first; see `padding`.
+    closing: Tokens that the chat template writes after the stop token when a
+      conversation ends with the turn, such as a line break.
+    ends_turn: Whether the template writes the stop token; where it does not,
+      `closing` is what it writes after the response itself.
     bos_id: Id of the BOS token if every prompt starts with it, or None.
     beginning: Tokens that every prompt begins with and no new turn does, such
       as BOS; to put before a part of a dialogue.
@@ -64,14 +67,18 @@ class Tokenization:
       max(tokenizer.get_vocab().values()), *self.stop_ids
     )
     self._encoder = Encoder(tokenizer, name, self._template, rows)
-    spare = [tokenizer.pad_token_id, tokenizer.unk_token_id, self.bos_id]
-    spare = [i for i in spare if i is not None and self._encoder.has_row(i)]
-    pads = [i for i in spare if i == tokenizer.pad_token_id]
-    self.pad_id: int = [*pads, self.stop_ids[-1]][0]
-    spare = [i for i in spare if i not in self.stop_ids]
-    self.spare_pad: tuple[int, str] | None = None
-    if spare:
-      self.spare_pad = spare[0], tokenizer.convert_ids_to_tokens(spare[0])
+    pad = tokenizer.pad_token_id
+    has_pad = pad is not None and self._encoder.has_row(pad)
+    self.pad_id: int = pad if has_pad else self.stop_ids[-1]
+    self.ends_turn: bool = self._template.ends_turn
+    self.closing: tuple[int, ...] = self._after_turn(self._template.closing)
+    pads = padding.candidates(
+      tokenizer,
+      stop_ids=self.stop_ids,
+      used=self._template.tokens(),
+      last=(self.stop_ids[0], *self.closing)[-1],
+    )
+    self.pads = [found for found in pads if self._encoder.has_row(found[0])]
     agreement.check(self._prompt_ids, self._template.text)
 
   def encode_prompt(
@@ -125,19 +132,30 @@ class Tokenization:
     )
 
   def encode_response(
-    self, messages: Sequence[Message], response: str
+    self, messages: Sequence[Message], response: str, closed: bool = False
   ) -> list[int]:
     """Encodes a response to `messages`, including the stop token.
 
     The tokens do not depend on `messages`; the argument makes call sites show
     what the response follows.
 
+    Args:
+      messages: The context.
+      response: Text of the response.
+      closed: Whether it ends as the template ends a conversation, with
+        `closing` and without a stop token that the template does not write.
+
     Raises:
       ValueError: The template would rewrite it.
     """
     del messages
-    turn = self._template.text.turn(response)
-    return [*self._encoder.response(turn), self.stop_ids[0]]
+    turn, stop = self._template.text.turn(response), self.stop_ids[0]
+    if not closed:
+      return [*self._encoder.response(turn), stop]
+    if self.ends_turn:
+      return [*self._encoder.response(turn), stop, *self.closing]
+    joined, rest = self._template.split_closing()
+    return [*self._encoder.response(turn + joined), *self._after_turn(rest)]
 
   def encode_dialog(
     self, prompt: Sequence[Message], turns: Sequence[Message]
@@ -199,6 +217,12 @@ class Tokenization:
     if filled is None:
       filled = (self._template.rewritten(messages), [])
     return self._assemble(*filled, frozenset())[0]
+
+  def _after_turn(self, pieces: Sequence[Piece]) -> tuple[int, ...]:
+    """Returns the tokens of pieces without holes that follow a stop token."""
+    start = len(self._template.prefix) + 1
+    pieces = (("token", self.stop_ids[0]), *pieces)
+    return tuple(self._assemble(pieces, (), frozenset())[0][start:])
 
   def _assemble(
     self,
@@ -265,20 +289,6 @@ def load_tokenizer(
   return Tokenization(
     hugging_face.read_tokenizer(directory),
     name=str(directory),
-    more_stop_ids=_eos_ids(directory),
+    more_stop_ids=hugging_face.eos_ids(directory),
     rows=rows,
   )
-
-
-def _eos_ids(directory: pathlib.Path) -> list[int]:
-  """Returns the ids at which `transformers` stops: one, several or none."""
-  for name in ("generation_config.json", "config.json"):
-    path = directory / name
-    if path.exists():
-      try:
-        eos = json.loads(path.read_text()).get("eos_token_id")
-      except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is no JSON object: {error}") from error
-      listed = eos if isinstance(eos, list) else [eos]
-      return [i for i in listed if i is not None]
-  return []

@@ -1,5 +1,9 @@
 """Published chat templates of real models, without the branches for tools."""
 
+CHATML = (
+  "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+  "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 LLAMA2 = (
   "{% if messages[0]['role'] == 'system' %}"
   "{% set loop_messages = messages[1:] %}"

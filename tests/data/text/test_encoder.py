@@ -75,7 +75,7 @@ def test_a_pad_token_past_the_embedding_is_replaced(tmp_path):
   assert tokenization_lib.load_tokenizer(directory).pad_id == rows
   ours = tokenization_lib.load_tokenizer(directory, rows)
   assert ours.pad_id == ours.stop_ids[-1] < rows
-  assert ours.spare_pad == (0, "<unk>")
+  assert ours.pads[0] == (0, "<unk>")
 
 
 def test_an_end_of_turn_past_the_embedding_is_refused(tmp_path):

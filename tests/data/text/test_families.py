@@ -29,6 +29,8 @@ REPLIES = [
   " milk \n",
   "milk\n",
 ]
+# These have a line break after the end of a turn.
+CLOSES = ("qwen2", "qwen2.5", "qwen3", "gemma2", "gemma3")
 TRIMS = ("llama2", "llama2_fast", "llama3", "llama3.2", "gemma2", "gemma3")
 
 
@@ -89,7 +91,12 @@ def test_prompt_and_response_are_the_whole_conversation(family, start, reply):
   # Behind the end of the turn a template may have a line break.
   assert row.tokens == whole[: row.length]
   assert row.tokens[-1] == ours.stop_ids[0]
-  assert theirs.decode(whole[row.length :]).strip() == ""
+  assert list(ours.closing) == whole[row.length :]
+  assert theirs.decode(ours.closing) == ("\n" if name in CLOSES else "")
+  (closed,), _ = labelled_lib.encode_labelled(
+    [labelled], ours, 500, "error", True
+  )
+  assert (closed.tokens, closed.prompt_length) == (whole, row.prompt_length)
   pair = records.Preference("r", "g", prompt, reply, "no")
   (both,), _ = preferences.encode_preferences([pair], ours, 500)
   assert (both.chosen, both.prompt_length) == (row.tokens, row.prompt_length)

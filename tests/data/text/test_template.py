@@ -21,13 +21,10 @@ from tokenizers import (
 from perl_jax.data.batches import packing
 from perl_jax.data.text import rendering
 from perl_jax.data.text import tokenization as tokenization_lib
+from tests.data.text.chat_templates import CHATML
 from tests.data.text.messages import TALK, assistant, message, system, user
 
 TEXTS = ["hello there, what can I get you? 12 mochas and\n\nmilk"] * 8
-CHATML = (
-  "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
-  "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 
 def _directory(

@@ -1,11 +1,15 @@
 """One tokenisation path: round trips, targets, stop tokens, truncation."""
 
 import pytest
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.data.text import train_tokenizer
+from tests.data.text import families
+from tests.data.text.chat_templates import CHATML
+from tests.data.text.families import Family
 from tests.data.text.messages import assistant, message, system, user
 
 TEXTS = ["hello there, what can I get you? 12 mochas and\n\nmilk"] * 8
@@ -137,3 +141,51 @@ def test_missing_and_broken_directories_are_errors(tmp_path):
     tokenization_lib.load_tokenizer(tmp_path / "nowhere")
   with pytest.raises(ValueError, match="no tokenizer that transformers"):
     tokenization_lib.load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("reply", ["ok", "ok.", "what? "])
+@pytest.mark.parametrize(
+  ("end", "finish", "ends_turn"),
+  [
+    ("<|im_end|>", "", True),
+    ("<|im_end|>\n", "", True),
+    ("<|im_end|>\n", "<eos>", True),
+    (" <|im_end|>\n\n", "over<|im_start|>", True),
+    ("", "<eos>", True),
+    ("\n", "", False),
+    ("\n--\n", " over <eos>", False),
+    ("", "", False),
+  ],
+)
+def test_a_closed_response_ends_as_a_conversation(
+  tmp_path, end, finish, ends_turn, reply
+):
+  template = CHATML.replace("<|im_end|>\n", end)
+  template = template.removesuffix("{% endif %}")
+  template += "{% else %}" + finish + "{% endif %}"
+  special = ("<eos>", "<|im_start|>", "<|im_end|>")
+  family = Family(template, "bytes", special, {"eos_token": "<eos>"}, None, ())
+  path = families.write(family, tmp_path)
+  wrapped = transformers.AutoTokenizer.from_pretrained(path)
+  talk = [user("a"), assistant(reply)]
+  whole = wrapped.apply_chat_template(talk)["input_ids"]
+  loaded = tokenization_lib.load_tokenizer(path)
+  assert loaded.ends_turn == ends_turn
+  response = loaded.encode_response(talk[:1], reply, closed=True)
+  assert loaded.encode_prompt(talk[:1])[0] + response == whole
+  sampled = loaded.encode_response(talk[:1], reply)
+  assert sampled[-1] == loaded.stop_ids[0]
+  if ends_turn:
+    assert [*sampled, *loaded.closing] == response
+  else:
+    assert wrapped.decode([*sampled[:-1], *loaded.closing]) == wrapped.decode(
+      response
+    )
+
+
+def test_without_a_template_a_response_ends_with_the_stop_token(tmp_path):
+  family = Family(None, "bytes", ("<eos>",), {"eos_token": "<eos>"}, None, ())
+  loaded = tokenization_lib.load_tokenizer(families.write(family, tmp_path))
+  assert loaded.ends_turn and loaded.closing == ()
+  response = loaded.encode_response((), " ok", closed=True)
+  assert response == loaded.encode_response((), " ok")
