@@ -20,7 +20,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from perl_jax import hosts, tasks
+from perl_jax import compilation_cache, hosts, tasks
 from perl_jax.planning import libtpu
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -49,6 +49,13 @@ _JOIN_SECONDS = flags.DEFINE_integer(
 )
 _TRACEBACK = flags.DEFINE_bool(
   "traceback", False, "Shows where in the code an error was raised."
+)
+
+_COMPILATION_CACHE = flags.DEFINE_string(
+  "compilation_cache",
+  "",
+  "Directory that keeps compiled programs for later starts; empty for the"
+  " user's cache folder, 'off' for none.",
 )
 
 # What bad input raises. Everything else is a bug and keeps its traceback.
@@ -158,6 +165,15 @@ def quiet_libraries() -> None:
   )
 
 
+def start(argv: list[str]) -> None:
+  """Runs the task with a cache of compiled programs."""
+  try:
+    compilation_cache.use(_COMPILATION_CACHE.value, os.environ)
+  except ValueError as error:
+    sys.exit(f"error: {error}")
+  main(argv)
+
+
 def parse(argv: list[str]) -> list[str]:
   """Parses the flags; exits with one line if they are wrong."""
   try:
@@ -181,7 +197,7 @@ def parse(argv: list[str]) -> list[str]:
 def run() -> None:
   """Console entry point; a user's error is one line, not a traceback."""
   flags.mark_flags_as_required(["config", "workdir"])
-  app.run(main, flags_parser=parse)
+  app.run(start, flags_parser=parse)
 
 
 if __name__ == "__main__":

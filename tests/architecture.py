@@ -33,7 +33,10 @@ FLOORS = (
   ),
   ("roles", "sampling", "optim"),
   # Models say how activations are laid out: the axes' names are below them.
-  (*("names", "hosts", "sharding", "models", "objectives", "params", "files"),),
+  (
+    *("compilation_cache", "names", "hosts", "sharding", "models"),
+    *("objectives", "params", "files"),
+  ),
 )
 PURE = {
   *("objectives", "models", "params", "roles"),

@@ -4,8 +4,11 @@ The variables have to be set before jax is imported anywhere, so this file does
 it first of all.
 """
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 
 if "jax" in sys.modules:
   raise RuntimeError(
@@ -20,6 +23,12 @@ if "xla_force_host_platform_device_count" not in os.environ.get(
   os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}"
 
 _WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+if not _WORKER:
+  # Commands that tests start keep compiled programs here, not in the user's
+  # folder; workers inherit it.
+  _CACHES = tempfile.mkdtemp(prefix="perl_jax-caches-")
+  os.environ["XDG_CACHE_HOME"] = _CACHES
+  atexit.register(shutil.rmtree, _CACHES, ignore_errors=True)
 if _WORKER and hasattr(os, "sched_setaffinity"):
   # A core for each worker: XLA's threads of several would be in each other's
   # way, and take longer together than one after the other.
