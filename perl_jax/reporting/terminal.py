@@ -20,6 +20,10 @@ from perl_jax.reporting import numbers as numbers_lib
 # (compilation) is soon forgotten.
 _WINDOW = 30
 
+# Live bars of this process, the innermost last. Rich draws one at a time, so
+# that what happens meanwhile gets a row of it.
+_live_bars: list[progress.Progress] = []
+
 
 class Progress:
   """Step, rate, time left and the metrics that matter, on one line.
@@ -51,8 +55,7 @@ class Progress:
     self._name, self._total = name, total_steps
     self._show, self._shown = tuple(show), {}
     self._console = console or Console()
-    self._live = self._console.is_terminal
-    self._live &= not self._console.is_dumb_terminal
+    self._live = can_be_live(self._console)
     self._plain_seconds, self._last_line = plain_seconds, -float("inf")
     self._step, self._printed_step = first_step, -1
     self._times = collections.deque(maxlen=_WINDOW)
@@ -62,20 +65,10 @@ class Progress:
     """Shows the bar, if there is a terminal for it."""
     if not self._live:
       return
-    columns = (
-      progress.TextColumn(
-        "[bold]{task.description}",
-        table_column=Column(no_wrap=True, min_width=len(self._name)),
-      ),
-      progress.BarColumn(20, table_column=Column(min_width=8)),
-      progress.TextColumn("{task.fields[status]}", markup=False),
-    )
-    self._bar = progress.Progress(*columns, console=self._console)
+    self._bar = self._stack.enter_context(own_bar(self._console, self._name))
     self._task = self._bar.add_task(
-      self._name, total=self._total, completed=self._step, status=self._status()
+      self._name, total=self._total, completed=self._step, status=self._status
     )
-    self._stack.enter_context(self._bar)
-    self._stack.enter_context(_logging_above_the_bar())
 
   def update(self, step: int, metrics: Mapping[str, float] = {}) -> None:
     """Moves on to `step`, with the latest values of the metrics to show."""
@@ -87,7 +80,7 @@ class Progress:
       if label:
         self._shown[label] = value
     if self._live:
-      self._bar.update(self._task, completed=step, status=self._status())
+      self._bar.update(self._task, completed=step)
     else:
       self._print(force=step >= self._total)
 
@@ -97,7 +90,7 @@ class Progress:
     if finished and self._step >= self._total - 1:
       self._step = self._total
     if self._live:
-      self._bar.update(self._task, completed=self._step, status=self._status())
+      self._bar.update(self._task, completed=self._step)
     elif self._times and self._printed_step < self._step:
       self._print(force=True)
     self._stack.close()
@@ -135,6 +128,55 @@ class Progress:
     if force or now - self._last_line >= self._plain_seconds:
       self._last_line, self._printed_step = now, self._step
       print_plain(self._console, f"{self._name}  {self._status()}")
+
+
+class _Status(progress.ProgressColumn):
+  """The text of `status`, a field of the row, a function without arguments."""
+
+  def render(self, task: progress.Task) -> text.Text:
+    """Calls it: a time goes on while nothing else happens."""
+    return text.Text(task.fields["status"]())
+
+
+def can_be_live(console: Console) -> bool:
+  """Whether lines of a console can be updated in place."""
+  return console.is_terminal and not console.is_dumb_terminal
+
+
+def live_bar() -> progress.Progress | None:
+  """The live bar that is shown at present, or None."""
+  return _live_bars[-1] if _live_bars else None
+
+
+@contextlib.contextmanager
+def own_bar(
+  console: Console, name: str, transient: bool = False
+) -> Iterator[progress.Progress]:
+  """Shows a live bar; each row needs a field `status`, a function for its text.
+
+  Args:
+    console: A terminal.
+    name: A name that is shown whole, however narrow the terminal is.
+    transient: Whether the bar disappears in the end.
+  """
+  bar = progress.Progress(
+    progress.TextColumn(
+      "{task.description}",
+      style="bold",
+      markup=False,
+      table_column=Column(no_wrap=True, min_width=len(name)),
+    ),
+    progress.BarColumn(20, table_column=Column(min_width=8)),
+    _Status(),
+    console=console,
+    transient=transient,
+  )
+  with bar, _logging_above_the_bar():
+    _live_bars.append(bar)
+    try:
+      yield bar
+    finally:
+      _live_bars.remove(bar)
 
 
 def print_plain(console: Console, line: str) -> None:

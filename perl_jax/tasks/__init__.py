@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from perl_jax import names
+from perl_jax.interop import packages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +69,11 @@ SHOWN = tuple(task.name for task in TASKS.values() if task.title)
 def run(config: Any, workdir: str | Path) -> dict[str, float]:
   """Runs `config.task` in `workdir` and returns its summary.
 
+  A `config.base` that names a Python package becomes the path of its model.
+
   Raises:
-    ValueError: The task is unknown; the nearest name is given.
+    ValueError: The task is unknown; the nearest name is given. Or `config.base`
+      names a package that has no model; see `interop.packages`.
   """
   name = config.task
   if name not in TASKS:
@@ -77,6 +81,10 @@ def run(config: Any, workdir: str | Path) -> dict[str, float]:
     raise ValueError(
       f"config.task={name!r}: choose one of {', '.join(TASKS)}.{hint}"
     )
+  if "base" in config:
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+      config.base = packages.resolve(config.base)
   module = TASKS[name].module()
   if TASKS[name].trains:
     from perl_jax.tasks.dry_run import memory_check

@@ -230,7 +230,7 @@ def make_logprobs(backbone: roles.Backbone, max_response: int):
 def score_pairs(logprobs, role: roles.Role, data, mesh) -> np.ndarray:
   """Log-probs in nats of the held-out pairs, `[2, n]`: chosen, rejected."""
   found = {}
-  for batch in data.validation():
+  for batch in data.held_out("scoring held-out pairs"):
     device = sharding.place_batch(mesh, batch)
     scores = logprobs(role.trainable, role.frozen, device)
     batch, scores = hosts.to_host((device, scores))

@@ -2,7 +2,8 @@
 
 Each stage runs in `workdir/STAGE` as it would by its own command, taking the
 earlier ones by their workdirs. A finished stage is not run again, so that a
-killed pipeline goes on where it was.
+killed pipeline goes on where it was. A config without `sft` starts the others
+from `config.base`, a model that is tuned already.
 """
 
 import json
@@ -11,7 +12,8 @@ from pathlib import Path
 from absl import logging
 
 from perl_jax import files, hosts, tasks
-from perl_jax.reporting import terminal
+from perl_jax.data.sources import registry
+from perl_jax.reporting import conversations, terminal
 from perl_jax.tasks.settings import shared
 from perl_jax.tasks.training import workdir as workdir_lib
 
@@ -26,10 +28,16 @@ INITS = {
 
 def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   """Runs all stages and writes summary.json and report.html."""
+  stages = [name for name in STAGES if name in config]
+  if "sft" not in stages and not config.base:
+    raise ValueError(
+      "config.base is empty, and there is no SFT to make a model: give the path"
+      " of a checkpoint, --config.base=PATH."
+    )
   with workdir_lib.preparing(config, workdir) as workdir:
-    configs = {name: stage_config(config, name, workdir) for name in STAGES}
+    configs = {name: stage_config(config, name, workdir) for name in stages}
   summary = {}
-  for name in STAGES:
+  for name in stages:
     found = run_stage(configs[name], workdir / name)
     summary |= flat(name, found)
   summary["seconds.total"] = sum(
@@ -39,13 +47,28 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
     return summary
   files.write_json(workdir / "summary.json", summary)
   tasks.TASKS["report"].module().run(config, workdir)
+  show_conversations(config, workdir / "evaluate")
   places = {name: workdir / name for name in ("report.html", "summary.json")}
   terminal.achieved_table(
     summary,
-    places | {name: workdir / name for name in STAGES},
-    results={name: tasks.TASKS[name].result for name in STAGES},
+    places | {name: workdir / name for name in stages},
+    results={name: tasks.TASKS[name].result for name in stages},
   )
   return summary
+
+
+def show_conversations(config: shared.Config, evaluated: Path) -> None:
+  """Prints what anchor and policy said to the first held-out prompts.
+
+  Args:
+    config: Config of the run; `config.conversations` says how many.
+    evaluated: Workdir of the evaluation.
+  """
+  if not config.conversations:
+    return
+  rows = files.read_jsonl(evaluated / "samples.jsonl")
+  source = registry.describe()[config.evaluate.data.name]
+  conversations.show(rows[: config.conversations], notice=source.notice)
 
 
 def stage_config(
@@ -53,16 +76,19 @@ def stage_config(
 ) -> shared.Config:
   """The config of one stage: its own, with the run's data and seed in it.
 
-  A field of `config.data` that is empty leaves the stage's own.
+  An empty `config.base`, or field of `config.data`, leaves the stage's own.
   """
   stage = config[name].copy_and_resolve_references()
   with stage.unlocked():
     stage.seed = config.seed
+    if config.base:
+      stage.base = config.base
     for field, value in config.data.items():
       if value:
         stage.data[field] = value
     for role, earlier in INITS[name].items():
-      stage[role].init = str(workdir / earlier)
+      if earlier in config:
+        stage[role].init = str(workdir / earlier)
   return stage.lock()
 
 

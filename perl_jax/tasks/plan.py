@@ -25,7 +25,7 @@ from perl_jax import files, sharding, tasks
 from perl_jax.models import presets
 from perl_jax.models.config import ModelConfig
 from perl_jax.planning import chips, estimate, libtpu
-from perl_jax.reporting import plans
+from perl_jax.reporting import phases, plans
 from perl_jax.tasks.dry_run import abstract, memory_check, suggestions
 from perl_jax.tasks.dry_run.programs import Program, StagePrograms
 from perl_jax.tasks.initial import manifest, restore
@@ -239,7 +239,8 @@ def plan_made(made: StagePrograms) -> dict[str, Any]:
   planned = {}
   for program in made.programs():
     others = sum(v for k, v in held.items() if k not in program.uses)
-    planned[program.name] = _plan_program(program, made.mesh, device, others)
+    with phases.phase(f"compiling {made.name}: {program.name}"):
+      planned[program.name] = _plan_program(program, made.mesh, device, others)
     logging.info("%s: %s", made.name, program.name)
   peak = max(p["peak_bytes"] for p in planned.values())
   limit = memory_check.memory_limit(made.mesh, device)

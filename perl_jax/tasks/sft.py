@@ -65,8 +65,9 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
     ) as opened:
 
       def evaluate(state, step):
+        held_out = data.held_out("scoring held-out dialogues")
         found = evaluate_loss(
-          eval_step, state.trainable, frozen, data.validation(), mesh
+          eval_step, state.trainable, frozen, held_out, mesh
         )
         if prompts is not None and step == config.steps:
           policy = roles.Role(backbone, state.trainable["policy"], frozen)

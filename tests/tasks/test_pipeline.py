@@ -150,6 +150,64 @@ def test_stage_takes_the_one_before_and_what_the_run_says(
   assert config.rl.policy.init == ""  # the run's own config is as it was
 
 
+def test_without_sft_the_stages_start_from_the_base(tmp_path, monkeypatch):
+  stages = Stages()
+  monkeypatch.setattr(tasks, "run", stages)
+  config = tiny.pipeline(base="models/llama")
+  with config.unlocked():
+    del config.sft
+  pipeline.run(config, tmp_path / "run")
+  configs = {task: found for task, found, _ in stages.calls}
+  assert list(configs) == ["reward", "rl", "evaluate"]
+  assert all(found.base == "models/llama" for found in configs.values())
+  assert configs["reward"].reward.init == configs["rl"].policy.init == ""
+  assert configs["rl"].reward.init == str(tmp_path / "run" / "reward")
+  assert configs["evaluate"].policy.init == str(tmp_path / "run" / "rl")
+
+
+def test_without_sft_and_base_there_is_nothing_to_start_from(tmp_path):
+  config = tiny.pipeline()
+  with config.unlocked():
+    del config.sft
+  with pytest.raises(ValueError, match=r"--config\.base=PATH"):
+    pipeline.run(config, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+def test_base_that_names_a_package_becomes_its_file(tmp_path, monkeypatch):
+  seen = []
+
+  class Task:
+    @staticmethod
+    def run(config, workdir):
+      seen.append(config)
+
+  monkeypatch.setattr(tasks.Task, "module", lambda self: Task)
+  monkeypatch.setattr(tasks.packages, "resolve", lambda base: f"found {base}")
+  config = tiny.pipeline(base="package:llm")
+  tasks.run(config, tmp_path)
+  assert seen[0].base == "found package:llm" and seen[0].is_locked
+  assert config.base == "package:llm"  # the caller's own is as it was
+
+
+def test_conversations_are_printed_at_the_end(tmp_path, monkeypatch, capsys):
+  class WithSamples(Stages):
+    def __call__(self, config, workdir):
+      found = super().__call__(config, workdir)
+      rows = [{"step": 0, "prompt": f"user: {i}", "anchor": "a", "policy": "p"}
+              for i in range(9)]  # fmt: skip
+      files.write_jsonl(workdir / "samples.jsonl", rows)
+      return found
+
+  monkeypatch.setattr(tasks, "run", WithSamples())
+  pipeline.run(tiny.pipeline(conversations=2), tmp_path / "run")
+  shown = capsys.readouterr().out
+  assert "user: 0" in shown and "user: 1" in shown and "user: 2" not in shown
+  assert "What was achieved" in shown.partition("user: 1")[2]
+  pipeline.run(tiny.pipeline(), tmp_path / "quiet")
+  assert "user: 0" not in capsys.readouterr().out
+
+
 def test_finished_stage_of_another_config_is_not_taken(tmp_path, monkeypatch):
   """An edited stage below the run is refused, not silently mixed in."""
   monkeypatch.setattr(tasks, "run", Stages())

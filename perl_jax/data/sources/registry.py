@@ -36,6 +36,8 @@ class Source:
     options: The arguments of `load` that it uses, besides `seed` and `limit`.
     checks: Names of the checks that its `checker` returns.
     licence: Its licence.
+    notice: What to know before reading its conversations, as a sentence that
+      stands above them wherever they are shown; "" if nothing.
   """
 
   about: str
@@ -43,6 +45,7 @@ class Source:
   options: tuple[str, ...]
   checks: tuple[str, ...]
   licence: str
+  notice: str = ""
 
 
 _FOLDS = ("folds", "fold")
@@ -81,6 +84,10 @@ _SOURCES = {
     options=_PUBLIC,
     checks=(),
     licence="MIT",
+    notice=(
+      "The prompts are requests that crowd workers wrote to provoke harmful"
+      " answers; prompts and answers can be offensive."
+    ),
   ),
   "jsonl": Source(
     about="your own .jsonl files",

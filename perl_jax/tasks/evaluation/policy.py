@@ -154,7 +154,7 @@ def evaluator(
   return PolicyEvaluator(
     engine,
     mesh=mesh,
-    batches=data.validation,
+    batches=lambda: data.held_out("answering held-out prompts"),
     rows=data.rows,
     tokenization=tokenization,
     checker=registry.checker(config.data.name),
@@ -244,6 +244,7 @@ def side_by_side(
       "policy_kl": after["kl"],
     }
     for name, side in (("anchor", before), ("policy", after)):
+      row[f"{name}_stopped"] = side["stopped"]
       if "reward" in side:
         row[f"{name}_reward"] = side["reward"]
       row |= {f"{name}_{k}": v for k, v in side["judgements"].items()}

@@ -65,7 +65,7 @@ def score_rows(
     std_weight: Weight of the deviation in "mean_minus_std".
   """
   found, trees = {}, (role.trainable, role.frozen)
-  for batch in data.validation():
+  for batch in data.held_out("scoring held-out rows"):
     device = sharding.place_batch(mesh, batch)
     if isinstance(device, PreferenceBatch):
       columns = {

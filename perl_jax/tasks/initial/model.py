@@ -21,6 +21,7 @@ from perl_jax.interop.storage import Storage
 from perl_jax.models import quantization
 from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
+from perl_jax.reporting import phases
 from perl_jax.tasks.settings import shared, streams
 
 
@@ -126,9 +127,13 @@ def random_start(
 def _bare(base, config, *, source, tokenizer, head=None) -> Start:
   backbone = roles.Backbone(config, LoraSpec())
   role = roles.Role(backbone, head or {}, base)
-  return Start(
-    role, source, params_lib.fingerprint(base, hosts.to_host), tokenizer
-  )
+  return Start(role, source, fingerprint(base), tokenizer)
+
+
+def fingerprint(base: params_lib.Params) -> str:
+  """`params.fingerprint` of a base that may be spread over processes."""
+  with phases.phase("taking the fingerprint of the base"):
+    return params_lib.fingerprint(base, hosts.to_host)
 
 
 def random_base(
@@ -164,9 +169,10 @@ def stored(base: params_lib.Params, dtype: str) -> dict[str, Any]:
 def read_base(directory: str | os.PathLike, options: ReadOptions) -> roles.Role:
   """A Hugging Face checkpoint with its base in the storage dtype."""
   storage = Storage(options.dtype)
-  found = hf_checkpoint.load(
-    directory, mesh=options.target_mesh(), storage=storage
-  )
+  with phases.phase(f"reading {directory}"):
+    found = hf_checkpoint.load(
+      directory, mesh=options.target_mesh(), storage=storage
+    )
   logging.info("%s: %s", directory, storage.describe())
   return found
 

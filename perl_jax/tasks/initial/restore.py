@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from perl_jax import checkpoint, hosts, roles, sharding
+from perl_jax import checkpoint, roles, sharding
 from perl_jax import params as params_lib
 from perl_jax.interop import hf_checkpoint, hf_config, peft
 from perl_jax.models.config import ModelConfig
@@ -144,7 +144,7 @@ def _tuned_base(workdir, which, role, saved, trainable, options) -> Start:
   return Start(
     role=roles.Role(backbone, head, body),
     source=source,
-    fingerprint=params_lib.fingerprint(body, hosts.to_host),
+    fingerprint=model.fingerprint(body),
     tokenizer=workdir / manifest.TOKENIZER,
   )
 
@@ -168,7 +168,7 @@ def _load_base(workdir, saved, field, options):
       path, source["checkpoint"], source["role"], field, options=options
     ).role.frozen
     source["path"] = str(path)
-  found = params_lib.fingerprint(base, hosts.to_host)
+  found = model.fingerprint(base)
   if found != saved["fingerprint"]:
     raise ValueError(
       f"config.{field}={str(workdir)!r} was trained on a base with"

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from perl_jax.planning import estimate, flops
+from perl_jax.reporting import phases
 
 
 @dataclasses.dataclass
@@ -96,7 +97,8 @@ class Compiled:
   def _compile(self, args) -> _Program:
     started = time.perf_counter()
     jitted = self.jitted(*args)
-    executable = jitted.lower(*args).compile()
+    with phases.phase(f"compiling {self.name}"):
+      executable = jitted.lower(*args).compile()
     # The jitted function finds what was just compiled. The executable itself
     # refuses values of four bits that lie on a mesh (JAX 0.10 compares layouts
     # that differ in name alone).

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from perl_jax.data import batches, loader, records
 from perl_jax.data.batches import demonstrations, packing
 from perl_jax.data.sources import registry
 from perl_jax.data.text import tokenization as tokenization_lib
+from perl_jax.reporting import phases
 from perl_jax.tasks.settings import shared
 
 Config = shared.Config
@@ -33,6 +35,7 @@ class Inputs:
       response; 0 for prompts.
     train_rows: Training records that the batches' `index` points into; empty
       for packed rows, which have no index.
+    validation_batches: Number of batches in a pass over the validation rows.
   """
 
   train: Any
@@ -41,6 +44,11 @@ class Inputs:
   counts: dict[str, int]
   max_targets: int = 0
   train_rows: Sequence[Any] = ()
+  validation_batches: int = 0
+
+  def held_out(self, doing: str) -> Iterator[Any]:
+    """A pass over the validation batches, shown as a phase of that name."""
+    return phases.track(self.validation(), doing, self.validation_batches)
 
 
 class Encoded(NamedTuple):
@@ -75,7 +83,8 @@ def load(data: Config, kind: str, seed: int) -> records.Splits:
     limit=data.limit,
     **data.options.to_dict(),
   )
-  return hosts.primary_first(f"data {kind}", records_of)
+  with phases.phase(f"reading {kind} of {data.name}"):
+    return hosts.primary_first(f"data {kind}", records_of)
 
 
 def require_room(config: Config, max_len: int) -> None:
@@ -109,7 +118,8 @@ def targets(
   length = config.data.max_len
 
   def pack(rows):
-    encoded = demonstrations.encode_demonstrations(rows, tokenization)
+    shown = phases.track(rows, "encoding dialogues", len(rows))
+    encoded = demonstrations.encode_demonstrations(shown, tokenization)
     more = len(encoded) - len(rows)
     return packing.pack_dialogues(encoded, length, tokenization.beginning), more
 
@@ -156,7 +166,8 @@ def read(
   counts = dict(splits.counts)
 
   def encoded(records_):
-    rows, cut = shape.encode(records_, tokenization, longest, config.data.long)
+    shown = phases.track(records_, f"encoding {kind}", len(records_))
+    rows, cut = shape.encode(shown, tokenization, longest, config.data.long)
     return Encoded(rows, [row.length for row in rows]), cut
 
   validation, lost = encoded(held_out)
@@ -225,4 +236,5 @@ def _batched(
       *validation, config.eval.batch_size, buckets, collate, *shares
     )
 
-  return Inputs(endless, fresh, rows=[], counts={})
+  count = math.ceil(len(validation.rows) / config.eval.batch_size)
+  return Inputs(endless, fresh, rows=[], counts={}, validation_batches=count)

@@ -22,7 +22,7 @@ CONFIG_FILE = "config.json"
 # Config fields that were added after workdirs of this version were first
 # written, with the value that does what was done before: a workdir without the
 # field goes on as it began.
-ADDED: Mapping[str, Any] = {}
+ADDED: Mapping[str, Any] = {"base": "", "conversations": 0}
 
 # Fields, of a stage or of one in a pipeline, that say where a run computes and
 # not what: it may go on elsewhere.

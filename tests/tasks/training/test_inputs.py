@@ -1,5 +1,6 @@
 """From a config to batches: lengths, buckets, tokenizers, rows."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -69,6 +70,25 @@ def test_batches_come_in_buckets_and_know_their_rows(rows, tokenization, kind):
   seen = [i for b in found.validation() for i in b.index[b.valid].tolist()]
   assert sorted(seen) == list(range(len(found.rows)))
   assert found.rows and found.counts["truncated_rows"] == 0
+
+
+def test_a_pass_over_held_out_rows_is_a_phase(rows, tokenization, monkeypatch):
+  shown = []
+
+  def track(things, name, total):
+    shown.append((name, total))
+    return things
+
+  monkeypatch.setattr(inputs.phases, "track", track)
+  monkeypatch.setattr(inputs.phases, "phase", contextlib.nullcontext)
+  found = inputs.read(
+    config(rows, eval__batch_size=3), tokenization, "preferences"
+  )
+  encoded = ("encoding preferences", len(found.rows))
+  assert encoded in shown and shown[-1][0] == "encoding preferences"
+  passed = list(found.held_out("scoring"))
+  assert len(passed) == len(list(found.validation()))
+  assert shown[-1] == ("scoring", len(passed))
 
 
 def test_validation_alone_makes_no_training_rows(rows, tokenization):

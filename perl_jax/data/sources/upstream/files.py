@@ -26,13 +26,24 @@ class SourceFile:
 def local_path(data_dir: str, file: SourceFile) -> pathlib.Path:
   """Returns the path of a local copy, plain or with `.gz`.
 
+  Args:
+    data_dir: The directory that holds that of the data set, or that of the data
+      set itself, such as `copies` or `copies/hh_harmless`.
+    file: The upstream file.
+
   Raises:
     FileNotFoundError: There is neither.
   """
-  plain = pathlib.Path(data_dir).expanduser() / file.local
-  for path in (plain, plain.with_name(plain.name + ".gz")):
-    if path.is_file():
-      return path
+  root = pathlib.Path(data_dir).expanduser()
+  plain = root / file.local
+  folder, *rest = pathlib.PurePosixPath(file.local).parts
+  places = [plain]
+  if root.resolve().name == folder:
+    places.append(root.joinpath(*rest))
+  for place in places:
+    for path in (place, place.with_name(place.name + ".gz")):
+      if path.is_file():
+        return path
   raise FileNotFoundError(
     f"{plain} (or the same with .gz) does not exist, but `data.dir` is"
     f" {data_dir!r}: put a copy of {file.url} there, or leave `data.dir` empty"

@@ -32,6 +32,17 @@ def test_rows_come_back_whole_and_in_order(tmp_path, dataset, part, suffix):
     assert cases.read(tmp_path / "data", tmp_path, dataset, part) == cases.ROWS
 
 
+def test_the_directory_of_the_data_set_will_do_as_well(tmp_path, monkeypatch):
+  cases.write_part(tmp_path / "data", "hh_rlhf", "test")
+  own = tmp_path / "data" / "hh_harmless"
+  assert cases.read(own, tmp_path, "hh_rlhf", "test") == cases.ROWS
+  monkeypatch.chdir(own)
+  assert cases.read(".", tmp_path, "hh_rlhf", "test") == cases.ROWS
+  own.rename(tmp_path / "data" / "other")
+  with pytest.raises(FileNotFoundError, match=r"hh_harmless/test\.jsonl"):
+    cases.read(tmp_path / "data" / "other", tmp_path, "hh_rlhf", "test")
+
+
 def test_prepared_files_are_used_again_and_follow_the_content(tmp_path):
   copy = tmp_path / "data"
   cases.write_part(copy, "taskmaster_coffee", "reward", suffix="")
