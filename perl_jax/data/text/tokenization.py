@@ -15,7 +15,13 @@ import pathlib
 from collections.abc import Sequence
 
 from perl_jax.data.records import Message
-from perl_jax.data.text import agreement, hugging_face, padding, shortening
+from perl_jax.data.text import (
+  agreement,
+  gguf_tokenizer,
+  hugging_face,
+  padding,
+  shortening,
+)
 from perl_jax.data.text.encoder import Encoder
 from perl_jax.data.text.template import ChatTemplate, Piece, UnevenError
 
@@ -268,19 +274,22 @@ class Tokenization:
 def load_tokenizer(
   path: str | os.PathLike, rows: int | None = None
 ) -> Tokenization:
-  """Reads a directory with a Hugging Face tokenizer; runs no code from it.
+  """Reads a Hugging Face tokenizer; runs no code from it.
 
   Args:
-    path: The directory.
+    path: The directory of a tokenizer, or a GGUF file that has one in it.
     rows: Rows of the embedding of the model that reads the tokens. A text with
       a token past them is refused, and so is a tokenizer which needs one for
       every prompt or response. None if the model is made to fit.
 
   Raises:
-    FileNotFoundError: `path` is no directory.
+    FileNotFoundError: There is no such directory or file.
     ValueError: There is no tokenizer in it, or its template cannot be used.
   """
   directory = pathlib.Path(path)
+  if directory.suffix == gguf_tokenizer.SUFFIX:
+    tokenizer, end_ids = gguf_tokenizer.build_tokenizer(path)
+    return Tokenization(tokenizer, str(path), end_ids, rows)
   if not directory.is_dir():
     raise FileNotFoundError(
       f"No tokenizer directory {directory}. It should hold tokenizer.json and "

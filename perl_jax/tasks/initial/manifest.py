@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from perl_jax import files, hosts
+from perl_jax.data.text import gguf_tokenizer
 from perl_jax.models.lora import LoraSpec
 from perl_jax.tasks.initial.model import Start
 
@@ -86,7 +87,15 @@ def write_model(
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-  """Copies the files of a tokenizer, and not the weights beside them."""
+  """Copies the files of a tokenizer, and not the weights beside them.
+
+  Args:
+    source: The directory of a tokenizer, or a GGUF file that has one in it.
+    target: Directory to write to.
+  """
+  if source.suffix == gguf_tokenizer.SUFFIX:
+    gguf_tokenizer.write_tokenizer(source, target)
+    return
   target.mkdir(parents=True, exist_ok=True)
   for pattern in _TOKENIZER_FILES:
     for path in source.glob(pattern):

@@ -1,0 +1,117 @@
+"""Reads the key-value pairs at the head of a GGUF file, and no weights.
+
+`gguf.GGUFReader` makes an array for every element of a list: 3 seconds for a
+vocabulary of 49,000 tokens, 20 for one of 256,000. Here a list of strings is
+one pass over the mapped file.
+
+Reference: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+import mmap
+import os
+import pathlib
+import struct
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+# Types of values: letters of `struct`, or these two.
+_NUMBERS = {
+  0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?",
+  10: "Q", 11: "q", 12: "d",
+}  # fmt: skip
+_STRING, _ARRAY = 8, 9
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, object]:
+  """Returns the metadata of a GGUF file: numbers, booleans, strings and lists.
+
+  Raises:
+    FileNotFoundError: There is no such file.
+    ValueError: It is no GGUF file of version 2 or 3, or ends too early; names
+      the file and the key.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise FileNotFoundError(f"No GGUF file {path}.")
+  with path.open("rb") as file:
+    if file.read(4) != MAGIC:
+      raise ValueError(
+        f"{path} does not begin with {MAGIC.decode()}, so it is no GGUF file. "
+        "Download it again, or name the directory of a Hugging Face checkpoint."
+      )
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+      return _Head(data, path).read()
+
+
+class _Head:
+  """A position in the head of a file, and how its numbers are stored."""
+
+  def __init__(self, data: mmap.mmap, path: pathlib.Path) -> None:
+    self._data = data
+    self._path = path
+    self._at = len(MAGIC)
+    self._order = "<"
+    self._key = "GGUF.version"
+
+  def read(self) -> dict[str, object]:
+    found: dict[str, object] = {}
+    try:
+      (version,) = self._numbers("I")
+      if version & 0xFFFF == 0:  # Written on a big-endian machine.
+        self._order = ">"
+        version = int.from_bytes(version.to_bytes(4, "little"), "big")
+      if version not in VERSIONS:
+        raise ValueError(
+          f"{self._path} is a GGUF file of version {version}; versions "
+          f"{' and '.join(map(str, VERSIONS))} can be read. Convert the model "
+          "again with a llama.cpp of today."
+        )
+      self._key = "GGUF.kv_count"
+      _, count = self._numbers("Q", 2)
+      for _ in range(count):
+        self._key = f"the key after {self._key}"
+        self._key = self._string()
+        if self._key in found:
+          raise ValueError(f"{self._path} has two values for {self._key}.")
+        found[self._key] = self._value(*self._numbers("I"))
+    except (struct.error, UnicodeDecodeError, OverflowError) as error:
+      raise ValueError(
+        f"{self._path} is cut off or damaged at {self._key}: {error}. Download "
+        "it again."
+      ) from error
+    return found
+
+  def _numbers(self, letter: str, count: int = 1) -> tuple:
+    form = f"{self._order}{count}{letter}"
+    values = struct.unpack_from(form, self._data, self._at)
+    self._at += struct.calcsize(form)
+    return values
+
+  def _string(self) -> str:
+    (length,) = self._numbers("Q")
+    return str(self._slice(length), "utf-8")
+
+  def _slice(self, length: int) -> bytes:
+    end = self._at + length
+    if end > len(self._data):
+      raise struct.error(f"{length} bytes are announced there")
+    found = self._data[self._at : end]
+    self._at = end
+    return found
+
+  def _value(self, kind: int) -> object:
+    if kind in _NUMBERS:
+      return self._numbers(_NUMBERS[kind])[0]
+    if kind == _STRING:
+      return self._string()
+    if kind != _ARRAY:
+      raise ValueError(
+        f"{self._path}: {self._key} has a value of the unknown type {kind}. "
+        "Download the file again."
+      )
+    kind, count = self._numbers("I")[0], self._numbers("Q")[0]
+    if count > len(self._data):  # Each element takes a byte at least.
+      raise struct.error(f"{count} elements are announced there")
+    if kind in _NUMBERS:
+      return list(self._numbers(_NUMBERS[kind], count))
+    return [self._value(kind) for _ in range(count)]
