@@ -9,43 +9,49 @@ Reference: huggingface/peft, `LoraConfig` and `get_peft_model_state_dict`.
 """
 
 import dataclasses
-import json
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors.numpy
+from absl import logging
 
 from perl_jax import files, roles
 from perl_jax import params as params_lib
-from perl_jax.interop import hf_names, hf_weights, score
+from perl_jax.interop import hf_names, hf_weights, peft_config, score
 from perl_jax.models import lora as lora_lib
 from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
 
-CONFIG = "adapter_config.json"
+CONFIG = peft_config.CONFIG
 WEIGHTS = "adapter_model.safetensors"
-CAUSAL_LM = "CAUSAL_LM"
-SEQ_CLS = "SEQ_CLS"
+PICKLE = "adapter_model.bin"
 _PREFIX = "base_model.model."
 _BY_MODULE = {v: k for k, v in hf_names.PROJECTIONS.items()}
+# The layers of the text model, as the classes of transformers nest them: a
+# model with a head, one without, and the text model of a model with vision.
+_ROOTS = (
+  "model.", "", "model.language_model.", "language_model.model.",
+  "language_model.",
+)  # fmt: skip
 _LORA = re.compile(
-  r"(?:base_model\.model\.)?model\.layers\.(\d+)\.([\w.]+)"
-  r"\.lora_(A|B)(?:\.default)?\.weight"
+  rf"(?:base_model\.model\.)?({'|'.join(map(re.escape, _ROOTS))})"
+  r"layers\.(\d+)\.([\w.]+)\.lora_(A|B)(?:\.default)?\.weight"
 )
 _SCORE = re.compile(
-  r"(?:base_model\.model\.)?score(?:\.modules_to_save\.default)?\.weight"
+  r"(?:base_model\.model\.)?score(?:\.modules_to_save(?:\.default)?)?\.weight"
 )
-
-# Kinds of adapter that are LoRA by name but not y = x W + scale x A B.
-_REFUSED = (
-  "use_dora", "lora_bias", "layers_to_transform", "layer_replication",
-  "megatron_config", "trainable_token_indices", "target_parameters",
-  "alora_invocation_tokens", "use_qalora", "fan_in_fan_out",
-)  # fmt: skip
+# The head before training, which old releases of PEFT saved as well.
+_UNTRAINED_SCORE = re.compile(
+  r"(?:base_model\.model\.)?score\.original_module\.weight"
+)
+_VISION = re.compile(
+  r"(?:base_model\.model\.)?(?:model\.)?"
+  r"(?:vision_tower|vision_model|multi_modal_projector)\."
+)
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 def save_adapter(
@@ -85,7 +91,9 @@ def save_adapter(
     tensors[f"{_PREFIX}{hf_names.SCORE}"] = score.score_weight(head)
   settings = {
     "peft_type": "LORA",
-    "task_type": CAUSAL_LM if head is None else SEQ_CLS,
+    "task_type": (
+      peft_config.CAUSAL_LM if head is None else peft_config.SEQ_CLS
+    ),
     "base_model_name_or_path": base,
     "r": spec.rank,
     "lora_alpha": spec.alpha,
@@ -114,9 +122,8 @@ def is_adapter(directory: str | os.PathLike) -> bool:
 
 
 def base_of(directory: str | os.PathLike) -> str:
-  """Path or name of the base that an adapter says it was trained on."""
-  settings = _read_config(Path(directory) / CONFIG)
-  return str(settings.get("base_model_name_or_path") or "")
+  """Path or name of the base that an adapter says it was trained on, or ""."""
+  return peft_config.read(directory).base
 
 
 def load_adapter(
@@ -127,8 +134,9 @@ def load_adapter(
   `trainable` holds the LoRA leaves in float32, and the scalar head of a reward
   model; `frozen` is empty.
 
-  `rank_pattern` and `alpha_pattern` are supported: smaller ranks are padded
-  with zeros, and the ratio of the scales is multiplied into B.
+  Modules may differ in rank and alpha, and layers may be without an adapter: a
+  smaller rank is padded with zeros, and the ratio of the scales is multiplied
+  into B.
 
   Raises:
     FileNotFoundError: One of the two files is missing.
@@ -140,74 +148,142 @@ def load_adapter(
     if not (directory / file).is_file():
       raise FileNotFoundError(
         f"{directory / file} does not exist. A PEFT adapter directory holds"
-        f" {CONFIG} and {WEIGHTS}."
+        f" {CONFIG} and {WEIGHTS}." + _pickle_hint(directory)
       )
-  settings = _read_config(directory / CONFIG)
+  settings = peft_config.read(directory)
   try:
     tensors = safetensors.numpy.load_file(directory / WEIGHTS)
   except (safetensors.SafetensorError, KeyError) as error:
     raise ValueError(
       f"{directory / WEIGHTS} is truncated or no safetensors file: {error}."
     ) from error
-  return _assemble(directory, settings, tensors, config)
+  return _assemble(directory / WEIGHTS, settings, tensors, config)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-  try:
-    settings = dict(json.loads(path.read_text()))
-  except (ValueError, TypeError) as error:
-    raise ValueError(f"{path} is no JSON object: {error}.") from error
-  if settings.get("peft_type") != "LORA":
-    raise ValueError(
-      f"{path}: peft_type={settings.get('peft_type')!r}; only LORA is"
-      " supported."
-    )
-  used = [field for field in _REFUSED if settings.get(field)]
-  if settings.get("bias", "none") != "none":
-    used.append("bias")
-  more = set(settings.get("modules_to_save") or ()) - {"score", "classifier"}
-  if more:
-    used.append("modules_to_save")
-  if used:
-    values = ", ".join(f"{f}={settings[f]!r}" for f in used)
-    raise ValueError(
-      f"{path}: {values} is not supported. Merge the adapter with PEFT"
-      " (merge_and_unload) and give the merged checkpoint as config.base."
-    )
-  return settings
+def _pickle_hint(directory: Path) -> str:
+  if not (directory / PICKLE).is_file():
+    return ""
+  return (
+    f" {PICKLE} is a pickle, which can run code and is not read. Convert it"
+    " where you trust it: safetensors.torch.save_file(torch.load("
+    f"{PICKLE!r}, weights_only=True), {WEIGHTS!r})."
+  )
 
 
-def _assemble(directory, settings, tensors, config) -> roles.Role:
+def _assemble(path, settings, tensors, config) -> roles.Role:
+  """The role that the tensors of a file make; see `load_adapter`."""
   pairs: dict[str, dict[int, dict[str, np.ndarray]]] = {}
-  head, unknown = None, []
+  roots, heads, unknown, vision = set(), {}, [], []
   for name, tensor in tensors.items():
     found = _LORA.fullmatch(name)
-    if found and found[2] in _BY_MODULE:
-      layers = pairs.setdefault(_BY_MODULE[found[2]], {})
-      layers.setdefault(int(found[1]), {})[found[3]] = tensor.astype(np.float32)
-    elif _SCORE.fullmatch(name):
-      head = score.score_head(tensor, config, f"{directory / WEIGHTS}: {name}")
+    if found and found[3] in _BY_MODULE:
+      roots.add(found[1])
+      layers = pairs.setdefault(_BY_MODULE[found[3]], {})
+      pair = layers.setdefault(int(found[2]), {})
+      if found[4] in pair:
+        raise ValueError(f"{path} has {name} under two names; keep one.")
+      pair[found[4]] = _checked(path, name, tensor)
+    elif _SCORE.fullmatch(name) or _UNTRAINED_SCORE.fullmatch(name):
+      heads[name] = tensor
+    elif _VISION.match(name):
+      vision.append(name)
     else:
       unknown.append(name)
   if unknown:
     raise ValueError(
-      f"{directory / WEIGHTS} has {len(unknown)} tensors that are no LoRA"
-      f" matrix of a projection: {sorted(unknown)[:4]}. Merge the adapter with"
-      " PEFT and give the merged checkpoint as config.base."
+      f"{path} has {len(unknown)} tensors that are no LoRA matrix of a"
+      f" projection: {sorted(unknown)[:4]}.{peft_config.MERGE}"
     )
-  spec, shapes = _spec(settings, pairs), hf_weights.base_shapes(config)
+  if len(roots) > 1:
+    raise ValueError(
+      f"{path} names the layers in more than one way: {sorted(roots)}. It holds"
+      " the adapters of two models; keep one."
+    )
+  if not pairs:
+    raise ValueError(f"{path} has no LoRA matrices of projections.")
+  if vision:
+    logging.info(
+      "%s: %d tensors of the vision tower are left out; they do not act on"
+      " text.", path, len(vision),
+    )  # fmt: skip
+  head = _head(path, settings, heads, config)
+  modules = _modules(path, settings, pairs, roots.pop(), config)
+  spec = _spec(settings, pairs, modules)
+  shapes = hf_weights.base_shapes(config)
   leaves = {}
   for stem, layers in pairs.items():
     kernel = shapes[f"layers/{stem}/kernel"]
-    a, b = _stack(directory, settings, spec, stem, layers, kernel)
+    a, b = _stack(path, settings, spec, layers, modules[stem], kernel)
     leaves[f"layers/{stem}/lora_a"], leaves[f"layers/{stem}/lora_b"] = a, b
-  if not leaves:
-    raise ValueError(f"{directory / WEIGHTS} has no LoRA matrices.")
-  trainable = params_lib.unflatten(leaves) | (head or {})
+  trainable = params_lib.unflatten(leaves) | head
   return roles.Role(roles.Backbone(config, spec), trainable, {})
 
 
-def _spec(settings, pairs: Mapping[str, Any]) -> LoraSpec:
+def _checked(path, name, tensor) -> np.ndarray:
+  """A LoRA matrix in float32."""
+  if tensor.dtype.name not in _FLOATS:
+    raise ValueError(
+      f"{path}: {name} has dtype {tensor.dtype.name}, none of"
+      f" {', '.join(_FLOATS)}. Save the adapter in one of them."
+    )
+  matrix = tensor.astype(np.float32)
+  if matrix.ndim != 2 or not np.isfinite(matrix).all():
+    raise ValueError(
+      f"{path}: {name} of shape {matrix.shape} is no matrix of finite numbers."
+      " The adapter was saved in parts, or its training diverged."
+    )
+  return matrix
+
+
+def _head(path, settings, heads, config) -> Mapping[str, params_lib.Params]:
+  """{"head": ...} of a reward model, or {}."""
+  trained = {k: v for k, v in heads.items() if _SCORE.fullmatch(k)}
+  if settings.is_reward and not trained:
+    raise ValueError(
+      f"{path} has no score.weight, and {settings.path} says"
+      f" task_type={peft_config.SEQ_CLS!r}. Train with"
+      ' modules_to_save=["score"], and save the adapter from all shards.'
+    )
+  if len(trained) > 1 or (heads and not trained):
+    raise ValueError(
+      f"{path} should have one trained score.weight: {sorted(heads)}."
+    )
+  for name, tensor in trained.items():
+    return dict(score.score_head(tensor, config, f"{path}: {name}"))
+  return {}
+
+
+def _modules(path, settings, pairs, root, config) -> dict[str, dict[int, str]]:
+  """Names of the adapted modules as PEFT has them, by stem and layer.
+
+  Raises:
+    ValueError: The file holds other modules than the config names. PEFT would
+      drop those in excess, and start those that are missing anew.
+  """
+  layers = range(config.num_layers)
+  named = {
+    stem: {
+      i: name
+      for i in layers
+      if settings.targets(name := f"{root}layers.{i}.{module}")
+    }
+    for stem, module in hf_names.PROJECTIONS.items()
+  }
+  for stem, module in hf_names.PROJECTIONS.items():
+    found = pairs.get(stem, {})
+    whole = all(len(pair) == 2 for pair in found.values())
+    if sorted(found) != sorted(named[stem]) or not whole:
+      raise ValueError(
+        f"{path}: {module} has adapters in layers {sorted(found)}, and each"
+        f" needs lora_A and lora_B. {settings.path} asks for layers"
+        f" {sorted(named[stem])} ({settings.selection()}), the base has layers"
+        f" 0 to {config.num_layers - 1}. The file is incomplete, its config is"
+        " not its own, or the adapter is for another base."
+      )
+  return named
+
+
+def _spec(settings, pairs, modules) -> LoraSpec:
   stems = sorted(pairs)
   if stems == sorted(lora_lib.ATTENTION):
     targets = "attention"
@@ -215,51 +291,32 @@ def _spec(settings, pairs: Mapping[str, Any]) -> LoraSpec:
     targets = "all"
   else:
     targets = "|".join(stems)
-  rank_pattern = settings.get("rank_pattern") or {}
+  names = [name for stem in stems for name in modules[stem].values()]
   return LoraSpec(
-    rank=max([settings["r"], *rank_pattern.values()]),
-    alpha=float(settings["lora_alpha"]),
-    dropout=float(settings.get("lora_dropout") or 0.0),
-    rslora=bool(settings.get("use_rslora")),
+    rank=max(map(settings.rank_of, names)),
+    alpha=settings.alpha,
+    dropout=settings.dropout,
+    rslora=settings.rslora,
     targets=targets,
   )
 
 
-def _of_pattern(pattern: Mapping[str, Any], module: str, default: Any) -> Any:
-  """The value of the first key that ends the module's name, as PEFT has it."""
-  for key, value in (pattern or {}).items():
-    if re.match(rf"(.*\.)?({key})$", module):
-      return value
-  return default
-
-
-def _stack(directory, settings, spec, stem, layers, kernel):
+def _stack(path, settings, spec, layers, modules, kernel):
   """(A `[L, in, R]`, B `[L, R, out]`) for a kernel of shape `[L, in, out]`."""
-  module = hf_names.PROJECTIONS[stem]
   num_layers, width_in, width_out = kernel
-  expected = list(range(num_layers))
-  if sorted(layers) != expected or any(len(p) != 2 for p in layers.values()):
-    raise ValueError(
-      f"{directory / WEIGHTS}: {module} has adapters in layers"
-      f" {sorted(layers)}, the base has layers 0 to {num_layers - 1},"
-      " and each needs lora_A and lora_B. The adapter is for another base."
-    )
   a = np.zeros((num_layers, width_in, spec.rank), np.float32)
   b = np.zeros((num_layers, spec.rank, width_out), np.float32)
-  for layer in expected:
-    pair = layers[layer]
-    rank = pair["A"].shape[0]
+  for layer, name in modules.items():
+    pair, rank = layers[layer], settings.rank_of(name)
     shapes = pair["A"].shape, pair["B"].shape
-    if shapes != ((rank, width_in), (width_out, rank)) or rank > spec.rank:
+    if shapes != ((rank, width_in), (width_out, rank)):
       raise ValueError(
-        f"{directory / WEIGHTS}: lora_A and lora_B of layer {layer}, {module}"
-        f" have shapes {shapes[0]} and {shapes[1]}; the base asks for"
-        f" (r, {width_in}) and ({width_out}, r) with r <= {spec.rank}. The"
-        " adapter is for another base."
+        f"{path}: lora_A and lora_B of {name} have shapes {shapes[0]} and"
+        f" {shapes[1]}; the base and {settings.path} (r, rank_pattern) ask for"
+        f" ({rank}, {width_in}) and ({width_out}, {rank}). The adapter is for"
+        " another base, or its config is not its own."
       )
-    name = f"model.layers.{layer}.{module}"
-    alpha = _of_pattern(settings.get("alpha_pattern"), name, spec.alpha)
-    own = dataclasses.replace(spec, rank=rank, alpha=float(alpha))
+    own = dataclasses.replace(spec, rank=rank, alpha=settings.alpha_of(name))
     factor = np.float32(own.scale / spec.scale)
     a[layer, :, :rank] = pair["A"].T
     b[layer, :rank] = pair["B"].T if factor == 1 else pair["B"].T * factor

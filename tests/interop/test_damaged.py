@@ -1,4 +1,4 @@
-"""Checkpoints and adapters that cannot be used: one clear error each."""
+"""Checkpoints that cannot be used: one clear error each."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from perl_jax.interop import hf_config, hf_weights, peft
+from perl_jax.interop import hf_weights
 from tests.interop.tiny import REFERENCES, load
 
 
@@ -175,106 +175,3 @@ def test_reward_model_with_two_labels(tmp_path):
     directory, lambda t: t.update({"score.weight": np.ones((2, 16), "f4")})
   )
   refused(directory, "score.weight", "(2, 16)", "num_labels=1")
-
-
-# Adapters.
-
-
-@pytest.fixture
-def adapter(tmp_path):
-  return shutil.copytree(REFERENCES / "llama2" / "adapter", tmp_path / "peft")
-
-
-def model():
-  hf = hf_config.load_hf_config(REFERENCES / "llama2" / "checkpoint")
-  return hf_config.model_config(hf, "llama2")
-
-
-def adapter_refused(directory, *texts, config=None, error=ValueError):
-  with pytest.raises(error) as caught:
-    peft.load_adapter(directory, config or model())
-  for text in texts:
-    assert text in str(caught.value)
-
-
-def test_adapter_for_another_base(adapter):
-  hf = hf_config.load_hf_config(REFERENCES / "qwen2" / "checkpoint")
-  other = hf_config.model_config(hf, "qwen2")
-  adapter_refused(adapter, "another base", "(16, 2)", config=other)
-
-
-@pytest.mark.parametrize(
-  ("field", "value"),
-  [
-    ("peft_type", "IA3"),
-    ("use_dora", True),
-    ("bias", "all"),
-    ("layers_to_transform", [0]),
-    ("modules_to_save", ["lm_head"]),
-  ],
-)
-def test_kinds_of_adapter_that_are_refused_by_name(adapter, field, value):
-  edit_json(adapter / peft.CONFIG, **{field: value})
-  adapter_refused(adapter, f"{field}={value!r}")
-
-
-def test_adapter_on_a_module_that_is_no_projection(adapter):
-  path = adapter / peft.WEIGHTS
-  tensors = dict(safetensors.numpy.load_file(path))
-  name = "base_model.model.model.embed_tokens.lora_A.weight"
-  tensors[name] = np.zeros((2, 96), np.float32)
-  safetensors.numpy.save_file(tensors, path)
-  adapter_refused(adapter, name, "Merge the adapter")
-
-
-def test_adapter_that_lacks_a_layer(adapter):
-  path = adapter / peft.WEIGHTS
-  tensors = dict(safetensors.numpy.load_file(path))
-  tensors = {k: v for k, v in tensors.items() if ".layers.1." not in k}
-  safetensors.numpy.save_file(tensors, path)
-  adapter_refused(adapter, "layers [0, 2]", "layers 0 to 2")
-
-
-def test_truncated_adapter(adapter):
-  path = adapter / peft.WEIGHTS
-  path.write_bytes(path.read_bytes()[:-10])
-  adapter_refused(adapter, str(path), "truncated")
-  path.unlink()
-  adapter_refused(adapter, str(path), error=FileNotFoundError)
-
-
-def test_patterns_of_rank_and_alpha_are_honoured(adapter):
-  """Another alpha goes into B; a lower rank is filled up with zeros."""
-  plain = peft.load_adapter(adapter, model())
-  edit_json(
-    adapter / peft.CONFIG,
-    alpha_pattern={"layers.1.self_attn.q_proj": 12},
-    rank_pattern={"k_proj": 1},
-  )
-  path = adapter / peft.WEIGHTS
-  tensors = dict(safetensors.numpy.load_file(path))
-  for name in list(tensors):
-    if "k_proj.lora_A" in name:
-      tensors[name] = np.ascontiguousarray(tensors[name][:1])
-    if "k_proj.lora_B" in name:
-      tensors[name] = np.ascontiguousarray(tensors[name][:, :1])
-  safetensors.numpy.save_file(tensors, path)
-  found = peft.load_adapter(adapter, model())
-  assert found.lora == plain.lora
-
-  def leaf(adapter, name):
-    module, matrix = name.split("/")
-    return adapter.adapter["layers"]["attention"][module][matrix]
-
-  np.testing.assert_array_equal(
-    leaf(found, "q/lora_b"),
-    leaf(plain, "q/lora_b") * np.array([1, 2, 1], np.float32)[:, None, None],
-  )
-  # alpha / 1 instead of alpha / 2: twice the scale of the spec.
-  np.testing.assert_array_equal(
-    leaf(found, "k/lora_b")[:, 0], 2 * leaf(plain, "k/lora_b")[:, 0]
-  )
-  assert not np.any(leaf(found, "k/lora_b")[:, 1])
-  np.testing.assert_array_equal(
-    leaf(found, "v/lora_b"), leaf(plain, "v/lora_b")
-  )
