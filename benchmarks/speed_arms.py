@@ -31,6 +31,7 @@ from configs import rl as rl_config
 from perl_jax import params as params_lib
 from perl_jax import sharding
 from perl_jax.models.config import ModelConfig
+from perl_jax.tasks.initial import model as model_lib
 from perl_jax.tasks.training.compiled import Compiled
 
 # A step is clean if other processes used less than this share of the machine.
@@ -65,7 +66,9 @@ class Arm:
     base_dtype: Storage dtype of the base; full tuning trains in float32.
     prompt_len: Tokens of a prompt.
     response_len: Tokens of a response.
-    model: Fields of `ModelConfig`.
+    model: Fields of `ModelConfig`, where there is no checkpoint.
+    checkpoint: A Hugging Face checkpoint or a GGUF file to take shape and
+      weights from; "" draws random weights. Tokens are random either way.
   """
 
   estimator: str
@@ -81,6 +84,7 @@ class Arm:
   prompt_len: int = 64
   response_len: int = 64
   model: dict[str, Any] = dataclasses.field(default_factory=lambda: dict(MODEL))
+  checkpoint: str = ""
 
 
 _REWARD = {
@@ -183,10 +187,20 @@ def rl_config_of(arm: Arm) -> ConfigDict:
   )
 
 
+def start_of(arm: Arm, mesh: Mesh) -> model_lib.Start:
+  """The base that an arm runs on."""
+  if not arm.checkpoint:
+    model = ModelConfig(**arm.model, remat=arm.remat)
+    return stages.random_start(model, dtype=arm.base_dtype)
+  options = model_lib.ReadOptions(
+    dtype=arm.base_dtype, mesh=mesh, model={"remat": arm.remat}
+  )
+  return model_lib.checkpoint_start(arm.checkpoint, options)
+
+
 def make(arm: Arm, mesh: Mesh, clock: Clock) -> Made:
   """Builds an arm on a mesh; nothing compiles yet."""
-  model = ModelConfig(**arm.model, remat=arm.remat)
-  start = stages.random_start(model, dtype=arm.base_dtype)
+  start = start_of(arm, mesh)
   if arm.estimator:
     return _rl_iteration(rl_config_of(arm), start, mesh, clock)
   config = _configured(reward_config.get_config(), arm)
