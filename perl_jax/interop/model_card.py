@@ -5,8 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 _KINDS = {"policy": "policy", "reward": "reward model"}
-_FORMS = {"adapter": "as an adapter", "merged": "merged"}
-_LIBRARIES = {"adapter": "peft", "merged": "transformers"}
+_FORMS = {
+  "adapter": "as an adapter",
+  "merged": "merged",
+  "gguf": "for llama.cpp and Ollama",
+}
+_LIBRARIES = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
 _USAGE = {
   ("policy", "adapter"): """
 from peft import AutoPeftModelForCausalLM
@@ -30,15 +34,21 @@ model = AutoModelForSequenceClassification.from_pretrained(".")
 
 
 def model_card(
-  role: str, form: str, table: Mapping[str, Any], *, base: str | None
+  role: str,
+  form: str,
+  table: Mapping[str, Any],
+  *,
+  base: str | None,
+  usage: str = "",
 ) -> str:
   """Text of README.md: front matter, a table of facts, code that loads it.
 
   Args:
     role: "policy" or "reward".
-    form: "adapter" or "merged".
+    form: "adapter", "merged" or "gguf".
     table: Facts by name, in the order in which they are shown.
     base: The checkpoint that the model was trained from, None if it has none.
+    usage: Markdown that says how the model is used; "" is the code for `form`.
   """
   front = [
     f"library_name: {json.dumps(_LIBRARIES[form])}",
@@ -55,5 +65,6 @@ def model_card(
   for name, value in table.items():
     shown = f"{value:.6g}" if isinstance(value, float) else str(value)
     lines.append(f"| {name} | {shown} |")
-  lines += ["", "```python", _USAGE[role, form].strip(), "```", ""]
+  usage = usage or f"```python\n{_USAGE[role, form].strip()}\n```"
+  lines += ["", usage, ""]
   return "\n".join(lines)

@@ -2,7 +2,7 @@
 
 `config.format="adapter"`: a PEFT directory. Policies are CAUSAL_LM, reward
 models SEQ_CLS. `"merged"`: a whole checkpoint of `transformers`, the adapter
-added into the weights in float32.
+added into the weights in float32. `"gguf"`: files for llama.cpp and Ollama.
 
 The directory appears once it is complete; one that exists is never touched.
 """
@@ -21,6 +21,7 @@ from perl_jax import files, roles, sampling
 from perl_jax import params as params_lib
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.interop import hf_export, model_card, peft, score
+from perl_jax.interop.gguf import export as gguf_export
 from perl_jax.models.lora import LoraSpec
 from perl_jax.tasks.initial import manifest, restore, trainable
 from perl_jax.tasks.initial import model as model_lib
@@ -28,7 +29,7 @@ from perl_jax.tasks.initial.model import Start
 from perl_jax.tasks.settings import shared
 from perl_jax.tasks.training import facts
 
-FORMATS = ("adapter", "merged")
+FORMATS = ("adapter", "merged", "gguf")
 ROLES = ("policy", "reward")
 COMBINATIONS = ("", "average")
 _BASE = "base"  # where the base of an adapter is put if nobody else has it
@@ -63,16 +64,16 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   shutil.rmtree(partial, ignore_errors=True)
   partial.mkdir(parents=True)
   try:
-    manifest.copy_tokenizer(start.tokenizer, partial)
-    for name in ("config.json", "generation_config.json"):
-      (partial / name).unlink(missing_ok=True)
-    if config.role == "reward":
-      set_pad_token(start, partial)
+    found, usage = {}, ""
+    if config.format == "gguf":
+      found, usage = write_gguf(config, start, partial)
+    else:
+      copy_tokenizer(config, start, partial)
     if config.format == "adapter":
       found = write_adapter(config, start, head, partial, workdir)
-    else:
+    elif config.format == "merged":
       found = write_merged(config, start, head, partial)
-    files.write_text(partial / "README.md", card(config, start, found))
+    files.write_text(partial / "README.md", card(config, start, found, usage))
     partial.rename(workdir)
   except BaseException:
     shutil.rmtree(partial, ignore_errors=True)
@@ -96,6 +97,12 @@ def check(config: shared.Config) -> None:
       raise ValueError(
         f"config.{field}={config[field]!r}: choose one of {allowed}."
       )
+  if config.format == "gguf" and config.role != "policy":
+    raise ValueError(
+      f"config.role={config.role!r} with config.format='gguf': llama.cpp has no"
+      " place for the head of a reward model. Set config.format to 'adapter' or"
+      " 'merged', which PEFT and transformers load."
+    )
   if not config.init:
     raise ValueError(
       "config.init is empty: give the workdir of the stage to export."
@@ -138,6 +145,26 @@ def exported_head(config, start: Start) -> params_lib.Params | None:
   found = {params_lib.HEAD: head}
   score.score_weight(found)  # what cannot be exported is said before writing
   return found
+
+
+def copy_tokenizer(config, start: Start, directory: Path) -> None:
+  """The start's tokenizer, with a pad token that a reward model needs."""
+  manifest.copy_tokenizer(start.tokenizer, directory)
+  for name in ("config.json", "generation_config.json"):
+    (directory / name).unlink(missing_ok=True)
+  if config.role == "reward":
+    set_pad_token(start, directory)
+
+
+def write_gguf(config, start, partial) -> tuple[dict[str, float], str]:
+  """Files for llama.cpp; returns how they are used, too."""
+  usage = gguf_export.save(
+    partial,
+    start.role,
+    gguf_export.Origin(**restore.origin(start.source)),
+    f"config.init={config.init!r}",
+  )
+  return {}, usage
 
 
 def write_adapter(config, start, head, partial, workdir) -> dict[str, float]:
@@ -258,7 +285,7 @@ def set_pad_token(start: Start, directory: Path) -> None:
   files.write_json(path, settings)
 
 
-def card(config, start: Start, found: dict[str, float]) -> str:
+def card(config, start: Start, found: dict[str, float], usage: str = "") -> str:
   """README.md of the export: what it is, how it was trained, how to load it."""
   trained = facts.training_facts(Path(config.init))
   if config.combine:
@@ -273,4 +300,5 @@ def card(config, start: Start, found: dict[str, float]) -> str:
     config.format,
     table | trained | found,
     base=start.source["path"] if huggingface else None,
+    usage=usage,
   )

@@ -155,7 +155,7 @@ def test_a_base_of_ours_goes_with_its_adapter(finished, tmp_path):
 @pytest.mark.parametrize(
   ("overrides", "texts"),
   [
-    ({"format": "gguf"}, ("config.format='gguf'", "merged")),
+    ({"format": "onnx"}, ("config.format='onnx'", "merged")),
     ({"role": "value"}, ("config.role='value'", "reward")),
     ({"dtype": "int4"}, ("config.dtype='int4'",)),
     ({"init": ""}, ("config.init is empty",)),

@@ -179,6 +179,29 @@ def _load_base(workdir, saved, field, options):
   return base, source
 
 
+def origin(source: Mapping[str, Any]) -> dict[str, Any]:
+  """Where a base came from before any stage of ours trained it.
+
+  Args:
+    source: `Start.source`.
+
+  Returns:
+    {"kind", "path"} of the first source, and "changed", whether a stage has
+    trained the base in full since.
+  """
+  changed = False
+  while source["kind"] == "workdir":
+    changed, workdir = True, Path(source["path"])
+    source = dict(manifest.read_model(workdir, "init")["base"])
+    if source["kind"] == "workdir":
+      source["path"] = os.path.normpath(workdir / source["path"])
+  return {
+    "kind": source["kind"],
+    "path": source.get("path", ""),
+    "changed": changed,
+  }
+
+
 def model_in(directory: str | os.PathLike, field: str) -> ModelConfig | None:
   """The model of a workdir or a Hugging Face checkpoint, without its weights.
 
