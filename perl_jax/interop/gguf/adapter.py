@@ -18,20 +18,11 @@ import numpy as np
 
 from perl_jax import hosts
 from perl_jax import params as params_lib
+from perl_jax.interop.gguf import names
 from perl_jax.interop.gguf.library import import_gguf
 from perl_jax.interop.gguf.writing import Field, Tensor, write
 from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
-
-_MATRICES = {
-  "attention/q": "attn_q",
-  "attention/k": "attn_k",
-  "attention/v": "attn_v",
-  "attention/o": "attn_output",
-  "mlp/gate": "ffn_gate",
-  "mlp/up": "ffn_up",
-  "mlp/down": "ffn_down",
-}
 
 
 def save_adapter(
@@ -56,25 +47,18 @@ def save_adapter(
   gguf = import_gguf()
   text, kind = gguf.GGUFValueType.STRING, gguf.GGMLQuantizationType.F32
   tensors = []
-  for leaf_path, leaf in params_lib.flatten(adapter).items():
-    stem, part = leaf_path.removeprefix("layers/").rsplit("/", 1)
+  for path_, leaf in params_lib.flatten(adapter).items():
+    stem, part = path_.rsplit("/", 1)
+    source = names.source(config, architecture, f"{stem}/kernel")
     rows, columns = leaf.shape[2], leaf.shape[1]
-    for layer in range(config.num_layers):
+    for layer, matrix in enumerate(source.names):
 
-      def make(leaf=leaf, layer=layer, stem=stem, part=part):
-        matrix = np.asarray(hosts.to_host(leaf[layer]), np.float32).T
-        if part == "lora_b":
-          return _rows_in_file(config, architecture, stem, matrix)
-        return matrix
+      def make(leaf=leaf, layer=layer, source=source, part=part):
+        found = np.asarray(hosts.to_host(leaf[layer]), np.float32)
+        # Of A the columns are inputs, which are in no other order.
+        return source.to_file(found) if part == "lora_b" else found.T
 
-      tensors.append(
-        Tensor(
-          f"blk.{layer}.{_MATRICES[stem]}.weight.{part}",
-          (rows, columns),
-          kind,
-          make,
-        )
-      )
+      tensors.append(Tensor(f"{matrix}.{part}", (rows, columns), kind, make))
   fields = [
     Field("general.type", "adapter", text),
     Field("general.name", name, text),
@@ -91,16 +75,3 @@ def save_adapter(
     ),
   ]
   write(path, architecture, fields, tensors)
-
-
-def _rows_in_file(config, architecture, stem, matrix):
-  """Rows of q and k in the order of the file: in pairs, if of a Llama.
-
-  There llama.cpp rotates neighbours, (0, 1), (2, 3), ... of a head, where the
-  weights of `transformers` are for (0, H/2), (1, H/2 + 1), ...
-  """
-  heads = {"attention/q": config.num_heads, "attention/k": config.num_kv_heads}
-  if architecture != "llama" or stem not in heads:
-    return matrix
-  halves = matrix.reshape(heads[stem], 2, config.head_dim // 2, -1)
-  return halves.swapaxes(1, 2).reshape(matrix.shape)
