@@ -29,7 +29,7 @@ class Encoder:
     self._anchor = self._find_anchor()
     self._inner = self._find_inner()
     self.text = functools.lru_cache(1 << 16)(self._encode)
-    self.response = functools.lru_cache(1 << 16)(self._encode_after_prompt)
+    self.response = functools.lru_cache(1 << 16)(self._encode_response)
     self._check_template()
 
   def has_row(self, id_: int) -> bool:
@@ -55,7 +55,7 @@ class Encoder:
     """Returns the text of tokens that follow those of a prompt."""
     before = [*self.text(self._template.opening)]
     if self._anchor is not None:
-      before.insert(0, self._template.special[self._anchor])
+      before.insert(0, self._template.added.ids[self._anchor])
     return self._text([*before, *ids]).removeprefix(self._text(before))
 
   def _encode(self, text: str, first: bool = False) -> tuple[int, ...]:
@@ -81,6 +81,21 @@ class Encoder:
           "for the end or the beginning of a turn. Remove it."
         )
     self.check(ids)
+    return tuple(ids)
+
+  def _encode_response(self, turn: str) -> tuple[int, ...]:
+    """Encodes the text of a response, which follows the tokens of a prompt."""
+    ids: list[int] = []
+    pieces = self._template.cut_response(turn)
+    tokens = [value if kind == "token" else None for kind, value in pieces]
+    around = zip([None, *tokens], pieces, [*tokens[1:], None], strict=False)
+    for i, (before, (kind, value), after) in enumerate(around):
+      if kind == "token":
+        self.check([value])
+        ids.append(value)
+        continue
+      text = self._template.added.strip(value, before, after)
+      ids += self.text(text) if i else self._encode_after_prompt(text)
     return tuple(ids)
 
   def _encode_after_prompt(self, text: str) -> tuple[int, ...]:
@@ -132,7 +147,7 @@ class Encoder:
     Some tokenizers put a space before text at the beginning of a string only.
     All pieces but the first follow a special token.
     """
-    for token, id_ in self._template.special.items():
+    for token, id_ in self._template.added.ids.items():
       behind = self._ids(token + _PROBE)
       if behind[0] == id_:
         return None if behind[1:] == self._ids(_PROBE) else token
@@ -158,7 +173,7 @@ class Encoder:
     return self._behind_anchor
 
   def _behind_anchor(self, text: str) -> list[int]:
-    found = self._template.special_pattern.search(text)
+    found = self._template.added.pattern.search(text)
     if found:
       raise ValueError(
         f"The text has the special token {found.group()!r} of {self.name} in "

@@ -1,21 +1,28 @@
-"""Renders messages with a chat template, and finds the text of a response.
-
-A response is the text that the template puts between its generation prompt and
-the stop token, including white space around the content (the templates of
-Llama 2 and Mistral add some).
-"""
+"""Renders messages with a chat template, on any day to the same text."""
 
 import contextlib
+import datetime
+import json
 from collections.abc import Sequence
+
+import jinja2
 
 from perl_jax.data.records import Message
 
 # Placeholder for a content. Templates do not change letters and digits.
 HOLE = "Xq7Zk{:05d}kZ7qX"
 
-# Variables of templates. Qwen3 and similar models answer without thinking. The
-# date is the release of Llama 3.1 and 3.2, fixed so that runs can be repeated.
-_OPTIONS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+# Today, for templates that write it into prompts: a run that goes on tomorrow
+# has to see the same ones. It is the day that Llama 3.1 and 3.2 fall back to.
+_TODAY = datetime.datetime(2024, 7, 26, tzinfo=datetime.UTC)
+_DIRECTIVES = [f"%{d}" for d in "aAwdbBmyYHIpMSfzZjUWcxXGuVheDFRTr"]
+_DIRECTIVES += [f"%-{d}" for d in "dmyHIMSjUW"]
+
+# Variables of templates. Qwen3 and similar models answer without thinking.
+_OPTIONS = {
+  "enable_thinking": False,
+  "date_string": _TODAY.strftime("%d %b %Y"),
+}
 
 
 class Rendering:
@@ -24,15 +31,13 @@ class Rendering:
   Attributes:
     name: Name of the tokenizer in errors.
     exists: Whether there is a template; without one a prompt is plain text.
-    lead, tail: White space that the template puts before and after a response;
-      both are "" until `find_frame` is called.
   """
 
   def __init__(self, tokenizer, name: str) -> None:
     self.name = name
     self._tokenizer = tokenizer
-    self.exists = bool(tokenizer.chat_template)
-    self.lead = self.tail = self._head = self._foot = ""
+    self._template = _template_of(tokenizer, name)
+    self.exists = bool(self._template)
     self._folds_system = self.exists and self._refuses_system()
 
   def folded(self, messages: Sequence[Message]) -> list[Message]:
@@ -58,6 +63,12 @@ class Rendering:
       return self._render(messages, generate)
     except (ValueError, ImportError):
       raise
+    except jinja2.TemplateSyntaxError as error:
+      raise ValueError(
+        f"The chat template of {self.name} has a syntax error in line "
+        f"{error.lineno}: {error}. Mend it in chat_template.jinja, or under "
+        "chat_template in tokenizer_config.json if there is no such file."
+      ) from error
     except Exception as error:  # A template can raise anything.
       raise ValueError(
         f"The chat template of {self.name} refuses {self._culprit(messages)}: "
@@ -67,67 +78,22 @@ class Rendering:
   def reference_ids(self, messages: Sequence[Message]) -> list[int]:
     """Returns the tokens of a prompt as transformers encodes it."""
     return self._tokenizer.apply_chat_template(
-      list(messages), add_generation_prompt=True, **_OPTIONS
+      list(messages),
+      chat_template=self._template,
+      add_generation_prompt=True,
+      **_OPTIONS,
     )["input_ids"]
 
   def show(self, ids: Sequence[int]) -> list[str]:
     """Returns the texts of tokens, for errors."""
     return self._tokenizer.convert_ids_to_tokens(list(ids))
 
-  def turn(self, response: str) -> str:
-    """Returns the text between the generation prompt and the stop token.
-
-    Raises:
-      ValueError: The template does not continue its generation prompt with the
-        response, or leaves out more of it than white space around it.
-    """
-    if not self.exists:
-      return response
-    whole = self.render(_exchange(response), False)
-    if whole.startswith(self._head) and whole.endswith(self._foot):
-      found = whole[len(self._head) : len(whole) - len(self._foot)]
-      if response.strip() in found:
-        return found
-    raise ValueError(
-      f"The chat template of {self.name} makes something else of the response "
-      f"{response[:60]!r} than an answer to its generation prompt, which ends "
-      f"with {self._head[-40:]!r}. Write responses as the template does "
-      "(without thinking, for example), or change the template."
-    )
-
-  def find_frame(self, stop: str | None) -> None:
-    """Finds the text around a response, by rendering one exchange.
-
-    Args:
-      stop: Text of the token that ends an assistant turn, or None.
-
-    Raises:
-      ValueError: The template puts text before responses, but has no generation
-        prompt.
-    """
-    if not self.exists:
-      return
-    user, assistant = _exchange(HOLE.format(1))
-    self._head = self.render([user], True)
-    whole = self.render([user, assistant], False)
-    before, _, self._foot = whole.partition(assistant["content"])
-    lead = before.removeprefix(self._head)
-    if not lead.strip():
-      self.lead = lead
-    elif self._head == self.render([user], False):
-      raise ValueError(
-        f"The chat template of {self.name} ignores add_generation_prompt:"
-        f" its prompts lack the {lead[-40:]!r} that responses begin with. Add "
-        "that to the template."
-      )
-    tail, found, _ = self._foot.partition(stop or self._foot)
-    if found and not tail.strip():
-      self.tail = tail
-      self._foot = self._foot.removeprefix(tail)
-
   def _refuses_system(self) -> bool:
     try:
-      self.render([{"role": "system", "content": "a"}, _exchange("")[0]], True)
+      self.render(
+        [{"role": "system", "content": "a"}, {"role": "user", "content": ""}],
+        True,
+      )
     except ValueError:
       return True
     return False
@@ -145,6 +111,7 @@ class Rendering:
     # As a batch of one: transformers refuses a bare empty list of messages.
     return self._tokenizer.apply_chat_template(
       [list(messages)],
+      chat_template=self._template,
       tokenize=False,
       add_generation_prompt=generate,
       **_OPTIONS,
@@ -159,8 +126,30 @@ class Rendering:
     return f"the roles {[message['role'] for message in messages]}"
 
 
-def _exchange(response: str) -> list[Message]:
-  return [
-    {"role": "user", "content": HOLE.format(0)},
-    {"role": "assistant", "content": response},
-  ]
+def _template_of(tokenizer, name: str) -> str | None:
+  """Returns the chat template, with a fixed date where it asks for today's.
+
+  Raises:
+    ValueError: There are several, and none of them is the default.
+  """
+  template = tokenizer.chat_template
+  if isinstance(template, dict):
+    if "default" not in template:
+      raise ValueError(
+        f"The tokenizer {name} has chat templates named {sorted(template)} and "
+        "none named 'default'. Save the one to use as chat_template.jinja in "
+        "its directory."
+      )
+    template = template["default"]
+  if not template or "strftime_now" not in template:
+    return template
+  # The library hands plain data to templates, and no functions.
+  day = "format"
+  for directive in _DIRECTIVES:
+    value = json.dumps(_TODAY.strftime(directive))
+    day += f" | replace('{directive}', {value})"
+  day += f" | replace('%s', '{_TODAY.timestamp():.0f}')"
+  return (
+    f"{{% macro strftime_now(format) %}}{{{{ {day} }}}}{{% endmacro %}}"
+    + template
+  )

@@ -9,17 +9,15 @@ contents are noticed.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from perl_jax.data.records import Message
 from perl_jax.data.text import rendering
+from perl_jax.data.text.added_tokens import AddedTokens, Piece
+from perl_jax.data.text.responses import Responses
 
 # Matches `rendering.HOLE`.
 _HOLE_PATTERN = re.compile(r"Xq7Zk(\d{5})kZ7qX")
-
-# ("token", id) | ("text", literal) | ("content", index of the message) |
-# ("response", index of an assistant message, with the space around it)
-Piece = tuple[str, int | str]
 
 
 class UnevenError(ValueError):
@@ -34,10 +32,7 @@ class ChatTemplate:
 
   Attributes:
     name: Name of the tokenizer in errors.
-    special: Ids of the special tokens, by their text.
-    special_pattern: Matches special tokens in text, the longest first.
-    strips_left, strips_right: Ids of special tokens that remove the white
-      space before or after them.
+    added: The added tokens of the tokenizer.
     stop_ids: The token that ends an assistant turn, if the template has one,
       then the other tokens that end a response.
     bos_id: The BOS token if every prompt starts with it, or None.
@@ -46,14 +41,15 @@ class ChatTemplate:
     beginning: What every prompt begins with and no new turn does: BOS or
       nothing. Where BOS also opens the turns of a conversation it is no sign of
       a beginning.
-    text: Renders messages, and holds the white space around a response.
+    text: Renders messages.
+    responses: Finds the texts of responses.
     ends_turn: Whether it writes the first of `stop_ids` after a response; also
       true without a template. Where it is false, a sampled response ends with a
       token that a conversation does not have.
     closing: What it writes after that token, or after the response if it writes
       none, when a conversation ends with the turn.
     opening: Literal text at the end of every prompt, which a response follows;
-      "" if a prompt ends with a special token, and a line break if it ends with
+      "" if a prompt ends with an added token, and a line break if it ends with
       a content.
   """
 
@@ -62,21 +58,7 @@ class ChatTemplate:
   ) -> None:
     self.name = name
     self._tokenizer = tokenizer
-    added = {
-      id_: token
-      for id_, token in tokenizer.added_tokens_decoder.items()
-      # A template is not cut at added white space, which joins with contents.
-      if token.special or token.content.strip()
-    }
-    self.special = {token.content: id_ for id_, token in added.items()}
-    self._special_text = {id_: token.content for id_, token in added.items()}
-    self._reserved = {id_ for id_, token in added.items() if token.special}
-    self.strips_right = {id_ for id_, token in added.items() if token.rstrip}
-    self.strips_left = {id_ for id_, token in added.items() if token.lstrip}
-    longest_first = sorted(self.special, key=len, reverse=True)
-    self.special_pattern = re.compile(
-      f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})"
-    )
+    self.added = AddedTokens(tokenizer)
     self._plans: dict[tuple[tuple[str, ...], bool], tuple[Piece, ...]] = {}
     self._even: set[tuple[tuple[str, ...], int]] = set()
     self.bos_id: int | None = None
@@ -85,13 +67,14 @@ class ChatTemplate:
     self.text = rendering.Rendering(tokenizer, name)
     self.ends_turn = not self.text.exists
     self.closing: tuple[Piece, ...] = ()
+    self.responses: Responses | None = None
     self.stop_ids = self._find_stops(more_stop_ids)
-    self.text.find_frame(self._special_text.get(self.stop_ids[0]))
+    stop = self.added.texts.get(self.stop_ids[0])
+    self.responses = Responses(self.text, stop)
     # Earlier plans were made without the text around responses.
     self._plans.clear()
     self._find_start()
-    kind, value = self._plan(("user",))[-1]
-    self.opening = {"text": value, "content": "\n"}.get(kind, "")
+    self.opening, self._last_id = self._find_end()
 
   def fill(
     self, messages: Sequence[Message]
@@ -117,9 +100,9 @@ class ChatTemplate:
       if piece[0] in ("content", "response"):
         content = messages[piece[1]]["content"]
         after = self._piece_text(following)
-        for text in (content, content.strip(), _quoted(content)):
+        for text in _written(content):
           if piece[0] == "response":
-            text = self.text.lead + text + self.text.tail
+            text = self.responses.lead + text + self.responses.tail
           if rendered.startswith(text + after, position):
             break
         contents[piece[1]] = text
@@ -136,19 +119,23 @@ class ChatTemplate:
     Raises:
       ValueError: The text of a content has a special token in it.
     """
+    pieces = self.added.cut(self.text.render(messages, True))
+    plan = self._plan(tuple(message["role"] for message in messages))
     for message in messages:
-      found = self.special_pattern.findall(message["content"])
-      for token in found:
-        id_ = self.special[token]
+      for token in self.added.pattern.findall(message["content"]):
+        id_ = self.added.ids[token]
         # Others, such as <think>, are tokens wherever they occur in a text.
-        if id_ not in self._reserved and id_ not in self.stop_ids:
+        if id_ not in self.added.reserved and id_ not in self.stop_ids:
           continue
+        piece = ("token", id_)
+        if pieces.count(piece) <= plan.count(piece):
+          continue  # The template leaves it out.
         raise ValueError(
           f"The chat template of {self.name} rewrites contents, and one of "
           f"role {message['role']!r} has the special token {token!r} "
           "in its text, which would become a real one. Remove it from the row."
         )
-    return tuple(self._literal(self.text.render(messages, True)))
+    return tuple(pieces)
 
   def check_even(self, roles: tuple[str, ...], first: int) -> None:
     """Checks that past assistant turns are rendered like new ones.
@@ -192,6 +179,24 @@ class ChatTemplate:
       return str(self.closing[0][1]), self.closing[1:]
     return "", self.closing
 
+  def cut_response(self, turn: str) -> list[Piece]:
+    """Cuts the text of a response into tokens and literal text.
+
+    Tokens are those that the template writes or opens itself (thoughts).
+    """
+    stop = self.stop_ids[0] if self.ends_turn else None
+    turn = self.added.strip(turn, self._last_id, stop)
+    before = self.responses.before_answer
+    if not turn.startswith(before):
+      before = ""
+    pieces = self.added.cut(before)
+    markers = [m for m in self.responses.markers if m in self.added.ids]
+    for kind, value in self.added.cut(turn[len(before) :], markers):
+      if pieces and pieces[-1][0] == kind == "text":
+        value = f"{pieces.pop()[1]}{value}"
+      pieces.append((kind, value))
+    return pieces
+
   # Rendering.
 
   def _plan(
@@ -207,7 +212,7 @@ class ChatTemplate:
     text = self.text.render(holes, generate)
     pieces: list[Piece] = []
     for i, part in enumerate(_HOLE_PATTERN.split(text)):
-      pieces += [("content", int(part))] if i % 2 else self._literal(part)
+      pieces += [("content", int(part))] if i % 2 else self.added.cut(part)
     pieces = self._with_responses(pieces, roles)
     for i, role in enumerate(roles):
       if ("content", i) not in pieces and ("response", i) not in pieces:
@@ -222,44 +227,41 @@ class ChatTemplate:
   def _with_responses(
     self, pieces: Sequence[Piece], roles: Sequence[str]
   ) -> list[Piece]:
-    """Turns assistant contents and the space around them into responses."""
+    """Turns assistant contents and the space around them into responses.
+
+    That is done where the template writes before them what a prompt ends with;
+    other turns are not as a model writes them (Qwen3, DeepSeek-R1).
+    """
+    if self.responses is None:
+      return list(pieces)
+    lead, tail = self.responses.lead, self.responses.tail
     found: list[Piece] = []
+    since = ""  # The text behind the last content.
     pieces = [*pieces, ("text", "")]
     for i, (kind, value) in enumerate(pieces[:-1]):
-      if (
-        kind == "text"
-        and found
-        and found[-1][0] == "response"
-        and self.text.tail
-      ):
+      if kind == "text" and tail and found and found[-1][0] == "response":
         continue  # The tail, which is part of the response.
-      if kind != "content" or roles[value] != "assistant":
+      if kind != "content":
+        since += self._piece_text((kind, value))
         found.append((kind, value))
         continue
-      before = found[-1][1] if found and found[-1][0] == "text" else ""
-      follows = not self.text.tail or pieces[i + 1] == ("text", self.text.tail)
-      if not before.endswith(self.text.lead) or not follows:
-        found.append((kind, value))
-        continue
-      if self.text.lead:
-        found[-1] = ("text", before[: len(before) - len(self.text.lead)])
-      found.append(("response", value))
+      if (
+        roles[value] == "assistant"
+        and since.endswith(self.responses.opener + lead)
+        and (not tail or pieces[i + 1] == ("text", tail))
+      ):
+        if lead:
+          kept = str(found[-1][1])
+          found[-1] = ("text", kept[: len(kept) - len(lead)])
+        kind = "response"
+      since = ""
+      found.append((kind, value))
     return [piece for piece in found if piece != ("text", "")]
-
-  def _literal(self, text: str) -> list[Piece]:
-    """Cuts text of a template into special tokens and literal text."""
-    pieces: list[Piece] = []
-    for i, part in enumerate(self.special_pattern.split(text)):
-      if i % 2:
-        pieces.append(("token", self.special[part]))
-      elif part:
-        pieces.append(("text", part))
-    return pieces
 
   def _piece_text(self, piece: Piece) -> str:
     kind, value = piece
     if kind == "token":
-      return self._special_text[value]
+      return self.added.texts[value]
     return value if kind == "text" else ""
 
   # Properties of the template, found by rendering.
@@ -269,7 +271,7 @@ class ChatTemplate:
     stops = []
     if self.text.exists:
       pieces = self._plan(("user", "assistant"), False)
-      after = self.closing = pieces[pieces.index(("response", 1)) + 1 :]
+      after = self.closing = pieces[pieces.index(("content", 1)) + 1 :]
       if after and after[0][0] == "text" and not after[0][1].strip():
         after = after[1:]
       if after and after[0][0] == "token":
@@ -305,6 +307,16 @@ class ChatTemplate:
     if ("token", bos) not in after or bos in self.stop_ids:
       self.beginning = (bos,)
 
+  def _find_end(self) -> tuple[str, int | None]:
+    """Returns `opening`, and the token at the end of prompts if it is ""."""
+    last = (("content", 0), *self._plan(("user",)))[-2:]
+    opening = {"text": last[1][1], "content": "\n"}.get(last[1][0], "")
+    before = [value for kind, value in last if kind == "token"]
+    if not before:
+      return opening, None
+    opening = self.added.strip(opening, before[-1], None)
+    return opening, None if opening else before[-1]
+
 
 def _before(ids: Sequence[int], part: Sequence[int]) -> tuple[int, ...]:
   """Returns what is before `part` in `ids`."""
@@ -314,6 +326,11 @@ def _before(ids: Sequence[int], part: Sequence[int]) -> tuple[int, ...]:
   return ()
 
 
-def _quoted(text: str) -> str:
-  """Returns what `tojson` of a chat template puts between the quotes."""
-  return json.dumps(text, ensure_ascii=False)[1:-1]
+def _written(content: str) -> Iterator[str]:
+  """Yields what a template may make of a content."""
+  yield content
+  for characters in (None, "\n"):
+    yield content.strip(characters)
+    yield content.lstrip(characters)
+    yield content.rstrip(characters)
+  yield json.dumps(content, ensure_ascii=False)[1:-1]  # `tojson`

@@ -155,7 +155,7 @@ class Tokenization:
       ValueError: The template would rewrite it.
     """
     del messages
-    turn, stop = self._template.text.turn(response), self.stop_ids[0]
+    turn, stop = self._template.responses.turn(response), self.stop_ids[0]
     if not closed:
       return [*self._encoder.response(turn), stop]
     if self.ends_turn:
@@ -201,7 +201,10 @@ class Tokenization:
     self._template.check_even(roles[:last], first)
     pieces, contents = filled
     pieces = (*pieces, ("response", last), ("token", self.stop_ids[0]))
-    contents = [*contents, self._template.text.turn(messages[last]["content"])]
+    contents = [
+      *contents,
+      self._template.responses.turn(messages[last]["content"]),
+    ]
     return self._assemble(pieces, contents, frozenset(targets))
 
   def decode(self, ids: Sequence[int]) -> str:
@@ -212,8 +215,7 @@ class Tokenization:
         break
       kept.append(int(id_))
     text = self._encoder.decode(kept)
-    text = text.removeprefix(self._template.text.lead)
-    return text.removesuffix(self._template.text.tail)
+    return self._template.responses.content(text)
 
   # Encoding.
 
@@ -245,12 +247,11 @@ class Tokenization:
       ids.extend(more)
       mask.extend([is_target] * len(more))
 
-    def finish_run(strip: bool) -> None:
+    def finish_run(after: int | None = None) -> None:
       nonlocal run
-      if ids and ids[-1] in self._template.strips_right:
-        run = run.lstrip()
+      run = self._template.added.strip(run, ids[-1] if ids else None, after)
       first = len(ids) == len(self._template.prefix)
-      extend(self._encoder.text(run.rstrip() if strip else run, first), False)
+      extend(self._encoder.text(run, first), False)
       run = ""
 
     ends_target = False
@@ -260,14 +261,14 @@ class Tokenization:
       elif kind == "content":
         run += contents[value]
       elif kind == "response":
-        finish_run(strip=False)
+        finish_run()
         extend(self._encoder.response(contents[value]), value in targets)
       else:
-        finish_run(strip=value in self._template.strips_left)
+        finish_run(value)
         self._encoder.check([value])
         extend([value], ends_target)
       ends_target = kind == "response" and value in targets
-    finish_run(strip=False)
+    finish_run()
     return ids, mask
 
 

@@ -224,3 +224,59 @@ GEMMA3 = r"""{{ bos_token }}
 '}}
 {%- endif -%}
 """.replace("}}\n    {{ m", "}}{{ m").replace("}}\n    {{ '<e", "}}{{ '<e")
+
+# Writes the thoughts of the last turn, and opens them in generation prompts.
+QWEN3_THINKING = (
+  QWEN3.rpartition("    {%- if enable_thinking")[0].replace(
+    r"{{- '<|im_start|>assistant\n' }}",
+    r"{{- '<|im_start|>assistant\n<think>\n' }}",
+  )
+  + "{%- endif %}\n"
+)
+R1 = (
+  "{% set ns = namespace(system_prompt='') %}{%- for message in messages %}"
+  "{%- if message['role'] == 'system' %}"
+  "{% set ns.system_prompt = message['content'] %}{%- endif %}{%- endfor %}"
+  "{{bos_token}}{{ns.system_prompt}}{%- for message in messages %}"
+  "{%- if message['role'] == 'user' %}{{'<｜User｜>' + message['content']}}"
+  "{%- endif %}{%- if message['role'] == 'assistant' and message['content'] is "
+  "not none %}{% set content = message['content'] %}"
+  "{% if '</think>' in content %}{% set content = "
+  "content.split('</think>')[-1] %}{% endif %}{{'<｜Assistant｜>' + content + "
+  "'<｜end▁of▁sentence｜>'}}{%- endif %}{%- endfor -%}"
+  "{% if add_generation_prompt %}{{'<｜Assistant｜>OPENED'}}{% endif %}"
+)
+# The first release, and the one of a month later.
+R1_FIRST, R1 = R1.replace("OPENED", ""), R1.replace("OPENED", r"<think>\n")
+SMOLLM3 = r"""{%- if enable_thinking is not defined -%}
+{%- set enable_thinking = true -%}
+{%- endif -%}
+{{- "<|im_start|>system\n" -}}
+{{- "## Metadata\n\nKnowledge Cutoff Date: June 2025\n" -}}
+{%- set today = strftime_now("%d %B %Y") -%}
+{{- "Today Date: " ~ today ~ "\n" -}}
+{{- "Reasoning Mode: " + ("/think" if enable_thinking else "/no_think") -}}
+{%- if messages[0].role == "system" -%}
+  {{- "\n\n## Custom Instructions\n\n" + messages[0].content.rstrip() -}}
+{%- endif -%}
+{{- "<|im_end|>\n" -}}
+{%- for message in messages -%}
+  {%- set content = message.content if message.content is string else "" -%}
+  {%- if message.role == "user" -%}
+    {{- "<|im_start|>" + message.role + "\n" + content + "<|im_end|>\n" -}}
+  {%- elif message.role == "assistant" -%}
+    {% generation %}
+    {%- if enable_thinking -%}
+      {{- "<|im_start|>assistant\n" -}}
+    {%- else -%}
+      {{- "<|im_start|>assistant\n" ~ "<think>\n\n</think>\n" -}}
+    {%- endif -%}
+    {{- content.lstrip("\n") + "<|im_end|>\n" -}}
+    {% endgeneration %}
+  {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+  {{- "<|im_start|>assistant\n" -}}
+  {%- if not enable_thinking -%}{{- "<think>\n\n</think>\n" -}}{%- endif -%}
+{%- endif -%}
+"""

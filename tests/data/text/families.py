@@ -22,7 +22,11 @@ from tests.data.text.chat_templates import (
   MISTRAL2,
   QWEN2,
   QWEN3,
+  QWEN3_THINKING,
   QWEN25,
+  R1,
+  R1_FIRST,
+  SMOLLM3,
 )
 
 TEXTS = ["hello there, what can I get you? 12 mochas and\n\nmilk [INST]"] * 8
@@ -88,6 +92,10 @@ _OF_QWEN = _config(
 _OF_GEMMA = _config(
   "<bos>", "<eos>", "GemmaTokenizer", pad_token="<pad>", add_bos_token=True
 )
+_OF_SMOLLM2 = _config(
+  "<|im_start|>", "<|im_end|>", "GPT2Tokenizer", unk_token="<|endoftext|>",
+  pad_token="<|im_end|>",
+)  # fmt: skip
 _QWEN_EOS = ("<|im_end|>", "<|endoftext|>")
 _THINK = ("<think>", "</think>")
 FAMILIES = {
@@ -120,12 +128,46 @@ FAMILIES = {
   "qwen3": Family(
     QWEN3, "bytes", _QWEN, _OF_QWEN, _QWEN_EOS, _QWEN_EOS, plain=_THINK
   ),
+  # BOS opens every turn, and the end of a turn pads.
+  "smollm2": Family(
+    QWEN2, "bytes", _QWEN, _OF_SMOLLM2, ("<|im_end|>",), ("<|im_end|>",)
+  ),
   "gemma2": Family(
     GEMMA, "gemma", _GEMMA, _OF_GEMMA, "<eos>", ("<end_of_turn>", "<eos>")
   ),
   "gemma3": Family(
     GEMMA3, "gemma", _GEMMA, _OF_GEMMA, ("<eos>", "<end_of_turn>"),
     ("<end_of_turn>", "<eos>"),
+  ),
+}  # fmt: skip
+
+_R1 = (
+  "<｜begin▁of▁sentence｜>",
+  "<｜end▁of▁sentence｜>",
+  "<｜User｜>",
+  "<｜Assistant｜>",
+)
+_OF_R1 = _config(_R1[0], _R1[1], "PreTrainedTokenizerFast", pad_token=_R1[1])
+# Families whose templates know of thoughts; not all of what they write is in
+# the conversations that they render.
+REASONING = {
+  "r1_first": Family(
+    R1_FIRST, "bytes", _R1, _OF_R1, _R1[1], (_R1[1],), plain=_THINK
+  ),
+  "r1": Family(R1, "bytes", _R1, _OF_R1, _R1[1], (_R1[1],), plain=_THINK),
+  # Tokens of thoughts may be special, or none at all.
+  "r1_special": Family(
+    R1, "bytes", (*_R1, *_THINK), _OF_R1, _R1[1], (_R1[1],)
+  ),
+  "qwen3_thinking": Family(
+    QWEN3_THINKING, "bytes", _QWEN, _OF_QWEN, _QWEN_EOS, _QWEN_EOS,
+    plain=_THINK,
+  ),
+  "qwen3_thinking_text": Family(
+    QWEN3_THINKING, "bytes", _QWEN, _OF_QWEN, _QWEN_EOS, _QWEN_EOS
+  ),
+  "smollm3": Family(
+    SMOLLM3, "bytes", _QWEN, _OF_QWEN, _QWEN_EOS, _QWEN_EOS, plain=_THINK
   ),
 }  # fmt: skip
 
