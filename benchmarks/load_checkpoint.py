@@ -39,7 +39,7 @@ def make(directory: Path, layers: int, shard_bytes: int) -> None:
   """Writes a random checkpoint of that many layers."""
   import ml_dtypes
 
-  from perl_jax.interop import hf_config, hf_weights
+  from perl_jax.interop import hf_config_out, hf_weights
   from perl_jax.models.config import ModelConfig
 
   config = ModelConfig(**SHAPE | {"num_layers": layers})
@@ -52,7 +52,7 @@ def make(directory: Path, layers: int, shard_bytes: int) -> None:
   hf_weights.save_base(
     directory, config, leaves, dtype="bfloat16", shard_bytes=shard_bytes
   )
-  found = hf_config.hf_config(config)
+  found = hf_config_out.hf_config(config)
   found.dtype = "bfloat16"
   (directory / "config.json").write_text(json.dumps(found.to_dict()))
 

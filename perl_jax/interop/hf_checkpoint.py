@@ -8,8 +8,9 @@ from pathlib import Path
 from jax.sharding import Mesh
 
 from perl_jax import roles
-from perl_jax.interop import hf_config, hf_names, hf_weights, score
+from perl_jax.interop import hf_config, hf_files, hf_names, hf_weights, score
 from perl_jax.interop.storage import Storage
+from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
 
 
@@ -20,7 +21,8 @@ def is_checkpoint(directory: str | os.PathLike) -> bool:
     settings = json.loads(path.read_text())
   except (OSError, ValueError):
     return False
-  return isinstance(settings, dict) and "model_type" in settings
+  names = ("model_type", "architectures")
+  return isinstance(settings, dict) and any(name in settings for name in names)
 
 
 def load(
@@ -40,20 +42,51 @@ def load(
     FileNotFoundError: A file is missing.
     ValueError: The architecture, a field or the weights cannot be used.
   """
-  hf = hf_config.load_hf_config(directory)
-  config = hf_config.model_config(hf, str(Path(directory) / "config.json"))
-  checkpoint = hf_weights.Checkpoint(directory)
-  architectures = getattr(hf, "architectures", None) or []
+  config, checkpoint, is_reward = _describe(directory)
   head = None
-  if hf_names.SCORE in checkpoint.shapes or any(
-    name.endswith(hf_config.SEQ_CLS) for name in architectures
-  ):
+  if is_reward:
     weight = None
     if hf_names.SCORE in checkpoint.shapes:
       weight = checkpoint.read(hf_names.SCORE, (slice(None), slice(None)))
     where = f"{checkpoint.directory}: {hf_names.SCORE}"
     head = score.score_head(weight, config, where)
-    # It has no head for tokens, whatever config.json says.
-    config = dataclasses.replace(config, tied_head=True)
   base = hf_weights.load_base(checkpoint, config, mesh=mesh, storage=storage)
   return roles.Role(roles.Backbone(config, LoraSpec()), head or {}, base)
+
+
+def model_config(directory: str | os.PathLike) -> ModelConfig:
+  """The model of a checkpoint, from config.json and the names of its tensors.
+
+  If there are no weights, from config.json alone.
+
+  Raises:
+    FileNotFoundError: There is no config.json, or a shard is missing.
+    ValueError: The architecture or a field cannot be used.
+  """
+  try:
+    return _describe(directory)[0]
+  except hf_files.NoWeightsError:
+    return hf_config.model_config(
+      hf_config.load_hf_config(directory), str(Path(directory) / "config.json")
+    )
+
+
+def _describe(
+  directory: str | os.PathLike,
+) -> tuple[ModelConfig, hf_files.Checkpoint, bool]:
+  """(model, tensors, whether it is a reward model)."""
+  hf = hf_config.load_hf_config(directory)
+  config = hf_config.model_config(hf, str(Path(directory) / "config.json"))
+  checkpoint = hf_files.Checkpoint(
+    directory,
+    file=getattr(hf, "transformers_weights", None),
+    nested=hf_config.is_nested(hf),
+  )
+  architectures = getattr(hf, "architectures", None) or []
+  is_reward = hf_names.SCORE in checkpoint.shapes or any(
+    name.endswith(hf_config.SEQ_CLS) for name in architectures
+  )
+  if is_reward:
+    # It has no head for tokens, whatever config.json says.
+    return dataclasses.replace(config, tied_head=True), checkpoint, True
+  return hf_weights.with_its_head(checkpoint, config), checkpoint, False

@@ -23,11 +23,52 @@ PROJECTIONS = {
 }
 # Saved by old releases; every loader computes it again.
 IGNORED = re.compile(r".*\.rotary_emb\.inv_freq")
+# The parts of a larger model that see images.
+VISION = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\..*")
+# Beside a weight of GPTQ, AWQ, bitsandbytes, FP8, compressed-tensors, MXFP4,
+# torchao or HQQ.
+QUANTIZED = re.compile(
+  r".*[.:_]("
+  r"qweight|qzeros|scales|g_idx|SCB|weight_format|blocks"
+  r"|(nested_)?(absmax|quant_map)|quant_state\..*"
+  r"|(weight|input|output)_(scale|zero_point)(_inv|_2)?"
+  r"|weight_(packed|shape|scales|g_idx)|qdata|W_q)"
+)
 EMBEDDING = "model.embed_tokens.weight"
 LM_HEAD = "lm_head.weight"
 SCORE = (
   "score.weight"  # of a reward model, `AutoModelForSequenceClassification`
 )
+
+
+_BASE = r"(?=(layers|embed_tokens|norm)\.)"
+_PLAIN_BASE = re.compile(rf"(model\.)?{_BASE}")
+_NESTED_BASE = re.compile(rf"(model\.)?language_model\.(model\.)*{_BASE}")
+_HEADS = re.compile(r"(model\.)?(?=(lm_head|score)\.)")
+_NESTED_HEADS = re.compile(
+  r"(model\.)?(?=(lm_head|score)\.)|language_model\.(?=lm_head\.)"
+)
+
+
+def canonical(name: str, nested: bool = False) -> str | None:
+  """The name of a parameter in `...ForCausalLM`, from its name in a file.
+
+  None if it belongs to neither the base model nor a head.
+
+  The base model may have been saved by itself, without "model." in front, or a
+  head with it: `transformers` reads both.
+
+  Args:
+    name: As the file has it.
+    nested: Whether the language model is a part of a larger one, in which the
+      names of its base begin with "language_model.model." (old files) or
+      "model.language_model.".
+  """
+  base = (_NESTED_BASE if nested else _PLAIN_BASE).match(name)
+  if base:
+    return f"model.{name[base.end() :]}"
+  head = (_NESTED_HEADS if nested else _HEADS).match(name)
+  return name[head.end() :] if head else None
 
 
 @dataclasses.dataclass(frozen=True)

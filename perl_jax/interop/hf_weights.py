@@ -9,7 +9,7 @@ A leaf is read, cast and put where its sharding rule wants it before the next is
 read, each device getting its own part: the host holds one leaf at a time.
 """
 
-import json
+import dataclasses
 import math
 import os
 from collections.abc import Mapping
@@ -20,103 +20,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
+from absl import logging
 from jax.sharding import Mesh, NamedSharding
 
 from perl_jax import files as files_lib
 from perl_jax import hosts, roles, sharding
 from perl_jax import params as params_lib
-from perl_jax.interop import hf_names
+from perl_jax.interop import hf_files, hf_names
+from perl_jax.interop.hf_files import FLOATS, INDEX, SINGLE, Checkpoint
 from perl_jax.interop.storage import Storage
 from perl_jax.models.config import ModelConfig
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
-FLOATS = ("F32", "F16", "BF16")
 SHARD_BYTES = 5 * 10**9
-
-
-class Checkpoint:
-  """The tensors of a checkpoint directory, by name; nothing is read at once.
-
-  Attributes:
-    directory: Directory of the checkpoint.
-    shapes: Shape of each tensor.
-    dtypes: Name of each tensor's dtype in the file ("F32", "BF16", ...).
-
-  Raises:
-    FileNotFoundError: No weights, or a shard that the index names is missing.
-    ValueError: The index or a shard is broken, or names a file outside the
-      directory.
-  """
-
-  def __init__(self, directory: str | os.PathLike) -> None:
-    self.directory = Path(directory)
-    self.shapes: dict[str, tuple[int, ...]] = {}
-    self.dtypes: dict[str, str] = {}
-    self._files: dict[str, str] = {}
-    listed = self._listed()
-    for file in sorted(set(listed.values())) or [SINGLE]:
-      with self._open(file) as shard:
-        for name in shard.keys():  # noqa: SIM118 (not a mapping)
-          tensor = shard.get_slice(name)
-          self.shapes[name] = tuple(tensor.get_shape())
-          self.dtypes[name] = tensor.get_dtype()
-          self._files[name] = file
-    lost = sorted(n for n, file in listed.items() if self._files.get(n) != file)
-    if lost:
-      raise ValueError(
-        f"{self.directory / INDEX} lists {len(lost)} tensors that are not in"
-        f" the file it names: {lost[:4]}. Download the checkpoint again."
-      )
-
-  def _listed(self) -> dict[str, str]:
-    """File by tensor, from the index; empty if there is a single file."""
-    index = self.directory / INDEX
-    if not index.is_file():
-      if (self.directory / SINGLE).is_file():
-        return {}
-      pickled = any(self.directory.glob("pytorch_model*.bin"))
-      hint = (
-        " pytorch_model.bin is a pickle, which can run code and is not read:"
-        " save the model with `save_pretrained(..., safe_serialization=True)`."
-        if pickled
-        else ""
-      )
-      raise FileNotFoundError(
-        f"{self.directory} has neither {SINGLE} nor {INDEX}.{hint}"
-      )
-    try:
-      listed = dict(json.loads(index.read_text())["weight_map"])
-    except (ValueError, KeyError, TypeError) as error:
-      raise ValueError(f"{index} has no readable weight_map: {error!r}") from (
-        error
-      )
-    for name, file in listed.items():
-      if not isinstance(file, str) or Path(file).name != file:
-        raise ValueError(
-          f"{index}: {name} is said to be in {file!r}. A shard has to lie in"
-          " the directory itself."
-        )
-    return listed
-
-  def _open(self, file: str):
-    path = self.directory / file
-    if not path.is_file():
-      raise FileNotFoundError(
-        f"{path} is missing, and {INDEX} names it. Download it again."
-      )
-    try:
-      return safetensors.safe_open(path, framework="np")
-    except safetensors.SafetensorError as error:
-      raise ValueError(
-        f"{path} is truncated or no safetensors file: {error}. Download it"
-        " again."
-      ) from error
-
-  def read(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
-    """A part of one tensor."""
-    with self._open(self._files[name]) as shard:
-      return shard.get_slice(name)[index]
+# Prefixes that a model gets from what wraps it, and how to save it without.
+_WRAPPERS = {
+  "_orig_mod.": "the model that torch.compile wrapped was saved. Save"
+  " `model._orig_mod` with save_pretrained.",
+  "module.": "the model in a wrapper for several devices was saved. Save"
+  " `model.module` with save_pretrained.",
+  "base_model.": "the model under a PEFT adapter was saved. Save"
+  " `model.merge_and_unload()` with save_pretrained.",
+}
 
 
 def base_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -193,18 +117,38 @@ def _expected(source, shape) -> tuple[int, ...]:
   return tuple(inner[::-1] if source.transposed else inner)
 
 
+def with_its_head(checkpoint: Checkpoint, config: ModelConfig) -> ModelConfig:
+  """The config with the head that the files have, as `transformers` ties it.
+
+  If config.json ties the head to the embedding, one of the two is enough. If
+  both are there and differ, the head is one of its own.
+  """
+  names = (hf_names.EMBEDDING, hf_names.LM_HEAD)
+  if not config.tied_head or hf_names.LM_HEAD not in checkpoint.shapes:
+    return config
+  if hf_names.EMBEDDING not in checkpoint.shapes:
+    checkpoint.alias(*names)
+    return config
+  if hf_files.same_tensors(checkpoint, names):
+    return config
+  logging.warning(
+    "%s: config.json says tie_word_embeddings, but %s differs from %s. The"
+    " head is read as one of its own, as transformers does.",
+    checkpoint.directory,
+    *names[::-1],
+  )
+  return dataclasses.replace(config, tied_head=False)
+
+
 def _require_fit(checkpoint, config, shapes, sources) -> None:
+  """Checks names, shapes and dtypes; logs which tensors are not used."""
+  hf_files.require_unquantized(checkpoint)
   wanted = {
     name: _expected(source, shapes[path])
     for path, source in sources.items()
     for name in source.names
   }
-  extra = {n for n in checkpoint.shapes if n not in wanted}
-  extra = {n for n in extra if not hf_names.IGNORED.fullmatch(n)}
-  extra.discard(hf_names.SCORE)
-  if config.tied_head and hf_names.LM_HEAD in extra:
-    _require_tied(checkpoint)
-    extra.discard(hf_names.LM_HEAD)
+  extra = sorted({*checkpoint.shapes, *checkpoint.others} - {*wanted})
   missing = sorted(set(wanted) - set(checkpoint.shapes))
   shared = sorted(set(wanted) & set(checkpoint.shapes))
   wrong = [
@@ -217,34 +161,52 @@ def _require_fit(checkpoint, config, shapes, sources) -> None:
     for n in shared
     if checkpoint.dtypes[n] not in FLOATS
   ]
-  if missing or extra or wrong or dtypes:
+  if missing or wrong or dtypes:
     raise ValueError(
       f"The weights in {checkpoint.directory} are not those that its"
       " config.json describes."
       + _listed("missing", missing)
-      + _listed("extra", sorted(extra))
+      + _listed("extra", extra)
       + _listed("other shape", wrong)
       + _listed(f"dtype none of {', '.join(FLOATS)}", dtypes)
+      + _way_out(missing, extra)
     )
+  _log_unused(checkpoint, config, extra)
 
 
-def _require_tied(checkpoint) -> None:
-  """A tied head that is saved as well has to be the embedding."""
-  names = (hf_names.EMBEDDING, hf_names.LM_HEAD)
-  if checkpoint.shapes[names[0]] == checkpoint.shapes[names[1]]:
-    rows, step = checkpoint.shapes[names[0]][0], 4096
-    if all(
-      np.array_equal(
-        *(checkpoint.read(n, (slice(i, min(i + step, rows)),)) for n in names)
-      )
-      for i in range(0, rows, step)
-    ):
-      return
-  raise ValueError(
-    f"{checkpoint.directory}: config.json says tie_word_embeddings, but"
-    f" {names[1]} differs from {names[0]}. Set tie_word_embeddings to false if"
-    " the head was trained on its own."
-  )
+def _way_out(missing: list[str], extra: list[str]) -> str:
+  if missing == [hf_names.LM_HEAD]:
+    return (
+      "\nIf the head of this model is its embedding, set tie_word_embeddings to"
+      " true in config.json."
+    )
+  for prefix, saved in _WRAPPERS.items():
+    if extra and all(name.startswith(prefix) for name in extra):
+      return f"\nAll names begin with {prefix!r}: {saved}"
+  return ""
+
+
+def _log_unused(checkpoint, config, extra: list[str]) -> None:
+  """Says which tensors `transformers` would not use for a language model."""
+  known = {hf_names.SCORE} | ({hf_names.LM_HEAD} if config.tied_head else set())
+  extra = [n for n in extra if n not in known]
+  extra = [n for n in extra if not hf_names.IGNORED.fullmatch(n)]
+  vision = [n for n in extra if hf_names.VISION.fullmatch(n)]
+  if vision:
+    logging.info(
+      "%s: the %d tensors of the vision tower and its projector are skipped;"
+      " only the language model is read.",
+      checkpoint.directory,
+      len(vision),
+    )
+  rest = sorted(set(extra) - set(vision))
+  if rest:
+    logging.warning(
+      "%s holds tensors that a model of this config.json does not have. As in"
+      " transformers, they are not used.%s",
+      checkpoint.directory,
+      _listed("not used", rest),
+    )
 
 
 def _listed(what: str, items: list[str], most: int = 8) -> str:

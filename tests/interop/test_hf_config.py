@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from perl_jax.interop import hf_config
+from perl_jax.interop import hf_config, hf_config_out
 from perl_jax.models import presets
 from perl_jax.models.config import ModelConfig
 
@@ -15,7 +15,7 @@ OWN = dict(dtype="bfloat16", remat="full", scan_unroll=2, attention="xla")
 @pytest.mark.parametrize("reward", [False, True])
 def test_every_preset_is_a_model_of_transformers(name, reward):
   config = presets.preset(name, vocab_size=64, max_len=128, **OWN)
-  made = hf_config.hf_config(config, reward=reward)
+  made = hf_config_out.hf_config(config, reward=reward)
   found = hf_config.model_config(made, name)
   ours, theirs = config.to_dict(), found.to_dict()
   for field in (*OWN, "query_scale"):
@@ -41,7 +41,7 @@ def test_scaled_rotary_positions_of_llama_3():
     rope_high_freq_factor=4.0,
     rope_original_max_len=512,
   )
-  made = hf_config.hf_config(config)
+  made = hf_config_out.hf_config(config)
   assert made.rope_parameters["rope_type"] == "llama3"
   assert hf_config.model_config(made, "x") == config
 
@@ -59,7 +59,7 @@ def test_scaled_rotary_positions_of_llama_3():
 def test_models_that_nobody_else_has_are_refused(preset, changes, message):
   config = presets.preset(preset, vocab_size=64, **changes)
   with pytest.raises(ValueError, match="No Hugging Face") as caught:
-    hf_config.hf_config(config)
+    hf_config_out.hf_config(config)
   assert message in str(caught.value)
 
 
@@ -89,6 +89,6 @@ def test_old_and_new_spellings_are_one(tmp_path):
 
 def test_the_gelu_of_the_first_gemma_is_that_by_tanh(tmp_path):
   """Its config.json says "gelu"; the model was trained with the other."""
-  made = hf_config.hf_config(presets.preset("gemma_tiny", vocab_size=64))
+  made = hf_config_out.hf_config(presets.preset("gemma_tiny", vocab_size=64))
   made.hidden_act = "gelu"
   assert hf_config.model_config(made, "x").activation == "gelu_tanh"

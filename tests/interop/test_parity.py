@@ -24,7 +24,7 @@ from perl_jax.interop import hf_checkpoint, hf_export, hf_weights, peft
 from perl_jax.interop.storage import Storage
 from perl_jax.models.lora import LoraSpec
 from tests.interop import torch_side
-from tests.interop.tiny import REFERENCES, load, logits, scores
+from tests.interop.tiny import REFERENCES, batch, load, logits, scores
 
 TOLERANCE = 2e-4
 HAS_TORCH = all(map(importlib.util.find_spec, ("torch", "peft")))
@@ -78,10 +78,6 @@ def case(request, made):
   """(directory, what PyTorch said) of a family."""
   directory = made(request.param)
   return directory, np.load(directory / "expected.npz")
-
-
-def batch(expected):
-  return jnp.asarray(expected["tokens"]), jnp.asarray(expected["lengths"])
 
 
 def test_logits(case):

@@ -40,3 +40,7 @@ def scores(config, lora, params, tokens, lengths):
     jnp.zeros(tokens.shape, bool),
     max_response=1,
   )
+
+
+def batch(expected):
+  return jnp.asarray(expected["tokens"]), jnp.asarray(expected["lengths"])

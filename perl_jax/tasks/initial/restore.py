@@ -13,7 +13,7 @@ import jax
 
 from perl_jax import checkpoint, roles, sharding
 from perl_jax import params as params_lib
-from perl_jax.interop import hf_checkpoint, hf_config, peft
+from perl_jax.interop import hf_checkpoint, peft
 from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
 from perl_jax.tasks.initial import manifest, model
@@ -211,8 +211,7 @@ def model_in(directory: str | os.PathLike, field: str) -> ModelConfig | None:
     saved = manifest.read_model(directory, field)
     return ModelConfig.from_dict(saved["model"])
   if hf_checkpoint.is_checkpoint(directory):
-    hf = hf_config.load_hf_config(directory)
-    return hf_config.model_config(hf, str(Path(directory) / "config.json"))
+    return hf_checkpoint.model_config(directory)
   return None
 
 

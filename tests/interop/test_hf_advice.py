@@ -1,0 +1,100 @@
+"""Errors about files, each with what it advises: doing that has to help."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from perl_jax.interop import hf_files
+from tests.interop.rewriting import shards, tensors_of
+from tests.interop.tiny import load
+
+
+def no_weights(directory):
+  with pytest.raises(FileNotFoundError) as caught:
+    load(directory)
+  return str(caught.value)
+
+
+def test_a_file_of_another_name_is_renamed(copy):
+  directory = copy("llama2")
+  other = (directory / hf_files.SINGLE).rename(
+    directory / "model.fp16.safetensors"
+  )
+  message = no_weights(directory)
+  assert f"{other.name}: rename that file to {hf_files.SINGLE}" in message
+  other.rename(directory / hf_files.SINGLE)
+  load(directory)
+
+
+def test_an_index_of_a_variant_is_renamed(copy):
+  directory = copy("llama2")
+  shards(directory)
+  index = directory / hf_files.INDEX
+  other = index.rename(directory / "model.safetensors.index.fp16.json")
+  message = no_weights(directory)
+  assert f"{other.name}, a variant: rename that file to {index.name}" in message
+  other.rename(index)
+  load(directory)
+
+
+def test_shards_need_their_index(copy):
+  directory = copy("llama2")
+  shards(directory)
+  kept = (directory / hf_files.INDEX).rename(directory / "kept")
+  message = no_weights(directory)
+  assert "model-0.safetensors" in message
+  assert f"Download or copy {hf_files.INDEX}" in message
+  kept.rename(directory / hf_files.INDEX)
+  load(directory)
+
+
+def test_a_pointer_of_git_lfs_is_no_damaged_file(copy):
+  directory = copy("llama2")
+  (directory / hf_files.SINGLE).write_text(
+    "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+  )
+  with pytest.raises(ValueError, match="git lfs pull"):
+    load(directory)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x10"])
+def test_an_empty_file_is_said_to_be_truncated(copy, content):
+  directory = copy("llama2")
+  (directory / hf_files.SINGLE).write_bytes(content)
+  with pytest.raises(ValueError, match="truncated"):
+    load(directory)
+
+
+@pytest.mark.slow
+def test_a_pickle_is_written_again_as_the_error_says(copy, tmp_path):
+  torch = pytest.importorskip("torch", reason="makes a pickle")
+  import transformers
+
+  directory = copy("llama2")
+  expected = load(directory)
+  tensors = {
+    n: torch.from_numpy(v.copy()) for n, v in tensors_of(directory).items()
+  }
+  torch.save(tensors, directory / "pytorch_model.bin")
+  (directory / hf_files.SINGLE).unlink()
+  message = no_weights(directory)
+  assert "pickle" in message
+  code = message[message.index("transformers.Auto") :].split(", and copy")[0]
+  new = tmp_path / "new"
+  exec(code, {"transformers": transformers, "NEW": str(new)})
+  found = load(new)
+  jax.tree.map(np.testing.assert_array_equal, found.frozen, expected.frozen)
+
+
+def test_a_head_that_is_the_embedding_is_tied_as_the_error_says(copy):
+  directory = copy("llama3")
+  path = directory / "config.json"
+  fields = json.loads(path.read_text())
+  del fields["tie_word_embeddings"]  # the default of a Llama is false
+  path.write_text(json.dumps(fields))
+  with pytest.raises(ValueError, match="set tie_word_embeddings to true"):
+    load(directory)
+  path.write_text(json.dumps(fields | {"tie_word_embeddings": True}))
+  load(directory)

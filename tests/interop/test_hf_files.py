@@ -1,0 +1,172 @@
+"""Files as others save them: read as `from_pretrained` of transformers does.
+
+Each case changes a reference checkpoint in a way that does not change the
+model. Here it has to give the same leaves; where PyTorch is installed,
+`transformers` has to give the same logits from it too.
+"""
+
+import json
+import logging
+
+import jax
+import numpy as np
+import pytest
+
+from perl_jax.models.lora import LoraSpec
+from tests.interop.rewriting import (
+  EMBEDDING,
+  HEAD,
+  add,
+  cast,
+  index_lists_more,
+  index_names_another_shard,
+  named_in_config,
+  rename,
+  shards,
+  shards_in_a_folder,
+  single_beside_shards,
+  snapshot,
+  tensors_of,
+  write,
+)
+from tests.interop.tiny import REFERENCES, batch, load, logits
+
+INV_FREQ = {"layers__0__self_attn__rotary_emb__inv_freq": np.ones(4, "f4")}
+UNUSED = {
+  "model__layers__0__self_attn__masked_bias": np.zeros(1, "f4"),
+  "v_head__summary__weight": np.zeros((1, 16), "f4"),
+}
+# Name -> (family of the reference, change). "llama3" is tied, "llama2" is not.
+CASES = {
+  "float64": ("llama2", cast(np.float64)),
+  "no_metadata": ("qwen2", rename(lambda name: name)),
+  "base_by_itself": ("llama3", rename(lambda n: n.removeprefix("model."))),
+  "head_in_the_base": (
+    "llama2",
+    rename(lambda n: f"model.{n}" if n == HEAD else n),
+  ),
+  "old_buffers": ("llama2", add(**INV_FREQ)),
+  "unused": ("qwen3", add(**UNUSED)),
+  "tied_head_alone": (
+    "llama3",
+    rename(lambda n: HEAD if n == EMBEDDING else n),
+  ),
+  "tied_head_alone_in_shards": (
+    "gemma2",
+    lambda d: (
+      rename(lambda n: HEAD if n == EMBEDDING else n)(d),
+      shards(d, listed={EMBEDDING: "model-0.safetensors"}),
+    ),
+  ),
+  "index_lists_more": ("llama3", index_lists_more),
+  "index_names_another_shard": ("gemma", index_names_another_shard),
+  "shards_in_a_folder": ("mistral", shards_in_a_folder),
+  "single_beside_shards": ("llama2", single_beside_shards),
+  "named_in_config": ("qwen2", named_in_config),
+  "snapshot": ("gemma3", snapshot),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_files_as_others_save_them(case, copy):
+  family, change = CASES[case]
+  directory = copy(family)
+  expected = load(directory)
+  change(directory)
+  found = load(directory)
+  assert found.config == expected.config
+  jax.tree.map(np.testing.assert_array_equal, found.frozen, expected.frozen)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_transformers_reads_them_to_the_same_logits(case, copy):
+  family, change = CASES[case]
+  directory = copy(family)
+  change(directory)
+  found = their_logits(directory, family)
+  expected = np.load(REFERENCES / family / "expected.npz")
+  np.testing.assert_allclose(found, expected["logits"], atol=2e-4, rtol=0)
+
+
+def their_logits(directory, family):
+  """What transformers says on the tokens of a reference."""
+  torch = pytest.importorskip("torch", reason="compares with PyTorch")
+  import transformers
+
+  from tests.interop import torch_side
+
+  expected = np.load(REFERENCES / family / "expected.npz")
+  model = transformers.AutoModelForCausalLM.from_pretrained(
+    directory, dtype=torch.float32, attn_implementation="eager"
+  )
+  return torch_side.logits_of(
+    model.eval(), expected["tokens"], expected["lengths"]
+  )
+
+
+@pytest.mark.slow
+def test_a_head_that_differs_from_the_embedding_is_not_tied(copy, caplog):
+  """Whatever config.json says; transformers warns and does the same."""
+  directory = copy("qwen2")
+  head = tensors_of(directory)[EMBEDDING][::-1].copy()
+  add(lm_head__weight=head)(directory)
+  with caplog.at_level(logging.WARNING):
+    found = load(directory)
+  assert "tie_word_embeddings" in caplog.text and HEAD in caplog.text
+  assert not found.config.tied_head
+  expected = np.load(REFERENCES / "qwen2" / "expected.npz")
+  ours = logits(found.config, LoraSpec(), found.frozen, *batch(expected))
+  theirs = their_logits(directory, "qwen2")
+  assert np.abs(theirs - expected["logits"]).max() > 1
+  np.testing.assert_allclose(ours, theirs, atol=2e-4, rtol=0)
+
+
+def test_what_is_not_used_is_said(copy, caplog):
+  directory = copy("llama2")
+  add(**UNUSED, **INV_FREQ)(directory)
+  with caplog.at_level(logging.WARNING):
+    load(directory)
+  assert "v_head.summary.weight" in caplog.text
+  assert "masked_bias" in caplog.text and "inv_freq" not in caplog.text
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    "q_proj.qweight", "q_proj.scales", "q_proj.weight_scale_inv",
+    "q_proj.weight.absmax", "q_proj.weight.quant_state.bitsandbytes__nf4",
+    "q_proj.SCB", "q_proj.weight_packed", "q_proj.input_scale",
+  ],
+)  # fmt: skip
+def test_what_quantised_weights_leave_is_refused(copy, name):
+  """A scale that is not used would give another model, silently."""
+  directory = copy("llama2")
+  name = f"model.layers.0.self_attn.{name}"
+  write(directory, tensors_of(directory) | {name: np.ones(1, "f4")})
+  with pytest.raises(ValueError, match="quantised weights") as caught:
+    load(directory)
+  assert name in str(caught.value)
+
+
+def test_two_spellings_of_one_tensor_are_refused(copy):
+  directory = copy("llama2")
+  write(directory, tensors_of(directory) | {"norm.weight": np.ones(16, "f4")})
+  with pytest.raises(ValueError, match="names of one tensor") as caught:
+    load(directory)
+  assert "'norm.weight'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ("file", "message"),
+  [("/etc/x.safetensors", "in the directory"), ("../x", "in the directory")],
+)
+def test_files_outside_the_directory_are_refused(copy, file, message):
+  directory = copy("llama2")
+  named_in_config(directory)
+  path = directory / "config.json"
+  fields = json.loads(path.read_text()) | {"transformers_weights": file}
+  path.write_text(json.dumps(fields))
+  with pytest.raises(ValueError, match=message) as caught:
+    load(directory)
+  assert "transformers_weights" in str(caught.value)
