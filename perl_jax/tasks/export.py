@@ -185,6 +185,7 @@ def write_adapter(config, start, head, partial, workdir) -> dict[str, float]:
       stops(config, start),
       dtype=config.dtype,
       shard_bytes=config.shard_bytes,
+      like=start.tokenizer,
     )
     base = str(workdir / _BASE)
   peft.save_adapter(
@@ -213,6 +214,7 @@ def write_merged(config, start, head, partial) -> dict[str, float]:
     dtype=config.dtype,
     shard_bytes=config.shard_bytes,
     head=head,
+    like=start.tokenizer,
   )
   change = merge_change(start, merged)
   logging.info(
