@@ -3,10 +3,14 @@
 A checkpoint holds three items: `trainable` (adapters and heads; with full
 tuning the whole tree), `optimizer` (Optax state and step count) and `meta`
 (data position and whatever else the loop needs, as JSON). The base is never
-saved. Saving is asynchronous; the latest and the best checkpoint are kept.
+saved. Saving is asynchronous; the latest checkpoints and the best are kept.
+
+Each checkpoint has a list of its files with their SHA-256, which is written
+before Orbax gives the directory its name and checked before anything is read.
 """
 
 import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,13 +18,18 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from jax.sharding import Mesh
 from orbax.checkpoint import checkpoint_managers
 
+from perl_jax import checksums, hosts, sharding, steps
 from perl_jax import params as params_lib
-from perl_jax import sharding, steps
 
 DIRECTORY = "checkpoints"
+# Where checkpoints that cannot be read any more are put aside.
+DAMAGED = "damaged"
+# Orbax writes these last of all, after the list of checksums.
+_LAST = ("_CHECKPOINT_METADATA", "commit_success.txt")
 
 
 def _score(metrics: Mapping[str, float]) -> float:
@@ -49,7 +58,20 @@ class Checkpointer:
     mode: Whether the best is the largest ("max") or the smallest ("min").
   """
 
-  def __init__(self, workdir: str | Path, *, metric: str, mode: str):
+  def __init__(
+    self, workdir: str | Path, *, metric: str, mode: str, keep: int = 2
+  ):
+    """Opens the checkpoints of a workdir, and puts damaged ones aside.
+
+    Args:
+      workdir: Workdir of the stage.
+      metric: See the attributes.
+      mode: See the attributes.
+      keep: Number of latest checkpoints to keep beside the best.
+
+    Raises:
+      ValueError: All checkpoints are damaged; names the files.
+    """
     if mode not in ("max", "min"):
       raise ValueError(f"mode={mode!r} must be 'max' or 'min'.")
     self.metric, self.mode = metric, mode
@@ -58,7 +80,7 @@ class Checkpointer:
     self._sign = 1.0 if mode == "max" else -1.0
     policy = checkpoint_managers.AnyPreservationPolicy(
       [
-        checkpoint_managers.LatestN(1),
+        checkpoint_managers.LatestN(keep),
         checkpoint_managers.BestN(
           get_metric_fn=_score,
           n=1,
@@ -66,16 +88,33 @@ class Checkpointer:
         ),
       ]
     )
+    self._directory = Path(workdir).absolute() / DIRECTORY
+    _put_damaged_aside(self._directory)
     self._manager = ocp.CheckpointManager(
-      Path(workdir).absolute() / DIRECTORY,
+      self._directory,
       item_names=("trainable", "optimizer", "meta"),
       options=ocp.CheckpointManagerOptions(
         preservation_policy=policy,
         best_fn=_score,
         cleanup_tmp_directories=True,
         enable_async_checkpointing=True,
+        async_options=ocp.AsyncOptions(
+          post_finalization_callback=self._list_files
+        ),
       ),
     )
+
+  def _list_files(self) -> None:
+    """Writes the checksums of what is about to become a checkpoint.
+
+    Orbax calls it once all files are written, and before the directory is known
+    as a checkpoint.
+    """
+    if not hosts.is_primary():
+      return
+    for path in self._directory.iterdir():
+      if path.is_dir() and not (path / checksums.LISTING).exists():
+        checksums.write(path, lambda file: file.name not in _LAST)
 
   def __enter__(self) -> "Checkpointer":
     return self
@@ -143,6 +182,7 @@ class Checkpointer:
   def best_trainable(self, like: params_lib.Params) -> dict[str, Any]:
     """The trainable tree of the best checkpoint, sharded like `like`."""
     self._manager.wait_until_finished()
+    require_whole(self._directory / str(self.best_step))
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     found = self._manager.restore(
       self.best_step,
@@ -179,8 +219,8 @@ def load_trainable(
 
   Raises:
     FileNotFoundError: The workdir holds no complete checkpoint.
-    ValueError: `which` is unknown, or leaves are missing, extra or of another
-      shape.
+    ValueError: `which` is unknown, a file is not as it was written, or leaves
+      are missing, extra or of another shape.
   """
   directory = Path(workdir).absolute() / DIRECTORY
   if which not in ("best", "last"):
@@ -190,6 +230,8 @@ def load_trainable(
       f"{directory} does not exist: {workdir} holds no checkpoint. Point the"
       " init field at the workdir of a stage that has run."
     )
+  for path in _saved(directory):  # the scores of all decide which is best
+    require_whole(path)
   with ocp.CheckpointManager(
     directory,
     item_handlers={
@@ -229,3 +271,66 @@ def _pick_step(manager, directory: Path, which: str) -> int:
       " first evaluation, or run its command again."
     )
   return step
+
+
+def require_whole(directory: Path) -> None:
+  """Checks the files of a checkpoint against their checksums.
+
+  Raises:
+    ValueError: A file differs or is missing; names it and the way out.
+  """
+  fault = checksums.fault(directory)
+  if fault:
+    raise ValueError(
+      f"The checkpoint {directory} is damaged: {fault}. Restore that file, or"
+      " run the stage's command again: it puts this checkpoint aside and goes"
+      " on from the one before."
+    )
+
+
+def _saved(directory: Path) -> list[Path]:
+  """Directories of the complete checkpoints, the oldest first."""
+  found = [path for path in directory.iterdir() if path.name.isdigit()]
+  return sorted(found, key=lambda path: int(path.name))
+
+
+def _put_damaged_aside(directory: Path) -> None:
+  """Moves damaged checkpoints out of the way, and says so.
+
+  Raises:
+    ValueError: There are checkpoints, and all of them are damaged.
+  """
+  if not directory.is_dir():
+    return
+  saved = _saved(directory)
+  faults = {path: checksums.fault(path) for path in saved}
+  damaged = [path for path in saved if faults[path]]
+  if damaged and len(damaged) == len(saved):
+    raise ValueError(
+      f"All checkpoints in {directory} are damaged: "
+      + "; ".join(f"{faults[path]}" for path in damaged)
+      + ". Restore the files, or remove the workdir to start afresh."
+    )
+  for path in saved:
+    if not (path / checksums.LISTING).exists():
+      logging.warning(
+        "The checkpoint of step %s has no %s, which an older version did not"
+        " write: its files are taken as they are.",
+        path.name,
+        checksums.LISTING,
+      )
+  hosts.barrier("checkpoints looked at")
+  for path in damaged:
+    target = directory.parent / DAMAGED / path.name
+    logging.warning(
+      "The checkpoint of step %s is damaged: %s. It is put aside as %s, and the"
+      " run goes on from an earlier one.",
+      path.name,
+      faults[path],
+      target,
+    )
+    if hosts.is_primary():
+      shutil.rmtree(target, ignore_errors=True)
+      target.parent.mkdir(exist_ok=True)
+      path.rename(target)
+  hosts.barrier("checkpoints put aside")
