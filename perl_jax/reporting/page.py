@@ -29,6 +29,7 @@ class Stage(NamedTuple):
     metrics: Lines of metrics.jsonl.
     samples: Lines of samples.jsonl.
     scores: Lines of scores.jsonl.
+    notice: What to know before reading its samples, as a sentence.
   """
 
   name: str
@@ -38,6 +39,7 @@ class Stage(NamedTuple):
   metrics: figures.Rows = ()
   samples: figures.Rows = ()
   scores: figures.Rows = ()
+  notice: str = ""
 
 
 class Section(NamedTuple):
@@ -199,7 +201,8 @@ def _samples(stages: Sequence[Stage]) -> str:
   ):
     text = samples.samples_html(stage.samples)
     if text:
-      return text
+      notice = stage.notice and f"<p><b>{escape(stage.notice)}</b></p>\n"
+      return notice + text
   return ""
 
 

@@ -14,6 +14,7 @@ from absl import logging
 
 from perl_jax import files as files_lib
 from perl_jax import hosts, tasks
+from perl_jax.data.sources import registry
 from perl_jax.reporting import page
 
 _LINES = ("metrics.jsonl", "samples.jsonl", "scores.jsonl")
@@ -105,7 +106,16 @@ def _stage(name: str, directory: Path | None) -> page.Stage:
     lines[file.removesuffix(".jsonl")] = (
       files_lib.read_jsonl(path, torn_end=True) if path.exists() else []
     )
-  return stage._replace(config=_read_object(directory, "config"), **lines)
+  config = _read_object(directory, "config")
+  return stage._replace(config=config, notice=_notice(config), **lines)
+
+
+def _notice(config: Mapping[str, object]) -> str:
+  """What to know before reading the data of a stage; "" if nothing is."""
+  data = config.get("data")
+  name = data.get("name") if isinstance(data, Mapping) else None
+  notices = {key: s.notice for key, s in registry.describe().items()}
+  return notices.get(str(name), "")
 
 
 def _read_object(directory: Path, name: str) -> dict[str, object]:

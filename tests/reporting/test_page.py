@@ -124,6 +124,13 @@ def test_an_evaluation_compares_policy_and_anchor():
   assert "<figure>" not in text  # single points are no curves
 
 
+def test_a_notice_stands_above_the_samples():
+  rl = runs.stage("rl", samples=[{"step": 1, "policy": "p"}], notice="a < b")
+  text = runs.render(runs.stages(rl=rl))
+  assert 0 < text.index("a &lt; b") < text.index("Sample 1")
+  assert "a &lt; b" not in runs.render(runs.stages(rl=rl._replace(samples=())))
+
+
 def test_samples_are_those_that_compare_a_policy_with_its_anchor():
   sft = runs.stage("sft", samples=[{"step": 1, "response": "of sft"}])
   rl = runs.stage("rl", samples=[{"step": 1, "policy": "of rl"}])

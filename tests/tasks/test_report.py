@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from perl_jax import files
+from perl_jax.data.sources import registry
 from perl_jax.tasks import report
 from tests.reporting import runs
 
@@ -151,6 +152,15 @@ def test_the_root_summary_wins_over_the_stages(workdir):
   files.write_json(workdir / "rl" / "summary.json", {"gold_after": 0.01})
   text = read(workdir)
   assert "to 79.5%" in text
+
+
+def test_samples_of_harmful_prompts_have_a_notice(workdir):
+  notice = registry.describe()["hh_rlhf"].notice
+  assert notice not in read(workdir)
+  path = workdir / "rl" / "config.json"
+  for data, shown in (({"name": "hh_rlhf"}, 1), ({"name": ["x"]}, 0), ("x", 0)):
+    files.write_json(path, {"task": "rl", "data": data})
+    assert read(workdir).count(notice) == shown
 
 
 def test_the_command_is_read_from_its_file(tmp_path, workdir):
