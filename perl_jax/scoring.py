@@ -8,6 +8,7 @@ different arguments, so that equal parameters give equal bits and the KL at step
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +50,10 @@ def make_logprobs(
 
 
 def make_rewards(
-  backbone: roles.Backbone, *, members: int = 1
+  backbone: roles.Backbone,
+  *,
+  members: int = 1,
+  closing: roles.Closing | None = None,
 ) -> Callable[..., jax.Array]:
   """Returns `rewards(trainable, frozen, prompts, lengths, responses, mask)`.
 
@@ -59,18 +63,19 @@ def make_rewards(
     backbone: Model and adapter shape.
     members: Number of reward models. Above 1, `trainable` holds the stacked
       trees of all, and the scores are `[members, B]`, from one pass.
+    closing: What the reward model reads after a response, or None.
   """
 
   def rewards(trainable, frozen, prompts, lengths, responses, mask):
     params = params_lib.combine(trainable, frozen)
-    sequence = roles.with_response(prompts, lengths, responses, mask)
+    read = roles.closed(closing, responses, mask)
     prompt = jnp.zeros(prompts.shape, bool)
     return roles.response_scores(
       backbone,
       params,
-      sequence,
-      jnp.concatenate([prompt, mask], axis=1),
-      max_response=responses.shape[1],
+      roles.with_response(prompts, lengths, read.tokens, read.mask),
+      jnp.concatenate([prompt, read.response_mask], axis=1),
+      max_response=read.tokens.shape[1],
     )
 
   if members > 1:
@@ -85,6 +90,7 @@ def make_scores(
   together: tuple[str, ...],
   reward_backbone: roles.Backbone | None = None,
   members: int = 1,
+  closing: roles.Closing | None = None,
   microbatches: int = 1,
 ) -> Callable[..., dict[str, jax.Array]]:
   """Returns `scores(trees, bases, prompts, lengths, responses, mask)`.
@@ -104,60 +110,124 @@ def make_scores(
     reward_backbone: Model and adapter shape of the reward model.
     members: Number of reward models in the ensemble; above 1 its tree is
       stacked.
+    closing: What the reward model reads after a response, or None.
     microbatches: Number of microbatches that are scored in sequence.
   """
 
   def scores(trees, bases, prompts, lengths, responses, mask):
-    batch, group, length = responses.shape
+    arrays = prompts, lengths, responses, mask
+    plain, whole = _rows(None, *arrays), _rows(closing, *arrays)
+    # What follows a response changes nothing in it: who shares the reward
+    # model's pass may read on.
+    readers = {"reward", *(together if "reward" in together else ())}
+
+    def rows_of(name):
+      return whole if name in readers else plain
 
     def params_of(name, tree):
       return params_lib.combine(tree, bases.get(name, bases[""]))
 
-    sequence = roles.with_response(
-      prompts, lengths, responses, mask, group=group
-    )
-    columns = jnp.concatenate(
-      [jnp.zeros(prompts.shape, bool), mask.reshape(batch, -1)], axis=1
-    )
-
     def run(name, tree):
       own = reward_backbone if name == "reward" else backbone
-      params = params_of(name, tree)
-      return roles.hidden_states(own, params, sequence, contiguous=group == 1)
+      rows = rows_of(name)
+      return roles.hidden_states(
+        own,
+        params_of(name, tree),
+        rows.sequence,
+        contiguous=rows.shape[1] == 1,
+      )
 
     hidden = _hidden_states(run, trees, together, members)
 
     def reward(tree, hidden):
-      return roles.response_scores(
-        reward_backbone,
-        params_of("reward", tree),
-        sequence,
-        columns,
-        max_response=length,
-        group=group,
-        hidden=hidden,
-      )
-
-    def per_token(name):
-      params = params_of(name, trees[name])
-      shape = {"response_len": length, "group": group, "hidden": hidden[name]}
-      if name == "value":
-        return roles.response_values(backbone, params, sequence, **shape)
-      return roles.response_logprobs(
-        backbone, params, sequence, temperature=temperature, **shape
-      ).logprobs
+      params = params_of("reward", tree)
+      return _rewards(reward_backbone, params, whole, hidden)
 
     found = {}
-    for name in trees:
+    for name, tree in trees.items():
       if name == "reward":
         score = jax.vmap(reward) if members > 1 else reward
-        rewards = score(trees[name], hidden[name])
-        found[name] = rewards.reshape(*rewards.shape[:-1], batch, group)
+        found[name] = score(tree, hidden[name])
+        continue
+      args = backbone, params_of(name, tree), rows_of(name), hidden[name]
+      if name == "value":
+        values = _values(*args)
       else:
-        found[name] = masked.keep(per_token(name).reshape(mask.shape), mask)
+        values = _logprobs(*args, temperature)
+      found[name] = masked.keep(values[..., : mask.shape[-1]], mask)
     return found
 
   return _in_microbatches(scores, microbatches, members)
+
+
+class _Rows(NamedTuple):
+  """Rows of prompts with their responses, and with what follows these.
+
+  Attributes:
+    sequence: The rows, `[B, P + G T]`.
+    response_mask: Which columns of the rows are a response, `[B, P + G T]`.
+    shape: (B, G, T), with the columns of what follows in T.
+  """
+
+  sequence: roles.Sequence
+  response_mask: jax.Array
+  shape: tuple[int, int, int]
+
+
+def _rows(closing, prompts, lengths, responses, mask) -> _Rows:
+  read = roles.closed(closing, responses, mask)
+  batch, group, _ = responses.shape
+  return _Rows(
+    roles.with_response(prompts, lengths, read.tokens, read.mask, group=group),
+    jnp.pad(
+      read.response_mask.reshape(batch, -1), ((0, 0), (prompts.shape[1], 0))
+    ),
+    read.tokens.shape,
+  )
+
+
+def _rewards(backbone, params, rows: _Rows, hidden) -> jax.Array:
+  """Rewards `[B, G]` from the hidden states of the rows."""
+  batch, group, length = rows.shape
+  found = roles.response_scores(
+    backbone,
+    params,
+    rows.sequence,
+    rows.response_mask,
+    max_response=length,
+    group=group,
+    hidden=hidden,
+  )
+  return found.reshape(batch, group)
+
+
+def _logprobs(backbone, params, rows: _Rows, hidden, temperature) -> jax.Array:
+  """Log-probs `[B, G, T]` from the hidden states of the rows."""
+  _, group, length = rows.shape
+  found = roles.response_logprobs(
+    backbone,
+    params,
+    rows.sequence,
+    response_len=length,
+    temperature=temperature,
+    group=group,
+    hidden=hidden,
+  )
+  return found.logprobs.reshape(rows.shape)
+
+
+def _values(backbone, params, rows: _Rows, hidden) -> jax.Array:
+  """Values `[B, G, T]` from the hidden states of the rows."""
+  _, group, length = rows.shape
+  found = roles.response_values(
+    backbone,
+    params,
+    rows.sequence,
+    response_len=length,
+    group=group,
+    hidden=hidden,
+  )
+  return found.reshape(rows.shape)
 
 
 def _hidden_states(run, trees, together, members):

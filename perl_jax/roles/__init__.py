@@ -14,6 +14,7 @@ from perl_jax.roles.backbone import (
   init_base,
   init_head,
 )
+from perl_jax.roles.closing import Closed, Closing, closed, without_closing
 from perl_jax.roles.outputs import (
   response_kl,
   response_logprobs,
@@ -31,10 +32,13 @@ from perl_jax.roles.sequences import (
 
 __all__ = [
   "Backbone",
+  "Closed",
+  "Closing",
   "PairRows",
   "Role",
   "Sequence",
   "can_pair",
+  "closed",
   "head_kernel",
   "hidden_states",
   "init_adapter",
@@ -49,4 +53,5 @@ __all__ = [
   "right_padded",
   "target_logprobs",
   "with_response",
+  "without_closing",
 ]

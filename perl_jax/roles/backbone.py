@@ -10,6 +10,7 @@ from perl_jax import params as params_lib
 from perl_jax.models import transformer
 from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
+from perl_jax.roles.closing import Closing
 from perl_jax.roles.sequences import Sequence
 
 Params = params_lib.Params
@@ -46,12 +47,15 @@ class Role:
       stacked, `[members, ...]`.
     frozen: The base that it runs on; empty with full tuning.
     members: Number of models in `trainable`.
+    closing: What a reward model reads after a response; None if its score is
+      that of the response's own last token.
   """
 
   backbone: Backbone
   trainable: Params
   frozen: Params
   members: int = 1
+  closing: Closing | None = None
 
   @property
   def config(self) -> ModelConfig:

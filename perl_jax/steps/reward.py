@@ -19,6 +19,7 @@ def reward_scores(
   prompt_lengths: jax.Array,
   *,
   max_response: int,
+  closing: int = 0,
   key: jax.Array | None = None,
 ) -> jax.Array:
   """Scores `[B]`, float32, of right-padded prompts and responses.
@@ -30,10 +31,13 @@ def reward_scores(
     lengths: Tokens of prompt and response together, `[B]`, int32.
     prompt_lengths: Tokens of each prompt, `[B]`, int32.
     max_response: At least the number of response tokens of any row.
+    closing: Number of tokens at the end of each row that the chat template
+      writes after a response: the score is read at the last of them.
     key: Random key that turns LoRA dropout on.
   """
   columns = jnp.arange(tokens.shape[1])
-  mask = (columns >= prompt_lengths[:, None]) & (columns < lengths[:, None])
+  mask = columns >= prompt_lengths[:, None]
+  mask &= columns < lengths[:, None] - closing
   return roles.response_scores(
     backbone,
     params,
@@ -50,6 +54,7 @@ def pair_scores(
   batch: Any,
   *,
   max_response: int,
+  closing: int = 0,
   key: jax.Array | None = None,
 ) -> jax.Array:
   """Scores of both responses of each pair of a `PreferenceBatch`.
@@ -62,6 +67,7 @@ def pair_scores(
     params: Parameters of the reward model, head included.
     batch: `PreferenceBatch` of B pairs.
     max_response: At least the number of response tokens of any row.
+    closing: See `reward_scores`.
     key: Random key that turns LoRA dropout on.
 
   Returns:
@@ -78,6 +84,7 @@ def pair_scores(
       jnp.concatenate([batch.chosen_lengths, batch.rejected_lengths]),
       jnp.concatenate([batch.prompt_lengths] * 2),
       max_response=max_response,
+      closing=closing,
       key=key,
     )
   rows = roles.pair_rows(
@@ -93,24 +100,32 @@ def pair_scores(
     backbone,
     params,
     rows.responses,
-    rows.response_mask,
+    roles.without_closing(rows.response_mask, closing),
     max_response=max_response,
     hidden=rows.split(hidden),
   )
 
 
-def pairwise_loss(backbone: roles.Backbone, *, max_response: int) -> LossFn:
+def pairwise_loss(
+  backbone: roles.Backbone, *, max_response: int, closing: int = 0
+) -> LossFn:
   """The Bradley-Terry loss on a `PreferenceBatch`, per pair.
 
   Args:
     backbone: Model and adapter shape.
     max_response: At least the number of response tokens of any row.
+    closing: See `reward_scores`.
   """
 
   def loss_fn(trainable, frozen, batch, key):
     params = params_lib.combine(trainable["reward"], frozen)
     scores = pair_scores(
-      backbone, params, batch, max_response=max_response, key=key
+      backbone,
+      params,
+      batch,
+      max_response=max_response,
+      closing=closing,
+      key=key,
     )
     chosen, rejected = jnp.split(scores, 2)
     loss = preference.pairwise_preference_loss(chosen, rejected)
@@ -124,12 +139,15 @@ def pairwise_loss(backbone: roles.Backbone, *, max_response: int) -> LossFn:
   return loss_fn
 
 
-def pointwise_loss(backbone: roles.Backbone, *, max_response: int) -> LossFn:
+def pointwise_loss(
+  backbone: roles.Backbone, *, max_response: int, closing: int = 0
+) -> LossFn:
   """Binary cross-entropy on a `LabelledBatch`, per row.
 
   Args:
     backbone: Model and adapter shape.
     max_response: At least the number of response tokens of any row.
+    closing: See `reward_scores`.
   """
 
   def loss_fn(trainable, frozen, batch, key):
@@ -141,6 +159,7 @@ def pointwise_loss(backbone: roles.Backbone, *, max_response: int) -> LossFn:
       batch.lengths,
       batch.prompt_lengths,
       max_response=max_response,
+      closing=closing,
       key=key,
     )
     loss = preference.pointwise_preference_loss(scores, batch.labels)

@@ -47,7 +47,7 @@ def role(config, likelihood):
   return jax.tree.map(jax.numpy.asarray, params_lib.partition(tree, "lora"))
 
 
-def alone(backbone, params, batch):
+def alone(backbone, params, batch, closing=0):
   """Scores of each side in rows of its own."""
   sides = (
     (batch.chosen_tokens, batch.chosen_lengths),
@@ -56,15 +56,22 @@ def alone(backbone, params, batch):
   return jax.numpy.concatenate(
     [
       steps.reward_scores(
-        backbone, params, *side, batch.prompt_lengths, max_response=RESPONSE
+        backbone,
+        params,
+        *side,
+        batch.prompt_lengths,
+        max_response=RESPONSE,
+        closing=closing,
       )
       for side in sides
     ]
   )
 
 
-def together(backbone, params, batch):
-  return reward_lib.pair_scores(backbone, params, batch, max_response=RESPONSE)
+def together(backbone, params, batch, closing=0):
+  return reward_lib.pair_scores(
+    backbone, params, batch, max_response=RESPONSE, closing=closing
+  )
 
 
 @pytest.mark.parametrize("family", ["llama_tiny", "gemma3_tiny"])
@@ -97,6 +104,21 @@ def test_scores_and_gradients_are_those_of_each_side_alone(family, likelihood):
       err_msg=path,
       **FLOAT32,
     )
+
+
+def test_a_closing_is_no_part_of_the_response():
+  """What a head of likelihood reads ends one token earlier."""
+  backbone = roles.Backbone(toys.config("llama_tiny"), SPEC)
+  params = params_lib.combine(*role(backbone.config, True))
+  apart, closed, whole = (
+    jax.jit(functools.partial(score, backbone, closing=closing))(
+      params, pairs()
+    )
+    for score, closing in ((alone, 1), (together, 1), (together, 0))
+  )
+  np.testing.assert_allclose(closed, apart, **FLOAT32)
+  filled = np.concatenate([CHOSEN, REJECTED]) > 0
+  assert np.abs(closed - whole)[filled].min() > 1e-4
 
 
 def flops(score, backbone, params):

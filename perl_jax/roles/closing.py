@@ -1,0 +1,94 @@
+"""What a chat template writes after a response, for a reward model to read.
+
+`apply_chat_template` ends a conversation with the stop token of its last turn
+and often more, such as a line break. A reward model that was trained on whole
+conversations scores at the last of these tokens, and a sampled response ends
+with its stop token: the others are put behind it.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Closed(NamedTuple):
+  """Responses as a reward model reads them, with room for a closing.
+
+  Attributes:
+    tokens: Responses and what follows them, `[..., T + K]`, int32.
+    mask: Which tokens are read, `[..., T + K]`, bool.
+    response_mask: Which of them are the response, `[..., T + K]`, bool.
+  """
+
+  tokens: jax.Array
+  mask: jax.Array
+  response_mask: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Closing:
+  """The tokens that follow a response that has stopped.
+
+  A response that was cut at the maximum length has no end of turn, and nothing
+  is put behind it: it is scored at its last token.
+
+  Attributes:
+    tokens: Ids of the tokens.
+    stop_ids: Ids of the tokens that end a response.
+    keeps_stop: Whether the response's stop token stays before them. It does
+      not where the template writes none.
+  """
+
+  tokens: tuple[int, ...]
+  stop_ids: tuple[int, ...]
+  keeps_stop: bool = True
+
+  @property
+  def room(self) -> int:
+    """`K`, columns for the tokens: an even number, as cuDNN's kernel needs."""
+    return len(self.tokens) + len(self.tokens) % 2
+
+  def append(self, responses: jax.Array, mask: jax.Array) -> Closed:
+    """Responses with the tokens behind those that have stopped.
+
+    Args:
+      responses: Sampled tokens, `[..., T]`, int32.
+      mask: Which of them are the response, `[..., T]`, bool: those before some
+        column.
+    """
+    length = jnp.sum(mask, axis=-1, keepdims=True)
+    last = jnp.take_along_axis(responses, jnp.maximum(length - 1, 0), axis=-1)
+    stopped = (length > 0) & jnp.isin(last, jnp.array(self.stop_ids))
+    kept = length if self.keeps_stop else length - stopped
+    place = jnp.arange(responses.shape[-1] + self.room) - kept
+    is_closing = stopped & (place >= 0) & (place < len(self.tokens))
+    wide = [(0, 0)] * (responses.ndim - 1) + [(0, self.room)]
+    tokens = jnp.pad(responses, wide)
+    if self.tokens:
+      closing = jnp.array(self.tokens, responses.dtype)
+      at = jnp.clip(place, 0, len(self.tokens) - 1)
+      tokens = jnp.where(is_closing, closing[at], tokens)
+    return Closed(tokens, (place < 0) | is_closing, place < 0)
+
+
+def closed(
+  closing: Closing | None, responses: jax.Array, mask: jax.Array
+) -> Closed:
+  """`closing.append`, or the responses alone where there is no closing."""
+  if closing is None:
+    return Closed(responses, mask, mask)
+  return closing.append(responses, mask)
+
+
+def without_closing(mask: jax.Array, count: int) -> jax.Array:
+  """A mask without the last `count` columns that it keeps of each row.
+
+  Args:
+    mask: `[B, T]`, bool; the columns that it keeps of a row are contiguous.
+    count: Number of columns to leave out.
+  """
+  if not count:
+    return mask
+  return mask & jnp.pad(mask[:, count:], ((0, 0), (0, count)))

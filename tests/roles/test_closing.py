@@ -1,0 +1,67 @@
+"""What follows a response, against a loop over lists of tokens."""
+
+import jax
+import numpy as np
+import pytest
+
+from perl_jax import roles
+
+STOPS = (7, 8)
+RESPONSES = ([1, 2, 7], [3, 1, 2, 8], [4, 5, 6, 1], [8], [], [7, 7])
+LENGTH = 4
+
+
+def padded(rows, width, fill=9):
+  """(tokens `[B, width]`, mask)."""
+  tokens = np.full((len(rows), width), fill, np.int32)
+  mask = np.zeros(tokens.shape, bool)
+  for i, row in enumerate(rows):
+    tokens[i, : len(row)], mask[i, : len(row)] = row, True
+  return tokens, mask
+
+
+def expected(row, closing):
+  """(tokens that are read, number of them that are the response)."""
+  if not row or row[-1] not in STOPS:
+    return row, len(row)
+  kept = row if closing.keeps_stop else row[:-1]
+  return [*kept, *closing.tokens], len(kept)
+
+
+@pytest.mark.parametrize("keeps_stop", [True, False])
+@pytest.mark.parametrize("tokens", [(), (5,), (5, 7), (5, 6, 1)])
+def test_the_tokens_follow_responses_that_have_stopped(tokens, keeps_stop):
+  closing = roles.Closing(tokens, STOPS, keeps_stop)
+  responses, mask = padded(RESPONSES, LENGTH)
+  found = jax.jit(closing.append)(responses, mask)
+  width = found.tokens.shape[1]
+  assert LENGTH + len(tokens) <= width == LENGTH + closing.room
+  assert width % 2 == 0
+  wanted = [expected(row, closing) for row in RESPONSES]
+  ids, read = padded([row for row, _ in wanted], width)
+  np.testing.assert_array_equal(found.mask, read)
+  np.testing.assert_array_equal(found.tokens[read], ids[read])
+  own = np.arange(width) < np.array([n for _, n in wanted])[:, None]
+  np.testing.assert_array_equal(found.response_mask, own)
+  # The same for groups of responses.
+  grouped = closing.append(
+    responses.reshape(3, 2, LENGTH), mask.reshape(3, 2, LENGTH)
+  )
+  for one, other in zip(grouped, found, strict=True):
+    np.testing.assert_array_equal(one.reshape(6, width), other)
+
+
+def test_without_a_closing_a_response_is_read_as_it_is():
+  responses, mask = padded(RESPONSES, LENGTH)
+  found = roles.closed(None, responses, mask)
+  assert found.tokens is responses
+  assert found.mask is mask and found.response_mask is mask
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_a_mask_without_its_end(count):
+  rows = np.array([[0, 1, 1, 1, 0], [0, 0, 1, 0, 0], [1, 1, 0, 0, 0]], bool)
+  expected = rows.copy()
+  for row in expected:
+    row[np.flatnonzero(row)[max(0, row.sum() - count) :]] = False
+  np.testing.assert_array_equal(roles.without_closing(rows, count), expected)
