@@ -40,8 +40,8 @@ def encode_row(
       `Tokenization.encode_prompt`. "drop" cuts the prompt, and leaves out a row
       that still does not fit.
     counts: Counts as `no_cuts` returns them; updated in place.
-    closed: Whether responses end as the template ends a conversation; see
-      `Tokenization.encode_response`.
+    closed: Whether prompt and response are a conversation that the response
+      ends, as the template writes it; see `Tokenization.encode_response`.
 
   Returns:
     Tokens of the prompt and of each response, or None for a row left out.
@@ -63,7 +63,7 @@ def encode_row(
         "to leave such rows out; responses are never shortened."
       )
     prompt, flags = tokenization.encode_prompt(
-      row.prompt, limit - longest, "cut" if long == "drop" else long
+      row.prompt, limit - longest, "cut" if long == "drop" else long, closed
     )
   except ValueError as error:
     if long == "drop" and isinstance(error, tokenization_lib.TooLongError):

@@ -92,8 +92,8 @@ def encode_preferences(
       `Tokenization.encode_prompt`), in the same way for both responses.
       Responses are never shortened. "drop" cuts the prompt, and leaves out a
       row that still does not fit.
-    closed: Whether responses end as the template ends a conversation, as a
-      reward model may read them; see `Tokenization.encode_response`.
+    closed: Whether prompt and response are a conversation that the response
+      ends, as a reward model may read it; see `Tokenization.encode_response`.
 
   Returns:
     The rows, and counts of what was left out: {"truncated_rows",

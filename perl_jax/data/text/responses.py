@@ -30,6 +30,8 @@ class Responses:
     before_answer: What the template writes between its generation prompt and an
       answer without thoughts, if that is more than white space.
     markers: What opens and closes thoughts that begin in the generation prompt.
+    unsaid: The end of the generation prompt if a conversation does not have it
+      before a response (DeepSeek-R1), else "".
   """
 
   def __init__(self, text: rendering.Rendering, stop: str | None) -> None:
@@ -45,6 +47,7 @@ class Responses:
     """
     self._text = text
     self.lead = self.tail = self.opener = self.before_answer = ""
+    self.unsaid = ""
     self.markers: tuple[str, ...] = ()
     # The generation prompt, the text behind a response, and what is before a
     # response where that does not begin with the generation prompt.
@@ -82,13 +85,37 @@ class Responses:
       return response
     if self._opened and self._continues(response):
       return self._without_opening(response)
+    found = self._in_conversation(response)
+    if found is not None and _is_in(response, self._opened + found):
+      return found if self._start is None else self.before_answer + found
+    raise ValueError(self._refusal(response))
+
+  def said(self, response: str) -> str:
+    """Returns the text of a response in a conversation, behind `unsaid`.
+
+    It is that of `turn`, except where a conversation goes on without `unsaid`,
+    and without the thoughts that this opens.
+
+    Raises:
+      ValueError: As `turn`.
+    """
+    if not self.unsaid:
+      return self.turn(response)
+    found = self._in_conversation(response)
+    if found is None:
+      raise ValueError(self._refusal(response))
+    return found
+
+  def _in_conversation(self, response: str) -> str | None:
+    """Returns what the template writes for a response; None if it is unclear.
+
+    That is what is neither before it nor behind it in any conversation.
+    """
     whole = self._text.render(_exchange(response), False)
     start = self._head if self._start is None else self._start
     if whole.startswith(start) and whole.endswith(self._foot):
-      found = whole[len(start) : len(whole) - len(self._foot)]
-      if _is_in(response, self._opened + found):
-        return found if self._start is None else self.before_answer + found
-    raise ValueError(self._refusal(response))
+      return whole[len(start) : len(whole) - len(self._foot)]
+    return None
 
   def content(self, turn: str) -> str:
     """Returns the response of which `turn` returns this text.
@@ -152,6 +179,8 @@ class Responses:
       self.before_answer = space + self._closing + 2 * space
     elif not more.strip():
       self._start = before
+    if self._start is not None:
+      self.unsaid = more
 
   def _open(self, opened: re.Match) -> None:
     self._opened, self._closing = opened.group(), _closing(opened)

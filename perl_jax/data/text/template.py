@@ -173,11 +173,17 @@ class ChatTemplate:
     found = {value for kind, value in plan if kind == "token"}
     return found.union(self.prefix)
 
-  def split_closing(self) -> tuple[str, tuple[Piece, ...]]:
-    """Returns the text at the beginning of `closing`, and the other pieces."""
-    if self.closing and self.closing[0][0] == "text":
-      return str(self.closing[0][1]), self.closing[1:]
-    return "", self.closing
+  def without_unsaid(self, pieces: Sequence[Piece]) -> tuple[Piece, ...]:
+    """Returns the pieces of a prompt as a conversation goes on from it."""
+    kept, length = list(pieces), len(self.responses.unsaid)
+    while length:
+      text = self._piece_text(kept[-1])
+      if len(text) > length:
+        kept[-1] = ("text", text[:-length])
+        break
+      length -= len(text)
+      kept.pop()
+    return tuple(kept)
 
   def cut_response(self, turn: str) -> list[Piece]:
     """Cuts the text of a response into tokens and literal text.

@@ -10,6 +10,7 @@ filling the holes gives the tokens. It follows that
 - equal texts are encoded once.
 """
 
+import functools
 import os
 import pathlib
 from collections.abc import Sequence
@@ -49,6 +50,8 @@ class Tokenization:
       conversation ends with the turn, such as a line break.
     ends_turn: Whether the template writes the stop token; where it does not,
       `closing` is what it writes after the response itself.
+    unsaid: Text at the end of every prompt that a conversation does not have
+      before a response, such as the "<think>\\n" of DeepSeek-R1; else "".
     bos_id: Id of the BOS token if every prompt starts with it, or None.
     beginning: Tokens that every prompt begins with and no new turn does, such
       as BOS; to put before a part of a dialogue.
@@ -77,6 +80,7 @@ class Tokenization:
     has_pad = pad is not None and self._encoder.has_row(pad)
     self.pad_id: int = pad if has_pad else self.stop_ids[-1]
     self.ends_turn: bool = self._template.ends_turn
+    self.unsaid: str = self._template.responses.unsaid
     self.closing: tuple[int, ...] = self._after_turn(self._template.closing)
     pads = padding.candidates(
       tokenizer,
@@ -92,6 +96,7 @@ class Tokenization:
     messages: Sequence[Message],
     limit: int | None = None,
     long: str = "error",
+    closed: bool = False,
   ) -> tuple[list[int], dict[str, int]]:
     """Encodes a prompt, including the generation prompt at its end.
 
@@ -101,6 +106,8 @@ class Tokenization:
       long: What to do with a longer prompt. "error" raises; "turns" leaves out
         the oldest messages, but never a leading system message nor the last
         one; "cut" then also shortens the last message from the left.
+      closed: Whether the prompt is followed by a closed response, and so has no
+        `unsaid` at its end.
 
     Returns:
       The token ids, and the number of messages and tokens left out:
@@ -113,20 +120,21 @@ class Tokenization:
     if long not in LONG:
       raise ValueError(f"long={long!r} is none of {', '.join(LONG)}.")
     messages = list(messages)
-    ids = self._prompt_ids(messages)
+    prompt_ids = functools.partial(self._prompt_ids, closed=closed)
+    ids = prompt_ids(messages)
     flags = {"dropped_turns": 0, "cut_tokens": 0}
     if limit is None or len(ids) <= limit:
       return ids, flags
     full_length = len(ids)
     if long != "error" and messages:
       ids, messages, flags["dropped_turns"] = shortening.drop_turns(
-        self._prompt_ids, ids, messages, limit
+        prompt_ids, ids, messages, limit
       )
       if len(ids) <= limit:
         return ids, flags
       cut = None
       if long == "cut":
-        cut = shortening.cut(self._prompt_ids, messages, limit)
+        cut = shortening.cut(prompt_ids, messages, limit)
       if cut is not None:
         flags["cut_tokens"] = len(ids) - len(cut)
         return cut, flags
@@ -148,20 +156,25 @@ class Tokenization:
     Args:
       messages: The context.
       response: Text of the response.
-      closed: Whether it ends as the template ends a conversation, with
-        `closing` and without a stop token that the template does not write.
+      closed: Whether it is as `apply_chat_template` writes it into a
+        conversation that it ends: with `closing`, without a stop token that the
+        template does not write, and without thoughts that it leaves out.
 
     Raises:
       ValueError: The template would rewrite it.
     """
     del messages
-    turn, stop = self._template.responses.turn(response), self.stop_ids[0]
+    responses, stop = self._template.responses, self.stop_ids[0]
     if not closed:
-      return [*self._encoder.response(turn), stop]
+      return [*self._encoder.response(responses.turn(response)), stop]
+    text = responses.said(response)
+    encode = self._encoder.text if self.unsaid else self._encoder.response
     if self.ends_turn:
-      return [*self._encoder.response(turn), stop, *self.closing]
-    joined, rest = self._template.split_closing()
-    return [*self._encoder.response(turn + joined), *self._after_turn(rest)]
+      return [*encode(text), stop, *self.closing]
+    rest = self._template.closing
+    if rest and rest[0][0] == "text":  # It joins with the response.
+      text, rest = text + rest[0][1], rest[1:]
+    return [*encode(text), *self._after_turn(rest)]
 
   def encode_dialog(
     self, prompt: Sequence[Message], turns: Sequence[Message]
@@ -219,12 +232,17 @@ class Tokenization:
 
   # Encoding.
 
-  def _prompt_ids(self, messages: list[Message]) -> list[int]:
+  def _prompt_ids(
+    self, messages: list[Message], closed: bool = False
+  ) -> list[int]:
     messages = self._template.text.folded(messages)
     filled = self._template.fill(messages)
     if filled is None:
       filled = (self._template.rewritten(messages), [])
-    return self._assemble(*filled, frozenset())[0]
+    pieces, contents = filled
+    if closed:
+      pieces = self._template.without_unsaid(pieces)
+    return self._assemble(pieces, contents, frozenset())[0]
 
   def _after_turn(self, pieces: Sequence[Piece]) -> tuple[int, ...]:
     """Returns the tokens of pieces without holes that follow a stop token."""

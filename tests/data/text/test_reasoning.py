@@ -108,6 +108,27 @@ def test_a_response_goes_on_where_the_prompt_has_opened_thoughts(
       assert whole == expected + "\n"
 
 
+@pytest.mark.parametrize("response", ["12 milk", "\n\n12 milk", "", THOUGHTS])
+@pytest.mark.parametrize("name", REASONING)
+def test_a_closed_row_is_the_conversation(made, name, response):
+  """As a reward model reads it: thoughts are left out if the template does."""
+  ours, theirs = made[name]
+  if response == THOUGHTS and name not in OPENED:
+    return  # Refused: see below.
+  row = records.Labelled("r", "g", tuple(TALK), response, 1.0)
+  (row,), _ = labelled_lib.encode_labelled([row], ours, 500, "error", True)
+  whole = rendered(theirs, [*TALK, assistant(response)])
+  assert row.tokens == tokens(theirs, whole)
+  assert ours.unsaid == ("<think>\n" if name in R1 else "")
+  if name in R1:
+    assert "think" not in whole
+    start = rendered(theirs, TALK, True).removesuffix("<think>\n")
+    assert theirs.decode(row.tokens[: row.prompt_length]) == start
+    # However short the prompt has to be.
+    short = ours.encode_prompt(TALK, 12, "cut", closed=True)[0]
+    assert short == ours.encode_prompt(TALK, 14, "cut")[0][:-2]
+
+
 @pytest.mark.parametrize("name", OPENED)
 def test_decoding_is_the_inverse_of_encoding(made, name):
   ours, theirs = made[name]
