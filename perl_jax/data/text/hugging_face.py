@@ -6,6 +6,8 @@ import pathlib
 import types
 from typing import Any
 
+from perl_jax.data.text import unreadable
+
 
 def import_transformers() -> types.ModuleType:
   """Imports `transformers`; the only place in the package that does.
@@ -25,14 +27,16 @@ def read_tokenizer(directory: pathlib.Path) -> Any:
   Raises:
     ValueError: There is none that can be read.
   """
+  why = f"{directory} has no tokenizer that transformers can read: "
+  missing = unreadable.missing_file(directory)
+  if missing:
+    raise ValueError(why + missing)
   try:
     return import_transformers().AutoTokenizer.from_pretrained(
       str(directory), local_files_only=True, trust_remote_code=False
     )
   except Exception as error:
-    raise ValueError(
-      f"{directory} has no tokenizer that transformers can read: {error}"
-    ) from error
+    raise ValueError(why + unreadable.reason(directory, error)) from error
 
 
 def eos_ids(directory: pathlib.Path) -> list[int]:

@@ -66,8 +66,9 @@ class Rendering:
     except jinja2.TemplateSyntaxError as error:
       raise ValueError(
         f"The chat template of {self.name} has a syntax error in line "
-        f"{error.lineno}: {error}. Mend it in chat_template.jinja, or under "
-        "chat_template in tokenizer_config.json if there is no such file."
+        f"{error.lineno}: {error.message} Mend it in chat_template.jinja, or"
+        " under chat_template in tokenizer_config.json if there is no such"
+        " file."
       ) from error
     except Exception as error:  # A template can raise anything.
       raise ValueError(

@@ -1,0 +1,112 @@
+"""Says why a directory's tokenizer cannot be read, and what to do about it."""
+
+import json
+import pathlib
+
+_LFS = b"version https://git-lfs"
+_SETTINGS = "tokenizer_config.json"
+_WHOLE = "tokenizer.json"
+_PIECES = "tokenizer.model"
+_BYTE_PAIRS = ("vocab.json", "merges.txt")
+# Names of vocabularies in other formats.
+_OTHERS = {"tekken.json", "vocab.txt"}
+_ENDINGS = (".model", ".tiktoken")
+
+
+def reason(directory: pathlib.Path, error: Exception) -> str:
+  """Returns what is wrong with the files, or else what `transformers` says.
+
+  Args:
+    directory: The directory without a readable tokenizer.
+    error: What `transformers` raised.
+  """
+  for find in (_broken_file, _code, _library):
+    found = find(directory)
+    if found:
+      return found
+  return str(error)
+
+
+def missing_file(directory: pathlib.Path) -> str:
+  """Returns which files a directory lacks that make a tokenizer; "" if none.
+
+  From config.json alone `transformers` makes the tokenizer of a family without
+  its vocabulary.
+  """
+  names = {path.name for path in directory.iterdir()}
+  if _WHOLE in names or names >= set(_BYTE_PAIRS):
+    return ""
+  for there, missing in (_BYTE_PAIRS, _BYTE_PAIRS[::-1]):
+    if there in names:
+      return (
+        f"it has {there} and no {missing}, which belong together. Copy"
+        f" {missing} from where that is from."
+      )
+  if names & _OTHERS or any(name.endswith(_ENDINGS) for name in names):
+    return ""
+  more = sorted(name for name in names if name.startswith(f"{_PIECES}."))
+  if more:
+    return f"it has {more[-1]}. Rename that to {_PIECES}."
+  return (
+    f"it has none of {_WHOLE}, {_PIECES}, or {' with '.join(_BYTE_PAIRS)}. Copy"
+    f" them, {_SETTINGS} and chat_template.jinja, if there is one, from the"
+    " model's repository."
+  )
+
+
+def _broken_file(directory: pathlib.Path) -> str:
+  for path in sorted(directory.glob("*.json")):
+    if path.read_bytes().startswith(_LFS):
+      return _pointer(path)
+    try:
+      json.loads(path.read_text())
+    except ValueError as error:
+      return f"{path.name} is no JSON ({error}). Copy that file again."
+  path = directory / _PIECES
+  if path.is_file() and path.read_bytes().startswith(_LFS):
+    return _pointer(path)
+  return ""
+
+
+def _pointer(path: pathlib.Path) -> str:
+  return (
+    f"{path.name} is a pointer of Git LFS, not the file itself. Run `git lfs"
+    " pull` in the clone that it is from, or copy the file."
+  )
+
+
+def _code(directory: pathlib.Path) -> str:
+  path = directory / _SETTINGS
+  settings = json.loads(path.read_text()) if path.is_file() else {}
+  if "AutoTokenizer" not in settings.get("auto_map", {}):
+    return ""
+  if (directory / _WHOLE).is_file():
+    return (
+      f"{_SETTINGS} asks for code from the directory, which is not run. It has"
+      f" a {_WHOLE}, which is enough for most models: remove auto_map from"
+      f" {_SETTINGS}, and compare its tokens with the model's own."
+    )
+  return (
+    f"{_SETTINGS} asks for code from the directory, which is not run, and there"
+    f" is no {_WHOLE}. Look for a conversion of the model that has one."
+  )
+
+
+def _library(directory: pathlib.Path) -> str:
+  """What a library is missing for, if the files are whole."""
+  path = directory / _PIECES
+  if (directory / _WHOLE).is_file() or not path.is_file():
+    return ""
+  # A message of Protocol Buffers begins with the number of its first field.
+  if path.read_bytes()[:1] == b"\n":
+    return _install("sentencepiece", "a SentencePiece model", directory)
+  return _install("tiktoken", "a vocabulary of tiktoken", directory)
+
+
+def _install(library: str, kind: str, directory: pathlib.Path) -> str:
+  return (
+    f"{_PIECES} is {kind}. `pip install {library}` so that transformers can"
+    " read it; or, where that is installed, convert it once: python -c 'from"
+    " transformers import AutoTokenizer as T; T.from_pretrained("
+    f'"{directory}").save_pretrained("{directory}")\''
+  )
