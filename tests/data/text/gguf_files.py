@@ -1,10 +1,11 @@
-"""GGUF files that hold a tokenizer and no weights, written by `gguf`."""
+"""GGUF files that hold a tokenizer, written by `gguf`."""
 
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
 import gguf
+import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -40,6 +41,7 @@ def write(
   architecture: str = "llama",
   kinds: Sequence[int] | None = None,
   keys: Mapping[str, object] | None = None,
+  tensors: Mapping[str, np.ndarray] | None = None,
   **fields: object,
 ) -> pathlib.Path:
   """Writes a file.
@@ -51,6 +53,7 @@ def write(
     architecture: `general.architecture`.
     kinds: Kinds of the tokens; None for a file that does not say.
     keys: Values of other keys.
+    tensors: Weights.
     **fields: Values of `tokenizer.ggml.NAME`; None leaves the key out.
   """
   writer = gguf.GGUFWriter(path, architecture)
@@ -61,6 +64,8 @@ def write(
     add(writer, f"tokenizer.ggml.{name}", value)
   for key, value in (keys or {}).items():
     add(writer, key, value)
+  for name, tensor in (tensors or {}).items():
+    writer.add_tensor(name, tensor)
   finish(writer)
   return path
 
@@ -71,6 +76,8 @@ def add(writer: gguf.GGUFWriter, key: str, value: object) -> None:
     writer.add_bool(key, value)
   elif isinstance(value, int):
     writer.add_uint32(key, value)
+  elif isinstance(value, float):
+    writer.add_float32(key, value)
   elif isinstance(value, str):
     writer.add_string(key, value)
   elif value is not None:
