@@ -62,9 +62,11 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       role = roles.Role(backbone, trainable["reward"], frozen, members)
       return reward_model.score_rows(score, role, data, mesh)
 
+    scored = {}  # rows by step: no checkpoint is scored twice in a process
+
     def evaluate(state, step):
-      del step
-      found = reward_model.quality(score_rows(state.trainable))
+      scored[step] = score_rows(state.trainable)
+      found = reward_model.quality(scored[step])
       return {f"validation/{k}": v for k, v in found.items()}
 
     with loop.open_run(
@@ -84,10 +86,13 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
         flops_of=(train_step,),
       )
       saver = opened.checkpointer
-      reported = state.trainable
+      saver.wait()  # until then the best step is not known
+      reported, tree = config.steps, state.trainable
       if config.report_checkpoint == "best":
-        reported = saver.best_trainable(state.trainable)
-      rows = score_rows(reported)
+        reported = saver.best_step
+        if reported not in scored:
+          tree = saver.best_trainable(tree)
+      rows = scored.get(reported) or score_rows(tree)
       if hosts.is_primary():
         files.write_jsonl(workdir / reward_model.SCORES, rows)
       summary |= reward_model.quality(rows)

@@ -60,6 +60,27 @@ def test_summary_is_of_the_scores(reward_run):
   assert summary["log_loss"] == pytest.approx(min(losses.values()), rel=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpoint", ["best", "last"])
+def test_no_checkpoint_is_scored_twice(tmp_path, monkeypatch, checkpoint):
+  scored, score_rows = [], reward_evaluation.score_rows
+
+  def spy(*args):
+    scored.append(1)
+    return score_rows(*args)
+
+  monkeypatch.setattr(reward_evaluation, "score_rows", spy)
+  fields = {"steps": 2, "eval_every": 1, "report_checkpoint": checkpoint}
+  tiny.run(tmp_path, "reward", **fields)
+  assert len(scored) == 2
+  rows = tiny.lines(tmp_path, "scores.jsonl")
+  (tmp_path / "scores.jsonl").unlink()
+  # Started once more it trains nothing, and has no rows but those it scores.
+  tiny.run(tmp_path, "reward", **fields)
+  assert len(scored) == 3
+  assert tiny.lines(tmp_path, "scores.jsonl") == rows
+
+
 def test_adapters_and_head_are_a_hundredth_of_the_base(reward_run, sft_run):
   """Issue point 4: what is trained, held and saved, in numbers."""
   summary = tiny.summary(reward_run)
