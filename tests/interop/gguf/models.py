@@ -5,6 +5,7 @@ rows of q and k is that of llama.cpp's converter, so that nothing of ours stands
 between a tree of parameters and the file.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ TEMPLATE = (
 )
 
 
-def config(preset: str) -> ModelConfig:
+def config(preset: str, **overrides: Any) -> ModelConfig:
   """A preset with shapes that llama.cpp takes, windows that a test goes past.
 
   The scale of queries of Gemma 2 and 3 is no field of the file: llama.cpp takes
@@ -52,7 +53,7 @@ def config(preset: str) -> ModelConfig:
     fields["query_scale"] = None
   if preset == "gemma3_tiny":
     fields |= {"num_layers": 6, "global_every": 6}
-  return presets.preset(preset, **fields)
+  return presets.preset(preset, **fields | overrides)
 
 
 def tokens() -> list[str]:
@@ -71,17 +72,37 @@ def write(
   params: params_lib.Params | None = None,
   *,
   qtype: str = "F32",
+  fields: Mapping[str, int] | None = None,
+  extra: Mapping[str, np.ndarray] | None = None,
+  **overrides: Any,
 ) -> params_lib.Params:
-  """Writes a model; returns its parameters, drawn if none are given."""
-  cfg = config(preset)
+  """Writes a model; returns its parameters, drawn if none are given.
+
+  Args:
+    path: The file.
+    preset: One of `ARCHITECTURES`.
+    params: The base tree.
+    qtype: Type of the matrices.
+    fields: More keys of the metadata.
+    extra: More tensors, float32.
+    **overrides: Fields of `ModelConfig`.
+  """
+  cfg = config(preset, **overrides)
   if params is None:
     params = toys.random_params(cfg)
   architecture = ARCHITECTURES[preset]
   writer = gguf.GGUFWriter(path, architecture)
+  for key, value in (fields or {}).items():
+    if key == "general.alignment":
+      writer.add_custom_alignment(value)
+    else:
+      writer.add_uint32(key, value)
   _write_fields(writer, cfg)
   _write_tokenizer(writer)
   kind = gguf.GGMLQuantizationType[qtype]
   writer.add_file_type(gguf.LlamaFileType[_FILE_TYPES[qtype]])
+  for name, tensor in (extra or {}).items():
+    writer.add_tensor(name, tensor)
   for name, tensor in tensors(cfg, architecture, params).items():
     if tensor.ndim == 1:
       writer.add_tensor(name, tensor)

@@ -1,0 +1,147 @@
+"""A whole model as a GGUF file, with the metadata of the file it came from.
+
+Everything but the weights is that file's: tokenizer, chat template, positions,
+licence. Weights are merged in float32, a tensor at a time.
+"""
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+
+from perl_jax import hosts, roles
+from perl_jax import params as params_lib
+from perl_jax.interop.gguf import names
+from perl_jax.interop.gguf.library import import_gguf
+from perl_jax.interop.gguf.writing import Field, Tensor, write
+from perl_jax.models import quantization
+
+# Types of the matrices, and what llama.cpp calls a file of them. Norms and
+# biases are F32 in each.
+TYPES = {
+  "f32": ("F32", "ALL_F32"),
+  "f16": ("F16", "MOSTLY_F16"),
+  "bf16": ("BF16", "MOSTLY_BF16"),
+  "q8_0": ("Q8_0", "MOSTLY_Q8_0"),
+}
+# True of the other file only: its parts, and how its matrices were quantised.
+_NOT_COPIED = ("GGUF.", "split.", "quantize.", "general.architecture")
+
+
+def save_model(
+  path: str | os.PathLike,
+  role: roles.Role,
+  *,
+  like: str | os.PathLike,
+  kind: str,
+) -> None:
+  """Writes a policy, its adapter merged into its base.
+
+  Args:
+    path: The file.
+    role: The policy: base in `frozen`, an adapter or nothing in `trainable`.
+    like: GGUF file that the base came from, for the metadata.
+    kind: One of `TYPES`. A matrix whose rows do not divide into the blocks of a
+      quantised type is F16.
+
+  Raises:
+    ValueError: A weight is too large for F16.
+  """
+  gguf = import_gguf()
+  reader = gguf.GGUFReader(like)
+  architecture = reader.fields["general.architecture"].contents()
+  leaves = params_lib.flatten(role.frozen)
+  shapes = {path_: tuple(leaf.shape) for path_, leaf in leaves.items()}
+  parts = {
+    name: (path_, source, layer)
+    for path_, source in names.sources(
+      role.config, architecture, shapes
+    ).items()
+    for layer, name in enumerate(source.names)
+  }
+  wanted = gguf.GGMLQuantizationType[TYPES[kind][0]]
+  tensors = []
+  for found in reader.tensors:
+    shape = tuple(int(size) for size in reversed(found.shape))
+    if found.name in parts:
+      part, stored = parts[found.name], _fitting(gguf, wanted, shape)
+      tensors.append(
+        Tensor(
+          found.name, shape, stored, lambda part=part: _merged(role, *part)
+        )
+      )
+    else:  # frequencies of the positions
+      tensors.append(
+        Tensor(
+          found.name,
+          shape,
+          found.tensor_type,
+          lambda found=found: _bytes(found.data),
+        )
+      )
+  missing = sorted(set(parts) - {tensor.name for tensor in tensors})
+  if missing:
+    raise ValueError(
+      f"{like} has no {', '.join(missing[:4])}, so that the model is of another"
+      " file. Give the file that the base was read from."
+    )
+  write(path, architecture, _fields(gguf, reader, kind), tensors)
+
+
+def _fitting(gguf, wanted, shape):
+  """The type of a tensor in a file whose matrices are of the type `wanted`."""
+  if len(shape) == 1:
+    return gguf.GGMLQuantizationType.F32
+  block, _ = gguf.GGML_QUANT_SIZES[wanted]
+  return gguf.GGMLQuantizationType.F16 if shape[-1] % block else wanted
+
+
+def _bytes(data: np.ndarray) -> np.ndarray:
+  data = np.ascontiguousarray(data)
+  return data.view(np.uint8)
+
+
+def _merged(
+  role: roles.Role, path: str, source: names.Source, layer: int
+) -> np.ndarray:
+  """One tensor of the file, float32: W + scale A B, in the file's order."""
+
+  def part(leaf):
+    return params_lib.member(leaf, layer) if source.stacked else leaf
+
+  base = params_lib.flatten(role.frozen)
+  tree = {path: quantization.as_array(part(base[path]), "float32")}
+  stem = path.removesuffix("kernel")
+  pair = {
+    name: part(leaf)
+    for name, leaf in params_lib.flatten(role.adapter or {}).items()
+    if name.startswith(stem)
+  }
+  if pair:
+    tree = params_lib.flatten(
+      params_lib.merge(
+        params_lib.unflatten(tree), params_lib.unflatten(pair), role.lora
+      )
+    )
+  return source.to_file(np.asarray(hosts.to_host(tree[path]), np.float32))
+
+
+def _fields(gguf, reader, kind: str) -> Iterator[Field]:
+  """The other file's keys, with those replaced that are no longer true."""
+  replaced = {
+    "general.file_type": int(gguf.LlamaFileType[TYPES[kind][1]]),
+    "general.quantization_version": gguf.GGML_QUANT_VERSION,
+  }
+  number = gguf.GGUFValueType.UINT32
+  for key, field in reader.fields.items():
+    if key.startswith(_NOT_COPIED):
+      continue
+    if key in replaced:
+      continue
+    value, types = field.contents(), field.types
+    if key == "general.name":
+      value = f"{value}, tuned with perl_jax"
+    of = types[-1] if types[0] == gguf.GGUFValueType.ARRAY else None
+    yield Field(key, value, types[0], of)
+  for key, value in replaced.items():
+    yield Field(key, value, number)
