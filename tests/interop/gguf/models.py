@@ -14,6 +14,7 @@ import numpy as np
 
 from perl_jax import params as params_lib
 from perl_jax.interop import hf_names
+from perl_jax.interop.gguf import names
 from perl_jax.models import presets
 from perl_jax.models.config import ModelConfig
 from tests import toys
@@ -123,7 +124,7 @@ def tensors(
   cfg: ModelConfig, architecture: str, params: params_lib.Params
 ) -> dict[str, np.ndarray]:
   """Every tensor of a model, float32, by its name in the file."""
-  names = gguf.get_tensor_name_map(
+  table = gguf.get_tensor_name_map(
     next(a for a, n in gguf.MODEL_ARCH_NAMES.items() if n == architecture),
     cfg.num_layers,
   )
@@ -135,9 +136,26 @@ def tensors(
       tensor = leaves[path][layer] if source.stacked else leaves[path]
       tensor = tensor.T if source.transposed else tensor
       tensor = as_llama_cpp(cfg, architecture, theirs, tensor)
-      name = names.get_name(theirs, (".weight", ".bias"))
+      name = table.get_name(theirs, (".weight", ".bias"))
       found[name] = np.ascontiguousarray(tensor)
   return found
+
+
+def read(path: Path, preset: str, **overrides: Any) -> params_lib.Params:
+  """The base tree of a file with these names, float32."""
+  cfg = config(preset, **overrides)
+  found = {
+    tensor.name: gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+    for tensor in gguf.GGUFReader(path).tensors
+  }
+  leaves = {}
+  shapes = params_lib.flatten(toys.shapes(cfg))
+  for path_, source in names.sources(
+    cfg, ARCHITECTURES[preset], shapes
+  ).items():
+    parts = [source.from_file(found[name]) for name in source.names]
+    leaves[path_] = np.stack(parts) if source.stacked else parts[0]
+  return params_lib.unflatten(leaves)
 
 
 def as_llama_cpp(
