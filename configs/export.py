@@ -4,11 +4,15 @@
       --config.init=runs/rl --config.format=merged --config.dtype=bfloat16
   python -m perl_jax.main --config=configs/export.py --workdir=exports/reward \
       --config.init=runs/reward --config.role=reward
+  python -m perl_jax.main --config=configs/export.py --workdir=exports/gguf \
+      --config.init=runs/rl --config.format=gguf --config.gguf_model=q8_0
 
 `format="adapter"` writes a PEFT directory, "merged" a checkpoint of
-`transformers`. An ensemble of reward models is written as the average of its
-weights, if `combine` is "average". Seconds for small models; for large ones,
-the time it takes to read and write the weights.
+`transformers`, "gguf" files for llama.cpp and Ollama: the adapter and, where
+`gguf_model` is a type ("f32", "f16", "bf16", "q8_0") and the base came from a
+GGUF file, the whole model. An ensemble of reward models is written as the
+average of its weights, if `combine` is "average". Seconds for small models; for
+large ones, the time it takes to read and write the weights.
 """
 
 from configs import common
@@ -23,6 +27,7 @@ def get_config(arg=None):
   config.role = "policy"
   config.combine = ""
   config.format = "adapter"
+  config.gguf_model = ""
   config.dtype = "float32"
   config.drop_bias = False
   config.shard_bytes = 5_000_000_000

@@ -19,6 +19,7 @@ from absl import logging
 
 from perl_jax import files, roles, sampling
 from perl_jax import params as params_lib
+from perl_jax.data.text import hugging_face
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.interop import hf_export, model_card, peft, score
 from perl_jax.interop.gguf import export as gguf_export
@@ -97,6 +98,11 @@ def check(config: shared.Config) -> None:
       raise ValueError(
         f"config.{field}={config[field]!r}: choose one of {allowed}."
       )
+  if config.gguf_model and config.format != "gguf":
+    raise ValueError(
+      f"config.gguf_model={config.gguf_model!r} with config.format="
+      f"{config.format!r}: set config.format to 'gguf'."
+    )
   if config.format == "gguf" and config.role != "policy":
     raise ValueError(
       f"config.role={config.role!r} with config.format='gguf': llama.cpp has no"
@@ -158,12 +164,12 @@ def copy_tokenizer(config, start: Start, directory: Path) -> None:
 
 def write_gguf(config, start, partial) -> tuple[dict[str, float], str]:
   """Files for llama.cpp; returns how they are used, too."""
-  usage = gguf_export.save(
-    partial,
-    start.role,
-    gguf_export.Origin(**restore.origin(start.source)),
-    f"config.init={config.init!r}",
+  origin = gguf_export.Origin(**restore.origin(start.source))
+  what = gguf_export.plan(
+    start.role, origin, config.gguf_model, f"config.init={config.init!r}"
   )
+  template = hugging_face.chat_template(start.tokenizer)
+  usage = gguf_export.save(partial, start.role, origin, what, template)
   return {}, usage
 
 

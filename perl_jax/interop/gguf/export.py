@@ -3,10 +3,11 @@
 import dataclasses
 from pathlib import Path
 
-from perl_jax import roles
+from perl_jax import files, roles
+from perl_jax.data.text.gguf_metadata import read_metadata
 from perl_jax.interop import hf_config
 from perl_jax.interop.gguf import adapter as adapter_lib
-from perl_jax.interop.gguf import usage
+from perl_jax.interop.gguf import merged, usage
 from perl_jax.models.config import ModelConfig
 
 # Families of `transformers` that llama.cpp names otherwise.
@@ -18,9 +19,10 @@ class Origin:
   """Where the base of a model came from.
 
   Attributes:
-    kind: "huggingface", or "random" for weights that were drawn here.
-    path: The directory; "" for random weights.
-    changed: Whether the base was trained in full since.
+    kind: "gguf", "huggingface", or "random" for weights that were drawn here.
+    path: The file or directory; "" for random weights.
+    changed: Whether the base was trained in full since, so that the base is in
+      no file of others.
   """
 
   kind: str
@@ -28,48 +30,111 @@ class Origin:
   changed: bool
 
 
-def save(directory: Path, role: roles.Role, origin: Origin, field: str) -> str:
-  """Writes the adapter of a policy.
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What is written.
+
+  Attributes:
+    adapter: Whether the adapter is.
+    model: One of `merged.TYPES` for the whole model, or "".
+  """
+
+  adapter: bool
+  model: str
+
+
+def plan(role: roles.Role, origin: Origin, model: str, field: str) -> Plan:
+  """What can be written of a policy.
+
+  Args:
+    role: The policy.
+    origin: Where its base came from.
+    model: `config.gguf_model`.
+    field: Config field that named the policy, with its value.
+
+  Raises:
+    ValueError: Nothing, or less than what was asked for; says what can.
+  """
+  kinds = ", ".join(merged.TYPES)
+  if model not in ("", *merged.TYPES):
+    raise ValueError(
+      f"config.gguf_model={model!r}: choose one of {kinds} for the whole model,"
+      " or '' for the adapter alone."
+    )
+  convert = (
+    "Export the whole model with config.format='merged' and make a GGUF file of"
+    " that with llama.cpp's convert_hf_to_gguf.py."
+  )
+  if model and origin.kind != "gguf":
+    raise ValueError(
+      f"config.gguf_model={model!r}, but the base of {field} came from no GGUF"
+      " file whose metadata the whole model could have. " + convert
+    )
+  has_file = origin.kind in ("gguf", "huggingface") and not origin.changed
+  adapter = role.adapter is not None and has_file
+  if not adapter and not model:
+    what = "was tuned in full and has no adapter."
+    if role.adapter is not None:
+      what = "is an adapter on a base that was trained here: no file has it."
+    if origin.kind == "gguf":
+      convert = f"Set config.gguf_model to one of {kinds}."
+    raise ValueError(f"{field} {what} {convert}")
+  return Plan(adapter, model)
+
+
+def save(
+  directory: Path,
+  role: roles.Role,
+  origin: Origin,
+  what: Plan,
+  chat_template: str | None = None,
+) -> str:
+  """Writes the adapter of a policy, the whole model, or both.
 
   Args:
     directory: Existing directory for the files.
     role: The policy.
     origin: Where its base came from.
-    field: Config field that named the policy, with its value.
+    what: From `plan`.
+    chat_template: See `merged.save_model`.
 
   Returns:
     Markdown that says how the files are used.
-
-  Raises:
-    ValueError: There is no adapter, or nobody has the base under it.
   """
-  if role.adapter is None or origin.changed or origin.kind == "random":
-    what = (
-      "was tuned in full and has no adapter"
-      if role.adapter is None
-      else "is an adapter on a base that was trained here, and llama.cpp needs"
-      " a file of the base"
+  model = usage.model_file(what.model) if what.model else ""
+  base = convert = ""
+  if what.adapter and origin.kind == "gguf":
+    base = origin.path
+  elif what.adapter:
+    base, convert = usage.CONVERTED, origin.path
+  if what.adapter:
+    adapter_lib.save_adapter(
+      directory / usage.ADAPTER,
+      role.config,
+      role.lora,
+      role.adapter,
+      architecture=architecture(role.config, origin),
+      name=f"{Path(origin.path).stem}, adapter of perl_jax",
     )
-    raise ValueError(
-      f"{field} {what}. Export the whole model with config.format='merged', and"
-      " make a GGUF file of that with llama.cpp's convert_hf_to_gguf.py."
+  if model:
+    merged.save_model(
+      directory / model,
+      role,
+      like=origin.path,
+      kind=what.model,
+      chat_template=chat_template,
     )
-  adapter_lib.save_adapter(
-    directory / usage.ADAPTER,
-    role.config,
-    role.lora,
-    role.adapter,
-    architecture=architecture(role.config),
-    name=f"{Path(origin.path).name}, adapter of perl_jax",
-  )
-  return usage.commands(base=usage.CONVERTED, convert=origin.path)
+    files.write_text(directory / usage.MODELFILE, usage.modelfile(model))
+  return usage.commands(base=base, convert=convert, model=model)
 
 
-def architecture(config: ModelConfig) -> str:
+def architecture(config: ModelConfig, origin: Origin) -> str:
   """The architecture of a model, as llama.cpp names it.
 
   Raises:
     ValueError: None has this combination of switches.
   """
+  if origin.kind == "gguf":
+    return str(read_metadata(origin.path)["general.architecture"])
   family = hf_config.hf_config(config).model_type
   return _ARCHITECTURES.get(family, family)

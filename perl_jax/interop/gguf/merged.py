@@ -34,6 +34,7 @@ def save_model(
   *,
   like: str | os.PathLike,
   kind: str,
+  chat_template: str | None = None,
 ) -> None:
   """Writes a policy, its adapter merged into its base.
 
@@ -43,9 +44,11 @@ def save_model(
     like: GGUF file that the base came from, for the metadata.
     kind: One of `TYPES`. A matrix whose rows do not divide into the blocks of a
       quantised type is F16.
+    chat_template: The one that the policy was trained with; None is that of
+      `like`.
 
   Raises:
-    ValueError: A weight is too large for F16.
+    ValueError: The policy is of another file, or a weight is too large for F16.
   """
   gguf = import_gguf()
   reader = gguf.GGUFReader(like)
@@ -85,7 +88,8 @@ def save_model(
       f"{like} has no {', '.join(missing[:4])}, so that the model is of another"
       " file. Give the file that the base was read from."
     )
-  write(path, architecture, _fields(gguf, reader, kind), tensors)
+  fields = _fields(gguf, reader, kind, chat_template)
+  write(path, architecture, fields, tensors)
 
 
 def _fitting(gguf, wanted, shape):
@@ -126,22 +130,25 @@ def _merged(
   return source.to_file(np.asarray(hosts.to_host(tree[path]), np.float32))
 
 
-def _fields(gguf, reader, kind: str) -> Iterator[Field]:
+def _fields(gguf, reader, kind, chat_template) -> Iterator[Field]:
   """The other file's keys, with those replaced that are no longer true."""
+  types = gguf.GGUFValueType
   replaced = {
-    "general.file_type": int(gguf.LlamaFileType[TYPES[kind][1]]),
-    "general.quantization_version": gguf.GGML_QUANT_VERSION,
+    "general.file_type": (
+      int(gguf.LlamaFileType[TYPES[kind][1]]),
+      types.UINT32,
+    ),
+    "general.quantization_version": (gguf.GGML_QUANT_VERSION, types.UINT32),
   }
-  number = gguf.GGUFValueType.UINT32
+  if chat_template is not None:
+    replaced["tokenizer.chat_template"] = (chat_template, types.STRING)
   for key, field in reader.fields.items():
-    if key.startswith(_NOT_COPIED):
+    if key.startswith(_NOT_COPIED) or key in replaced:
       continue
-    if key in replaced:
-      continue
-    value, types = field.contents(), field.types
+    value, kinds = field.contents(), field.types
     if key == "general.name":
       value = f"{value}, tuned with perl_jax"
-    of = types[-1] if types[0] == gguf.GGUFValueType.ARRAY else None
-    yield Field(key, value, types[0], of)
-  for key, value in replaced.items():
-    yield Field(key, value, number)
+    of = kinds[-1] if kinds[0] == types.ARRAY else None
+    yield Field(key, value, kinds[0], of)
+  for key, (value, kind_) in replaced.items():
+    yield Field(key, value, kind_)
