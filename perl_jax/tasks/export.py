@@ -168,7 +168,9 @@ def write_gguf(config, start, partial) -> tuple[dict[str, float], str]:
   what = gguf_export.plan(
     start.role, origin, config.gguf_model, f"config.init={config.init!r}"
   )
-  template = hugging_face.chat_template(start.tokenizer)
+  template = None
+  if what.model:
+    template = hugging_face.chat_template(start.tokenizer)
   usage = gguf_export.save(partial, start.role, origin, what, template)
   return {}, usage
 
