@@ -5,7 +5,7 @@ from pathlib import Path
 
 from perl_jax import files, roles
 from perl_jax.data.text.gguf_metadata import read_metadata
-from perl_jax.interop import hf_config
+from perl_jax.interop import hf_config_out
 from perl_jax.interop.gguf import adapter as adapter_lib
 from perl_jax.interop.gguf import merged, usage
 from perl_jax.models.config import ModelConfig
@@ -136,5 +136,5 @@ def architecture(config: ModelConfig, origin: Origin) -> str:
   """
   if origin.kind == "gguf":
     return str(read_metadata(origin.path)["general.architecture"])
-  family = hf_config.hf_config(config).model_type
+  family = hf_config_out.hf_config(config).model_type
   return _ARCHITECTURES.get(family, family)
