@@ -32,7 +32,7 @@ from perl_jax.models import quantization
 from perl_jax.models.lora import LoraSpec
 from perl_jax.tasks.initial import restore
 from perl_jax.tasks.initial.model import ReadOptions, Start
-from perl_jax.tasks.training import begin, inputs
+from perl_jax.tasks.training import inputs
 
 DTYPES = ("bfloat16", *quantization.QUANTIZED)
 
@@ -78,7 +78,7 @@ def logits(start: Start, rows: Any) -> np.ndarray:
 
 def held_out_rows(config: ConfigDict, start: Start) -> tuple[Any, Any]:
   """Held-out prompts with their right answers: (tokens, lengths)."""
-  tokenization = begin.load_tokenizer(start)
+  tokenization = start.load_tokenizer()
   reward = reward_config.get_config()
   reward.data = config.data
   batch = next(

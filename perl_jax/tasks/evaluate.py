@@ -20,7 +20,7 @@ from perl_jax.tasks.rollouts.engine import Engine
 from perl_jax.tasks.settings import reward as reward_settings
 from perl_jax.tasks.settings import rl as rl_settings
 from perl_jax.tasks.settings import shared, streams
-from perl_jax.tasks.training import begin, inputs
+from perl_jax.tasks.training import inputs
 from perl_jax.tasks.training import workdir as workdir_lib
 from perl_jax.tasks.training.compiled import Compiled
 
@@ -50,7 +50,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       enabled=hosts.is_primary(),
     ) as writer:
       if reward is not None:
-        tokenization = begin.load_tokenizer(reward)
+        tokenization = reward.load_tokenizer()
         found, rows = evaluate_reward(
           config, mesh, tokenization, placed["reward"]
         )
@@ -59,11 +59,9 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
           files.write_jsonl(workdir / reward_model.SCORES, rows)
       if policy is not None:
         if reward is not None:
-          initial_roles.require_same_tokenizer(
-            policy.tokenizer, reward.tokenizer
-          )
+          initial_roles.require_same_tokenizer(policy, reward)
         found, samples = evaluate_policy(
-          config, mesh, begin.load_tokenizer(policy), placed
+          config, mesh, policy.load_tokenizer(), placed
         )
         summary |= found
         writer.samples(0, samples[: config.eval.samples])

@@ -155,7 +155,7 @@ def exported_head(config, start: Start) -> params_lib.Params | None:
 
 def copy_tokenizer(config, start: Start, directory: Path) -> None:
   """The start's tokenizer, with a pad token that a reward model needs."""
-  manifest.copy_tokenizer(start.tokenizer, directory)
+  manifest.write_tokenizer(start, directory)
   for name in ("config.json", "generation_config.json"):
     (directory / name).unlink(missing_ok=True)
   if config.role == "reward":
@@ -185,7 +185,7 @@ def write_adapter(config, start, head, partial, workdir) -> dict[str, float]:
   base = start.source.get("path", "")
   if start.source["kind"] != "huggingface":
     (partial / _BASE).mkdir()
-    manifest.copy_tokenizer(start.tokenizer, partial / _BASE)
+    manifest.write_tokenizer(start, partial / _BASE)
     hf_export.save_model(
       partial / _BASE,
       start.config,
@@ -262,7 +262,7 @@ def merge_change(start: Start, merged: params_lib.Params) -> float:
 
 def stops(config, start: Start) -> hf_export.Stops:
   """Token ids of the start's tokenizer."""
-  tokenization = tokenization_lib.load_tokenizer(start.tokenizer)
+  tokenization = start.load_tokenizer()
   pad_id = tokenization.pad_id
   if config.role == "reward":
     pad_id, _ = reward_pad(tokenization)
@@ -289,7 +289,7 @@ def reward_pad(tokenization: tokenization_lib.Tokenization) -> tuple[int, str]:
 
 def set_pad_token(start: Start, directory: Path) -> None:
   """Writes the pad token of a reward model into the copied tokenizer."""
-  _, token = reward_pad(tokenization_lib.load_tokenizer(start.tokenizer))
+  _, token = reward_pad(start.load_tokenizer())
   path = directory / "tokenizer_config.json"
   settings = json.loads(path.read_text()) | {"pad_token": token}
   files.write_json(path, settings)

@@ -8,6 +8,9 @@ from typing import Any
 
 from perl_jax.data.text import unreadable
 
+# A chat template in a file goes before one in tokenizer_config.json.
+TEMPLATE = "chat_template.jinja"
+
 
 def import_transformers() -> types.ModuleType:
   """Imports `transformers`; the only place in the package that does.

@@ -14,6 +14,7 @@ import functools
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from perl_jax.data.records import Message
 from perl_jax.data.text import (
@@ -291,7 +292,11 @@ class Tokenization:
 
 
 def load_tokenizer(
-  path: str | os.PathLike, rows: int | None = None
+  path: str | os.PathLike,
+  rows: int | None = None,
+  *,
+  template: pathlib.Path | None = None,
+  stop_ids: Sequence[int] | None = None,
 ) -> Tokenization:
   """Reads a Hugging Face tokenizer; runs no code from it.
 
@@ -300,23 +305,58 @@ def load_tokenizer(
     rows: Rows of the embedding of the model that reads the tokens. A text with
       a token past them is refused, and so is a tokenizer which needs one for
       every prompt or response. None if the model is made to fit.
+    template: File of a chat template that takes the place of the tokenizer's.
+    stop_ids: Ids at which the model stops; None if they are those that the
+      files beside the tokenizer name.
 
   Raises:
     FileNotFoundError: There is no such directory or file.
     ValueError: There is no tokenizer in it, or its template cannot be used.
   """
+  tokenizer, found = read(path, template)
+  return Tokenization(
+    tokenizer,
+    name=str(path) if template is None else f"{path} with {template}",
+    more_stop_ids=found if stop_ids is None else stop_ids,
+    rows=rows,
+  )
+
+
+def read(
+  path: str | os.PathLike, template: pathlib.Path | None = None
+) -> tuple[Any, Sequence[int]]:
+  """Reads a tokenizer of `transformers`, and the ids at which its model stops.
+
+  Args:
+    path: The directory of a tokenizer, or a GGUF file that has one in it.
+    template: File of a chat template that takes the place of the tokenizer's.
+
+  Raises:
+    FileNotFoundError: There is no such directory or file.
+    ValueError: There is no tokenizer in it.
+  """
   directory = pathlib.Path(path)
   if directory.suffix == gguf_tokenizer.SUFFIX:
-    tokenizer, end_ids = gguf_tokenizer.build_tokenizer(path)
-    return Tokenization(tokenizer, str(path), end_ids, rows)
-  if not directory.is_dir():
+    tokenizer, ids = gguf_tokenizer.build_tokenizer(path)
+  elif directory.is_dir():
+    tokenizer = hugging_face.read_tokenizer(directory)
+    ids = hugging_face.eos_ids(directory)
+  else:
     raise FileNotFoundError(
       f"No tokenizer directory {directory}. It should hold tokenizer.json and "
       "tokenizer_config.json, as `save_pretrained` writes them."
     )
-  return Tokenization(
-    hugging_face.read_tokenizer(directory),
-    name=str(directory),
-    more_stop_ids=hugging_face.eos_ids(directory),
-    rows=rows,
-  )
+  if template is not None:
+    tokenizer.chat_template = template.read_text()
+  return tokenizer, ids
+
+
+def stop_ids(path: str | os.PathLike) -> Sequence[int]:
+  """Ids at which a model stops, as the files of its tokenizer name them.
+
+  Args:
+    path: As in `read`; a directory may lack a tokenizer.
+  """
+  if pathlib.Path(path).suffix == gguf_tokenizer.SUFFIX:
+    return gguf_tokenizer.build_tokenizer(path)[1]
+  return hugging_face.eos_ids(pathlib.Path(path))

@@ -81,7 +81,8 @@ def _model_of(config: shared.Config, role: str) -> ModelConfig | None:
     if found is not None:
       return found
   if init and peft.is_adapter(init):
-    return restore.model_in(peft.base_of(init), f"{role}.init")
+    named = peft.base_of(init)
+    return restore.model_in(named, f"{role}.init") if named else None
   if init or config.base:
     return None
   return presets.preset(

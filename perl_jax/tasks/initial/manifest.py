@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from perl_jax import files, hosts
-from perl_jax.data.text import gguf_tokenizer
+from perl_jax.data.text import gguf_tokenizer, hugging_face
 from perl_jax.models.lora import LoraSpec
 from perl_jax.tasks.initial.model import Start
 
@@ -68,7 +68,7 @@ def write_model(
   if source["kind"] == "workdir":
     source["path"] = os.path.relpath(source["path"], workdir)
   if start.tokenizer.resolve() != (workdir / TOKENIZER).resolve():
-    copy_tokenizer(start.tokenizer, workdir / TOKENIZER)
+    write_tokenizer(start, workdir / TOKENIZER)
   files.write_json(
     workdir / MODEL_FILE,
     {
@@ -84,6 +84,22 @@ def write_model(
       "fingerprint": start.fingerprint,
     },
   )
+
+
+def write_tokenizer(start: Start, target: Path) -> None:
+  """Writes the tokenizer of a start, with its chat template and stop ids.
+
+  Args:
+    start: The model; see `Start.tokenizer`, `template` and `stop_ids`.
+    target: Directory to write to.
+  """
+  copy_tokenizer(start.tokenizer, target)
+  if start.template is not None:
+    shutil.copy(start.template, target / hugging_face.TEMPLATE)
+  if start.stop_ids is not None:
+    files.write_json(
+      target / "generation_config.json", {"eos_token_id": list(start.stop_ids)}
+    )
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

@@ -16,7 +16,8 @@ from jax.sharding import Mesh
 
 from perl_jax import hosts, roles, sharding
 from perl_jax import params as params_lib
-from perl_jax.interop import hf_checkpoint, peft
+from perl_jax.data.text import tokenization
+from perl_jax.interop import hf_checkpoint
 from perl_jax.interop.storage import Storage
 from perl_jax.models import quantization
 from perl_jax.models.config import ModelConfig
@@ -36,18 +37,38 @@ class Start:
       {"kind": "workdir", "path", "checkpoint", "role"} or
       {"kind": "huggingface", "path"}, each with the "dtype" it is stored in.
     fingerprint: SHA-256 of the base, `params.fingerprint`.
-    tokenizer: Directory of the tokenizer.
+    tokenizer: Directory of the tokenizer, or a GGUF file that has it in it.
+    template: File of a chat template that is used instead of the tokenizer's,
+      or None.
+    stop_ids: Ids at which the model stops; None if files beside the tokenizer
+      name them.
   """
 
   role: roles.Role
   source: Mapping[str, Any]
   fingerprint: str
   tokenizer: Path
+  template: Path | None = None
+  stop_ids: tuple[int, ...] | None = None
 
   @property
   def config(self) -> ModelConfig:
     """Shapes and switches of the transformer."""
     return self.role.backbone.config
+
+  def load_tokenizer(self) -> tokenization.Tokenization:
+    """The tokenizer of the model.
+
+    Raises:
+      ValueError: It gives tokens in every prompt or response that the model has
+        no embedding for.
+    """
+    return tokenization.load_tokenizer(
+      self.tokenizer,
+      self.config.vocab_size,
+      template=self.template,
+      stop_ids=self.stop_ids,
+    )
 
   def with_adapter(self, trainable: params_lib.Params, lora: LoraSpec):
     """The same base with another adapter and head, of the shape `lora`."""
@@ -190,10 +211,13 @@ def checkpoint_start(
     options: How to read it.
     shared_with: A start that may have the same base in memory already.
   """
-  path = str(Path(directory).absolute())
-  source = {"kind": "huggingface", "path": path, "dtype": options.dtype}
-  if shared_with is not None and shared_with.source == source:
-    return shared_with.with_adapter({}, LoraSpec())
+  source = source_of(directory, options.dtype)
+  path = source["path"]
+  if shared_with is not None and _same_place(shared_with.source, source):
+    bare = shared_with.with_adapter({}, LoraSpec())
+    return dataclasses.replace(
+      bare, tokenizer=Path(path), template=None, stop_ids=None
+    )
   found = read_base(path, options)
   return _bare(
     found.frozen,
@@ -204,36 +228,14 @@ def checkpoint_start(
   )
 
 
-def adapter_start(
-  directory: str | os.PathLike,
-  field: str,
-  options: ReadOptions,
-  shared_with: Start | None = None,
-) -> Start:
-  """A PEFT adapter on the checkpoint `options.base`, or on the one it names.
+def source_of(directory: str | os.PathLike, dtype: str) -> dict[str, Any]:
+  """The `Start.source` of a base that is read from somebody else's files."""
+  path = str(Path(directory).absolute())
+  return {"kind": "huggingface", "path": path, "dtype": dtype}
 
-  Args:
-    directory: Path of a directory as PEFT's `save_pretrained` writes it.
-    field: Config field that named it, for error messages.
-    options: How to read the base.
-    shared_with: A start whose base is shared if it is the same checkpoint.
 
-  Raises:
-    ValueError: No base is given, or not the one that the adapter names.
-  """
-  named = peft.base_of(directory)
-  base = options.base or named
-  if not Path(base).is_dir():
-    raise ValueError(
-      f"config.{field}={str(directory)!r} is a PEFT adapter on {named!r}. Give"
-      " the directory of that checkpoint: --config.base=PATH."
-    )
-  if Path(named).is_dir() and Path(named).resolve() != Path(base).resolve():
-    raise ValueError(
-      f"config.{field}={str(directory)!r} is a PEFT adapter on {named}, but"
-      f" config.base={options.base!r}. An adapter runs on its own base alone."
-    )
-  under = checkpoint_start(base, options, shared_with)
-  found = peft.load_adapter(directory, under.config)
-  adapter = sharding.place(options.target_mesh(), found.adapter)
-  return under.with_adapter(adapter | (found.head or {}), found.backbone.lora)
+def _same_place(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+  """Whether two sources are one directory, by whatever path."""
+  if {**first, "path": ""} != {**second, "path": ""}:
+    return False
+  return Path(first["path"]).resolve() == Path(second["path"]).resolve()

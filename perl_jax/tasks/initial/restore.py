@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from absl import logging
 
 from perl_jax import checkpoint, roles, sharding
 from perl_jax import params as params_lib
 from perl_jax.interop import hf_checkpoint, peft
 from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
-from perl_jax.tasks.initial import manifest, model
+from perl_jax.tasks.initial import adapter, manifest, model
 from perl_jax.tasks.initial import trainable as trainable_lib
 from perl_jax.tasks.initial.model import ReadOptions, Start
 
@@ -50,7 +51,7 @@ def load(
   workdir, options = Path(workdir), options or ReadOptions()
   if not (workdir / manifest.MODEL_FILE).exists():
     if peft.is_adapter(workdir):
-      return model.adapter_start(workdir, field, options, shared_with)
+      return adapter.adapter_start(workdir, field, options, shared_with)
     if hf_checkpoint.is_checkpoint(workdir):
       return model.checkpoint_start(workdir, options, shared_with)
   saved = manifest.read_model(workdir, field)
@@ -150,33 +151,63 @@ def _tuned_base(workdir, which, role, saved, trainable, options) -> Start:
 
 
 def _load_base(workdir, saved, field, options):
-  """(base, where it comes from) of an adapter; see `Start.source`."""
+  """(base, where it comes from) of an adapter; see `Start.source`.
+
+  A base that is read from files is looked for in `options.base` first, which
+  may be where it was moved to; its fingerprint tells.
+  """
   source = dict(saved["base"])
   options = dataclasses.replace(options, dtype=source["dtype"])
+  found = {}
+  for place, described in _places(workdir, source, options.base).items():
+    base = _read_place(saved, described, field, options)
+    fingerprint = model.fingerprint(base)
+    if fingerprint == saved["fingerprint"]:
+      if found or described != source:
+        logging.info("%s: its base is read from %s", workdir, place)
+      return base, described
+    found[place] = fingerprint
+    del base  # before the next is read
+  listed = ", ".join(f"{p} now gives {f[:12]}" for p, f in found.items())
+  raise ValueError(
+    f"config.{field}={str(workdir)!r} was trained on a base with"
+    f" fingerprint {saved['fingerprint'][:12]}, but {listed}. The base was"
+    " trained further or replaced: restore it, give it as --config.base=PATH,"
+    " or train this stage again."
+  )
+
+
+def _places(workdir, source, given: str) -> dict[str, dict[str, Any]]:
+  """Where the base of a workdir may be, {place: `Start.source`}, in order."""
   if source["kind"] == "random":
-    base = model.random_base(
-      _backbone(saved).config,
-      source["seed"],
-      source["dtype"],
-      options.target_mesh(),
-    )
-  elif source["kind"] == "huggingface":
-    base = model.read_base(source["path"], options).frozen
-  else:
-    path = Path(os.path.normpath(workdir.absolute() / source["path"]))
-    base = load(
-      path, source["checkpoint"], source["role"], field, options=options
-    ).role.frozen
-    source["path"] = str(path)
-  found = model.fingerprint(base)
-  if found != saved["fingerprint"]:
+    return {f"seed {source['seed']}": source}
+  places = {}
+  if given:
+    described = model.source_of(given, source["dtype"])
+    places = {described["path"]: described}
+  own = os.path.normpath(workdir.absolute() / source["path"])
+  if source["kind"] == "workdir":
+    if not Path(own).exists() and places:  # exported, perhaps
+      return places
+    return {own: source | {"path": own}}
+  if not Path(own).exists() and not given:
     raise ValueError(
-      f"config.{field}={str(workdir)!r} was trained on a base with"
-      f" fingerprint {saved['fingerprint'][:12]}, but {source} now gives"
-      f" {found[:12]}. The base was trained further or replaced: restore it,"
-      " or train this stage again."
+      f"The base {own} of {workdir} is gone. Give the directory where it is"
+      " now: --config.base=PATH."
     )
-  return base, source
+  return places | ({own: source} if Path(own).exists() else {})
+
+
+def _read_place(saved, source, field, options) -> params_lib.Params:
+  """The base that a `Start.source` describes."""
+  if source["kind"] == "random":
+    config, mesh = _backbone(saved).config, options.target_mesh()
+    return model.random_base(config, source["seed"], source["dtype"], mesh)
+  if source["kind"] != "workdir":
+    return model.read_base(source["path"], options).frozen
+  which, role = source["checkpoint"], source["role"]
+  start = load(source["path"], which, role, field, options=options)
+  return start.role.frozen
 
 
 def origin(source: Mapping[str, Any]) -> dict[str, Any]:
@@ -224,12 +255,24 @@ def load_anchor(config, policy: Start, options: ReadOptions) -> Start:
   if not (workdir / manifest.MODEL_FILE).exists():
     return policy  # a third-party model
   saved = manifest.read_model(workdir, "policy.init")
-  init, base = saved["init"], saved["base"]
-  options = dataclasses.replace(options, dtype=base["dtype"])
-  if not init["init"] and base["kind"] == "huggingface":
-    return model.checkpoint_start(base["path"], options, policy)
+  init, source = saved["init"], saved["base"]
+  options = dataclasses.replace(options, dtype=source["dtype"])
+  if not init["init"] and source["kind"] == "huggingface":
+    bare = policy.with_adapter({}, LoraSpec())
+    if policy.fingerprint == saved["fingerprint"]:
+      return bare
+    base, found = _load_base(workdir, saved, "policy.init", options)
+    return dataclasses.replace(
+      bare,
+      role=dataclasses.replace(bare.role, frozen=base),
+      source=found,
+      fingerprint=saved["fingerprint"],
+    )
   if not init["init"]:
     return policy
+  if policy.source["kind"] == "huggingface":
+    # Where the base of an adapter that it started from was found.
+    options = dataclasses.replace(options, base=policy.source["path"])
   return load(
     workdir / init["init"],
     init["checkpoint"],

@@ -2,17 +2,23 @@
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 
 from absl import logging
 from jax.sharding import Mesh
 
 from perl_jax import params as params_lib
 from perl_jax import roles, sharding
+from perl_jax.data.text import hugging_face, sameness, tokenization
 from perl_jax.tasks.initial import model, restore
 from perl_jax.tasks.initial import trainable as trainable_lib
 from perl_jax.tasks.initial.model import Start
 from perl_jax.tasks.settings import shared
+
+# What a tokenizer follows from; the last file is its chat template.
+_TOKENIZER_FILES = (
+  "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+  "added_tokens.json", hugging_face.TEMPLATE,
+)  # fmt: skip
 
 
 def place(mesh: Mesh, given: Mapping[str, roles.Role]) -> dict[str, roles.Role]:
@@ -76,7 +82,7 @@ def load_reward(config: shared.Config, policy: Start, mesh: Mesh) -> Start:
       f"config.reward.init={init!r} has no scalar head: it is no reward"
       " model. Train one with configs/reward.py."
     )
-  require_same_tokenizer(policy.tokenizer, start.tokenizer)
+  require_same_tokenizer(policy, start)
   start = combined(start, config)
   if start.fingerprint == policy.fingerprint:
     role = dataclasses.replace(start.role, frozen=policy.role.frozen)
@@ -94,18 +100,59 @@ def load_reward(config: shared.Config, policy: Start, mesh: Mesh) -> Start:
   return start
 
 
-def require_same_tokenizer(first: Path, second: Path) -> None:
-  """Checks that two stages cut text into the same tokens.
+def require_same_tokenizer(policy: Start, reward: Start) -> None:
+  """Checks that a reward model takes the token ids of a policy as they are.
+
+  The log names differences that no id of the run shows; see `data.text
+  .sameness`. Conversations are scored as the policy's template renders them,
+  and the log warns if the reward model's own renders them differently.
 
   Raises:
-    ValueError: `tokenizer.json` differs.
+    ValueError: An id means another token to the reward model, or they cut text
+      differently; names the first of them.
   """
-  contents = [(p / "tokenizer.json").read_bytes() for p in (first, second)]
-  if contents[0] != contents[1]:
+  if _same_files(policy, reward):
+    return
+  first, _ = tokenization.read(policy.tokenizer, policy.template)
+  try:
+    second, _ = tokenization.read(reward.tokenizer, reward.template)
+  except ValueError as error:
     raise ValueError(
-      f"{first} and {second} are different tokenizers; policy and reward"
-      " model must share one. Train them from the same start."
+      f"{error} If the reward model was trained with the policy's tokenizer,"
+      f" copy its files from {policy.tokenizer}."
+    ) from error
+  found = sameness.compare(
+    first, second, policy.config.vocab_size, reward.config.vocab_size
+  )
+  if found.problems:
+    raise ValueError(
+      f"{policy.tokenizer} and {reward.tokenizer} are different tokenizers, and"
+      " a reward model scores the policy's token ids:"
+      f" {'. '.join(found.problems)}. Train both from the same start (the same"
+      " config.base), or give a reward model that has the policy's tokenizer."
     )
+  for note in found.notes:
+    logging.info("reward: its tokenizer is the policy's, but %s.", note)
+  template = sameness.template_difference(first, second)
+  if template:
+    logging.warning(
+      "reward: its chat template is not the policy's, which conversations are"
+      " scored with: %s.",
+      template,
+    )
+
+
+def _same_files(policy: Start, reward: Start) -> bool:
+  """Whether two tokenizers lie in files of the same bytes, as copies do."""
+
+  def contents(start):
+    files = [start.tokenizer / name for name in _TOKENIZER_FILES]
+    files[-1] = start.template or files[-1]
+    return [f.read_bytes() if f.is_file() else None for f in files]
+
+  found = contents(policy)
+  same = found[0] is not None and found == contents(reward)
+  return same and policy.config.vocab_size <= reward.config.vocab_size
 
 
 def initial_value(

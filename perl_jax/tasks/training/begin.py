@@ -78,7 +78,7 @@ def start(
   """
   found = _start(config, role, workdir, kind, mesh)
   inputs.require_room(config, found.config.max_len)
-  return found, load_tokenizer(found)
+  return found, found.load_tokenizer()
 
 
 def prepare(
@@ -173,16 +173,4 @@ def _train_tokenizer(config: shared.Config, kind: str, tokenizer: Path) -> None:
     lambda: train_tokenizer.train_tokenizer(
       texts, config.data.vocab_size, tokenizer
     ),
-  )
-
-
-def load_tokenizer(start: Start) -> tokenization_lib.Tokenization:
-  """The tokenizer of what a stage starts from.
-
-  Raises:
-    ValueError: It gives tokens in every prompt or response that the model has
-      no embedding for.
-  """
-  return tokenization_lib.load_tokenizer(
-    start.tokenizer, start.config.vocab_size
   )

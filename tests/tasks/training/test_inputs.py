@@ -180,7 +180,7 @@ def test_tokens_without_an_embedding_are_refused(rows, tmp_path):
     fewer = dataclasses.replace(start.config, vocab_size=rows)
     backbone = dataclasses.replace(start.role.backbone, config=fewer)
     role = dataclasses.replace(start.role, backbone=backbone)
-    return begin.load_tokenizer(dataclasses.replace(start, role=role))
+    return dataclasses.replace(start, role=role).load_tokenizer()
 
   with pytest.raises(ValueError, match=r"every prompt .*has\s+3 rows"):
     with_rows(3)

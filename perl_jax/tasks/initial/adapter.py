@@ -1,0 +1,127 @@
+"""PEFT adapters that somebody else has trained: base, tokenizer, A and B."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+from absl import logging
+
+from perl_jax import sharding
+from perl_jax.data.text import hugging_face, tokenization
+from perl_jax.interop import peft
+from perl_jax.tasks.initial import model
+from perl_jax.tasks.initial.model import ReadOptions, Start
+
+# A directory with one of these has a vocabulary.
+_VOCABULARIES = (
+  "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt",
+  "spiece.model", "sentencepiece.bpe.model", "tekken.json",
+)  # fmt: skip
+# Files that mean something together with a vocabulary only.
+_SETTINGS = (
+  "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
+
+
+def adapter_start(
+  directory: str | os.PathLike,
+  field: str,
+  options: ReadOptions,
+  shared_with: Start | None = None,
+) -> Start:
+  """A PEFT adapter on the checkpoint `options.base`, or on the one it names.
+
+  The tokenizer is the one beside the adapter, if there is one; see
+  `with_tokenizer`.
+
+  Args:
+    directory: Path of a directory as PEFT's `save_pretrained` writes it.
+    field: Config field that named it, for error messages.
+    options: How to read the base.
+    shared_with: A start whose base is shared if it is the same checkpoint.
+
+  Raises:
+    ValueError: No base is given, the adapter does not fit it, or its tokenizer
+      is incomplete.
+  """
+  base, named = find_base(directory, field, options.base)
+  under = model.checkpoint_start(base, options, shared_with)
+  try:
+    found = peft.load_adapter(directory, under.config)
+  except ValueError as error:
+    raise ValueError(
+      f"config.{field}={str(directory)!r} does not load on {base} (its config"
+      f" names the base {named!r}): {error}"
+    ) from error
+  adapter = sharding.place(options.target_mesh(), found.adapter)
+  head = found.head or under.role.head or {}
+  start = under.with_adapter(adapter | head, found.backbone.lora)
+  return with_tokenizer(start, Path(directory))
+
+
+def find_base(
+  directory: str | os.PathLike, field: str, given: str
+) -> tuple[str, str]:
+  """(base to use, base that the adapter names) of an adapter.
+
+  What is given goes before what the adapter names: an adapter does not say
+  which copy of its base lies where.
+
+  Args:
+    directory: Directory of the adapter.
+    field: Config field that named it, for error messages.
+    given: `config.base`, or "".
+
+  Raises:
+    ValueError: Neither is there.
+  """
+  named = peft.base_of(directory)
+  base = given or named
+  where = f"config.{field}={str(directory)!r} is a PEFT adapter"
+  if given and not Path(given).exists():
+    raise ValueError(f"{where}, and config.base={given!r} does not exist.")
+  if not base or not Path(base).exists():
+    says = (
+      f"on {named!r}, which is not here"
+      if named
+      else (f"whose {peft.CONFIG} names no base")
+    )
+    raise ValueError(
+      f"{where} {says}. Give the directory of that checkpoint:"
+      " --config.base=PATH."
+    )
+  logging.info(
+    "%s is put on the base %s (%s; %s says %r).", directory, base,
+    "config.base" if given else "as it names it", peft.CONFIG, named,
+  )  # fmt: skip
+  return base, named
+
+
+def with_tokenizer(start: Start, directory: Path) -> Start:
+  """A start with the tokenizer that lies beside its adapter.
+
+  A whole tokenizer there takes the place of the base's, chat template included;
+  generation goes on to stop where the base does. A chat template alone is used
+  with the base's tokenizer. Without either the base's tokenizer stays. The log
+  says which it is.
+
+  Raises:
+    ValueError: There are settings of a tokenizer without its vocabulary.
+  """
+  base, template = start.tokenizer, directory / hugging_face.TEMPLATE
+  if any((directory / name).is_file() for name in _VOCABULARIES):
+    logging.info("tokenizer: %s, beside the adapter; not %s", directory, base)
+    stop_ids = tuple(tokenization.stop_ids(base)) or None
+    return dataclasses.replace(start, tokenizer=directory, stop_ids=stop_ids)
+  found = [name for name in _SETTINGS if (directory / name).is_file()]
+  if found:
+    raise ValueError(
+      f"{directory} has {', '.join(found)} of a tokenizer, but no vocabulary."
+      " Put the rest of that tokenizer beside it (tokenizer.json), or remove it"
+      f" to use the tokenizer of the base, {base}."
+    )
+  if template.is_file():
+    logging.info("tokenizer: the base's, %s, with %s", base, template)
+    return dataclasses.replace(start, template=template)
+  logging.info("tokenizer: the base's, %s; none beside the adapter", base)
+  return start
