@@ -7,19 +7,16 @@ from pathlib import Path
 from absl import logging
 
 from perl_jax import sharding
-from perl_jax.data.text import hugging_face, tokenization
+from perl_jax.data.text import files as tokenizer_files
+from perl_jax.data.text import hugging_face, unreadable
 from perl_jax.interop import peft
 from perl_jax.tasks.initial import model
 from perl_jax.tasks.initial.model import ReadOptions, Start
 
-# A directory with one of these has a vocabulary.
-_VOCABULARIES = (
-  "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt",
-  "spiece.model", "sentencepiece.bpe.model", "tekken.json",
-)  # fmt: skip
-# Files that mean something together with a vocabulary only.
-_SETTINGS = (
+# Files that mean something together with the rest of a tokenizer only.
+_PARTS = (
   "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+  "vocab.json", "merges.txt",
 )  # fmt: skip
 
 
@@ -106,19 +103,19 @@ def with_tokenizer(start: Start, directory: Path) -> Start:
   says which it is.
 
   Raises:
-    ValueError: There are settings of a tokenizer without its vocabulary.
+    ValueError: There is a part of a tokenizer that is none without the rest.
   """
   base, template = start.tokenizer, directory / hugging_face.TEMPLATE
-  if any((directory / name).is_file() for name in _VOCABULARIES):
+  missing = unreadable.missing_file(directory)
+  if not missing:
     logging.info("tokenizer: %s, beside the adapter; not %s", directory, base)
-    stop_ids = tuple(tokenization.stop_ids(base)) or None
+    stop_ids = tuple(tokenizer_files.stop_ids(base)) or None
     return dataclasses.replace(start, tokenizer=directory, stop_ids=stop_ids)
-  found = [name for name in _SETTINGS if (directory / name).is_file()]
+  found = [name for name in _PARTS if (directory / name).is_file()]
   if found:
     raise ValueError(
-      f"{directory} has {', '.join(found)} of a tokenizer, but no vocabulary."
-      " Put the rest of that tokenizer beside it (tokenizer.json), or remove it"
-      f" to use the tokenizer of the base, {base}."
+      f"{directory} has a part of a tokenizer ({', '.join(found)}), but"
+      f" {missing} Or remove that part to use the base's tokenizer, {base}."
     )
   if template.is_file():
     logging.info("tokenizer: the base's, %s, with %s", base, template)

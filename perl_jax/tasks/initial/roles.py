@@ -8,7 +8,8 @@ from jax.sharding import Mesh
 
 from perl_jax import params as params_lib
 from perl_jax import roles, sharding
-from perl_jax.data.text import hugging_face, sameness, tokenization
+from perl_jax.data.text import files as tokenizer_files
+from perl_jax.data.text import hugging_face, sameness
 from perl_jax.tasks.initial import model, restore
 from perl_jax.tasks.initial import trainable as trainable_lib
 from perl_jax.tasks.initial.model import Start
@@ -113,9 +114,9 @@ def require_same_tokenizer(policy: Start, reward: Start) -> None:
   """
   if _same_files(policy, reward):
     return
-  first, _ = tokenization.read(policy.tokenizer, policy.template)
+  first, _ = tokenizer_files.read(policy.tokenizer, policy.template)
   try:
-    second, _ = tokenization.read(reward.tokenizer, reward.template)
+    second, _ = tokenizer_files.read(reward.tokenizer, reward.template)
   except ValueError as error:
     raise ValueError(
       f"{error} If the reward model was trained with the policy's tokenizer,"
