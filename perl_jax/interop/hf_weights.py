@@ -5,8 +5,7 @@
     base = load_base(checkpoint, config, mesh=mesh, storage=storage)
     save_base("merged", config, base, dtype="bfloat16")
 
-A leaf is read, cast and put where its sharding rule wants it before the next is
-read, each device getting its own part: the host holds one leaf at a time.
+Each device gets its own part of a leaf, and the host holds one leaf at a time.
 """
 
 import dataclasses
@@ -16,17 +15,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from absl import logging
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from perl_jax import files as files_lib
-from perl_jax import hosts, roles, sharding
+from perl_jax import hosts
 from perl_jax import params as params_lib
-from perl_jax.interop import hf_files, hf_names
+from perl_jax.interop import hf_files, hf_names, leaves
 from perl_jax.interop.hf_files import FLOATS, INDEX, SINGLE, Checkpoint
 from perl_jax.interop.storage import Storage
 from perl_jax.models.config import ModelConfig
@@ -41,13 +39,6 @@ _WRAPPERS = {
   "base_model.": "the model under a PEFT adapter was saved. Save"
   " `model.merge_and_unload()` with save_pretrained.",
 }
-
-
-def base_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-  """Shape by path of the base tree."""
-  key = jax.ShapeDtypeStruct((2,), np.uint32)
-  tree = jax.eval_shape(lambda k: roles.init_base(k, config), key)
-  return {p: tuple(x.shape) for p, x in params_lib.flatten(tree).items()}
 
 
 def load_base(
@@ -70,31 +61,17 @@ def load_base(
     ValueError: Tensors are missing, unknown, or of another shape or dtype; all
       of them are listed.
   """
-  shapes = base_shapes(config)
+  shapes = leaves.base_shapes(config)
   sources = hf_names.sources(config, shapes)
   _require_fit(checkpoint, config, shapes, sources)
-  leaves = {}
-  for path, shape in shapes.items():
-    layout = NamedSharding(mesh, sharding.spec_for(path, len(shape)))
-    leaf = _load_leaf(
-      checkpoint, sources[path], shape, layout, jnp.dtype(storage.read_dtype)
-    )
-    stored = storage.put(path, leaf)
-    leaves[path] = sharding.place(mesh, {path: stored}, share=True)[path]
-  return params_lib.unflatten(leaves)
-
-
-def _load_leaf(checkpoint, source, shape, layout, dtype):
-  parts: dict[Any, np.ndarray] = {}
-
-  def part(index):
-    bounds = tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True))
-    if bounds not in parts:  # devices that hold a copy ask for the same
-      parts[bounds] = _read_part(checkpoint, source, bounds, dtype)
-    return parts[bounds]
-
-  leaf = jax.make_array_from_callback(shape, layout, part)
-  return jax.block_until_ready(leaf)
+  return leaves.load(
+    shapes,
+    lambda path, bounds, dtype: _read_part(
+      checkpoint, sources[path], bounds, dtype
+    ),
+    mesh=mesh,
+    storage=storage,
+  )
 
 
 def _read_part(checkpoint, source, bounds, dtype):
@@ -240,10 +217,10 @@ def save_base(
   Returns:
     Names of the files.
   """
-  leaves = params_lib.flatten(base)
+  tree = params_lib.flatten(base)
   if not head:
-    leaves.pop("lm_head", None)
-  shapes = {p: tuple(x.shape) for p, x in leaves.items()}
+    tree.pop("lm_head", None)
+  shapes = {p: tuple(x.shape) for p, x in tree.items()}
   sources = hf_names.sources(config, shapes)
   size = jnp.dtype(dtype).itemsize
   plan: list[list[tuple[str, str, int]]] = [[]]
@@ -267,7 +244,7 @@ def save_base(
   for file, entries in zip(files, plan, strict=True):
     tensors = {}
     for name, path, i in entries:
-      leaf = leaves[path][i] if sources[path].stacked else leaves[path]
+      leaf = tree[path][i] if sources[path].stacked else tree[path]
       array = np.asarray(hosts.to_host(leaf)).astype(dtype)
       array = array.T if sources[path].transposed else array
       tensors[name] = np.ascontiguousarray(array)

@@ -20,7 +20,8 @@ from absl import logging
 
 from perl_jax import files, roles
 from perl_jax import params as params_lib
-from perl_jax.interop import hf_names, hf_weights, peft_config, score
+from perl_jax.interop import hf_names, peft_config, score
+from perl_jax.interop import leaves as leaves_lib
 from perl_jax.models import lora as lora_lib
 from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
@@ -209,7 +210,7 @@ def _assemble(path, settings, tensors, config) -> roles.Role:
   head = _head(path, settings, heads, config)
   modules = _modules(path, settings, pairs, roots.pop(), config)
   spec = _spec(settings, pairs, modules)
-  shapes = hf_weights.base_shapes(config)
+  shapes = leaves_lib.base_shapes(config)
   leaves = {}
   for stem, layers in pairs.items():
     kernel = shapes[f"layers/{stem}/kernel"]

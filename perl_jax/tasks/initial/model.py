@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from perl_jax import hosts, roles, sharding
 from perl_jax import params as params_lib
 from perl_jax.data.text import tokenization
-from perl_jax.interop import hf_checkpoint
+from perl_jax.interop import pretrained
 from perl_jax.interop.storage import Storage
 from perl_jax.models import quantization
 from perl_jax.models.config import ModelConfig
@@ -35,7 +35,8 @@ class Start:
       that are there already, if any; `role.frozen` is the base.
     source: How to find the base again, as JSON: {"kind": "random", "seed"},
       {"kind": "workdir", "path", "checkpoint", "role"} or
-      {"kind": "huggingface", "path"}, each with the "dtype" it is stored in.
+      {"kind", "path"} of a third party's files, the kind one of
+      `pretrained.KINDS`; each with the "dtype" it is stored in.
     fingerprint: SHA-256 of the base, `params.fingerprint`.
     tokenizer: Directory of the tokenizer, or a GGUF file that has it in it.
     template: File of a chat template that is used instead of the tokenizer's,
@@ -191,7 +192,7 @@ def read_base(directory: str | os.PathLike, options: ReadOptions) -> roles.Role:
   """A Hugging Face checkpoint with its base in the storage dtype."""
   storage = Storage(options.dtype)
   with phases.phase(f"reading {directory}"):
-    found = hf_checkpoint.load(
+    found = pretrained.load(
       directory, mesh=options.target_mesh(), storage=storage
     )
   logging.info("%s: %s", directory, storage.describe())
@@ -203,35 +204,37 @@ def checkpoint_start(
   options: ReadOptions,
   shared_with: Start | None = None,
 ) -> Start:
-  """A Hugging Face checkpoint: a base, and the head if it is a reward model.
+  """A third party's checkpoint: a base, and the head of a reward model.
 
   Args:
     directory: Path of a directory as `save_pretrained` writes it, the tokenizer
-      included.
+      included; or of a GGUF file.
     options: How to read it.
     shared_with: A start that may have the same base in memory already.
   """
   source = source_of(directory, options.dtype)
   path = source["path"]
+  tokenizer = pretrained.tokenizer_of(path)
   if shared_with is not None and _same_place(shared_with.source, source):
     bare = shared_with.with_adapter({}, LoraSpec())
     return dataclasses.replace(
-      bare, tokenizer=Path(path), template=None, stop_ids=None
+      bare, tokenizer=tokenizer, template=None, stop_ids=None
     )
   found = read_base(path, options)
   return _bare(
     found.frozen,
     dataclasses.replace(found.backbone.config, **options.model),
     source=source,
-    tokenizer=Path(path),
+    tokenizer=tokenizer,
     head=found.head,
   )
 
 
 def source_of(directory: str | os.PathLike, dtype: str) -> dict[str, Any]:
   """The `Start.source` of a base that is read from somebody else's files."""
-  path = str(Path(directory).absolute())
-  return {"kind": "huggingface", "path": path, "dtype": dtype}
+  path = str(pretrained.place_of(directory))
+  kind = pretrained.kind_of(path) or pretrained.HUGGING_FACE
+  return {"kind": kind, "path": path, "dtype": dtype}
 
 
 def _same_place(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:

@@ -14,7 +14,7 @@ from absl import logging
 
 from perl_jax import checkpoint, roles, sharding
 from perl_jax import params as params_lib
-from perl_jax.interop import hf_checkpoint, peft
+from perl_jax.interop import peft, pretrained
 from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
 from perl_jax.tasks.initial import adapter, manifest, model
@@ -52,7 +52,7 @@ def load(
   if not (workdir / manifest.MODEL_FILE).exists():
     if peft.is_adapter(workdir):
       return adapter.adapter_start(workdir, field, options, shared_with)
-    if hf_checkpoint.is_checkpoint(workdir):
+    if pretrained.kind_of(workdir):
       return model.checkpoint_start(workdir, options, shared_with)
   saved = manifest.read_model(workdir, field)
   if saved["ensemble"] > 1 and role != "reward":
@@ -241,8 +241,8 @@ def model_in(directory: str | os.PathLike, field: str) -> ModelConfig | None:
   if (Path(directory) / manifest.MODEL_FILE).is_file():
     saved = manifest.read_model(directory, field)
     return ModelConfig.from_dict(saved["model"])
-  if hf_checkpoint.is_checkpoint(directory):
-    return hf_checkpoint.model_config(directory)
+  if pretrained.kind_of(directory):
+    return pretrained.model_config(directory)
   return None
 
 
@@ -257,7 +257,7 @@ def load_anchor(config, policy: Start, options: ReadOptions) -> Start:
   saved = manifest.read_model(workdir, "policy.init")
   init, source = saved["init"], saved["base"]
   options = dataclasses.replace(options, dtype=source["dtype"])
-  if not init["init"] and source["kind"] == "huggingface":
+  if not init["init"] and source["kind"] in pretrained.KINDS:
     bare = policy.with_adapter({}, LoraSpec())
     if policy.fingerprint == saved["fingerprint"]:
       return bare
@@ -270,7 +270,7 @@ def load_anchor(config, policy: Start, options: ReadOptions) -> Start:
     )
   if not init["init"]:
     return policy
-  if policy.source["kind"] == "huggingface":
+  if policy.source["kind"] in pretrained.KINDS:
     # Where the base of an adapter that it started from was found.
     options = dataclasses.replace(options, base=policy.source["path"])
   return load(
