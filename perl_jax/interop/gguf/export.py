@@ -107,13 +107,15 @@ def save(
     base = origin.path
   elif what.adapter:
     base, convert = usage.CONVERTED, origin.path
+  name = architecture(role.config, origin)
+  windowed = name == "llama" and any(role.config.layer_is_windowed)
   if what.adapter:
     adapter_lib.save_adapter(
       directory / usage.ADAPTER,
       role.config,
       role.lora,
       role.adapter,
-      architecture=architecture(role.config, origin),
+      architecture=name,
       name=f"{Path(origin.path).stem}, adapter of perl_jax",
     )
   if model:
@@ -125,7 +127,12 @@ def save(
       chat_template=chat_template,
     )
     files.write_text(directory / usage.MODELFILE, usage.modelfile(model))
-  return usage.commands(base=base, convert=convert, model=model)
+  return usage.commands(
+    base=base,
+    convert=convert,
+    model=model,
+    window=role.config.sliding_window if windowed else None,
+  )
 
 
 def architecture(config: ModelConfig, origin: Origin) -> str:

@@ -17,13 +17,20 @@ def modelfile(model: str) -> str:
   return f"FROM ./{model}\n"
 
 
-def commands(*, base: str = "", convert: str = "", model: str = "") -> str:
+def commands(
+  *,
+  base: str = "",
+  convert: str = "",
+  model: str = "",
+  window: int | None = None,
+) -> str:
   """Markdown: how to serve the files with llama.cpp and Ollama.
 
   Args:
     base: File that the adapter goes on, "" if there is no adapter.
     convert: Checkpoint that `base` is first made from, "" if it is there.
     model: File with the whole model, "" if there is none.
+    window: Sliding window that llama.cpp does without, or None.
   """
   lines = ["Start the commands in this directory."]
   if convert:
@@ -55,6 +62,12 @@ def commands(*, base: str = "", convert: str = "", model: str = "") -> str:
     ]
   else:
     lines += ["", "Ollama takes whole models only: since 0.34 no adapters."]
+  if window is not None:
+    lines += [
+      "",
+      "llama.cpp attends to all tokens where this model attends to the last"
+      f" {window}: keep conversations shorter than that.",
+    ]
   return "\n".join(lines)
 
 
