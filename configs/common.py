@@ -138,11 +138,16 @@ def evaluation(
 
 
 def rewards() -> ConfigDict:
-  """The reward of a response: a model or an ensemble, a function, or both."""
+  """The reward of a response: a model or an ensemble, a function, or both.
+
+  `score_at` is where the model's score is read, "template" or "turn"; "" is
+  where it was trained to be read, and the template's end if that is not known.
+  """
   return ConfigDict(
     {
       "init": "",
       "checkpoint": "best",
+      "score_at": "",
       "combine": "mean",
       "std_weight": 1.0,
       "fn": "",

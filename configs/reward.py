@@ -8,9 +8,12 @@
 
 `loss` is "pairwise" for chosen / rejected pairs and "pointwise" for labels.
 `head` is "scalar", a linear map of the hidden state after the last token, or
-"likelihood", which also sees how likely the response is. `ensemble` is the
-number of models to train at once, each on `member_share` of the rows; with half
-of the rows, four models cost about as much as two.
+"likelihood", which also sees how likely the response is. `score_at` says which
+token is the last: "template" is the one that the chat template ends a
+conversation with, as other tools read reward models; "turn" is the stop token
+of the response, which may be a token earlier. `ensemble` is the number of
+models to train at once, each on `member_share` of the rows; with half of the
+rows, four models cost about as much as two.
 Results: docs/stages.md, docs/paper-data.md.
 """
 
@@ -24,6 +27,7 @@ def get_config(arg=None):
   config.ensemble = 1
   config.member_share = 0.5
   config.head = "scalar"
+  config.score_at = "template"
   config.loss = "pointwise" if name.startswith("taskmaster") else "pairwise"
   config.optimizer = common.optimizer(learning_rate=2e-3, warmup_steps=20)
   config.steps = 600

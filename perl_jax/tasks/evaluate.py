@@ -52,7 +52,11 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       if reward is not None:
         tokenization = reward.load_tokenizer()
         found, rows = evaluate_reward(
-          config, mesh, tokenization, placed["reward"]
+          config,
+          mesh,
+          tokenization,
+          placed["reward"],
+          closed=reward.score_at == "template",
         )
         summary |= {f"reward_model.{k}": v for k, v in found.items()}
         if hosts.is_primary():
@@ -94,17 +98,25 @@ def load(config, mesh):
       shared_with=policy,
       options=options,
     )
+    initial_roles.require_head(reward, config)
     reward = initial_roles.combined(reward, config)
+    tokenization = policy.load_tokenizer() if policy else None
+    reward = initial_roles.read_at(reward, config, tokenization)
   return policy, anchor, reward
 
 
-def evaluate_reward(config, mesh, tokenization, role):
-  """(metrics, scored rows) of a reward model on held-out rows."""
-  data = inputs.read(
-    config, tokenization, reward_settings.loss_of(config).data, train=False
-  )
+def evaluate_reward(config, mesh, tokenization, role, *, closed):
+  """(metrics, scored rows) of a reward model on held-out rows.
+
+  `closed` says that the model reads whole conversations.
+  """
+  kind = reward_settings.loss_of(config).data
+  data = inputs.read(config, tokenization, kind, train=False, closed=closed)
+  closing = len(tokenization.closing) if closed else 0
   score = Compiled(
-    reward_model.make_scorer(role.backbone, data.max_targets, role.members),
+    reward_model.make_scorer(
+      role.backbone, data.max_targets, role.members, closing
+    ),
     name="reward scores",
   )
   rows = reward_model.score_rows(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import optax
+from absl import logging
 
 from perl_jax import files, hosts, roles, sharding
 from perl_jax.tasks.dry_run.abstract import AbstractStage
@@ -30,10 +31,26 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   members = config.ensemble
   with workdir_lib.preparing(config, workdir) as workdir:
     start, tokenization = begin.start(config, "reward", workdir, kind, mesh)
-    data = inputs.read(config, tokenization, kind)
+    closed = config.score_at == "template"
+    closing = len(tokenization.closing) if closed else 0
+    data = inputs.read(config, tokenization, kind, closed=closed)
     reward_settings.require_different(config, start.role)
+    if start.role.head is not None and start.score_at != config.score_at:
+      logging.warning(
+        "config.reward.init=%r was trained to be read at the end of the %s, and"
+        " goes on with config.score_at=%r.",
+        config.reward.init,
+        start.score_at,
+        config.score_at,
+      )
     prepared = begin.prepare(
-      config, workdir, start, "reward", head=config.head, members=members
+      config,
+      workdir,
+      start,
+      "reward",
+      head=config.head,
+      members=members,
+      score_at=config.score_at,
     )
   inputs.log_counts(data.counts)
 
@@ -45,10 +62,10 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
     key = streams.key_of(config.seed, streams.Stream.REWARD)
     own_rows = reward_settings.own_rows(config, len(data.train_rows))
     train_step = make_train_step(
-      config, backbone, optimizer.transformation, data.max_targets
+      config, backbone, optimizer.transformation, data.max_targets, closing
     )
     score = Compiled(
-      reward_model.make_scorer(backbone, data.max_targets, members),
+      reward_model.make_scorer(backbone, data.max_targets, members, closing),
       name="reward scores",
     )
 
@@ -131,12 +148,14 @@ def make_train_step(
   backbone: roles.Backbone,
   optimizer: optax.GradientTransformation,
   max_response: int,
+  closing: int = 0,
 ) -> Compiled:
   """The training step, `step(state, frozen, batch, key)`.
 
-  `max_response` is at least the number of response tokens of any row.
+  `max_response` is at least the number of response tokens of any row, and
+  `closing` of each row are not of the response.
   """
   make_loss = reward_settings.loss_of(config).make
-  loss = make_loss(backbone, max_response=max_response)
+  loss = make_loss(backbone, max_response=max_response, closing=closing)
   step = reward_settings.make_step(config, loss, optimizer)
   return Compiled(step, name="reward step", donate=(0,))

@@ -37,7 +37,9 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
     reward = None
     if config.reward.init:
       reward = initial_roles.load_reward(config, start, mesh)
-      inputs.require_room(config, reward.config.max_len)
+      reward = initial_roles.read_at(reward, config, tokenization)
+      closing = reward.role.closing.tokens if reward.role.closing else ()
+      inputs.require_room(config, reward.config.max_len, len(closing))
     data = inputs.read(config, tokenization, "prompts")
     function = rewards.function_of(config, data.rows)
     beside = {}

@@ -45,6 +45,7 @@ class Tokenization:
       stop token, and is one if the tokenizer's has no row in the embedding.
     pads: (id, text) of tokens to pad with for tools that recognise padding by
       its id, the best first; see `padding`.
+    has_template: Whether there is a chat template.
     closing: Tokens that the chat template writes after the stop token when a
       conversation ends with the turn, such as a line break.
     ends_turn: Whether the template writes the stop token; where it does not,
@@ -79,6 +80,7 @@ class Tokenization:
     has_pad = pad is not None and self._encoder.has_row(pad)
     self.pad_id: int = pad if has_pad else self.stop_ids[-1]
     self.ends_turn: bool = self._template.ends_turn
+    self.has_template: bool = self._template.text.exists
     self.unsaid: str = self._template.responses.unsaid
     self.closing: tuple[int, ...] = self._after_turn(self._template.closing)
     pads = padding.candidates(

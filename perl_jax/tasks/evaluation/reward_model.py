@@ -17,7 +17,12 @@ SCORES = "scores.jsonl"
 _SIDES = ("chosen", "rejected", "score")
 
 
-def make_scorer(backbone: roles.Backbone, max_response: int, members: int = 1):
+def make_scorer(
+  backbone: roles.Backbone,
+  max_response: int,
+  members: int = 1,
+  closing: int = 0,
+):
   """Returns `score(trainable, frozen, tokens, lengths, prompt_lengths)`.
 
   It gives the scores of a batch, `[B]` float32, or `[members, B]` of an
@@ -27,6 +32,7 @@ def make_scorer(backbone: roles.Backbone, max_response: int, members: int = 1):
     backbone: Model and adapter shape.
     max_response: At least the number of response tokens of any row.
     members: Number of models in the ensemble.
+    closing: Number of tokens of a row after its response.
   """
 
   def score(trainable, frozen, tokens, lengths, prompt_lengths):
@@ -37,6 +43,7 @@ def make_scorer(backbone: roles.Backbone, max_response: int, members: int = 1):
       lengths,
       prompt_lengths,
       max_response=max_response,
+      closing=closing,
     )
 
   if members > 1:

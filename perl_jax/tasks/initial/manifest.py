@@ -28,6 +28,8 @@ _TOKENIZER_FILES = (
 )  # fmt: skip
 # Version of the files of a workdir. 2: checkpoints keep a tree for each role.
 VERSION = 2
+# What the absence of fields meant that were added since.
+_MEANT = {"score_at": "turn"}
 _FIELDS = (
   "version", "model", "lora", "tuning", "trained", "head", "ensemble", "init",
   "base", "fingerprint",
@@ -44,6 +46,7 @@ def write_model(
   init: Mapping[str, Any],
   head: str = "scalar",
   members: int = 1,
+  score_at: str = "",
 ) -> None:
   """Writes model.json and the tokenizer of a stage, on process 0 alone.
 
@@ -58,6 +61,8 @@ def write_model(
       "checkpoint"}; an evaluation finds the anchor there.
     head: Kind of the reward model's head, one of `settings.reward.HEADS`.
     members: Number of reward models in a checkpoint.
+    score_at: Where their scores are read, one of `settings.reward.SCORE_AT`;
+      "" for other roles.
   """
   if not hosts.is_primary():
     return  # the others wait at the end of `workdir.preparing`
@@ -79,6 +84,7 @@ def write_model(
       "trained": list(trained),
       "head": head,
       "ensemble": members,
+      "score_at": score_at,
       "init": init,
       "base": source,
       "fingerprint": start.fingerprint,
@@ -141,7 +147,7 @@ def read_model(workdir: str | Path, field: str) -> dict[str, Any]:
       f"config.{field}={str(workdir)!r}: {path} has no {', '.join(missing)}."
       " Restore the file, or run that stage again."
     )
-  return saved
+  return _MEANT | saved
 
 
 def require_version(path: Path, saved: Mapping[str, Any], where: str) -> None:

@@ -43,6 +43,9 @@ class Start:
       or None.
     stop_ids: Ids at which the model stops; None if files beside the tokenizer
       name them.
+    score_at: Where the score of a reward model is read, one of
+      `settings.reward.SCORE_AT`. Those of others are read at the end of the
+      template.
   """
 
   role: roles.Role
@@ -51,6 +54,7 @@ class Start:
   tokenizer: Path
   template: Path | None = None
   stop_ids: tuple[int, ...] | None = None
+  score_at: str = "template"
 
   @property
   def config(self) -> ModelConfig:

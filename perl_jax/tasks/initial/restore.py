@@ -87,6 +87,7 @@ def load(
     source=source,
     fingerprint=saved["fingerprint"],
     tokenizer=workdir / manifest.TOKENIZER,
+    score_at=saved["score_at"],
   )
 
 
@@ -147,6 +148,7 @@ def _tuned_base(workdir, which, role, saved, trainable, options) -> Start:
     source=source,
     fingerprint=model.fingerprint(body),
     tokenizer=workdir / manifest.TOKENIZER,
+    score_at=saved["score_at"],
   )
 
 

@@ -10,6 +10,7 @@ from perl_jax import params as params_lib
 from perl_jax import roles, sharding
 from perl_jax.data.text import files as tokenizer_files
 from perl_jax.data.text import hugging_face, sameness
+from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.tasks.initial import model, restore
 from perl_jax.tasks.initial import trainable as trainable_lib
 from perl_jax.tasks.initial.model import Start
@@ -69,20 +70,15 @@ def load_reward(config: shared.Config, policy: Start, mesh: Mesh) -> Start:
   Raises:
     ValueError: It has no head, or another tokenizer than the policy.
   """
-  init = config.reward.init
   start = restore.load(
-    init,
+    config.reward.init,
     config.reward.checkpoint,
     "reward",
     "reward.init",
     shared_with=policy,
     options=model.read_options(config, mesh),
   )
-  if start.role.head is None:
-    raise ValueError(
-      f"config.reward.init={init!r} has no scalar head: it is no reward"
-      " model. Train one with configs/reward.py."
-    )
+  require_head(start, config)
   require_same_tokenizer(policy, start)
   start = combined(start, config)
   if start.fingerprint == policy.fingerprint:
@@ -99,6 +95,60 @@ def load_reward(config: shared.Config, policy: Start, mesh: Mesh) -> Start:
     params_lib.nbytes(start.role.frozen) / 2**20,
   )
   return start
+
+
+def require_head(start: Start, config: shared.Config) -> None:
+  """Checks that what `config.reward.init` names is a reward model.
+
+  Raises:
+    ValueError: It has no scalar head.
+  """
+  if start.role.head is None:
+    raise ValueError(
+      f"config.reward.init={config.reward.init!r} has no scalar head: it is no"
+      " reward model. Train one with configs/reward.py."
+    )
+
+
+def read_at(
+  start: Start,
+  config: shared.Config,
+  policy: tokenization_lib.Tokenization | None = None,
+) -> Start:
+  """A reward model with what it reads after a response that it scores.
+
+  Args:
+    start: The reward model.
+    config: Config of RL or of an evaluation; `config.reward.score_at` comes
+      before where the model was trained to be read.
+    policy: Tokenizer of the policy whose responses are scored, if there is one.
+
+  Raises:
+    ValueError: Its template writes conversations otherwise than the policy's
+      prompts go on.
+  """
+  score_at = config.reward.score_at or start.score_at
+  role = dataclasses.replace(start.role, closing=None)
+  if score_at == "template":
+    own = start.load_tokenizer()
+    if policy is not None and policy.unsaid:
+      raise ValueError(
+        f"config.reward.init={config.reward.init!r} reads whole conversations,"
+        f" and those of {policy.name} have no {policy.unsaid!r} before a"
+        " response, with which the policy's prompts end: it would read what it"
+        " was not trained on. Give a reward model that was trained with"
+        " --config.score_at=turn, which reads what is sampled, or use this one"
+        " so: --config.reward.score_at=turn."
+      )
+    if policy is not None and not own.has_template:
+      own = policy
+    if own.closing or not own.ends_turn:
+      stops = own.stop_ids if policy is None else policy.stop_ids
+      closing = roles.Closing(own.closing, stops, own.ends_turn)
+      role = dataclasses.replace(role, closing=closing)
+  where = {"template": "chat template", "turn": "turn"}[score_at]
+  logging.info("reward: a score is read at the end of the %s.", where)
+  return dataclasses.replace(start, role=role, score_at=score_at)
 
 
 def require_same_tokenizer(policy: Start, reward: Start) -> None:

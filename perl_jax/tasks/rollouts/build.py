@@ -189,6 +189,7 @@ def build(
     together=together,
     reward_backbone=reward.backbone if reward else None,
     members=reward.members if reward else 1,
+    closing=reward.closing if reward else None,
     microbatches=settings.score_microbatches,
   )
   prepare = None

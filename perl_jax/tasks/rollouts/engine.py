@@ -34,7 +34,9 @@ class Engine:
     self.rewards = None
     if reward is not None:
       self.rewards = Compiled(
-        scoring.make_rewards(reward.backbone, members=reward.members),
+        scoring.make_rewards(
+          reward.backbone, members=reward.members, closing=reward.closing
+        ),
         name="rewards",
       )
 

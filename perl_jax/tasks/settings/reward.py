@@ -16,7 +16,8 @@ class Loss(NamedTuple):
 
   Attributes:
     data: Kind of records that it is trained on, a key of `batches.KINDS`.
-    make: `make(backbone, max_response=...)` returns the loss function.
+    make: `make(backbone, max_response=..., closing=...)` returns the loss
+      function.
   """
 
   data: str
@@ -29,6 +30,9 @@ LOSSES = {
 }
 HEADS = ("scalar", "likelihood")  # see `roles.response_scores`
 CHECKPOINTS = ("best", "last")
+# Where a score is read: at the last token that the chat template writes when a
+# response ends a conversation, or at the stop token of the response.
+SCORE_AT = ("template", "turn")
 
 
 def check(config: shared.Config, mesh: Mesh) -> None:
@@ -38,7 +42,11 @@ def check(config: shared.Config, mesh: Mesh) -> None:
     ValueError: Names the field, the value and the way out.
   """
   shared.check_counts(config, mesh)
-  for field, allowed in (("head", HEADS), ("report_checkpoint", CHECKPOINTS)):
+  for field, allowed in (
+    ("head", HEADS),
+    ("score_at", SCORE_AT),
+    ("report_checkpoint", CHECKPOINTS),
+  ):
     if config[field] not in allowed:
       raise ValueError(
         f"config.{field}={config[field]!r}: choose one of"

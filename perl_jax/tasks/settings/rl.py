@@ -8,6 +8,7 @@ import optax
 from perl_jax import sampling, steps
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.objectives import ensembles
+from perl_jax.tasks.settings import reward as reward_settings
 from perl_jax.tasks.settings import shared
 
 
@@ -216,6 +217,12 @@ def check_reward(config: shared.Config) -> None:
   if reward.combine not in COMBINATIONS:
     raise ValueError(
       f"config.reward.combine={reward.combine!r}: choose one of {COMBINATIONS}."
+    )
+  if reward.score_at not in ("", *reward_settings.SCORE_AT):
+    raise ValueError(
+      f"config.reward.score_at={reward.score_at!r}: choose one of"
+      f" {reward_settings.SCORE_AT}, or '' for where the reward model was"
+      " trained to be read."
     )
   if not reward.init and reward.combine != "mean":
     raise ValueError(

@@ -89,6 +89,7 @@ def prepare(
   *,
   head: str = "",
   members: int = 1,
+  score_at: str = "",
   beside: Mapping[str, params_lib.Params] | None = None,
 ) -> Prepared:
   """Makes what a stage trains, and writes model.json and the tokenizer.
@@ -100,6 +101,7 @@ def prepare(
     role: Name of the role that the stage is about.
     head: Kind of scalar head, one of `settings.reward.HEADS`, or "" for none.
     members: Number of models that are trained at once.
+    score_at: Where the score of a reward model is read.
     beside: Trees of other roles that are trained on the same base, by name.
   """
   lora = shared.lora_spec(config)
@@ -121,6 +123,7 @@ def prepare(
     init=config[role].to_dict(),
     head=head or "scalar",
     members=members,
+    score_at=score_at,
   )
   summary = shared.share(made.trainable, made.frozen)
   logging.info("%s: %s", config.task, summary)

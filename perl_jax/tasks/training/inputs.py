@@ -87,14 +87,19 @@ def load(data: Config, kind: str, seed: int) -> records.Splits:
     return hosts.primary_first(f"data {kind}", records_of)
 
 
-def require_room(config: Config, max_len: int) -> None:
+def require_room(config: Config, max_len: int, closing: int = 0) -> None:
   """Checks that the sequence lengths of `config.data` fit the model.
+
+  Args:
+    config: Config of the stage.
+    max_len: Most tokens that the model takes.
+    closing: Number of tokens that a reward model reads after a response.
 
   Raises:
     ValueError: They do not; names the fields and the model's limit.
   """
   data = config.data
-  longest = max(data.max_len, data.prompt_len + data.response_len)
+  longest = max(data.max_len, data.prompt_len + data.response_len + closing)
   if longest > max_len:
     raise ValueError(
       f"config.data asks for sequences of {longest} tokens (max_len="
@@ -147,6 +152,7 @@ def read(
   kind: str,
   *,
   train: bool = True,
+  closed: bool = False,
 ) -> Inputs:
   """Reads one kind of record into batches padded to `config.data.buckets`.
 
@@ -155,6 +161,8 @@ def read(
     tokenization: The tokenizer and its chat template.
     kind: A key of `batches.KINDS`.
     train: Whether to make training batches too, not only validation ones.
+    closed: Whether rows are conversations that their responses end, as the chat
+      template writes them.
 
   Raises:
     ValueError: The source lacks the kind, there are no rows, or one is wrong.
@@ -167,7 +175,9 @@ def read(
 
   def encoded(records_):
     shown = phases.track(records_, f"encoding {kind}", len(records_))
-    rows, cut = shape.encode(shown, tokenization, longest, config.data.long)
+    rows, cut = shape.encode(
+      shown, tokenization, longest, config.data.long, closed
+    )
     return Encoded(rows, [row.length for row in rows]), cut
 
   validation, lost = encoded(held_out)

@@ -7,7 +7,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,12 @@ CONFIG_FILE = "config.json"
 # Config fields that were added after workdirs of this version were first
 # written, with the value that does what was done before: a workdir without the
 # field goes on as it began.
-ADDED: Mapping[str, Any] = {"base": "", "conversations": 0}
+ADDED: Mapping[str, Any] = {
+  "base": "",
+  "conversations": 0,
+  # Responses ended with their stop token, whatever a chat template writes then.
+  "score_at": "turn",
+}
 
 # Fields, of a stage or of one in a pipeline, that say where a run computes and
 # not what: it may go on elsewhere.
@@ -97,8 +102,8 @@ def _refuse_other(workdir: Path, mine: Mapping[str, Any]) -> None:
   if model.is_file():
     saved = json.loads(model.read_text())
     manifest.require_version(model, saved, f"--workdir={workdir}")
-  theirs = complete(json.loads(path.read_text()), mine)
-  lines = differences(theirs, mine)
+  written = json.loads(path.read_text())
+  lines = differences(complete(written, mine), mine)
   moved = [line for line in lines if _WHERE.match(line)]
   lines = [line for line in lines if line not in moved]
   if moved and not lines:
@@ -113,7 +118,32 @@ def _refuse_other(workdir: Path, mine: Mapping[str, Any]) -> None:
     raise ValueError(
       f"{workdir} belongs to a run with another config:\n  {listed}\n"
       "Give another --workdir, or remove this one to start afresh."
+      f"{_newer(lines, differences(written, mine))}"
     )
+
+
+def _newer(lines: Sequence[str], unread: Sequence[str]) -> str:
+  """What to add to a command for fields that are newer than its workdir.
+
+  Args:
+    lines: How the configs differ, absent fields read as they were meant.
+    unread: How they differ, absent fields as they are.
+  """
+  absent = {
+    line.partition(": ")[0] for line in unread if ": '(absent)' -> " in line
+  }
+  fields = [line.partition(": ") for line in lines]
+  flags = [
+    f"--{field}={values.partition(' -> ')[0]}"
+    for field, _, values in fields
+    if field in absent and not values.startswith("'(absent)'")
+  ]
+  if not flags:
+    return ""
+  return (
+    f" To go on with it: {' '.join(flags)}, which is what runs did before there"
+    " were these fields."
+  )
 
 
 def complete(

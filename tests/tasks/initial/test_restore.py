@@ -49,6 +49,16 @@ def test_lora_leaves_an_adapter_on_a_base_by_reference(sft_run, reward_run):
   assert np.any(np.asarray(start.role.head["head"]["kernel"]))
 
 
+def test_where_a_score_is_read_is_that_of_the_training(reward_run, tmp_path):
+  """Older workdirs, which do not say it, read it at the end of the turn."""
+  start = restore.load(reward_run, "best", "reward", "reward.init")
+  assert start.score_at == "template"
+  described = json.loads((reward_run / "model.json").read_text())
+  del described["score_at"]
+  (tmp_path / "model.json").write_text(json.dumps(described))
+  assert manifest.read_model(tmp_path, "reward.init")["score_at"] == "turn"
+
+
 def test_known_base_is_shared_not_loaded_again(sft_run, reward_run, rl_run):
   sft = restore.load(sft_run, "best", "policy", "policy.init")
   for run, role in ((reward_run, "reward"), (rl_run, "policy")):

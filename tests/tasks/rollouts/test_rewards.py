@@ -237,7 +237,7 @@ def test_finalised_rows_are_those_of_the_parts():
 
 def reward_config(**fields):
   values = {"init": "runs/reward", "fn": "", "fn_weight": 1.0,
-            "combine": "mean", "std_weight": 1.0}  # fmt: skip
+            "score_at": "", "combine": "mean", "std_weight": 1.0}  # fmt: skip
   return ConfigDict({"reward": values | fields})
 
 
@@ -245,6 +245,7 @@ def reward_config(**fields):
   "fields, texts",
   [
     ({"combine": "max"}, ("combine='max'", "'mean_minus_std'")),
+    ({"score_at": "end"}, ("score_at='end'", "'template', 'turn'")),
     ({"std_weight": -1.0}, ("std_weight=-1.0", "at least 0")),
     ({"init": "", "combine": "min"}, ("combine='min'", "'mean'")),
     ({"fn": "a:b", "fn_weight": 0.0}, ("fn_weight=0", "'a:b'")),

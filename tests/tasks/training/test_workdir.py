@@ -149,6 +149,28 @@ def test_an_older_workdir_goes_on_with_a_field_that_was_added(
 
 
 @pytest.mark.parametrize(
+  ("task", "field"), [("reward", "score_at"), ("rl", "reward.score_at")]
+)
+def test_an_older_workdir_says_how_it_goes_on(tmp_path, task, field):
+  """Its rewards were read at the end of the turn."""
+  with workdir_lib.preparing(tiny.config(task), tmp_path) as workdir:
+    pass
+  path = workdir / "config.json"
+  older = json.loads(path.read_text())
+  del (older["reward"] if task == "rl" else older)["score_at"]
+  path.write_text(json.dumps(older))
+  with (
+    pytest.raises(ValueError) as caught,
+    workdir_lib.preparing(tiny.config(task), workdir),
+  ):
+    pass
+  assert f"To go on with it: --config.{field}='turn', " in str(caught.value)
+  same = tiny.config(task, **{field.replace(".", "__"): "turn"})
+  with workdir_lib.preparing(same, workdir):
+    pass
+
+
+@pytest.mark.parametrize(
   ("version", "age"), [(None, "an older"), (1, "an older"), (99, "a newer")]
 )
 def test_a_workdir_of_another_version_is_refused_with_the_way_out(

@@ -1,0 +1,84 @@
+"""The roles beside a policy: where a reward model reads its score."""
+
+import dataclasses
+
+import pytest
+from ml_collections import ConfigDict
+
+from perl_jax import roles
+from perl_jax.data.text import tokenization as tokenization_lib
+from perl_jax.models.lora import LoraSpec
+from perl_jax.tasks.initial import roles as initial_roles
+from perl_jax.tasks.initial.model import Start
+from tests import toys
+from tests.data.text import families
+from tests.data.text.families import FAMILIES, REASONING
+
+CONFIG = dataclasses.replace(toys.config("tiny"), vocab_size=1000)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+  """Directories of tokenizers, by the name of a family."""
+  root = tmp_path_factory.mktemp("families")
+  chosen = {n: FAMILIES[n] for n in ("qwen2.5", "gemma3", "llama3")}
+  chosen["r1"] = REASONING["r1"]
+  chosen["bare"] = families.Family(
+    None, "bytes", families.FAMILIES["qwen2.5"].special,
+    {"eos_token": "<|im_end|>"}, None, (),
+  )  # fmt: skip
+  return {n: families.write(f, root / n) for n, f in chosen.items()}
+
+
+def read_at(tokenizer, score_at="template", asked="", policy=None):
+  """(where the score is read, `roles.Closing` or None)."""
+  backbone = roles.Backbone(CONFIG, LoraSpec())
+  role = roles.Role(backbone, roles.init_head(CONFIG), {})
+  start = Start(role, {}, "", tokenizer, score_at=score_at)
+  config = ConfigDict({"reward": {"init": "runs/reward", "score_at": asked}})
+  if policy is not None:
+    policy = tokenization_lib.load_tokenizer(policy)
+  found = initial_roles.read_at(start, config, policy)
+  return found.score_at, found.role.closing
+
+
+@pytest.mark.parametrize("name", ["qwen2.5", "gemma3", "llama3"])
+def test_a_line_break_is_read_after_the_stop_token(made, name):
+  own = tokenization_lib.load_tokenizer(made[name])
+  expected = None
+  if own.closing:
+    expected = roles.Closing(own.closing, own.stop_ids)
+    assert own.decode(own.closing) == "\n"
+  assert (expected is None) == (name == "llama3")
+  assert read_at(made[name]) == ("template", expected)
+  assert read_at(made[name], "turn") == ("turn", None)
+  assert read_at(made[name], "turn", "template") == ("template", expected)
+  assert read_at(made[name], "template", "turn") == ("turn", None)
+
+
+def test_a_response_has_stopped_by_the_tokens_of_its_policy(made, tmp_path):
+  """Reward models come without a generation_config.json."""
+  directory = families.write(FAMILIES["qwen2.5"], tmp_path)
+  (directory / "generation_config.json").unlink()
+  assert len(tokenization_lib.load_tokenizer(directory).stop_ids) == 1
+  _, closing = read_at(directory, policy=made["qwen2.5"])
+  assert len(closing.stop_ids) == 2
+  # Nor does every one of them come with a template.
+  assert read_at(made["bare"], policy=made["qwen2.5"])[1] == closing
+  assert read_at(made["bare"]) == ("template", None)
+
+
+def test_thoughts_that_no_conversation_has_are_not_scored_as_one(made):
+  with pytest.raises(ValueError) as caught:
+    read_at(made["r1"], policy=made["r1"])
+  for text in ("runs/reward", "'<think>\\n'", "--config.reward.score_at=turn"):
+    assert text in str(caught.value)
+  assert read_at(made["r1"], "template", "turn", made["r1"]) == ("turn", None)
+  assert read_at(made["r1"]) == ("template", None)
+
+
+def test_a_model_without_a_head_is_no_reward_model():
+  role = roles.Role(roles.Backbone(CONFIG, LoraSpec()), {}, {})
+  config = ConfigDict({"reward": {"init": "runs/sft"}})
+  with pytest.raises(ValueError, match=r"runs/sft.*no scalar head.*reward\.py"):
+    initial_roles.require_head(Start(role, {}, "", None), config)
