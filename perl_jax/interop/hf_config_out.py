@@ -15,7 +15,8 @@ from typing import Any
 
 from perl_jax.data.text.hugging_face import import_transformers
 from perl_jax.interop import hf_config as hf_config_lib
-from perl_jax.interop.hf_config import FAMILIES, GEMMAS, SEQ_CLS
+from perl_jax.interop.hf_config import FAMILIES, SEQ_CLS
+from perl_jax.interop.hf_fields import GEMMAS
 from perl_jax.models.config import ModelConfig
 
 # Fields of ModelConfig that change how the model is computed, not its result.

@@ -30,6 +30,7 @@ from tests.interop.rewriting import (
   write,
 )
 from tests.interop.tiny import REFERENCES, batch, load, logits
+from tests.interop.torch_side import judge_logits
 
 INV_FREQ = {"layers__0__self_attn__rotary_emb__inv_freq": np.ones(4, "f4")}
 UNUSED = {
@@ -84,25 +85,9 @@ def test_transformers_reads_them_to_the_same_logits(case, copy):
   family, change = CASES[case]
   directory = copy(family)
   change(directory)
-  found = their_logits(directory, family)
   expected = np.load(REFERENCES / family / "expected.npz")
+  found = judge_logits(directory, expected)
   np.testing.assert_allclose(found, expected["logits"], atol=2e-4, rtol=0)
-
-
-def their_logits(directory, family):
-  """What transformers says on the tokens of a reference."""
-  torch = pytest.importorskip("torch", reason="compares with PyTorch")
-  import transformers
-
-  from tests.interop import torch_side
-
-  expected = np.load(REFERENCES / family / "expected.npz")
-  model = transformers.AutoModelForCausalLM.from_pretrained(
-    directory, dtype=torch.float32, attn_implementation="eager"
-  )
-  return torch_side.logits_of(
-    model.eval(), expected["tokens"], expected["lengths"]
-  )
 
 
 @pytest.mark.slow
@@ -117,7 +102,7 @@ def test_a_head_that_differs_from_the_embedding_is_not_tied(copy, caplog):
   assert not found.config.tied_head
   expected = np.load(REFERENCES / "qwen2" / "expected.npz")
   ours = logits(found.config, LoraSpec(), found.frozen, *batch(expected))
-  theirs = their_logits(directory, "qwen2")
+  theirs = judge_logits(directory, expected)
   assert np.abs(theirs - expected["logits"]).max() > 1
   np.testing.assert_allclose(ours, theirs, atol=2e-4, rtol=0)
 

@@ -116,6 +116,19 @@ def logits_of(model, tokens, lengths):
   return np.where(mask[..., None], found, 0.0).astype(np.float32)
 
 
+def judge_logits(directory: Path, expected) -> np.ndarray:
+  """What transformers says of a checkpoint on the tokens of a reference."""
+  import pytest
+
+  torch = pytest.importorskip("torch", reason="compares with PyTorch")
+  import transformers
+
+  model = transformers.AutoModelForCausalLM.from_pretrained(
+    directory, dtype=torch.float32, attn_implementation="eager"
+  )
+  return logits_of(model.eval(), expected["tokens"], expected["lengths"])
+
+
 def greedy(model, prompt) -> np.ndarray:
   """64 tokens by argmax, each from a full pass over what stands before it."""
   import torch
