@@ -19,10 +19,11 @@ from absl import logging
 
 from perl_jax import files, roles, sampling
 from perl_jax import params as params_lib
-from perl_jax.data.text import hugging_face
+from perl_jax.data.text import files as text_files
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.interop import hf_export, model_card, peft, score
 from perl_jax.interop.gguf import export as gguf_export
+from perl_jax.interop.gguf import usage as gguf_usage
 from perl_jax.models.lora import LoraSpec
 from perl_jax.tasks.initial import manifest, restore, trainable
 from perl_jax.tasks.initial import model as model_lib
@@ -168,11 +169,18 @@ def write_gguf(config, start, partial) -> tuple[dict[str, float], str]:
   what = gguf_export.plan(
     start.role, origin, config.gguf_model, f"config.init={config.init!r}"
   )
-  template = None
+  template, found = None, {}
   if what.model:
-    template = hugging_face.chat_template(start.tokenizer)
+    tokenizer, _ = text_files.read(start.tokenizer, start.template)
+    if isinstance(tokenizer.chat_template, str):
+      template = tokenizer.chat_template
   usage = gguf_export.save(partial, start.role, origin, what, template)
-  return {}, usage
+  if what.model:
+    written = partial / gguf_usage.model_file(what.model)
+    options = model_lib.ReadOptions(mesh=shared.make_mesh(config))
+    read = model_lib.read_base(written, options)
+    found = logit_change(start, read.frozen, what.model)
+  return found, usage
 
 
 def write_adapter(config, start, head, partial, workdir) -> dict[str, float]:
@@ -224,10 +232,15 @@ def write_merged(config, start, head, partial) -> dict[str, float]:
     head=head,
     like=start.tokenizer,
   )
+  return logit_change(start, merged, config.dtype)
+
+
+def logit_change(start: Start, merged, stored: str) -> dict[str, float]:
+  """`merge_change` by its name in the card; `stored` is what it is kept in."""
   change = merge_change(start, merged)
   logging.info(
     "export: the largest change of a logit by merging into %s is %.3g",
-    config.dtype,
+    stored,
     change,
   )
   return {"largest_logit_change": change}

@@ -3,11 +3,16 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 gguf = pytest.importorskip("gguf", reason="needs the package gguf")
 
 from perl_jax import files  # noqa: E402
+from perl_jax import params as params_lib  # noqa: E402
+from perl_jax.interop import peft  # noqa: E402
+from perl_jax.tasks.initial import restore  # noqa: E402
+from tests.interop.gguf import models, test_adapter, test_merged  # noqa: E402
 from tests.interop.tiny import REFERENCES  # noqa: E402
 from tests.tasks.test_export import export  # noqa: E402
 
@@ -63,4 +68,65 @@ def test_a_whole_checkpoint_of_transformers_is_refused(tmp_path):
   match = r"has no adapter.*format='merged'.*convert_hf_to_gguf\.py"
   with pytest.raises(ValueError, match=match):
     export(tmp_path / "out", base, format="gguf")
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def on_gguf(tmp_path_factory):
+  """(base, adapter on it) of a GGUF file: a file and a PEFT directory."""
+  root = tmp_path_factory.mktemp("on_gguf")
+  base, adapter = root / "base.gguf", root / "peft"
+  role = test_merged.policy("qwen3_tiny", models.write(base, "qwen3_tiny"))
+  adapter.mkdir()
+  peft.save_adapter(
+    adapter, role.config, role.lora, role.adapter, base=str(base)
+  )
+  return base, adapter, role
+
+
+@pytest.mark.slow
+def test_an_adapter_on_a_gguf_file_and_the_whole_model(on_gguf, tmp_path):
+  base, adapter, role = on_gguf
+  target = tmp_path / "out"
+  found = export(
+    target, adapter, base=str(base), format="gguf", gguf_model="f16"
+  )
+  assert {p.name for p in target.iterdir()} == {
+    "adapter.gguf", "model-f16.gguf", "Modelfile", "README.md",
+  }  # fmt: skip
+  assert 0 < found["largest_logit_change"] < 0.05
+  card = (target / "README.md").read_text()
+  assert f"llama-server -m {base} --lora adapter.gguf" in card
+  assert "largest_logit_change" in card
+  deltas = test_adapter.deltas(target / "adapter.gguf")
+  assert len(deltas) == 7 * role.config.num_layers
+  read = restore.load(target / "model-f16.gguf", "", "policy", "init")
+  merged = params_lib.merge(role.frozen, role.adapter, role.lora)
+  assert read.config == restore.load(base, "", "policy", "init").config
+  leaves = params_lib.flatten(read.role.frozen)
+  for path, leaf in params_lib.flatten(merged).items():
+    np.testing.assert_allclose(
+      leaves[path], leaf, rtol=2.0**-11, atol=1e-7, err_msg=path
+    )
+  fields, _ = test_merged.contents(target / "model-f16.gguf")
+  assert fields["tokenizer.chat_template"][0] == models.TEMPLATE
+
+
+@pytest.mark.parametrize(
+  ("overrides", "texts"),
+  [
+    ({"gguf_model": "q4_0"}, ("config.gguf_model='q4_0'", "q8_0")),
+    ({"format": "merged", "gguf_model": "f16"}, ("config.format='merged'",)),
+  ],
+)
+def test_fields_that_do_not_go_together(on_gguf, tmp_path, overrides, texts):
+  base, adapter, _ = on_gguf
+  with pytest.raises(ValueError) as caught:
+    export(
+      tmp_path / "out",
+      adapter,
+      **{"base": str(base), "format": "gguf"} | overrides,
+    )
+  for text in texts:
+    assert text in str(caught.value)
   assert not list(tmp_path.iterdir())

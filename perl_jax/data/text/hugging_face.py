@@ -42,17 +42,6 @@ def read_tokenizer(directory: pathlib.Path) -> Any:
     raise ValueError(why + unreadable.reason(directory, error)) from error
 
 
-def chat_template(directory: pathlib.Path) -> str | None:
-  """Returns the chat template of a tokenizer's directory, as it is written.
-
-  None if there is no directory, no template, or several with names.
-  """
-  if not directory.is_dir():
-    return None
-  found = read_tokenizer(directory).chat_template
-  return found if isinstance(found, str) else None
-
-
 def eos_ids(directory: pathlib.Path) -> list[int]:
   """Returns the ids at which `transformers` stops: one, several or none.
 
