@@ -104,9 +104,7 @@ def model_config(file: File) -> ModelConfig:
     head_dim=head_dim,
     max_len=size("context_length"),
     activation="gelu_tanh" if gemma else "silu",
-    norm_eps=float(
-      file.get(f"{family}.attention.layer_norm_rms_epsilon", _NUMBER)
-    ),
+    norm_eps=_number(file, f"{family}.attention.layer_norm_rms_epsilon"),
     norm_plus_one=gemma,
     embed_scale=gemma,
     post_norms=family in ("gemma2", "gemma3"),
@@ -115,7 +113,7 @@ def model_config(file: File) -> ModelConfig:
     out_bias=f"{first}attn_output.bias" in file.tensors,
     mlp_bias=f"{first}ffn_up.bias" in file.tensors,
     tied_head="output.weight" not in file.tensors,
-    query_scale=_query_scale(file, family, layers, width, heads, head_dim),
+    query_scale=_query_scale(file, family, layers, width, heads),
     **_softcaps(file, family),
     **_windows(file, family, layers),
     **_rotary(file, family, head_dim),
@@ -146,21 +144,29 @@ def _size(file: File, key: str, default: int | None) -> int:
   return found
 
 
+def _number(file: File, key: str, default: float | None = None) -> float:
+  """A float32 of the file as the decimal that it was written as."""
+  found = file.get(key, _NUMBER, default)
+  if not math.isfinite(found):
+    raise file.error(key, f"is {found!r}, expected a finite number")
+  return float(str(np.float32(found)))
+
+
 def _rows(file: File, name: str) -> int:
   if name not in file.tensors:
     raise file.error(name, "is missing from the tensors")
   return file.tensors[name].shape[0]
 
 
-def _query_scale(file, family, layers, width, heads, head_dim) -> float | None:
+def _query_scale(file, family, layers, width, heads) -> float | None:
   """What llama.cpp takes; the file has it only where it is unusual."""
-  scale = file.get(f"{family}.attention.scale", _NUMBER, 0.0)
+  scale = _number(file, f"{family}.attention.scale", 0.0)
   if scale:
-    return float(scale)
+    return scale
   # The 27 B of Gemma 2 and of Gemma 3, known there by their layers.
   if (family, layers) in (("gemma2", 46), ("gemma3", 62)):
     return (width / heads) ** -0.5
-  return head_dim**-0.5 if family in ("gemma2", "gemma3") else None
+  return None
 
 
 def _softcaps(file: File, family: str) -> dict[str, Any]:
@@ -168,7 +174,7 @@ def _softcaps(file: File, family: str) -> dict[str, Any]:
   released = {"gemma2": (50.0, 30.0)}.get(family, (0.0, 0.0))
   keys = ("attn_logit_softcapping", "final_logit_softcapping")
   found = [
-    float(file.get(f"{family}.{key}", _NUMBER, default))
+    _number(file, f"{family}.{key}", default)
     for key, default in zip(keys, released, strict=True)
   ]
   return {"attn_softcap": found[0] or None, "final_softcap": found[1] or None}
@@ -196,22 +202,22 @@ def _windows(file: File, family: str, layers: int) -> dict[str, Any]:
 
 
 def _rotary(file: File, family: str, head_dim: int) -> dict[str, Any]:
-  theta = file.get(f"{family}.rope.freq_base", _NUMBER, 10_000.0)
-  fields: dict[str, Any] = {"rope_theta": float(theta)}
+  theta = _number(file, f"{family}.rope.freq_base", 10_000.0)
+  fields: dict[str, Any] = {"rope_theta": theta}
   if family == "gemma3":
-    local = file.get(f"{family}.rope.freq_base_swa", _NUMBER, 10_000.0)
-    fields["rope_local_theta"] = float(local)
+    local = _number(file, f"{family}.rope.freq_base_swa", 10_000.0)
+    fields["rope_local_theta"] = local
   key = f"{family}.rope.scaling.type"
   kind = file.get(key, str, "none")
-  older = file.get(f"{family}.rope.scale_linear", _NUMBER, 0.0)
-  factor = file.get(f"{family}.rope.scaling.factor", _NUMBER, older)
+  older = _number(file, f"{family}.rope.scale_linear", 0.0)
+  factor = _number(file, f"{family}.rope.scaling.factor", older)
   if kind not in ("none", "linear"):
     raise file.error(key, f"is {kind!r}, which is not supported")
   if _ROPE_FACTORS in file.tensors:
-    return fields | _llama3(file, float(theta), head_dim)
+    return fields | _llama3(file, theta, head_dim)
   # Without a type a factor is linear.
   if factor and factor != 1.0 and not (kind == "none" and key in file.metadata):
-    return fields | {"rope_type": "linear", "rope_factor": float(factor)}
+    return fields | {"rope_type": "linear", "rope_factor": factor}
   return fields
 
 

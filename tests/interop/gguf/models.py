@@ -73,8 +73,8 @@ def write(
   params: params_lib.Params | None = None,
   *,
   qtype: str = "F32",
-  fields: Mapping[str, int] | None = None,
-  extra: Mapping[str, np.ndarray] | None = None,
+  fields: Mapping[str, Any] | None = None,
+  extra: Mapping[str, np.ndarray | None] | None = None,
   **overrides: Any,
 ) -> params_lib.Params:
   """Writes a model; returns its parameters, drawn if none are given.
@@ -84,8 +84,8 @@ def write(
     preset: One of `ARCHITECTURES`.
     params: The base tree.
     qtype: Type of the matrices.
-    fields: More keys of the metadata.
-    extra: More tensors, float32.
+    fields: Other values of the metadata; None leaves a key out.
+    extra: More tensors or others, float32; None leaves one out.
     **overrides: Fields of `ModelConfig`.
   """
   cfg = config(preset, **overrides)
@@ -93,19 +93,24 @@ def write(
     params = toys.random_params(cfg)
   architecture = ARCHITECTURES[preset]
   writer = gguf.GGUFWriter(path, architecture)
-  for key, value in (fields or {}).items():
-    if key == "general.alignment":
-      writer.add_custom_alignment(value)
-    else:
-      writer.add_uint32(key, value)
   _write_fields(writer, cfg)
   _write_tokenizer(writer)
   kind = gguf.GGMLQuantizationType[qtype]
   writer.add_file_type(gguf.LlamaFileType[_FILE_TYPES[qtype]])
-  for name, tensor in (extra or {}).items():
-    writer.add_tensor(name, tensor)
-  for name, tensor in tensors(cfg, architecture, params).items():
-    if tensor.ndim == 1:
+  for key, value in (fields or {}).items():
+    writer.kv_data[0].pop(key, None)
+    if key == "general.alignment":
+      writer.add_custom_alignment(value)
+    elif value is not None:
+      number = gguf.GGUFValueType.UINT32
+      kinds = {int: number, list: gguf.GGUFValueType.ARRAY}
+      found = gguf.GGUFValueType.get_type(value)
+      writer.add_key_value(key, value, kinds.get(type(value), found))
+  named = tensors(cfg, architecture, params) | dict(extra or {})
+  for name, tensor in named.items():
+    if tensor is None:
+      continue
+    if tensor.ndim == 1 or name in (extra or {}):
       writer.add_tensor(name, tensor)
     else:
       stored = gguf.quants.quantize(tensor, kind)
