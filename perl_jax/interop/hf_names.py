@@ -41,6 +41,9 @@ SCORE = (
 )
 
 
+# Where the base model is in `...ForCausalLM`, and in a model that sees images.
+ROOT = "model."
+NESTED_ROOT = "model.language_model."
 _BASE = r"(?=(layers|embed_tokens|norm)\.)"
 _PLAIN_BASE = re.compile(rf"(model\.)?{_BASE}")
 _NESTED_BASE = re.compile(rf"(model\.)?language_model\.(model\.)*{_BASE}")
@@ -66,7 +69,7 @@ def canonical(name: str, nested: bool = False) -> str | None:
   """
   base = (_NESTED_BASE if nested else _PLAIN_BASE).match(name)
   if base:
-    return f"model.{name[base.end() :]}"
+    return ROOT + name[base.end() :]
   head = (_NESTED_HEADS if nested else _HEADS).match(name)
   return name[head.end() :] if head else None
 

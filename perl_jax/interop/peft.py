@@ -52,6 +52,7 @@ _VISION = re.compile(
   r"(?:base_model\.model\.)?(?:model\.)?"
   r"(?:vision_tower|vision_model|multi_modal_projector)\."
 )
+_OF_VISION = r"(.*\.)?(vision_tower|multi_modal_projector)\..*"
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -63,6 +64,7 @@ def save_adapter(
   *,
   base: str,
   head: params_lib.Params | None = None,
+  nested: bool = False,
 ) -> None:
   """Writes an adapter that `peft` loads.
 
@@ -73,10 +75,13 @@ def save_adapter(
     adapter: LoRA leaves.
     base: Path or name of the base, for `AutoPeftModel`.
     head: Scalar head of a reward model (SEQ_CLS), or None.
+    nested: Whether the language model is a part of the base, which sees images
+      too. Its other parts get no adapter.
 
   Raises:
     ValueError: The head is not one linear layer without a bias.
   """
+  root = hf_names.NESTED_ROOT if nested else hf_names.ROOT
   tensors: dict[str, np.ndarray] = {}
   stems = set()
   for path, leaf in params_lib.flatten(adapter).items():
@@ -84,7 +89,7 @@ def save_adapter(
     stems.add(stem)
     letter = {"lora_a": "A", "lora_b": "B"}[name]
     for layer, matrix in enumerate(np.asarray(leaf, np.float32)):
-      module = f"model.layers.{layer}.{hf_names.PROJECTIONS[stem]}"
+      module = f"{root}layers.{layer}.{hf_names.PROJECTIONS[stem]}"
       tensors[f"{_PREFIX}{module}.lora_{letter}.weight"] = np.ascontiguousarray(
         matrix.T
       )
@@ -103,6 +108,7 @@ def save_adapter(
     "target_modules": sorted(
       hf_names.PROJECTIONS[stem].rsplit(".", 1)[-1] for stem in stems
     ),
+    "exclude_modules": _OF_VISION if nested else None,
     "modules_to_save": None if head is None else ["score"],
     "bias": "none",
     "fan_in_fan_out": False,

@@ -21,7 +21,7 @@ from perl_jax import files, roles, sampling
 from perl_jax import params as params_lib
 from perl_jax.data.text import files as text_files
 from perl_jax.data.text import tokenization as tokenization_lib
-from perl_jax.interop import hf_export, model_card, peft, score
+from perl_jax.interop import hf_checkpoint, hf_export, model_card, peft, score
 from perl_jax.interop.gguf import export as gguf_export
 from perl_jax.interop.gguf import usage as gguf_usage
 from perl_jax.models.lora import LoraSpec
@@ -190,8 +190,10 @@ def write_adapter(config, start, head, partial, workdir) -> dict[str, float]:
       f"config.init={config.init!r} was tuned in full and has no adapter. Set"
       " config.format to 'merged'."
     )
-  base = start.source.get("path", "")
-  if start.source["kind"] != "huggingface":
+  base, nested = start.source.get("path", ""), False
+  if start.source["kind"] == "huggingface":
+    nested = hf_checkpoint.is_nested(base)
+  else:
     (partial / _BASE).mkdir()
     manifest.write_tokenizer(start, partial / _BASE)
     hf_export.save_model(
@@ -211,6 +213,7 @@ def write_adapter(config, start, head, partial, workdir) -> dict[str, float]:
     start.role.adapter,
     base=base,
     head=head,
+    nested=nested,
   )
   return {}
 

@@ -38,6 +38,7 @@ _LLAMA3 = {
   "high_freq_factor": 4.0,
   "original_max_position_embeddings": 64,
 }
+_GEMMA3 = dict(sliding_window=5, layer_types=_LAYERS, query_pre_attn_scalar=12)
 # Family -> (config class, fields). Windows are shorter than the sequences.
 FAMILIES = {
   "llama2": ("LlamaConfig", dict(num_key_value_heads=4)),
@@ -59,11 +60,24 @@ FAMILIES = {
       final_logit_softcapping=3.0,
     ),
   ),
-  "gemma3": (
-    "Gemma3TextConfig",
-    dict(sliding_window=5, layer_types=_LAYERS, query_pre_attn_scalar=12),
-  ),
+  "gemma3": ("Gemma3TextConfig", _GEMMA3),
+  # The text model of the same shape within one that sees images.
+  "gemma3_vision": ("Gemma3Config", _GEMMA3),
 }
+_VISION = dict(
+  vision_config=dict(
+    hidden_size=16,
+    intermediate_size=16,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    image_size=28,
+    patch_size=14,
+  ),
+  mm_tokens_per_image=4,
+  boi_token_index=VOCAB - 3,
+  eoi_token_index=VOCAB - 2,
+  image_token_index=VOCAB - 1,
+)
 
 
 def make_config(family: str):
@@ -75,7 +89,10 @@ def make_config(family: str):
   if name == "Qwen2Config":
     shape.pop("head_dim")
     shape["hidden_size"] = 32
-  made = getattr(transformers, name)(**shape | fields)
+  shape |= fields
+  if name == "Gemma3Config":
+    shape = _VISION | {"text_config": shape}
+  made = getattr(transformers, name)(**shape)
   made._attn_implementation = "eager"
   return made
 
