@@ -181,9 +181,15 @@ def _merges_of(
   Args:
     vocabulary: The vocabulary.
     ids: Its tokens as SentencePiece spells them.
-    in_order: Whether the ids rank the tokens, as those of Gemma do.
+    in_order: Whether the ids rank the tokens, as those of Gemma do: first those
+      that the user defined (white space and tags), the longest of them first,
+      then the others by id.
   """
-  scores = range(0, -len(ids), -1) if in_order else vocabulary.numbers("scores")
+  if in_order:
+    first = (vocabulary.kind(i) == USER_DEFINED for i in range(len(ids)))
+    scores = [1 if defined else -i for i, defined in enumerate(first)]
+  else:
+    scores = vocabulary.numbers("scores")
   # Text never becomes one of the others, whatever it spells.
   ids = {
     token: id_

@@ -28,11 +28,11 @@ __all__ = ["smollm2"]  # a fixture
 WIDTH, HEADS = 32, 2
 
 
-def model(vocab_size):
+def model(vocab_size, architecture="llama"):
   """Keys and tensors of a model of one layer, which llama.cpp wants to see."""
   draw = np.random.default_rng(0).normal
   shapes = {
-    "token_embd": (vocab_size, WIDTH), "output": (vocab_size, WIDTH),
+    "token_embd": (vocab_size, WIDTH),
     "output_norm": (WIDTH,), "blk.0.attn_norm": (WIDTH,),
     "blk.0.ffn_norm": (WIDTH,),
   }  # fmt: skip
@@ -48,7 +48,7 @@ def model(vocab_size):
     "attention.layer_norm_rms_epsilon": 1e-5,
   }  # fmt: skip
   return {
-    "keys": {f"llama.{name}": value for name, value in keys.items()},
+    "keys": {f"{architecture}.{name}": value for name, value in keys.items()},
     "tensors": {
       f"{name}.weight": draw(size=shape).astype(np.float32)
       for name, shape in shapes.items()
@@ -97,6 +97,14 @@ def test_sentence_piece(prefix, tmp_path):
     **model(size),
   )  # fmt: skip
   compare(path, [text.lstrip(" ") for text in drawn()])
+
+
+def test_gemma(tmp_path):
+  size = len(test_gguf_sentence_piece.gemma()[0])
+  path = test_gguf_sentence_piece.write_gemma(
+    tmp_path / "m.gguf", architecture="gemma", **model(size, "gemma")
+  )
+  compare(path, [*drawn(), "a" + " " * 9 + "b", "<start_of_turn>x"], True)
 
 
 def test_smollm2(smollm2):
