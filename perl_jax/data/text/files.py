@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from perl_jax.data.text import gguf_tokenizer, hugging_face
+from perl_jax.data.text import gguf_tokenizer, gguf_vocabulary, hugging_face
 
 
 def read(
@@ -44,5 +44,5 @@ def stop_ids(path: str | os.PathLike) -> Sequence[int]:
     path: As in `read`; a directory may lack a tokenizer.
   """
   if pathlib.Path(path).suffix == gguf_tokenizer.SUFFIX:
-    return gguf_tokenizer.build_tokenizer(path)[1]
+    return gguf_vocabulary.Vocabulary(path).end_ids()
   return hugging_face.eos_ids(pathlib.Path(path))

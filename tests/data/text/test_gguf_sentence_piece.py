@@ -18,7 +18,9 @@ from tokenizers import models, pre_tokenizers, trainers
 pytest.importorskip("gguf", reason="needs the package gguf")
 
 from perl_jax.data.text.gguf_tokenizer import build_tokenizer, write_tokenizer
+from perl_jax.data.text.tokenization import load_tokenizer
 from tests.data.text import gguf_files
+from tests.data.text.chat_templates import GEMMA, LLAMA2
 from tests.data.text.gguf_files import Kind
 
 SPACE = "\u2581"
@@ -74,12 +76,13 @@ def gemma():
   """(tokens, kinds) in the order of Gemma; spaces are user-defined tokens."""
   joined, letters = trained()
   special = ["<pad>", "<eos>", "<bos>", "<unk>"]
-  defined = ["<mask>", "<start_of_turn>", "\n\n", "  ", "   ", "    "]
+  turns = ["<start_of_turn>", "<end_of_turn>"]
+  defined = ["<mask>", "\n\n", "  ", "   ", "    "]
   taken = {*defined, *(SPACE * n for n in (2, 3, 4))}
   joined = [token for token in joined if token not in taken]
-  tokens = [*special, *defined, *BYTES, *joined, *letters]
+  tokens = [*special, *turns, *defined, *BYTES, *joined, *letters]
   kinds = [Kind.CONTROL] * 3 + [Kind.UNKNOWN]
-  kinds += [Kind.USER_DEFINED] * 6 + [Kind.BYTE] * 256
+  kinds += [Kind.CONTROL] * 2 + [Kind.USER_DEFINED] * 5 + [Kind.BYTE] * 256
   return tokens, kinds + [Kind.NORMAL] * (len(tokens) - len(kinds))
 
 
@@ -242,3 +245,26 @@ def test_a_directory_holds_the_same_tokenizer(files, tmp_path):
       assert ours(text).input_ids == again(text).input_ids
       ids = ours(text).input_ids
       assert ours.decode(ids) == again.decode(ids)
+
+
+@pytest.mark.parametrize(
+  ("write", "template", "system"),
+  [(write_llama, LLAMA2, True), (write_gemma, GEMMA, False)],
+)
+def test_conversations(write, template, system, tmp_path):
+  """Prompts are those of `apply_chat_template`; responses come back."""
+  path = write(tmp_path / "m.gguf", keys={"tokenizer.chat_template": template})
+  messages = [
+    {"role": "user", "content": "abc  there, 12?"},
+    {"role": "assistant", "content": "cab"},
+    {"role": "user", "content": "hello\n\nthere"},
+  ]
+  if system:
+    messages.insert(0, {"role": "system", "content": "be kind"})
+  loaded = load_tokenizer(path)
+  expected = build_tokenizer(path)[0].apply_chat_template(
+    messages, add_generation_prompt=True, return_dict=False
+  )
+  assert loaded.encode_prompt(messages)[0] == expected
+  for text in ("hello there", "abcab  cab\nx", "日本"):
+    assert loaded.decode(loaded.encode_response(messages, text)) == text
