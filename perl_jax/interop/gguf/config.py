@@ -22,15 +22,27 @@ _NUMBER = (int, float)
 _READ = {
   "attention.head_count", "attention.head_count_kv", "attention.key_length",
   "attention.value_length", "attention.layer_norm_rms_epsilon",
-  "attention.scale", "attention.sliding_window",
-  "attention.sliding_window_pattern", "attn_logit_softcapping", "block_count",
-  "context_length", "embedding_length", "feed_forward_length",
-  "final_logit_softcapping", "rope.dimension_count", "rope.freq_base",
-  "rope.freq_base_swa", "rope.scaling.factor",
-  "rope.scaling.original_context_length", "rope.scaling.type",
-  "rope.scale_linear", "vocab_size",
+  "attention.sliding_window", "block_count", "context_length",
+  "embedding_length", "feed_forward_length", "rope.dimension_count",
+  "rope.dimension_count_swa", "rope.freq_base", "rope.scaling.factor",
+  "rope.scaling.type", "rope.scale_linear",
 }  # fmt: skip
-_HARMLESS = {"rope.scaling.finetuned", "rope.dimension_count_swa"}
+_HEAD_SIZES = (
+  "attention.value_length", "rope.dimension_count", "rope.dimension_count_swa",
+)  # fmt: skip
+# Those that llama.cpp reads in some families only.
+_READ_IN = {
+  "attention.scale": ("llama",),
+  "attention.sliding_window_pattern": ("gemma2", "gemma3"),
+  "attn_logit_softcapping": ("gemma2",),
+  "final_logit_softcapping": ("gemma2", "gemma3"),
+  "rope.freq_base_swa": ("gemma3",),
+}
+# The original context counts with "yarn" alone, which is refused.
+_HARMLESS = {
+  "rope.scaling.finetuned", "rope.scaling.original_context_length",
+  "vocab_size",
+}  # fmt: skip
 # Keys that change nothing at these values.
 _NEUTRAL = {
   "attention.causal": True,
@@ -81,20 +93,18 @@ def model_config(file: File) -> ModelConfig:
   layers, width = size("block_count"), size("embedding_length")
   heads = size("attention.head_count")
   head_dim = size("attention.key_length", width // heads)
-  value_dim = size("attention.value_length", head_dim)
-  if value_dim != head_dim:
+  for key in _HEAD_SIZES:
+    if (found := size(key, head_dim)) != head_dim:
+      raise file.error(
+        f"{family}.{key}",
+        f"is {found}, and keys have {head_dim}, which is not supported",
+      )
+  first, last = "blk.0.", f"blk.{layers - 1}."
+  if not any(name.startswith(last) for name in file.tensors):
     raise file.error(
-      f"{family}.attention.value_length",
-      f"is {value_dim}, and keys have {head_dim}, which is not supported",
+      f"{family}.block_count", f"is {layers}, and no tensor begins with {last}"
     )
-  rotated = size("rope.dimension_count", head_dim)
-  if rotated != head_dim:
-    raise file.error(
-      f"{family}.rope.dimension_count",
-      f"is {rotated}, and heads have {head_dim}, which is not supported",
-    )
-  first = "blk.0."
-  return ModelConfig(
+  fields = dict(
     vocab_size=_rows(file, "token_embd.weight"),
     num_layers=layers,
     width=width,
@@ -118,12 +128,18 @@ def model_config(file: File) -> ModelConfig:
     **_windows(file, family, layers),
     **_rotary(file, family, head_dim),
   )
+  try:
+    return ModelConfig(**fields)
+  except ValueError as error:
+    raise ValueError(f"{file.path}: {error}") from error
 
 
 def _require_known(file: File, family: str) -> None:
   for key, value in file.metadata.items():
     part = key.removeprefix(f"{family}.")
     if part == key or part in _READ or part in _HARMLESS:
+      continue
+    if family in _READ_IN.get(part, ()):
       continue
     if part in _NEUTRAL and value == _NEUTRAL[part]:
       continue
@@ -147,8 +163,8 @@ def _size(file: File, key: str, default: int | None) -> int:
 def _number(file: File, key: str, default: float | None = None) -> float:
   """A float32 of the file as the decimal that it was written as."""
   found = file.get(key, _NUMBER, default)
-  if not math.isfinite(found):
-    raise file.error(key, f"is {found!r}, expected a finite number")
+  if not 0 <= found < math.inf:
+    raise file.error(key, f"is {found!r}, expected a number of at least 0")
   return float(str(np.float32(found)))
 
 
@@ -213,10 +229,18 @@ def _rotary(file: File, family: str, head_dim: int) -> dict[str, Any]:
   factor = _number(file, f"{family}.rope.scaling.factor", older)
   if kind not in ("none", "linear"):
     raise file.error(key, f"is {kind!r}, which is not supported")
-  if _ROPE_FACTORS in file.tensors:
-    return fields | _llama3(file, theta, head_dim)
   # Without a type a factor is linear.
-  if factor and factor != 1.0 and not (kind == "none" and key in file.metadata):
+  linear = kind == "linear" or key not in file.metadata
+  scaled = linear and factor not in (0.0, 1.0)
+  if _ROPE_FACTORS in file.tensors:
+    if scaled or family != "llama":
+      raise file.error(
+        _ROPE_FACTORS,
+        f"divides rotary frequencies, which is supported in a llama whose"
+        f" {family}.rope.scaling.factor is 1",
+      )
+    return fields | _llama3(file, theta, head_dim)
+  if scaled:
     return fields | {"rope_type": "linear", "rope_factor": factor}
   return fields
 

@@ -125,10 +125,11 @@ class File:
         f"{self.path}: general.type={kind!r} is no language model of its own."
         " Give the file of the model (general.type='model')."
       )
-    if int(self.metadata.get("split.count", 1)) > 1:
+    parts = self.metadata.get("split.count", 0)
+    if parts not in (0, 1):
       raise ValueError(
-        f"{self.path}: split.count={self.metadata['split.count']}: it is a part"
-        " of a model. Join the parts: `llama-gguf-split --merge FIRST OUT`."
+        f"{self.path}: split.count={parts!r}: it is a part of a model. Join the"
+        " parts: `llama-gguf-split --merge FIRST OUT`."
       )
 
   def _require_whole(self, name: str, info: TensorInfo) -> None:

@@ -119,11 +119,16 @@ def test_windows(path):
     ("llama.attention.value_length", 8),
     ("llama.attention.head_count", [4, 2]),
     ("llama.block_count", None),
+    ("llama.block_count", 10**9),
     ("llama.block_count", "two"),
     ("llama.embedding_length", 0),
     ("llama.attention.layer_norm_rms_epsilon", None),
     ("llama.attention.layer_norm_rms_epsilon", float("nan")),
     ("llama.rope.freq_base", "ten"),
+    ("llama.rope.freq_base", -1.0),
+    ("llama.rope.freq_base_swa", 20_000.0),
+    ("llama.rope.dimension_count_swa", 8),
+    ("llama.attn_logit_softcapping", 30.0),
     ("llama.logit_scale", 0.5),
     ("llama.attention.alibi", True),
     ("llama.tensor_data_layout", "Meta AI original pth"),
@@ -139,6 +144,21 @@ def test_what_the_model_cannot_be(path, key, value):
     assert "Supported: llama, qwen2" in message
   else:
     assert "config.base" in message
+
+
+def test_divisors_that_nothing_reads_or_that_come_twice(path):
+  """llama.cpp uses them for a Llama alone, and a factor beside them too."""
+  ones = {"rope_freqs.weight": np.ones(8, np.float32)}
+  assert read(path, extra=ones).rope_factor == 1
+  factor = {"llama.rope.scaling.factor": 2.0}
+  for given in ({"preset": "qwen2_tiny"}, {"fields": factor}):
+    with pytest.raises(ValueError, match=r"rope_freqs.weight divides"):
+      read(path, extra=ones, **given)
+
+
+def test_shapes_that_no_model_has(path):
+  with pytest.raises(ValueError, match=r"tiny.gguf: num_heads=4.*multiple"):
+    read(path, fields={"llama.attention.head_count_kv": 3})
 
 
 def test_lists_of_equal_numbers_are_one(path):

@@ -80,6 +80,8 @@ def test_other_machines_and_other_kinds(tmp_path):
   refused(path, "general.type='adapter'", "no language model")
   models.write(path, "llama_tiny", fields={"split.count": 3})
   refused(path, "split.count=3", "llama-gguf-split --merge")
+  models.write(path, "llama_tiny", fields={"split.count": "three"})
+  refused(path, "split.count='three'")
 
 
 def test_a_type_that_is_not_known(tmp_path):
