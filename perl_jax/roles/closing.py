@@ -3,7 +3,7 @@
 `apply_chat_template` ends a conversation with the stop token of its last turn
 and often more, such as a line break. A reward model that was trained on whole
 conversations scores at the last of these tokens, and a sampled response ends
-with its stop token: the others are put behind it.
+with its stop token, or with none if it was cut: the rest is put behind it.
 """
 
 import dataclasses
@@ -29,16 +29,19 @@ class Closed(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Closing:
-  """The tokens that follow a response that has stopped.
+  """The tokens that follow a response where a conversation ends with it.
 
-  A response that was cut at the maximum length has no end of turn, and nothing
-  is put behind it: it is scored at its last token.
+  A response that was cut at the maximum length is closed like one that has
+  stopped, as a template would write it: in the middle of a turn a reward model
+  has never been trained to score, and what it says there may be better than all
+  that it says of whole turns.
 
   Attributes:
-    tokens: Ids of the tokens.
-    stop_ids: Ids of the tokens that end a response.
-    keeps_stop: Whether the response's stop token stays before them. It does
-      not where the template writes none.
+    tokens: Ids of the tokens after the stop token.
+    stop_ids: Ids of the tokens that end a response, the template's own first.
+    keeps_stop: Whether the template writes a stop token before the others; it
+      then ends a response that was cut too, and otherwise is taken off one that
+      has stopped.
   """
 
   tokens: tuple[int, ...]
@@ -46,12 +49,17 @@ class Closing:
   keeps_stop: bool = True
 
   @property
+  def longest(self) -> int:
+    """Most tokens that are put behind a response."""
+    return len(self.tokens) + self.keeps_stop
+
+  @property
   def room(self) -> int:
     """`K`, columns for the tokens: an even number, as cuDNN's kernel needs."""
-    return len(self.tokens) + len(self.tokens) % 2
+    return self.longest + self.longest % 2
 
   def append(self, responses: jax.Array, mask: jax.Array) -> Closed:
-    """Responses with the tokens behind those that have stopped.
+    """Responses with the tokens behind them; padding rows stay as they are.
 
     Args:
       responses: Sampled tokens, `[..., T]`, int32.
@@ -63,12 +71,17 @@ class Closing:
     stopped = (length > 0) & jnp.isin(last, jnp.array(self.stop_ids))
     kept = length if self.keeps_stop else length - stopped
     place = jnp.arange(responses.shape[-1] + self.room) - kept
-    is_closing = stopped & (place >= 0) & (place < len(self.tokens))
     wide = [(0, 0)] * (responses.ndim - 1) + [(0, self.room)]
     tokens = jnp.pad(responses, wide)
-    if self.tokens:
-      closing = jnp.array(self.tokens, responses.dtype)
-      at = jnp.clip(place, 0, len(self.tokens) - 1)
+    behind, skipped = self.tokens, jnp.zeros_like(stopped)
+    if self.keeps_stop:
+      # One that has stopped has the first of these already.
+      behind, skipped = (self.stop_ids[0], *self.tokens), stopped
+    is_closing = (length > 0) & (place >= 0)
+    is_closing &= place < self.longest - skipped
+    if self.longest:
+      closing = jnp.array(behind, responses.dtype)
+      at = jnp.clip(place + skipped, 0, self.longest - 1)
       tokens = jnp.where(is_closing, closing[at], tokens)
     return Closed(tokens, (place < 0) | is_closing, place < 0)
 

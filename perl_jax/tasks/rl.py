@@ -38,8 +38,9 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
     if config.reward.init:
       reward = initial_roles.load_reward(config, start, mesh)
       reward = initial_roles.read_at(reward, config, tokenization)
-      closing = reward.role.closing.tokens if reward.role.closing else ()
-      inputs.require_room(config, reward.config.max_len, len(closing))
+      closing = reward.role.closing
+      longest = closing.longest if closing else 0
+      inputs.require_room(config, reward.config.max_len, longest)
     data = inputs.read(config, tokenization, "prompts")
     function = rewards.function_of(config, data.rows)
     beside = {}

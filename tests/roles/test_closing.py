@@ -22,20 +22,26 @@ def padded(rows, width, fill=9):
 
 def expected(row, closing):
   """(tokens that are read, number of them that are the response)."""
-  if not row or row[-1] not in STOPS:
-    return row, len(row)
-  kept = row if closing.keeps_stop else row[:-1]
-  return [*kept, *closing.tokens], len(kept)
+  if not row:  # of padding
+    return row, 0
+  stopped = row[-1] in STOPS
+  if not closing.keeps_stop:
+    kept = row[:-1] if stopped else row
+    return [*kept, *closing.tokens], len(kept)
+  # A response that was cut is closed as one that has stopped.
+  end = [] if stopped else [STOPS[0]]
+  return [*row, *end, *closing.tokens], len(row)
 
 
 @pytest.mark.parametrize("keeps_stop", [True, False])
 @pytest.mark.parametrize("tokens", [(), (5,), (5, 7), (5, 6, 1)])
-def test_the_tokens_follow_responses_that_have_stopped(tokens, keeps_stop):
+def test_the_tokens_follow_responses_whole_or_cut(tokens, keeps_stop):
   closing = roles.Closing(tokens, STOPS, keeps_stop)
   responses, mask = padded(RESPONSES, LENGTH)
   found = jax.jit(closing.append)(responses, mask)
   width = found.tokens.shape[1]
-  assert LENGTH + len(tokens) <= width == LENGTH + closing.room
+  assert closing.longest == len(tokens) + keeps_stop
+  assert LENGTH + closing.longest <= width == LENGTH + closing.room
   assert width % 2 == 0
   wanted = [expected(row, closing) for row in RESPONSES]
   ids, read = padded([row for row, _ in wanted], width)

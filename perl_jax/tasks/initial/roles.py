@@ -142,7 +142,7 @@ def read_at(
       )
     if policy is not None and not own.has_template:
       own = policy
-    if own.closing or not own.ends_turn:
+    if own.has_template:
       stops = own.stop_ids if policy is None else policy.stop_ids
       closing = roles.Closing(own.closing, stops, own.ends_turn)
       role = dataclasses.replace(role, closing=closing)
