@@ -59,8 +59,8 @@ def build_tokenizer(file: str | os.PathLike):
   wrapped = import_transformers().PreTrainedTokenizerFast(
     tokenizer_object=tokenizer,
     chat_template=vocabulary.chat_template(),
-    add_bos_token=vocabulary.get("tokenizer.ggml.add_bos_token", bool, add_bos),
-    add_eos_token=vocabulary.get("tokenizer.ggml.add_eos_token", bool, False),
+    add_bos_token=vocabulary.adds("bos", add_bos),
+    add_eos_token=vocabulary.adds("eos", False),
     clean_up_tokenization_spaces=False,
     **vocabulary.special_tokens(),
   )

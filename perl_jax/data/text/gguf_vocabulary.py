@@ -19,6 +19,8 @@ SPECIAL = {
 }
 # Ids of tokens that end a response.
 _END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
+# llama.cpp's -1 as the unsigned number that ids are stored as.
+_NO_TOKEN = 0xFFFFFFFF
 
 
 class Vocabulary:
@@ -83,12 +85,14 @@ class Vocabulary:
   def special_id(self, name: str) -> int | None:
     """Returns the id that `tokenizer.ggml.NAME` gives, or None."""
     key = f"tokenizer.ggml.{name}"
-    id_ = self.get(key, int, -1)
-    if id_ >= len(self.tokens):
+    id_ = self.get(key, int, _NO_TOKEN)
+    if id_ == _NO_TOKEN:
+      return None
+    if not 0 <= id_ < len(self.tokens):
       raise self.error(
         key, f"is {id_}, but there are {len(self.tokens)} tokens"
       )
-    return None if id_ < 0 else id_
+    return id_
 
   def special_tokens(self) -> dict[str, str]:
     """Returns the special tokens that have a name in `transformers`."""
@@ -96,6 +100,14 @@ class Vocabulary:
     return {
       name: self.tokens[id_] for name, id_ in ids.items() if id_ is not None
     }
+
+  def adds(self, name: str, default: bool) -> bool:
+    """Returns whether `name`, "bos" or "eos", is put around a plain text."""
+    key = f"tokenizer.ggml.add_{name}_token"
+    said = self.get(key, bool, False)
+    if said and self.special_id(f"{name}_token_id") is None:
+      raise self.error(key, f"is true, but there is no {name}_token_id")
+    return self.get(key, bool, default)
 
   def end_ids(self) -> list[int]:
     """Returns the ids of the tokens that end a response."""

@@ -34,6 +34,8 @@ GOOD = {"pre": "gpt-2", "merges": ["a b"]}
     ("eot_token_id", {"eot_token_id": 9}, "is 9, but there are 3 tokens"),
     ("scores", {"model": "llama"}, "is missing"),
     ("scores", {"model": "llama", "scores": [0.0]}, "has 1 entries for 3"),
+    ("add_bos_token", {"add_bos_token": True}, "true, but .* no bos_token_id"),
+    ("add_eos_token", {"add_eos_token": True}, "true, but .* no eos_token_id"),
     ("add_bos_token", {"add_bos_token": 1}, "should be a bool, but is '1'"),
   ],
 )  # fmt: skip
@@ -65,6 +67,7 @@ def test_a_token_without_text_has_a_name(tmp_path):
     ({"eos": 2}, [2]),
     ({"eos": 2, "eot": 1, "eom": 0}, [2, 1, 0]),
     ({"eos": 1, "eot": 1, "eom": 0}, [1, 0]),
+    ({"eos": 1, "eot": 0xFFFFFFFF}, [1]),
   ],
 )
 def test_tokens_that_end_a_response(ids, ends, tmp_path):
