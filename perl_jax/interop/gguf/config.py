@@ -32,7 +32,6 @@ _HEAD_SIZES = (
 )  # fmt: skip
 # Those that llama.cpp reads in some families only.
 _READ_IN = {
-  "attention.scale": ("llama",),
   "attention.sliding_window_pattern": ("gemma2", "gemma3"),
   "attn_logit_softcapping": ("gemma2",),
   "final_logit_softcapping": ("gemma2", "gemma3"),
@@ -123,7 +122,7 @@ def model_config(file: File) -> ModelConfig:
     out_bias=f"{first}attn_output.bias" in file.tensors,
     mlp_bias=f"{first}ffn_up.bias" in file.tensors,
     tied_head="output.weight" not in file.tensors,
-    query_scale=_query_scale(file, family, layers, width, heads),
+    query_scale=_query_scale(family, layers, width, heads),
     **_softcaps(file, family),
     **_windows(file, family, layers),
     **_rotary(file, family, head_dim),
@@ -174,11 +173,8 @@ def _rows(file: File, name: str) -> int:
   return file.tensors[name].shape[0]
 
 
-def _query_scale(file, family, layers, width, heads) -> float | None:
-  """What llama.cpp takes; the file has it only where it is unusual."""
-  scale = _number(file, f"{family}.attention.scale", 0.0)
-  if scale:
-    return scale
+def _query_scale(family, layers, width, heads) -> float | None:
+  """What llama.cpp takes for these families, whatever keys there are."""
   # The 27 B of Gemma 2 and of Gemma 3, known there by their layers.
   if (family, layers) in (("gemma2", 46), ("gemma3", 62)):
     return (width / heads) ** -0.5
