@@ -44,6 +44,11 @@ class AddedTokens:
     self.strips_right = {id_ for id_, token in added.items() if token.rstrip}
     self.strips_left = {id_ for id_, token in added.items() if token.lstrip}
     self.pattern = _any_of(self.ids)
+    self._spaces = _any_of(
+      token.content
+      for token in tokenizer.added_tokens_decoder.values()
+      if not token.content.strip() and not token.normalized
+    )
 
   def cut(self, text: str, only: Iterable[str] | None = None) -> list[Piece]:
     """Cuts a text into tokens and literal text.
@@ -71,7 +76,9 @@ class AddedTokens:
     if before in self.strips_right:
       text = text.lstrip(_WHITE_SPACE)
     if after in self.strips_left:
-      text = text.rstrip(_WHITE_SPACE)
+      # White space that is a token itself stays.
+      end = max((m.end() for m in self._spaces.finditer(text)), default=0)
+      text = text[:end] + text[end:].rstrip(_WHITE_SPACE)
     return text
 
 

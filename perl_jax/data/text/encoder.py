@@ -9,6 +9,8 @@ from perl_jax.data.text.template import ChatTemplate
 # Tells whether text at the beginning of a string is encoded differently from
 # text after a special token.
 _PROBE = "a b"
+# What text is encoded behind where it would join with the end of a prompt.
+_STARTS = ("\n", ".", "a")
 
 
 class Encoder:
@@ -26,6 +28,9 @@ class Encoder:
     self.rows = rows
     self._tokenizer = tokenizer
     self._template = template
+    self._never_text = {*template.added.reserved, template.bos_id}
+    self._never_text -= {tokenizer.unk_token_id}
+    self._never_text |= {*template.stop_ids}
     self._anchor = self._find_anchor()
     self._inner = self._find_inner()
     self.text = functools.lru_cache(1 << 16)(self._encode)
@@ -53,7 +58,16 @@ class Encoder:
 
   def decode(self, ids: Sequence[int]) -> str:
     """Returns the text of tokens that follow those of a prompt."""
-    before = [*self.text(self._template.opening)]
+    text = self._decode(ids)
+    # Some tokenizers put a space after a token, and it stays in the text.
+    before = self._template.responses.before_answer
+    shown = self._decode(self.response(before))
+    if shown and text.startswith(shown):
+      return before + text[len(shown) :]
+    return text
+
+  def _decode(self, ids: Sequence[int]) -> str:
+    before = [*self.text(self._template.opening())]
     if self._anchor is not None:
       before.insert(0, self._template.added.ids[self._anchor])
     return self._text([*before, *ids]).removeprefix(self._text(before))
@@ -74,19 +88,26 @@ class Encoder:
     except UnicodeEncodeError as error:
       raise ValueError(f"Text that is not valid Unicode: {error}") from error
     ids = self._outer(text) if first else self._inner(text)
-    for id_ in (*self._template.stop_ids, self._template.bos_id):
-      if id_ in ids:
-        raise ValueError(
-          f"The text has {self._token(id_)!r} in it, which {self.name} takes "
-          "for the end or the beginning of a turn. Remove it."
-        )
+    for id_ in self._never_text.intersection(ids):
+      raise ValueError(
+        f"The text has {self._token(id_)!r} in it, which {self.name} takes for"
+        " a control token, such as the end or the beginning of a turn. Remove"
+        " it."
+      )
     self.check(ids)
     return tuple(ids)
 
-  def _encode_response(self, turn: str) -> tuple[int, ...]:
-    """Encodes the text of a response, which follows the tokens of a prompt."""
+  def _encode_response(
+    self, turn: str, closed: bool = False
+  ) -> tuple[int, ...]:
+    """Encodes the text of a response, which follows the tokens of a prompt.
+
+    Args:
+      turn: The text.
+      closed: Whether the prompt is without `Responses.unsaid`.
+    """
     ids: list[int] = []
-    pieces = self._template.cut_response(turn)
+    pieces = self._template.cut_response(turn, closed)
     tokens = [value if kind == "token" else None for kind, value in pieces]
     around = zip([None, *tokens], pieces, [*tokens[1:], None], strict=False)
     for i, (before, (kind, value), after) in enumerate(around):
@@ -95,19 +116,21 @@ class Encoder:
         ids.append(value)
         continue
       text = self._template.added.strip(value, before, after)
-      ids += self.text(text) if i else self._encode_after_prompt(text)
+      start = self._template.opening(closed)
+      ids += self.text(text) if i else self._encode_after(start, text)
     return tuple(ids)
 
-  def _encode_after_prompt(self, text: str) -> tuple[int, ...]:
-    """Encodes text that follows the literal text at the end of a prompt.
+  def _encode_after(self, start: str, text: str) -> tuple[int, ...]:
+    """Encodes text that follows the literal text `start`.
 
-    If the two would share a token, the text is encoded by itself, since a
-    sampled response also begins after the prompt's tokens.
+    If the two would share a token, the text is encoded behind another one that
+    it shares none with, since a sampled response also begins after the prompt's
+    tokens. At the beginning of a string some tokenizers put a space before it.
     """
-    before = self.text(self._template.opening)
-    ids = self.text(self._template.opening + text)
-    if ids[: len(before)] == before:
-      return ids[len(before) :]
+    for other in (start, *_STARTS):
+      before, ids = self.text(other), self.text(other + text)
+      if ids[: len(before)] == before:
+        return ids[len(before) :]
     return self.text(text)
 
   def _check_template(self) -> None:

@@ -85,6 +85,12 @@ class Rendering:
       **_OPTIONS,
     )["input_ids"]
 
+  def decode(self, ids: Sequence[int]) -> str:
+    """Returns the text of tokens."""
+    return self._tokenizer.decode(
+      list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
+
   def show(self, ids: Sequence[int]) -> list[str]:
     """Returns the texts of tokens, for errors."""
     return self._tokenizer.convert_ids_to_tokens(list(ids))

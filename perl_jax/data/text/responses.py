@@ -188,12 +188,11 @@ class Responses:
 
   def _refusal(self, response: str) -> str:
     name = f"The chat template of {self._text.name}"
-    closing = _CLOSING.search(response)
     prompt = f"its generation prompt, which ends with {self._head[-40:]!r}"
-    if closing and response[closing.end() :].strip():
-      answer = self._text.render(_exchange(response), False)
+    written = self._text.render(_exchange(response), False)
+    for closing in _CLOSING.finditer(response):
       thoughts = response[: closing.start()].strip()
-      if thoughts and thoughts not in answer:
+      if thoughts not in written:
         return (
           f"{name} leaves the thoughts of a response out, here"
           f" {thoughts[:60]!r}, so that it would not be what the model wrote"

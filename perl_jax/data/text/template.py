@@ -8,16 +8,13 @@ contents are noticed.
 """
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 
 from perl_jax.data.records import Message
 from perl_jax.data.text import rendering
 from perl_jax.data.text.added_tokens import AddedTokens, Piece
+from perl_jax.data.text.plans import Plans
 from perl_jax.data.text.responses import Responses
-
-# Matches `rendering.HOLE`.
-_HOLE_PATTERN = re.compile(r"Xq7Zk(\d{5})kZ7qX")
 
 
 class UnevenError(ValueError):
@@ -48,9 +45,6 @@ class ChatTemplate:
       token that a conversation does not have.
     closing: What it writes after that token, or after the response if it writes
       none, when a conversation ends with the turn.
-    opening: Literal text at the end of every prompt, which a response follows;
-      "" if a prompt ends with an added token, and a line break if it ends with
-      a content.
   """
 
   def __init__(
@@ -59,7 +53,6 @@ class ChatTemplate:
     self.name = name
     self._tokenizer = tokenizer
     self.added = AddedTokens(tokenizer)
-    self._plans: dict[tuple[tuple[str, ...], bool], tuple[Piece, ...]] = {}
     self._even: set[tuple[tuple[str, ...], int]] = set()
     self.bos_id: int | None = None
     self.prefix: tuple[int, ...] = ()
@@ -67,14 +60,17 @@ class ChatTemplate:
     self.text = rendering.Rendering(tokenizer, name)
     self.ends_turn = not self.text.exists
     self.closing: tuple[Piece, ...] = ()
-    self.responses: Responses | None = None
+    self._plans = Plans(self.text, self.added)
     self.stop_ids = self._find_stops(more_stop_ids)
     stop = self.added.texts.get(self.stop_ids[0])
     self.responses = Responses(self.text, stop)
-    # Earlier plans were made without the text around responses.
-    self._plans.clear()
+    self._plans = Plans(self.text, self.added, self.responses)
     self._find_start()
-    self.opening, self._last_id = self._find_end()
+    prompt = self._plans.of(("user",))
+    self._ends = (
+      self._end_of(prompt),
+      self._end_of(self.without_unsaid(prompt)),
+    )
 
   def fill(
     self, messages: Sequence[Message]
@@ -89,17 +85,17 @@ class ChatTemplate:
     Raises:
       ValueError: The template refuses the messages, or leaves one out.
     """
-    pieces = self._plan(tuple(message["role"] for message in messages))
+    pieces = self._plans.of(tuple(message["role"] for message in messages))
     rendered = self.text.render(messages, True)
     contents = [message["content"] for message in messages]
     position = 0
     for piece, following in zip(
       pieces, (*pieces[1:], ("text", "")), strict=True
     ):
-      text = self._piece_text(piece)
+      text = self._plans.text_of(piece)
       if piece[0] in ("content", "response"):
         content = messages[piece[1]]["content"]
-        after = self._piece_text(following)
+        after = self._plans.text_of(following)
         for text in _written(content):
           if piece[0] == "response":
             text = self.responses.lead + text + self.responses.tail
@@ -120,7 +116,7 @@ class ChatTemplate:
       ValueError: The text of a content has a special token in it.
     """
     pieces = self.added.cut(self.text.render(messages, True))
-    plan = self._plan(tuple(message["role"] for message in messages))
+    plan = self._plans.of(tuple(message["role"] for message in messages))
     for message in messages:
       for token in self.added.pattern.findall(message["content"]):
         id_ = self.added.ids[token]
@@ -150,11 +146,11 @@ class ChatTemplate:
     """
     if (roles, first) in self._even:
       return
-    pieces = self._plan(roles)
+    pieces = self._plans.of(roles)
     for i in range(first, len(roles)):
       if roles[i] != "assistant":
         continue
-      start = self._plan(roles[:i])
+      start = self._plans.of(roles[:i])
       expected = (*start, ("response", i), ("token", self.stop_ids[0]))
       if pieces[: len(expected)] != expected:
         raise UnevenError(
@@ -167,9 +163,9 @@ class ChatTemplate:
 
   def tokens(self) -> set[int]:
     """Returns the special tokens around a single exchange."""
-    plan = self._plan(("user",))
+    plan = self._plans.of(("user",))
     if self.text.exists:
-      plan += self._plan(("user", "assistant"), False)
+      plan += self._plans.of(("user", "assistant"), False)
     found = {value for kind, value in plan if kind == "token"}
     return found.union(self.prefix)
 
@@ -177,7 +173,7 @@ class ChatTemplate:
     """Returns the pieces of a prompt as a conversation goes on from it."""
     kept, length = list(pieces), len(self.responses.unsaid)
     while length:
-      text = self._piece_text(kept[-1])
+      text = self._plans.text_of(kept[-1])
       if len(text) > length:
         kept[-1] = ("text", text[:-length])
         break
@@ -185,13 +181,25 @@ class ChatTemplate:
       kept.pop()
     return tuple(kept)
 
-  def cut_response(self, turn: str) -> list[Piece]:
+  def opening(self, closed: bool = False) -> str:
+    """Returns the literal text at the end of every prompt; may be "".
+
+    Args:
+      closed: Whether the prompt is without `Responses.unsaid`.
+    """
+    return self._ends[closed][0]
+
+  def cut_response(self, turn: str, closed: bool = False) -> list[Piece]:
     """Cuts the text of a response into tokens and literal text.
 
     Tokens are those that the template writes or opens itself (thoughts).
+
+    Args:
+      turn: Text of the response.
+      closed: Whether it follows a prompt without `Responses.unsaid`.
     """
     stop = self.stop_ids[0] if self.ends_turn else None
-    turn = self.added.strip(turn, self._last_id, stop)
+    turn = self.added.strip(turn, self._ends[closed][1], stop)
     before = self.responses.before_answer
     if not turn.startswith(before):
       before = ""
@@ -203,80 +211,13 @@ class ChatTemplate:
       pieces.append((kind, value))
     return pieces
 
-  # Rendering.
-
-  def _plan(
-    self, roles: tuple[str, ...], generate: bool = True
-  ) -> tuple[Piece, ...]:
-    """Renders `roles` with a hole for each content, and cuts up the text."""
-    if (roles, generate) in self._plans:
-      return self._plans[roles, generate]
-    holes = [
-      {"role": role, "content": rendering.HOLE.format(i)}
-      for i, role in enumerate(roles)
-    ]
-    text = self.text.render(holes, generate)
-    pieces: list[Piece] = []
-    for i, part in enumerate(_HOLE_PATTERN.split(text)):
-      pieces += [("content", int(part))] if i % 2 else self.added.cut(part)
-    pieces = self._with_responses(pieces, roles)
-    for i, role in enumerate(roles):
-      if ("content", i) not in pieces and ("response", i) not in pieces:
-        raise ValueError(
-          f"The chat template of {self.name} leaves out the content of a "
-          f"message of role {role!r}. Leave such messages out, or change the "
-          "template."
-        )
-    self._plans[roles, generate] = tuple(pieces)
-    return self._plans[roles, generate]
-
-  def _with_responses(
-    self, pieces: Sequence[Piece], roles: Sequence[str]
-  ) -> list[Piece]:
-    """Turns assistant contents and the space around them into responses.
-
-    That is done where the template writes before them what a prompt ends with;
-    other turns are not as a model writes them (Qwen3, DeepSeek-R1).
-    """
-    if self.responses is None:
-      return list(pieces)
-    lead, tail = self.responses.lead, self.responses.tail
-    found: list[Piece] = []
-    since = ""  # The text behind the last content.
-    pieces = [*pieces, ("text", "")]
-    for i, (kind, value) in enumerate(pieces[:-1]):
-      if kind == "text" and tail and found and found[-1][0] == "response":
-        continue  # The tail, which is part of the response.
-      if kind != "content":
-        since += self._piece_text((kind, value))
-        found.append((kind, value))
-        continue
-      if (
-        roles[value] == "assistant"
-        and since.endswith(self.responses.opener + lead)
-        and (not tail or pieces[i + 1] == ("text", tail))
-      ):
-        if lead:
-          kept = str(found[-1][1])
-          found[-1] = ("text", kept[: len(kept) - len(lead)])
-        kind = "response"
-      since = ""
-      found.append((kind, value))
-    return [piece for piece in found if piece != ("text", "")]
-
-  def _piece_text(self, piece: Piece) -> str:
-    kind, value = piece
-    if kind == "token":
-      return self.added.texts[value]
-    return value if kind == "text" else ""
-
   # Properties of the template, found by rendering.
 
   def _find_stops(self, more_stop_ids: Sequence[int]) -> tuple[int, ...]:
     """Returns the token that ends an assistant turn, eos and the others."""
     stops = []
     if self.text.exists:
-      pieces = self._plan(("user", "assistant"), False)
+      pieces = self._plans.of(("user", "assistant"), False)
       after = self.closing = pieces[pieces.index(("content", 1)) + 1 :]
       if after and after[0][0] == "text" and not after[0][1].strip():
         after = after[1:]
@@ -305,7 +246,7 @@ class ChatTemplate:
       self.prefix = self.beginning = _before(ids, alone["input_ids"])
       self.bos_id = bos if self.prefix[:1] == (bos,) else None
       return
-    pieces = self._plan(("user",))
+    pieces = self._plans.of(("user",))
     if bos is None or pieces[0] != ("token", bos):
       return
     self.bos_id = bos
@@ -313,9 +254,13 @@ class ChatTemplate:
     if ("token", bos) not in after or bos in self.stop_ids:
       self.beginning = (bos,)
 
-  def _find_end(self) -> tuple[str, int | None]:
-    """Returns `opening`, and the token at the end of prompts if it is ""."""
-    last = (("content", 0), *self._plan(("user",)))[-2:]
+  def _end_of(self, prompt: Sequence[Piece]) -> tuple[str, int | None]:
+    """Returns the literal text at the end of a prompt.
+
+    That is "" after an added token, which is then returned too, and a line
+    break if the prompt ends with a content.
+    """
+    last = (("content", 0), *prompt)[-2:]
     opening = {"text": last[1][1], "content": "\n"}.get(last[1][0], "")
     before = [value for kind, value in last if kind == "token"]
     if not before:

@@ -169,13 +169,12 @@ class Tokenization:
     if not closed:
       return [*self._encoder.response(responses.turn(response)), stop]
     text = responses.said(response)
-    encode = self._encoder.text if self.unsaid else self._encoder.response
     if self.ends_turn:
-      return [*encode(text), stop, *self.closing]
+      return [*self._encoder.response(text, closed), stop, *self.closing]
     rest = self._template.closing
     if rest and rest[0][0] == "text":  # It joins with the response.
       text, rest = text + rest[0][1], rest[1:]
-    return [*encode(text), *self._after_turn(rest)]
+    return [*self._encoder.response(text, closed), *self._after_turn(rest)]
 
   def encode_dialog(
     self, prompt: Sequence[Message], turns: Sequence[Message]
