@@ -73,10 +73,12 @@ class AddedTokens:
       text: Text between two tokens.
       before, after: Their ids; None if there is none.
     """
+    # White space that is a token itself stays, and all text beyond it.
     if before in self.strips_right:
-      text = text.lstrip(_WHITE_SPACE)
+      first = self._spaces.search(text)
+      start = len(text) - len(text.lstrip(_WHITE_SPACE))
+      text = text[min(start, first.start()) if first else start :]
     if after in self.strips_left:
-      # White space that is a token itself stays.
       end = max((m.end() for m in self._spaces.finditer(text)), default=0)
       text = text[:end] + text[end:].rstrip(_WHITE_SPACE)
     return text
