@@ -16,7 +16,7 @@ from typing import Any
 from perl_jax.data.text.hugging_face import import_transformers
 from perl_jax.interop import hf_config as hf_config_lib
 from perl_jax.interop.hf_config import FAMILIES, SEQ_CLS
-from perl_jax.interop.hf_fields import GEMMAS
+from perl_jax.interop.hf_fields import GEMMAS, WITH_LAYER_TYPES
 from perl_jax.models.config import ModelConfig
 
 # Fields of ModelConfig that change how the model is computed, not its result.
@@ -27,10 +27,11 @@ _DROPPED = (
   "architectures", "auto_map", "dtype", "torch_dtype", "id2label", "label2id",
   "num_labels", "problem_type", "transformers_version", "transformers_weights",
   "configuration_files", "_name_or_path", "rope_parameters", "rope_scaling",
-  "rope_theta", "rope_local_base_freq", "layer_types", "sliding_window",
-  "sliding_window_pattern", "_sliding_window_pattern", "use_sliding_window",
-  "max_window_layers",
+  "rope_theta", "rope_local_base_freq",
 )  # fmt: skip
+# Fields that together say which layers have a window. Those of the released
+# file say the same as ours, and more to others.
+_WINDOWS = ("layer_types", "sliding_window", "use_sliding_window")
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -94,30 +95,26 @@ def settings(
   made = hf_config(config, reward=reward, family=family)
   found = made.to_dict()
   if made.model_type == family:
-    fixed = {*_DROPPED, *_IDS, *_fields(config, family)}
+    fixed = {*_DROPPED, *_IDS, *_fields(config, family)} - {*_WINDOWS}
     found |= {name: like[name] for name in like if name not in fixed}
-  return found | dict(ids) | _older_spellings(config, found, like, dtype)
+  found |= _older_spellings(config, found) | dict(ids)
+  return found | {"dtype": dtype, "torch_dtype": dtype}
 
 
-def _older_spellings(config, found, like, dtype) -> dict[str, Any]:
+def _older_spellings(config, found) -> dict[str, Any]:
   """Fields for readers that do not know the names of `transformers` 5."""
-  older: dict[str, Any] = {"dtype": dtype, "torch_dtype": dtype}
   rope = dict(found["rope_parameters"])
+  older: dict[str, Any] = {}
   if "full_attention" in rope:
     local, rope = rope["sliding_attention"], dict(rope["full_attention"])
     older["rope_local_base_freq"] = local["rope_theta"]
-    if config.global_every:
-      older["sliding_window_pattern"] = config.global_every
   older["rope_theta"] = rope.pop("rope_theta")
   scaled = rope["rope_type"] != "default"
   # "type" was the name before "rope_type".
   older["rope_scaling"] = rope | {"type": rope["rope_type"]} if scaled else None
-  if "max_window_layers" in found:
-    windowed = config.layer_is_windowed
-    if any(windowed):
-      older["max_window_layers"] = windowed.index(True)
-    elif "max_window_layers" in like:
-      older["max_window_layers"] = like["max_window_layers"]
+  windowed = config.layer_is_windowed
+  if "max_window_layers" in found and any(windowed):
+    older["max_window_layers"] = windowed.index(True)
   return older
 
 
@@ -175,16 +172,18 @@ def _fields(config: ModelConfig, family: str) -> dict[str, Any]:
     fields["attention_bias"] = config.qkv_bias
   if family == "llama":
     fields["mlp_bias"] = config.mlp_bias
-  if family == "mistral":
+  windowed = config.layer_is_windowed
+  if family == "mistral" or any(windowed):
     fields["sliding_window"] = config.sliding_window
-  elif any(config.layer_is_windowed):
-    fields["sliding_window"] = config.sliding_window
-    fields["layer_types"] = [
-      "sliding_attention" if windowed else "full_attention"
-      for windowed in config.layer_is_windowed
-    ]
-    if family in ("qwen2", "qwen3"):
-      fields["use_sliding_window"] = True
+  if family in WITH_LAYER_TYPES:
+    kinds = "full_attention", "sliding_attention"
+    fields["layer_types"] = [kinds[w] for w in windowed]
+  if family in ("qwen2", "qwen3"):
+    fields["use_sliding_window"] = any(windowed)
+  if family == "gemma3_text":
+    # Older readers know the period alone; 1 makes every layer global.
+    period = config.global_every or len(windowed) + 1
+    fields["sliding_window_pattern"] = period if any(windowed) else 1
   return fields
 
 

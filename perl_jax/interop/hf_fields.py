@@ -27,7 +27,7 @@ _ROPE_ADVICE = {
   "yarn": " If it was added to the released config.json for longer contexts,"
   " remove it.",
 }
-_WITH_LAYER_TYPES = ("qwen2", "qwen3", "gemma2", "gemma3_text")
+WITH_LAYER_TYPES = ("qwen2", "qwen3", "gemma2", "gemma3_text")
 GEMMAS = ("gemma", "gemma2", "gemma3_text")
 
 
@@ -122,7 +122,7 @@ def windows(text: Any, family: str, name: str) -> dict[str, Any]:
     if window is not None:
       _require_size(window, "sliding_window", name)
     return {"sliding_window": window}
-  if family not in _WITH_LAYER_TYPES:
+  if family not in WITH_LAYER_TYPES:
     return {}
   kinds = text.layer_types
   unknown = sorted(set(kinds) - {"sliding_attention", "full_attention"})
