@@ -57,6 +57,11 @@ def config(preset: str, **overrides: Any) -> ModelConfig:
   return presets.preset(preset, **fields | overrides)
 
 
+def drawn(preset: str, seed: int) -> params_lib.Params:
+  """Random parameters of a preset."""
+  return toys.random_params(config(preset), seed=seed)
+
+
 def tokens() -> list[str]:
   """The special tokens, the bytes of ASCII as GPT-2 writes them, two merges.
 
