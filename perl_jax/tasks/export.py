@@ -203,7 +203,7 @@ def write_adapter(config, start, head, partial, workdir) -> dict[str, float]:
       stops(config, start),
       dtype=config.dtype,
       shard_bytes=config.shard_bytes,
-      like=start.tokenizer,
+      like=start.model_files or start.tokenizer,
     )
     base = str(workdir / _BASE)
   peft.save_adapter(
@@ -233,7 +233,7 @@ def write_merged(config, start, head, partial) -> dict[str, float]:
     dtype=config.dtype,
     shard_bytes=config.shard_bytes,
     head=head,
-    like=start.tokenizer,
+    like=start.model_files or start.tokenizer,
   )
   return logit_change(start, merged, config.dtype)
 

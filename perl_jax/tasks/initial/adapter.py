@@ -7,7 +7,6 @@ from pathlib import Path
 from absl import logging
 
 from perl_jax import sharding
-from perl_jax.data.text import files as tokenizer_files
 from perl_jax.data.text import hugging_face, unreadable
 from perl_jax.interop import peft
 from perl_jax.tasks.initial import model
@@ -109,8 +108,7 @@ def with_tokenizer(start: Start, directory: Path) -> Start:
   missing = unreadable.missing_file(directory)
   if not missing:
     logging.info("tokenizer: %s, beside the adapter; not %s", directory, base)
-    stop_ids = tuple(tokenizer_files.stop_ids(base)) or None
-    return dataclasses.replace(start, tokenizer=directory, stop_ids=stop_ids)
+    return dataclasses.replace(start, tokenizer=directory, model_files=base)
   found = [name for name in _PARTS if (directory / name).is_file()]
   if found:
     raise ValueError(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from perl_jax import files, hosts
+from perl_jax.data.text import files as tokenizer_files
 from perl_jax.data.text import gguf_tokenizer, hugging_face
 from perl_jax.models.lora import LoraSpec
 from perl_jax.tasks.initial.model import Start
@@ -23,9 +24,10 @@ TOKENIZER = "tokenizer"
 # Beside a model's weights lie the files of its tokenizer.
 _TOKENIZER_FILES = (
   "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*",
-  "merges.txt", "*.model", "chat_template*", "generation_config.json",
-  "config.json",
+  "merges.txt", "*.model", "chat_template*",
 )  # fmt: skip
+# What else of a model's files says how it is used.
+_MODEL_FILES = ("config.json", "generation_config.json")
 # Version of the files of a workdir. 2: checkpoints keep a tree for each role.
 VERSION = 2
 # What the absence of fields meant that were added since.
@@ -93,19 +95,25 @@ def write_model(
 
 
 def write_tokenizer(start: Start, target: Path) -> None:
-  """Writes the tokenizer of a start, with its chat template and stop ids.
+  """Writes the tokenizer of a start, and what the files of its model say.
 
   Args:
-    start: The model; see `Start.tokenizer`, `template` and `stop_ids`.
+    start: The model; see `Start.tokenizer`, `template` and `model_files`.
     target: Directory to write to.
   """
   copy_tokenizer(start.tokenizer, target)
   if start.template is not None:
     shutil.copy(start.template, target / hugging_face.TEMPLATE)
-  if start.stop_ids is not None:
-    files.write_json(
-      target / "generation_config.json", {"eos_token_id": list(start.stop_ids)}
-    )
+  source = start.model_files
+  if source is None:
+    return
+  for name in _MODEL_FILES:
+    (target / name).unlink(missing_ok=True)
+    if (source / name).is_file():
+      shutil.copy(source / name, target)
+  if source.is_file():
+    ids = {"eos_token_id": list(tokenizer_files.stop_ids(source))}
+    files.write_json(target / "generation_config.json", ids)
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
@@ -119,7 +127,7 @@ def copy_tokenizer(source: Path, target: Path) -> None:
     gguf_tokenizer.write_tokenizer(source, target)
     return
   target.mkdir(parents=True, exist_ok=True)
-  for pattern in _TOKENIZER_FILES:
+  for pattern in _TOKENIZER_FILES + _MODEL_FILES:
     for path in source.glob(pattern):
       if path.is_file():
         shutil.copy(path, target / path.name)

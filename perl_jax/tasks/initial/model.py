@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from perl_jax import hosts, roles, sharding
 from perl_jax import params as params_lib
+from perl_jax.data.text import files as tokenizer_files
 from perl_jax.data.text import tokenization
 from perl_jax.interop import pretrained
 from perl_jax.interop.storage import Storage
@@ -41,8 +42,8 @@ class Start:
     tokenizer: Directory of the tokenizer, or a GGUF file that has it in it.
     template: File of a chat template that is used instead of the tokenizer's,
       or None.
-    stop_ids: Ids at which the model stops; None if files beside the tokenizer
-      name them.
+    model_files: Where config.json and generation_config.json of the model lie
+      (or its GGUF file), or None if that is beside the tokenizer.
     score_at: Where the score of a reward model is read, one of
       `settings.reward.SCORE_AT`. Those of others are read at the end of the
       template.
@@ -53,7 +54,7 @@ class Start:
   fingerprint: str
   tokenizer: Path
   template: Path | None = None
-  stop_ids: tuple[int, ...] | None = None
+  model_files: Path | None = None
   score_at: str = "template"
 
   @property
@@ -68,11 +69,14 @@ class Start:
       ValueError: It gives tokens in every prompt or response that the model has
         no embedding for.
     """
+    stop_ids = None
+    if self.model_files is not None:
+      stop_ids = tokenizer_files.stop_ids(self.model_files)
     return tokenization.load_tokenizer(
       self.tokenizer,
       self.config.vocab_size,
       template=self.template,
-      stop_ids=self.stop_ids,
+      stop_ids=stop_ids,
     )
 
   def with_adapter(self, trainable: params_lib.Params, lora: LoraSpec):
@@ -222,7 +226,7 @@ def checkpoint_start(
   if shared_with is not None and _same_place(shared_with.source, source):
     bare = shared_with.with_adapter({}, LoraSpec())
     return dataclasses.replace(
-      bare, tokenizer=tokenizer, template=None, stop_ids=None
+      bare, tokenizer=tokenizer, template=None, model_files=None
     )
   found = read_base(path, options)
   return _bare(
