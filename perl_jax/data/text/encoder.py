@@ -134,7 +134,7 @@ class Encoder:
     return self.text(text)
 
   def _check_template(self) -> None:
-    needed = [*self._template.tokens(), *self._template.stop_ids]
+    needed = [*self._template.tokens(), self._template.stop_ids[0]]
     past = [id_ for id_ in needed if not self.has_row(id_)]
     if past:
       raise ValueError(

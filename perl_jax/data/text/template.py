@@ -240,19 +240,21 @@ class ChatTemplate:
     what a tokenizer puts before a plain text is left out of conversations.
     """
     bos = self._tokenizer.bos_token_id
+    alone = self._tokenizer("a", add_special_tokens=False, verbose=False)
+    ids = self._tokenizer("a", verbose=False)["input_ids"]
+    before = _before(ids, alone["input_ids"])
     if not self.text.exists:
-      alone = self._tokenizer("a", add_special_tokens=False, verbose=False)
-      ids = self._tokenizer("a", verbose=False)["input_ids"]
-      self.prefix = self.beginning = _before(ids, alone["input_ids"])
-      self.bos_id = bos if self.prefix[:1] == (bos,) else None
+      self.prefix = self.beginning = before
+      self.bos_id = bos if before[:1] == (bos,) else None
       return
     pieces = self._plans.of(("user",))
-    if bos is None or pieces[0] != ("token", bos):
-      return
-    self.bos_id = bos
-    after = pieces[pieces.index(("content", 0)) :]
-    if ("token", bos) not in after or bos in self.stop_ids:
-      self.beginning = (bos,)
+    self.bos_id = bos if pieces[0] == ("token", bos) else None
+    prompt_end = pieces[pieces.index(("content", 0)) :]
+    for kind, value in pieces:
+      opens = ("token", value) in prompt_end and value not in self.stop_ids
+      if kind != "token" or value not in (bos, *before) or opens:
+        break
+      self.beginning += (value,)
 
   def _end_of(self, prompt: Sequence[Piece]) -> tuple[str, int | None]:
     """Returns the literal text at the end of a prompt.

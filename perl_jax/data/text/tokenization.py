@@ -77,8 +77,9 @@ class Tokenization:
     )
     self._encoder = Encoder(tokenizer, name, self._template, rows)
     pad = tokenizer.pad_token_id
-    has_pad = pad is not None and self._encoder.has_row(pad)
-    self.pad_id: int = pad if has_pad else self.stop_ids[-1]
+    usable = [*reversed(self.stop_ids)]
+    usable = usable if pad is None else [pad, *usable]
+    self.pad_id: int = next(filter(self._encoder.has_row, usable))
     self.ends_turn: bool = self._template.ends_turn
     self.has_template: bool = self._template.text.exists
     self.unsaid: str = self._template.responses.unsaid

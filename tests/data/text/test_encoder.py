@@ -78,6 +78,16 @@ def test_a_pad_token_past_the_embedding_is_replaced(tmp_path):
   assert ours.pads[0] == (0, "<unk>")
 
 
+def test_a_further_stop_past_the_embedding_is_never_sampled(tmp_path):
+  directory = families.write(FAMILIES["qwen2"], tmp_path)
+  rows = added(directory, "<|end|>", pad_token=None)
+  (directory / "generation_config.json").write_text(
+    json.dumps({"eos_token_id": [2, rows]})
+  )
+  ours = tokenization_lib.load_tokenizer(directory, rows)
+  assert (ours.stop_ids, ours.pad_id) == ((2, rows), 2)
+
+
 def test_an_end_of_turn_past_the_embedding_is_refused(tmp_path):
   """ChatML set up for a base model that was not resized."""
   directory = families.write(FAMILIES["qwen2"], tmp_path)

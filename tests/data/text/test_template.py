@@ -128,6 +128,21 @@ def test_bos_may_open_every_turn(tmp_path, system_text):
       assert window in [ids[i : i + len(window)] for i in starts]
 
 
+def test_a_prompt_may_begin_with_two_tokens_and_no_bos(tmp_path):
+  """Like GLM: the tokenizer puts both before plain text, and names no BOS."""
+  special = ["<eos>", "[gMASK]", "<sop>", "<|im_start|>", "<|im_end|>"]
+  path = _directory(tmp_path, "[gMASK]<sop>" + CHATML, special)
+  file = path / "tokenizer.json"
+  backend = tokenizers.Tokenizer.from_file(str(file))
+  backend.post_processor = processors.TemplateProcessing(
+    single="[gMASK] <sop> $A", special_tokens=[("[gMASK]", 1), ("<sop>", 2)]
+  )
+  backend.save(str(file))
+  loaded = tokenization_lib.load_tokenizer(path)
+  assert loaded.encode_prompt(TALK)[0] == _reference(path, TALK)
+  assert loaded.beginning == (1, 2) and loaded.bos_id is None
+
+
 def test_bos_may_separate_messages(tmp_path):
   template = (
     "{% for m in messages %}<s>{{ m.content }}<eos>{% endfor %}"
