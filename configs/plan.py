@@ -6,16 +6,16 @@
       --config.model=checkpoints/my-llama --config.plan.stages=sft,rl \
       --config.rl.batch_size=32 --config.mesh.tensor=4
 
-`model` is a preset (perl_jax/models/presets.py), or the directory of a Hugging
-Face checkpoint or of an earlier run; no weights are read. `plan.topology` names
-TPUs that need not be attached ("v4:2x2x1", "v5e:4x4", "v5p:2x2x2", "v6e:4x4",
-"tpu7x:2x2x1"; it needs the package libtpu); "" is this machine's devices. The
-fields at the top are the same for all stages; each has a sub-config with the
-fields of its own command. `plan.full` compiles everything once more with full
-tuning, and `plan.suggest` tries changes where a stage does not fit.
-Evaluation runs the same programs on `eval.batch_size` rows and is not planned
-separately. About five minutes for 2 B parameters on 2 cores, most of it spent
-in the compiler. More: docs/planning.md.
+`model` is a preset (perl_jax/models/presets.py), the directory of a Hugging
+Face checkpoint or of an earlier run, or a GGUF file; no weights are read.
+`plan.topology` names TPUs that need not be attached ("v4:2x2x1", "v5e:4x4",
+"v5p:2x2x2", "v6e:4x4", "tpu7x:2x2x1"; it needs the package libtpu); "" is this
+machine's devices. The fields at the top are the same for all stages; each has a
+sub-config with the fields of its own command. `plan.full` compiles everything
+once more with full tuning, and `plan.suggest` tries changes where a stage does
+not fit. Evaluation runs the same programs on `eval.batch_size` rows and is not
+planned separately. About five minutes for 2 B parameters on 2 cores, most of it
+spent in the compiler. More: docs/planning.md.
 """
 
 from configs import common, dpo, reward, rl, sft

@@ -25,12 +25,19 @@ def kind_of(path: str | os.PathLike) -> str | None:
   """The format of a checkpoint, one of `KINDS`; None if it looks like none.
 
   Raises:
-    ValueError: A directory has several GGUF files and nothing else.
+    ValueError: A directory has several GGUF files and nothing else, or a file
+      is not named as one.
   """
   if hf_checkpoint.is_checkpoint(path):
     return HUGGING_FACE
   if Path(path).suffix == gguf_checkpoint.SUFFIX:
     return GGUF  # if it is not there, reading it says so
+  if Path(path).is_file():
+    raise ValueError(
+      f"{path} is a file whose name does not end in {gguf_checkpoint.SUFFIX}. A"
+      " model is a GGUF file or a directory. If it is a GGUF file, give it such"
+      f" a name: ln -s {path} NAME{gguf_checkpoint.SUFFIX}"
+    )
   return GGUF if gguf_checkpoint.file_of(path) is not None else None
 
 

@@ -22,6 +22,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from perl_jax import files, sharding, tasks
+from perl_jax.interop import pretrained
 from perl_jax.models import presets
 from perl_jax.models.config import ModelConfig
 from perl_jax.planning import chips, estimate, libtpu
@@ -137,7 +138,8 @@ def model_of(config: shared.Config, names: Sequence[str]) -> ModelConfig:
   """The model that `config.model` names, without reading a weight.
 
   Raises:
-    ValueError: It is neither a preset nor a directory of a model.
+    FileNotFoundError: There is no such GGUF file.
+    ValueError: It is neither a preset nor a directory or file of a model.
   """
   room = max(
     max(c.data.max_len, c.data.prompt_len + c.data.response_len)
@@ -146,13 +148,14 @@ def model_of(config: shared.Config, names: Sequence[str]) -> ModelConfig:
   fields = config.compute.to_dict() | {"max_len": room}
   if config.vocab_size:
     fields["vocab_size"] = config.vocab_size
-  directory = Path(config.model)
-  if directory.is_dir():
-    found = restore.model_in(directory, "model")
+  path = Path(config.model)
+  if path.is_dir() or pretrained.kind_of(path):
+    found = restore.model_in(path, "model")
     if found is None:
       raise ValueError(
         f"config.model={config.model!r} is a directory, but neither of a run"
-        f" ({manifest.MODEL_FILE}) nor a Hugging Face checkpoint (config.json)."
+        f" ({manifest.MODEL_FILE}) nor a Hugging Face checkpoint (config.json),"
+        " and holds no GGUF file."
       )
     return dataclasses.replace(found, **fields)
   known = presets.PRESETS.get(config.model, {"vocab_size": 0})

@@ -132,6 +132,19 @@ def test_bad_plans(tmp_path, fields, message):
   assert not (tmp_path / "plan").exists()
 
 
+def test_a_gguf_file(tmp_path):
+  pytest.importorskip("gguf", reason="needs the package gguf")
+  from tests.interop.gguf import models
+
+  path = tmp_path / "tiny.gguf"
+  with pytest.raises(FileNotFoundError, match=r"No GGUF file .*tiny\.gguf"):
+    plan.model_of(planned_config(model=str(path)), ["rl"])
+  models.write(path, "gemma2_tiny")
+  config = planned_config(model=str(path), vocab_size=0)
+  found = plan.model_of(config, ["rl"])
+  assert found == models.config("gemma2_tiny", max_len=16, remat="full")
+
+
 def test_a_directory_that_holds_no_model(tmp_path):
   config = planned_config(model=str(tmp_path))
   with pytest.raises(ValueError, match="neither of a run"):

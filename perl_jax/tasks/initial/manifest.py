@@ -145,7 +145,7 @@ def read_model(workdir: str | Path, field: str) -> dict[str, Any]:
     raise FileNotFoundError(
       f"config.{field}={str(workdir)!r}: {path} does not exist. It must be"
       " the workdir of an sft, reward, rl or dpo run, a Hugging Face"
-      " checkpoint or a PEFT adapter."
+      " checkpoint, a GGUF file or a PEFT adapter."
     )
   saved = json.loads(path.read_text())
   require_version(path, saved, f"config.{field}={str(workdir)!r}")

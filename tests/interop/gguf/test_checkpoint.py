@@ -129,6 +129,15 @@ def test_a_directory_with_one_file(tmp_path):
   assert pretrained.kind_of(tmp_path) == pretrained.HUGGING_FACE
 
 
+def test_a_file_with_another_name(tmp_path):
+  """Ollama's files are named by their checksum."""
+  models.write(tmp_path / "sha256-0a", "llama_tiny")
+  with pytest.raises(ValueError, match=r"ln -s .*sha256-0a NAME\.gguf"):
+    pretrained.kind_of(tmp_path / "sha256-0a")
+  (tmp_path / "blob.gguf").symlink_to(tmp_path / "sha256-0a")
+  assert pretrained.kind_of(tmp_path / "blob.gguf") == pretrained.GGUF
+
+
 def test_where_the_tokenizer_is(tmp_path):
   path = tmp_path / "tiny.gguf"
   models.write(path, "llama_tiny")
