@@ -8,7 +8,14 @@ from pathlib import Path
 from jax.sharding import Mesh
 
 from perl_jax import roles
-from perl_jax.interop import hf_config, hf_files, hf_names, hf_weights, score
+from perl_jax.interop import (
+  hf_config,
+  hf_files,
+  hf_names,
+  hf_scores,
+  hf_weights,
+  score,
+)
 from perl_jax.interop.storage import Storage
 from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
@@ -50,6 +57,8 @@ def load(
   config, checkpoint, is_reward = _describe(directory)
   head = None
   if is_reward:
+    names = (*checkpoint.shapes, *checkpoint.others)
+    hf_scores.check_tensors(names, checkpoint.directory)
     weight = None
     if hf_names.SCORE in checkpoint.shapes:
       weight = checkpoint.read(hf_names.SCORE, (slice(None), slice(None)))
@@ -57,6 +66,15 @@ def load(
     head = score.score_head(weight, config, where)
   base = hf_weights.load_base(checkpoint, config, mesh=mesh, storage=storage)
   return roles.Role(roles.Backbone(config, LoraSpec()), head or {}, base)
+
+
+def heads(directory: str | os.PathLike) -> list[str]:
+  """Names of tensors that neither a language model nor a reward model has.
+
+  Such as the value head that TRL puts beside a policy.
+  """
+  _, checkpoint, _ = _describe(directory)
+  return hf_scores.heads((*checkpoint.shapes, *checkpoint.others))
 
 
 def model_config(directory: str | os.PathLike) -> ModelConfig:
@@ -88,10 +106,10 @@ def _describe(
     nested=hf_config.is_nested(hf),
   )
   architectures = getattr(hf, "architectures", None) or []
-  is_reward = hf_names.SCORE in checkpoint.shapes or any(
-    name.endswith(hf_config.SEQ_CLS) for name in architectures
-  )
-  if is_reward:
+  if hf_scores.is_reward(checkpoint.shapes, architectures):
+    path = checkpoint.directory / "config.json"
+    known = type(hf)().to_dict()
+    hf_scores.check_config(json.loads(path.read_text()), known, path)
     # It has no head for tokens, whatever config.json says.
     return dataclasses.replace(config, tied_head=True), checkpoint, True
   return hf_weights.with_its_head(checkpoint, config), checkpoint, False

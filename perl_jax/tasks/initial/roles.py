@@ -11,6 +11,7 @@ from perl_jax import roles, sharding
 from perl_jax.data.text import files as tokenizer_files
 from perl_jax.data.text import hugging_face, sameness
 from perl_jax.data.text import tokenization as tokenization_lib
+from perl_jax.interop import hf_checkpoint
 from perl_jax.tasks.initial import model, restore
 from perl_jax.tasks.initial import trainable as trainable_lib
 from perl_jax.tasks.initial.model import Start
@@ -103,11 +104,22 @@ def require_head(start: Start, config: shared.Config) -> None:
   Raises:
     ValueError: It has no scalar head.
   """
-  if start.role.head is None:
-    raise ValueError(
-      f"config.reward.init={config.reward.init!r} has no scalar head: it is no"
-      " reward model. Train one with configs/reward.py."
+  if start.role.head is not None:
+    return
+  init, others = config.reward.init, []
+  if hf_checkpoint.is_checkpoint(init):
+    others = hf_checkpoint.heads(init)
+  holds = ""
+  if others:
+    holds = (
+      f" It holds {', '.join(others[:8])}, which is not what"
+      " AutoModelForSequenceClassification reads (score.weight, with"
+      " num_labels=1)."
     )
+  raise ValueError(
+    f"config.reward.init={init!r} has no scalar head: it is no reward model."
+    f"{holds} Train one with configs/reward.py."
+  )
 
 
 def read_at(
