@@ -34,6 +34,7 @@ class Client:
     count: int,
     *,
     probs: int = 0,
+    top: int | None = None,
     loras: Mapping[int, float] | None = None,
   ) -> tuple[list[int], np.ndarray]:
     """(greedy tokens, log-probs `[count, probs]` where they were asked for).
@@ -44,6 +45,8 @@ class Client:
       prompt: Token ids.
       count: Number of tokens.
       probs: Size of the vocabulary, or 0 for no log-probs.
+      top: Number of log-probs of each token, the largest first; the others are
+        NaN. None is all.
       loras: Factor on each adapter, by its number; None is 1 for all.
     """
     body = {
@@ -52,7 +55,7 @@ class Client:
       "temperature": 0.0,
       "cache_prompt": False,
       "ignore_eos": True,
-      "n_probs": probs,
+      "n_probs": probs if top is None else top,
       "return_tokens": True,
     }
     if loras is not None:
