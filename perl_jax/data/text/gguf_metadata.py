@@ -29,6 +29,8 @@ class Head(NamedTuple):
 
   Attributes:
     metadata: Numbers, booleans, strings and lists, by key.
+    types: Type of each value by key, a number of `gguf.GGUFValueType`; of a
+      list, that of its items behind it.
     tensors: (sizes, type, offset) by name. Sizes are as in the file, the length
       of a row first; the offset counts from `data_start`.
     data_start: Position of the first byte of the tensors.
@@ -36,6 +38,7 @@ class Head(NamedTuple):
   """
 
   metadata: dict[str, object]
+  types: dict[str, tuple[int, ...]]
   tensors: dict[str, tuple[tuple[int, ...], int, int]]
   data_start: int
   order: str
@@ -79,6 +82,7 @@ class _Head:
 
   def read(self) -> Head:
     found: dict[str, object] = {}
+    types: dict[str, tuple[int, ...]] = {}
     tensors: dict[str, tuple[tuple[int, ...], int, int]] = {}
     try:
       (version,) = self._numbers("I")
@@ -98,7 +102,10 @@ class _Head:
         self._key = self._string()
         if self._key in found:
           raise ValueError(f"{self._path} has two values for {self._key}.")
-        found[self._key] = self._value(*self._numbers("I"))
+        (kind,) = self._numbers("I")
+        items = self._peek("I") if kind == _ARRAY else ()
+        types[self._key] = (kind, *items)
+        found[self._key] = self._value(kind)
       for _ in range(num_tensors):
         self._key = f"the tensor after {self._key}"
         self._key = self._string()
@@ -110,7 +117,8 @@ class _Head:
         f"{self._path} is cut off or damaged at {self._key}: {error}. Download "
         "it again."
       ) from error
-    return Head(found, tensors, self._aligned(found), self._order)
+    start = self._aligned(found)
+    return Head(found, types, tensors, start, self._order)
 
   def _tensor(self) -> tuple[tuple[int, ...], int, int]:
     (axes,) = self._numbers("I")
@@ -129,10 +137,13 @@ class _Head:
     return -(-self._at // alignment) * alignment
 
   def _numbers(self, letter: str, count: int = 1) -> tuple:
-    form = f"{self._order}{count}{letter}"
-    values = struct.unpack_from(form, self._data, self._at)
-    self._at += struct.calcsize(form)
+    values = self._peek(letter, count)
+    self._at += struct.calcsize(f"{self._order}{count}{letter}")
     return values
+
+  def _peek(self, letter: str, count: int = 1) -> tuple:
+    form = f"{self._order}{count}{letter}"
+    return struct.unpack_from(form, self._data, self._at)
 
   def _string(self) -> str:
     (length,) = self._numbers("Q")

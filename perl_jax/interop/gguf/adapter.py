@@ -50,15 +50,13 @@ def save_adapter(
   for path_, leaf in params_lib.flatten(adapter).items():
     stem, part = path_.rsplit("/", 1)
     source = names.source(config, architecture, f"{stem}/kernel")
-    rows, columns = leaf.shape[2], leaf.shape[1]
-    for layer, matrix in enumerate(source.names):
-
-      def make(leaf=leaf, layer=layer, source=source, part=part):
-        found = np.asarray(hosts.to_host(leaf[layer]), np.float32)
-        # Of A the columns are inputs, which are in no other order.
-        return source.to_file(found) if part == "lora_b" else found.T
-
-      tensors.append(Tensor(f"{matrix}.{part}", (rows, columns), kind, make))
+    host = np.asarray(hosts.to_host(leaf), np.float32)
+    for matrix, half in zip(source.names, host, strict=True):
+      # Of A the columns are inputs, which are in no other order.
+      values = source.to_file(half) if part == "lora_b" else half.T
+      tensors.append(
+        Tensor(f"{matrix}.{part}", values.shape, kind, lambda v=values: v)
+      )
   fields = [
     Field("general.type", "adapter", text),
     Field("general.name", name, text),

@@ -4,15 +4,19 @@ Everything but the weights is that file's: tokenizer, chat template, positions,
 licence. Weights are merged in float32, a tensor at a time.
 """
 
+import functools
 import os
 from collections.abc import Iterator
 
+import jax
 import numpy as np
 
 from perl_jax import hosts, roles
 from perl_jax import params as params_lib
+from perl_jax.interop.gguf import config as config_lib
 from perl_jax.interop.gguf import names
 from perl_jax.interop.gguf.library import import_gguf
+from perl_jax.interop.gguf.reading import File
 from perl_jax.interop.gguf.writing import Field, Tensor, write
 from perl_jax.models import quantization
 
@@ -25,7 +29,7 @@ TYPES = {
   "q8_0": ("Q8_0", "MOSTLY_Q8_0"),
 }
 # True of the other file only: its parts, and how its matrices were quantised.
-_NOT_COPIED = ("GGUF.", "split.", "quantize.", "general.architecture")
+_NOT_COPIED = ("split.", "quantize.", "general.architecture")
 
 
 def save_model(
@@ -51,44 +55,33 @@ def save_model(
     ValueError: The policy is of another file, or a weight is too large for F16.
   """
   gguf = import_gguf()
-  reader = gguf.GGUFReader(like)
-  architecture = reader.fields["general.architecture"].contents()
-  leaves = params_lib.flatten(role.frozen)
-  shapes = {path_: tuple(leaf.shape) for path_, leaf in leaves.items()}
+  file = File(like)
+  architecture = config_lib.architecture(file)
+  shapes = {
+    path_: tuple(leaf.shape)
+    for path_, leaf in params_lib.flatten(role.frozen).items()
+  }
+  sources = names.sources(role.config, architecture, shapes)
   parts = {
     name: (path_, source, layer)
-    for path_, source in names.sources(
-      role.config, architecture, shapes
-    ).items()
+    for path_, source in sources.items()
     for layer, name in enumerate(source.names)
   }
-  wanted = gguf.GGMLQuantizationType[TYPES[kind][0]]
-  tensors = []
-  for found in reader.tensors:
-    shape = tuple(int(size) for size in reversed(found.shape))
-    if found.name in parts:
-      part, stored = parts[found.name], _fitting(gguf, wanted, shape)
-      tensors.append(
-        Tensor(
-          found.name, shape, stored, lambda part=part: _merged(role, *part)
-        )
-      )
-    else:  # frequencies of the positions
-      tensors.append(
-        Tensor(
-          found.name,
-          shape,
-          found.tensor_type,
-          lambda found=found: _bytes(found.data),
-        )
-      )
-  missing = sorted(set(parts) - {tensor.name for tensor in tensors})
+  missing = sorted(set(parts) - set(file.tensors))
   if missing:
     raise ValueError(
       f"{like} has no {', '.join(missing[:4])}, so that the model is of another"
       " file. Give the file that the base was read from."
     )
-  fields = _fields(gguf, reader, kind, chat_template)
+  wanted = gguf.GGMLQuantizationType[TYPES[kind][0]]
+  tensors = []
+  for name, info in file.tensors.items():
+    stored, make = info.kind, functools.partial(file.read, name)
+    if name in parts:  # else frequencies of the positions, as they are
+      stored = _fitting(gguf, wanted, info.shape)
+      make = functools.partial(_merged, role, *parts[name])
+    tensors.append(Tensor(name, info.shape, stored, make))
+  fields = _fields(gguf, file, kind, chat_template)
   write(path, architecture, fields, tensors)
 
 
@@ -100,18 +93,18 @@ def _fitting(gguf, wanted, shape):
   return gguf.GGMLQuantizationType.F16 if shape[-1] % block else wanted
 
 
-def _bytes(data: np.ndarray) -> np.ndarray:
-  data = np.ascontiguousarray(data)
-  return data.view(np.uint8)
-
-
 def _merged(
   role: roles.Role, path: str, source: names.Source, layer: int
 ) -> np.ndarray:
   """One tensor of the file, float32: W + scale A B, in the file's order."""
 
   def part(leaf):
-    return params_lib.member(leaf, layer) if source.stacked else leaf
+    if not source.stacked:
+      return leaf
+    # Not leaf[layer], which is compiled for each layer.
+    return jax.tree.map(
+      lambda x: jax.lax.dynamic_index_in_dim(x, layer, keepdims=False), leaf
+    )
 
   base = params_lib.flatten(role.frozen)
   tree = {path: quantization.as_array(part(base[path]), "float32")}
@@ -130,7 +123,7 @@ def _merged(
   return source.to_file(np.asarray(hosts.to_host(tree[path]), np.float32))
 
 
-def _fields(gguf, reader, kind, chat_template) -> Iterator[Field]:
+def _fields(gguf, file, kind, chat_template) -> Iterator[Field]:
   """The other file's keys, with those replaced that are no longer true."""
   types = gguf.GGUFValueType
   replaced = {
@@ -142,13 +135,11 @@ def _fields(gguf, reader, kind, chat_template) -> Iterator[Field]:
   }
   if chat_template is not None:
     replaced["tokenizer.chat_template"] = (chat_template, types.STRING)
-  for key, field in reader.fields.items():
+  for key, value in file.metadata.items():
     if key.startswith(_NOT_COPIED) or key in replaced:
       continue
-    value, kinds = field.contents(), field.types
     if key == "general.name":
       value = f"{value}, tuned with perl_jax"
-    of = kinds[-1] if kinds[0] == types.ARRAY else None
-    yield Field(key, value, kinds[0], of)
+    yield Field(key, value, *map(types, file.types[key]))
   for key, (value, kind_) in replaced.items():
     yield Field(key, value, kind_)

@@ -41,6 +41,7 @@ class File:
   Attributes:
     path: The file.
     metadata: Values by key.
+    types: Types by key; see `gguf_metadata.Head`.
     tensors: `TensorInfo` by name.
 
   Raises:
@@ -54,7 +55,7 @@ class File:
     self.path = Path(path)
     self._gguf = import_gguf()
     head = gguf_metadata.read_head(path)
-    self.metadata = head.metadata
+    self.metadata, self.types = head.metadata, head.types
     self._require_model(head.order)
     self.tensors = {
       name: TensorInfo(tuple(reversed(sizes)), kind, head.data_start + offset)

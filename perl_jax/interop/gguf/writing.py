@@ -35,7 +35,7 @@ class Tensor:
     name: Its name in the file.
     shape: Rows first, as in NumPy; the file has the sizes in reverse.
     kind: How it is stored, a `gguf.GGMLQuantizationType`.
-    make: Returns its values, float32, or its bytes (uint8) as they are stored.
+    make: Returns its values, float32.
   """
 
   name: str
@@ -88,8 +88,6 @@ def _stored(tensor: Tensor) -> np.ndarray:
   """The bytes of a tensor as the file holds them."""
   gguf = import_gguf()
   values = tensor.make()
-  if values.dtype == np.uint8:
-    return values
   if tuple(values.shape) != tensor.shape:
     raise ValueError(
       f"{tensor.name} has shape {values.shape}, expected {tensor.shape}."
