@@ -56,7 +56,7 @@ def get_config(arg=None):
   rl.estimator = "rloo"
   rl.samples_per_prompt = 4
   rl.rollouts.merge = True
-  rl.optimizer.learning_rate = 1e-4
+  rl.optimizer.learning_rate = 1.5e-4
   rl.optimizer.warmup_steps = 2
   # Most answers of the anchor are longer than 64 tokens. A larger penalty
   # would teach it to be brief, and little else.
