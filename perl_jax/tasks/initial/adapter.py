@@ -8,7 +8,7 @@ from absl import logging
 
 from perl_jax import sharding
 from perl_jax.data.text import hugging_face, unreadable
-from perl_jax.interop import peft
+from perl_jax.interop import peft, pretrained
 from perl_jax.tasks.initial import model
 from perl_jax.tasks.initial.model import ReadOptions, Start
 
@@ -74,14 +74,15 @@ def find_base(
   named = peft.base_of(directory)
   base = given or named
   where = f"config.{field}={str(directory)!r} is a PEFT adapter"
-  if given and not Path(given).exists():
-    raise ValueError(f"{where}, and config.base={given!r} does not exist.")
-  if not base or not Path(base).exists():
-    says = (
-      f"on {named!r}, which is not here"
-      if named
-      else (f"whose {peft.CONFIG} names no base")
+  if given and pretrained.kind_of(given) is None:
+    raise ValueError(
+      f"{where}, and config.base={given!r} is no checkpoint: there is no"
+      " directory with a config.json, and no GGUF file."
     )
+  if not given and (not named or pretrained.kind_of(named) is None):
+    says = f"whose {peft.CONFIG} names no base"
+    if named:
+      says = f"on {named!r}, which is no checkpoint here"
     raise ValueError(
       f"{where} {says}. Give the directory of that checkpoint:"
       " --config.base=PATH."

@@ -15,6 +15,7 @@ from typing import Any
 from perl_jax import files, hosts
 from perl_jax.data.text import files as tokenizer_files
 from perl_jax.data.text import gguf_tokenizer, hugging_face
+from perl_jax.interop import peft
 from perl_jax.models.lora import LoraSpec
 from perl_jax.tasks.initial.model import Start
 
@@ -142,10 +143,12 @@ def read_model(workdir: str | Path, field: str) -> dict[str, Any]:
   """
   path = Path(workdir) / MODEL_FILE
   if not path.is_file():
+    below = [d.name for d in Path(workdir).glob("*/") if peft.is_adapter(d)]
+    hint = f" Adapters lie below it: {', '.join(sorted(below))}." * bool(below)
     raise FileNotFoundError(
       f"config.{field}={str(workdir)!r}: {path} does not exist. It must be"
       " the workdir of an sft, reward, rl or dpo run, a Hugging Face"
-      " checkpoint, a GGUF file or a PEFT adapter."
+      f" checkpoint, a GGUF file or a PEFT adapter.{hint}"
     )
   saved = json.loads(path.read_text())
   require_version(path, saved, f"config.{field}={str(workdir)!r}")

@@ -120,14 +120,26 @@ def test_the_base_that_is_given_goes_first(root, named, caplog):
 
 def test_no_base_is_an_error_about_config_base(root, monkeypatch):
   monkeypatch.chdir(root / "base")  # "" is no checkpoint, wherever one stands
+  (root / "base/adapter").mkdir()
   for named, text in (
     (None, "names no base"),
     ("", "names no base"),
-    ("meta-llama/Llama-3.2-1B", "'meta-llama/Llama-3.2-1B', which is not here"),
+    ("org/name", "on 'org/name', which is no checkpoint here"),
+    ("adapter", "on 'adapter', which is no checkpoint here"),
   ):
     name_base(root, named)
     refused(root, "config.policy.init=", text, "--config.base=PATH")
-  refused(root, "config.base='/gone/since' does not exist", base="/gone/since")
+  refused(
+    root, "config.base='/gone/since' is no checkpoint", base="/gone/since"
+  )
+
+
+def test_a_directory_above_adapters_names_them(root):
+  """PEFT saves an adapter with a name, and a trainer its steps, below it."""
+  for name in ("checkpoint-500", "policy"):
+    shutil.copytree(root / "adapter", root / "out" / name)
+  with pytest.raises(FileNotFoundError, match="checkpoint-500, policy"):
+    restore.load(root / "out", "", "policy", "policy.init")
 
 
 def test_a_base_of_another_shape_is_refused_and_both_are_named(root):
