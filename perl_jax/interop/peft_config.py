@@ -89,7 +89,8 @@ OTHER_STARTS = {
   "pissa_niter_": _TRAINED_ON,
   "pissa": _CHANGED,
   "olora": _CHANGED,
-  "loftq": _CHANGED,
+  "loftq": " PEFT quantises the base, with bitsandbytes, when it loads such an"
+  " adapter." + MERGE,
   "corda": _TRAINED_ON,
   "lora_ga": _TRAINED_ON,
 }

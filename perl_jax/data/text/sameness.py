@@ -64,10 +64,12 @@ def compare(
   """
   problems, notes = _vocabularies(policy, reward, rows, reward_rows)
   if not problems:
-    for compared in (_models, _added, _pipelines):
-      more, less = compared(policy, reward)
-      problems += more
-      notes += less
+    parts = [_parts(tokenizer) for tokenizer in (policy, reward)]
+    problems = _models(*parts)
+    notes += _added(policy, reward)
+    more, less = _pipelines(policy, reward, parts)
+    problems += more
+    notes += less
   return Comparison(tuple(problems), tuple(notes))
 
 
@@ -104,9 +106,9 @@ def _vocabularies(
   return problems, notes
 
 
-def _models(policy, reward) -> tuple[list[str], list[str]]:
+def _models(policy, reward) -> list[str]:
   """Merges of two BPE models, in order; pieces and scores of unigram models."""
-  models = [_parts(t).get("model") or {} for t in (policy, reward)]
+  models = [parts.get("model") or {} for parts in (policy, reward)]
   kinds = {model.get("type") for model in models}
   if kinds == {"BPE"}:
     first, second = ([_pair(m) for m in model["merges"]] for model in models)
@@ -118,18 +120,19 @@ def _models(policy, reward) -> tuple[list[str], list[str]]:
     )
     what = "piece"
   else:
-    return [], []
-  pairs = enumerate(itertools.zip_longest(first, second))
-  return _shown("", [
+    return []
+  found = [
     f"{what} {i} is {a!r} for the policy and {b!r} for the reward model"
-    for i, (a, b) in pairs if a != b
-  ], most=1), []  # fmt: skip
+    for i, (a, b) in enumerate(itertools.zip_longest(first, second))
+    if a != b
+  ]
+  return _shown("", found, most=1)
 
 
-def _added(policy, reward) -> tuple[list[str], list[str]]:
-  """Tokens that are found in text before it is cut.
+def _added(policy, reward) -> list[str]:
+  """Notes on tokens that are found in text before it is cut.
 
-  Only notes: their ids mean the same, and the policy's tokenizer alone cuts.
+  Their ids mean the same, and the policy's tokenizer alone cuts.
   """
   first, second = (
     {token.content: token for token in tokenizer.added_tokens_decoder.values()}
@@ -146,7 +149,7 @@ def _added(policy, reward) -> tuple[list[str], list[str]]:
     if all(flags) and flags[0]["special"] != flags[1]["special"]:
       special.append(repr(token))
   notes = _shown("text around added tokens is cut differently: ", found)
-  return [], notes + _shown("only one side calls special ", special)
+  return notes + _shown("only one side calls special ", special)
 
 
 def _flags(token: Any) -> dict[str, bool]:
@@ -155,9 +158,8 @@ def _flags(token: Any) -> dict[str, bool]:
   return {name: getattr(token, name) for name in names} if token else {}
 
 
-def _pipelines(policy, reward) -> tuple[list[str], list[str]]:
+def _pipelines(policy, reward, parts) -> tuple[list[str], list[str]]:
   """Normalizers, pre-tokenizers and what else a model of tokens has."""
-  parts = [_parts(tokenizer) for tokenizer in (policy, reward)]
   other = [
     name
     for name in ("normalizer", "pre_tokenizer", "model")
