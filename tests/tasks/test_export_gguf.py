@@ -11,9 +11,11 @@ gguf = pytest.importorskip("gguf", reason="needs the package gguf")
 from perl_jax import files  # noqa: E402
 from perl_jax import params as params_lib  # noqa: E402
 from perl_jax.interop import peft  # noqa: E402
+from perl_jax.models.lora import LoraSpec  # noqa: E402
 from perl_jax.tasks.initial import restore  # noqa: E402
-from tests.interop.gguf import models, test_adapter, test_merged  # noqa: E402
+from tests.interop.gguf import client, models, test_adapter, test_merged  # noqa: E402  # noqa: E402
 from tests.interop.tiny import REFERENCES  # noqa: E402
+from tests.tasks import tiny  # noqa: E402
 from tests.tasks.test_export import export  # noqa: E402
 
 ARCHITECTURES = {
@@ -130,3 +132,39 @@ def test_fields_that_do_not_go_together(on_gguf, tmp_path, overrides, texts):
   for text in texts:
     assert text in str(caught.value)
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_policy_that_was_tuned_in_full(tmp_path):
+  """Its own weights with the metadata of the file that it started from."""
+  pytest.importorskip("xllamacpp", reason="needs llama.cpp, package xllamacpp")
+  from tests.interop.gguf import test_llama_cpp
+
+  base, run, target = (tmp_path / n for n in ("base.gguf", "sft", "out"))
+  models.write(base, "gemma2_tiny", max_len=512)
+  tiny.run(
+    run,
+    "sft",
+    base=str(base),
+    tuning="full",
+    data__max_len=512,
+    data__prompt_len=448,
+  )
+  with pytest.raises(ValueError, match=r"no adapter.*config\.gguf_model"):
+    export(target, run, format="gguf")
+  export(target, run, format="gguf", gguf_model="f32")
+  files_ = {"model-f32.gguf", "Modelfile", "README.md"}
+  assert {path.name for path in target.iterdir()} == files_
+  start = restore.load(run, "best", "policy", "init")
+  _, before = test_merged.contents(base)
+  fields, after = test_merged.contents(target / "model-f32.gguf")
+  assert fields["gemma2.context_length"][0] == 512
+  norm = "blk.1.post_ffw_norm.weight"
+  assert not np.array_equal(before[norm][1], after[norm][1])
+  prompt = test_llama_cpp.prompt_of(start.config)
+  with client.serving(target / "model-f32.gguf") as served:
+    response, theirs = served.greedy(prompt, 8, probs=start.config.vocab_size)
+  ours = test_llama_cpp.log_probs(
+    start.config, LoraSpec(), start.role.frozen, prompt, response
+  )
+  np.testing.assert_allclose(ours, theirs, atol=0.01, rtol=0)

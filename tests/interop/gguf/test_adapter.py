@@ -3,10 +3,13 @@
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 gguf = pytest.importorskip("gguf", reason="needs the package gguf")
 
+from perl_jax import files  # noqa: E402
 from perl_jax import params as params_lib  # noqa: E402
+from perl_jax.interop import peft  # noqa: E402
 from perl_jax.interop.gguf import adapter as adapter_lib  # noqa: E402
 from perl_jax.models.lora import PROJECTIONS, LoraSpec  # noqa: E402
 from tests import toys  # noqa: E402
@@ -91,3 +94,40 @@ def test_the_metadata_of_an_adapter(tmp_path):
     "adapter.lora.alpha": pytest.approx(5.0 * 3**0.5),
   }
   assert {t.tensor_type.name for t in reader.tensors} == {"F32"}
+
+
+def test_ranks_and_alphas_that_differ_between_modules(tmp_path):
+  """A PEFT adapter with patterns: alpha / sqrt(r) B A, each with its own."""
+  cfg, rng = models.config("llama_tiny"), np.random.default_rng(3)
+  ranks, alphas = {"q_proj": 3, "k_proj": 2}, {"q_proj": 4.0, "k_proj": 9.0}
+  rows = {"q_proj": cfg.num_heads, "k_proj": cfg.num_kv_heads}
+  tensors, expected = {}, {}
+  for layer in range(cfg.num_layers):
+    for module, rank in ranks.items():
+      a = rng.normal(size=(rank, cfg.width)).astype(np.float32)
+      b = rng.normal(size=(rows[module] * cfg.head_dim, rank))
+      b = b.astype(np.float32)
+      name = f"model.layers.{layer}.self_attn.{module}"
+      tensors[f"base_model.model.{name}.lora_A.weight"] = a
+      tensors[f"base_model.model.{name}.lora_B.weight"] = b
+      delta = alphas[module] / rank**0.5 * (b @ a)
+      expected[f"blk.{layer}.attn_{module[0]}.weight"] = models.as_llama_cpp(
+        cfg, "llama", f"{name}.weight", delta
+      )
+  safetensors.numpy.save_file(tensors, tmp_path / peft.WEIGHTS)
+  settings = {
+    "peft_type": "LORA",
+    "r": 2,
+    "lora_alpha": 4,
+    "use_rslora": True,
+    "rank_pattern": {"q_proj": 3},
+    "alpha_pattern": {"k_proj": 9},
+    "target_modules": sorted(ranks),
+  }
+  files.write_json(tmp_path / peft.CONFIG, settings)
+  role = peft.load_adapter(tmp_path, cfg)
+  path = save(tmp_path / "a.gguf", "llama_tiny", role.lora, role.adapter)
+  found = deltas(path)
+  assert sorted(found) == sorted(expected)
+  for name, delta in expected.items():
+    np.testing.assert_allclose(found[name], delta, atol=2e-5, err_msg=name)

@@ -23,7 +23,7 @@ from perl_jax.interop import packages, peft, pretrained
 from perl_jax.interop.gguf import merged
 from perl_jax.interop.storage import Storage
 from perl_jax.models.lora import LoraSpec
-from tests.interop.gguf import client
+from tests.interop.gguf import client, test_export
 from tests.interop.gguf.test_llama_cpp import log_probs
 from tests.interop.tiny import MESH
 from tests.tasks.test_export import export
@@ -117,13 +117,22 @@ def compare(served, role, prompt, **options):
   return ours, error.max()
 
 
-def test_the_adapter_on_its_base(base, exported, adapted, tokenizer):
+def serving_as_printed(directory, number):
+  """A server as a `llama-server` command of README.md starts it."""
+  every = test_export.commands((directory / "README.md").read_text())
+  command = [words for words in every if words[0] == "llama-server"][number]
+  files = dict(zip(command[1::2], command[2::2], strict=True))
+  # Paths are relative to the directory of the card, or absolute.
+  adapters = [directory / files["--lora"]] if "--lora" in files else []
+  return client.serving(directory / files["-m"], adapters, context=512)
+
+
+def test_the_adapter_on_its_base(exported, adapted, tokenizer):
   prompt, _ = tokenizer.encode_prompt(MESSAGES)
   bare = roles.Role(
     roles.Backbone(adapted.config, LoraSpec()), {}, adapted.frozen
   )
-  files = [exported / "adapter.gguf"]
-  with client.serving(base, files, context=512) as served:
+  with serving_as_printed(exported, 0) as served:
     before, first = compare(served, bare, prompt, loras={0: 0.0})
     after, second = compare(served, adapted, prompt)
   assert max(first, second) <= NEAR
@@ -142,13 +151,13 @@ def test_the_whole_model_in_16_bits(base, adapted, tokenizer):
 def test_the_whole_model_in_8_bits(exported, tokenizer):
   """Beside the file's own values: activations are rounded to 8 bits too."""
   prompt, _ = tokenizer.encode_prompt(MESSAGES)
-  path = exported / "model-q8_0.gguf"
-  with client.serving(path, context=512) as served:
-    _, largest = compare(served, read(path), prompt)
+  with serving_as_printed(exported, 1) as served:
+    role = read(exported / "model-q8_0.gguf")
+    _, largest = compare(served, role, prompt)
   assert largest <= 0.6
 
 
-def test_a_conversation(base, exported, adapted, tokenizer):
+def test_a_conversation(exported, adapted, tokenizer):
   """The chat endpoint: the prompt's tokens, and the answer up to its end."""
   prompt, _ = tokenizer.encode_prompt(MESSAGES)
   sampler = sampling.make_sampler(
@@ -169,8 +178,7 @@ def test_a_conversation(base, exported, adapted, tokenizer):
     jax.random.key(0),
   )
   expected = tokenizer.decode(np.asarray(samples.tokens[0]))
-  files = [exported / "adapter.gguf"]
-  with client.serving(base, files, context=512) as served:
+  with serving_as_printed(exported, 0) as served:
     text = served.post("apply-template", {"messages": MESSAGES})["prompt"]
     body = {"content": text, "add_special": True, "parse_special": True}
     assert served.post("tokenize", body)["tokens"] == list(prompt)
