@@ -130,6 +130,8 @@ class Vocabulary:
     key = "tokenizer.ggml.merges"
     pairs = []
     lines = self.get(key, list, ())
+    if any(type(line) is not str for line in lines):
+      raise self.error(key, f"should hold strings, but has {lines[0]!r}")
     for i, merge in enumerate(lines):
       cut = merge.find(" ", 1)
       left, right = merge[:cut], merge[cut + 1 :]

@@ -208,7 +208,7 @@ def _windows(file: File, family: str, layers: int) -> dict[str, Any]:
       raise file.error(pattern, f"is {kinds}, expected {expected}")
   elif not every and family != "llama":  # Mistral windows all of them
     raise file.error(key, f"is {window}, and nothing says in which layers")
-  if window < 1 or every < 0:
+  if not 0 < window < 2**31 or every < 0:
     raise file.error(key, f"is {window}, with every {every}th layer global")
   return {"sliding_window": window, "global_every": every}
 

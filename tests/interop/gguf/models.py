@@ -107,10 +107,11 @@ def write(
     if key == "general.alignment":
       writer.add_custom_alignment(value)
     elif value is not None:
-      number = gguf.GGUFValueType.UINT32
-      kinds = {int: number, list: gguf.GGUFValueType.ARRAY}
-      found = gguf.GGUFValueType.get_type(value)
-      writer.add_key_value(key, value, kinds.get(type(value), found))
+      types = gguf.GGUFValueType
+      found = types.get_type(value)
+      if type(value) is int and value >= 0:
+        found = types.UINT32
+      writer.add_key_value(key, value, found)
   named = tensors(cfg, architecture, params) | dict(extra or {})
   for name, tensor in named.items():
     if tensor is None:

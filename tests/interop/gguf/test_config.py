@@ -7,6 +7,8 @@ import pytest
 
 pytest.importorskip("gguf", reason="needs the package gguf")
 
+from perl_jax.data.text import gguf_tokenizer
+from perl_jax.interop import pretrained
 from perl_jax.interop.gguf import config as config_lib
 from perl_jax.interop.gguf.reading import File
 from tests.interop.gguf import models
@@ -158,6 +160,27 @@ def test_divisors_that_nothing_reads_or_that_come_twice(path):
 def test_shapes_that_no_model_has(path):
   with pytest.raises(ValueError, match=r"tiny.gguf: num_heads=4.*multiple"):
     read(path, fields={"llama.attention.head_count_kv": 3})
+
+
+ODD = ("x", True, -1, 0, 2.5, math.inf, [1, 2], ["a"], 2**31)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["gemma3_tiny", "llama_tiny"])
+def test_any_value_is_read_or_refused_by_name(path, preset):
+  """No key has a value that ends in an error of another kind."""
+  params = models.write(path, preset)
+  refused = 0
+  for key in File(path).metadata:
+    for value in ODD:
+      models.write(path, preset, params, fields={key: value})
+      for reader in (pretrained.model_config, gguf_tokenizer.build_tokenizer):
+        try:
+          reader(path)
+        except ValueError as error:
+          assert str(path) in str(error), (key, value)
+          refused += 1
+  assert refused > 150
 
 
 def test_lists_of_equal_numbers_are_one(path):
