@@ -82,9 +82,13 @@ _VISION = dict(
 
 def make_config(family: str):
   """The config of a tiny model."""
+  return config_of(*FAMILIES[family])
+
+
+def config_of(name: str, fields: dict):
+  """The config of a tiny model of a class, with some fields changed."""
   import transformers
 
-  name, fields = FAMILIES[family]
   shape = dict(SHAPE)
   if name == "Qwen2Config":
     shape.pop("head_dim")
