@@ -47,6 +47,7 @@ def load_hf_config(directory: str | os.PathLike) -> Any:
     raise FileNotFoundError(
       f"{path} does not exist. A Hugging Face checkpoint directory holds"
       " config.json, *.safetensors and the tokenizer's files."
+      + _instead(Path(directory))
     )
   transformers = import_transformers()
   local: dict[str, Any] = {"local_files_only": True}
@@ -66,6 +67,21 @@ def load_hf_config(directory: str | os.PathLike) -> Any:
     )
   except Exception as error:
     raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def _instead(directory: Path) -> str:
+  """Which directory to give instead, if it can be told."""
+  snapshots = sorted((directory / "snapshots").glob("*/config.json"))
+  if snapshots:  # a folder of the hub's cache
+    return f" Give {snapshots[-1].parent}."
+  name = os.path.relpath(directory)
+  parts = Path(name).parts
+  if len(parts) == 2 and ".." not in parts and not directory.parent.exists():
+    return (
+      " If that is the name of a model on the hub, download it first (`hf"
+      f" download {name} --local-dir DIR`) and give DIR."
+    )
+  return ""
 
 
 def _require_supported(fields: Mapping[str, Any], path: Path) -> None:

@@ -1,6 +1,8 @@
 """Errors about files, each with what it advises: doing that has to help."""
 
 import json
+import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -98,3 +100,19 @@ def test_a_head_that_is_the_embedding_is_tied_as_the_error_says(copy):
     load(directory)
   path.write_text(json.dumps(fields | {"tie_word_embeddings": True}))
   load(directory)
+
+
+def test_a_folder_of_the_hubs_cache_names_its_snapshot(copy, tmp_path):
+  directory = copy("llama2")
+  cache = tmp_path / "models--org--name"
+  shutil.copytree(directory, cache / "snapshots" / "0123abcd")
+  message = no_weights(cache)
+  given = message.rsplit(" Give ", 1)[1].removesuffix(".")
+  assert given == str(cache / "snapshots" / "0123abcd")
+  load(given)
+
+
+def test_a_name_on_the_hub_is_to_be_downloaded():
+  for given in ("org/name", pathlib.Path("org/name").absolute()):
+    message = no_weights(given)
+    assert "`hf download org/name --local-dir DIR`" in message
