@@ -8,9 +8,10 @@ pytest.importorskip("gguf", reason="needs the package gguf")
 
 from perl_jax.data.text import gguf_tokenizer
 from perl_jax.interop import hf_export
+from perl_jax.tasks.initial import model, restore
 from tests.data.text.messages import assistant, user
 from tests.interop.gguf import models
-from tests.tasks import tiny
+from tests.tasks import test_resume, tiny
 
 pytestmark = pytest.mark.slow
 SMALL = {
@@ -77,6 +78,34 @@ def test_every_number_is_the_same_as_from_a_directory(rewards):
     one, other = (json.loads((w / name).read_text()) for w in (first, second))
     assert one["fingerprint"] == other["fingerprint"]
     assert one["base"]["kind"] == "gguf" and one["base"]["path"]
+
+
+def test_a_killed_run_goes_on(root, tmp_path, monkeypatch):
+  given = fields(root, "tiny.gguf") | {"steps": 4, "eval_every": 2}
+  whole, broken = tmp_path / "whole", tmp_path / "broken"
+  tiny.run(whole, "reward", "jsonl", **given)
+  with monkeypatch.context() as patches, pytest.raises(test_resume.Killed):
+    test_resume.kill_before_batch(patches, 4)
+    tiny.run(broken, "reward", "jsonl", **given)
+  assert tiny.kept(broken) == [2]
+  tiny.run(broken, "reward", "jsonl", **given)
+  test_resume.same(whole, broken)
+
+
+@pytest.mark.parametrize(
+  ("trained", "given"), [("tiny.gguf", "hf"), ("hf", "tiny.gguf")]
+)
+def test_a_workdir_goes_on_with_the_other_files(root, rewards, trained, given):
+  """The base of an adapter is known by its weights, wherever they lie."""
+  options = model.ReadOptions(base=str(root / given))
+  start = restore.load(
+    rewards[trained], "last", "reward", "reward.init", options=options
+  )
+  assert start.source["path"] == str(root / given)
+  own = restore.load(rewards[trained], "last", "reward", "reward.init")
+  assert own.source["path"] == str(root / trained)
+  assert start.source["kind"] != own.source["kind"]
+  assert start.fingerprint == own.fingerprint
 
 
 def test_rl_against_it_and_on(root, rewards, tmp_path):
