@@ -25,6 +25,7 @@ from perl_jax.interop import hf_checkpoint, hf_export, model_card, peft, score
 from perl_jax.interop.gguf import export as gguf_export
 from perl_jax.interop.gguf import usage as gguf_usage
 from perl_jax.models.lora import LoraSpec
+from perl_jax.reporting import phases
 from perl_jax.tasks.initial import manifest, restore, trainable
 from perl_jax.tasks.initial import model as model_lib
 from perl_jax.tasks.initial.model import Start
@@ -67,14 +68,15 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   partial.mkdir(parents=True)
   try:
     found, usage = {}, ""
-    if config.format == "gguf":
-      found, usage = write_gguf(config, start, partial)
-    else:
-      copy_tokenizer(config, start, partial)
-    if config.format == "adapter":
-      found = write_adapter(config, start, head, partial, workdir)
-    elif config.format == "merged":
-      found = write_merged(config, start, head, partial)
+    with phases.phase(f"writing {workdir}"):
+      if config.format == "gguf":
+        found, usage = write_gguf(config, start, partial)
+      else:
+        copy_tokenizer(config, start, partial)
+      if config.format == "adapter":
+        found = write_adapter(config, start, head, partial, workdir)
+      elif config.format == "merged":
+        found = write_merged(config, start, head, partial)
     files.write_text(partial / "README.md", card(config, start, found, usage))
     partial.rename(workdir)
   except BaseException:

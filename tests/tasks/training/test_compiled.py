@@ -1,5 +1,6 @@
 """One executable per shape, and what it costs."""
 
+import contextlib
 import ctypes
 
 import jax
@@ -176,3 +177,17 @@ def test_compiling_leaves_no_freed_memory_behind():
 def test_other_c_libraries_are_left_alone(monkeypatch):
   monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
   compiled_lib.return_freed_memory()
+
+
+def test_compiling_is_a_phase_once_for_each_shape(monkeypatch):
+  shown = []
+
+  def phase(name):
+    shown.append(name)
+    return contextlib.nullcontext()
+
+  monkeypatch.setattr(compiled_lib.phases, "phase", phase)
+  function = Compiled(lambda x: 2 * x, name="doubling")
+  for width in (2, 3, 2):
+    function(np.ones(width))
+  assert shown == ["compiling doubling"] * 2
