@@ -8,7 +8,6 @@ The directory appears once it is complete; one that exists is never touched.
 """
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,14 @@ from perl_jax import files, roles, sampling
 from perl_jax import params as params_lib
 from perl_jax.data.text import files as text_files
 from perl_jax.data.text import tokenization as tokenization_lib
-from perl_jax.interop import hf_checkpoint, hf_export, model_card, peft, score
+from perl_jax.interop import (
+  hf_checkpoint,
+  hf_export,
+  model_card,
+  peft,
+  score,
+  tokenizer_out,
+)
 from perl_jax.interop.gguf import export as gguf_export
 from perl_jax.interop.gguf import usage as gguf_usage
 from perl_jax.models.lora import LoraSpec
@@ -72,9 +78,10 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       if config.format == "gguf":
         found, usage = write_gguf(config, start, partial)
       else:
-        copy_tokenizer(config, start, partial)
+        tokenization = write_tokenizer(config, start, partial)
+        usage = usage_of(config, start, tokenization)
       if config.format == "adapter":
-        found = write_adapter(config, start, head, partial, workdir)
+        write_adapter(config, start, head, partial, workdir)
       elif config.format == "merged":
         found = write_merged(config, start, head, partial)
     files.write_text(partial / "README.md", card(config, start, found, usage))
@@ -156,13 +163,26 @@ def exported_head(config, start: Start) -> params_lib.Params | None:
   return found
 
 
-def copy_tokenizer(config, start: Start, directory: Path) -> None:
-  """The start's tokenizer, with a pad token that a reward model needs."""
+def write_tokenizer(
+  config, start: Start, directory: Path
+) -> tokenization_lib.Tokenization:
+  """Writes the start's tokenizer as others need it, and returns it.
+
+  It has a token to pad with, and a reward model's chat template ends where the
+  model was trained to be read.
+  """
+  tokenization, reward = start.load_tokenizer(), config.role == "reward"
   manifest.write_tokenizer(start, directory)
   for name in ("config.json", "generation_config.json"):
     (directory / name).unlink(missing_ok=True)
-  if config.role == "reward":
-    set_pad_token(start, directory)
+  tokenizer_out.set_pad_token(
+    directory, *tokenizer_out.pad_token(tokenization, reward=reward)
+  )
+  if reward:
+    template = tokenization.template_for_scores(start.score_at == "template")
+    if template is not None:
+      tokenizer_out.set_template(directory, template)
+  return tokenization
 
 
 def write_gguf(config, start, partial) -> tuple[dict[str, float], str]:
@@ -185,7 +205,7 @@ def write_gguf(config, start, partial) -> tuple[dict[str, float], str]:
   return found, usage
 
 
-def write_adapter(config, start, head, partial, workdir) -> dict[str, float]:
+def write_adapter(config, start, head, partial, workdir) -> None:
   """The adapter; and the base under it, unless that is a checkpoint already."""
   if start.role.adapter is None:
     raise ValueError(
@@ -197,12 +217,12 @@ def write_adapter(config, start, head, partial, workdir) -> dict[str, float]:
     nested = hf_checkpoint.is_nested(base)
   else:
     (partial / _BASE).mkdir()
-    manifest.write_tokenizer(start, partial / _BASE)
+    tokenization = write_tokenizer(config, start, partial / _BASE)
     hf_export.save_model(
       partial / _BASE,
       start.config,
       params_lib.widen(start.role.frozen, "float32"),
-      stops(config, start),
+      stops(config, tokenization),
       dtype=config.dtype,
       shard_bytes=config.shard_bytes,
       like=start.model_files or start.tokenizer,
@@ -217,7 +237,6 @@ def write_adapter(config, start, head, partial, workdir) -> dict[str, float]:
     head=head,
     nested=nested,
   )
-  return {}
 
 
 def write_merged(config, start, head, partial) -> dict[str, float]:
@@ -231,7 +250,7 @@ def write_merged(config, start, head, partial) -> dict[str, float]:
     partial,
     start.config,
     merged,
-    stops(config, start),
+    stops(config, start.load_tokenizer()),
     dtype=config.dtype,
     shard_bytes=config.shard_bytes,
     head=head,
@@ -278,42 +297,30 @@ def merge_change(start: Start, merged: params_lib.Params) -> float:
   return float(jnp.max(jnp.abs(before - after)))
 
 
-def stops(config, start: Start) -> hf_export.Stops:
-  """Token ids of the start's tokenizer."""
-  tokenization = start.load_tokenizer()
-  pad_id = tokenization.pad_id
-  if config.role == "reward":
-    pad_id, _ = reward_pad(tokenization)
-  return hf_export.Stops(tokenization.stop_ids, tokenization.bos_id, pad_id)
+def stops(config, tokenization: tokenization_lib.Tokenization):
+  """Token ids of an export, `hf_export.Stops`."""
+  pad, _ = tokenizer_out.pad_token(tokenization, reward=config.role == "reward")
+  return hf_export.Stops(tokenization.stop_ids, tokenization.bos_id, pad)
 
 
-def reward_pad(tokenization: tokenization_lib.Tokenization) -> tuple[int, str]:
-  """Id and text of the token that an exported reward model is padded with.
-
-  `...ForSequenceClassification` scores at the last token that is not padding,
-  by its id: where eos pads, that would be the token before the end.
-
-  Raises:
-    ValueError: Every token that could pad also ends a response.
-  """
-  if not tokenization.pads:
-    raise ValueError(
-      f"{tokenization.name} has no token to pad with but those that end a"
-      " response, where transformers would then not score. Give the tokenizer"
-      " a pad token of its own and train the reward model with it."
+def usage_of(
+  config, start: Start, tokenization: tokenization_lib.Tokenization
+) -> str:
+  """Markdown that says how others run the model."""
+  if config.role == "policy":
+    return model_card.policy_usage(
+      config.format, tokenization.stop_ids, chat=tokenization.has_template
     )
-  return tokenization.pads[0]
+  closing = tokenization.text_of(tokenization.closing)
+  return model_card.reward_usage(
+    config.format,
+    end=None if tokenization.has_template else tokenization.stop[1],
+    closing=closing,
+    at_turn=start.score_at == "turn",
+  )
 
 
-def set_pad_token(start: Start, directory: Path) -> None:
-  """Writes the pad token of a reward model into the copied tokenizer."""
-  _, token = reward_pad(start.load_tokenizer())
-  path = directory / "tokenizer_config.json"
-  settings = json.loads(path.read_text()) | {"pad_token": token}
-  files.write_json(path, settings)
-
-
-def card(config, start: Start, found: dict[str, float], usage: str = "") -> str:
+def card(config, start: Start, found: dict[str, float], usage: str) -> str:
   """README.md of the export: what it is, how it was trained, how to load it."""
   trained = facts.training_facts(Path(config.init))
   if config.combine:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import jinja2
 
 from perl_jax.data.records import Message
+from perl_jax.data.text import score_template
 
 # Placeholder for a content. Templates do not change letters and digits.
 HOLE = "Xq7Zk{:05d}kZ7qX"
@@ -94,6 +95,29 @@ class Rendering:
   def show(self, ids: Sequence[int]) -> list[str]:
     """Returns the texts of tokens, for errors."""
     return self._tokenizer.convert_ids_to_tokens(list(ids))
+
+  def fixed(self) -> str | None:
+    """Returns a template that needs no variables to render as runs render.
+
+    None if that is the tokenizer's own, or if there is none.
+    """
+    if not self.exists:
+      return None
+    talk = [{"role": "user", "content": "a"}]
+    talk.append({"role": "assistant", "content": "b"})
+    (plain,) = self._tokenizer.apply_chat_template([talk], tokenize=False)
+    if plain == self.render(talk, False):
+      return None
+    return score_template.with_defaults(self._template, _OPTIONS)
+
+  def ending_with(self, closing: str, stop: str) -> str:
+    """Returns the template `fixed` with another end of a conversation.
+
+    Args:
+      closing, stop: See `score_template.ending_with`.
+    """
+    template = self.fixed() or self._template
+    return score_template.ending_with(template, closing, stop)
 
   def _refuses_system(self) -> bool:
     try:

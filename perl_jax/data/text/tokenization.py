@@ -20,6 +20,7 @@ from perl_jax.data.text import (
   agreement,
   files,
   padding,
+  recipe,
   shortening,
 )
 from perl_jax.data.text.encoder import Encoder
@@ -43,6 +44,9 @@ class Tokenization:
       those of the checkpoint) may be sampled.
     pad_id: Id of the padding token. Masks follow from lengths, so it may be a
       stop token, and is one if the tokenizer's has no row in the embedding.
+    stop: (id, text) of the first of `stop_ids`.
+    own_pad: (id, text) of the tokenizer's pad token; None if it has none, or
+      none with a row in the embedding.
     pads: (id, text) of tokens to pad with for tools that recognise padding by
       its id, the best first; see `padding`.
     has_template: Whether there is a chat template.
@@ -76,10 +80,12 @@ class Tokenization:
       max(tokenizer.get_vocab().values()), *self.stop_ids
     )
     self._encoder = Encoder(tokenizer, name, self._template, rows)
-    pad = tokenizer.pad_token_id
+    pad, name_of = tokenizer.pad_token_id, tokenizer.convert_ids_to_tokens
     usable = [*reversed(self.stop_ids)]
     usable = usable if pad is None else [pad, *usable]
     self.pad_id: int = next(filter(self._encoder.has_row, usable))
+    self.own_pad = (pad, str(name_of(pad))) if self.pad_id == pad else None
+    self.stop = self.stop_ids[0], str(name_of(self.stop_ids[0]))
     self.ends_turn: bool = self._template.ends_turn
     self.has_template: bool = self._template.text.exists
     self.unsaid: str = self._template.responses.unsaid
@@ -230,6 +236,14 @@ class Tokenization:
       kept.append(int(id_))
     text = self._encoder.decode(kept)
     return self._template.responses.content(text)
+
+  def text_of(self, ids: Sequence[int]) -> str:
+    """Returns what tokens stand for, special tokens included."""
+    return self._encoder.decode(ids)
+
+  def template_for_scores(self, closed: bool) -> str | None:
+    """`recipe.template_for_scores` with the tokenizer's chat template."""
+    return recipe.template_for_scores(self._template, closed)
 
   # Encoding.
 

@@ -1,0 +1,96 @@
+"""The tokenizer's files of an export: a token to pad with, and a template.
+
+The files that name a pad token agree with each other: tokenizer_config.json,
+special_tokens_map.json and tokenizer.json, if they are there.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from perl_jax import files
+from perl_jax.data.text import hugging_face
+from perl_jax.data.text.tokenization import Tokenization
+
+CONFIG = "tokenizer_config.json"
+_MAP, _PIPELINE = "special_tokens_map.json", "tokenizer.json"
+
+
+def pad_token(tokenization: Tokenization, *, reward: bool) -> tuple[int, str]:
+  """Id and text of the token that an exported model is padded with.
+
+  `...ForSequenceClassification` scores at the last token that is not padding,
+  by its id: a reward model is padded with a token that ends no conversation. A
+  policy keeps the pad token that it has.
+
+  Raises:
+    ValueError: Every token that could pad also ends a conversation.
+  """
+  found = tokenization.pads
+  if not reward:
+    own = [tokenization.own_pad] if tokenization.own_pad else []
+    return [*own, *found, tokenization.stop][0]
+  if not found:
+    raise ValueError(
+      f"{tokenization.name} has no special token but those that end a"
+      " conversation, and padded with one of them transformers would score"
+      " before the end. Set pad_token in its tokenizer_config.json to a token"
+      " of its vocabulary that no text has, and export again."
+    )
+  return found[0]
+
+
+def set_pad_token(directory: str | os.PathLike, id_: int, text: str) -> None:
+  """Makes a token the pad token of the tokenizer in a directory.
+
+  Args:
+    directory: Holds the tokenizer's files.
+    id_: Id of the token.
+    text: Its text.
+  """
+  directory = Path(directory)
+  path = directory / CONFIG
+  settings = _read(path) | {"pad_token": text}
+  known = settings.get("added_tokens_decoder", {})
+  if str(id_) in known:
+    known[str(id_)]["special"] = True
+  files.write_json(path, settings)
+  path = directory / _MAP
+  if path.is_file():
+    files.write_json(path, _read(path) | {"pad_token": text})
+  path = directory / _PIPELINE
+  if path.is_file():
+    pipeline = _read(path)
+    if _pad_in_pipeline(pipeline, id_, text):
+      files.write_json(path, pipeline)
+
+
+def _pad_in_pipeline(pipeline: dict[str, Any], id_: int, text: str) -> bool:
+  """Makes a token pad in tokenizer.json; whether that changed anything."""
+  before = json.dumps(pipeline)
+  added = pipeline.setdefault("added_tokens", [])
+  entry = next((token for token in added if token["id"] == id_), None)
+  if entry is None:
+    entry = {"id": id_, "content": text} | dict.fromkeys(
+      ("single_word", "lstrip", "rstrip", "normalized"), False
+    )
+    added.append(entry)
+    added.sort(key=lambda token: token["id"])
+  entry["special"] = True
+  if pipeline.get("padding"):
+    pipeline["padding"] |= {"pad_id": id_, "pad_token": text}
+  return json.dumps(pipeline) != before
+
+
+def set_template(directory: str | os.PathLike, template: str) -> None:
+  """Makes a text the chat template of the tokenizer in a directory."""
+  directory = Path(directory)
+  (directory / hugging_face.TEMPLATE).write_text(template)
+  settings = _read(directory / CONFIG)
+  if settings.pop("chat_template", None) is not None:
+    files.write_json(directory / CONFIG, settings)
+
+
+def _read(path: Path) -> dict[str, Any]:
+  return json.loads(path.read_text()) if path.is_file() else {}
