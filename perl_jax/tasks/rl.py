@@ -5,6 +5,7 @@ are one field away. One iteration: sample responses, score them (anchor, reward
 model), learn. All four roles share one copy of the base.
 """
 
+import dataclasses
 import time
 from pathlib import Path
 
@@ -138,6 +139,8 @@ def programs(abstract: abstract_lib.AbstractStage) -> StagePrograms:
   held["anchor"] = policy.trainable
   if not config.reward.fn:
     reward = abstract.role("scalar", abstract.reward_members)
+    # What most chat templates write after a response has room in this.
+    reward = dataclasses.replace(reward, closing=roles.Closing((), (0,)))
     held["reward"] = reward.trainable
   built = build.build(settings, policy, reward)
   return StagePrograms(
