@@ -73,7 +73,7 @@ def plan(role: roles.Role, origin: Origin, model: str, field: str) -> Plan:
   has_file = origin.kind in ("gguf", "huggingface") and not origin.changed
   adapter = role.adapter is not None and has_file
   if not adapter and not model:
-    what = "was tuned in full and has no adapter."
+    what = "has no adapter: it was tuned in full, or not at all."
     if role.adapter is not None:
       what = "is an adapter on a base that was trained here: no file has it."
     if origin.kind == "gguf":

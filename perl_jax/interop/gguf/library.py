@@ -7,12 +7,12 @@ def import_gguf() -> types.ModuleType:
   """Imports `gguf`.
 
   Raises:
-    ImportError: It is not installed; says how to install it.
+    ValueError: It is not installed; says how to install it.
   """
   try:
     import gguf
   except ImportError as error:
-    raise ImportError(
+    raise ValueError(
       "GGUF files are read and written with the package `gguf`, which is not"
       " installed: python -m pip install gguf"
     ) from error

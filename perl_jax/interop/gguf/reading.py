@@ -46,9 +46,8 @@ class File:
 
   Raises:
     FileNotFoundError: There is no such file.
-    ValueError: It is damaged, a part of a model, or no language model; names
-      the file and the key or tensor.
-    ImportError: The package `gguf` is not installed.
+    ValueError: It is damaged, a part of a model, or no language model, with the
+      file and the key or tensor; or the package `gguf` is not installed.
   """
 
   def __init__(self, path: str | os.PathLike) -> None:
