@@ -209,8 +209,8 @@ def write_adapter(config, start, head, partial, workdir) -> None:
   """The adapter; and the base under it, unless that is a checkpoint already."""
   if start.role.adapter is None:
     raise ValueError(
-      f"config.init={config.init!r} has no adapter: it was tuned in full, or not"
-      " at all. Set config.format to 'merged'."
+      f"config.init={config.init!r} has no adapter: it was tuned in full, or"
+      " not at all. Set config.format to 'merged'."
     )
   base, nested = start.source.get("path", ""), False
   if start.source["kind"] == "huggingface":
