@@ -56,15 +56,15 @@ def get_config(arg=None):
   rl.estimator = "rloo"
   rl.samples_per_prompt = 4
   rl.rollouts.merge = True
-  rl.optimizer.learning_rate = 3e-4
+  rl.optimizer.learning_rate = 2e-4
   rl.optimizer.warmup_steps = 2
   # Most answers of the anchor are longer than 64 tokens. A larger penalty
   # would teach it to be brief, and little else.
   rl.unstopped_penalty = 0.3
-  rl.steps = 45
+  rl.steps = 30
   rl.batch_size = 8
   rl.microbatches = rl.score_microbatches = 8
-  rl.eval_every = 15
+  rl.eval_every = 10
   rl.eval = common.evaluation(rows=32, batch_size=16)
   config.evaluate.eval = common.evaluation(rows=64, batch_size=16)
   return config
