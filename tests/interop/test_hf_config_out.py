@@ -39,6 +39,7 @@ MODELS = {
       rope_local_theta=77.0,
     ),
   ),
+  "gemma3_every_2": ("gemma3_tiny", dict(global_every=2)),
   "gemma3_all_windows": ("gemma3_tiny", dict(global_every=0)),
 }  # fmt: skip
 
