@@ -107,11 +107,17 @@ def _vocabularies(
 
 
 def _models(policy, reward) -> list[str]:
-  """Merges of two BPE models, in order; pieces and scores of unigram models."""
+  """Merges of two BPE models; pieces and scores of unigram models.
+
+  The order of equal merges is a matter of `_pipelines`: where they were made
+  from scores, it may differ without a difference to any text.
+  """
   models = [parts.get("model") or {} for parts in (policy, reward)]
   kinds = {model.get("type") for model in models}
   if kinds == {"BPE"}:
-    first, second = ([_pair(m) for m in model["merges"]] for model in models)
+    first, second = _merges(policy), _merges(reward)
+    if set(first) == set(second):
+      return []
     what = "merge"
   elif kinds == {"Unigram"}:
     first, second = (
@@ -165,6 +171,8 @@ def _pipelines(policy, reward, parts) -> tuple[list[str], list[str]]:
     for name in ("normalizer", "pre_tokenizer", "model")
     if _canonical(parts[0].get(name)) != _canonical(parts[1].get(name))
   ]
+  if _merges(parts[0]) != _merges(parts[1]):
+    other.append("order of merges")
   if all(parts) and not other:
     return [], []
   found = []
@@ -218,6 +226,11 @@ def _canonical(part: Any) -> Any:
     if name not in ("vocab", "merges", "dropout", "trim_offsets")
     and value not in (None, "", False)
   }
+
+
+def _merges(parts: Mapping[str, Any]) -> list[tuple[str, ...]]:
+  """Merges of a BPE model in their order, [] of another."""
+  return [_pair(m) for m in (parts.get("model") or {}).get("merges") or ()]
 
 
 def _pair(merge: Any) -> tuple[str, ...]:

@@ -205,15 +205,38 @@ def reverse_merges(found):
   found["model"]["merges"].reverse()
 
 
+def test_merges_in_another_order(qwen):
+  first, second = qwen
+  edit(second, reverse_merges)
+  different(first, second, "for the policy and [")
+
+
 def fewer_merges(found):
   found["model"]["merges"].pop()
+
+
+def swap_unrelated_merges(found):
+  """Exchanges neighbours that no text can tell apart."""
+  merges = found["model"]["merges"]
+  pairs = [m.split(" ") if isinstance(m, str) else m for m in merges]
+  for i in range(len(pairs) - 1):
+    (a, b), (c, d) = pairs[i : i + 2]
+    if not {a, b, a + b} & {c, d, c + d}:
+      merges[i : i + 2] = merges[i + 1], merges[i]
+      return
+  raise AssertionError("no such merges")
+
+
+def test_merges_in_an_order_that_no_text_shows(pair):
+  first, second = pair
+  edit(second, swap_unrelated_merges)
+  same(first, second, notes=["another order of merges, which cuts"])
 
 
 @pytest.mark.parametrize(
   ("change", "text"),
   [
     (swap, "for the policy and"),
-    (reverse_merges, "merge 0 is ("),
     (fewer_merges, "for the policy and None for the reward model"),
   ],
 )
