@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+from perl_jax.interop import hf_checkpoint, hf_files
 from perl_jax.models.lora import LoraSpec
 from tests.interop.rewriting import (
   EMBEDDING,
@@ -155,3 +156,97 @@ def test_files_outside_the_directory_are_refused(copy, file, message):
   with pytest.raises(ValueError, match=message) as caught:
     load(directory)
   assert "transformers_weights" in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2"])
+def test_floats_of_8_bits(copy, dtype):
+  """Plain ones, which transformers casts; numpy has no such dtype."""
+  torch = pytest.importorskip("torch", reason="writes floats of 8 bits")
+  import safetensors.torch
+
+  directory = copy("llama2")
+  tensors = {
+    name: torch.from_numpy(value).to(getattr(torch, dtype))
+    for name, value in tensors_of(directory).items()
+  }
+  safetensors.torch.save_file(tensors, directory / hf_files.SINGLE)
+  expected = np.load(REFERENCES / "llama2" / "expected.npz")
+  found = load(directory)
+  ours = logits(found.config, LoraSpec(), found.frozen, *batch(expected))
+  theirs = judge_logits(directory, expected)
+  assert np.abs(theirs - expected["logits"]).max() > 0.1
+  np.testing.assert_allclose(ours, theirs, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+  ("prefix", "advice"),
+  [
+    ("_orig_mod.", "Save `model._orig_mod` with save_pretrained"),
+    ("module.", "Save `model.module` with save_pretrained"),
+    ("base_model.model.", "Save `model.merge_and_unload()`"),
+  ],
+)
+def test_names_of_a_wrapped_model_say_what_to_save(copy, prefix, advice):
+  """transformers finds none of them, and draws the weights anew."""
+  directory = copy("llama2")
+  rename(lambda name: prefix + name)(directory)
+  with pytest.raises(ValueError, match=r"missing: lm_head\.weight") as caught:
+    load(directory)
+  assert advice in str(caught.value)
+
+
+NAMES = (
+  "language_model.model.", "model.language_model.", "language_model.",
+  "model.language_model.model.", "language_model.model.model.",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", NAMES)
+def test_names_of_a_language_model_in_a_larger_one(copy, prefix, caplog):
+  """As different releases of transformers have written them."""
+  directory = copy("gemma3_vision")
+  expected = load(directory)
+  old = "language_model.model."
+  rename(lambda n: n.replace(old, prefix) if n.startswith(old) else n)(
+    directory
+  )
+  with caplog.at_level(logging.INFO):
+    found = load(directory)
+  assert "vision tower" in caplog.text
+  jax.tree.map(np.testing.assert_array_equal, found.frozen, expected.frozen)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prefix", NAMES)
+def test_transformers_reads_these_names_too(copy, prefix):
+  directory = copy("gemma3_vision")
+  old = "language_model.model."
+  rename(lambda n: n.replace(old, prefix) if n.startswith(old) else n)(
+    directory
+  )
+  expected = np.load(REFERENCES / "gemma3_vision" / "expected.npz")
+  found = judge_logits(directory, expected)
+  np.testing.assert_allclose(found, expected["logits"], atol=2e-4, rtol=0)
+
+
+def test_plain_names_are_none_of_a_larger_model(copy):
+  """transformers would draw its weights anew."""
+  directory = copy("gemma3_vision")
+  rename(lambda n: n.removeprefix("language_model."))(directory)
+  with pytest.raises(ValueError, match=r"missing: model\.embed_tokens\.weight"):
+    load(directory)
+
+
+def test_a_config_without_a_model_type_is_one_of_a_checkpoint(copy):
+  """So that the error is about model_type, not about a workdir."""
+  directory = copy("llama2")
+  path = directory / "config.json"
+  fields = json.loads(path.read_text())
+  kind = fields.pop("model_type")
+  path.write_text(json.dumps(fields))
+  assert hf_checkpoint.is_checkpoint(directory)
+  with pytest.raises(ValueError, match="has no model_type"):
+    load(directory)
+  path.write_text(json.dumps(fields | {"model_type": kind}))
+  load(directory)
