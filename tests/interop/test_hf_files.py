@@ -211,7 +211,7 @@ def test_names_of_a_language_model_in_a_larger_one(copy, prefix, caplog):
   rename(lambda n: n.replace(old, prefix) if n.startswith(old) else n)(
     directory
   )
-  with caplog.at_level(logging.INFO):
+  with caplog.at_level(logging.INFO, logger="absl"):
     found = load(directory)
   assert "vision tower" in caplog.text
   jax.tree.map(np.testing.assert_array_equal, found.frozen, expected.frozen)

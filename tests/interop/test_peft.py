@@ -208,7 +208,7 @@ def test_the_vision_tower_is_left_out_and_the_log_says_so(adapter, caplog):
     adapter,
     lambda t: t | {f"{name}.lora_A.weight": np.ones((2, 4), np.float32)},
   )
-  with caplog.at_level(logging.INFO):
+  with caplog.at_level(logging.INFO, logger="absl"):
     assert same(peft.load_adapter(adapter, model()), plain)
   assert "1 tensors of the vision tower are left out" in caplog.text
 

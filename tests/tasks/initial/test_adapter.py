@@ -109,7 +109,7 @@ def test_the_base_that_is_given_goes_first(root, named, caplog):
   if named is not ...:
     name_base(root, named)
     shutil.rmtree(root / "base")
-  with caplog.at_level(logging.INFO):
+  with caplog.at_level(logging.INFO, logger="absl"):
     found = load(root, copy)
   assert found.source["path"] == str(copy) and same(found, expected)
   assert found.fingerprint == expected.fingerprint
@@ -199,7 +199,7 @@ def written_prompt(start, directory):
 
 
 def test_the_tokenizer_of_the_base_if_there_is_no_other(root, caplog):
-  with caplog.at_level(logging.INFO):
+  with caplog.at_level(logging.INFO, logger="absl"):
     start = load(root)
   assert start.tokenizer == root / "base"
   assert prompt(start) == expected_prompt(root / "base")
@@ -211,7 +211,7 @@ def test_the_tokenizer_beside_the_adapter(root, own, caplog):
   """With a template where the base has none, or another."""
   edit(root / "base/tokenizer_config.json", chat_template=own)
   save_tokenizer(root / "adapter", eos_token="<|eot_id|>")
-  with caplog.at_level(logging.INFO):
+  with caplog.at_level(logging.INFO, logger="absl"):
     start = load(root)
   expected = expected_prompt(root / "adapter")
   assert (
@@ -231,7 +231,7 @@ def test_a_chat_template_alone_goes_with_the_tokenizer_of_the_base(
 ):
   """In tokenizer_config.json of the base there is another."""
   (root / "adapter/chat_template.jinja").write_text(OTHER)
-  with caplog.at_level(logging.INFO):
+  with caplog.at_level(logging.INFO, logger="absl"):
     start = load(root)
   expected = expected_prompt(root / "base", OTHER)
   assert prompt(start) == expected != expected_prompt(root / "base")

@@ -75,7 +75,7 @@ def test_a_base_that_is_gone_is_given_by_config_base(moved, caplog):
   stage, base = moved
   with pytest.raises(ValueError, match=r"is gone.*--config\.base=PATH"):
     load(stage)
-  with caplog.at_level(logging.INFO):
+  with caplog.at_level(logging.INFO, logger="absl"):
     start = load(stage, base)
   assert start.source["path"] == str(base)
   assert f"its base is read from {base}" in caplog.text

@@ -47,7 +47,7 @@ def test_copies_are_not_read(pair, monkeypatch):
 def test_other_bytes_are_read_and_compared(pair, caplog):
   path = pair[1] / "tokenizer.json"
   path.write_text(json.dumps(json.loads(path.read_text()), indent=3))
-  with caplog.at_level(logging.INFO):
+  with caplog.at_level(logging.INFO, logger="absl"):
     roles.require_same_tokenizer(*map(start, pair))
   assert caplog.text == ""
 
@@ -94,6 +94,6 @@ def test_what_no_id_shows_is_in_the_log(pair, caplog):
   path.write_text(
     json.dumps(found | {"added_tokens": [*found["added_tokens"], more]})
   )
-  with caplog.at_level(logging.INFO):
+  with caplog.at_level(logging.INFO, logger="absl"):
     roles.require_same_tokenizer(*map(start, pair))
   assert "the reward model alone has '<my_pad>'" in caplog.text
