@@ -193,6 +193,26 @@ def test_out(cell, family, root, judged):
   found = np.load(root / family / f"judged-{role}-{form}.npy")
   expected = np.load(root / family / "expected.npz")[expected]
   np.testing.assert_allclose(found, expected, atol=TOLERANCE, rtol=0)
+  if cell != "adapter out":
+    require_one_voice(root / family / f"{role}-{form}", role)
+
+
+def require_one_voice(directory, role):
+  """Token ids of an export are the same in all of its files."""
+  tokenizer = import_transformers().AutoTokenizer.from_pretrained(directory)
+  settings = json.loads((directory / "config.json").read_text())
+  assert settings["bos_token_id"] == tokenizer.bos_token_id
+  assert tokenizer.pad_token_id in (None, settings["pad_token_id"])
+  ends = {tokenizer.eos_token_id}
+  if role == "policy":
+    path = directory / "generation_config.json"
+    generation = json.loads(path.read_text())
+    for name in ("bos_token_id", "pad_token_id"):
+      assert generation[name] == settings[name]
+    ends = {*generation["eos_token_id"]}
+    assert tokenizer.eos_token_id in ends
+  eos = settings["eos_token_id"]
+  assert {*(eos if isinstance(eos, list) else [eos])} <= ends
 
 
 @pytest.mark.parametrize("family", REFUSED)

@@ -55,6 +55,27 @@ def adapter_start(
   return with_tokenizer(start, Path(directory))
 
 
+def require_plain(base: str, role: str) -> None:
+  """Checks that no adapter lies beside a base that is given by itself.
+
+  `transformers` would add it to the base.
+
+  Args:
+    base: `config.base`.
+    role: Role that starts from it.
+
+  Raises:
+    ValueError: There is one.
+  """
+  if peft.is_adapter(base):
+    raise ValueError(
+      f"config.base={base!r} holds a PEFT adapter ({peft.CONFIG}), which"
+      f" transformers would add to it. Give the directory as"
+      f" --config.{role}.init too, to start from the adapter. If it is merged"
+      f" into the weights already, remove {peft.CONFIG}."
+    )
+
+
 def find_base(
   directory: str | os.PathLike, field: str, given: str
 ) -> tuple[str, str]:

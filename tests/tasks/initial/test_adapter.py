@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import transformers
 
-from perl_jax import params
+from perl_jax import params, tasks
 from perl_jax.interop import hf_export, peft
 from perl_jax.models.lora import LoraSpec
-from perl_jax.tasks.initial import manifest, model, restore
+from perl_jax.tasks.initial import adapter, manifest, model, restore
 from tests import toys
 from tests.data.text import families
 from tests.data.text.messages import system, user
+from tests.tasks import tiny
 
 FAMILY = families.FAMILIES["llama3"]
 TALK = [system("be kind"), user("hello")]
@@ -267,3 +268,17 @@ def test_a_base_that_is_shared_lends_no_tokenizer(root):
   other = load(root / "plain", root / "base", shared_with=policy)
   assert other.role.frozen is policy.role.frozen
   assert other.tokenizer == root / "base" and other.model_files is None
+
+
+def test_an_adapter_beside_the_base_is_not_left_out(root, tmp_path):
+  """transformers adds it. One that is merged already is removed."""
+  both = shutil.copytree(root / "base", tmp_path / "both")
+  shutil.copytree(root / "adapter", both, dirs_exist_ok=True)
+  config = tiny.config("dpo", base=str(both))
+  with pytest.raises(ValueError, match=r"--config\.policy\.init too"):
+    tasks.run(config, tmp_path / "run")
+  options = model.ReadOptions(base=str(both))
+  found = restore.load(both, "", "policy", "policy.init", options=options)
+  assert found.role.adapter is not None
+  (both / peft.CONFIG).unlink()
+  adapter.require_plain(str(both), "policy")
