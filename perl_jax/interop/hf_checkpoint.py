@@ -68,6 +68,12 @@ def load(
   return roles.Role(roles.Backbone(config, LoraSpec()), head or {}, base)
 
 
+def pad_id(directory: str | os.PathLike) -> int | None:
+  """The pad token of config.json, at which a reward model never scores."""
+  hf = hf_config.load_hf_config(directory)
+  return hf.get_text_config().pad_token_id
+
+
 def heads(directory: str | os.PathLike) -> list[str]:
   """Names of tensors that neither a language model nor a reward model has.
 

@@ -91,7 +91,7 @@ conversations = [prompt + answer + end for answer in answers]
 batch = tokenizer(conversations, padding=True, return_tensors="pt")
 """
 _SCORE = """\
-model.config.pad_token_id = tokenizer.pad_token_id
+model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
 with torch.no_grad():
   scores = model(
     input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]

@@ -74,6 +74,13 @@ def model_config(path: str | os.PathLike) -> ModelConfig:
   return hf_checkpoint.model_config(place)
 
 
+def pad_id(path: str | os.PathLike) -> int | None:
+  """The token that a reward model of these files takes for padding, or None."""
+  if kind_of(path) != HUGGING_FACE:
+    return None
+  return hf_checkpoint.pad_id(path)
+
+
 def tokenizer_of(path: str | os.PathLike) -> Path:
   """Where the tokenizer is: the directory of the checkpoint, or a GGUF file.
 

@@ -28,6 +28,8 @@ def pad_token(tokenization: Tokenization, *, reward: bool) -> tuple[int, str]:
     ValueError: Every token that could pad also ends a conversation.
   """
   found = tokenization.pads
+  if reward and tokenization.unread is not None:
+    return tokenization.unread  # of a reward model of others, as it was
   if not reward:
     own = [tokenization.own_pad] if tokenization.own_pad else []
     return [*own, *found, tokenization.stop][0]
@@ -81,6 +83,42 @@ def _pad_in_pipeline(pipeline: dict[str, Any], id_: int, text: str) -> bool:
   if pipeline.get("padding"):
     pipeline["padding"] |= {"pad_id": id_, "pad_token": text}
   return json.dumps(pipeline) != before
+
+
+def keep_class(directory: str | os.PathLike, tokenizer: Any) -> None:
+  """Sees to it that `transformers` reads the tokenizer as it was read before.
+
+  Version 5 chooses the class by the config.json beside the tokenizer, which an
+  adapter does not have, and some classes build a pipeline of their own.
+
+  Args:
+    directory: Holds the tokenizer's files; all of the export is written.
+    tokenizer: The tokenizer of `transformers` that was trained with.
+
+  Raises:
+    ValueError: It is read as another tokenizer, whatever class is named.
+  """
+  expected, path = _pipeline(tokenizer), Path(directory) / CONFIG
+  if _pipeline(hugging_face.read_tokenizer(Path(directory))) == expected:
+    return
+  name = type(tokenizer).__name__
+  # Which is what the second is called in version 4.
+  name = {"TokenizersBackend": "PreTrainedTokenizerFast"}.get(name, name)
+  files.write_json(path, _read(path) | {"tokenizer_class": name})
+  if _pipeline(hugging_face.read_tokenizer(Path(directory))) != expected:
+    raise ValueError(
+      f"{path}: transformers does not read tokenizer.json as the tokenizer that"
+      " was trained with, which it read with a config.json beside it. Save that"
+      f" tokenizer with tokenizer_class={name!r}, and train with it."
+    )
+
+
+def _pipeline(tokenizer: Any) -> dict[str, Any]:
+  """What makes tokens of a text."""
+  parts = json.loads(tokenizer.backend_tokenizer.to_str())
+  return {
+    name: parts[name] for name in ("normalizer", "pre_tokenizer", "model")
+  }
 
 
 def set_template(directory: str | os.PathLike, template: str) -> None:

@@ -7,7 +7,6 @@ added into the weights in float32. `"gguf"`: files for llama.cpp and Ollama.
 The directory appears once it is complete; one that exists is never touched.
 """
 
-import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,10 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from perl_jax import files, roles, sampling
+from perl_jax import files
 from perl_jax import params as params_lib
 from perl_jax.data.text import files as text_files
+from perl_jax.data.text import recipe
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.interop import (
   hf_checkpoint,
@@ -30,8 +30,8 @@ from perl_jax.interop import (
 )
 from perl_jax.interop.gguf import export as gguf_export
 from perl_jax.interop.gguf import usage as gguf_usage
-from perl_jax.models.lora import LoraSpec
 from perl_jax.reporting import phases
+from perl_jax.tasks.evaluation import merging
 from perl_jax.tasks.initial import manifest, restore, trainable
 from perl_jax.tasks.initial import model as model_lib
 from perl_jax.tasks.initial.model import Start
@@ -84,6 +84,8 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
         write_adapter(config, start, head, partial, workdir)
       elif config.format == "merged":
         found = write_merged(config, start, head, partial)
+      if config.format != "gguf":
+        tokenizer_out.keep_class(partial, tokenization.tokenizer)
     files.write_text(partial / "README.md", card(config, start, found, usage))
     partial.rename(workdir)
   except BaseException:
@@ -179,7 +181,9 @@ def write_tokenizer(
     directory, *tokenizer_out.pad_token(tokenization, reward=reward)
   )
   if reward:
-    template = tokenization.template_for_scores(start.score_at == "template")
+    template = recipe.template_for_scores(
+      tokenization.template, start.score_at == "template"
+    )
     if template is not None:
       tokenizer_out.set_template(directory, template)
   return tokenization
@@ -227,6 +231,7 @@ def write_adapter(config, start, head, partial, workdir) -> None:
       shard_bytes=config.shard_bytes,
       like=start.model_files or start.tokenizer,
     )
+    tokenizer_out.keep_class(partial / _BASE, tokenization.tokenizer)
     base = str(workdir / _BASE)
   peft.save_adapter(
     partial,
@@ -260,41 +265,14 @@ def write_merged(config, start, head, partial) -> dict[str, float]:
 
 
 def logit_change(start: Start, merged, stored: str) -> dict[str, float]:
-  """`merge_change` by its name in the card; `stored` is what it is kept in."""
-  change = merge_change(start, merged)
+  """`merging.largest_change` by its name in the card; `stored` is a dtype."""
+  change = merging.largest_change(start.role, merged)
   logging.info(
     "export: the largest change of a logit by merging into %s is %.3g",
     stored,
     change,
   )
   return {"largest_logit_change": change}
-
-
-def merge_change(start: Start, merged: params_lib.Params) -> float:
-  """max |logit(merged) - logit(base + adapter)| on 8 x 32 random tokens.
-
-  Both are computed in float32 from the weights as they are stored.
-  """
-  model = dataclasses.replace(start.config, dtype="float32")
-  tokens = jax.random.randint(
-    jax.random.key(0), (8, min(32, model.max_len)), 0, model.vocab_size
-  )
-  lengths = jnp.full(tokens.shape[:1], tokens.shape[1])
-
-  def logits(params, lora):
-    backbone = roles.Backbone(model, lora)
-    hidden = roles.hidden_states(
-      backbone, params, roles.right_padded(tokens, lengths)
-    )
-    return sampling.next_token_logits(backbone, params, hidden)
-
-  unmerged = start.role.frozen
-  if start.role.adapter is not None:
-    unmerged = params_lib.combine(start.role.adapter, start.role.frozen)
-  run = jax.jit(logits, static_argnums=1)
-  before = run(unmerged, start.role.lora)
-  after = run(merged, LoraSpec())
-  return float(jnp.max(jnp.abs(before - after)))
 
 
 def stops(config, tokenization: tokenization_lib.Tokenization):
@@ -311,7 +289,7 @@ def usage_of(
     return model_card.policy_usage(
       config.format, tokenization.stop_ids, chat=tokenization.has_template
     )
-  closing = tokenization.text_of(tokenization.closing)
+  closing = recipe.closing_text(tokenization.template)
   return model_card.reward_usage(
     config.format,
     end=None if tokenization.has_template else tokenization.stop[1],

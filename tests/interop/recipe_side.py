@@ -28,7 +28,7 @@ def scores(directory: Path, conversations) -> np.ndarray:
   tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
   # As TRL does and model cards say. The base of an adapter may pad with the end
   # of a turn, and transformers would score before it.
-  model.config.pad_token_id = tokenizer.pad_token_id
+  model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
   found = []
   for size in (1, 2):
     for start in range(0, len(conversations), size):

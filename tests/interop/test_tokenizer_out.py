@@ -10,7 +10,8 @@ from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.interop import tokenizer_out
 from tests.data.text import families
 from tests.data.text.chat_templates import CHATML
-from tests.data.text.families import FAMILIES, Family
+from tests.data.text.families import FAMILIES, REASONING, Family
+from tests.data.text.messages import TALK
 
 ONLY_END = Family(
   None, "bytes", ("<|im_end|>",), {"eos_token": "<|im_end|>"}, None, ()
@@ -115,3 +116,31 @@ def test_a_template_takes_the_place_of_the_one_that_was_there(tmp_path):
   assert found.chat_template == CHATML
   settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
   assert "chat_template" not in settings
+
+
+@pytest.mark.parametrize(
+  ("family", "model_type"),
+  [
+    (FAMILIES["mistral2"], "mistral"),
+    (FAMILIES["llama2"], "llama"),
+    (FAMILIES["llama3"], "llama"),
+    (FAMILIES["qwen2.5"], "qwen2"),
+    (FAMILIES["gemma3"], "gemma3_text"),
+    (REASONING["r1"], "qwen2"),
+    (REASONING["r1"], "llama"),
+  ],
+)
+def test_without_a_config_it_is_read_as_with_one(family, model_type, tmp_path):
+  """As adapters are saved: the class depends on what lies beside."""
+  first = families.write(family, tmp_path / "first")
+  (first / "config.json").write_text(json.dumps({"model_type": model_type}))
+  second = families.write(family, tmp_path / "second")
+  theirs = transformers.AutoTokenizer.from_pretrained(first)
+  tokenizer_out.keep_class(second, theirs)
+  read = transformers.AutoTokenizer.from_pretrained(second)
+  talk = [*TALK, {"role": "assistant", "content": "12 mochas, and 3"}]
+  assert read.apply_chat_template(talk) == theirs.apply_chat_template(talk)
+  if model_type == "mistral":
+    assert type(read) is type(theirs)
+    settings = json.loads((second / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"

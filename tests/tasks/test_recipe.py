@@ -7,6 +7,7 @@ A model of every kind of template is trained, exported and scored by
 import functools
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 
@@ -19,16 +20,22 @@ from perl_jax import params as params_lib
 from perl_jax import roles
 from perl_jax.data.batches.prompts import PromptBatch
 from perl_jax.data.text import tokenization as tokenization_lib
-from perl_jax.interop import hf_export
-from perl_jax.models import presets
+from perl_jax.interop import tokenizer_out
 from perl_jax.tasks.initial import model, trainable
 from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.rollouts import build
 from perl_jax.tasks.settings import rl as rl_settings
 from perl_jax.tasks.settings import shared
-from tests.data.text import families
-from tests.data.text.messages import assistant, user
+from tests.data.text.messages import assistant
 from tests.tasks import tiny
+from tests.tasks.bases import (
+  ANSWERS,
+  MODELS,
+  PAIRS,
+  fields,
+  write_base,
+  write_rows,
+)
 
 pytestmark = [
   pytest.mark.slow,
@@ -38,64 +45,10 @@ pytestmark = [
   ),
 ]
 
-# Family of the tokenizer -> model. With a date, and with a pad token that ends
-# responses among them.
-MODELS = {
-  "qwen2.5": "qwen2_tiny", "gemma2": "gemma2_tiny", "llama3": "llama_tiny",
-  "llama3.2": "llama_tiny", "llama2": "llama_tiny", "mistral2": "mistral_tiny",
-  "smollm2": "llama_tiny", "r1": "qwen2_tiny",
-}  # fmt: skip
 TURN = ("qwen2.5", "gemma2")
 RUNS = [*((name, "template") for name in MODELS), *((n, "turn") for n in TURN)]
 FORMS = ("adapter", "merged")
-ANSWERS = ("hello there", "what can I get you?")
-PAIRS = [([user(f"{i} milk and {12 * i}")], ANSWERS) for i in range(4)]
 TOLERANCE = 2e-4
-
-
-def write_base(directory, name):
-  """A checkpoint with random weights and a family's tokenizer."""
-  family = (families.FAMILIES | families.REASONING)[name]
-  families.write(family, directory)
-  generation = directory / "generation_config.json"
-  kept = generation.read_text() if generation.exists() else None
-  found = tokenization_lib.load_tokenizer(directory)
-  config = presets.preset(
-    MODELS[name], vocab_size=found.vocab_size, max_len=200
-  )
-  hf_export.save_model(
-    directory,
-    config,
-    model.random_base(config, 0, "float32"),
-    hf_export.Stops((found.stop_ids[0],), found.bos_id, found.pad_id),
-    dtype="float32",
-    shard_bytes=10**9,
-  )
-  if kept is not None:
-    generation.write_text(kept)
-
-
-def write_rows(path, count):
-  lines = [
-    {
-      "prompt": [user(f"{i} milk and {12 * i}")],
-      "chosen": [assistant(ANSWERS[0])],
-      "rejected": [assistant(ANSWERS[1])],
-    }
-    for i in range(count)
-  ]
-  path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def fields(root, name):
-  return {
-    "base": str(root / "bases" / name),
-    "data__path": str(root / "train.jsonl"),
-    "data__validation_path": str(root / "held_out.jsonl"),
-    "data__max_len": 168,
-    "data__prompt_len": 150,
-    "batch_size": 4,
-  }
 
 
 @pytest.fixture(scope="module")
@@ -122,12 +75,23 @@ def made(tmp_path_factory):
       wanted = {"init": str(run), "role": "reward", "format": form}
       config = tiny.override(export_config.get_config(), wanted)
       tiny.tasks.run(config, root / "exports" / f"{name}-{score_at}-{form}")
+  pad_with_the_end(root / "exports" / "llama3-template-merged")
   done = subprocess.run(
     [sys.executable, "-m", "tests.interop.recipe_side", str(root)],
     capture_output=True, text=True, check=False,
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   return root
+
+
+def pad_with_the_end(directory):
+  """A copy in which the end of a turn pads, as many trainers set it."""
+  copy = shutil.copytree(directory, f"{directory}-padded")
+  id_, text = tokenization_lib.load_tokenizer(copy).stop
+  tokenizer_out.set_pad_token(copy, id_, text)
+  path = copy / "config.json"
+  settings = json.loads(path.read_text()) | {"pad_token_id": id_}
+  path.write_text(json.dumps(settings))
 
 
 def ours(run):
@@ -169,6 +133,8 @@ def test_the_two_ends_are_two_tokens(made, name):
     "gemma2-template-adapter",
     "gemma2-turn-merged",
     "r1-template-merged",
+    # It is read before the end of the turn, which is padding to it.
+    "llama3-template-merged-padded",
   ],
 )
 def test_a_reward_model_of_others_scores_here_as_by_the_recipe(
@@ -197,7 +163,7 @@ def sampled(tokenization, prompt_len, response_len):
     for p, two in PAIRS
     for answer in two
   ]
-  rows += [(prompt, response[:3]) for prompt, response in rows[:2]]
+  rows += [(prompt, response[:2]) for prompt, response in rows[:2]]
   tokens = np.zeros((len(rows), prompt_len), np.int32)
   responses = np.zeros((len(rows), response_len), np.int32)
   mask = np.zeros(responses.shape, bool)
@@ -245,7 +211,7 @@ def test_rl_scores_sampled_responses_by_the_recipe(made, name):
     # What was cut off is scored as the template would have ended it.
     end = tokenization.stop_ids[0], *tokenization.closing
     cut = [
-      [*given[0][i, -given[1][i] :], *given[2][i, :3], *end] for i in (8, 9)
+      [*given[0][i, -given[1][i] :], *given[2][i, :2], *end] for i in (8, 9)
     ]
     lengths = np.array(list(map(len, cut)))
     padded = np.zeros((2, lengths.max()), np.int32)

@@ -7,6 +7,7 @@ import numpy as np
 
 from perl_jax.data import records
 from perl_jax.data.text import tokenization as tokenization_lib
+from perl_jax.data.text import unread
 from perl_jax.data.text.tokenization import Tokenization
 
 LONG = (*tokenization_lib.LONG, "drop")
@@ -55,6 +56,8 @@ def encode_row(
     encoded = [
       tokenization.encode_response(row.prompt, r, closed) for r in responses
     ]
+    if closed:
+      encoded = [unread.strip(r, tokenization.unread) for r in encoded]
     longest = max(map(len, encoded), default=0)
     if longest >= limit:
       raise tokenization_lib.TooLongError(

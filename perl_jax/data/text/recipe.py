@@ -33,10 +33,19 @@ def template_for_scores(template: ChatTemplate, closed: bool) -> str | None:
       f" no conversation of {template.name} has: no chat template gives its"
       " scores to others. Train it with --config.score_at=template."
     )
-  texts = template.added.texts
-  closing = "".join(
-    texts[value] if kind == "token" else value
+  stop = template.added.texts[template.stop_ids[0]]
+  return template.text.ending_with(
+    closing_text(template), "" if template.ends_turn else stop
+  )
+
+
+def closing_text(template: ChatTemplate) -> str:
+  """Returns what a template writes at the very end; see `ChatTemplate.closing`.
+
+  Args:
+    template: The chat template of a run.
+  """
+  return "".join(
+    template.added.texts[value] if kind == "token" else str(value)
     for kind, value in template.closing
   )
-  stop = "" if template.ends_turn else texts[template.stop_ids[0]]
-  return template.text.ending_with(closing, stop)

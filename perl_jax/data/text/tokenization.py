@@ -20,7 +20,6 @@ from perl_jax.data.text import (
   agreement,
   files,
   padding,
-  recipe,
   shortening,
 )
 from perl_jax.data.text.encoder import Encoder
@@ -49,6 +48,8 @@ class Tokenization:
       none with a row in the embedding.
     pads: (id, text) of tokens to pad with for tools that recognise padding by
       its id, the best first; see `padding`.
+    tokenizer: The tokenizer of `transformers`.
+    template: The chat template.
     has_template: Whether there is a chat template.
     closing: Tokens that the chat template writes after the stop token when a
       conversation ends with the turn, such as a line break.
@@ -57,6 +58,8 @@ class Tokenization:
     unsaid: Text at the end of every prompt that a conversation does not have
       before a response, such as the "<think>\\n" of DeepSeek-R1; else "".
     bos_id: Id of the BOS token if every prompt starts with it, or None.
+    unread: (id, text) of the token that is padding to a reward model wherever
+      it ends a conversation, or None; see the module `unread`.
     beginning: Tokens that every prompt begins with and no new turn does, such
       as BOS; to put before a part of a dialogue.
     name: Name of the tokenizer in errors.
@@ -68,11 +71,13 @@ class Tokenization:
     name: str,
     more_stop_ids: Sequence[int] = (),
     rows: int | None = None,
+    unread_id: int | None = None,
   ) -> None:
     self.name = name
     self.rows = rows
-    self._tokenizer = tokenizer
+    self.tokenizer = tokenizer
     self._template = ChatTemplate(tokenizer, name, more_stop_ids)
+    self.template = self._template
     self.bos_id: int | None = self._template.bos_id
     self.beginning: tuple[int, ...] = self._template.beginning
     self.stop_ids: tuple[int, ...] = self._template.stop_ids
@@ -84,6 +89,9 @@ class Tokenization:
     usable = [*reversed(self.stop_ids)]
     usable = usable if pad is None else [pad, *usable]
     self.pad_id: int = next(filter(self._encoder.has_row, usable))
+    self.unread = None
+    if unread_id is not None and self._encoder.has_row(unread_id):
+      self.unread = unread_id, str(name_of(unread_id))
     self.own_pad = (pad, str(name_of(pad))) if self.pad_id == pad else None
     self.stop = self.stop_ids[0], str(name_of(self.stop_ids[0]))
     self.ends_turn: bool = self._template.ends_turn
@@ -237,14 +245,6 @@ class Tokenization:
     text = self._encoder.decode(kept)
     return self._template.responses.content(text)
 
-  def text_of(self, ids: Sequence[int]) -> str:
-    """Returns what tokens stand for, special tokens included."""
-    return self._encoder.decode(ids)
-
-  def template_for_scores(self, closed: bool) -> str | None:
-    """`recipe.template_for_scores` with the tokenizer's chat template."""
-    return recipe.template_for_scores(self._template, closed)
-
   # Encoding.
 
   def _prompt_ids(
@@ -311,6 +311,7 @@ def load_tokenizer(
   *,
   template: pathlib.Path | None = None,
   stop_ids: Sequence[int] | None = None,
+  unread_id: int | None = None,
 ) -> Tokenization:
   """Reads a Hugging Face tokenizer; runs no code from it.
 
@@ -322,6 +323,7 @@ def load_tokenizer(
     template: File of a chat template that takes the place of the tokenizer's.
     stop_ids: Ids at which the model stops; None if they are those that the
       files beside the tokenizer name.
+    unread_id: Id of `Tokenization.unread`, or None.
 
   Raises:
     FileNotFoundError: There is no such directory or file.
@@ -333,4 +335,5 @@ def load_tokenizer(
     name=str(path) if template is None else f"{path} with {template}",
     more_stop_ids=found if stop_ids is None else stop_ids,
     rows=rows,
+    unread_id=unread_id,
   )

@@ -52,6 +52,8 @@ def adapter_start(
   adapter = sharding.place(options.target_mesh(), found.adapter)
   head = found.head or under.role.head or {}
   start = under.with_adapter(adapter | head, found.backbone.lora)
+  if head:
+    start = model.with_unread(start)
   return with_tokenizer(start, Path(directory))
 
 

@@ -47,6 +47,8 @@ class Start:
     score_at: Where the score of a reward model is read, one of
       `settings.reward.SCORE_AT`. Those of others are read at the end of the
       template.
+    unread_id: Id of the token that the reward model of others takes for
+      padding, and does not read at the end; None for those of workdirs.
   """
 
   role: roles.Role
@@ -56,6 +58,7 @@ class Start:
   template: Path | None = None
   model_files: Path | None = None
   score_at: str = "template"
+  unread_id: int | None = None
 
   @property
   def config(self) -> ModelConfig:
@@ -77,6 +80,7 @@ class Start:
       self.config.vocab_size,
       template=self.template,
       stop_ids=stop_ids,
+      unread_id=self.unread_id,
     )
 
   def with_adapter(self, trainable: params_lib.Params, lora: LoraSpec):
@@ -229,12 +233,20 @@ def checkpoint_start(
       bare, tokenizer=tokenizer, template=None, model_files=None
     )
   found = read_base(path, options)
-  return _bare(
+  start = _bare(
     found.frozen,
     dataclasses.replace(found.backbone.config, **options.model),
     source=source,
     tokenizer=tokenizer,
     head=found.head,
+  )
+  return start if found.head is None else with_unread(start)
+
+
+def with_unread(start: Start) -> Start:
+  """A reward model of others with the token that it takes for padding."""
+  return dataclasses.replace(
+    start, unread_id=pretrained.pad_id(start.source["path"])
   )
 
 

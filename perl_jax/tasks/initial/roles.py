@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from perl_jax import params as params_lib
 from perl_jax import roles, sharding
 from perl_jax.data.text import files as tokenizer_files
-from perl_jax.data.text import hugging_face, sameness
+from perl_jax.data.text import hugging_face, sameness, unread
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.interop import hf_checkpoint
 from perl_jax.tasks.initial import model, restore
@@ -143,6 +143,7 @@ def read_at(
   role = dataclasses.replace(start.role, closing=None)
   if score_at == "template":
     own = start.load_tokenizer()
+    skipped = own.unread
     if policy is not None and policy.unsaid:
       raise ValueError(
         f"config.reward.init={config.reward.init!r} reads whole conversations,"
@@ -154,10 +155,18 @@ def read_at(
       )
     if policy is not None and not own.has_template:
       own = policy
-    if own.has_template:
+    keeps_stop, closing = ends = unread.ending(own, skipped)
+    shorter = ends != unread.ending(own, None)
+    if own.has_template or shorter:
       stops = own.stop_ids if policy is None else policy.stop_ids
-      closing = roles.Closing(own.closing, stops, own.ends_turn)
+      closing = roles.Closing(closing, stops, keeps_stop)
       role = dataclasses.replace(role, closing=closing)
+    if shorter:
+      logging.info(
+        "reward: its config.json pads with token %d, which ends a conversation:"
+        " as in transformers, the score is that of the token before.",
+        start.unread_id,
+      )
   where = {"template": "chat template", "turn": "turn"}[score_at]
   logging.info("reward: a score is read at the end of the %s.", where)
   return dataclasses.replace(start, role=role, score_at=score_at)

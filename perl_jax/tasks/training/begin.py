@@ -77,6 +77,8 @@ def start(
       embeddings for the tokenizer.
   """
   found = _start(config, role, workdir, kind, mesh)
+  # What is trained here is read at the end.
+  found = dataclasses.replace(found, unread_id=None)
   inputs.require_room(config, found.config.max_len)
   return found, found.load_tokenizer()
 

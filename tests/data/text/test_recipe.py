@@ -5,6 +5,7 @@ import datetime
 import pytest
 import transformers
 
+from perl_jax.data.text import recipe
 from perl_jax.data.text import tokenization as tokenization_lib
 from tests.data.text import families
 from tests.data.text.chat_templates import CHATML
@@ -54,9 +55,9 @@ def test_others_get_the_tokens_that_a_score_is_read_from(
   monkeypatch.setattr(transformers.utils.chat_template_utils, "datetime", Clock)
   if name == "r1" and not closed:
     with pytest.raises(ValueError, match=r"'<think>.*score_at=template"):
-      ours.template_for_scores(closed)
+      recipe.template_for_scores(ours.template, closed)
     return
-  template = ours.template_for_scores(closed)
+  template = recipe.template_for_scores(ours.template, closed)
   dated = name in ("llama3.2", "smollm3")
   assert (template is None) == (
     not dated and (closed or (ours.ends_turn and not ours.closing))
@@ -69,7 +70,7 @@ def test_others_get_the_tokens_that_a_score_is_read_from(
 
 def test_other_conversations_are_as_they_were(tmp_path):
   ours, theirs = made(tmp_path, "ends")
-  template = ours.template_for_scores(False)
+  template = recipe.template_for_scores(ours.template, False)
   talk = [system("be kind"), *TALK]
   for generate in (True, False):
     first, second = (

@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+import transformers
 from ml_collections import ConfigDict
 
 from perl_jax import roles
@@ -30,11 +31,11 @@ def made(tmp_path_factory):
   return {n: families.write(f, root / n) for n, f in chosen.items()}
 
 
-def read_at(tokenizer, score_at="template", asked="", policy=None):
+def read_at(tokenizer, score_at="template", asked="", policy=None, pad=None):
   """(where the score is read, `roles.Closing` or None)."""
   backbone = roles.Backbone(CONFIG, LoraSpec())
   role = roles.Role(backbone, roles.init_head(CONFIG), {})
-  start = Start(role, {}, "", tokenizer, score_at=score_at)
+  start = Start(role, {}, "", tokenizer, score_at=score_at, unread_id=pad)
   config = ConfigDict({"reward": {"init": "runs/reward", "score_at": asked}})
   if policy is not None:
     policy = tokenization_lib.load_tokenizer(policy)
@@ -74,6 +75,28 @@ def test_thoughts_that_no_conversation_has_are_not_scored_as_one(made):
   own = tokenization_lib.load_tokenizer(made["r1"])
   closing = roles.Closing((), own.stop_ids)
   assert read_at(made["r1"]) == ("template", closing)
+
+
+@pytest.mark.parametrize(
+  ("name", "pad", "expected"),
+  [
+    # A line break follows the end of the turn that pads.
+    ("qwen2.5", "<|im_end|>", (True, 1)),
+    ("qwen2.5", "<|endoftext|>", (True, 1)),
+    ("llama3", "<|eot_id|>", (False, 0)),
+    ("llama3", "<|end_of_text|>", (True, 0)),
+    ("bare", "<|im_end|>", (False, 0)),
+  ],
+)
+def test_transformers_reads_no_padding_at_the_end(made, name, pad, expected):
+  """By its id in config.json, as `tests.tasks.test_recipe` shows."""
+  own = transformers.AutoTokenizer.from_pretrained(made[name])
+  found = read_at(made[name], pad=own.convert_tokens_to_ids(pad))
+  assert found[0] == "template"
+  assert (found[1].keeps_stop, len(found[1].tokens)) == expected
+  assert read_at(made[name], "turn", pad=own.convert_tokens_to_ids(pad)) == (
+    "turn", None,
+  )  # fmt: skip
 
 
 def test_a_model_without_a_head_is_no_reward_model():
