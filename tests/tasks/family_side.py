@@ -157,9 +157,6 @@ def _make(directory: Path, name: str, seed: int) -> None:
   config = _config(name, tokenizer)
   config.num_labels = 1
   rows = [_ids(tokenizer, messages) for messages in CONVERSATIONS]
-  if config.get_text_config().pad_token_id == rows[0][-1]:
-    # transformers would read the score at the token before the last one.
-    config.pad_token_id = None
   reward = transformers.AutoModelForSequenceClassification.from_config(config)
   torch_side.randomise(reward, seed + 1)
   reward.save_pretrained(directory / "reward")

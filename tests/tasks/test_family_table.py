@@ -17,6 +17,7 @@ import pytest
 
 from configs import export as export_config
 from perl_jax import params
+from perl_jax.data.text import unread
 from perl_jax.data.text.hugging_face import import_transformers
 from perl_jax.interop import hf_config
 from perl_jax.tasks.initial import restore
@@ -124,6 +125,7 @@ def reward_in(directory):
     )
   theirs = json.loads((directory / "conversations.json").read_text())
   assert rows == theirs
+  rows = [unread.strip(row, tokenization.unread) for row in rows]
   lengths = np.array([len(row) for row in rows])
   tokens = np.zeros((len(rows), max(lengths)), np.int32)
   for i, row in enumerate(rows):
