@@ -7,6 +7,7 @@ from pathlib import Path
 from absl import logging
 
 from perl_jax import sharding
+from perl_jax.data.text import files as tokenizer_files
 from perl_jax.data.text import hugging_face, unreadable
 from perl_jax.interop import peft, pretrained
 from perl_jax.tasks.initial import model
@@ -52,9 +53,8 @@ def adapter_start(
   adapter = sharding.place(options.target_mesh(), found.adapter)
   head = found.head or under.role.head or {}
   start = under.with_adapter(adapter | head, found.backbone.lora)
-  if head:
-    start = model.with_unread(start)
-  return with_tokenizer(start, Path(directory))
+  start = with_tokenizer(start, Path(directory))
+  return with_unread(start, Path(directory)) if head else start
 
 
 def require_plain(base: str, role: str) -> None:
@@ -115,6 +115,19 @@ def find_base(
     "config.base" if given else "as it names it", peft.CONFIG, named,
   )  # fmt: skip
   return base, named
+
+
+def with_unread(start: Start, directory: Path) -> Start:
+  """A reward model with the token that it takes for padding.
+
+  An adapter has no config.json. Trainers pad with the token of its tokenizer;
+  without a tokenizer beside the adapter the base says which it is.
+  """
+  if start.tokenizer == directory:
+    tokenizer, _ = tokenizer_files.read(directory)
+    if tokenizer.pad_token_id is not None:
+      return dataclasses.replace(start, unread_id=tokenizer.pad_token_id)
+  return model.with_unread(start)
 
 
 def with_tokenizer(start: Start, directory: Path) -> Start:

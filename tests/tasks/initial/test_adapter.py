@@ -165,6 +165,20 @@ def test_an_adapter_without_a_head_keeps_the_head_of_its_base(root):
   np.testing.assert_array_equal(found["kernel"], tree["head"]["kernel"])
 
 
+@pytest.mark.parametrize("pad", [None, "<|eom_id|>"])
+def test_a_reward_model_is_padded_by_the_tokenizer_beside_the_adapter(
+  root, pad
+):
+  """Else as config.json of its base says."""
+  write_base(root / "scoring", head=True)
+  edit(root / "scoring" / "config.json", pad_token_id=5)
+  edit(root / "adapter" / peft.CONFIG, task_type=None)
+  assert load(root, root / "scoring").unread_id == 5
+  save_tokenizer(root / "adapter", pad_token=pad)
+  assert load(root, root / "scoring").unread_id == (5 if pad is None else 4)
+  assert load(root).unread_id is None  # a policy
+
+
 # The tokenizer.
 
 
