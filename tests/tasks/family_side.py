@@ -84,8 +84,10 @@ def text_family(name: str) -> families.Family:
 
 def _config(name: str, tokenizer):
   _, kind, fields = FAMILIES[name]
+  # Beside a config.json of Qwen2 transformers takes a class that adds a token.
+  added = name == "R1 distillation (Qwen)"
   fields = fields | dict(
-    vocab_size=len(tokenizer),
+    vocab_size=len(tokenizer) + added,
     num_hidden_layers=2,
     max_position_embeddings=256,
     pad_token_id=tokenizer.pad_token_id,
