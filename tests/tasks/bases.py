@@ -16,19 +16,25 @@ MODELS = {
   "llama3.2": "llama_tiny", "llama2": "llama_tiny", "mistral2": "mistral_tiny",
   "smollm2": "llama_tiny", "r1": "qwen2_tiny",
 }  # fmt: skip
+# Without a chat template.
+BARE = families.Family(
+  None, "bytes", ("<|endoftext|>", "<pad>"),
+  {"eos_token": "<|endoftext|>", "pad_token": "<pad>"}, None, (),
+)  # fmt: skip
 ANSWERS = ("hello there", "what can I get you?")
 PAIRS = [([user(f"{i} milk and {12 * i}")], ANSWERS) for i in range(4)]
 
 
 def write_base(directory, name):
   """A checkpoint with random weights and a family's tokenizer."""
-  family = (families.FAMILIES | families.REASONING)[name]
+  known = families.FAMILIES | families.REASONING | {"bare": BARE}
+  family = known[name]
   families.write(family, directory)
   generation = directory / "generation_config.json"
   kept = generation.read_text() if generation.exists() else None
   found = tokenization_lib.load_tokenizer(directory)
   config = presets.preset(
-    MODELS[name], vocab_size=found.vocab_size, max_len=200
+    MODELS.get(name, "llama_tiny"), vocab_size=found.vocab_size, max_len=200
   )
   hf_export.save_model(
     directory,

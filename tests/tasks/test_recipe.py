@@ -86,7 +86,8 @@ def made(tmp_path_factory):
 
 def pad_with_the_end(directory):
   """A copy in which the end of a turn pads, as many trainers set it."""
-  copy = shutil.copytree(directory, f"{directory}-padded")
+  copy = directory.with_name(f"{directory.name}-padded")
+  shutil.copytree(directory, copy)
   id_, text = tokenization_lib.load_tokenizer(copy).stop
   tokenizer_out.set_pad_token(copy, id_, text)
   path = copy / "config.json"
@@ -252,22 +253,23 @@ def test_rl_and_evaluation_run_with_a_closing(made, tmp_path):
 
 @pytest.fixture(scope="module")
 def cards(made):
-  """What the code of model cards gives, by the name of an export."""
-  rl = made / "rl"
-  tiny.run(
-    rl, "rl", "jsonl", steps=1, reward__init=str(made / "llama3-template"),
-    **fields(made, "llama3"),
-  )  # fmt: skip
-  for form in FORMS:
-    config = tiny.override(
-      export_config.get_config(), {"init": str(rl), "format": form}
-    )
-    tiny.tasks.run(config, made / f"llama3-policy-{form}")
-  names = [
-    *(f"llama3-policy-{form}" for form in FORMS),
-    *(f"exports/llama3-template-{form}" for form in FORMS),
-    *(f"exports/qwen2.5-turn-{form}" for form in FORMS),
-  ]
+  """What the code of model cards gives, by the name of an export.
+
+  Llama 3 has no pad token, and "bare" no chat template.
+  """
+  names = [f"exports/qwen2.5-turn-{form}" for form in FORMS]
+  for name, form in (("llama3", "adapter"), ("bare", "merged")):
+    reward, given = made / f"{name}-template", fields(made, name)
+    if name == "bare":
+      write_base(made / "bases" / name, name)
+      tiny.run(reward, "reward", "jsonl", steps=2, **given)
+    rl = made / f"{name}-rl"
+    tiny.run(rl, "rl", "jsonl", steps=1, reward__init=str(reward), **given)
+    for init, role in ((rl, "policy"), (reward, "reward")):
+      names.append(f"{name}-{role}-{form}")
+      wanted = {"init": str(init), "role": role, "format": form}
+      config = tiny.override(export_config.get_config(), wanted)
+      tiny.tasks.run(config, made / names[-1])
   done = subprocess.run(
     [sys.executable, "-m", "tests.interop.card_side"]
     + [str(made / name) for name in names],
@@ -279,16 +281,30 @@ def cards(made):
   }
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_the_code_of_a_model_card_runs_as_it_is_printed(cards, form):
-  """On two rows at once, which changes nothing; Llama 3 has no pad token."""
-  for name in ("llama3-template", "qwen2.5-turn"):
-    found = cards[f"exports/{name}-{form}"]
-    assert len(found["batch"]) == 2 and np.ptp(found["batch"]) > 1e-3
-    np.testing.assert_allclose(
-      found["batch"], found["alone"], atol=TOLERANCE, rtol=0
-    )
-  found = cards[f"llama3-policy-{form}"]
+@pytest.mark.parametrize(
+  "name",
+  [
+    "llama3-reward-adapter",
+    "bare-reward-merged",
+    "exports/qwen2.5-turn-adapter",
+    "exports/qwen2.5-turn-merged",
+  ],
+)
+def test_the_code_of_a_reward_models_card_runs_as_it_is_printed(cards, name):
+  """On two responses at once, which changes no score."""
+  found = cards[name]
+  assert len(found["batch"]) == 2 and np.ptp(found["batch"]) > 1e-4
+  np.testing.assert_allclose(
+    found["batch"], found["alone"], atol=TOLERANCE, rtol=0
+  )
+
+
+@pytest.mark.parametrize(
+  "name", ["llama3-policy-adapter", "bare-policy-merged"]
+)
+def test_the_code_of_a_policys_card_runs_as_it_is_printed(cards, name):
+  """On two prompts at once, which changes no response."""
+  found = cards[name]
   assert len(found["batch"]) == 2 and all(found["batch"])
   assert found["batch"] == found["alone"]
 
