@@ -40,12 +40,13 @@ def make(directory: Path, layers: int, shard_bytes: int) -> None:
   import ml_dtypes
 
   from perl_jax.interop import hf_config_out, hf_weights
+  from perl_jax.interop import leaves as leaves_lib
   from perl_jax.models.config import ModelConfig
 
   config = ModelConfig(**SHAPE | {"num_layers": layers})
   rng = np.random.default_rng(0)
   leaves = {}
-  for path, shape in hf_weights.base_shapes(config).items():
+  for path, shape in leaves_lib.base_shapes(config).items():
     drawn = rng.standard_normal(shape, np.float32)
     leaves[path] = (0.02 * drawn).astype(ml_dtypes.bfloat16)
   directory.mkdir(parents=True)
