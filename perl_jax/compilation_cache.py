@@ -55,16 +55,10 @@ def use(directory: str, environment: Mapping[str, str]) -> Path | None:
       f"--compilation_cache={directory}: {path} cannot be written ({error})."
       f" Give another directory, or --compilation_cache={OFF}."
     ) from error
-  for name, value in (
-    ("dir", str(path)),
-    ("max_size", MOST_BYTES),
-  ):
-    jax.config.update(f"jax_compilation_cache_{name}", value)
-  for name, value in (
-    ("compile_time_secs", LEAST_SECONDS),
-    ("entry_size_bytes", 0),
-  ):
-    jax.config.update(f"jax_persistent_cache_min_{name}", value)
+  jax.config.update("jax_compilation_cache_dir", str(path))
+  jax.config.update("jax_compilation_cache_max_size", MOST_BYTES)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
   return path
 
 

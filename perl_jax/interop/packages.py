@@ -10,6 +10,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from perl_jax.data.text.gguf_metadata import SUFFIX
+
 PREFIX = "package:"
 _NAME = re.compile(r"([A-Za-z0-9][\w.-]*)(?:==([\w.!+-]+))?")
 
@@ -46,7 +48,7 @@ def resolve(base: str) -> str:
       f"config.base={base!r}, but {name} {package.version} is installed, whose"
       f" model may be another. Run\n  {install}"
     )
-  listed = [file for file in package.files or () if file.suffix == ".gguf"]
+  listed = [file for file in package.files or () if file.suffix == SUFFIX]
   if len(listed) != 1:
     found = ", ".join(map(str, listed)) or "none"
     raise ValueError(

@@ -106,7 +106,7 @@ class AdapterConfig:
 
   Attributes:
     path: The file.
-    fields: What it holds; only the fields in `HONOURED` matter.
+    fields: Fields of the file; only those in `HONOURED` matter.
   """
 
   path: Path

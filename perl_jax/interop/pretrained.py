@@ -10,7 +10,7 @@ from pathlib import Path
 from jax.sharding import Mesh
 
 from perl_jax import roles
-from perl_jax.data.text import gguf_tokenizer
+from perl_jax.data.text import gguf_metadata, gguf_tokenizer
 from perl_jax.interop import hf_checkpoint
 from perl_jax.interop.gguf import checkpoint as gguf_checkpoint
 from perl_jax.interop.storage import Storage
@@ -30,13 +30,13 @@ def kind_of(path: str | os.PathLike) -> str | None:
   """
   if hf_checkpoint.is_checkpoint(path):
     return HUGGING_FACE
-  if Path(path).suffix == gguf_checkpoint.SUFFIX:
+  if Path(path).suffix == gguf_metadata.SUFFIX:
     return GGUF  # if it is not there, reading it says so
   if Path(path).is_file():
     raise ValueError(
-      f"{path} is a file whose name does not end in {gguf_checkpoint.SUFFIX}. A"
+      f"{path} is a file whose name does not end in {gguf_metadata.SUFFIX}. A"
       " model is a GGUF file or a directory. If it is a GGUF file, give it such"
-      f" a name: ln -s {path} NAME{gguf_checkpoint.SUFFIX}"
+      f" a name: ln -s {path} NAME{gguf_metadata.SUFFIX}"
     )
   return GGUF if gguf_checkpoint.file_of(path) is not None else None
 
@@ -61,7 +61,7 @@ def load(
     ValueError: The architecture, a field or the weights cannot be used.
   """
   place = place_of(path)
-  if place.suffix == gguf_checkpoint.SUFFIX:
+  if place.suffix == gguf_metadata.SUFFIX:
     return gguf_checkpoint.load(place, mesh=mesh, storage=storage)
   return hf_checkpoint.load(place, mesh=mesh, storage=storage)
 
@@ -69,7 +69,7 @@ def load(
 def model_config(path: str | os.PathLike) -> ModelConfig:
   """The model of a checkpoint, without its weights; errors as of `load`."""
   place = place_of(path)
-  if place.suffix == gguf_checkpoint.SUFFIX:
+  if place.suffix == gguf_metadata.SUFFIX:
     return gguf_checkpoint.model_config(place)
   return hf_checkpoint.model_config(place)
 

@@ -124,7 +124,7 @@ def _pipeline(tokenizer: Any) -> dict[str, Any]:
 def set_template(directory: str | os.PathLike, template: str) -> None:
   """Makes a text the chat template of the tokenizer in a directory."""
   directory = Path(directory)
-  (directory / hugging_face.TEMPLATE).write_text(template)
+  files.write_text(directory / hugging_face.TEMPLATE, template)
   settings = _read(directory / CONFIG)
   if settings.pop("chat_template", None) is not None:
     files.write_json(directory / CONFIG, settings)

@@ -5,7 +5,12 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from perl_jax.data.text import gguf_tokenizer, gguf_vocabulary, hugging_face
+from perl_jax.data.text import (
+  gguf_metadata,
+  gguf_tokenizer,
+  gguf_vocabulary,
+  hugging_face,
+)
 
 
 def read(
@@ -22,7 +27,7 @@ def read(
     ValueError: There is no tokenizer in it.
   """
   directory = pathlib.Path(path)
-  if directory.suffix == gguf_tokenizer.SUFFIX:
+  if directory.suffix == gguf_metadata.SUFFIX:
     tokenizer, ids = gguf_tokenizer.build_tokenizer(path)
   elif directory.is_dir():
     tokenizer = hugging_face.read_tokenizer(directory)
@@ -41,8 +46,8 @@ def stop_ids(path: str | os.PathLike) -> Sequence[int]:
   """Ids at which a model stops, as the files of its tokenizer name them.
 
   Args:
-    path: As in `read`; a directory may lack a tokenizer.
+    path: A directory, which may lack a tokenizer, or a GGUF file.
   """
-  if pathlib.Path(path).suffix == gguf_tokenizer.SUFFIX:
+  if pathlib.Path(path).suffix == gguf_metadata.SUFFIX:
     return gguf_vocabulary.Vocabulary(path).end_ids()
   return hugging_face.eos_ids(pathlib.Path(path))

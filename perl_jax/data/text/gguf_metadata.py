@@ -13,6 +13,7 @@ import pathlib
 import struct
 from typing import NamedTuple
 
+SUFFIX = ".gguf"
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 # Types of values: letters of `struct`, or these two.

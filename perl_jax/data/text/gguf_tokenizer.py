@@ -21,7 +21,6 @@ from perl_jax.data.text.gguf_vocabulary import (
 )
 from perl_jax.data.text.hugging_face import import_transformers
 
-SUFFIX = ".gguf"
 # Files one of which makes a directory the home of a tokenizer.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 _GEMMA = ("gemma", "gemma2", "gemma3")

@@ -34,8 +34,8 @@ def ending_with(template: str, closing: str, stop: str) -> str:
 
   Args:
     template: A chat template.
-    closing: What it writes at the end of a conversation.
-    stop: What it should write instead, or "".
+    closing: Text that the template writes at the end of a conversation.
+    stop: Text that is written in its place, or "".
   """
   # `{% set %}` begins a line, as the template did; no line is added to it.
   inner = template.removesuffix("\n")

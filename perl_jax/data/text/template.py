@@ -43,8 +43,8 @@ class ChatTemplate:
     ends_turn: Whether it writes the first of `stop_ids` after a response; also
       true without a template. Where it is false, a sampled response ends with a
       token that a conversation does not have.
-    closing: What it writes after that token, or after the response if it writes
-      none, when a conversation ends with the turn.
+    closing: Pieces that it writes after that token, or after the response if
+      it writes none, when a conversation ends with the turn.
   """
 
   def __init__(

@@ -19,7 +19,7 @@ import numpy as np
 from perl_jax import hosts
 from perl_jax import params as params_lib
 from perl_jax.interop.gguf import names
-from perl_jax.interop.gguf.library import import_gguf
+from perl_jax.interop.gguf.dependency import import_gguf
 from perl_jax.interop.gguf.writing import Field, Tensor, write
 from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
@@ -41,7 +41,7 @@ def save_adapter(
     config: Shapes and switches of the model.
     spec: Shape of the adapter.
     adapter: LoRA leaves, `[L, in, R]` and `[L, R, out]`.
-    architecture: That of the base, as llama.cpp names it.
+    architecture: Architecture of the base, as llama.cpp names it.
     name: What the file is called in its metadata.
   """
   gguf = import_gguf()

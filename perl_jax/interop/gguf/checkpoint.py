@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from perl_jax import roles
+from perl_jax.data.text import gguf_metadata
 from perl_jax.interop import leaves
 from perl_jax.interop.gguf import config as config_lib
 from perl_jax.interop.gguf import names
@@ -17,7 +18,6 @@ from perl_jax.interop.storage import Storage
 from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
 
-SUFFIX = ".gguf"
 # What is not a parameter: `config` has read it.
 _IGNORED = {"rope_freqs.weight"}
 # Values that are dequantised at a time.
@@ -33,11 +33,11 @@ def file_of(path: str | os.PathLike) -> Path | None:
     ValueError: The directory has several, and nothing else to read.
   """
   path = Path(path)
-  if path.suffix == SUFFIX:
+  if path.suffix == gguf_metadata.SUFFIX:
     return path if path.is_file() else None
   if not path.is_dir() or (path / "config.json").is_file():
     return None
-  found = sorted(path.glob(f"*{SUFFIX}"))
+  found = sorted(path.glob(f"*{gguf_metadata.SUFFIX}"))
   if len(found) > 1:
     listed = ", ".join(file.name for file in found[:8])
     raise ValueError(
@@ -114,9 +114,7 @@ def _require_fit(
   """Checks that the file has the tensors of its model, and no others."""
   wanted = {}
   for path, source in sources.items():
-    inner = shapes[path][1:] if source.stacked else shapes[path]
-    inner = inner[::-1] if source.transposed else inner
-    wanted |= dict.fromkeys(source.names, inner)
+    wanted |= dict.fromkeys(source.names, source.tensor_shape(shapes[path]))
   found = {name: info.shape for name, info in file.tensors.items()}
   wrong = [
     f"{name} has shape {found[name]}, expected {shape}"

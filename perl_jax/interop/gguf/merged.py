@@ -15,7 +15,7 @@ from perl_jax import hosts, roles
 from perl_jax import params as params_lib
 from perl_jax.interop.gguf import config as config_lib
 from perl_jax.interop.gguf import names
-from perl_jax.interop.gguf.library import import_gguf
+from perl_jax.interop.gguf.dependency import import_gguf
 from perl_jax.interop.gguf.reading import File
 from perl_jax.interop.gguf.writing import Field, Tensor, write
 from perl_jax.models import quantization

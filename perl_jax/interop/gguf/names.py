@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from perl_jax.interop import leaves
 from perl_jax.models.config import ModelConfig
 
 # Architectures as llama.cpp names them. Mistral is a Llama there.
@@ -42,20 +43,14 @@ _IN_LAYER = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-  """The tensors of one leaf.
+class Source(leaves.Source):
+  """The tensors of a GGUF file that make up one leaf.
 
   Attributes:
-    names: Name of the tensor of each layer, or a single name.
-    stacked: Whether the leaf has a layer axis.
-    transposed: Whether each tensor is the transpose of its part of the leaf.
     heads: Number of heads whose rows are interleaved in the file, or 0.
     offset: What the file has added to the values.
   """
 
-  names: tuple[str, ...]
-  stacked: bool
-  transposed: bool
   heads: int = 0
   offset: float = 0.0
 

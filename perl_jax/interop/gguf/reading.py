@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from perl_jax.data.text import gguf_metadata
-from perl_jax.interop.gguf.library import import_gguf
+from perl_jax.interop.gguf.dependency import import_gguf
 
 _AGAIN = "Download it again."
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from perl_jax.interop.gguf.library import import_gguf
+from perl_jax.interop.gguf.dependency import import_gguf
 
 
 @dataclasses.dataclass(frozen=True)

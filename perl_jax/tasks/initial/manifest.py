@@ -14,7 +14,7 @@ from typing import Any
 
 from perl_jax import files, hosts
 from perl_jax.data.text import files as tokenizer_files
-from perl_jax.data.text import gguf_tokenizer, hugging_face
+from perl_jax.data.text import gguf_metadata, gguf_tokenizer, hugging_face
 from perl_jax.interop import peft
 from perl_jax.models.lora import LoraSpec
 from perl_jax.tasks.initial.model import Start
@@ -124,7 +124,7 @@ def copy_tokenizer(source: Path, target: Path) -> None:
     source: The directory of a tokenizer, or a GGUF file that has one in it.
     target: Directory to write to.
   """
-  if source.suffix == gguf_tokenizer.SUFFIX:
+  if source.suffix == gguf_metadata.SUFFIX:
     gguf_tokenizer.write_tokenizer(source, target)
     return
   target.mkdir(parents=True, exist_ok=True)

