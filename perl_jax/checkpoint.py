@@ -300,9 +300,7 @@ def _put_damaged_aside(directory: Path) -> None:
   Raises:
     ValueError: There are checkpoints, and all of them are damaged.
   """
-  if not directory.is_dir():
-    return
-  saved = _saved(directory)
+  saved = _saved(directory) if directory.is_dir() else []
   faults = {path: checksums.fault(path) for path in saved}
   damaged = [path for path in saved if faults[path]]
   if damaged and len(damaged) == len(saved):
@@ -319,6 +317,7 @@ def _put_damaged_aside(directory: Path) -> None:
         path.name,
         checksums.LISTING,
       )
+  # All look before the first makes or changes a directory.
   hosts.barrier("checkpoints looked at")
   for path in damaged:
     target = directory.parent / DAMAGED / path.name

@@ -279,3 +279,20 @@ def test_controls_are_restored(tmp_path):
     resumed = saver.restore(placed)
   same(resumed.state.controls, moved.controls)
   assert steps.init_state(trainable, optax.sgd(1.0)).controls == ()
+
+
+def test_processes_wait_for_each_other_before_the_first_makes_a_directory(
+  tmp_path, monkeypatch
+):
+  """Else one that is late sees the directory, and waits where nobody comes."""
+  waits = []
+
+  def barrier(name):
+    waits.append((name, (tmp_path / checkpoint.DIRECTORY).exists()))
+
+  monkeypatch.setattr(checkpoint.hosts, "barrier", barrier)
+  for _ in range(2):
+    checkpoint.Checkpointer(tmp_path, metric="loss", mode="min").close()
+  names = [name for name, _ in waits]
+  assert names[:2] == names[2:] == ["checkpoints looked at", names[1]]
+  assert [there for _, there in waits] == [False, False, True, True]

@@ -139,8 +139,9 @@ def programs(abstract: abstract_lib.AbstractStage) -> StagePrograms:
   held["anchor"] = policy.trainable
   if not config.reward.fn:
     reward = abstract.role("scalar", abstract.reward_members)
-    # What most chat templates write after a response has room in this.
-    reward = dataclasses.replace(reward, closing=roles.Closing((), (0,)))
+    if config.reward.score_at != "turn":
+      # What most chat templates write after a response has room in this.
+      reward = dataclasses.replace(reward, closing=roles.Closing((), (0,)))
     held["reward"] = reward.trainable
   built = build.build(settings, policy, reward)
   return StagePrograms(

@@ -108,9 +108,10 @@ def bytes_of(start, lora):
   return [params_lib.nbytes(tree) for tree in (base, adapter, head)]
 
 
-def compiled(get_config, start, tuning, mesh):
+def compiled(get_config, start, tuning, mesh, **fields):
   """By program of the plan: (bytes of its arguments, its peak bytes)."""
   config = arms.configured(get_config(), SETTINGS, tuning)
+  config.update_from_flattened_dict(fields)
   found = {}
   with jax.set_mesh(mesh):
     for program in plan.make_stage(config, start.config, mesh).programs():
@@ -144,7 +145,9 @@ def test_an_iteration_counts_every_buffer_once(tuning, mesh):
   expected = shared + 4 * one + 2 * head + found["optimizer_bytes"]
   assert 0 <= found["held_bytes"] - expected <= 8  # the step's number, beta
   # The compiler counts these arguments, and prompts and responses.
-  planned = compiled(rl_config.get_config, start, tuning, mesh)
+  # There is no chat template, and so nothing to read after a response.
+  turn = {"reward.score_at": "turn"}
+  planned = compiled(rl_config.get_config, start, tuning, mesh, **turn)
   tokens = SETTINGS.batch * (SETTINGS.prompt_len + SETTINGS.response_len)
   arguments = {
     "sample": shared + one,
