@@ -30,12 +30,8 @@ Counts that are not 0:
   sides keep them, since the user chose the split.
 """
 
-import gzip
-import json
 import pathlib
-import zlib
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 from perl_jax import names
@@ -46,7 +42,9 @@ from perl_jax.data.records import (
   Record,
   Splits,
 )
+from perl_jax.data.sources.jsonl import formats
 from perl_jax.data.sources.jsonl import rows as jsonl_rows
+from perl_jax.data.sources.jsonl.messages import listed
 
 
 def load(
@@ -79,7 +77,7 @@ def load(
       no file has rows of the kind, or they cannot be split.
   """
   if kind not in jsonl_rows.SHAPES:
-    kinds = jsonl_rows.listed(jsonl_rows.SHAPES)
+    kinds = listed(jsonl_rows.SHAPES)
     raise ValueError(f"There is no kind {kind!r}: it is one of {kinds}.")
   counts: Counter[str] = Counter()
   rows, groups = _read(path, kind, counts)
@@ -177,12 +175,12 @@ def _read_file(
   Rows that are dropped are only counted.
   """
   shape, rows = "", []
-  for where, fields in _lines(file):
+  for where, fields in formats.rows(file):
     this = jsonl_rows.shape_of(fields, where)
     shape = shape or this
     if this != shape:
       raise ValueError(
-        f"{where}: this row has {jsonl_rows.listed(fields)}, which makes it one"
+        f"{where}: this row has {listed(fields)}, which makes it one"
         f" of {this}, but the file began with {shape}"
         f" ({jsonl_rows.SHAPES[shape].fields}). Put them into files of their"
         " own."
@@ -198,48 +196,6 @@ def _read_file(
   if not shape:
     raise ValueError(f"{file} is empty: it has no row to learn from.")
   return shape, rows
-
-
-def _lines(file: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
-  """Yields the file and line number of every row, and its fields."""
-  number = 0
-  try:
-    with file.open("rb") as start:
-      packed = start.read(2) == b"\x1f\x8b"
-    # Lines end at \n alone: JSON text may hold U+2028 and the like.
-    with (gzip.open if packed else open)(file, "rb") as lines:
-      for number, line in enumerate(lines, 1):
-        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-        if text.strip():
-          where = f"{file}:{number}"
-          yield where, _object(text.rstrip("\r\n"), where)
-  except UnicodeDecodeError as error:
-    raise ValueError(
-      f"{file}:{number}: not UTF-8 text: {error}. Save the file as UTF-8."
-    ) from error
-  except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-    raise ValueError(
-      f"{file}: broken gzip data after line {number}: {error}."
-    ) from error
-
-
-def _object(text: str, where: str) -> dict[str, Any]:
-  try:
-    fields = json.loads(text)
-  except json.JSONDecodeError as error:
-    raise ValueError(
-      f"{where}: not valid JSON at column {error.colno}: {error.msg}. A line"
-      " must hold one whole JSON object."
-    ) from error
-  except (RecursionError, ValueError) as error:
-    # Brackets too deep, or a number of thousands of digits.
-    raise ValueError(f"{where}: not usable JSON: {error}.") from error
-  if not isinstance(fields, dict):
-    raise ValueError(
-      f"{where}: a line must hold a JSON object, but this is"
-      f" {jsonl_rows.found(fields)}."
-    )
-  return fields
 
 
 def _prompt_of(record: Record, fields: dict[str, Any]) -> Prompt:

@@ -6,8 +6,7 @@ how to repair it.
 """
 
 import dataclasses
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from perl_jax import names
@@ -20,8 +19,8 @@ from perl_jax.data.records import (
   Prompt,
   Record,
 )
-
-ROLES = ("system", "user", "assistant", "tool")
+from perl_jax.data.sources.jsonl import messages as messages_lib
+from perl_jax.data.sources.jsonl.messages import found, listed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +75,7 @@ class _Row:
     return Prompt(self._where, self.group(prompt), prompt, None)
 
   def error(self, field: str, problem: str) -> ValueError:
-    return ValueError(f"{self._where}: field {field!r}: {problem}")
+    return messages_lib.error(self._where, field, problem)
 
   def get(self, field: str) -> Any:
     if field not in self._fields:
@@ -102,31 +101,9 @@ class _Row:
 
   def messages(self, field: str, value: Any) -> tuple[Message, ...]:
     """Checks a list of role/content messages, and returns it."""
-    if not isinstance(value, list) or not value:
-      raise self.error(
-        field,
-        "must be a list of {'role', 'content'} messages, but is"
-        f" {found(value)}.",
-      )
-    for number, message in enumerate(value):
-      name = f"{field}[{number}]"
-      if not isinstance(message, dict):
-        raise self.error(
-          name,
-          f"must be a {{'role', 'content'}} object, not {found(message)}.",
-        )
-      for key in ("role", "content"):
-        if not isinstance(message.get(key), str):
-          raise self.error(
-            name, f"{key!r} must be text, but is {found(message.get(key))}."
-          )
-      if message["role"] not in ROLES:
-        raise self.error(
-          name,
-          f"unknown role {message['role']!r}: it is one of {listed(ROLES)}.",
-        )
-      self._further_keys |= len(message) > 2
-    return tuple({"role": m["role"], "content": m["content"]} for m in value)
+    messages, further = messages_lib.read(value, field, self._where)
+    self._further_keys |= further
+    return messages
 
   def prompt(self) -> tuple[Message, ...]:
     value = self.get("prompt")
@@ -273,17 +250,6 @@ SHAPES = {
     replies=lambda record: (),
   ),
 }
-
-
-def found(value: Any) -> str:
-  """Returns a value as JSON text of at most 60 characters, for errors."""
-  text = json.dumps(value, ensure_ascii=False)
-  return text if len(text) <= 60 else text[:57] + "..."
-
-
-def listed(fields: Iterable[str]) -> str:
-  """Returns names separated by commas, for errors."""
-  return ", ".join(fields) or "none"
 
 
 def shape_of(fields: Mapping[str, Any], where: str) -> str:
