@@ -14,9 +14,10 @@ the last message only, or the whole conversation. Without `prompt`, the messages
 that two whole conversations share at the start are the prompt. `messages` is a
 whole conversation.
 
-A path is a `.jsonl` or `.jsonl.gz` file, or a directory of them. The shape is
-that of a file's first row, and all rows of the file must have it: any other row
-is an error that names its line.
+A path is a file, or a directory of files, of a format in `formats`; `paths`
+says which files of a directory hold validation rows. The shape is that of a
+file's first row, and all rows of the file must have it: any other row is an
+error that names its line.
 
 Counts that are not 0:
 
@@ -25,16 +26,18 @@ Counts that are not 0:
 - equal_dropped: pairs whose replies are the same.
 - empty_dropped: rows with a reply (either, in a pair) without text.
 - ignored_fields: rows with further fields, of the row or of a message.
-- validation_*: the same counts for `validation_path`.
-- shared_groups: groups that are in both `path` and `validation_path`. Both
+- unused_files: test files, where there are validation files as well.
+- validation_*: the same counts for the validation rows, if they are in files of
+  their own.
+- shared_groups: groups that are in both training and validation files. Both
   sides keep them, since the user chose the split.
 """
 
 import pathlib
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
-from perl_jax import names
 from perl_jax.data import splits
 from perl_jax.data.records import (
   Demonstration,
@@ -42,7 +45,7 @@ from perl_jax.data.records import (
   Record,
   Splits,
 )
-from perl_jax.data.sources.jsonl import formats
+from perl_jax.data.sources.jsonl import formats, paths
 from perl_jax.data.sources.jsonl import rows as jsonl_rows
 from perl_jax.data.sources.jsonl.messages import listed
 
@@ -58,9 +61,10 @@ def load(
 ) -> Splits:
   """Reads the rows of one kind, split by the first user turn.
 
-  Without `validation_path`, fold number `fold` of `folds` is held out. The
-  folds are those of all rows at `path`, of all kinds, so that a directory with
-  the files of several stages is split in one way for all of them.
+  Without `validation_path`, and without files that are called so, fold number
+  `fold` of `folds` is held out. The folds are those of all rows at `path`, of
+  all kinds, so that a directory with the files of several stages is split in
+  one way for all of them.
 
   Args:
     path: File or directory.
@@ -80,14 +84,24 @@ def load(
     kinds = listed(jsonl_rows.SHAPES)
     raise ValueError(f"There is no kind {kind!r}: it is one of {kinds}.")
   counts: Counter[str] = Counter()
-  rows, groups = _read(path, kind, counts)
+  parts = paths.find_files(path)
+  counts += Counter(unused_files=len(parts.unused))
+  rows, groups = _read(path, parts.train, kind, counts)
+  held_out = parts.validation
   if validation_path:
-    tally: Counter[str] = Counter()
-    held_out, others = _read(validation_path, kind, tally)
+    found = paths.find_files(validation_path)
+    held_out = found.validation or found.train
+  tally: Counter[str] = Counter()
+  # In a directory of several stages, one may be divided by the names of files
+  # while another is not: the fold is for that one.
+  validation, others = _read(
+    validation_path or path, held_out, kind, tally, bool(validation_path)
+  )
+  if validation:
     shared = len(set(groups) & set(others))
     counts.update({f"validation_{name}": n for name, n in tally.items()})
     counts += Counter(shared_groups=shared)
-    return Splits(rows, held_out, dict(counts))
+    return Splits(rows, validation, dict(counts))
   try:
     assigned = splits.assign_folds(groups, folds=folds, seed=seed)
     return splits.split_records(
@@ -99,40 +113,24 @@ def load(
     ) from error
 
 
-def find_files(path: str) -> list[pathlib.Path]:
-  """Returns the file itself, or the .jsonl and .jsonl.gz files of a directory.
-
-  Raises:
-    FileNotFoundError: There is no such path, or no such file in the directory.
-  """
-  root = pathlib.Path(path).expanduser()
-  if root.is_dir():
-    files = sorted(
-      file
-      for file in root.iterdir()
-      if file.name.endswith((".jsonl", ".jsonl.gz")) and file.is_file()
-    )
-    if not files:
-      raise FileNotFoundError(f"{path} has no .jsonl or .jsonl.gz file in it.")
-    return files
-  if not root.is_file():
-    near = names.nearest(
-      root.name, [f.name for f in root.parent.glob("*.jsonl*")]
-    )
-    hint = f" Did you mean {root.parent / near}?" if near else ""
-    raise FileNotFoundError(
-      f"{path} does not exist: the path of a .jsonl or .jsonl.gz file, or of a"
-      f" directory of them, is needed.{hint}"
-    )
-  return [root]
-
-
 def _read(
-  path: str, kind: str, counts: Counter[str]
+  path: str,
+  files: Sequence[pathlib.Path],
+  kind: str,
+  counts: Counter[str],
+  required: bool = True,
 ) -> tuple[list[Record], list[str]]:
-  """Returns the records of `kind`, and the groups of all rows."""
+  """Returns the records of `kind` in files, and the groups of all their rows.
+
+  Args:
+    path: Where the files were found, for errors.
+    files: The files.
+    kind: The kind of record.
+    counts: What is counted; updated in place.
+    required: Whether it is an error that no file has such records.
+  """
   records, groups, others = [], [], []
-  for file in find_files(path):
+  for file in files:
     counts["files"] += 1
     tally: Counter[str] = Counter()
     shape, rows = _read_file(file, tally)
@@ -148,6 +146,8 @@ def _read(
         f"{file}, which has {shape} ({jsonl_rows.SHAPES[shape].fields})"
       )
       counts["files_of_other_kinds"] += 1
+  if not counts["rows"] and not required:
+    return [], []
   if not counts["rows"]:
     fields = [
       shape.fields
