@@ -156,6 +156,15 @@ def rewards() -> ConfigDict:
   )
 
 
+def saving() -> ConfigDict:
+  """When checkpoints are made, beside those of each evaluation.
+
+  Every so many steps and every so many seconds (0 for never); `keep` of the
+  latest checkpoints are kept, and the best.
+  """
+  return ConfigDict({"every_steps": 0, "every_seconds": 600.0, "keep": 2})
+
+
 def mesh() -> ConfigDict:
   """All devices on the data axis."""
   return ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
@@ -179,6 +188,7 @@ def stage(task: str, name: str) -> ConfigDict:
       "data": data(name),
       "mesh": mesh(),
       "microbatches": 1,
+      "save": saving(),
       "fit": "refuse",
     }
   )

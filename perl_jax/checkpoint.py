@@ -3,14 +3,14 @@
 A checkpoint holds three items: `trainable` (adapters and heads; with full
 tuning the whole tree), `optimizer` (Optax state and step count) and `meta`
 (data position and whatever else the loop needs, as JSON). The base is never
-saved. Saving is asynchronous; the latest checkpoints and the best are kept.
+saved. Saving is asynchronous; the latest checkpoints and the best are kept. One
+that was made between two evaluations has no score and is never the best.
 
 Each checkpoint has a list of its files with their SHA-256, which is written
 before Orbax gives the directory its name and checked before anything is read.
 """
 
 import math
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 from jax.sharding import Mesh
 from orbax.checkpoint import checkpoint_managers
 
@@ -89,7 +88,9 @@ class Checkpointer:
       ]
     )
     self._directory = Path(workdir).absolute() / DIRECTORY
-    _put_damaged_aside(self._directory)
+    checksums.put_damaged_aside(
+      self._directory, self._directory.parent / DAMAGED
+    )
     self._manager = ocp.CheckpointManager(
       self._directory,
       item_names=("trainable", "optimizer", "meta"),
@@ -137,19 +138,28 @@ class Checkpointer:
     step: int,
     state: steps.TrainState,
     meta: Mapping[str, Any],
-    metrics: Mapping[str, float],
+    metrics: Mapping[str, float] | None,
   ) -> None:
     """Starts to save; returns as soon as the arrays may be donated.
+
+    A checkpoint of the same step is replaced.
+
+    Args:
+      step: Number of steps that the state has made.
+      state: The state.
+      meta: What else the loop needs to go on, as JSON.
+      metrics: What an evaluation of the state has measured; None if there was
+        none, and the checkpoint is only to resume from.
 
     Raises:
       FloatingPointError: The metric is not finite, and cannot be compared.
     """
-    score = float(metrics[self.metric])
-    if not math.isfinite(score):
-      raise FloatingPointError(
-        f"{self.metric}={score} after step {step}; nothing was saved. Likely"
-        " causes: optimizer.learning_rate too high, or optimizer.clip_norm off."
-      )
+    score = None
+    if metrics is not None:
+      score = {"score": self._sign * self._finite(step, metrics)}
+    self._manager.wait_until_finished()
+    if step in self._manager.all_steps():
+      self._manager.delete(step)
     optimizer = _beside_trainable(state)
     self._manager.save(
       step,
@@ -158,8 +168,17 @@ class Checkpointer:
         optimizer=ocp.args.StandardSave(optimizer),
         meta=ocp.args.JsonSave(dict(meta)),
       ),
-      metrics={"score": self._sign * score},
+      metrics=score,
     )
+
+  def _finite(self, step: int, metrics: Mapping[str, float]) -> float:
+    score = float(metrics[self.metric])
+    if not math.isfinite(score):
+      raise FloatingPointError(
+        f"{self.metric}={score} after step {step}; nothing was saved. Likely"
+        " causes: optimizer.learning_rate too high, or optimizer.clip_norm off."
+      )
+    return score
 
   def restore(self, like: steps.TrainState) -> Resumed | None:
     """The latest state, sharded like `like`; None in a fresh workdir."""
@@ -182,7 +201,7 @@ class Checkpointer:
   def best_trainable(self, like: params_lib.Params) -> dict[str, Any]:
     """The trainable tree of the best checkpoint, sharded like `like`."""
     self._manager.wait_until_finished()
-    require_whole(self._directory / str(self.best_step))
+    checksums.require_whole(self._directory / str(self.best_step))
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     found = self._manager.restore(
       self.best_step,
@@ -230,8 +249,9 @@ def load_trainable(
       f"{directory} does not exist: {workdir} holds no checkpoint. Point the"
       " init field at the workdir of a stage that has run."
     )
-  for path in _saved(directory):  # the scores of all decide which is best
-    require_whole(path)
+  # The scores of all decide which is best.
+  for path in checksums.numbered(directory):
+    checksums.require_whole(path)
   with ocp.CheckpointManager(
     directory,
     item_handlers={
@@ -271,65 +291,3 @@ def _pick_step(manager, directory: Path, which: str) -> int:
       " first evaluation, or run its command again."
     )
   return step
-
-
-def require_whole(directory: Path) -> None:
-  """Checks the files of a checkpoint against their checksums.
-
-  Raises:
-    ValueError: A file differs or is missing; names it and the way out.
-  """
-  fault = checksums.fault(directory)
-  if fault:
-    raise ValueError(
-      f"The checkpoint {directory} is damaged: {fault}. Restore that file, or"
-      " run the stage's command again: it puts this checkpoint aside and goes"
-      " on from the one before."
-    )
-
-
-def _saved(directory: Path) -> list[Path]:
-  """Directories of the complete checkpoints, the oldest first."""
-  found = [path for path in directory.iterdir() if path.name.isdigit()]
-  return sorted(found, key=lambda path: int(path.name))
-
-
-def _put_damaged_aside(directory: Path) -> None:
-  """Moves damaged checkpoints out of the way, and says so.
-
-  Raises:
-    ValueError: There are checkpoints, and all of them are damaged.
-  """
-  saved = _saved(directory) if directory.is_dir() else []
-  faults = {path: checksums.fault(path) for path in saved}
-  damaged = [path for path in saved if faults[path]]
-  if damaged and len(damaged) == len(saved):
-    raise ValueError(
-      f"All checkpoints in {directory} are damaged: "
-      + "; ".join(f"{faults[path]}" for path in damaged)
-      + ". Restore the files, or remove the workdir to start afresh."
-    )
-  for path in saved:
-    if not (path / checksums.LISTING).exists():
-      logging.warning(
-        "The checkpoint of step %s has no %s, which an older version did not"
-        " write: its files are taken as they are.",
-        path.name,
-        checksums.LISTING,
-      )
-  # All look before the first makes or changes a directory.
-  hosts.barrier("checkpoints looked at")
-  for path in damaged:
-    target = directory.parent / DAMAGED / path.name
-    logging.warning(
-      "The checkpoint of step %s is damaged: %s. It is put aside as %s, and the"
-      " run goes on from an earlier one.",
-      path.name,
-      faults[path],
-      target,
-    )
-    if hosts.is_primary():
-      shutil.rmtree(target, ignore_errors=True)
-      target.parent.mkdir(exist_ok=True)
-      path.rename(target)
-  hosts.barrier("checkpoints put aside")

@@ -6,8 +6,13 @@ checks them.
 """
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+
+from absl import logging
+
+from perl_jax import hosts
 
 LISTING = "sha256.txt"
 
@@ -55,6 +60,68 @@ def fault(directory: Path) -> str | None:
     if _digest(path) != digest:
       return f"{path} is not as it was written (its SHA-256 differs)"
   return None
+
+
+def require_whole(directory: Path) -> None:
+  """Checks the files of a checkpoint against their checksums.
+
+  Raises:
+    ValueError: A file differs or is missing; names it and the way out.
+  """
+  found = fault(directory)
+  if found:
+    raise ValueError(
+      f"The checkpoint {directory} is damaged: {found}. Restore that file, or"
+      " run the stage's command again: it puts this checkpoint aside and goes"
+      " on from the one before."
+    )
+
+
+def numbered(directory: Path) -> list[Path]:
+  """Directories of the complete checkpoints, the oldest first."""
+  found = [path for path in directory.iterdir() if path.name.isdigit()]
+  return sorted(found, key=lambda path: int(path.name))
+
+
+def put_damaged_aside(directory: Path, aside: Path) -> None:
+  """Moves damaged checkpoints to the directory `aside`, and says so.
+
+  Raises:
+    ValueError: There are checkpoints, and all of them are damaged.
+  """
+  saved = numbered(directory) if directory.is_dir() else []
+  faults = {path: fault(path) for path in saved}
+  damaged = [path for path in saved if faults[path]]
+  if damaged and len(damaged) == len(saved):
+    raise ValueError(
+      f"All checkpoints in {directory} are damaged: "
+      + "; ".join(f"{faults[path]}" for path in damaged)
+      + ". Restore the files, or remove the workdir to start afresh."
+    )
+  for path in saved:
+    if not (path / LISTING).exists():
+      logging.warning(
+        "The checkpoint of step %s has no %s, which an older version did not"
+        " write: its files are taken as they are.",
+        path.name,
+        LISTING,
+      )
+  # All look before the first makes or changes a directory.
+  hosts.barrier("checkpoints looked at")
+  for path in damaged:
+    target = aside / path.name
+    logging.warning(
+      "The checkpoint of step %s is damaged: %s. It is put aside as %s, and the"
+      " run goes on from an earlier one.",
+      path.name,
+      faults[path],
+      target,
+    )
+    if hosts.is_primary():
+      shutil.rmtree(target, ignore_errors=True)
+      target.parent.mkdir(exist_ok=True)
+      path.rename(target)
+  hosts.barrier("checkpoints put aside")
 
 
 def _files(directory: Path) -> list[Path]:

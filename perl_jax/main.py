@@ -153,14 +153,18 @@ def join_others(environment: Mapping[str, str]) -> None:
 def quiet_libraries() -> None:
   """Logs information of this package only, and warnings of all libraries.
 
-  Orbax writes dozens of lines for each checkpoint through the same logger.
+  Orbax writes dozens of lines for each checkpoint through the same logger, and
+  warns of checkpoints without a score, such as those between evaluations.
   """
   logging.set_verbosity(logging.INFO)
   ours = os.path.dirname(os.path.dirname(tasks.__file__))
   logging.get_absl_handler().python_handler.addFilter(
     lambda record: (
       record.pathname.startswith(ours)
-      or record.levelno >= standard_logging.WARNING
+      or (
+        record.levelno >= standard_logging.WARNING
+        and "did not provide metrics" not in str(record.msg)
+      )
     )
   )
 

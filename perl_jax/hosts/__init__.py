@@ -14,6 +14,7 @@ With a single process they work as well, at no cost.
 from perl_jax.hosts.arrays import to_host
 from perl_jax.hosts.processes import (
   barrier,
+  decided_by_primary,
   fail,
   is_primary,
   join,
@@ -25,6 +26,7 @@ from perl_jax.hosts.processes import (
 
 __all__ = [
   "barrier",
+  "decided_by_primary",
   "fail",
   "is_primary",
   "join",

@@ -30,7 +30,10 @@ _FAILED, _HEARD, _GONE = "perl_jax/failed", "perl_jax/heard", "perl_jax/gone"
 _GRACE_SECONDS = 5
 _LOOK_SECONDS = 1
 
-_barriers = itertools.count()
+# Decisions that the coordination service holds for processes that lag behind.
+_DECIDED, _KEPT = "perl_jax/decided", 10_000
+
+_barriers, _decisions = itertools.count(), itertools.count()
 _ending = threading.Lock()
 _undo: list[Callable[[], None]] = []
 _failed_here, _over = threading.Event(), threading.Event()
@@ -141,6 +144,28 @@ def primary_first(name: str, make: Callable[[], T]) -> T:
     return found
   barrier(name)
   return make()
+
+
+def decided_by_primary(decide: Callable[[], str]) -> str:
+  """What `decide` returns on process 0, on all processes.
+
+  All have to call it, in the same order. What depends on the clock or on a
+  signal is decided so: the answer goes through the coordination service, and
+  the devices need not wait for each other.
+  """
+  if jax.process_count() == 1:
+    return decide()
+  client = multihost.get_jax_distributed_client()
+  number = next(_decisions)
+  if not is_primary():
+    return client.blocking_key_value_get(
+      f"{_DECIDED}/{number}", _BARRIER_SECONDS * 1000
+    )
+  found = decide()
+  client.key_value_set(f"{_DECIDED}/{number}", found)
+  if number >= _KEPT:  # nobody is so far behind
+    client.key_value_delete(f"{_DECIDED}/{number - _KEPT}")
+  return found
 
 
 def sees(path: Path) -> bool:

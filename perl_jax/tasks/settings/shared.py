@@ -1,5 +1,6 @@
 """Settings that all stages have: mesh, adapters, optimiser, sampling."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -101,11 +102,43 @@ def check_counts(config: Config, mesh: jax.sharding.Mesh) -> None:
   for field in ("steps", "batch_size", "microbatches", "eval_every"):
     if config[field] < 1:
       raise ValueError(f"config.{field}={config[field]} must be at least 1.")
+  saving_of(config)
   if config.batch_size % config.microbatches:
     raise ValueError(
       f"config.batch_size={config.batch_size} is not a multiple of"
       f" config.microbatches={config.microbatches}."
     )
+
+
+class Saving(NamedTuple):
+  """When checkpoints are made beside those of evaluations, and how many stay.
+
+  Attributes:
+    every_steps: Steps between checkpoints; 0 for none by steps.
+    every_seconds: Seconds between checkpoints; 0 for none by the clock.
+    keep: Number of latest checkpoints to keep beside the best.
+  """
+
+  every_steps: int
+  every_seconds: float
+  keep: int
+
+
+def saving_of(config: Config) -> Saving:
+  """The fields of `config.save`.
+
+  Raises:
+    ValueError: Names the field and the value that is out of range.
+  """
+  found = Saving(**config.save.to_dict())
+  for field, least in Saving(0, 0.0, 1)._asdict().items():
+    value = getattr(found, field)
+    if not least <= value < math.inf:
+      raise ValueError(
+        f"config.save.{field}={value} must be at least {least}, and finite."
+        + (" 0 switches it off." if not least else "")
+      )
+  return found
 
 
 def share(trainable: Any, frozen: Any) -> dict[str, float]:

@@ -3,7 +3,9 @@
 A line of metrics.jsonl at step k describes update k, or the state after k
 updates. A checkpoint at step k follows all lines of step k, so that a run that
 is killed anywhere and started again drops what came after its checkpoint,
-writes it anew, and ends with the same bits.
+writes it anew, and ends with the same bits. Checkpoints are made at each
+evaluation, and between them as `config.save` says; when they are made changes
+no line.
 """
 
 import contextlib
@@ -23,6 +25,7 @@ from perl_jax import metrics as metrics_lib
 from perl_jax import params as params_lib
 from perl_jax.tasks.settings import shared
 from perl_jax.tasks.training import timing as timing_lib
+from perl_jax.tasks.training import watch as watch_lib
 from perl_jax.tasks.training.compiled import Compiled
 
 Metrics = dict[str, float]
@@ -88,6 +91,7 @@ class Run:
       timing=timing,
       checkpointer=self.checkpointer,
       writer=self.writer,
+      watch=watch_lib.Watch(shared.saving_of(self.config)),
       resumed=self.resumed,
       eval_every=self.config.eval_every,
       log_every=self.config.log_every,
@@ -124,7 +128,10 @@ def open_run(
     show: Metrics on the progress line.
   """
   metric, mode = best
-  with checkpoint_lib.Checkpointer(workdir, metric=metric, mode=mode) as saver:
+  keep = shared.saving_of(config).keep
+  with checkpoint_lib.Checkpointer(
+    workdir, metric=metric, mode=mode, keep=keep
+  ) as saver:
     resumed = saver.restore(state)
     state = resumed.state if resumed else state
     with metrics_lib.Writer(
@@ -176,6 +183,7 @@ def run_loop(
   timing: timing_lib.StepMetrics,
   checkpointer: checkpoint_lib.Checkpointer,
   writer: metrics_lib.Writer,
+  watch: watch_lib.Watch,
   resumed: checkpoint_lib.Resumed | None,
   eval_every: int,
   log_every: int,
@@ -192,9 +200,11 @@ def run_loop(
     timing: Metrics of time and throughput; just made.
     checkpointer: Saves at each evaluation, whose metrics must have its own.
     writer: Open metrics writer of this stage.
+    watch: Says when to save between evaluations; just made.
     resumed: The restored checkpoint, or None in a fresh workdir.
     eval_every: Updates between evaluations; the last step always has one.
-    log_every: Updates between lines; the first and last always have one.
+    log_every: Updates between lines; the first of all, the last, and those with
+      an evaluation always have one.
     must_change: Whether an update that changes nothing is an error.
 
   Raises:
@@ -213,10 +223,11 @@ def run_loop(
     state, metrics = update(state, batch, step)
     timing.count(batch, metrics)
     due = step % eval_every == 0 or step == total_steps
-    if due or step == first or step % log_every == 0:
+    shown = due or step == 1 or step % log_every == 0
+    save = watch.save_is_due(step) or due
+    if shown or save:
       # Fetching the metrics waits for all steps that were dispatched before.
       metrics = {k: float(v) for k, v in hosts.to_host(metrics).items()}
-      metrics |= timing.of_steps(step)
       _require_finite(metrics, last_finite, step)
       if step == 1 and must_change and metrics["train/update_norm"] == 0.0:
         raise ValueError(
@@ -225,6 +236,8 @@ def run_loop(
           " lora.targets are read by the loss."
         )
       last_finite = step
+    if shown:
+      metrics |= timing.of_steps(step)
       writer.write(step, metrics)
     else:
       writer.tick(step)
@@ -232,9 +245,11 @@ def run_loop(
       timing.skip()
       evaluated = evaluate(state, step)
       writer.write(step, evaluated | timing.of_evaluation())
+    if save:
       saved = {"data": batches.get_state(), "evaluated": evaluated}
-      checkpointer.save(step, state, saved, evaluated)
-      timing.skip()
+      with timing.stopped():
+        checkpointer.save(step, state, saved, evaluated if due else None)
+      watch.saved()
   return state, evaluated
 
 

@@ -1,7 +1,8 @@
 """Where the time of a run goes: computing, compiling, throughput."""
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import optax
@@ -54,6 +55,17 @@ class Stopwatch:
     seconds, compiling = (b - a for a, b in zip(self._last, now, strict=True))
     self._last = now
     return Lap(seconds - compiling, compiling)
+
+  @contextlib.contextmanager
+  def stopped(self) -> Iterator[None]:
+    """Leaves the time of a block out of the lap that is under way."""
+    lap = self.lap()
+    yield
+    now, compiled = self._read()
+    self._last = (
+      now - lap.running - lap.compiling,
+      compiled - lap.compiling,
+    )
 
 
 def peak_flops(mesh: Mesh) -> float | None:
@@ -174,3 +186,10 @@ class StepMetrics:
   def skip(self) -> None:
     """Leaves out the time since the last call, such as that of saving."""
     self._watch.lap()
+
+  def stopped(self) -> contextlib.AbstractContextManager[None]:
+    """Leaves out the time of a block between two steps, such as that of saving.
+
+    The steps before it still count.
+    """
+    return self._watch.stopped()

@@ -32,6 +32,8 @@ ADDED: Mapping[str, Any] = {
 # Fields, of a stage or of one in a pipeline, that say where a run computes and
 # not what: it may go on elsewhere.
 _WHERE = re.compile(r"config(\.\w+)*\.(mesh\.\w+|rollouts\.layout|fit): ")
+# Fields that say when a run saves: what it learns does not depend on them.
+_WHEN = re.compile(r"config(\.\w+)*\.save(\.\w+)?: ")
 
 
 @contextlib.contextmanager
@@ -104,6 +106,7 @@ def _refuse_other(workdir: Path, mine: Mapping[str, Any]) -> None:
     manifest.require_version(model, saved, f"--workdir={workdir}")
   written = json.loads(path.read_text())
   lines = differences(complete(written, mine), mine)
+  lines = [line for line in lines if not _WHEN.match(line)]
   moved = [line for line in lines if _WHERE.match(line)]
   lines = [line for line in lines if line not in moved]
   if moved and not lines:

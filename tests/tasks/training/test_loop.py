@@ -9,8 +9,10 @@ import pytest
 
 from perl_jax import files, metrics, sharding, steps
 from perl_jax.checkpoint import Resumed
+from perl_jax.tasks.settings.shared import Saving
 from perl_jax.tasks.training import loop
 from perl_jax.tasks.training import timing as timing_lib
+from perl_jax.tasks.training import watch as watch_lib
 
 
 class Batch(int):
@@ -44,7 +46,8 @@ class Saver:
 
   def save(self, step, state, meta, found):
     meta = json.loads(json.dumps(meta))
-    self.saved[step] = (int(state.trainable), meta, dict(found))
+    score = None if found is None else dict(found)
+    self.saved[step] = (int(state.trainable), meta, score)
 
 
 def start():
@@ -78,6 +81,10 @@ def timing_of(compiled=(), **options):
   )
 
 
+def watch_of(every_steps=0, every_seconds=0.0, **options):
+  return watch_lib.Watch(Saving(every_steps, every_seconds, 2), **options)
+
+
 @contextlib.contextmanager
 def opened(workdir, first=0):
   with metrics.Writer(workdir, total_steps=7, resume_step=first) as writer:
@@ -93,7 +100,7 @@ def run(workdir, *, resumed=None, saver=None, **changes):
       state=state, total_steps=7, batches=Batches(), update=update,
       evaluate=lambda state, step: {"validation/sum": int(state.trainable)},
       checkpointer=saver, writer=writer, resumed=resumed, eval_every=3,
-      log_every=2, must_change=True, timing=timing_of(),
+      log_every=2, must_change=True, timing=timing_of(), watch=watch_of(),
     )  # fmt: skip
     return *loop.run_loop(**arguments | changes), saver
 
