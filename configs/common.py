@@ -68,6 +68,7 @@ def data(name: str) -> ConfigDict:
       "folds": 5,
       "fold": 0,
       "limit": 0,
+      "ignore": (),
       "max_len": 512,
       "prompt_len": 384,
       "response_len": 128,

@@ -8,11 +8,18 @@ split. Prompts are sequences of messages.
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 # {"role": "system" | "user" | "assistant" | "tool", "content": str}
-Message = dict[str, str]
+# Messages may have further keys, which the chat template renders: "tool_calls",
+# "tool_call_id", "name", "reasoning_content", and on the first one "tools". An
+# assistant's message with "weight": 0 is not a target. One that says nothing
+# besides its calls has `calls_text` as content, for whoever reads texts alone.
+Message = dict[str, Any]
+# The text of a response, or a message of the assistant with such keys.
+Reply = str | Message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +46,8 @@ class Preference:
   id: str
   group: str
   prompt: tuple[Message, ...]
-  chosen: str
-  rejected: str
+  chosen: Reply
+  rejected: Reply
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +57,7 @@ class Labelled:
   id: str
   group: str
   prompt: tuple[Message, ...]
-  response: str
+  response: Reply
   label: float
 
 
@@ -85,8 +92,37 @@ class Splits:
     train: Training rows.
     validation: Validation rows; their groups are not those of `train`.
     counts: How many rows were read, repaired, dropped or irregular, by reason.
+    notes: What else to say of the rows, once, in the log.
   """
 
   train: Sequence[Record]
   validation: Sequence[Record]
   counts: dict[str, int]
+  notes: tuple[str, ...] = ()
+
+
+def reply_of(message: Message) -> Reply:
+  """Returns the text of an assistant's message, or itself if it has more."""
+  further = message.keys() - {"role", "content", "weight", "tools"}
+  if not further:
+    return message["content"]
+  return {k: v for k, v in message.items() if k not in ("weight", "tools")}
+
+
+def is_target(message: Message) -> bool:
+  """Whether a message of a dialogue to imitate is learned."""
+  return message["role"] == "assistant" and message.get("weight", 1) != 0
+
+
+def calls_text(message: Message) -> str:
+  """Returns the tool calls of a message as JSON; "" if it has none."""
+  calls = message.get("tool_calls")
+  return json.dumps(calls, ensure_ascii=False) if calls else ""
+
+
+def text_of(reply: Reply) -> str:
+  """Returns the text of a reply, with its tool calls as JSON."""
+  if isinstance(reply, str):
+    return reply
+  content, calls = reply["content"], calls_text(reply)
+  return "\n".join(filter(None, [content if content != calls else "", calls]))

@@ -94,7 +94,7 @@ def _encode_turns(
   """Yields tokens and target mask of each assistant turn by itself."""
   messages = [*row.prompt, *row.turns]
   for i in range(len(row.prompt), len(messages)):
-    if messages[i]["role"] != "assistant":
+    if not records.is_target(messages[i]):
       continue
     try:
       prompt, _ = tokenization.encode_prompt(messages[:i])

@@ -92,7 +92,7 @@ _SOURCES = {
   "jsonl": Source(
     about="your own .jsonl files",
     kinds=tuple(jsonl_rows.SHAPES),
-    options=("path", "validation_path", *_FOLDS),
+    options=("path", "validation_path", "ignore", *_FOLDS),
     checks=(),
     licence="yours",
   ),
@@ -116,6 +116,7 @@ def load(
   fold: int = 0,
   validation_path: str = "",
   limit: int = 0,
+  ignore: Collection[str] = (),
   **generator: Any,
 ) -> Splits:
   """Reads or generates the records of one kind, split by group.
@@ -134,6 +135,8 @@ def load(
       instead of a fold.
     limit: Number of training rows to keep, from the first on; 0 keeps all. The
       others are counted as `over_limit`.
+    ignore: Fields of `jsonl`, and keys of its messages, to leave out whatever
+      they mean.
     **generator: Options of `coffee_bar.rows.load`.
 
   Raises:
@@ -153,6 +156,7 @@ def load(
     raise ValueError(f"limit={limit} must be a number of rows, or 0 for all.")
   given = {
     "data_dir": data_dir, "path": path, "validation_path": validation_path,
+    "ignore": ignore,
   }  # fmt: skip
   _check_options(name, [o for o, v in given.items() if v] + list(generator))
   if name == "coffee_bar":
@@ -167,6 +171,7 @@ def load(
       seed=seed,
       folds=folds,
       fold=fold,
+      ignore=ignore,
     )
   else:
     read = _READERS[name]
@@ -236,7 +241,7 @@ def _without_rated(loaded: Splits, rated: Collection[str]) -> Splits:
   """
   train = [row for row in loaded.train if row.group not in rated]
   counts = loaded.counts | {"begin_as_rated": len(loaded.train) - len(train)}
-  return Splits(train, loaded.validation, counts)
+  return dataclasses.replace(loaded, train=train, counts=counts)
 
 
 def _limited(loaded: Splits, limit: int) -> Splits:
@@ -244,7 +249,7 @@ def _limited(loaded: Splits, limit: int) -> Splits:
   if not limit or over <= 0:
     return loaded
   counts = loaded.counts | {"over_limit": over}
-  return Splits(loaded.train[:limit], loaded.validation, counts)
+  return dataclasses.replace(loaded, train=loaded.train[:limit], counts=counts)
 
 
 # Each reader returns the records, their counts, and the groups whose folds hold

@@ -26,6 +26,10 @@ _OPTIONS = {
 }
 
 
+class NotRenderedError(ValueError):
+  """A message has a key that means something and cannot be rendered."""
+
+
 class Rendering:
   """Renders messages with the chat template of one tokenizer.
 
@@ -58,8 +62,19 @@ class Rendering:
     """Returns the messages as text, with a generation prompt if `generate`.
 
     Raises:
+      NotRenderedError: A message has a key that cannot be rendered.
       ValueError: The template refuses them.
     """
+    messages = [
+      {k: v for k, v in message.items() if k != "weight"}
+      for message in messages
+    ]
+    for message in messages:
+      for key in message.keys() - {"role", "content", "name", "tool_call_id"}:
+        raise NotRenderedError(
+          f"The chat template of {self.name} is not given the {key!r} of"
+          " messages."
+        )
     try:
       return self._render(messages, generate)
     except (ValueError, ImportError):

@@ -15,11 +15,13 @@ import os
 import pathlib
 from collections.abc import Sequence
 
+from perl_jax.data import records
 from perl_jax.data.records import Message
 from perl_jax.data.text import (
   agreement,
   files,
   padding,
+  rendering,
   shortening,
 )
 from perl_jax.data.text.encoder import Encoder
@@ -162,7 +164,10 @@ class Tokenization:
     )
 
   def encode_response(
-    self, messages: Sequence[Message], response: str, closed: bool = False
+    self,
+    messages: Sequence[Message],
+    response: records.Reply,
+    closed: bool = False,
   ) -> list[int]:
     """Encodes a response to `messages`, including the stop token.
 
@@ -180,6 +185,11 @@ class Tokenization:
       ValueError: The template would rewrite it.
     """
     del messages
+    if not isinstance(response, str):
+      raise rendering.NotRenderedError(
+        f"The chat template of {self.name} is not given the keys"
+        f" {sorted(response)} of a response."
+      )
     responses, stop = self._template.responses, self.stop_ids[0]
     if not closed:
       return [*self._encoder.response(responses.turn(response)), stop]
@@ -201,7 +211,8 @@ class Tokenization:
 
     Returns:
       Token ids and target mask, of equal length. The mask is true on the tokens
-      of each assistant message of `turns` and on the stop token after it.
+      of each assistant message of `turns` whose weight is not 0, and on the
+      stop token after it.
 
     Raises:
       UnevenError: The template renders a past assistant turn differently from
@@ -212,11 +223,14 @@ class Tokenization:
     messages = self._template.text.folded([*prompt, *turns])
     roles = tuple(message["role"] for message in messages)
     first = len(messages) - len(turns)
-    targets = [i for i in range(first, len(roles)) if roles[i] == "assistant"]
+    targets = [
+      i for i in range(first, len(roles)) if records.is_target(messages[i])
+    ]
     if not targets:
       raise ValueError(
-        "A demonstration needs an assistant message among its turns; the roles "
-        f"are {[message['role'] for message in turns]}."
+        "A demonstration needs an assistant message among its turns, without"
+        " the weight 0; the roles are"
+        f" {[message['role'] for message in turns]}."
       )
     last = targets[-1]
     filled = self._template.fill(messages[:last])

@@ -81,6 +81,7 @@ def load(data: Config, kind: str, seed: int) -> records.Splits:
     folds=data.folds,
     fold=data.fold,
     limit=data.limit,
+    ignore=data.ignore,
     **data.options.to_dict(),
   )
   with phases.phase(f"reading {kind} of {data.name}"):
@@ -120,6 +121,7 @@ def targets(
     ValueError: The source has no demonstrations, or a row is wrong.
   """
   splits = load(config.data, "demonstrations", config.seed)
+  log_notes(splits.notes)
   length = config.data.max_len
 
   def pack(rows):
@@ -170,6 +172,8 @@ def read(
   shape = batches.KINDS[kind]
   longest = config.data[shape.limit]
   splits = load(config.data, kind, config.seed)
+  if train:
+    log_notes(splits.notes)
   held_out = pick(list(splits.validation), config.eval.rows, config.seed)
   counts = dict(splits.counts)
 
@@ -213,6 +217,12 @@ def pick(rows: list[Any], count: int, seed: int) -> list[Any]:
     return rows
   chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
   return [rows[i] for i in sorted(chosen)]
+
+
+def log_notes(notes: Sequence[str]) -> None:
+  """Logs what there is to say of the rows besides their counts."""
+  for note in notes:
+    logging.info("data: %s", note)
 
 
 def log_counts(counts: dict[str, int]) -> None:

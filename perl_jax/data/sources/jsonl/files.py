@@ -16,8 +16,10 @@ whole conversation.
 
 A path is a file, or a directory of files, of a format in `formats`; `paths`
 says which files of a directory hold validation rows. The shape is that of a
-file's first row, and all rows of the file must have it: any other row is an
-error that names its line.
+file's first row. Rows of another shape and malformed rows are left out, counted
+by reason and shown; they are an error if they are most of the rows. A field
+that is null is absent. A field or a key of a message that would change the
+meaning and cannot be honoured is an error that names its line.
 
 Counts that are not 0:
 
@@ -25,6 +27,7 @@ Counts that are not 0:
   another kind, which only take part in the split.
 - equal_dropped: pairs whose replies are the same.
 - empty_dropped: rows with a reply (either, in a pair) without text.
+- unusable_dropped: rows that are malformed, or of another shape.
 - ignored_fields: rows with further fields, of the row or of a message.
 - unused_files: test files, where there are validation files as well.
 - validation_*: the same counts for the validation rows, if they are in files of
@@ -33,17 +36,20 @@ Counts that are not 0:
   sides keep them, since the user chose the split.
 """
 
+import dataclasses
 import pathlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from perl_jax.data import splits
+from perl_jax.data import splits, unusable
 from perl_jax.data.records import (
   Demonstration,
   Prompt,
   Record,
   Splits,
+  reply_of,
+  text_of,
 )
 from perl_jax.data.sources.jsonl import formats, paths
 from perl_jax.data.sources.jsonl import rows as jsonl_rows
@@ -58,6 +64,7 @@ def load(
   seed: int = 0,
   folds: int = 5,
   fold: int = 0,
+  ignore: Collection[str] = (),
 ) -> Splits:
   """Reads the rows of one kind, split by the first user turn.
 
@@ -74,11 +81,13 @@ def load(
     seed: Seed of the folds.
     folds: Number of folds.
     fold: The validation fold, 0 to `folds - 1`.
+    ignore: Fields, and keys of messages, to leave out whatever they mean.
 
   Raises:
     FileNotFoundError: A path does not exist, or a directory has no such files.
-    ValueError: A row is malformed (names file, line, field and what was found),
-      no file has rows of the kind, or they cannot be split.
+    ValueError: Most rows are malformed (names file, line, field and what was
+      found), one has a field that cannot be honoured, no file has rows of the
+      kind, or they cannot be split.
   """
   if kind not in jsonl_rows.SHAPES:
     kinds = listed(jsonl_rows.SHAPES)
@@ -86,7 +95,7 @@ def load(
   counts: Counter[str] = Counter()
   parts = paths.find_files(path)
   counts += Counter(unused_files=len(parts.unused))
-  rows, groups = _read(path, parts.train, kind, counts)
+  rows, groups, notes = _read(path, parts.train, kind, counts, ignore)
   held_out = parts.validation
   if validation_path:
     found = paths.find_files(validation_path)
@@ -94,19 +103,26 @@ def load(
   tally: Counter[str] = Counter()
   # In a directory of several stages, one may be divided by the names of files
   # while another is not: the fold is for that one.
-  validation, others = _read(
-    validation_path or path, held_out, kind, tally, bool(validation_path)
+  validation, others, more = _read(
+    validation_path or path,
+    held_out,
+    kind,
+    tally,
+    ignore,
+    bool(validation_path),
   )
   if validation:
     shared = len(set(groups) & set(others))
     counts.update({f"validation_{name}": n for name, n in tally.items()})
     counts += Counter(shared_groups=shared)
-    return Splits(rows, validation, dict(counts))
+    notes += [note for note in more if note not in notes]
+    return Splits(rows, validation, dict(counts), tuple(notes))
   try:
     assigned = splits.assign_folds(groups, folds=folds, seed=seed)
-    return splits.split_records(
+    found = splits.split_records(
       rows, folds=folds, fold=fold, seed=seed, counts=counts, assigned=assigned
     )
+    return dataclasses.replace(found, notes=tuple(notes))
   except ValueError as error:
     raise ValueError(
       f"{path}: {error} Or name a file of its own in `validation_path`."
@@ -118,8 +134,9 @@ def _read(
   files: Sequence[pathlib.Path],
   kind: str,
   counts: Counter[str],
+  ignore: Collection[str],
   required: bool = True,
-) -> tuple[list[Record], list[str]]:
+) -> tuple[list[Record], list[str], list[str]]:
   """Returns the records of `kind` in files, and the groups of all their rows.
 
   Args:
@@ -127,19 +144,27 @@ def _read(
     files: The files.
     kind: The kind of record.
     counts: What is counted; updated in place.
+    ignore: Fields and keys to leave out.
     required: Whether it is an error that no file has such records.
+
+  Returns:
+    The records, the groups of all rows, and what to say in the log.
   """
   records, groups, others = [], [], []
+  ignored: Counter[str] = Counter()
+  bad = unusable.Unusable()
   for file in files:
     counts["files"] += 1
-    tally: Counter[str] = Counter()
-    shape, rows = _read_file(file, tally)
-    groups += [record.group for record, _ in rows]
+    read = _File(file, kind, ignore)
+    shape = read.shape
+    groups += [record.group for record, _ in read.rows]
     if kind in (shape, "prompts"):  # every record has a prompt
-      counts += tally
+      counts += read.counts
+      ignored += read.ignored
+      bad.merge(read.unusable)
       records += [
         _prompt_of(record, fields) if kind == "prompts" else record
-        for record, fields in rows
+        for record, fields in read.rows
       ]
     else:
       others.append(
@@ -147,7 +172,7 @@ def _read(
       )
       counts["files_of_other_kinds"] += 1
   if not counts["rows"] and not required:
-    return [], []
+    return [], [], []
   if not counts["rows"]:
     fields = [
       shape.fields
@@ -158,44 +183,93 @@ def _read(
       f"No {kind} can be made of {'; '.join(others)}. The fields for {kind}"
       f" are {' or '.join(fields)}."
     )
+  bad.check(counts["rows"], f"rows of {path}")
   if not records:
     raise ValueError(
       f"{path}: none of the {counts['rows']} rows is left:"
       f" {counts['equal_dropped']} have equal replies,"
       f" {counts['empty_dropped']} an empty one."
     )
-  return records, groups
+  notes = bad.notes()
+  if ignored:
+    shares = unusable.shares(ignored.items(), counts["rows"])
+    notes.append(f"{path}: fields that are not read: {shares}")
+  return records, groups, notes
 
 
-def _read_file(
-  file: pathlib.Path, counts: Counter[str]
-) -> tuple[str, list[tuple[Record, dict[str, Any]]]]:
-  """Returns the shape of a file, and its records with the fields of their rows.
+class _File:
+  """The rows of one file.
 
-  Rows that are dropped are only counted.
+  Attributes:
+    shape: The shape of the first row.
+    rows: The records, with the fields of their rows.
+    counts: How many rows were read and dropped.
+    ignored: How many rows have each of the fields that are not read.
+    unusable: The rows that cannot be used.
   """
-  shape, rows = "", []
-  for where, fields in formats.rows(file):
-    this = jsonl_rows.shape_of(fields, where)
-    shape = shape or this
-    if this != shape:
-      raise ValueError(
+
+  def __init__(
+    self, file: pathlib.Path, kind: str, ignore: Collection[str]
+  ) -> None:
+    """Reads them.
+
+    Raises:
+      ValueError: No row can be used, or there is none.
+    """
+    self.shape = ""
+    self.rows: list[tuple[Record, dict[str, Any]]] = []
+    self.counts: Counter[str] = Counter()
+    self.ignored: Counter[str] = Counter()
+    self.unusable = unusable.Unusable()
+    for where, fields in formats.rows(file):
+      self.counts["rows"] += 1
+      try:
+        self._add(where, fields, kind, ignore)
+      except unusable.UnusableError as error:
+        self.counts["unusable_dropped"] += 1
+        self.unusable.add(str(error), error.reason)
+    if not self.counts["rows"]:
+      raise ValueError(f"{file} is empty: it has no row to learn from.")
+    if self.counts["unusable_dropped"] == self.counts["rows"]:
+      self.unusable.check(self.counts["rows"], f"rows of {file}")
+
+  def _add(
+    self,
+    where: str,
+    fields: dict[str, Any],
+    kind: str,
+    ignore: Collection[str],
+  ) -> None:
+    """Adds the record of a row, or counts why there is none."""
+    shape = jsonl_rows.shape_of(fields, where)
+    self.shape = self.shape or shape
+    if shape != self.shape:
+      raise unusable.UnusableError(
         f"{where}: this row has {listed(fields)}, which makes it one"
-        f" of {this}, but the file began with {shape}"
-        f" ({jsonl_rows.SHAPES[shape].fields}). Put them into files of their"
-        " own."
+        f" of {shape}, but the file began with {self.shape}"
+        f" ({jsonl_rows.SHAPES[self.shape].fields}). Put them into files of"
+        " their own.",
+        f"which are not {self.shape} as the first row",
       )
-    record, ignored = jsonl_rows.parse(fields, where, shape)
-    counts["rows"] += 1
-    counts["ignored_fields"] += ignored
-    dropped = jsonl_rows.why_dropped(record, shape)
+    record, ignored = jsonl_rows.parse(
+      fields, where, shape, ignore, check=kind != "prompts"
+    )
+    self.counts["ignored_fields"] += bool(ignored)
+    self.ignored.update(ignored)
+    dropped = _why_dropped(record, shape)
     if dropped:
-      counts[dropped] += 1
+      self.counts[dropped] += 1
     else:
-      rows.append((record, fields))
-  if not shape:
-    raise ValueError(f"{file} is empty: it has no row to learn from.")
-  return shape, rows
+      self.rows.append((record, fields))
+
+
+def _why_dropped(record: Record, shape: str) -> str:
+  """Returns why a record is dropped, as the name of a count; "" to keep it."""
+  replies = jsonl_rows.SHAPES[shape].replies(record)
+  texts = [text_of(reply).strip() for reply in replies]
+  if not all(texts):
+    return "empty_dropped"
+  return "equal_dropped" if len(set(texts)) < len(texts) else ""
 
 
 def _prompt_of(record: Record, fields: dict[str, Any]) -> Prompt:
@@ -203,5 +277,8 @@ def _prompt_of(record: Record, fields: dict[str, Any]) -> Prompt:
   prompt, reference = record.prompt, None
   if isinstance(record, Demonstration):
     *before, last = record.prompt + record.turns
-    prompt, reference = tuple(before), last["content"]
+    reply = reply_of(last)
+    prompt, reference = tuple(before), None
+    if isinstance(reply, str):
+      reference = reply
   return Prompt(record.id, record.group, prompt, reference, fields)

@@ -5,29 +5,36 @@ it.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
+from perl_jax.data import records
 from perl_jax.data.records import Message
+from perl_jax.data.sources.jsonl import keys
+from perl_jax.data.unusable import UnusableError
 
 ROLES = ("system", "user", "assistant", "tool")
+# Another name of a role, as OpenAI's tools had it before they had types.
+_SAME = {"function": "tool"}
 
 
 def read(
-  value: Any, field: str, where: str
-) -> tuple[tuple[Message, ...], bool]:
+  value: Any, field: str, where: str, ignore: Collection[str] = ()
+) -> tuple[tuple[Message, ...], set[str]]:
   """Checks a list of role/content messages.
 
   Args:
     value: What the row has.
     field: Name of the field that it is in, for errors.
     where: File and line, for errors.
+    ignore: Keys to leave out whatever they mean.
 
   Returns:
-    The messages, and whether one of them has further keys, which are left out.
+    The messages, and the names of their further keys, which are left out.
 
   Raises:
-    ValueError: It is no list of messages, or a message is malformed.
+    UnusableError: It is no list of messages, or a message is malformed.
+    ValueError: A message has a key that may not be left out.
   """
   if not isinstance(value, list) or not value:
     raise error(
@@ -35,7 +42,9 @@ def read(
       field,
       f"must be a list of {{'role', 'content'}} messages, but is"
       f" {found(value)}.",
+      "which have no list of messages",
     )
+  messages, ignored = [], set()
   for number, message in enumerate(value):
     name = f"{field}[{number}]"
     if not isinstance(message, dict):
@@ -43,27 +52,74 @@ def read(
         where,
         name,
         f"must be a {{'role', 'content'}} object, not {found(message)}.",
+        "in which a message is no object",
       )
-    for key in ("role", "content"):
-      if not isinstance(message.get(key), str):
-        raise error(
-          where,
-          name,
-          f"{key!r} must be text, but is {found(message.get(key))}.",
-        )
-    if message["role"] not in ROLES:
-      raise error(
-        where,
-        name,
-        f"unknown role {message['role']!r}: it is one of {listed(ROLES)}.",
-      )
-  messages = tuple({"role": m["role"], "content": m["content"]} for m in value)
-  return messages, any(len(message) > 2 for message in value)
+    left_out = {key for key in message if key in ignore}
+    message = {k: v for k, v in message.items() if k not in left_out}
+    kept, others = _message(message, name, where)
+    messages.append(kept)
+    ignored |= left_out | others
+  return tuple(messages), ignored
 
 
-def error(where: str, field: str, problem: str) -> ValueError:
-  """Returns the error that a field of a line has a problem."""
-  return ValueError(f"{where}: field {field!r}: {problem}")
+def _message(
+  message: dict[str, Any], name: str, where: str
+) -> tuple[Message, set[str]]:
+  """Checks one message; see `read`."""
+
+  def refused(key: str, problem: str) -> ValueError:
+    return ValueError(f"{where}: field {name + '.' + key!r}: {problem}")
+
+  role = message.get("role")
+  if not isinstance(role, str):
+    raise error(
+      where,
+      name,
+      f"'role' must be text, but is {found(role)}.",
+      "in which a message has no role",
+    )
+  role = _SAME.get(role, role)
+  if role not in ROLES:
+    raise error(
+      where,
+      name,
+      f"unknown role {role!r}: it is one of {listed(ROLES)}.",
+      "in which a message has an unknown role",
+    )
+  further, ignored = keys.of_message(message, refused)
+  content = keys.text_of(message.get("content"), refused)
+  if content in (None, "") and "tool_calls" in further:
+    content = records.calls_text(further)
+  if content is None and role == "tool":
+    content = ""  # It returned nothing.
+  if not isinstance(content, str):
+    raise error(
+      where,
+      name,
+      f"'content' must be text, but is {found(content)}.",
+      "in which a content is not text",
+    )
+  if role == "user" and not content.strip():
+    raise error(
+      where, name, "the user says nothing.", "in which the user says nothing"
+    )
+  return {"role": role, "content": content, **further}, ignored
+
+
+def error(
+  where: str, field: str, problem: str, reason: str = ""
+) -> UnusableError:
+  """Returns the error that a field of a line has a problem.
+
+  Args:
+    where: File and line.
+    field: Name of the field.
+    problem: What is wrong, and the way out.
+    reason: See `UnusableError`; by default, that the field is wrong.
+  """
+  return UnusableError(
+    f"{where}: field {field!r}: {problem}", reason or f"by their {field!r}"
+  )
 
 
 def found(value: Any) -> str:

@@ -1,12 +1,11 @@
 """Turns one row of a user's file into a record.
 
-`SHAPES` has an entry for every kind of row; `files` describes them and reads
-the files. Every error here names the line, the field, the value found there and
-how to repair it.
+`SHAPES` has an entry for every kind of row; `files` describes them. Every error
+names the line, the field, the value found there and how to repair it.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from perl_jax import names
@@ -18,9 +17,13 @@ from perl_jax.data.records import (
   Preference,
   Prompt,
   Record,
+  Reply,
+  reply_of,
 )
+from perl_jax.data.sources.jsonl import context
 from perl_jax.data.sources.jsonl import messages as messages_lib
 from perl_jax.data.sources.jsonl.messages import found, listed
+from perl_jax.data.unusable import UnusableError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,50 +35,65 @@ class Shape:
     marks: Fields by which the shape is recognised. A row with marks of several
       shapes has the one that comes first in `SHAPES`.
     record: Function that makes the record of a row.
-    replies: Function that returns the texts of a record that must be neither
+    replies: Function that returns the replies of a record that must be neither
       empty nor equal.
   """
 
   fields: str
   marks: tuple[str, ...]
   record: Callable[["_Row"], Record]
-  replies: Callable[[Any], tuple[str, ...]]
+  replies: Callable[[Any], tuple[Reply, ...]]
 
 
 class _Row:
   """Reads the fields of one row; every error names the line and the field."""
 
-  def __init__(self, fields: Mapping[str, Any], where: str):
-    self._fields = fields
+  def __init__(
+    self, fields: Mapping[str, Any], where: str, ignore: Collection[str] = ()
+  ):
+    self._fields = {
+      name: value
+      for name, value in fields.items()
+      if value is not None and name not in ignore
+    }
     self._where = where
+    self._ignore = ignore
     self._used: set[str] = set()
-    self._further_keys = False
+    self._further = {n for n in fields if n in ignore}
 
   def preference(self) -> Preference:
     prompt, chosen, rejected = self.pair()
+    prompt = self.in_context(prompt)
     group = self.group(prompt)
     return Preference(self._where, group, prompt, chosen, rejected)
 
   def labelled(self) -> Labelled:
-    messages = self.conversation()
+    messages = self.in_context(self.conversation())
     *before, last = messages
     group = self.group(messages)
     return Labelled(
-      self._where, group, tuple(before), last["content"], self.label()
+      self._where, group, tuple(before), reply_of(last), self.label()
     )
 
   def demonstration(self) -> Demonstration:
-    messages = self.conversation()
+    messages = self.in_context(self.conversation())
     given = self.given(messages)
+    context.check_targets(messages[given:], self._where)
     group = self.group(messages)
     return Demonstration(self._where, group, messages[:given], messages[given:])
 
   def prompt_only(self) -> Prompt:
-    prompt = self.prompt()
+    prompt = self.in_context(self.prompt())
     return Prompt(self._where, self.group(prompt), prompt, None)
 
-  def error(self, field: str, problem: str) -> ValueError:
-    return messages_lib.error(self._where, field, problem)
+  def error(self, field: str, problem: str, reason: str = "") -> ValueError:
+    return messages_lib.error(self._where, field, problem, reason)
+
+  def in_context(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Returns messages with the row's system message and tools."""
+    messages, used = context.added(messages, self._fields, self._where)
+    self._used |= used
+    return messages
 
   def get(self, field: str) -> Any:
     if field not in self._fields:
@@ -89,8 +107,16 @@ class _Row:
     self._used.add(field)
     return self._fields[field]
 
-  def ignored(self) -> bool:
-    return self._further_keys or not self._fields.keys() <= self._used
+  def ignored(self, check: bool) -> set[str]:
+    """Returns the names of the fields and keys that are left out.
+
+    Args:
+      check: Whether one that would change the meaning is an error.
+    """
+    others = self._fields.keys() - self._used
+    for name in others if check else ():
+      context.check_ignored(name, self._fields[name], self._where)
+    return self._further | others
 
   def group(self, messages: Sequence[Message]) -> str:
     """Returns the key of the first user turn, or of the first text."""
@@ -101,15 +127,21 @@ class _Row:
 
   def messages(self, field: str, value: Any) -> tuple[Message, ...]:
     """Checks a list of role/content messages, and returns it."""
-    messages, further = messages_lib.read(value, field, self._where)
-    self._further_keys |= further
+    messages, further = messages_lib.read(
+      value, field, self._where, self._ignore
+    )
+    self._further |= {f"{field}.{key}" for key in further}
     return messages
 
   def prompt(self) -> tuple[Message, ...]:
     value = self.get("prompt")
     if isinstance(value, str):
       if not value.strip():
-        raise self.error("prompt", "is empty: there is nothing to answer.")
+        raise self.error(
+          "prompt",
+          "is empty: there is nothing to answer.",
+          "in which the user says nothing",
+        )
       return ({"role": "user", "content": value},)
     if not isinstance(value, list):
       raise self.error(
@@ -130,7 +162,11 @@ class _Row:
       messages = self.messages("messages", self.get("messages"))
       self._check_last("messages", messages)
       if len(messages) < 2:
-        raise self.error("messages", "has an answer, but nothing before it.")
+        raise self.error(
+          "messages",
+          "has an answer, but nothing before it.",
+          "in which nothing is before the answer",
+        )
       return messages
     if "response" in self._fields and "completion" in self._fields:
       raise self.error(
@@ -157,7 +193,7 @@ class _Row:
       )
     return float(value)
 
-  def pair(self) -> tuple[tuple[Message, ...], str, str]:
+  def pair(self) -> tuple[tuple[Message, ...], Reply, Reply]:
     """Returns prompt, chosen and rejected."""
     values = {name: self.get(name) for name in ("chosen", "rejected")}
     texts = [isinstance(value, str) for value in values.values()]
@@ -172,7 +208,7 @@ class _Row:
     else:
       prompt = self._shared_prompt(values)
     chosen, rejected = (
-      self._reply(name, value, prompt)["content"]
+      reply_of(self._reply(name, value, prompt))
       for name, value in values.items()
     )
     return prompt, chosen, rejected
@@ -191,6 +227,7 @@ class _Row:
         "prompt",
         "missing, and `chosen` and `rejected` do not begin with the same"
         " message: give the prompt, or whole conversations.",
+        "whose `chosen` and `rejected` share no prompt",
       )
     return chosen[:shared]
 
@@ -211,6 +248,7 @@ class _Row:
         field,
         f"has {len(messages)} messages that are not the prompt"
         f" ({len(prompt)} messages) and one answer.",
+        "whose replies do not both follow the prompt",
       )
     return messages[-1]
 
@@ -220,6 +258,7 @@ class _Row:
         field,
         f"the last message is of the {messages[-1]['role']}, but must be the"
         " assistant's answer. Add it, or give what is before as `prompt`.",
+        "which do not end with an answer",
       )
 
 
@@ -241,7 +280,7 @@ SHAPES = {
     fields="prompt/response or messages",
     marks=("response", "completion", "messages"),
     record=_Row.demonstration,
-    replies=lambda record: (record.turns[-1]["content"],),
+    replies=lambda record: (reply_of(record.turns[-1]),),
   ),
   "prompts": Shape(
     fields="prompt",
@@ -256,10 +295,11 @@ def shape_of(fields: Mapping[str, Any], where: str) -> str:
   """Returns the shape of a row, a key of `SHAPES`, by its fields.
 
   Raises:
-    ValueError: The row has no field of any shape.
+    UnusableError: The row has no field of any shape.
   """
+  given = {name for name, value in fields.items() if value is not None}
   for name, shape in SHAPES.items():
-    if not fields.keys().isdisjoint(shape.marks):
+    if not given.isdisjoint(shape.marks):
       return name
   marks = [mark for shape in SHAPES.values() for mark in shape.marks]
   near = [
@@ -267,42 +307,41 @@ def shape_of(fields: Mapping[str, Any], where: str) -> str:
     for name in fields
     if (match := names.nearest(name, marks))
   ]
-  raise ValueError(
+  raise UnusableError(
     f"{where}: no field to learn from: it has {listed(fields)}. The shapes are"
-    f" {_all_shapes()}." + (f" Is {' and '.join(near)} a slip?" if near else "")
+    f" {_all_shapes()}."
+    + (f" Is {' and '.join(near)} a slip?" if near else ""),
+    "which have no field to learn from",
   )
 
 
 def parse(
-  fields: Mapping[str, Any], where: str, shape: str
-) -> tuple[Record, bool]:
+  fields: Mapping[str, Any],
+  where: str,
+  shape: str,
+  ignore: Collection[str] = (),
+  check: bool = True,
+) -> tuple[Record, set[str]]:
   """Turns a row into the record of its shape.
 
   Args:
-    fields: The row.
+    fields: The row. A field that is null is absent.
     where: File and line, which become the id and are named in errors.
     shape: A key of `SHAPES`.
+    ignore: Fields and keys of messages to leave out whatever they mean.
+    check: Whether the fields that are left out are checked; they are not where
+      a reward function is given the whole row.
 
   Returns:
-    The record, and whether the row or a message of it has further fields.
+    The record, and the names of the further fields and keys of messages.
 
   Raises:
-    ValueError: A field is missing or has a wrong value.
+    UnusableError: A field is missing or has a wrong value.
+    ValueError: A field or key would change the meaning if it were left out.
   """
-  row = _Row(fields, where)
+  row = _Row(fields, where, ignore)
   record = SHAPES[shape].record(row)
-  return record, row.ignored()
-
-
-def why_dropped(record: Record, shape: str) -> str:
-  """Returns why a record is dropped, as the name of a count; "" to keep it.
-
-  The reasons are "empty_dropped" and "equal_dropped".
-  """
-  replies = SHAPES[shape].replies(record)
-  if not all(reply.strip() for reply in replies):
-    return "empty_dropped"
-  return "equal_dropped" if len(set(replies)) < len(replies) else ""
+  return record, row.ignored(check)
 
 
 def _all_shapes() -> str:

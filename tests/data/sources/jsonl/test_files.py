@@ -99,7 +99,7 @@ class TestCounts:
     [
       {"prompt": "a", "response": "b", "id": 7},
       {"prompt": "a", "messages": [cases.QUESTION, assistant("b")]},
-      {"messages": [cases.QUESTION | {"name": "Ann"}, assistant("b")]},
+      {"messages": [cases.QUESTION | {"date": "1 May"}, assistant("b")]},
     ],
   )
   def test_fields_that_are_not_used_are_counted(self, write, row):
@@ -159,7 +159,8 @@ class TestErrors:
       files.load(str(path), "prompts")
 
   def test_shape_changes_within_a_file(self, write):
-    path = write(cases.GOOD["demonstrations"], cases.GOOD["preferences"])
+    other = cases.GOOD["preferences"]
+    path = write(cases.GOOD["demonstrations"], other, other)
     with pytest.raises(ValueError, match=r":2: .*preferences.* demonstrations"):
       files.load(path, "demonstrations")
 

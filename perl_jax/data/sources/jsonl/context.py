@@ -1,0 +1,93 @@
+"""What a row says around its messages: system message, tools, weights."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from perl_jax.data import records
+from perl_jax.data.records import Message
+from perl_jax.data.sources.jsonl import keys, messages
+
+
+def added(
+  talk: tuple[Message, ...], fields: Mapping[str, Any], where: str
+) -> tuple[tuple[Message, ...], set[str]]:
+  """Adds the system message and the tools that are columns of a row.
+
+  Args:
+    talk: Messages of the row.
+    fields: Its columns.
+    where: File and line, for errors.
+
+  Returns:
+    The messages, of which the first has the tools as a key; and the names of
+    the columns.
+
+  Raises:
+    UnusableError: A system message is no text, or there are two.
+    ValueError: The tools are no list of objects.
+  """
+  used = set()
+  for name in keys.SYSTEM:
+    text = fields.get(name)
+    if name in fields:
+      used.add(name)
+    if keys.is_absent(text):
+      continue
+    if not isinstance(text, str):
+      raise messages.error(
+        where, name, f"must be text, but is {messages.found(text)}."
+      )
+    if talk[0]["role"] != "system":
+      talk = ({"role": "system", "content": text}, *talk)
+    elif talk[0]["content"] != text:
+      raise messages.error(
+        where,
+        name,
+        "is another system message than the one of the messages.",
+        "which have two system messages",
+      )
+  tools, columns = keys.tools_of(fields, _refusal(where))
+  if tools:
+    talk = ({**talk[0], "tools": tools}, *talk[1:])
+  return talk, used | columns
+
+
+def check_targets(turns: Sequence[Message], where: str) -> None:
+  """Checks that not all answers are masked, and that no earlier one is empty.
+
+  Raises:
+    UnusableError: They are, or one is.
+  """
+  answers = [turn for turn in turns if turn["role"] == "assistant"]
+  if not any(map(records.is_target, answers)):
+    raise messages.error(
+      where,
+      "messages",
+      "the weight of every answer is 0, so there is nothing to learn.",
+      "in which every answer has the weight 0",
+    )
+  for answer in answers[:-1]:
+    if not records.text_of(records.reply_of(answer)).strip():
+      raise messages.error(
+        where,
+        "messages",
+        "has an answer without text before the last one.",
+        "in which an answer before the last is empty",
+      )
+
+
+def check_ignored(name: str, value: Any, where: str) -> None:
+  """Refuses a column that may not be left out.
+
+  Raises:
+    ValueError: It would change what the row means.
+  """
+  if name != "weight" or value != 1:
+    keys.check_ignored(name, value, _refusal(where))
+
+
+def _refusal(where: str) -> keys.Complain:
+  def refusal(field: str, problem: str) -> ValueError:
+    return ValueError(f"{where}: field {field!r}: {problem}")
+
+  return refusal

@@ -1,0 +1,201 @@
+"""What the keys of rows and messages mean, and which may be left out.
+
+A key is rendered by the chat template, masks a message, is refused by name
+since it would change what a row means, or is ignored and listed in the log.
+"""
+
+import difflib
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from perl_jax.data.records import Message
+
+# Keys of a message that chat templates render.
+RENDERED = (
+  "tool_calls",
+  "tool_call_id",
+  "name",
+  "reasoning_content",
+  "reasoning",
+  "thinking",
+)
+# Keys of a message that say whether it is a target: 0 or false masks it.
+WEIGHTS = ("weight", "train", "training", "trainable", "loss")
+# Older names, before tools had other types than functions.
+_OLD_CALL, _OLD_TOOLS = "function_call", "functions"
+# Columns with the system message of a row.
+SYSTEM = ("system", "system_prompt", "system_message")
+# Keys that would change what is learned, and that cannot be honoured.
+_REFUSED = {
+  "audio", "audios", "chat_template", "chat_template_kwargs", "documents",
+  "history", "image", "image_url", "images", "input_audio", "loss_mask",
+  "refusal", "sample_weight", "train_detail", "training_detail", "video",
+  "videos",
+}  # fmt: skip
+_MEANT = {*RENDERED[:2], *WEIGHTS[:3], *SYSTEM, *_REFUSED, "tools"}
+
+# Makes an error of the name of a field and what is wrong with it.
+Complain = Callable[[str, str], ValueError]
+
+
+def is_absent(value: Any) -> bool:
+  """Whether a value is what writers of mixed tables leave: null or empty."""
+  return value is None or value in ("", [], {})
+
+
+def of_message(
+  message: Mapping[str, Any], complain: Complain
+) -> tuple[Message, set[str]]:
+  """Returns the keys of a message besides role and content.
+
+  Args:
+    message: A message.
+    complain: Makes an error about a key.
+
+  Returns:
+    The keys that are rendered, with `weight` if it is 0; and the names of keys
+    that are left out.
+
+  Raises:
+    ValueError: A key would change the meaning and cannot be honoured.
+  """
+  kept: Message = {}
+  ignored = set()
+  for key, value in message.items():
+    if key in ("role", "content") or is_absent(value):
+      continue
+    if key in WEIGHTS:
+      if value not in (0, 1):
+        raise complain(
+          key,
+          f"must be 0 or 1, since a message is a target or is not, but is"
+          f" {json.dumps(value)}.",
+        )
+      if not value:
+        kept["weight"] = 0
+    elif key == "tool_calls":
+      kept[key] = _calls(value, complain)
+    elif key == _OLD_CALL:
+      kept["tool_calls"] = _calls(
+        [{"type": "function", "function": value}], complain
+      )
+    elif key in RENDERED:
+      kept[key] = value
+    else:
+      check_ignored(key, value, complain)
+      ignored.add(key)
+  return kept, ignored
+
+
+def tools_of(
+  fields: Mapping[str, Any], complain: Complain
+) -> tuple[list[dict[str, Any]], set[str]]:
+  """Returns the tools of a row, and the names of the columns they are in.
+
+  Raises:
+    ValueError: They are no list of objects.
+  """
+  for key in ("tools", _OLD_TOOLS):
+    value = _parsed(fields.get(key))
+    if is_absent(value):
+      continue
+    if not _is_list_of_objects(value):
+      raise complain(key, "must be a list of objects that describe functions.")
+    tools = [_without_nulls(tool) for tool in value]
+    if key == _OLD_TOOLS:
+      tools = [{"type": "function", "function": tool} for tool in tools]
+    return tools, {key}
+  return [], set()
+
+
+def check_ignored(key: str, value: Any, complain: Complain) -> None:
+  """Refuses a key that may not be left out.
+
+  Raises:
+    ValueError: It would change the meaning, or is a slip for one that would.
+  """
+  if is_absent(value):
+    return
+  way_out = (
+    "Remove it, or leave it out on purpose with"
+    f" --config.data.ignore=\"('{key}',)\"."
+  )
+  if key in _REFUSED or key in ("weight", "tools"):
+    raise complain(
+      key, f"changes what the row means and cannot be honoured. {way_out}"
+    )
+  near = difflib.get_close_matches(key, _MEANT, n=1, cutoff=0.8)
+  if near:
+    raise complain(
+      key, f"is not a key that is read. Is {near[0]!r} meant? {way_out}"
+    )
+
+
+def text_of(content: Any, complain: Complain) -> Any:
+  """Returns the text of a content that is a list of texts, or the content.
+
+  Raises:
+    ValueError: A part is not text, such as an image.
+  """
+  if not isinstance(content, list):
+    return content
+  for part in content:
+    kind = part.get("type", "text") if isinstance(part, dict) else None
+    if kind != "text" or not isinstance(part.get("text"), str):
+      raise complain(
+        "content", f"has a part that is not text ({kind}), which cannot be read"
+      )
+  return "".join(part["text"] for part in content)
+
+
+def _calls(value: Any, complain: Complain) -> list[dict[str, Any]]:
+  """Returns tool calls whose arguments are objects.
+
+  OpenAI writes the arguments as JSON text. Templates expect objects, and so do
+  the servers that render them for the model later.
+  """
+  value = _parsed(value)
+  if not _is_list_of_objects(value):
+    raise complain("tool_calls", "must be a list of objects, each one call.")
+  calls = []
+  for call in map(_without_nulls, value):
+    function = call.get("function", call)
+    if not isinstance(function, dict) or not isinstance(
+      function.get("name"), str
+    ):
+      raise complain(
+        "tool_calls",
+        "must have the name of a function in each call, under `function` or by"
+        " itself.",
+      )
+    arguments = _parsed(function.get("arguments"))
+    if isinstance(arguments, dict):
+      function = {**function, "arguments": arguments}
+    calls.append(
+      {**call, "function": function} if "function" in call else function
+    )
+  return calls
+
+
+def _is_list_of_objects(value: Any) -> bool:
+  return isinstance(value, list) and all(isinstance(v, dict) for v in value)
+
+
+def _parsed(value: Any) -> Any:
+  """Returns what a JSON text holds, or the value as it is."""
+  if not isinstance(value, str):
+    return value
+  try:
+    return json.loads(value)
+  except (ValueError, RecursionError):
+    return value
+
+
+def _without_nulls(value: Any) -> Any:
+  """Returns a value without the nulls in it, which tables of objects leave."""
+  if isinstance(value, dict):
+    return {k: _without_nulls(v) for k, v in value.items() if v is not None}
+  if isinstance(value, list):
+    return [_without_nulls(v) for v in value]
+  return value

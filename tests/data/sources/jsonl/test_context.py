@@ -1,0 +1,148 @@
+"""System messages and tools that are columns; rows that cannot be used."""
+
+import pytest
+
+from perl_jax.data.sources.jsonl import files
+from tests.data.sources.jsonl import cases
+from tests.data.text.messages import assistant, system, user
+
+FRENCH = system("Answer in French.")
+TOOLS = [{"type": "function", "function": {"name": "look"}}]
+ROWS = {
+  "preferences": {"prompt": "Hi", "chosen": "Salut", "rejected": "Hello"},
+  "demonstrations": {"messages": [user("Hi"), assistant("Salut")]},
+  "labelled": {"prompt": "Hi", "response": "Salut", "label": 1},
+  "prompts": {"prompt": "Hi"},
+}
+
+
+@pytest.mark.parametrize("kind", ROWS)
+@pytest.mark.parametrize("column", ["system", "system_prompt"])
+def test_a_system_column_is_the_first_message(write, kind, column):
+  path = write({column: "Answer in French.", **ROWS[kind]})
+  (row,) = cases.read(path, kind)
+  assert row.prompt == (FRENCH, user("Hi"))
+  assert row.group == "hi"
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_an_empty_system_column_is_absent(write, value):
+  path = write({"system": value, **ROWS["demonstrations"]})
+  (row,) = cases.read(path, "demonstrations")
+  assert row.prompt == (user("Hi"),)
+
+
+def test_a_system_column_that_the_messages_repeat(write):
+  talk = [FRENCH, user("Hi"), assistant("Salut")]
+  path = write({"system": FRENCH["content"], "messages": talk})
+  (row,) = cases.read(path, "demonstrations")
+  assert row.prompt == (FRENCH, user("Hi"))
+  path = write({"system": "Be brief.", "messages": talk})
+  with pytest.raises(ValueError, match=r":1: field 'system'.* another"):
+    cases.read(path, "demonstrations")
+
+
+@pytest.mark.parametrize("kind", ROWS)
+@pytest.mark.parametrize(
+  ("column", "value"),
+  [
+    ("tools", TOOLS),
+    ("tools", '[{"type": "function", "function": {"name": "look"}}]'),
+    ("functions", [{"name": "look", "description": None}]),
+  ],
+)
+def test_tools_are_a_key_of_the_first_message(write, kind, column, value):
+  path = write({column: value, **ROWS[kind]})
+  (row,) = cases.read(path, kind)
+  assert row.prompt == ({**user("Hi"), "tools": TOOLS},)
+  assert files.load(path, kind, validation_path=path).notes == ()
+
+
+@pytest.mark.parametrize(
+  ("more", "why"),
+  [
+    ({"images": ["a.png"]}, "field 'images': changes what the row means"),
+    ({"weight": 0.5}, "field 'weight': changes what the row means"),
+    ({"tool": "x"}, "Is 'tools' meant"),
+    ({"tools": "look"}, "field 'tools': must be a list of objects"),
+  ],
+)
+def test_a_column_that_would_change_the_meaning_is_refused(write, more, why):
+  good = list(cases.many("demonstrations"))
+  path = write(*good, {**ROWS["demonstrations"], **more})
+  with pytest.raises(ValueError, match=rf"rows\.jsonl:21: .*{why}"):
+    files.load(path, "demonstrations")
+  # The way out that the error names.
+  found = files.load(path, "demonstrations", ignore=tuple(more))
+  assert found.counts["ignored_fields"] == 1
+  # A reward function is given the whole row.
+  if "tools" not in more:
+    assert files.load(path, "prompts").counts["rows"] == 21
+
+
+@pytest.mark.parametrize("value", [None, [], "", {}])
+def test_an_empty_column_means_nothing(write, value):
+  path = write({**ROWS["demonstrations"], "images": value, "tools": value})
+  assert len(cases.read(path, "demonstrations")) == 1
+
+
+def test_columns_that_are_left_out_are_named_with_their_share(write):
+  rows = list(cases.many("demonstrations"))
+  path = write(*rows[:10], *({**row, "id": 7} for row in rows[10:]))
+  found = files.load(path, "demonstrations")
+  assert found.notes == (
+    f"{path}: fields that are not read: id (50 % of rows)",
+  )
+
+
+@pytest.mark.parametrize(
+  ("row", "kind"),
+  [
+    (
+      {"prompt": "q", "response": "a", "chosen": None, "rejected": None},
+      "demonstrations",
+    ),
+    ({"prompt": "q", "response": "a", "label": None}, "prompts"),
+    (
+      {"prompt": "q", "chosen": "a", "rejected": "b", "messages": None},
+      "preferences",
+    ),
+    (
+      {"messages": [user("q"), assistant("a")], "prompt": None, "label": None},
+      "demonstrations",
+    ),
+  ],
+)
+def test_a_null_field_is_absent(write, row, kind):
+  (found,) = cases.read(write(row), kind)
+  assert found.prompt == (user("q"),)
+
+
+@pytest.mark.parametrize(
+  "talk",
+  [
+    [user("q"), assistant("a"), user("thanks")],
+    [user("q"), assistant(None)],
+    [user(" "), assistant("a")],
+    [user("q"), assistant(""), user("r"), assistant("a")],
+    [user("q"), {"role": "narrator", "content": "n"}, assistant("a")],
+    [user("q"), assistant("a") | {"weight": 0}],
+    [assistant("a")],
+    ["q", "a"],
+    [],
+  ],
+)
+def test_a_few_rows_that_cannot_be_used_are_left_out(write, talk):
+  bad = {"messages": talk}
+  good = [ROWS["demonstrations"]] * 4
+  path = write(*good, bad, bad, bad, bad)
+  found = files.load(path, "demonstrations", validation_path=path)
+  assert len(found.train) == 4
+  assert found.counts["unusable_dropped"] == 4
+  (note,) = found.notes
+  assert note.startswith("left out 4 rows, ")
+  assert all(f"{path}:{n}: field" in note for n in (5, 6, 7))
+  assert note.endswith("and 1 more")
+  path = write(*good, *[bad] * 5)
+  with pytest.raises(ValueError, match=r"5 of 9 rows of .* cannot be used"):
+    files.load(path, "demonstrations")

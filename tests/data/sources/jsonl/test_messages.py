@@ -1,0 +1,87 @@
+"""Keys of messages: rendered, masked, refused by name, or left out."""
+
+import json
+
+import pytest
+
+from perl_jax.data.sources.jsonl import messages
+from tests.data.text.messages import assistant, user
+
+
+def read(*talk, ignore=()):
+  return messages.read(list(talk), "messages", "a.jsonl:1", ignore)
+
+
+CALL = {"type": "function", "function": {"name": "look", "arguments": {"n": 1}}}
+
+
+@pytest.mark.parametrize(
+  "keys",
+  [
+    {"tool_calls": [CALL]},
+    {"tool_calls": [{**CALL, "index": None}], "function_call": None},
+    {"tool_calls": [{"type": "function", "function": {
+      "name": "look", "arguments": '{"n": 1}'}}]},
+    {"tool_calls": '[{"type": "function", "function": {"name": "look",'
+     ' "arguments": {"n": 1}}}]'},
+    {"function_call": {"name": "look", "arguments": '{"n": 1}'}},
+  ],
+)  # fmt: skip
+@pytest.mark.parametrize("content", ["", None])
+def test_a_call_is_kept_with_its_arguments_as_an_object(keys, content):
+  talk, ignored = read(user("q"), {**assistant(content), **keys})
+  text = json.dumps([CALL])
+  assert talk == (user("q"), {**assistant(text), "tool_calls": [CALL]})
+  assert ignored == set()
+
+
+def test_a_call_without_a_function_around_it():
+  call = {"name": "look", "arguments": {"n": 1}}
+  talk, _ = read(user("q"), {**assistant(""), "tool_calls": [call]})
+  assert talk[1]["tool_calls"] == [call]
+
+
+@pytest.mark.parametrize("key", ["weight", "train", "training", "loss"])
+@pytest.mark.parametrize(("value", "kept"), [(0, True), (1, False)])
+def test_a_weight_of_0_is_kept(key, value, kept):
+  for written in (value, float(value), bool(value)):
+    talk, _ = read(user("q"), {**assistant("a"), key: written})
+    assert talk[1] == assistant("a") | ({"weight": 0} if kept else {})
+
+
+@pytest.mark.parametrize(
+  ("keys", "why"),
+  [
+    ({"weight": 0.5}, r"'messages\[1\]\.weight': must be 0 or 1"),
+    ({"weight": "0"}, "must be 0 or 1"),
+    ({"images": ["a.png"]}, r"'messages\[1\]\.images': changes .*data\.ignore"),
+    ({"tool_call": [CALL]}, "Is 'tool_calls' meant"),
+    ({"tool_calls": ["look"]}, "must be a list of objects"),
+    ({"tool_calls": [{"function": {}}]}, "must have the name"),
+    ({"content": [{"type": "image"}]}, "not text"),
+  ],
+)
+def test_a_key_that_cannot_be_honoured_is_refused(keys, why):
+  with pytest.raises(ValueError, match=rf"a\.jsonl:1: field .*{why}") as found:
+    read(user("q"), {**assistant("a"), **keys})
+  assert not isinstance(found.value, messages.UnusableError)
+
+
+def test_the_way_out_leaves_the_key_out():
+  more = {"images": ["a.png"], "weight": 0}
+  talk, ignored = read(
+    user("q"), assistant("a") | more, ignore=("images", "weight")
+  )
+  assert talk == (user("q"), assistant("a"))
+  assert ignored == {"images", "weight"}
+
+
+def test_other_keys_are_named():
+  talk, ignored = read(user("q") | {"date": 3, "id": None}, assistant("a"))
+  assert talk == (user("q"), assistant("a"))
+  assert ignored == {"date"}
+
+
+def test_texts_of_a_content_are_joined():
+  parts = [{"type": "text", "text": "a "}, {"text": "b"}]
+  assert read(user(parts))[0] == (user("a b"),)
