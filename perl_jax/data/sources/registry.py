@@ -159,30 +159,20 @@ def load(
     "ignore": ignore,
   }  # fmt: skip
   _check_options(name, [o for o, v in given.items() if v] + list(generator))
+  split = {"seed": seed, "folds": folds, "fold": fold}
   if name == "coffee_bar":
     loaded = coffee_bar.load(kind, seed=seed, **generator)
   elif name == "jsonl":
     if not path:
       raise ValueError("jsonl needs `path`: a .jsonl file or a directory.")
-    loaded = jsonl_files.load(
-      path,
-      kind,
-      validation_path=validation_path,
-      seed=seed,
-      folds=folds,
-      fold=fold,
-      ignore=ignore,
-    )
+    own = {"validation_path": validation_path, "ignore": ignore}
+    loaded = jsonl_files.load(path, kind, **own, **split)
   else:
     read = _READERS[name]
     rows, counts, groups = read(name, kind, data_dir, cache_dir)
+    assigned = splits.assign_folds(groups, folds=folds, seed=seed)
     loaded = splits.split_records(
-      rows,
-      folds=folds,
-      fold=fold,
-      seed=seed,
-      counts=counts,
-      assigned=splits.assign_folds(groups, folds=folds, seed=seed),
+      rows, counts=counts, assigned=assigned, **split
     )
     if name == "taskmaster_coffee" and kind != "labelled":
       loaded = _without_rated(loaded, set(groups))

@@ -19,6 +19,7 @@ from perl_jax.data import records
 from perl_jax.data.records import Message
 from perl_jax.data.text import (
   agreement,
+  assembling,
   files,
   padding,
   rendering,
@@ -286,37 +287,9 @@ class Tokenization:
     targets: frozenset[int],
   ) -> tuple[list[int], list[bool]]:
     """Returns the tokens of filled pieces, and a mask of those in `targets`."""
-    ids = list(self._template.prefix)
-    mask = [False] * len(ids)
-    run = ""
-
-    def extend(more: Sequence[int], is_target: bool) -> None:
-      ids.extend(more)
-      mask.extend([is_target] * len(more))
-
-    def finish_run(after: int | None = None) -> None:
-      nonlocal run
-      run = self._template.added.strip(run, ids[-1] if ids else None, after)
-      first = len(ids) == len(self._template.prefix)
-      extend(self._encoder.text(run, first), False)
-      run = ""
-
-    ends_target = False
-    for kind, value in pieces:
-      if kind == "text":
-        run += value
-      elif kind == "content":
-        run += contents[value]
-      elif kind == "response":
-        finish_run()
-        extend(self._encoder.response(contents[value]), value in targets)
-      else:
-        finish_run(value)
-        self._encoder.check([value])
-        extend([value], ends_target)
-      ends_target = kind == "response" and value in targets
-    finish_run()
-    return ids, mask
+    return assembling.assemble(
+      self._encoder, self._template, pieces, contents, targets
+    )
 
 
 def load_tokenizer(

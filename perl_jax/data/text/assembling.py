@@ -1,0 +1,55 @@
+"""Puts the tokens of a filled plan together."""
+
+from collections.abc import Sequence
+
+from perl_jax.data.text.encoder import Encoder
+from perl_jax.data.text.template import ChatTemplate, Piece
+
+
+def assemble(
+  encoder: Encoder,
+  template: ChatTemplate,
+  pieces: Sequence[Piece],
+  contents: Sequence[str],
+  targets: frozenset[int],
+) -> tuple[list[int], list[bool]]:
+  """Returns the tokens of filled pieces, and a mask of those in `targets`.
+
+  Args:
+    encoder: Encodes text.
+    template: The chat template that the pieces are of.
+    pieces: Tokens, literal text and holes.
+    contents: The text of each hole.
+    targets: Holes of responses that are targets, with the stop token behind.
+  """
+  ids = list(template.prefix)
+  mask = [False] * len(ids)
+  run = ""
+
+  def extend(more: Sequence[int], is_target: bool) -> None:
+    ids.extend(more)
+    mask.extend([is_target] * len(more))
+
+  def finish_run(after: int | None = None) -> None:
+    nonlocal run
+    run = template.added.strip(run, ids[-1] if ids else None, after)
+    first = len(ids) == len(template.prefix)
+    extend(encoder.text(run, first), False)
+    run = ""
+
+  ends_target = False
+  for kind, value in pieces:
+    if kind == "text":
+      run += value
+    elif kind == "content":
+      run += contents[value]
+    elif kind == "response":
+      finish_run()
+      extend(encoder.response(contents[value]), value in targets)
+    else:
+      finish_run(value)
+      encoder.check([value])
+      extend([value], ends_target)
+    ends_target = kind == "response" and value in targets
+  finish_run()
+  return ids, mask
