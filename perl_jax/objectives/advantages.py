@@ -225,7 +225,7 @@ def grpo_advantages(
 
   Args:
     returns: Return of each of G responses to each of B prompts, `[B, G]`,
-      float32.
+      float32. With `normalise` without any KL: see `grpo_kl_advantages`.
     normalise: Whether to divide by the group's deviation.
     epsilon: Floor of that deviation, > 0, in units of the returns. Rounding of
       the rewards should be below it, or it is taken for a difference.
@@ -252,6 +252,48 @@ def grpo_advantages(
   variance = jnp.mean(jnp.square(centered), axis=1, keepdims=True)
   # The floor is below the root, whose slope at 0 is infinite.
   return centered * jax.lax.rsqrt(jnp.maximum(variance, epsilon**2))
+
+
+def grpo_kl_advantages(
+  *,
+  rewards: jax.Array,
+  kl: jax.Array,
+  beta: float | jax.Array,
+  epsilon: float = 1e-4,
+) -> jax.Array:
+  """GRPO with a KL in the reward that is added after the division.
+
+  A_i = (1 - beta) (R_i - mean R) / max(std R, epsilon) - beta (K_i - mean K)
+
+  GRPO as published has its KL in the loss (k3), where no deviation reaches it.
+  In the reward it must stay out of the deviation too: where the rewards of a
+  group are equal, the deviation of R - beta K is that of beta K, so that beta
+  would cancel and a prompt without a signal would pull to the anchor as hard as
+  one with a signal. Added afterwards, the KL has the weight beta for every
+  prompt, and k1 keeps the gradient of KL(policy || anchor).
+
+  Args:
+    rewards: Reward R of each of G responses to each of B prompts, `[B, G]`,
+      float32.
+    kl: K, the log-ratio to the anchor summed over each response, `[B, G]`,
+      float32; 0 where the KL is a term of the loss.
+    beta: Weight of the KL, in [0, 1], or `[B, 1]`.
+    epsilon: Floor of the deviation, see `grpo_advantages`.
+
+  Returns:
+    Advantages, `[B, G]`, float32.
+
+  Raises:
+    ValueError: If G < 2 or epsilon is not positive.
+    AssertionError: If shapes differ or an input is not float32.
+
+  Reference: Shao et al. 2024, arXiv:2402.03300, section 4.1.1, where the KL is
+  in the loss, "avoiding complicating the calculation" of the advantages.
+  """
+  chex.assert_equal_shape([rewards, kl])
+  scores = grpo_advantages(rewards, normalise=True, epsilon=epsilon)
+  pull = grpo_advantages(kl, normalise=False)
+  return (1.0 - beta) * scores - beta * pull
 
 
 def _group_size(returns: jax.Array, what: str) -> int:

@@ -103,6 +103,8 @@ METRICS = {
     Metric("reward_fn", "reward from the function", "score"),
     Metric("reward_spread", "standard deviation over the ensemble", "score"),
     Metric("reward_std", "standard deviation of the reward", "score"),
+    _share("equal_rewards", "prompts with equal rewards", "% of prompts"),
+    _share("signal", "tokens with a training signal", "% of tokens"),
     Metric("objective", "reward less the weighted KL", "score", better=1),
     Metric("kl_per_token", "KL per token", "nats per token"),
     Metric("kl_k3", "KL per token, k3 estimate", "nats per token"),

@@ -4,9 +4,9 @@
   ppo        generalised advantages with the same value model, clipped ratio
   rloo       return of a response less the mean return of the others to its
              prompt
-  grpo       return less the mean of its group, divided by the group's standard
-             deviation, clipped ratio
-  dr_grpo    the same without the division
+  grpo       reward less the mean of its group, divided by the group's standard
+             deviation, and the KL less its mean; clipped ratio
+  dr_grpo    return less the mean of its group, clipped ratio
 
 `prepare` computes advantages and returns for the loss in `rl.py`.
 """
@@ -184,6 +184,8 @@ def prepare(estimator: Estimator, experience: Experience) -> Experience:
 
   r_t = (1 - beta) r 1[t last] - beta k1_t, the last term with KL in the reward
 
+  "grpo" divides r alone by the group's deviation: see `grpo_kl_advantages`.
+
   Args:
     estimator: Static choices of the update.
     experience: Rollouts with `policy_logprobs`, and with `values` if the
@@ -204,11 +206,13 @@ def prepare(estimator: Estimator, experience: Experience) -> Experience:
     flat(experience.policy_logprobs), flat(experience.anchor_logprobs)
   )
   # Where KL is a term of the loss, the reward is weighted all the same.
-  in_reward = estimator.kl_place == "reward"
+  kl = log_ratio
+  if estimator.kl_place != "reward":
+    kl = jnp.zeros_like(log_ratio)
   beta = jnp.repeat(experience.beta, group)[:, None]
   shaped = advantages_lib.shape_rewards(
     sequence_rewards=experience.rewards.reshape(-1),
-    kl=log_ratio if in_reward else jnp.zeros_like(log_ratio),
+    kl=kl,
     response_mask=rows,
     beta=beta,
   )
@@ -231,9 +235,13 @@ def prepare(estimator: Estimator, experience: Experience) -> Experience:
     whole = jnp.sum(shaped, axis=1).reshape(batch, group)
     if estimator.name == "rloo":
       compared = advantages_lib.rloo_advantages(whole)
+    elif estimator.name == "dr_grpo":
+      compared = advantages_lib.grpo_advantages(whole, normalise=False)
     else:
-      compared = advantages_lib.grpo_advantages(
-        whole, normalise=estimator.name == "grpo"
+      compared = advantages_lib.grpo_kl_advantages(
+        rewards=jnp.where(jnp.any(mask, axis=-1), experience.rewards, 0.0),
+        kl=jnp.sum(masked.keep(kl, rows), axis=1).reshape(batch, group),
+        beta=experience.beta[:, None],
       )
     advantages = jnp.where(rows, compared.reshape(-1, 1), 0.0)
   if estimator.whiten:

@@ -12,6 +12,9 @@ from perl_jax.objectives import masked, policy_gradient
 from perl_jax.steps.estimator import Estimator, Experience, prepare
 from perl_jax.steps.train import LossFn, masked_sums
 
+# Of log-probs of policy and anchor, which may come from two programs.
+_ROUNDING = 1e-6
+
 
 class Frozen(NamedTuple):
   """What an RL update reads and does not change.
@@ -196,7 +199,8 @@ def _measures(estimator, scores, values, tokens, batch):
 
   KL and objective are those of the policy that sampled. `return_square`,
   `residual` and `residual_square` give the explained variance over a whole
-  batch.
+  batch. `signal` counts the tokens with an advantage or an error of the value
+  above rounding: where there is none, a gradient of 0 is right.
   """
   mask = tokens.mask
   some = jnp.any(mask, axis=1)
@@ -217,8 +221,14 @@ def _measures(estimator, scores, values, tokens, batch):
       jnp.abs(tokens.old - tokens.sampled), mask
     ),
   }
+  signal = jnp.abs(tokens.advantages) > _ROUNDING
+  if estimator.group > 1:
+    equal = jnp.all(batch.rewards == batch.rewards[:, :1], axis=1)
+    prompts = jnp.any(batch.response_mask, axis=(1, 2))
+    found["equal_rewards"] = masked_sums(equal.astype(jnp.float32), prompts)
   if estimator.uses_value:
     residual = tokens.returns - tokens.old_values
+    signal |= jnp.abs(residual) > _ROUNDING
     found |= {
       "value": masked_sums(values, mask),
       "return": masked_sums(tokens.returns, mask),
@@ -226,4 +236,5 @@ def _measures(estimator, scores, values, tokens, batch):
       "residual": masked_sums(residual, mask),
       "residual_square": masked_sums(jnp.square(residual), mask),
     }
+  found["signal"] = masked_sums(signal.astype(jnp.float32), mask)
   return jax.lax.stop_gradient(found)

@@ -46,27 +46,56 @@ def sample(table, key, batch):
   return jnp.stack([first, second], axis=1)
 
 
-def rewards_of(responses):
+def rewards_of(responses, rewards=REWARDS):
   """r of each response, `[B]`."""
-  return jnp.asarray(REWARDS)[responses @ jnp.array([VOCAB, 1])]
+  return jnp.asarray(rewards)[responses @ jnp.array([VOCAB, 1])]
 
 
 def probabilities(table):
   return jnp.exp(token_logprobs(table, RESPONSES).sum(axis=1))
 
 
-def exact_objective(table, beta=BETA):
+def exact_objective(table, beta=BETA, rewards=REWARDS):
   """J by enumeration."""
   logprobs = token_logprobs(table, RESPONSES).sum(axis=1)
   anchor = token_logprobs(ANCHOR, RESPONSES).sum(axis=1)
-  gain = (1.0 - beta) * REWARDS - beta * (logprobs - anchor)
+  gain = (1.0 - beta) * rewards - beta * (logprobs - anchor)
   return jnp.sum(jnp.exp(logprobs) * gain)
 
 
-def optimum():
+def optimum(beta=BETA, rewards=REWARDS):
+  return tilted((1.0 - beta) * np.asarray(rewards, float) / beta)
+
+
+def tilted(gains):
+  """pi_anchor exp(gains) / Z, `[16]`."""
   logprobs = np.asarray(token_logprobs(ANCHOR, RESPONSES).sum(axis=1), float)
-  weights = np.exp(logprobs + (1.0 - BETA) * REWARDS / BETA)
+  weights = np.exp(logprobs + gains - np.max(gains))
   return weights / weights.sum()
+
+
+def grpo_scores(joint, rewards=REWARDS):
+  """Expected score of each response in a group of two, in deviations, `[16]`.
+
+  Two different rewards are one deviation above and below their mean:
+  s(y) = P(r < r(y)) - P(r > r(y)).
+  """
+  return np.sign(np.subtract.outer(rewards, rewards)) @ joint
+
+
+def grpo_optimum(beta=BETA, rewards=REWARDS):
+  """Where GRPO in groups of two rests, `[16]`.
+
+  (1 - beta) s(y) - beta (k1(y) - KL) / 2 = 0: a response is itself half of the
+  mean that its KL is compared with. pi = pi_anchor exp(2 (1 - beta) s / beta)
+  / Z, in which s depends on pi: found by damped iteration.
+  """
+  found = tilted(np.zeros(len(rewards)))
+  for _ in range(4000):
+    best = tilted(2.0 * (1.0 - beta) / beta * grpo_scores(found, rewards))
+    found = found**0.99 * best**0.01
+    found /= found.sum()
+  return found
 
 
 def table_of(joint):

@@ -142,10 +142,17 @@ def prepared_by_hand(estimator, e):
           returns[b, g, t] = found + values[t]
         elif estimator.name == "rloo":
           found = whole[g] - np.mean(others)
-        else:
+        elif estimator.name == "dr_grpo":
           found = whole[g] - whole.mean()
-          if estimator.name == "grpo":
-            found /= max(whole.std(), 1e-4)
+        else:
+          # The KL is what the returns have beside the rewards.
+          some = e.response_mask[b].any(axis=1)
+          scores = np.where(some, e.rewards[b].astype(float), 0.0)
+          pull = whole - (1 - BETA) * scores
+          found = pull[g] - pull.mean()
+          found += (
+            (1 - BETA) * (scores[g] - scores.mean()) / max(scores.std(), 1e-4)
+          )
         advantages[b, g, t] = found
   if estimator.whiten:
     kept = advantages[e.response_mask]

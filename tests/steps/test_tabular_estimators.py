@@ -25,6 +25,7 @@ from tests.steps.tabular import (
   REWARDS,
   VOCAB,
   exact_objective,
+  grpo_optimum,
   optimum,
   probabilities,
   rewards_of,
@@ -127,19 +128,20 @@ PPO = steps.Estimator(name="ppo", epochs=3, gae_lambda=0.9, whiten=True)
     PPO,
     steps.Estimator(name="rloo", group=GROUP),
     steps.Estimator(name="dr_grpo", group=GROUP, epochs=2),
-    steps.Estimator(name="grpo", group=GROUP),
   ],
   ids=lambda estimator: estimator.name,
 )
 def test_with_kl_in_the_reward_all_reach_the_closed_form(estimator):
-  """Total variation to pi* below 0.02; the anchor is far.
-
-  "grpo" too: at pi* all responses have the same return, (1 - beta) r - beta k1
-  = beta log Z, so that no advantage is left to be divided by a deviation. Away
-  from pi* its gradient is another than J's, so it takes another way there.
-  """
+  """Total variation to pi* below 0.02; the anchor is far."""
   assert total_variation(probabilities(ANCHOR), optimum()) > 0.3
   assert total_variation(found_by(estimator), optimum()) < 0.02
+
+
+def test_grpo_reaches_the_optimum_of_its_own_objective():
+  """Rewards in deviations weigh more or less against the KL than in J."""
+  found, best = found_by(steps.Estimator(name="grpo", group=2)), grpo_optimum()
+  assert total_variation(found, best) < 0.02
+  assert total_variation(optimum(), best) > 0.05
 
 
 def test_trained_value_is_the_expected_return():
@@ -277,3 +279,46 @@ def test_expected_gradient_of_grpo_is_another():
   found = expected_gradient("grpo").ravel()
   cosine = found @ exact / np.linalg.norm(found) / np.linalg.norm(exact)
   assert 0.5 < cosine < 0.999
+
+
+# Batches from which nothing can be learned.
+
+
+@pytest.mark.parametrize("name", steps.estimator.NAMES)
+def test_equal_rewards_give_no_signal_and_no_gradient(name):
+  """With beta 0 every number of the update is 0, and the metrics say why."""
+  estimator = steps.Estimator(name=name, group=4)
+  trainable = {"policy": {"table": jnp.asarray(POLICY)}}
+  trainable["value"] = {"values": jnp.zeros(1 + VOCAB)}
+  batch = experience(estimator, trainable, RESPONSES.reshape(4, 4, LENGTH))
+  shape = batch.rewards.shape
+
+  def learned(rewards, beta):
+    made = batch._replace(
+      rewards=jnp.asarray(rewards, jnp.float32), beta=jnp.full(4, beta),
+      values=trainable["value"]["values"][
+        tabular.states(RESPONSES)].reshape(*shape, LENGTH),
+      policy_logprobs=batch.sampled_logprobs,
+    )  # fmt: skip
+    if estimator.needs_measures:
+      made = steps.prepare(estimator, made)
+
+    def total(tree):
+      found = loss_of(estimator)(tree, FROZEN, made, None)
+      return found["loss"][0], steps.means(found)
+
+    gradient, found = jax.grad(total, has_aux=True)(trainable)
+    largest = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(gradient))
+    return largest, found
+
+  largest, found = learned(np.zeros(shape), 0.0)
+  assert largest == 0.0
+  assert (found["signal"], found["equal_rewards"]) == (0.0, 1.0)
+  one = np.zeros(shape)
+  one[1, 2] = 1.0
+  largest, found = learned(one, 0.0)
+  assert largest > 0.1 and found["equal_rewards"] == 0.75
+  assert found["signal"] == pytest.approx(
+    {"reinforce": 1 / 16, "ppo": 1 / 16}.get(name, 1 / 4)
+  )
+  assert learned(np.zeros(shape), 0.1)[1]["signal"] > 0.9  # the KL's

@@ -17,6 +17,7 @@ from perl_jax.tasks.rollouts import rewards as rewards_lib
 # What the loss measures of the rollout and not of the update.
 OF_ROLLOUTS = (
   "kl", "kl_per_token", "kl_k3", "objective", "entropy", "sampler_difference",
+  "signal", "equal_rewards",
 )  # fmt: skip
 _MOMENTS = ("return_square", "residual", "residual_square")
 

@@ -205,14 +205,16 @@ def run_loop(
     eval_every: Updates between evaluations; the last step always has one.
     log_every: Updates between lines; the first of all, the last, and those with
       an evaluation always have one.
-    must_change: Whether an update that changes nothing is an error.
+    must_change: Whether it is an error if the first update with a signal
+      changes nothing.
 
   Raises:
     FloatingPointError: A metric is not finite; names the steps since it last
       was.
-    ValueError: The first update changed nothing.
+    ValueError: The first update with a signal changed nothing.
   """
   first = int(state.step) + 1
+  must_change = must_change and resumed is None
   evaluated: Metrics = dict(resumed.meta["evaluated"]) if resumed else {}
   if resumed:
     batches.set_state(resumed.meta["data"])
@@ -229,12 +231,7 @@ def run_loop(
       # Fetching the metrics waits for all steps that were dispatched before.
       metrics = {k: float(v) for k, v in hosts.to_host(metrics).items()}
       _require_finite(metrics, last_finite, step)
-      if step == 1 and must_change and metrics["train/update_norm"] == 0.0:
-        raise ValueError(
-          "The first update changed no trainable leaf. Check that"
-          " optimizer.learning_rate is above 0 and that the targets of"
-          " lora.targets are read by the loss."
-        )
+      must_change = must_change and _is_unchanged(metrics, step)
       last_finite = step
     if shown:
       metrics |= timing.of_steps(step)
@@ -251,6 +248,37 @@ def run_loop(
         checkpointer.save(step, state, saved, evaluated if due else None)
       watch.saved()
   return state, evaluated
+
+
+def _is_unchanged(metrics: Mapping[str, float], step: int) -> bool:
+  """Whether an update changed nothing, and rightly so.
+
+  A batch in which all rewards are equal has no advantages, so that nothing can
+  be learned from it: the next one is looked at then.
+
+  Args:
+    metrics: Metrics of the step. `rollout/signal` is the share of tokens whose
+      loss has a gradient; without it, every batch has one.
+    step: Number of the step.
+
+  Raises:
+    ValueError: There was a signal, and nothing changed: an adapter that the
+      loss does not read.
+  """
+  if metrics["train/update_norm"] > 0:
+    return False
+  if metrics.get("rollout/signal", 1.0) == 0.0:
+    logging.warning(
+      "Step %d had no training signal: no response was better than expected or"
+      " than the others to its prompt. Nothing was learned from it.",
+      step,
+    )
+    return True
+  raise ValueError(
+    "The first update changed no trainable leaf, though there was something to"
+    f" learn (step {step}). Check that optimizer.learning_rate is above 0 and"
+    " that the targets of lora.targets are read by the loss."
+  )
 
 
 def _require_finite(

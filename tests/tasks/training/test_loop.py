@@ -207,6 +207,27 @@ def test_update_that_changes_nothing_is_an_error(tmp_path):
   run(tmp_path, update=still, must_change=False)
 
 
+def signal_from(first, moves):
+  """Updates without a signal before step `first`; then they move, or not."""
+
+  def make(state, batch, step):
+    state, found = update(state, batch, step)
+    norm = float(moves and step >= first)
+    found |= {"rollout/signal": jnp.float32(step >= first)}
+    return state, found | {"train/update_norm": jnp.float32(norm)}
+
+  return make
+
+
+def test_a_batch_without_a_signal_need_not_change_anything(tmp_path):
+  """0 / 1 rewards that are all equal: the adapter is judged by a later one."""
+  state, *_ = run(tmp_path / "learns", update=signal_from(3, moves=True))
+  assert int(state.step) == 7
+  run(tmp_path / "silent", update=signal_from(99, moves=False))
+  with pytest.raises(ValueError, match=r"changed no .* \(step 4\)"):
+    run(tmp_path / "stuck", update=signal_from(4, moves=False))
+
+
 def test_seconds_of_a_step_are_a_mean_since_the_last_line(tmp_path):
   """A clock by hand: each part of the run moves it by a known time.
 
