@@ -21,6 +21,7 @@ import jax
 from benchmarks import results, stages
 from configs import reward as reward_config
 from perl_jax import sharding
+from perl_jax.tasks.settings import defaults
 from perl_jax.tasks.settings import reward as reward_settings
 from perl_jax.tasks.training import begin, inputs
 
@@ -68,6 +69,7 @@ def run(
   config = reward_config.get_config("coffee_bar")
   config.member_share = share
   config.microbatches = microbatches or config.microbatches
+  config = defaults.from_scratch(config)
   mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1)
   with tempfile.TemporaryDirectory() as workdir, jax.set_mesh(mesh):
     start, tokenization = begin.start(

@@ -24,9 +24,9 @@ from perl_jax.tasks.initial import model as model_lib
 from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.initial import trainable as trainable_lib
 from perl_jax.tasks.rollouts import build, iteration, rewards
+from perl_jax.tasks.settings import defaults, shared, streams
 from perl_jax.tasks.settings import reward as reward_settings
 from perl_jax.tasks.settings import rl as rl_settings
-from perl_jax.tasks.settings import shared, streams
 from perl_jax.tasks.training import begin
 from perl_jax.tasks.training.compiled import Compiled
 from perl_jax.tasks.training.timing import Clock
@@ -38,7 +38,8 @@ def configured(
   """The config of a task with other lengths and other fields.
 
   Args:
-    config: From `configs.reward` or `configs.rl`; it is changed.
+    config: From `configs.reward` or `configs.rl`; it is changed. Fields that
+      depend on the backbone get the value of one trained from scratch.
     prompt_len: Tokens of a prompt, `P`.
     response_len: Tokens of a response, `T`.
     **fields: Further values by dotted name.
@@ -49,7 +50,7 @@ def configured(
     "data.max_len": prompt_len + response_len,
   }
   config.update_from_flattened_dict(fields)
-  return config
+  return defaults.from_scratch(config)
 
 
 def random_start(

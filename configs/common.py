@@ -1,10 +1,11 @@
 """Fields that several configs share, and what a data set changes in them.
 
 Plain values only: no field is derived from another one, so that an override
-leaves no stale value behind.
+leaves no stale value behind. A field that is None depends on the backbone, and
+the command fills it in: `perl_jax/tasks/settings/defaults.py`.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from perl_jax import names
 
@@ -35,7 +36,7 @@ def model(name: str) -> ConfigDict:
       "preset": "small" if name == "coffee_bar" else "medium",
       "scan_unroll": 4,
       "remat": "none",
-      "dtype": "float32",
+      "dtype": config_dict.placeholder(str),
       "attention": "auto",
     }
   )
@@ -107,13 +108,17 @@ def data(name: str) -> ConfigDict:
   return config
 
 
-def optimizer(learning_rate: float, warmup_steps: int) -> ConfigDict:
+def optimizer(
+  warmup_steps: int, learning_rate: float | None = None
+) -> ConfigDict:
   """AdamW with clipping."""
+  rate = config_dict.placeholder(float)
+  rate.set(learning_rate)
   return ConfigDict(
     {
       "name": "adamw",
       "schedule": "cosine",
-      "learning_rate": learning_rate,
+      "learning_rate": rate,
       "warmup_steps": warmup_steps,
       "b1": 0.9,
       "b2": 0.99,
@@ -181,9 +186,9 @@ def stage(task: str, name: str) -> ConfigDict:
     {
       "task": task,
       "seed": 0,
-      "tuning": "lora",
+      "tuning": config_dict.placeholder(str),
       "base": "",
-      "base_dtype": "float32",
+      "base_dtype": config_dict.placeholder(str),
       "model": model(name),
       "lora": lora(),
       "data": data(name),

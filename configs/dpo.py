@@ -22,17 +22,16 @@ def get_config(arg=None):
   config.loss = "sigmoid"
   config.beta = 0.1
   config.label_smoothing = 0.0
-  config.optimizer = common.optimizer(learning_rate=1e-4, warmup_steps=20)
+  config.optimizer = common.optimizer(warmup_steps=20)
   config.steps = 400
   config.batch_size = 32
   config.eval_every = 100
   config.log_every = 10
   config.eval = common.evaluation(rows=256, batch_size=128)
   if name == "coffee_bar":
-    # With 0.1 and the learning rate of RL the pairs are still ranked correctly,
-    # but the policy forgets what the anchor could do.
+    # With 0.1 the pairs are still ranked correctly, but the policy forgets what
+    # the anchor could do.
     config.beta = 1.0
-    config.optimizer.learning_rate = 3e-4
     config.label_smoothing = 0.1  # the share of its pairs that are noise
     config.steps = 200
     config.microbatches = 4  # a microbatch fits the cache of a CPU

@@ -34,5 +34,6 @@ def get_config(arg=None):
   config.base = ""
   config.base_dtype = "float32"
   config.model = common.model("coffee_bar")
+  config.model.dtype = "float32"
   config.mesh = common.mesh()
   return config

@@ -29,7 +29,7 @@ def get_config(arg=None):
   config.head = "scalar"
   config.score_at = "template"
   config.loss = "pointwise" if name.startswith("taskmaster") else "pairwise"
-  config.optimizer = common.optimizer(learning_rate=2e-3, warmup_steps=20)
+  config.optimizer = common.optimizer(warmup_steps=20)
   config.steps = 600
   config.batch_size = 32
   config.eval_every = 150
@@ -41,7 +41,6 @@ def get_config(arg=None):
   if name.startswith("taskmaster"):
     # Few labels: the likelihood of a turn carries what the anchor knows.
     config.head = "likelihood"
-    config.optimizer.learning_rate = 1e-3
     config.lora.dropout = 0.1
     config.steps = 96
     config.eval_every = 32

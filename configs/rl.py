@@ -30,7 +30,11 @@ def get_config(arg=None):
   config.reward = common.rewards()
   config.estimator = "reinforce"
   config.samples_per_prompt = 1
-  config.value = {"init": "policy", "learning_rate": 3e-3, "warmup_steps": 0}
+  config.value = {
+    "init": "policy",
+    "learning_rate": common.config_dict.placeholder(float),
+    "warmup_steps": 0,
+  }
   config.sampling = {"temperature": 0.7, "top_k": 0, "top_p": 1.0}
   config.rollouts = {
     "slots": 0,
@@ -61,7 +65,7 @@ def get_config(arg=None):
   config.score_microbatches = 1
   config.unstopped_penalty = 1.0
   config.center_reward = True
-  config.optimizer = common.optimizer(learning_rate=2e-3, warmup_steps=5)
+  config.optimizer = common.optimizer(warmup_steps=5)
   config.optimizer.schedule = "constant"
   config.steps = 60
   config.batch_size = 128
@@ -87,7 +91,6 @@ def get_config(arg=None):
     # policy waits until the value model has learned that. Microbatches fit the
     # CPU's cache.
     config.value.warmup_steps = 40
-    config.optimizer.learning_rate = 1e-3
     config.optimizer.schedule = "cosine"
     config.steps = 180
     config.eval_every = 60

@@ -45,7 +45,7 @@ def get_config(arg=None):
     stage.model.scan_unroll = 1  # compiles fastest
   reward = config.reward
   reward.data.buckets = (96, 128, 160)
-  reward.optimizer = common.optimizer(learning_rate=3e-4, warmup_steps=4)
+  reward.optimizer = common.optimizer(warmup_steps=4)
   reward.steps = 60
   reward.batch_size = 16
   reward.microbatches = 4  # a microbatch fits the cache of a CPU

@@ -56,8 +56,13 @@ PICKLES |= {"marshal", "shelve"}
 TASK_FOLDERS = (
   *("dry_run", "evaluation", "rollouts", "training", "initial", "settings"),
 )
-# Where a list of tasks is: the table, and the stages of a pipeline.
-TABLES = {"perl_jax.tasks", "perl_jax.tasks.pipeline"}
+# Where a list of tasks is: the table, the stages of a pipeline, and learning
+# rates by task.
+TABLES = {
+  "perl_jax.tasks",
+  "perl_jax.tasks.pipeline",
+  "perl_jax.tasks.settings.defaults",
+}
 VOCABULARY = "perl_jax.reporting.vocabulary"
 MAX_LINES = 350
 MAX_FUNCTION, MAX_LOOP = 80, 100

@@ -12,9 +12,9 @@ from perl_jax import sharding, tasks
 from perl_jax.data.sources import registry
 from perl_jax.models import presets
 from perl_jax.tasks import dpo
+from perl_jax.tasks.settings import defaults, shared
 from perl_jax.tasks.settings import reward as reward_settings
 from perl_jax.tasks.settings import rl as rl_settings
-from perl_jax.tasks.settings import shared
 
 FILES = sorted(
   path.stem
@@ -40,7 +40,16 @@ def load(name, arg=None):
 
 
 def stage_configs():
-  """(name of the stage, config) of all stages for all data sets."""
+  """(name of the stage, config) of all stages for all data sets.
+
+  Fields that depend on the backbone are as for one with random weights.
+  """
+  for stage, config in unresolved():
+    yield stage, defaults.from_scratch(config)
+
+
+def unresolved():
+  """The same as they are in the files."""
   for name, data in [*ON_DATA, ("smollm2", None)]:
     config = load(name, data)
     if name == "smollm2":
@@ -106,7 +115,6 @@ def test_smollm2_starts_from_a_package_and_has_no_sft():
   assert "sft" not in config and config.conversations > 0
   for stage in ("reward", "rl", "evaluate"):
     assert config[stage].data.name == "hh_rlhf"
-    assert config[stage].tuning == "lora"
   assert config.rl.optimizer.learning_rate <= 3e-4
   assert config.rl.beta > 0
 
@@ -129,11 +137,17 @@ def leaves(config, path=""):
 
 def test_values_are_plain():
   """What a flag can override, and JSON can hold."""
-  for stage, config in stage_configs():
+  for stage, config in [*unresolved(), *stage_configs()]:
     for path, value in leaves(config):
       types = (
         {type(v) for v in value} if type(value) is tuple else {type(value)}
       )
+      if value is None:  # it depends on the backbone, and has a type
+        node = config
+        *above, last = path.split(".")
+        for part in above:
+          node = node[part]
+        types = {node.get_type(last)}
       assert types <= {int, float, str, bool}, (stage, path, value)
 
 
@@ -157,10 +171,10 @@ def test_numbers_fit_together():
     assert config.optimizer.warmup_steps < config.steps
     assert config.eval_every <= config.steps
   for data_set in common.DATASETS:
-    config = load("rl", data_set)
+    config = defaults.from_scratch(load("rl", data_set)).unlock()
     config.reward.init = "runs/reward"
     rl_settings.check(config, rl_settings.read(config), mesh)
-    dpo.check(load("dpo", data_set), mesh)
+    dpo.check(defaults.from_scratch(load("dpo", data_set)), mesh)
 
 
 def test_each_stage_reads_what_its_data_set_has():

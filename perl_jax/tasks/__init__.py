@@ -10,6 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from absl import logging
+
 from perl_jax import names
 from perl_jax.interop import packages
 
@@ -69,7 +71,8 @@ SHOWN = tuple(task.name for task in TASKS.values() if task.title)
 def run(config: Any, workdir: str | Path) -> dict[str, float]:
   """Runs `config.task` in `workdir` and returns its summary.
 
-  A `config.base` that names a Python package becomes the path of its model.
+  A `config.base` that names a Python package becomes the path of its model, and
+  fields that are None get a value; see `settings.defaults`.
 
   Raises:
     ValueError: The task is unknown; the nearest name is given. Or `config.base`
@@ -86,8 +89,33 @@ def run(config: Any, workdir: str | Path) -> dict[str, float]:
     with config.unlocked():
       config.base = packages.resolve(config.base)
   module = TASKS[name].module()
+  if name in SHOWN:
+    config = resolved(config, workdir)
   if TASKS[name].trains:
     from perl_jax.tasks.dry_run import memory_check
 
     memory_check.check(config, TASKS[name].trains, module.programs)
   return module.run(config, workdir)
+
+
+def resolved(config: Any, workdir: str | Path) -> Any:
+  """A stage's config with the values that None stands for, which are logged.
+
+  They are those of the run that the workdir holds, if it holds one.
+  """
+  import jax
+
+  from perl_jax.tasks.initial import origin
+  from perl_jax.tasks.settings import defaults
+  from perl_jax.tasks.training import workdir as workdir_lib
+
+  config, found = defaults.resolve(
+    config,
+    origin.backbone(config),
+    jax.default_backend(),
+    workdir_lib.config_of(Path(workdir)),
+  )
+  if found:
+    chosen = ", ".join(f"{name}={value}" for name, value in found.items())
+    logging.info("%s: chosen for the backbone: %s", config.task, chosen)
+  return config

@@ -96,7 +96,7 @@ def run_stage(config: shared.Config, workdir: Path) -> dict[str, float]:
   """Runs a stage, or reads what it achieved if it has finished."""
   done = workdir / "summary.json"
   if done.is_file():
-    with workdir_lib.preparing(config, workdir):
+    with workdir_lib.preparing(tasks.resolved(config, workdir), workdir):
       logging.info("%s has finished; taking %s.", config.task, done)
     return json.loads(done.read_text())
   logging.info("stage %s in %s", config.task, workdir)

@@ -30,7 +30,7 @@ from perl_jax.reporting import phases, plans
 from perl_jax.tasks.dry_run import abstract, memory_check, suggestions
 from perl_jax.tasks.dry_run.programs import Program, StagePrograms
 from perl_jax.tasks.initial import manifest, restore
-from perl_jax.tasks.settings import shared
+from perl_jax.tasks.settings import defaults, shared
 from perl_jax.tasks.training import workdir as workdir_lib
 
 FILE = "plan.json"
@@ -131,7 +131,8 @@ def stage_config(
     if tuning == "full":
       # A quantised base cannot be trained; the copies are float32 anyway.
       made.base_dtype = "float32"
-  return made.lock()
+  # What is left depends on the backbone, and changes no shape.
+  return defaults.from_scratch(made)
 
 
 def model_of(config: shared.Config, names: Sequence[str]) -> ModelConfig:

@@ -121,7 +121,6 @@ def test_response_that_leaves_no_room_for_its_prompt(tmp_path):
   [
     ("sft", "model__preset", "tinny", ("model.preset='tinny'", "'tiny'")),
     ("sft", "data__name", "coffe_bar", ("'coffe_bar'", "'coffee_bar'")),
-    ("sft", "task", "stf", ("config.task='stf'", "'sft'")),
     ("sft", "tuning", "lorra", ("tuning='lorra'", "'lora'")),
     ("sft", "steps", 0, ("config.steps=0",)),
     ("sft", "eval_every", 0, ("config.eval_every=0",)),
@@ -146,6 +145,11 @@ def test_response_that_leaves_no_room_for_its_prompt(tmp_path):
 def test_value_of_a_field(tmp_path, task, field, value, texts):
   config = tiny.config(task, **{field: value})
   refused(tmp_path, config, *texts, error=(ValueError, FileNotFoundError))
+
+
+def test_a_task_that_there_is_not(tmp_path):
+  config = tiny.override(tiny.config("sft"), {"task": "stf"})
+  refused(tmp_path, config, "config.task='stf'", "'sft'")
 
 
 @pytest.mark.parametrize(

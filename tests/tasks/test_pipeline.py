@@ -1,10 +1,12 @@
 """All stages in one run: what it leaves, and how it goes on after a kill."""
 
 import json
+import logging
 
 import pytest
 from tensorboardX.proto import event_pb2
 
+from configs import sft
 from perl_jax import files, tasks
 from perl_jax.tasks import pipeline
 from tests.tasks import tiny
@@ -103,7 +105,8 @@ class Stages:
       raise KeyboardInterrupt
     found = {"seconds": 2.0, "peak_bytes": 10, "kl": 0.5, "done": True}
     workdir.mkdir(parents=True)
-    files.write_json(workdir / "config.json", json.loads(config.to_json()))
+    written = tasks.resolved(config, workdir).to_json()
+    files.write_json(workdir / "config.json", json.loads(written))
     files.write_json(workdir / "summary.json", found)
     return found
 
@@ -188,6 +191,31 @@ def test_base_that_names_a_package_becomes_its_file(tmp_path, monkeypatch):
   tasks.run(config, tmp_path)
   assert seen[0].base == "found package:llm" and seen[0].is_locked
   assert config.base == "package:llm"  # the caller's own is as it was
+
+
+def test_fields_that_depend_on_the_backbone_are_filled_in(
+  tmp_path, monkeypatch, caplog
+):
+  seen = []
+
+  class Task:
+    programs = None
+
+    @staticmethod
+    def run(config, workdir):
+      seen.append(config)
+
+  monkeypatch.setattr(tasks.Task, "module", lambda self: Task)
+  config = sft.get_config("jsonl")
+  config.fit = "off"
+  with caplog.at_level(logging.INFO, logger="absl"):
+    tasks.run(config, tmp_path)
+    config.base = "model.gguf"
+    tasks.run(config, tmp_path)
+  assert [found.tuning for found in seen] == ["full", "lora"]
+  assert seen[1].optimizer.learning_rate < seen[0].optimizer.learning_rate / 5
+  assert "sft: chosen for the backbone: tuning=lora" in caplog.text
+  assert config.tuning is None  # the caller's own is as it was
 
 
 def test_conversations_are_printed_at_the_end(tmp_path, monkeypatch, capsys):

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from perl_jax import files, tasks
 from perl_jax.tasks.pipeline import STAGES
+from perl_jax.tasks.settings import defaults
 
 # A model of 50,000 parameters; one bucket, so that a step compiles once.
 _STAGE = {
@@ -50,7 +51,7 @@ def fields(task: str, data_set: str = "coffee_bar") -> dict[str, Any]:
 def config(
   task: str, data_set: str = "coffee_bar", /, **overrides: Any
 ) -> ConfigDict:
-  """The config of a stage, locked.
+  """The config of a stage that begins with random weights, locked.
 
   Args:
     task: A file of configs/.
@@ -58,8 +59,10 @@ def config(
     **overrides: Fields, with two underscores for each dot.
   """
   module = importlib.import_module(f"configs.{task}")
-  return override(
-    module.get_config(data_set), fields(task, data_set) | dotted(overrides)
+  return defaults.from_scratch(
+    override(
+      module.get_config(data_set), fields(task, data_set) | dotted(overrides)
+    )
   )
 
 

@@ -36,6 +36,18 @@ _WHERE = re.compile(r"config(\.\w+)*\.(mesh\.\w+|rollouts\.layout|fit): ")
 _WHEN = re.compile(r"config(\.\w+)*\.save(\.\w+)?: ")
 
 
+def config_of(workdir: Path) -> dict[str, Any] | None:
+  """The config of the run that a workdir belongs to; None if there is none.
+
+  One that cannot be read is none: `preparing` says what is wrong with it.
+  """
+  try:
+    found = json.loads((workdir / CONFIG_FILE).read_text())
+  except (OSError, ValueError):
+    return None
+  return found if isinstance(found, dict) else None
+
+
 @contextlib.contextmanager
 def preparing(config: shared.Config, workdir: str | Path) -> Iterator[Path]:
   """Claims a workdir for a config once everything in the block has worked.
