@@ -120,9 +120,14 @@ def calls_text(message: Message) -> str:
   return json.dumps(calls, ensure_ascii=False) if calls else ""
 
 
+def said(message: Message) -> str:
+  """Returns what a message says besides its tool calls."""
+  calls = calls_text(message)
+  return "" if calls and message["content"] == calls else message["content"]
+
+
 def text_of(reply: Reply) -> str:
   """Returns the text of a reply, with its tool calls as JSON."""
   if isinstance(reply, str):
     return reply
-  content, calls = reply["content"], calls_text(reply)
-  return "\n".join(filter(None, [content if content != calls else "", calls]))
+  return "\n".join(filter(None, [said(reply), calls_text(reply)]))

@@ -8,6 +8,7 @@ import numpy as np
 from perl_jax.data import records
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.data.text import unread
+from perl_jax.data.text.rendering import NotRenderedError
 from perl_jax.data.text.tokenization import Tokenization
 
 LONG = (*tokenization_lib.LONG, "drop")
@@ -72,11 +73,19 @@ def encode_row(
     if long == "drop" and isinstance(error, tokenization_lib.TooLongError):
       counts["too_long_dropped"] += 1
       return None
-    raise ValueError(f"{row.id}: {error}") from error
+    raise named(error, row.id) from error
   counts["truncated_rows"] += any(flags.values())
   for key, value in flags.items():
     counts[key] += value
   return prompt, encoded
+
+
+def named(error: ValueError, row_id: str) -> ValueError:
+  """Returns an error with the id of its row before the message."""
+  kind = ValueError
+  if isinstance(error, NotRenderedError):
+    kind = NotRenderedError
+  return kind(f"{row_id}: {error}")
 
 
 def bucket_for(length: int, buckets: Sequence[int]) -> int:

@@ -84,7 +84,7 @@ def encode_demonstrations(
     except UnevenError:
       encoded += _encode_turns(row, tokenization)
     except ValueError as error:
-      raise ValueError(f"{row.id}: {error}") from error
+      raise common.named(error, row.id) from error
   return encoded
 
 
@@ -98,8 +98,8 @@ def _encode_turns(
       continue
     try:
       prompt, _ = tokenization.encode_prompt(messages[:i])
-      content = messages[i]["content"]
-      response = tokenization.encode_response(messages[:i], content)
+      reply = records.reply_of(messages[i])
+      response = tokenization.encode_response(messages[:i], reply)
     except ValueError as error:
-      raise ValueError(f"{row.id}: {error}") from error
+      raise common.named(error, row.id) from error
     yield prompt + response, [False] * len(prompt) + [True] * len(response)

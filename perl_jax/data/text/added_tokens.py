@@ -14,8 +14,9 @@ _WHITE_SPACE = (
 )
 
 # ("token", id) | ("text", literal) | ("content", index of the message) |
-# ("response", index of an assistant message, with the space around it)
-Piece = tuple[str, int | str]
+# ("response", index of an assistant message, with the space around it) |
+# ("call", (index of an assistant message, pieces of what it has besides text))
+Piece = tuple[str, Any]
 
 
 class AddedTokens:

@@ -1,6 +1,6 @@
 """Puts the tokens of a filled plan together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from perl_jax.data.text.encoder import Encoder
 from perl_jax.data.text.template import ChatTemplate, Piece
@@ -10,7 +10,7 @@ def assemble(
   encoder: Encoder,
   template: ChatTemplate,
   pieces: Sequence[Piece],
-  contents: Sequence[str],
+  contents: Mapping[int, str],
   targets: frozenset[int],
 ) -> tuple[list[int], list[bool]]:
   """Returns the tokens of filled pieces, and a mask of those in `targets`.
@@ -46,10 +46,29 @@ def assemble(
     elif kind == "response":
       finish_run()
       extend(encoder.response(contents[value]), value in targets)
+    elif kind == "call":
+      number, turn = value
+      finish_run()
+      extend(encoder.turn(filled(turn, contents)), number in targets)
     else:
       finish_run(value)
       encoder.check([value])
       extend([value], ends_target)
-    ends_target = kind == "response" and value in targets
+    number = value[0] if kind == "call" else value
+    ends_target = kind in ("response", "call") and number in targets
   finish_run()
   return ids, mask
+
+
+def filled(pieces: Sequence[Piece], contents: Mapping[int, str]) -> list[Piece]:
+  """Returns tokens and literal text of pieces, with their holes filled."""
+  found: list[Piece] = []
+  for kind, value in pieces:
+    if kind == "token":
+      found.append((kind, value))
+      continue
+    text = value if kind == "text" else contents[value]
+    if found and found[-1][0] == "text":
+      text = found.pop()[1] + text
+    found.append(("text", text))
+  return found

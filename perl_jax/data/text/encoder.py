@@ -4,7 +4,7 @@ import functools
 import json
 from collections.abc import Callable, Sequence
 
-from perl_jax.data.text.template import ChatTemplate
+from perl_jax.data.text.template import ChatTemplate, Piece
 
 # Tells whether text at the beginning of a string is encoded differently from
 # text after a special token.
@@ -106,8 +106,13 @@ class Encoder:
       turn: The text.
       closed: Whether the prompt is without `Responses.unsaid`.
     """
+    return self.turn(self._template.cut_response(turn, closed), closed)
+
+  def turn(
+    self, pieces: Sequence[Piece], closed: bool = False
+  ) -> tuple[int, ...]:
+    """Encodes tokens and literal text that follow the tokens of a prompt."""
     ids: list[int] = []
-    pieces = self._template.cut_response(turn, closed)
     tokens = [value if kind == "token" else None for kind, value in pieces]
     around = zip([None, *tokens], pieces, [*tokens[1:], None], strict=False)
     for i, (before, (kind, value), after) in enumerate(around):

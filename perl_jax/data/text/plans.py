@@ -1,7 +1,9 @@
 """Plans of a chat template: the tokens and text around the contents."""
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from perl_jax.data.text import rendering
 from perl_jax.data.text.added_tokens import AddedTokens, Piece
@@ -9,6 +11,9 @@ from perl_jax.data.text.responses import Responses
 
 # Matches `rendering.HOLE`.
 _HOLE_PATTERN = re.compile(r"Xq7Zk(\d{5})kZ7qX")
+
+
+_MOST_PLANS = 4096
 
 
 class Plans:
@@ -19,6 +24,7 @@ class Plans:
     text: rendering.Rendering,
     added: AddedTokens,
     responses: Responses | None = None,
+    stop_id: int | None = None,
   ) -> None:
     """Prepares to make plans.
 
@@ -27,44 +33,98 @@ class Plans:
       added: The added tokens of the tokenizer.
       responses: The texts of responses; None if they are not known yet, so that
         plans have contents in their place.
+      stop_id: The token that ends an assistant turn.
     """
     self._text = text
     self._added = added
     self._responses = responses
-    self._plans: dict[tuple[tuple[str, ...], bool], tuple[Piece, ...]] = {}
+    self._stop = ("token", stop_id)
+    self._plans: dict[Any, tuple[Piece, ...]] = {}
 
   def of(
-    self, roles: tuple[str, ...], generate: bool = True
+    self,
+    roles: tuple[str, ...],
+    generate: bool = True,
+    more: tuple[str, ...] = (),
   ) -> tuple[Piece, ...]:
     """Renders `roles` with a hole for each content, and cuts up the text.
 
     Args:
       roles: Roles of the messages.
       generate: Whether a generation prompt follows them.
+      more: What else the messages have; see `calls.holes`.
 
     Raises:
+      NotRenderedError: The template leaves out a part of a tool call.
       ValueError: The template refuses the messages, or leaves one out.
     """
-    if (roles, generate) in self._plans:
-      return self._plans[roles, generate]
+    key = (roles, generate, more if any(more) else ())
+    if key in self._plans:
+      return self._plans[key]
     holes = [
       {"role": role, "content": rendering.HOLE.format(i)}
       for i, role in enumerate(roles)
     ]
+    if any(more):
+      for hole, keys in zip(holes, more, strict=True):
+        hole.update(json.loads(keys or "{}"))
+      if len(self._plans) >= _MOST_PLANS:  # Calls and tools are of many kinds.
+        self._plans.clear()
     text = self._text.render(holes, generate)
     pieces: list[Piece] = []
     for i, part in enumerate(_HOLE_PATTERN.split(text)):
       pieces += [("content", int(part))] if i % 2 else self._added.cut(part)
-    pieces = self._with_responses(pieces, roles)
-    for i, role in enumerate(roles):
-      if ("content", i) not in pieces and ("response", i) not in pieces:
+    plain = [
+      i
+      for i, role in enumerate(roles)
+      if role == "assistant" and not (any(more) and more[i])
+    ]
+    pieces = self._with_responses(pieces, plain)
+    self._check_complete(pieces, holes)
+    if any(more):
+      pieces = self._with_calls(pieces, roles, more)
+    self._plans[key] = tuple(pieces)
+    return self._plans[key]
+
+  def _check_complete(
+    self, pieces: Sequence[Piece], holes: Sequence[dict[str, Any]]
+  ) -> None:
+    """Checks that every hole is written."""
+    written = {v for kind, v in pieces if kind in ("content", "response")}
+    for i, hole in enumerate(holes):
+      numbers = {int(n) for n in _HOLE_PATTERN.findall(json.dumps(hole))}
+      if numbers <= written:
+        continue
+      if i in numbers - written:
         raise ValueError(
           f"The chat template of {self._text.name} leaves out the content of a "
-          f"message of role {role!r}. Leave such messages out, or change the "
-          "template."
+          f"message of role {hole['role']!r}. Leave such messages out, or"
+          " change the template."
         )
-    self._plans[roles, generate] = tuple(pieces)
-    return self._plans[roles, generate]
+      raise rendering.NotRenderedError(
+        f"The chat template of {self._text.name} leaves out a part of"
+        f" {sorted(hole.keys() - {'role', 'content'})} of a message of role"
+        f" {hole['role']!r}. Remove it from the row, or change the template."
+      )
+
+  def _with_calls(
+    self, pieces: Sequence[Piece], roles: tuple[str, ...], more: tuple[str, ...]
+  ) -> list[Piece]:
+    """Turns what the template writes of turns with more than text into calls.
+
+    That is done where it goes on from the prompt that the turn is given for.
+    """
+    pieces = list(pieces)
+    for i in range(1, len(roles)):
+      if roles[i] != "assistant" or not more[i]:
+        continue
+      before = list(self.of(roles[:i], True, more[:i]))
+      after = _behind(before, pieces)
+      if after is None or self._stop not in after:
+        continue
+      end = after.index(self._stop)
+      pieces = [*before, ("call", (i, tuple(after[:end]))), *after[end:]]
+    return pieces
 
   def text_of(self, piece: Piece) -> str:
     """Returns the text of a piece; "" for a hole."""
@@ -74,9 +134,9 @@ class Plans:
     return value if kind == "text" else ""
 
   def _with_responses(
-    self, pieces: Sequence[Piece], roles: Sequence[str]
+    self, pieces: Sequence[Piece], plain: Sequence[int]
   ) -> list[Piece]:
-    """Turns assistant contents and the space around them into responses.
+    """Turns `plain` contents and the space around them into responses.
 
     That is done where the template writes before them what a prompt ends with;
     other turns are not as a model writes them (Qwen3, DeepSeek-R1).
@@ -95,7 +155,7 @@ class Plans:
         found.append((kind, value))
         continue
       if (
-        roles[value] == "assistant"
+        value in plain
         and since.endswith(self._responses.opener + lead)
         and (not tail or pieces[i + 1] == ("text", tail))
       ):
@@ -106,3 +166,39 @@ class Plans:
       since = ""
       found.append((kind, value))
     return [piece for piece in found if piece != ("text", "")]
+
+
+def _behind(
+  before: Sequence[Piece], pieces: Sequence[Piece]
+) -> list[Piece] | None:
+  """Returns what follows `before` in pieces that begin with it, else None."""
+  count = len(before) - 1
+  if count < 0 or list(pieces[:count]) != list(before[:count]):
+    return None
+  if len(pieces) <= count:
+    return None
+  (kind, value), (other, whole) = before[count], pieces[count]
+  rest = list(pieces[count + 1 :])
+  if (kind, value) == (other, whole):
+    return rest
+  if kind == other == "text" and whole.startswith(value):
+    return [("text", whole[len(value) :]), *rest]
+  return None
+
+
+def flat(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
+  """Returns pieces with those of calls in their place."""
+  flat: list[Piece] = []
+  for kind, value in pieces:
+    flat += value[1] if kind == "call" else [(kind, value)]
+  return tuple(flat)
+
+
+def written(content: str) -> Iterator[str]:
+  """Yields what a template may make of a content."""
+  yield content
+  for characters in (None, "\n"):
+    yield content.strip(characters)
+    yield content.lstrip(characters)
+    yield content.rstrip(characters)
+  yield json.dumps(content, ensure_ascii=False)[1:-1]  # `tojson`

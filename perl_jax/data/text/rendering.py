@@ -4,9 +4,11 @@ import contextlib
 import datetime
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import jinja2
 
+from perl_jax.data import records
 from perl_jax.data.records import Message
 from perl_jax.data.text import score_template
 
@@ -26,6 +28,38 @@ _OPTIONS = {
 }
 
 
+# Conversations in which a template that renders a key writes the probe.
+_PROBE = "Xq7Zk_probe"
+_CALL = {
+  "type": "function",
+  "id": "abcdefghi",
+  "function": {"name": _PROBE, "arguments": {"a": "b"}},
+}
+_TOOL = {
+  "type": "function",
+  "function": {
+    "name": _PROBE,
+    "description": "a",
+    "parameters": {
+      "type": "object",
+      "properties": {"a": {"type": "string", "description": "b"}},
+      "required": ["a"],
+    },
+  },
+}
+_ASKED = {"role": "user", "content": "a"}
+_MUST: dict[str, list[Message]] = {
+  "tools": [{**_ASKED, "tools": [_TOOL]}],
+  "tool_calls": [
+    _ASKED,
+    {"role": "assistant", "content": "", "tool_calls": [_CALL]},
+  ],
+} | {
+  key: [_ASKED, {"role": "assistant", "content": "b", key: _PROBE}]
+  for key in ("reasoning_content", "reasoning", "thinking")
+}
+
+
 class NotRenderedError(ValueError):
   """A message has a key that means something and cannot be rendered."""
 
@@ -42,6 +76,8 @@ class Rendering:
     self.name = name
     self._tokenizer = tokenizer
     self._template = _template_of(tokenizer, name)
+    self._tool_template = _tool_template_of(tokenizer) or self._template
+    self._rendered: dict[str, bool] = {}
     self.exists = bool(self._template)
     self._folds_system = self.exists and self._refuses_system()
 
@@ -56,7 +92,8 @@ class Rendering:
     if not self._folds_system or roles != ["system", "user"]:
       return list(messages)
     content = f"{messages[0]['content']}\n\n{messages[1]['content']}"
-    return [{"role": "user", "content": content}, *messages[2:]]
+    first = {**messages[0], **messages[1], "content": content}
+    return [first, *messages[2:]]
 
   def render(self, messages: Sequence[Message], generate: bool) -> str:
     """Returns the messages as text, with a generation prompt if `generate`.
@@ -65,16 +102,6 @@ class Rendering:
       NotRenderedError: A message has a key that cannot be rendered.
       ValueError: The template refuses them.
     """
-    messages = [
-      {k: v for k, v in message.items() if k != "weight"}
-      for message in messages
-    ]
-    for message in messages:
-      for key in message.keys() - {"role", "content", "name", "tool_call_id"}:
-        raise NotRenderedError(
-          f"The chat template of {self.name} is not given the {key!r} of"
-          " messages."
-        )
     try:
       return self._render(messages, generate)
     except (ValueError, ImportError):
@@ -154,14 +181,53 @@ class Rendering:
           "chat_template.jinja to the tokenizer's directory."
         )
       return messages[0]["content"]
+    messages, tools = self._given(messages)
     # As a batch of one: transformers refuses a bare empty list of messages.
     return self._tokenizer.apply_chat_template(
-      [list(messages)],
-      chat_template=self._template,
+      [messages],
+      chat_template=self._tool_template if tools else self._template,
+      tools=tools,
       tokenize=False,
       add_generation_prompt=generate,
       **_OPTIONS,
     )[0]
+
+  def _given(
+    self, messages: Sequence[Message]
+  ) -> tuple[list[Message], list[dict[str, Any]] | None]:
+    """Returns messages and tools as the template is given them."""
+    tools, given = None, []
+    for message in messages:
+      message = {k: v for k, v in message.items() if k != "weight"}
+      tools = message.pop("tools", tools)
+      if "tool_calls" in message and not records.said(message):
+        message["content"] = ""
+      given.append(message)
+    return given, tools
+
+  def check(self, messages: Sequence[Message]) -> None:
+    """Checks that the template renders what messages have besides text.
+
+    Raises:
+      NotRenderedError: It leaves a key out.
+    """
+    for key in _MUST.keys() & {key for m in messages for key in m}:
+      if not self.exists or not self._renders(key):
+        raise NotRenderedError(
+          f"The chat template of {self.name} does not render the {key!r} of"
+          " messages, so the model would not see them. Take a tokenizer whose"
+          " template does (--config.data.tokenizer), or remove them from the"
+          " data."
+        )
+
+  def _renders(self, key: str) -> bool:
+    """Whether the template writes the value of a key of messages."""
+    if key not in self._rendered:
+      found = False
+      with contextlib.suppress(Exception):  # A template can raise anything.
+        found = _PROBE in self._render(_MUST[key], False)
+      self._rendered[key] = found
+    return self._rendered[key]
 
   def _culprit(self, messages: Sequence[Message]) -> str:
     for end in range(1, len(messages) + 1):
@@ -173,7 +239,7 @@ class Rendering:
 
 
 def _template_of(tokenizer, name: str) -> str | None:
-  """Returns the chat template, with a fixed date where it asks for today's.
+  """Returns the chat template, with a fixed date; None without one.
 
   Raises:
     ValueError: There are several, and none of them is the default.
@@ -187,6 +253,19 @@ def _template_of(tokenizer, name: str) -> str | None:
         "its directory."
       )
     template = template["default"]
+  return _dated(template)
+
+
+def _tool_template_of(tokenizer) -> str | None:
+  """Returns the template that transformers takes where tools are given."""
+  template = tokenizer.chat_template
+  if isinstance(template, dict):
+    return _dated(template.get("tool_use"))
+  return None
+
+
+def _dated(template: str | None) -> str | None:
+  """Returns a template with a fixed date where it asks for today's."""
   if not template or "strftime_now" not in template:
     return template
   # The library hands plain data to templates, and no functions.

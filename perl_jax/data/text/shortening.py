@@ -18,7 +18,8 @@ def drop_turns(
   Args:
     prompt_ids: Encodes messages as token ids.
     ids: Token ids of `messages`.
-    messages: The prompt; a system message at its beginning is kept.
+    messages: The prompt; a system message at its beginning is kept, and so are
+      the tools.
     limit: Most tokens.
 
   Returns:
@@ -28,6 +29,10 @@ def drop_turns(
   shorter, dropped = messages, 0
   for start in range(keep + 1, len(messages)):
     candidate = messages[:keep] + messages[start:]
+    if messages[start]["role"] == "tool":
+      continue  # What it answers would be gone.
+    if "tools" in messages[0]:
+      candidate[0] = {**candidate[0], "tools": messages[0]["tools"]}
     try:
       ids = prompt_ids(candidate)
     except ValueError:  # For example, a user must come first.

@@ -7,13 +7,11 @@ template renders for the real messages, so that templates which trim or rewrite
 contents are noticed.
 """
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from perl_jax.data.records import Message
-from perl_jax.data.text import rendering
+from perl_jax.data.text import calls, plans, rendering
 from perl_jax.data.text.added_tokens import AddedTokens, Piece
-from perl_jax.data.text.plans import Plans
 from perl_jax.data.text.responses import Responses
 
 
@@ -53,18 +51,20 @@ class ChatTemplate:
     self.name = name
     self._tokenizer = tokenizer
     self.added = AddedTokens(tokenizer)
-    self._even: set[tuple[tuple[str, ...], int]] = set()
+    self._even: set[tuple] = set()
     self.bos_id: int | None = None
     self.prefix: tuple[int, ...] = ()
     self.beginning: tuple[int, ...] = ()
     self.text = rendering.Rendering(tokenizer, name)
     self.ends_turn = not self.text.exists
     self.closing: tuple[Piece, ...] = ()
-    self._plans = Plans(self.text, self.added)
+    self._plans = plans.Plans(self.text, self.added)
     self.stop_ids = self._find_stops(more_stop_ids)
     stop = self.added.texts.get(self.stop_ids[0])
     self.responses = Responses(self.text, stop)
-    self._plans = Plans(self.text, self.added, self.responses)
+    self._plans = plans.Plans(
+      self.text, self.added, self.responses, self.stop_ids[0]
+    )
     self._find_start()
     prompt = self._plans.of(("user",))
     self._ends = (
@@ -73,9 +73,13 @@ class ChatTemplate:
     )
 
   def fill(
-    self, messages: Sequence[Message]
-  ) -> tuple[tuple[Piece, ...], list[str]] | None:
+    self, messages: Sequence[Message], generate: bool = True
+  ) -> tuple[tuple[Piece, ...], dict[int, str]] | None:
     """Returns the plan of a prompt, and the contents as they are rendered.
+
+    Args:
+      messages: The messages.
+      generate: Whether a generation prompt follows them.
 
     Returns:
       The pieces of the plan and the text for each hole; None if the template
@@ -83,20 +87,20 @@ class ChatTemplate:
       be found in the rendered text.
 
     Raises:
+      NotRenderedError: The template leaves out tools or a tool call.
       ValueError: The template refuses the messages, or leaves one out.
     """
-    pieces = self._plans.of(tuple(message["role"] for message in messages))
-    rendered = self.text.render(messages, True)
-    contents = [message["content"] for message in messages]
+    pieces, texts = self._plan(messages, generate)
+    rendered = self.text.render(messages, generate)
+    contents = {i: m["content"] for i, m in enumerate(messages)} | texts
     position = 0
-    for piece, following in zip(
-      pieces, (*pieces[1:], ("text", "")), strict=True
-    ):
+    flat = plans.flat(pieces)
+    for piece, following in zip(flat, (*flat[1:], ("text", "")), strict=True):
       text = self._plans.text_of(piece)
       if piece[0] in ("content", "response"):
-        content = messages[piece[1]]["content"]
+        content = texts.get(piece[1], "") or messages[piece[1]]["content"]
         after = self._plans.text_of(following)
-        for text in _written(content):
+        for text in plans.written(content):
           if piece[0] == "response":
             text = self.responses.lead + text + self.responses.tail
           if rendered.startswith(text + after, position):
@@ -107,6 +111,55 @@ class ChatTemplate:
       position += len(text)
     return (pieces, contents) if position == len(rendered) else None
 
+  def call(self, messages: Sequence[Message]) -> tuple[Piece, dict[int, str]]:
+    """Returns the piece of a last turn that has more than text.
+
+    Returns:
+      A piece that follows those of the prompt, and the text of each hole in it.
+
+    Raises:
+      ValueError: The template writes it otherwise than behind its generation
+        prompt and before the stop token.
+    """
+    found = self.fill(messages, generate=False)
+    last = len(messages) - 1
+    for piece in found[0] if found else ():
+      if piece[0] == "call" and piece[1][0] == last:
+        return piece, found[1]
+    keys = sorted(messages[last].keys() - {"role", "content", "weight"})
+    raise rendering.NotRenderedError(
+      f"The chat template of {self.name} does not go on from its generation"
+      f" prompt with {keys} of a response and the token that ends a turn, so a"
+      " model could not write them. Remove them from the data, or change the"
+      " template."
+    )
+
+  def _plan(
+    self, messages: Sequence[Message], generate: bool
+  ) -> tuple[tuple[Piece, ...], dict[int, str]]:
+    """Returns the plan of messages, and the texts of holes in their calls."""
+    more, texts = calls.holes(messages)
+    roles = tuple(message["role"] for message in messages)
+    if not any(more):
+      return self._plans.of(roles, generate), {}
+    self.text.check(messages)
+    for token in self.added.pattern.findall("".join(more)):
+      if self._is_control(token):
+        raise ValueError(
+          f"A tool or a tool call has the special token {token!r} of"
+          f" {self.name} in a name or a description, which would become a real"
+          " one. Remove it from the row."
+        )
+    return self._plans.of(roles, generate, more), texts
+
+  def _is_control(self, token: str) -> bool:
+    """Whether a token must not occur in a text.
+
+    Others, such as <think>, are tokens wherever they occur in a text.
+    """
+    id_ = self.added.ids[token]
+    return id_ in self.added.reserved or id_ in self.stop_ids
+
   def rewritten(self, messages: Sequence[Message]) -> tuple[Piece, ...]:
     """Returns the pieces of a prompt for which `fill` returns None.
 
@@ -116,14 +169,14 @@ class ChatTemplate:
       ValueError: The text of a content has a special token in it.
     """
     pieces = self.added.cut(self.text.render(messages, True))
-    plan = self._plans.of(tuple(message["role"] for message in messages))
-    for message in messages:
+    plan, texts = self._plan(messages, True)
+    plan = plans.flat(plan)
+    calls_of = [{"role": "tool call", "content": t} for t in texts.values()]
+    for message in (*messages, *calls_of):
       for token in self.added.pattern.findall(message["content"]):
-        id_ = self.added.ids[token]
-        # Others, such as <think>, are tokens wherever they occur in a text.
-        if id_ not in self.added.reserved and id_ not in self.stop_ids:
+        if not self._is_control(token):
           continue
-        piece = ("token", id_)
+        piece = ("token", self.added.ids[token])
         if pieces.count(piece) <= plan.count(piece):
           continue  # The template leaves it out.
         raise ValueError(
@@ -133,33 +186,41 @@ class ChatTemplate:
         )
     return tuple(pieces)
 
-  def check_even(self, roles: tuple[str, ...], first: int) -> None:
+  def check_even(self, messages: Sequence[Message], first: int) -> None:
     """Checks that past assistant turns are rendered like new ones.
 
     Args:
-      roles: Roles of the messages before the last target.
+      messages: The messages before the last target.
       first: Number of the first message that may be a target.
 
     Raises:
       UnevenError: A turn in the middle is not rendered as a prompt followed by
         a response and the stop token.
     """
-    if (roles, first) in self._even:
+    roles = tuple(message["role"] for message in messages)
+    more = calls.holes(messages)[0]
+    key = (roles, first, more if any(more) else ())
+    if key in self._even:
       return
-    pieces = self._plans.of(roles)
+    pieces = self._plans.of(roles, True, more)
+    stop = ("token", self.stop_ids[0])
     for i in range(first, len(roles)):
       if roles[i] != "assistant":
         continue
-      start = self._plans.of(roles[:i])
-      expected = (*start, ("response", i), ("token", self.stop_ids[0]))
-      if pieces[: len(expected)] != expected:
+      start = self._plans.of(roles[:i], True, more[:i])
+      turn = pieces[len(start) : len(start) + 2]
+      if pieces[: len(start)] != start or not (
+        turn == (("response", i), stop)
+        or (turn[1:] == (stop,) and turn[0][0] == "call" and turn[0][1][0] == i)
+      ):
         raise UnevenError(
           f"The chat template of {self.name} renders an assistant turn in the "
           "middle of a dialogue differently from one that is being written, so "
           "its turns cannot be trained on in one pass. Give each assistant "
           "turn as a row of its own (prompt, response)."
         )
-    self._even.add((roles, first))
+    if not any(more):
+      self._even.add(key)
 
   def tokens(self) -> set[int]:
     """Returns the special tokens around a single exchange."""
@@ -277,13 +338,3 @@ def _before(ids: Sequence[int], part: Sequence[int]) -> tuple[int, ...]:
     if list(ids[start : start + len(part)]) == list(part):
       return tuple(ids[:start])
   return ()
-
-
-def _written(content: str) -> Iterator[str]:
-  """Yields what a template may make of a content."""
-  yield content
-  for characters in (None, "\n"):
-    yield content.strip(characters)
-    yield content.lstrip(characters)
-    yield content.rstrip(characters)
-  yield json.dumps(content, ensure_ascii=False)[1:-1]  # `tojson`

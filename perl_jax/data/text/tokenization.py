@@ -13,7 +13,7 @@ filling the holes gives the tokens. It follows that
 import functools
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from perl_jax.data import records
 from perl_jax.data.records import Message
@@ -22,7 +22,6 @@ from perl_jax.data.text import (
   assembling,
   files,
   padding,
-  rendering,
   shortening,
 )
 from perl_jax.data.text.encoder import Encoder
@@ -172,12 +171,11 @@ class Tokenization:
   ) -> list[int]:
     """Encodes a response to `messages`, including the stop token.
 
-    The tokens do not depend on `messages`; the argument makes call sites show
-    what the response follows.
+    The tokens of a text do not depend on `messages`.
 
     Args:
       messages: The context.
-      response: Text of the response.
+      response: Text of the response, or a message with tool calls.
       closed: Whether it is as `apply_chat_template` writes it into a
         conversation that it ends: with `closing`, without a stop token that the
         template does not write, and without thoughts that it leaves out.
@@ -185,12 +183,11 @@ class Tokenization:
     Raises:
       ValueError: The template would rewrite it.
     """
-    del messages
     if not isinstance(response, str):
-      raise rendering.NotRenderedError(
-        f"The chat template of {self.name} is not given the keys"
-        f" {sorted(response)} of a response."
-      )
+      whole = self._template.text.folded([*messages, response])
+      (_, (_, turn)), texts = self._template.call(whole)
+      ids = self._encoder.turn(assembling.filled(turn, texts), closed)
+      return [*ids, self.stop_ids[0], *(self.closing if closed else ())]
     responses, stop = self._template.responses, self.stop_ids[0]
     if not closed:
       return [*self._encoder.response(responses.turn(response)), stop]
@@ -241,13 +238,16 @@ class Tokenization:
         "dialogue, so its turns cannot be trained on in one pass. Give each "
         "assistant turn as a row of its own (prompt, response)."
       )
-    self._template.check_even(roles[:last], first)
+    self._template.check_even(messages[:last], first)
     pieces, contents = filled
-    pieces = (*pieces, ("response", last), ("token", self.stop_ids[0]))
-    contents = [
-      *contents,
-      self._template.responses.turn(messages[last]["content"]),
-    ]
+    reply = records.reply_of(messages[last])
+    if isinstance(reply, str):
+      turn: Piece = ("response", last)
+      contents = contents | {last: self._template.responses.turn(reply)}
+    else:
+      turn, texts = self._template.call(messages[: last + 1])
+      contents = contents | texts
+    pieces = (*pieces, turn, ("token", self.stop_ids[0]))
     return self._assemble(pieces, contents, frozenset(targets))
 
   def decode(self, ids: Sequence[int]) -> str:
@@ -268,7 +268,7 @@ class Tokenization:
     messages = self._template.text.folded(messages)
     filled = self._template.fill(messages)
     if filled is None:
-      filled = (self._template.rewritten(messages), [])
+      filled = (self._template.rewritten(messages), {})
     pieces, contents = filled
     if closed:
       pieces = self._template.without_unsaid(pieces)
@@ -278,12 +278,12 @@ class Tokenization:
     """Returns the tokens of pieces without holes that follow a stop token."""
     start = len(self._template.prefix) + 1
     pieces = (("token", self.stop_ids[0]), *pieces)
-    return tuple(self._assemble(pieces, (), frozenset())[0][start:])
+    return tuple(self._assemble(pieces, {}, frozenset())[0][start:])
 
   def _assemble(
     self,
     pieces: Sequence[Piece],
-    contents: Sequence[str],
+    contents: Mapping[int, str],
     targets: frozenset[int],
   ) -> tuple[list[int], list[bool]]:
     """Returns the tokens of filled pieces, and a mask of those in `targets`."""

@@ -150,9 +150,10 @@ def text_of(content: Any, complain: Complain) -> Any:
 
 
 def _calls(value: Any, complain: Complain) -> list[dict[str, Any]]:
-  """Returns tool calls whose arguments are objects.
+  """Returns tool calls as transformers describes them, for all templates.
 
-  OpenAI writes the arguments as JSON text. Templates expect objects, and so do
+  A call has its function under that key, and arguments are objects. OpenAI
+  writes the arguments as JSON text. Templates expect objects, and so do
   the servers that render them for the model later.
   """
   value = _parsed(value)
@@ -172,9 +173,9 @@ def _calls(value: Any, complain: Complain) -> list[dict[str, Any]]:
     arguments = _parsed(function.get("arguments"))
     if isinstance(arguments, dict):
       function = {**function, "arguments": arguments}
-    calls.append(
-      {**call, "function": function} if "function" in call else function
-    )
+    if "function" not in call:
+      call = {"type": "function"}
+    calls.append({**call, "function": function})
   return calls
 
 

@@ -38,7 +38,7 @@ def test_a_call_is_kept_with_its_arguments_as_an_object(keys, content):
 def test_a_call_without_a_function_around_it():
   call = {"name": "look", "arguments": {"n": 1}}
   talk, _ = read(user("q"), {**assistant(""), "tool_calls": [call]})
-  assert talk[1]["tool_calls"] == [call]
+  assert talk[1]["tool_calls"] == [CALL]
 
 
 @pytest.mark.parametrize("key", ["weight", "train", "training", "loss"])
