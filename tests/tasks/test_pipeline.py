@@ -6,7 +6,7 @@ import logging
 import pytest
 from tensorboardX.proto import event_pb2
 
-from configs import sft
+from configs import quickstart, sft
 from perl_jax import files, tasks
 from perl_jax.tasks import pipeline
 from tests.tasks import tiny
@@ -91,6 +91,30 @@ def test_second_run_computes_nothing(finished, monkeypatch):
   assert {name.rsplit("/", 1)[-1] for name in changed} <= {
     "command.txt", "report.html"
   }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_lengths_of_the_quickstart_fit_its_model(tmp_path):
+  """It is what a newcomer types, but for the number of steps and rows."""
+  small = {"steps": 1, "eval_every": 1, "batch_size": 8, "microbatches": 1}
+  values = {
+    f"{task}.{name}": value
+    for task in ("sft", "reward", "rl")
+    for name, value in (small | {"model.scan_unroll": 1}).items()
+  }
+  values |= {
+    f"{task}.{name}": value
+    for task in pipeline.STAGES
+    for name, value in {
+      "data.options.size": 48, "data.options.validation_size": 8,
+      "eval.rows": 8, "eval.batch_size": 8, "model.preset": "tiny",
+    }.items()
+  }  # fmt: skip
+  values["rl.value.warmup_steps"] = 0
+  config = tiny.override(quickstart.get_config(), values)
+  data = config.rl.data
+  assert data.prompt_len + data.response_len == data.max_len
+  assert pipeline.run(config, tmp_path / "run")["rl.kl_at_step_0"] == 0.0
 
 
 class Stages:

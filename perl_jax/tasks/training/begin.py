@@ -149,12 +149,16 @@ def _start(config, role, workdir, kind, mesh) -> Start:
   else:
     _train_tokenizer(config, kind, tokenizer)
   tokenization = tokenization_lib.load_tokenizer(tokenizer)
+  # A reward model reads more of a response that was cut: its stop token, and
+  # what the chat template writes after that.
+  closing = 1 + len(tokenization.closing)
   model = presets.preset(
     config.model.preset,
     vocab_size=tokenization.vocab_size,
     max_len=max(
       config.data.max_len, config.data.prompt_len + config.data.response_len
-    ),
+    )
+    + closing,
     scan_unroll=config.model.scan_unroll,
     remat=config.model.remat,
     dtype=config.model.dtype,

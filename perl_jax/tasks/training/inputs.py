@@ -102,11 +102,12 @@ def require_room(config: Config, max_len: int, closing: int = 0) -> None:
   data = config.data
   longest = max(data.max_len, data.prompt_len + data.response_len + closing)
   if longest > max_len:
+    more = f", and {closing} that end a response in the template"
     raise ValueError(
       f"config.data asks for sequences of {longest} tokens (max_len="
       f"{data.max_len}, prompt_len + response_len = {data.prompt_len} +"
-      f" {data.response_len}), but the model takes {max_len}. Lower them, or"
-      " train a model with a longer context."
+      f" {data.response_len}{more * bool(closing)}), but the model takes"
+      f" {max_len}. Lower them, or train a model with a longer context."
     )
 
 

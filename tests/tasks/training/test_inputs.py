@@ -146,6 +146,8 @@ def test_room_is_that_of_the_longer_sequence(rows):
   inputs.require_room(settings, 80)
   with pytest.raises(ValueError, match=r"sequences of 80 tokens .*takes 79"):
     inputs.require_room(settings, 79)
+  with pytest.raises(ValueError, match=r"82 tokens .*50 \+ 30, and 2 that end"):
+    inputs.require_room(settings, 81, 2)
 
 
 def test_fresh_start_trains_a_tokenizer_once(rows, tmp_path):
@@ -154,7 +156,8 @@ def test_fresh_start_trains_a_tokenizer_once(rows, tmp_path):
     settings, "policy", tmp_path, "demonstrations", MESH
   )
   assert start.tokenizer == tmp_path / "tokenizer"
-  assert start.config.max_len == 90  # prompt_len + response_len > max_len
+  # prompt_len + response_len > max_len; and a stop token, if one is cut.
+  assert start.config.max_len == 90 + 1 + len(tokenization.closing)
   assert start.config.vocab_size == tokenization.vocab_size
   before = tiny.tree(tmp_path)
   again, _ = begin.start(settings, "policy", tmp_path, "demonstrations", MESH)
@@ -192,7 +195,7 @@ def test_start_goes_on_from_an_earlier_stage(rows, sft_run, tmp_path):
   settings = config(rows, "reward", reward__init=str(sft_run))
   start, _ = begin.start(settings, "reward", tmp_path, "preferences", MESH)
   assert start.tokenizer == sft_run / "tokenizer"
-  assert start.config.max_len == 136
+  assert start.config.max_len == 136 + 1  # a stop token
   assert list(tmp_path.iterdir()) == [rows]
 
 
