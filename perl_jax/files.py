@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from perl_jax import json_text
+
 
 def read_jsonl(
   path: str | Path, *, torn_end: bool = False
@@ -33,16 +35,16 @@ def read_jsonl(
     if not line.strip():
       continue
     try:
-      row = json.loads(line)
-      if type(row) is not dict:
-        raise ValueError(f"is {type(row).__name__}, not an object")
-    except ValueError as error:
-      if torn_end and number == len(lines):
-        break
+      row = json_text.parse(line)
+      wrong = f"is {type(row).__name__}, not an object"
+    except json_text.Fault as error:
+      row, wrong = None, error.what
+    if isinstance(row, dict):
+      rows.append(row)
+    elif not torn_end or number < len(lines):
       raise ValueError(
-        f"{path}:{number}: not a JSON object ({error}): {line[:60]!r}"
-      ) from error
-    rows.append(row)
+        f"{path}:{number}: not a JSON object ({wrong}): {line[:60]!r}"
+      )
   return rows
 
 

@@ -8,8 +8,6 @@ where JAX finds the others by itself (TPU VM, GKE, SLURM, Open MPI), or with
 `--coordinator_address=HOST:PORT --num_processes=N --process_id=I`.
 """
 
-import ast
-import contextlib
 import logging as standard_logging
 import os
 import sys
@@ -22,6 +20,7 @@ from ml_collections import config_flags
 
 from perl_jax import compilation_cache, hosts, tasks
 from perl_jax.planning import libtpu
+from perl_jax.tasks.settings import overrides
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Experiment config, configs/NAME.py[:DATASET]."
@@ -180,22 +179,19 @@ def start(argv: list[str]) -> None:
 
 def parse(argv: list[str]) -> list[str]:
   """Parses the flags; exits with one line if they are wrong."""
+  argv = [overrides.expand_home(argument) for argument in argv]
   try:
     rest = flags.FLAGS(argv)
-    _ = _CONFIG.value.task  # a config file that failed to load raises here
-    return rest
-  except AttributeError as error:
-    # ml_collections wraps its message, "'rnk'\nDid you mean ...", in quotes.
-    text = str(error)
-    with contextlib.suppress(SyntaxError, ValueError):
-      text = str(ast.literal_eval(text))
-    sys.exit(f"error: no such config field: {' '.join(text.split())}")
-  except (flags.Error, OSError) as error:
-    # A config file that raises brings its traceback along; its last line says
-    # what is wrong, but a missing file is named further up.
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    missing = [line for line in lines if "No such file" in line]
-    sys.exit(f"error: {(missing or lines)[-1]}")
+    config = _CONFIG.value
+    _ = config.task  # a config file that failed to load raises here
+  except Exception as error:
+    # ml_collections raises whatever comes of a path that is not there, and of
+    # the code of a config file.
+    sys.exit(f"error: {overrides.explain(argv, error)}")
+  wrong = overrides.fault(config, argv)
+  if wrong is not None:
+    sys.exit(f"error: {wrong}")
+  return rest
 
 
 def run() -> None:

@@ -35,7 +35,7 @@ FLOORS = (
   # Models say how activations are laid out: the axes' names are below them.
   (
     *("compilation_cache", "names", "hosts", "sharding", "models"),
-    *("objectives", "params", "files", "checksums"),
+    *("objectives", "params", "json_text", "files", "checksums"),
   ),
 )
 PURE = {

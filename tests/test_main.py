@@ -80,16 +80,90 @@ def test_missing_config_file(command, capsys):
 
 
 @pytest.mark.parametrize(
-  "argument, wrong, nearest",
+  "argument, nearest",
   [
-    ("--config.lora.rnk=4", "rnk", "rank"),
-    ("--config.optimizer.learning_rat=1", "learning_rat", "learning_rate"),
-    ("--config.btea=0.1", "btea", "beta"),
+    ("--config.lora.rnk=4", "lora.rank"),
+    ("--config.optimizer.learning_rat=1", "optimizer.learning_rate"),
+    ("--config.btea=0.1", "beta"),
+    ("--config.lorra.rank=4", "lora.rank"),
+    ("--config.Lora.rank=4", "lora.rank"),
+    ("--config.polcy.init=x", "policy.init"),
+    ("--config.optimzer.learning_rte=0.1", "optimizer.learning_rate"),
+    ("--config.data.optons.size=4", "data.options.size"),
+    ("--config.batch-size=4", "batch_size"),
+    ("--config.optimizer.learning-rate=0.1", "optimizer.learning_rate"),
+    ("--config.lora['rank']=4", "lora.rank"),
+    ("--config.rank=4", "lora.rank"),
   ],
 )
-def test_mistyped_field(command, capsys, argument, wrong, nearest):
+def test_mistyped_field(command, capsys, argument, nearest):
   message = refused(command, capsys, "--config=configs/rl.py", argument)
-  assert wrong in message and f'"{nearest}"' in message
+  wrong = argument.removeprefix("--config.").partition("=")[0]
+  assert f"no such config field: {wrong} is not in configs/rl.py" in message
+  assert f"'{nearest}'" in message
+
+
+@pytest.mark.parametrize(
+  "config, path, texts",
+  [
+    ("reward.py", "policy.init", ("It has reward.init", "configs/dpo.py")),
+    ("sft.py", "reward.init", ("It has policy.init", "configs/reward.py")),
+    ("sft.py:coffee_bar", "kl.target", ("It is a field of configs/rl.py.",)),
+    ("export.py", "lora.rank", ("configs/sft.py",)),
+    ("report.py", "steps", ("configs/dpo.py",)),
+    ("quickstart.py", "lora.rank", ("--config.sft.lora.rank", "stages")),
+    ("quickstart.py", "steps", ("--config.rl.steps",)),
+    ("rl.py", "steps.x", ("config.steps is a field, and nothing is below",)),
+    ("rl.py", "data.buckets.x", ("config.data.buckets is a field",)),
+    ("rl.py", "kl", ("section", "--config.kl.estimator")),
+    ("pipeline.py", "rl.lora", ("section", "--config.rl.lora.rank")),
+    ("rl.py:hh_rlhf", "data.options", ("section", "it has none")),
+    ("sft.py", "task", ("--config=FILE",)),
+    ("pipeline.py", "sft.task", ("--config=FILE",)),
+    ("sft.py", "", ("no such config field",)),
+    ("sft.py", "lock", ("no such config field",)),
+    ("sft.py", "optimizer.items", ("no such config field",)),
+    ("sft.py", "a b", ("no such config field: a b",)),
+    ("sft.py", "..", ("no such config field: ..",)),
+  ],
+)
+def test_field_of_another_place(command, capsys, config, path, texts):
+  for value in ("=x", "", "={'a': 1}"):
+    message = refused(
+      command, capsys, f"--config=configs/{config}", f"--config.{path}{value}"
+    )
+    for text in texts:
+      assert text in message, message
+
+
+def test_flag_without_its_config(command, capsys):
+  message = refused(
+    command, capsys, "--config=configs/sft.py", "--batch_size=4"
+  )
+  assert "--config.batch_size" in message
+
+
+@pytest.mark.parametrize(
+  "text, said",
+  [
+    ("def get_config():\n  return undefined\n", "NameError: name 'undefined'"),
+    ("def get_config(:\n", "SyntaxError"),
+  ],
+)
+def test_config_file_with_a_fault(command, capsys, tmp_path, text, said):
+  path = tmp_path / "mine.py"
+  path.write_text(text)
+  message = refused(command, capsys, f"--config={path}", "--config.a=1")
+  assert said in message, message
+
+
+def test_home_in_the_path_of_a_config(command, monkeypatch, tmp_path):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  (tmp_path / "mine.py").write_text(
+    "from configs import report\nget_config = report.get_config\n"
+  )
+  command("--config=~/mine.py")
+  assert main._CONFIG.value.task == "report"
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,12 @@
 """A Hugging Face checkpoint directory as a whole: config, base and head."""
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 
 from jax.sharding import Mesh
 
-from perl_jax import roles
+from perl_jax import json_text, roles
 from perl_jax.interop import (
   hf_config,
   hf_files,
@@ -25,7 +24,7 @@ def is_checkpoint(directory: str | os.PathLike) -> bool:
   """Whether a directory looks like a checkpoint of `transformers`."""
   path = Path(directory) / "config.json"
   try:
-    settings = json.loads(path.read_text())
+    settings = json_text.parse(path.read_bytes())
   except (OSError, ValueError):
     return False
   names = ("model_type", "architectures")
@@ -115,7 +114,7 @@ def _describe(
   if hf_scores.is_reward(checkpoint.shapes, architectures):
     path = checkpoint.directory / "config.json"
     known = type(hf)().to_dict()
-    hf_scores.check_config(json.loads(path.read_text()), known, path)
+    hf_scores.check_config(json_text.read_object(path), known, path)
     # It has no head for tokens, whatever config.json says.
     return dataclasses.replace(config, tied_head=True), checkpoint, True
   return hf_weights.with_its_head(checkpoint, config), checkpoint, False

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from perl_jax import json_text
 from perl_jax.data.text.hugging_face import import_transformers
 from perl_jax.interop import hf_fields
 from perl_jax.models.config import ModelConfig
@@ -49,6 +50,7 @@ def load_hf_config(directory: str | os.PathLike) -> Any:
       " config.json, *.safetensors and the tokenizer's files."
       + _instead(Path(directory))
     )
+  json_text.read_object(path, "Download it again, or repair it.")
   transformers = import_transformers()
   local: dict[str, Any] = {"local_files_only": True}
   try:

@@ -7,12 +7,12 @@ would take their default, a theta of 10,000 for instance, and say nothing.
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from perl_jax import json_text
 from perl_jax.data.text.hugging_face import import_transformers
 from perl_jax.interop import hf_config as hf_config_lib
 from perl_jax.interop.hf_config import FAMILIES, SEQ_CLS
@@ -135,7 +135,7 @@ def released(
     return {}
   # A reward model has no head for tokens, whatever its file says of one.
   found = dataclasses.replace(found, tied_head=config.tied_head)
-  fields = json.loads(path.read_text())
+  fields = json_text.read_object(path)
   if hf_config_lib.is_nested(hf):
     ids = {name: fields[name] for name in _IDS if name in fields}
     fields = fields["text_config"] | {"model_type": hf.text_config.model_type}

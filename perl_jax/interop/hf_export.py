@@ -1,13 +1,12 @@
 """Writes merged models as directories that `transformers` loads."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from perl_jax import files
+from perl_jax import files, json_text
 from perl_jax import params as params_lib
 from perl_jax.interop import hf_config_out, hf_names, hf_weights, score
 from perl_jax.models.config import ModelConfig
@@ -106,8 +105,6 @@ def _ids(stops: Stops, known: Mapping[str, Any]) -> dict[str, Any]:
 def _generation(directory: str | os.PathLike) -> dict[str, Any]:
   """Fields of a released generation_config.json, {} if there is none."""
   try:
-    return dict(
-      json.loads((Path(directory) / "generation_config.json").read_text())
-    )
-  except (OSError, ValueError, TypeError):
+    return json_text.read_object(Path(directory) / "generation_config.json")
+  except (OSError, ValueError):
     return {}

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
+from perl_jax import json_text
 from perl_jax.interop import hf_names
 
 INDEX = "model.safetensors.index.json"
@@ -103,12 +104,10 @@ class Checkpoint:
     if not file.endswith(".json"):
       return [file]
     index = self.directory / file
-    try:
-      listed = dict(json.loads(index.read_text())["weight_map"])
-    except (ValueError, KeyError, TypeError) as error:
-      raise ValueError(f"{index} has no readable weight_map: {error!r}") from (
-        error
-      )
+    what = "Its weight_map names a file for each tensor: download it again."
+    listed = json_text.read_object(index, what).get("weight_map")
+    if not isinstance(listed, dict) or not listed:
+      raise ValueError(f"{index}: weight_map={listed!r:.60}. {what}")
     for name, shard in listed.items():
       self._require_inside(shard, f"{index}: {name}")
     return sorted(set(listed.values()))

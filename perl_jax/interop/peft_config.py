@@ -9,13 +9,14 @@ Reference: huggingface/peft 0.21, `LoraConfig`, `check_target_module_exists` and
 """
 
 import dataclasses
-import json
 import math
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from perl_jax import json_text
 
 CONFIG = "adapter_config.json"
 CAUSAL_LM = "CAUSAL_LM"
@@ -198,10 +199,7 @@ def read(directory: str | os.PathLike) -> AdapterConfig:
       the field, its value and the way out.
   """
   path = Path(directory) / CONFIG
-  try:
-    fields = dict(json.loads(path.read_text()))
-  except (ValueError, TypeError) as error:
-    raise ValueError(f"{path} is no JSON object: {error}.") from error
+  fields = json_text.read_object(path)
   if fields.get("peft_type") != "LORA":
     raise ValueError(
       f"{path}: peft_type={fields.get('peft_type')!r}; only LORA is supported."

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from perl_jax import files
+from perl_jax import files, json_text
 from perl_jax.data.text import hugging_face
 from perl_jax.data.text.tokenization import Tokenization
 
@@ -131,4 +131,4 @@ def set_template(directory: str | os.PathLike, template: str) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-  return json.loads(path.read_text()) if path.is_file() else {}
+  return json_text.read_object(path) if path.is_file() else {}

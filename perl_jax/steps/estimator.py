@@ -26,20 +26,6 @@ NAMES = ("reinforce", "ppo", "rloo", "grpo", "dr_grpo")
 WITH_VALUE = ("reinforce", "ppo")
 CLIPPED = ("ppo", "grpo", "dr_grpo")
 REDUCTIONS = ("token", "sequence", "sequence_mean")
-_INF = float("inf")
-# (field, its name in a config, smallest value, largest value).
-_RANGES = (
-  ("group", "samples_per_prompt", 1, _INF),
-  ("epochs", "ppo.epochs", 1, _INF),
-  ("minibatches", "ppo.minibatches", 1, _INF),
-  ("clip_low", "ppo.clip_low", 0, 1),
-  ("clip_high", "ppo.clip_high", 0, _INF),
-  ("value_clip", "ppo.value_clip", 0, _INF),
-  ("discount", "ppo.discount", 0, 1),
-  ("gae_lambda", "ppo.gae_lambda", 0, 1),
-  ("entropy_coef", "entropy_coef", 0, _INF),
-  ("value_coef", "value_coef", 0, _INF),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +82,6 @@ class Estimator:
       raise ValueError(
         f"kl.estimator={self.kl!r}, kl.place={self.kl_place!r}: {error}"
       ) from error
-    self._require_ranges()
     if self.group < 2 and not self.uses_value:
       raise ValueError(
         f"estimator={self.name!r} compares the responses to a prompt: set"
@@ -111,13 +96,6 @@ class Estimator:
         " gradient is wrong. Set both to 1, or use one of"
         f" {', '.join(CLIPPED)}."
       )
-
-  def _require_ranges(self):
-    for field, shown, low, high in _RANGES:
-      value = getattr(self, field)
-      if not low <= value <= high:
-        most = "" if high == _INF else f" and at most {high}"
-        raise ValueError(f"{shown}={value} must be at least {low}{most}.")
 
   @property
   def uses_value(self) -> bool:

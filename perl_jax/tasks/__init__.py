@@ -14,6 +14,7 @@ from absl import logging
 
 from perl_jax import names
 from perl_jax.interop import packages
+from perl_jax.tasks.settings import paths, ranges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,11 +73,13 @@ def run(config: Any, workdir: str | Path) -> dict[str, float]:
   """Runs `config.task` in `workdir` and returns its summary.
 
   A `config.base` that names a Python package becomes the path of its model, and
-  fields that are None get a value; see `settings.defaults`.
+  fields that are None get a value; see `settings.defaults`. "~" at the start of
+  a path is the user's home.
 
   Raises:
-    ValueError: The task is unknown; the nearest name is given. Or `config.base`
-      names a package that has no model; see `interop.packages`.
+    ValueError: The task is unknown; the nearest name is given. Or a number of
+      the config is out of range, or `config.base` names a package that has no
+      model; see `settings.ranges` and `interop.packages`.
   """
   name = config.task
   if name not in TASKS:
@@ -84,8 +87,9 @@ def run(config: Any, workdir: str | Path) -> dict[str, float]:
     raise ValueError(
       f"config.task={name!r}: choose one of {', '.join(TASKS)}.{hint}"
     )
+  ranges.check(config)
+  config, workdir = paths.expand(config), Path(workdir).expanduser()
   if "base" in config:
-    config = config.copy_and_resolve_references()
     with config.unlocked():
       config.base = packages.resolve(config.base)
   module = TASKS[name].module()

@@ -125,10 +125,6 @@ def check(config: shared.Config) -> None:
     raise ValueError(
       "config.init is empty: give the workdir of the stage to export."
     )
-  if config.shard_bytes < 1:
-    raise ValueError(
-      f"config.shard_bytes={config.shard_bytes} must be at least 1."
-    )
 
 
 def one_model(config: shared.Config, start: Start) -> Start:

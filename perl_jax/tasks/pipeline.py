@@ -6,12 +6,11 @@ killed pipeline goes on where it was. A config without `sft` starts the others
 from `config.base`, a model that is tuned already.
 """
 
-import json
 from pathlib import Path
 
 from absl import logging
 
-from perl_jax import files, hosts, tasks
+from perl_jax import files, hosts, json_text, tasks
 from perl_jax.data.sources import registry
 from perl_jax.reporting import conversations, terminal
 from perl_jax.tasks.settings import shared
@@ -98,7 +97,7 @@ def run_stage(config: shared.Config, workdir: Path) -> dict[str, float]:
   if done.is_file():
     with workdir_lib.preparing(tasks.resolved(config, workdir), workdir):
       logging.info("%s has finished; taking %s.", config.task, done)
-    return json.loads(done.read_text())
+    return json_text.read_object(done)
   logging.info("stage %s in %s", config.task, workdir)
   return tasks.run(config, workdir)
 

@@ -6,14 +6,13 @@ still going or after it was killed; a section without data is left out.
 """
 
 import datetime
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from absl import logging
 
 from perl_jax import files as files_lib
-from perl_jax import hosts, tasks
+from perl_jax import hosts, json_text, tasks
 from perl_jax.data.sources import registry
 from perl_jax.reporting import page
 
@@ -120,15 +119,7 @@ def _notice(config: Mapping[str, object]) -> str:
 
 def _read_object(directory: Path, name: str) -> dict[str, object]:
   path = directory / f"{name}.json"
-  if not path.exists():
-    return {}
-  try:
-    value = json.loads(path.read_text(encoding="utf-8"))
-  except ValueError as error:
-    raise ValueError(f"{path}: not JSON: {error}") from error
-  if type(value) is not dict:
-    raise ValueError(f"{path}: is {type(value).__name__}, not a JSON object")
-  return value
+  return json_text.read_object(path) if path.exists() else {}
 
 
 def _guess(workdir: Path, config: Mapping[str, object]) -> str:

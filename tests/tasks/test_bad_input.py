@@ -165,7 +165,7 @@ def test_a_task_that_there_is_not(tmp_path):
     ("estimator", "rloo", ("config.estimator='rloo'", "samples_per_prompt")),
     ("kl__estimator", "k3", ("config.kl.estimator='k3'", "'k1'")),
     ("ppo__epochs", 2, ("ppo.epochs=2", "grpo")),
-    ("ppo__clip_low", 2.0, ("config.ppo.clip_low=2.0", "at most 1")),
+    ("ppo__clip_low", 2.0, ("config.ppo.clip_low=2.0", "in [0, 1]")),
     ("kl__target", -1.0, ("config.kl.target=-1.0", "0 for a fixed")),
     ("rollouts__refill", 3, ("config.rollouts.refill=3", "slots=0")),
     ("rollouts__layout", "fsdp", ("config.rollouts.layout='fsdp'", "decode")),

@@ -293,7 +293,7 @@ def test_every_step_has_a_key_of_its_own(tmp_path, monkeypatch, sft_run):
   "field, value, texts",
   [
     ("loss", "hinge", ("config.loss='hinge'", "sigmoid, ipo")),
-    ("beta", 0.0, ("config.beta=0.0 must be > 0",)),
+    ("beta", 0.0, ("config.beta=0.0", "above 0", "a nat")),
     ("label_smoothing", 0.6, ("config.label_smoothing=0.6", "[0, 0.5)")),
     ("loss", "ipo", ("config.label_smoothing=0.1", "use 0")),
     ("batch_size", 7, ("config.batch_size=7", "config.microbatches=4")),

@@ -130,7 +130,7 @@ def test_damaged_files_are_named_and_a_torn_end_is_not_damage(tmp_path):
     report.write_report(tmp_path)
   write_stage(tmp_path, runs.make_sft())
   (tmp_path / "config.json").write_text("{")
-  with pytest.raises(ValueError, match=r"config\.json: not JSON"):
+  with pytest.raises(ValueError, match=r"config\.json:1: not valid JSON"):
     report.write_report(tmp_path)
   (tmp_path / "config.json").write_text("[]")
   with pytest.raises(ValueError, match=r"config\.json: is list"):

@@ -239,8 +239,6 @@ def test_what_an_ensemble_is_not(tmp_path, sft_run, reward_run, ensemble_run):
 @pytest.mark.parametrize(
   "fields, texts",
   [
-    ({"ensemble": 0}, ("config.ensemble=0",)),
-    ({"member_share": 0.0}, ("config.member_share=0.0", "(0, 1]")),
     ({"ensemble": 2, "microbatches": 8}, ("4 rows", "microbatches=8")),
     ({"ensemble": 2}, ("4 rows", "8 devices")),
   ],

@@ -1,11 +1,11 @@
 """The library `transformers`, imported when it is needed, and its files."""
 
-import json
 import os
 import pathlib
 import types
 from typing import Any
 
+from perl_jax import json_text
 from perl_jax.data.text import unreadable
 
 # A chat template in a file goes before one in tokenizer_config.json.
@@ -51,10 +51,7 @@ def eos_ids(directory: pathlib.Path) -> list[int]:
   for name in ("generation_config.json", "config.json"):
     path = directory / name
     if path.exists():
-      try:
-        eos = json.loads(path.read_text()).get("eos_token_id")
-      except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is no JSON object: {error}") from error
+      eos = json_text.read_object(path).get("eos_token_id")
       listed = eos if isinstance(eos, list) else [eos]
       return [i for i in listed if i is not None]
   return []

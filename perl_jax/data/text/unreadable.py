@@ -1,7 +1,8 @@
 """Says why a directory's tokenizer cannot be read, and what to do about it."""
 
-import json
 import pathlib
+
+from perl_jax import json_text
 
 _LFS = b"version https://git-lfs"
 _SETTINGS = "tokenizer_config.json"
@@ -59,8 +60,8 @@ def _broken_file(directory: pathlib.Path) -> str:
     if path.read_bytes().startswith(_LFS):
       return _pointer(path)
     try:
-      json.loads(path.read_text())
-    except ValueError as error:
+      json_text.parse(path.read_bytes())
+    except json_text.Fault as error:
       return f"{path.name} is no JSON ({error}). Copy that file again."
   path = directory / _PIECES
   if path.is_file() and path.read_bytes().startswith(_LFS):
@@ -77,7 +78,7 @@ def _pointer(path: pathlib.Path) -> str:
 
 def _code(directory: pathlib.Path) -> str:
   path = directory / _SETTINGS
-  settings = json.loads(path.read_text()) if path.is_file() else {}
+  settings = json_text.read_object(path) if path.is_file() else {}
   if "AutoTokenizer" not in settings.get("auto_map", {}):
     return ""
   if (directory / _WHOLE).is_file():

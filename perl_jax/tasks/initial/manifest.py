@@ -5,14 +5,13 @@ adapters, how they were tuned, and their base by reference and fingerprint) and
 `tokenizer/`. A later stage needs nothing but the path of the workdir.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from perl_jax import files, hosts
+from perl_jax import files, hosts, json_text
 from perl_jax.data.text import files as tokenizer_files
 from perl_jax.data.text import gguf_metadata, gguf_tokenizer, hugging_face
 from perl_jax.interop import peft
@@ -150,7 +149,7 @@ def read_model(workdir: str | Path, field: str) -> dict[str, Any]:
       " the workdir of an sft, reward, rl or dpo run, a Hugging Face"
       f" checkpoint, a GGUF file or a PEFT adapter.{hint}"
     )
-  saved = json.loads(path.read_text())
+  saved = json_text.read_object(path, "Run that stage again in a new workdir.")
   require_version(path, saved, f"config.{field}={str(workdir)!r}")
   missing = sorted(set(_FIELDS) - saved.keys())
   if missing:

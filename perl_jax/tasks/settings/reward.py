@@ -70,13 +70,6 @@ def loss_of(config: shared.Config) -> Loss:
 
 def _check_ensemble(config: shared.Config, mesh: Mesh) -> None:
   members, share = config.ensemble, config.member_share
-  if members < 1:
-    raise ValueError(f"config.ensemble={members} must be at least 1.")
-  if not 0 < share <= 1:
-    raise ValueError(
-      f"config.member_share={share} must be in (0, 1]: the share of the rows"
-      " that each model of an ensemble trains on."
-    )
   rows = round(share * config.batch_size)
   if members > 1 and (not rows or rows % config.microbatches):
     raise ValueError(

@@ -1,9 +1,9 @@
 """How the model of a workdir was trained, for its model card."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from perl_jax import json_text
 from perl_jax.tasks.initial import manifest
 from perl_jax.tasks.training import workdir as workdir_lib
 
@@ -16,7 +16,7 @@ def training_facts(workdir: Path) -> dict[str, Any]:
   facts: dict[str, Any] = {}
   path = workdir / workdir_lib.CONFIG_FILE
   if (workdir / manifest.MODEL_FILE).exists() and path.exists():
-    config = json.loads(path.read_text())
+    config = json_text.read_object(path)
     for field in ("task", "tuning", "steps", "batch_size", "beta", "loss"):
       if field in config:
         facts[field] = config[field]
@@ -28,6 +28,6 @@ def training_facts(workdir: Path) -> dict[str, Any]:
       "reward_before", "reward_after", "gold_before", "gold_after", "kl",
       "accuracy", "auroc",
     )  # fmt: skip
-    found = json.loads(summary.read_text())
+    found = json_text.read_object(summary)
     facts |= {name: found[name] for name in wanted if name in found}
   return facts

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from perl_jax import files, hosts
+from perl_jax import files, hosts, json_text
 from perl_jax.tasks.initial import manifest
 from perl_jax.tasks.settings import shared
 
@@ -114,9 +114,9 @@ def _refuse_other(workdir: Path, mine: Mapping[str, Any]) -> None:
     return
   model = workdir / manifest.MODEL_FILE
   if model.is_file():
-    saved = json.loads(model.read_text())
+    saved = json_text.read_object(model)
     manifest.require_version(model, saved, f"--workdir={workdir}")
-  written = json.loads(path.read_text())
+  written = json_text.read_object(path)
   lines = differences(complete(written, mine), mine)
   lines = [line for line in lines if not _WHEN.match(line)]
   moved = [line for line in lines if _WHERE.match(line)]

@@ -246,7 +246,6 @@ def reward_config(**fields):
   [
     ({"combine": "max"}, ("combine='max'", "'mean_minus_std'")),
     ({"score_at": "end"}, ("score_at='end'", "'template', 'turn'")),
-    ({"std_weight": -1.0}, ("std_weight=-1.0", "at least 0")),
     ({"init": "", "combine": "min"}, ("combine='min'", "'mean'")),
     ({"fn": "a:b", "fn_weight": 0.0}, ("fn_weight=0", "'a:b'")),
   ],

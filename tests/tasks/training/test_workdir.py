@@ -1,7 +1,6 @@
 """Claiming a workdir, and the checks before anything is read."""
 
 import json
-import math
 
 import jax
 import numpy as np
@@ -112,17 +111,6 @@ def test_a_mesh_that_leaves_a_process_out(monkeypatch):
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   with pytest.raises(ValueError, match=r"only 1 of 2 processes.*size to -1"):
     shared.make_mesh(tiny.config("sft"))
-
-
-@pytest.mark.parametrize(
-  "field, value",
-  [("every_steps", -1), ("every_seconds", -1.0), ("every_seconds", math.nan),
-   ("keep", 0)],
-)  # fmt: skip
-def test_when_to_save_is_checked(field, value):
-  config = tiny.override(tiny.config("rl"), {f"save.{field}": value})
-  with pytest.raises(ValueError, match=rf"config\.save\.{field}={value}"):
-    shared.check_counts(config, shared.make_mesh(config))
 
 
 def test_when_a_run_saves_may_change(tmp_path):

@@ -9,12 +9,12 @@ import codecs
 import contextlib
 import gzip
 import io
-import json
 import pathlib
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
+from perl_jax import json_text
 from perl_jax.data.sources.jsonl import foreign
 from perl_jax.data.sources.jsonl.messages import found
 
@@ -147,15 +147,13 @@ def _json_rows(file: pathlib.Path, lines: BinaryIO) -> Iterator[Row]:
 
 def _list_rows(file: pathlib.Path, text: str) -> Iterator[Row]:
   try:
-    found_rows = json.loads(text)
-  except json.JSONDecodeError as error:
+    found_rows = json_text.parse(text)
+  except json_text.Fault as error:
+    where = file if error.line is None else f"{file}:{error.line}"
     raise ValueError(
-      f"{file}:{error.lineno}: not valid JSON at column {error.colno}:"
-      f" {error.msg}. The file begins with [, so it must hold one list of JSON"
-      " objects."
+      f"{where}: {error.what}. The file begins with [, so it must hold one list"
+      " of JSON objects."
     ) from error
-  except (RecursionError, ValueError) as error:
-    raise ValueError(f"{file}: not usable JSON: {error}.") from error
   for number, fields in enumerate(found_rows, 1):
     where = f"{file}:{number}"
     if not isinstance(fields, dict):
@@ -168,20 +166,16 @@ def _list_rows(file: pathlib.Path, text: str) -> Iterator[Row]:
 
 def _object(text: str, where: str) -> dict[str, Any]:
   try:
-    fields = json.loads(text)
-  except json.JSONDecodeError as error:
+    fields = json_text.parse(text)
+  except json_text.Fault as error:
     whole = (
       " An object over several lines becomes a line with: jq -c ."
       if text.strip() in ("{", "}")
       else ""
     )
     raise ValueError(
-      f"{where}: not valid JSON at column {error.colno}: {error.msg}. A line"
-      f" must hold one whole JSON object.{whole}"
+      f"{where}: {error.what}. A line must hold one whole JSON object.{whole}"
     ) from error
-  except (RecursionError, ValueError) as error:
-    # Brackets too deep, or a number of thousands of digits.
-    raise ValueError(f"{where}: not usable JSON: {error}.") from error
   if not isinstance(fields, dict):
     raise ValueError(
       f"{where}: a line must hold a JSON object, but this is {found(fields)}."

@@ -3,11 +3,12 @@
 import dataclasses
 import gzip
 import hashlib
-import json
 import pathlib
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+from perl_jax import json_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,8 +111,8 @@ def fingerprint(files: Sequence[SourceFile], data_dir: str) -> str:
 
 def _parse_json(text: str, where: str) -> Any:
   try:
-    return json.loads(text)
-  except json.JSONDecodeError as error:
+    return json_text.parse(text)
+  except json_text.Fault as error:
     raise ValueError(
       f"{where} is not valid JSON: {error}. Fetch the file again, or repair it."
     ) from error

@@ -1,0 +1,62 @@
+"""Paths of a config: which fields are one, and "~" in them."""
+
+import pytest
+
+from configs import report
+from perl_jax import tasks
+from perl_jax.tasks.settings import leaves, paths
+from tests.tasks import tiny
+from tests.tasks.settings.test_ranges import configs
+
+# Text that is no path: choices, names, patterns, comma-separated lists.
+NO_PATHS = {
+  "task", "tuning", "base_dtype", "fit", "loss", "estimator", "reduction",
+  "head", "score_at", "checkpoint", "report_checkpoint", "role", "combine",
+  "format", "gguf_model", "dtype",
+  "model.preset", "model.remat", "model.dtype", "model.attention",
+  "compute.remat", "compute.dtype", "compute.attention", "lora.targets",
+  "data.name", "data.long", "optimizer.name", "optimizer.schedule",
+  "policy.checkpoint", "reward.checkpoint", "reward.score_at",
+  "reward.combine", "reward.fn", "value.init", "rollouts.layout",
+  "kl.estimator", "kl.place", "plan.topology", "plan.stages",
+}  # fmt: skip
+
+
+def test_every_text_is_a_path_or_is_not():
+  found = {
+    leaf.name
+    for _, config in configs()
+    for leaf in leaves.leaves(config)
+    if isinstance(leaf.value, str)
+  }
+  assert found == NO_PATHS | set(paths.PATHS)
+
+
+def test_home_is_that_of_the_shell(monkeypatch, tmp_path):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  config = tiny.pipeline(
+    base="~/base", data__path="runs/~x", rl__policy__init="~/runs/sft",
+    sft__data__cache="~",
+  )  # fmt: skip
+  found = paths.expand(config)
+  assert found.base == f"{tmp_path}/base"
+  assert found.data.path == "runs/~x"
+  assert found.rl.policy.init == f"{tmp_path}/runs/sft"
+  assert found.sft.data.cache == str(tmp_path)
+  assert found.is_locked and found.rl.is_locked
+  assert config.base == "~/base"
+
+
+def test_a_command_writes_below_the_home(monkeypatch, tmp_path):
+  """And reads there: the message names the place where it looked."""
+  monkeypatch.setenv("HOME", str(tmp_path))
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "runs").mkdir()
+  (tmp_path / "runs" / "summary.json").write_text('{"kl": 1.0}')
+  tasks.run(report.get_config().lock(), "~/runs")
+  assert (tmp_path / "runs" / "report.html").is_file()
+  assert not (tmp_path / "~").exists()
+  config = tiny.config("sft", "jsonl", data__path="~/rows.jsonl")
+  with pytest.raises(FileNotFoundError, match=f"{tmp_path}/rows.jsonl"):
+    tasks.run(config, "~/sft")
+  assert not (tmp_path / "~").exists()
