@@ -70,6 +70,7 @@ def data(name: str) -> ConfigDict:
       "fold": 0,
       "limit": 0,
       "ignore": (),
+      "preview": 0,
       "max_len": 512,
       "prompt_len": 384,
       "response_len": 128,

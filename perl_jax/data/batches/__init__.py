@@ -18,11 +18,12 @@ class Kind:
   """How records of one kind become padded batches.
 
   Attributes:
-    encode: `encode(records, tokenization, limit, long, closed) -> (rows,
+    encode: `encode(records, tokenization, limit, long, closed, bad) -> (rows,
       counts)`. Rows have at most `limit` tokens; each has a `length` and a
-      `response_length` in tokens, and the `index` of its record. `long` says
-      how longer records are shortened, and `counts` how many were. `closed`
-      says how responses end.
+      `response_length` in tokens, the `index` of its record, and its `parts`
+      to show. `long` says how longer records are shortened, and `counts` how
+      many were. `closed` says how responses end, and `bad` takes the records
+      that cannot be used.
     collate: `collate(rows, length, batch_size, pad_id) -> batch`. Pads rows to
       `length` tokens, and their number to `batch_size`.
     limit: The config field of `data` that holds the most tokens of a row.

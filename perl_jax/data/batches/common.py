@@ -10,8 +10,13 @@ from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.data.text import unread
 from perl_jax.data.text.rendering import NotRenderedError
 from perl_jax.data.text.tokenization import Tokenization
+from perl_jax.data.unusable import Unusable
 
 LONG = (*tokenization_lib.LONG, "drop")
+# What a row is made of: a name, tokens, and whether they are learned.
+Part = tuple[str, Sequence[int], bool]
+# Why a row is left out that has the right fields.
+REFUSED = "which the tokenizer or its chat template refuses"
 
 
 def no_cuts() -> dict[str, int]:
@@ -22,12 +27,15 @@ def no_cuts() -> dict[str, int]:
 
 def encode_row(
   row: records.Record,
-  responses: Sequence[str],
+  responses: Sequence[records.Reply],
   tokenization: Tokenization,
   limit: int,
   long: str,
   counts: dict[str, int],
   closed: bool = False,
+  *,
+  field: str = "max_len",
+  bad: Unusable | None = None,
 ) -> tuple[list[int], list[list[int]]] | None:
   """Encodes the prompt of a record and responses to it.
 
@@ -39,45 +47,110 @@ def encode_row(
     tokenization: The tokenizer and its chat template.
     limit: Most tokens of prompt and response together.
     long: How the prompt of a longer row is shortened: one of `LONG`; see
-      `Tokenization.encode_prompt`. "drop" cuts the prompt, and leaves out a row
-      that still does not fit.
+      `Tokenization.encode_prompt`. A row that still does not fit is left out,
+      except with "error". "drop" is another name of "cut".
     counts: Counts as `no_cuts` returns them; updated in place.
     closed: Whether prompt and response are a conversation that the response
       ends, as the template writes it; see `Tokenization.encode_response`.
+    field: The field of `config.data` with the limit, for errors.
+    bad: Takes the rows that are left out. If None, a row that is not too long
+      but cannot be encoded is an error.
 
   Returns:
     Tokens of the prompt and of each response, or None for a row left out.
 
   Raises:
+    NotRenderedError: The chat template leaves out what the row has.
     ValueError: The row does not fit or cannot be encoded; names the row.
   """
   if long not in LONG:
     raise ValueError(f"long={long!r} is none of {', '.join(LONG)}.")
   try:
-    encoded = [
-      tokenization.encode_response(row.prompt, r, closed) for r in responses
-    ]
-    if closed:
-      encoded = [unread.strip(r, tokenization.unread) for r in encoded]
-    longest = max(map(len, encoded), default=0)
-    if longest >= limit:
-      raise tokenization_lib.TooLongError(
-        f"A response has {longest} tokens, which leaves nothing for the prompt "
-        f"within the limit of {limit}. Raise the limit, or set long to 'drop' "
-        "to leave such rows out; responses are never shortened."
-      )
-    prompt, flags = tokenization.encode_prompt(
-      row.prompt, limit - longest, "cut" if long == "drop" else long, closed
+    return _encoded(
+      row, responses, tokenization, (limit, field), long, counts, closed
     )
-  except ValueError as error:
-    if long == "drop" and isinstance(error, tokenization_lib.TooLongError):
-      counts["too_long_dropped"] += 1
-      return None
+  except NotRenderedError as error:
     raise named(error, row.id) from error
+  except tokenization_lib.TooLongError as error:
+    if long == "error":
+      raise named(error, row.id) from error
+    counts["too_long_dropped"] += 1
+    reason, message = "which are too long", str(error)
+  except ValueError as error:
+    if bad is None:
+      raise named(error, row.id) from error
+    reason, message = REFUSED, str(error)
+  if bad is not None:
+    bad.add(f"{row.id}: {message}", reason)
+  return None
+
+
+def _encoded(
+  row: records.Record,
+  responses: Sequence[records.Reply],
+  tokenization: Tokenization,
+  limited: tuple[int, str],
+  long: str,
+  counts: dict[str, int],
+  closed: bool,
+) -> tuple[list[int], list[list[int]]]:
+  """Encodes one row; see `encode_row`. `limited` is the limit and its field."""
+  limit, field = limited
+  encoded = [
+    tokenization.encode_response(row.prompt, r, closed) for r in responses
+  ]
+  if closed:
+    encoded = [unread.strip(r, tokenization.unread) for r in encoded]
+  longest = max(map(len, encoded), default=0)
+  how = "cut" if long == "drop" else long
+  try:
+    prompt, flags = tokenization.encode_prompt(
+      row.prompt, max(limit - longest, 1), how, closed
+    )
+  except tokenization_lib.TooLongError as error:
+    raise _too_long(error, longest, limit, field, how) from error
+  if longest >= limit:
+    error = tokenization_lib.TooLongError("", len(prompt), len(prompt))
+    raise _too_long(error, longest, limit, field, how)
   counts["truncated_rows"] += any(flags.values())
   for key, value in flags.items():
     counts[key] += value
   return prompt, encoded
+
+
+def _too_long(
+  error: tokenization_lib.TooLongError,
+  longest: int,
+  limit: int,
+  field: str,
+  how: str,
+) -> tokenization_lib.TooLongError:
+  """Returns an error that says whose length is too much, and for which field.
+
+  Args:
+    error: About the prompt.
+    longest: Tokens of the longest response; 0 without one.
+    limit: Value of the field.
+    field: Field of `config.data` that is the limit.
+    how: How the prompt was shortened.
+  """
+  prompt = f"{error.length} tokens"
+  if error.least < error.length:
+    prompt += f" ({error.least} with data.long={how!r})"
+  if longest:
+    text = (
+      f"the response has {longest} of the {limit} tokens of data.{field}, which"
+      f" leaves {max(limit - longest, 0)} for a prompt of {prompt}"
+    )
+  else:
+    text = f"the prompt has {prompt}, and data.{field} is {limit}"
+  shorter = "" if how == "cut" else ", or shorten prompts with data.long='cut'"
+  needed = longest + error.length
+  return tokenization_lib.TooLongError(
+    f"{text}: raise data.{field} to {needed} to keep all of it{shorter}.",
+    error.length,
+    error.least,
+  )
 
 
 def named(error: ValueError, row_id: str) -> ValueError:

@@ -1,5 +1,6 @@
 """Demonstrations: dialogues, with a mask of the tokens that are targets."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -7,8 +8,10 @@ import numpy as np
 
 from perl_jax.data import records
 from perl_jax.data.batches import common
+from perl_jax.data.text.rendering import NotRenderedError
 from perl_jax.data.text.template import UnevenError
 from perl_jax.data.text.tokenization import Tokenization
+from perl_jax.data.unusable import Unusable
 
 
 class TargetBatch(NamedTuple):
@@ -62,7 +65,9 @@ def collate_targets(
 
 
 def encode_demonstrations(
-  rows: Iterable[records.Demonstration], tokenization: Tokenization
+  rows: Iterable[records.Demonstration],
+  tokenization: Tokenization,
+  bad: Unusable | None = None,
 ) -> list[tuple[list[int], list[bool]]]:
   """Encodes every dialogue as tokens and a target mask.
 
@@ -70,22 +75,45 @@ def encode_demonstrations(
   being written (Qwen3), each assistant turn becomes a sequence of its own,
   behind the prompt that a policy would be given for it.
 
+  Args:
+    rows: The dialogues.
+    tokenization: The tokenizer and its chat template.
+    bad: Takes the rows that cannot be encoded. If None, they are errors.
+
   Returns:
     (tokens, target mask) of each sequence, of equal length, as
     `packing.pack_dialogues` takes them.
 
   Raises:
+    NotRenderedError: The chat template leaves out what a row has.
     ValueError: Names the row that cannot be encoded.
   """
   encoded = []
   for row in rows:
     try:
       encoded.append(tokenization.encode_dialog(row.prompt, row.turns))
-    except UnevenError:
-      encoded += _encode_turns(row, tokenization)
     except ValueError as error:
-      raise common.named(error, row.id) from error
+      try:
+        if not isinstance(error, UnevenError):
+          raise common.named(error, row.id) from error
+        encoded += list(_encode_turns(row, tokenization))
+      except NotRenderedError:
+        raise
+      except ValueError as named:
+        if bad is None:
+          raise
+        bad.add(str(named), common.REFUSED)
   return encoded
+
+
+def parts(row: tuple[Sequence[int], Sequence[bool]]) -> list[common.Part]:
+  """Returns the runs of tokens that are given and of those that are learned."""
+  found = []
+  tokens = zip(*row, strict=True)
+  for learned, run in itertools.groupby(tokens, key=lambda pair: pair[1]):
+    name = "target" if learned else "given"
+    found.append((name, [token for token, _ in run], learned))
+  return found
 
 
 def _encode_turns(

@@ -8,6 +8,7 @@ import numpy as np
 from perl_jax.data import records
 from perl_jax.data.batches import common
 from perl_jax.data.text.tokenization import Tokenization
+from perl_jax.data.unusable import Unusable
 
 
 class LabelledBatch(NamedTuple):
@@ -53,6 +54,15 @@ class EncodedLabelled(NamedTuple):
     """Number of tokens after the prompt."""
     return self.length - self.prompt_length
 
+  @property
+  def parts(self) -> list[common.Part]:
+    """The prompt and the response, with its label."""
+    name = f"response, label {self.label:g}"
+    return [
+      ("prompt", self.tokens[: self.prompt_length], False),
+      (name, self.tokens[self.prompt_length :], True),
+    ]
+
 
 def collate_labelled(
   rows: Sequence[EncodedLabelled],
@@ -82,12 +92,20 @@ def encode_labelled(
   limit: int,
   long: str = "turns",
   closed: bool = False,
+  bad: Unusable | None = None,
 ) -> tuple[list[EncodedLabelled], dict[str, int]]:
   """Encodes prompt and response of every row; see `encode_preferences`."""
   encoded, counts = [], common.no_cuts()
   for index, row in enumerate(rows):
     found = common.encode_row(
-      row, (row.response,), tokenization, limit, long, counts, closed
+      row,
+      (row.response,),
+      tokenization,
+      limit,
+      long,
+      counts,
+      closed,
+      bad=bad,
     )
     if found is None:
       continue

@@ -7,7 +7,9 @@ import numpy as np
 
 from perl_jax.data import records
 from perl_jax.data.batches import common
+from perl_jax.data.records import text_of
 from perl_jax.data.text.tokenization import Tokenization
+from perl_jax.data.unusable import Unusable
 
 
 class PreferenceBatch(NamedTuple):
@@ -56,6 +58,15 @@ class EncodedPreference(NamedTuple):
     """Number of tokens of the longer response."""
     return self.length - self.prompt_length
 
+  @property
+  def parts(self) -> list[common.Part]:
+    """The prompt and both responses."""
+    return [
+      ("prompt", self.chosen[: self.prompt_length], False),
+      ("chosen", self.chosen[self.prompt_length :], True),
+      ("rejected", self.rejected[self.prompt_length :], True),
+    ]
+
 
 def collate_preferences(
   rows: Sequence[EncodedPreference],
@@ -81,8 +92,12 @@ def encode_preferences(
   limit: int,
   long: str = "turns",
   closed: bool = False,
+  bad: Unusable | None = None,
 ) -> tuple[list[EncodedPreference], dict[str, int]]:
   """Encodes prompt and response, for both responses of every row.
+
+  Pairs whose responses are the same tokens, once the template has trimmed them,
+  say nothing and are left out.
 
   Args:
     rows: The records.
@@ -90,14 +105,16 @@ def encode_preferences(
     limit: Most tokens of a sequence, which is the largest bucket.
     long: How the prompt of a longer row is shortened (see
       `Tokenization.encode_prompt`), in the same way for both responses.
-      Responses are never shortened. "drop" cuts the prompt, and leaves out a
-      row that still does not fit.
+      Responses are never shortened. A row that still does not fit is left out,
+      except with "error".
     closed: Whether prompt and response are a conversation that the response
       ends, as a reward model may read it; see `Tokenization.encode_response`.
+    bad: Takes the rows that are left out; see `common.encode_row`.
 
   Returns:
     The rows, and counts of what was left out: {"truncated_rows",
-    "dropped_turns", "cut_tokens", "too_long_dropped"}.
+    "dropped_turns", "cut_tokens", "too_long_dropped"}, and "ties_dropped" if
+    there are any.
 
   Raises:
     ValueError: A row does not fit; names the row.
@@ -105,11 +122,26 @@ def encode_preferences(
   encoded, counts = [], common.no_cuts()
   for index, row in enumerate(rows):
     found = common.encode_row(
-      row, (row.chosen, row.rejected), tokenization, limit, long, counts, closed
+      row,
+      (row.chosen, row.rejected),
+      tokenization,
+      limit,
+      long,
+      counts,
+      closed,
+      bad=bad,
     )
     if found is None:
       continue
     prompt, (chosen, rejected) = found
+    if chosen == rejected:
+      counts["ties_dropped"] = counts.get("ties_dropped", 0) + 1
+      if bad is not None:
+        bad.add(
+          f"{row.id}: both are {text_of(row.chosen)[:40]!r}",
+          "whose replies are equal once the chat template has trimmed them",
+        )
+      continue
     encoded.append(
       EncodedPreference(prompt + chosen, prompt + rejected, len(prompt), index)
     )

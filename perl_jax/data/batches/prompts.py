@@ -8,6 +8,7 @@ import numpy as np
 from perl_jax.data import records
 from perl_jax.data.batches import common
 from perl_jax.data.text.tokenization import Tokenization
+from perl_jax.data.unusable import Unusable
 
 
 class PromptBatch(NamedTuple):
@@ -47,6 +48,11 @@ class EncodedPrompt(NamedTuple):
     """Number of tokens after the prompt: none."""
     return 0
 
+  @property
+  def parts(self) -> list[common.Part]:
+    """The prompt."""
+    return [("prompt", self.tokens, False)]
+
 
 def collate_prompts(
   rows: Sequence[EncodedPrompt],
@@ -68,6 +74,7 @@ def encode_prompts(
   limit: int,
   long: str = "turns",
   closed: bool = False,
+  bad: Unusable | None = None,
 ) -> tuple[list[EncodedPrompt], dict[str, int]]:
   """Encodes the prompt of every row; see `encode_preferences`.
 
@@ -76,7 +83,9 @@ def encode_prompts(
   del closed
   encoded, counts = [], common.no_cuts()
   for index, row in enumerate(rows):
-    found = common.encode_row(row, (), tokenization, limit, long, counts)
+    found = common.encode_row(
+      row, (), tokenization, limit, long, counts, field="prompt_len", bad=bad
+    )
     if found is not None:
       encoded.append(EncodedPrompt(found[0], index))
   return encoded, counts

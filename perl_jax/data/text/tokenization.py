@@ -31,7 +31,16 @@ LONG = ("error", "turns", "cut")
 
 
 class TooLongError(ValueError):
-  """A sequence exceeds its limit, however its prompt is shortened."""
+  """A sequence exceeds its limit, however its prompt is shortened.
+
+  Attributes:
+    length: Tokens of the whole prompt.
+    least: Tokens of the prompt at its shortest.
+  """
+
+  def __init__(self, message: str, length: int, least: int):
+    super().__init__(message)
+    self.length, self.least = length, least
 
 
 class Tokenization:
@@ -160,7 +169,9 @@ class Tokenization:
     raise TooLongError(
       f"The prompt has {full_length} tokens{least}, but the limit is {limit}. "
       "Raise the limit, or set long to 'turns' (drop the oldest turns), 'cut' "
-      "(then shorten the last one) or 'drop' (then leave the row out)."
+      "(then shorten the last one).",
+      full_length,
+      len(ids),
     )
 
   def encode_response(

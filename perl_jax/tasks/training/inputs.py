@@ -10,12 +10,13 @@ import numpy as np
 from absl import logging
 
 from perl_jax import hosts, sharding
-from perl_jax.data import batches, loader, records
+from perl_jax.data import batches, loader, records, unusable
 from perl_jax.data.batches import demonstrations, packing
 from perl_jax.data.sources import registry
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.reporting import phases
 from perl_jax.tasks.settings import shared
+from perl_jax.tasks.training import preview
 
 Config = shared.Config
 
@@ -125,14 +126,26 @@ def targets(
   log_notes(splits.notes)
   length = config.data.max_len
 
-  def pack(rows):
+  def pack(rows, side):
     shown = phases.track(rows, "encoding dialogues", len(rows))
-    encoded = demonstrations.encode_demonstrations(shown, tokenization)
-    more = len(encoded) - len(rows)
+    bad = unusable.Unusable()
+    encoded = demonstrations.encode_demonstrations(shown, tokenization, bad)
+    _report(bad, len(rows), side)
+    if side == "training":
+      parts = map(demonstrations.parts, encoded)
+      preview.show(config.data.preview, parts, tokenization)
+    more = len(encoded) - len(rows) + len(bad)
     return packing.pack_dialogues(encoded, length, tokenization.beginning), more
 
-  train, split_turns = pack(splits.train)
-  validation, _ = pack(splits.validation)
+  train, split_turns = pack(splits.train, "training")
+  validation, _ = pack(splits.validation, "validation")
+  if 0 < len(train) < config.batch_size:
+    raise ValueError(
+      f"{len(splits.train)} training dialogues are packed into {len(train)}"
+      f" rows of data.max_len={length} tokens, fewer than one batch of"
+      f" batch_size={config.batch_size}. Lower batch_size or data.max_len, or"
+      " give more dialogues (data.*)."
+    )
   found = _batched(
     config,
     Encoded(train, [length] * len(train)),
@@ -178,19 +191,23 @@ def read(
   held_out = pick(list(splits.validation), config.eval.rows, config.seed)
   counts = dict(splits.counts)
 
-  def encoded(records_):
+  def encoded(records_, side):
     shown = phases.track(records_, f"encoding {kind}", len(records_))
+    bad = unusable.Unusable()
     rows, cut = shape.encode(
-      shown, tokenization, longest, config.data.long, closed
+      shown, tokenization, longest, config.data.long, closed, bad
     )
+    _report(bad, len(records_), side)
     return Encoded(rows, [row.length for row in rows]), cut
 
-  validation, lost = encoded(held_out)
+  validation, lost = encoded(held_out, "validation")
   counts["validation_too_long_dropped"] = lost["too_long_dropped"]
   training = None
   if train:
-    training, cut = encoded(splits.train)
+    training, cut = encoded(splits.train, "training")
     counts |= cut
+    parts = (row.parts for row in training.rows)
+    preview.show(config.data.preview, parts, tokenization)
   smaller = [b for b in config.data.buckets if b < longest]
   found = _batched(
     config,
@@ -218,6 +235,12 @@ def pick(rows: list[Any], count: int, seed: int) -> list[Any]:
     return rows
   chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
   return [rows[i] for i in sorted(chosen)]
+
+
+def _report(bad: unusable.Unusable, total: int, side: str) -> None:
+  """Logs the rows that cannot be used; an error if most of them cannot."""
+  bad.check(total, f"{side} rows")
+  log_notes([f"{side} rows: {note}" for note in bad.notes()])
 
 
 def log_notes(notes: Sequence[str]) -> None:

@@ -40,5 +40,5 @@ def test_responses_that_do_not_fit_are_left_out_or_named(tokenization):
   row = records.Labelled("f.json:7", "g", cases.CONTEXT, cases.LONG_REPLY, 1.0)
   found, counts = labelled.encode_labelled([row], tokenization, 20, "drop")
   assert found == [] and counts["too_long_dropped"] == 1
-  with pytest.raises(ValueError, match=r"f\.json:7: A response has \d+ tokens"):
-    labelled.encode_labelled([row], tokenization, 20)
+  with pytest.raises(ValueError, match=r"f\.json:7: the response has \d+ of"):
+    labelled.encode_labelled([row], tokenization, 20, "error")

@@ -27,7 +27,7 @@ def test_prompts_are_cut_before_they_are_left_out(tokenization):
 
 def test_prompts_that_do_not_fit_are_named_or_cut(tokenization):
   prompt = records.Prompt("f.json:8", "g", cases.CONTEXT, None)
-  with pytest.raises(ValueError, match=r"f\.json:8: The prompt has .*is 20"):
+  with pytest.raises(ValueError, match=r"f\.json:8: the prompt has .*is 20"):
     prompts.encode_prompts([prompt], tokenization, 20, long="error")
   encoded, counts = prompts.encode_prompts([prompt], tokenization, 8, "cut")
   assert encoded[0].length <= 8 and counts["cut_tokens"] > 0

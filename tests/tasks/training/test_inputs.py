@@ -209,3 +209,52 @@ def test_padding_is_the_tokenizers_own(rows, tokenization):
   )
   assert outside.any()
   assert set(batch.tokens[outside].tolist()) == {tokenization.pad_id}
+
+
+def test_preview_shows_what_is_learned(rows, tokenization, capsys):
+  for kind in batches_lib.KINDS:
+    found = config(rows, data__prompt_len=64, data__preview=2)
+    inputs.read(found, tokenization, kind, train=False)
+    assert capsys.readouterr().out == ""
+    inputs.read(found, tokenization, kind)
+    text = capsys.readouterr().out
+    assert "Row 2 of 2" in text and "Row 3" not in text
+    assert "prompt" in text and "mocha" in text
+    assert ("rejected | ink" in text) == (kind == "preferences")
+    assert ("response, label 1 | tea" in text) == (kind == "labelled")
+  found = config(rows, "sft", data__preview=1)
+  inputs.targets(found, tokenization)
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[0] == "Row 1 of 1"
+  (target,) = [line for line in lines if line.startswith("  target | ")]
+  assert any(word in target for word in WORDS)
+  with pytest.raises(ValueError, match=r"data\.preview=-1"):
+    inputs.targets(config(rows, "sft", data__preview=-1), tokenization)
+
+
+def test_too_few_dialogues_to_fill_a_batch_of_packed_rows(rows, tokenization):
+  with pytest.raises(
+    ValueError, match=r"32 training dialogues are packed into"
+  ):
+    inputs.targets(
+      config(rows, "sft", data__max_len=136, batch_size=32), tokenization
+    )
+
+
+def test_rows_that_are_too_long_are_counted_or_refused(rows, tokenization):
+  splits = inputs.load(config(rows).data, "preferences", 0)
+  encode = batches_lib.KINDS["preferences"].encode
+  lengths, held_out = (
+    sorted(row.length for row in encode(side, tokenization, 64)[0])
+    for side in (splits.train, splits.validation)
+  )
+  limit = max(lengths[20], held_out[4])
+  found = config(rows, data__max_len=limit)
+  counts = inputs.read(found, tokenization, "preferences").counts
+  lost = sum(length > limit for length in lengths)
+  assert counts["too_long_dropped"] == lost > 0
+  found = config(rows, data__max_len=lengths[10])
+  with pytest.raises(
+    ValueError, match=r"(?s)rows cannot be used.*which are too long: .*max_len"
+  ):
+    inputs.read(found, tokenization, "preferences")
