@@ -59,7 +59,7 @@ class Unusable:
     """Returns a text for each reason: the count and the first rows."""
     most_first = sorted(self.counts, key=lambda r: -self.counts[r])
     return [
-      f"left out {self.counts[reason]} rows, {reason}: {self._shown(reason)}"
+      f"left out {_rows(self.counts[reason])}, {reason}: {self._shown(reason)}"
       for reason in most_first
     ]
 
@@ -83,6 +83,10 @@ class Unusable:
     first = self._first[reason]
     more = self.counts[reason] - len(first)
     return " | ".join(first) + (f" | and {more} more" if more else "")
+
+
+def _rows(count: int) -> str:
+  return f"{count} row" + "s" * (count != 1)
 
 
 def shares(keys: Iterable[tuple[str, int]], total: int) -> str:

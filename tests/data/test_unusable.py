@@ -14,7 +14,7 @@ def test_the_first_three_rows_of_each_reason_are_shown():
   assert found.notes() == [
     "left out 5 rows, which are empty: a.jsonl:0: field 'x' | a.jsonl:1: field"
     " 'x' | a.jsonl:2: field 'x' | and 2 more",
-    "left out 1 rows, which are long: a.jsonl:9: field 'y'",
+    "left out 1 row, which are long: a.jsonl:9: field 'y'",
   ]
 
 

@@ -22,6 +22,8 @@ SPECIAL_TOKENS = (PAD, BOS, END, *ROLE_TOKENS)
 _BYTES = 256
 # Text fields of a record that no model reads.
 _NAMES = ("id", "group")
+# Fields that are a reply: a text, or a message with tool calls.
+_REPLIES = ("chosen", "rejected", "response")
 
 # Pieces are cut before spaces and around every digit, nowhere else. Unlike
 # the GPT-2 pattern this lets a merge run across punctuation, so that a piece
@@ -89,14 +91,16 @@ def train_tokenizer(
 def record_texts(rows: Iterable[records.Record]) -> Iterator[str]:
   """Yields the texts that `train_tokenizer` learns merges from.
 
-  These are the contents of all messages, and every other field that is text,
-  such as a response; not the id and the group of a row.
+  These are the contents of all messages, and every other field that is text or
+  a reply, such as a response; not the id and the group of a row.
   """
   for row in rows:
     for field in dataclasses.fields(row):
       value = getattr(row, field.name)
       if isinstance(value, tuple):
         yield from (message["content"] for message in value)
+      elif isinstance(value, dict) and field.name in _REPLIES:
+        yield records.text_of(value)
       elif isinstance(value, str) and value and field.name not in _NAMES:
         yield value
 

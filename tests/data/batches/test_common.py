@@ -48,7 +48,7 @@ def test_rows_that_cannot_be_used_are_counted_by_reason(
   assert counts["too_long_dropped"] == counts["ties_dropped"] == 1
   tie, long_, refused = sorted(bad.notes(), key=lambda note: note.count(":"))
   for note, where in ((tie, "a:2: "), (long_, "a:3: "), (refused, "a:4: ")):
-    assert note.startswith("left out 1 rows, which") or "replies" in note
+    assert note.startswith("left out 1 row, which") or "replies" in note
     assert where in note
   assert len(bad) == 3
 

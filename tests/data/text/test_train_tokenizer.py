@@ -109,18 +109,22 @@ def test_bad_sizes_and_empty_text_are_refused(tmp_path):
 
 def test_record_texts_yields_every_text():
   ask = ({"role": "user", "content": "ask"},)
+  call = {"role": "assistant", "content": "I look."}
+  call["tool_calls"] = [{"function": {"name": "look"}}]
   rows = [
     records.Demonstration(
       "", "", ask, ({"role": "assistant", "content": "turn"},)
     ),
     records.Preference("", "", ask, "good", "bad"),
     records.Labelled("", "", ask, "said", 1.0),
+    records.Labelled("", "", ask, call, 1.0),
     records.Prompt("", "", ask, None),
   ]
   assert list(train_tokenizer.record_texts(rows)) == [
     *("ask", "turn"),
     *("ask", "good", "bad"),
     *("ask", "said"),
+    *("ask", 'I look.\n[{"function": {"name": "look"}}]'),
     "ask",
   ]
 
