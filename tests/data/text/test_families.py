@@ -310,5 +310,7 @@ def test_eos_of_the_generation_config_is_one_or_many(made, tmp_path, eos):
   (directory / "config.json").write_text(json.dumps({"eos_token_id": eos}))
   assert tokenization_lib.load_tokenizer(directory).stop_ids == (2, *more)
   path.write_text("{")
-  with pytest.raises(ValueError, match=r"generation_config\.json is no JSON"):
+  with pytest.raises(
+    ValueError, match=r"generation_config\.json:1: not valid JSON"
+  ):
     tokenization_lib.load_tokenizer(directory)

@@ -15,11 +15,12 @@ that two whole conversations share at the start are the prompt. `messages` is a
 whole conversation.
 
 A path is a file, or a directory of files, of a format in `formats`; `paths`
-says which files of a directory hold validation rows. The shape is that of a
-file's first row. Rows of another shape and malformed rows are left out, counted
-by reason and shown; they are an error if they are most of the rows. A field
-that is null is absent. A field or a key of a message that would change the
-meaning and cannot be honoured is an error that names its line.
+says which files of a directory hold validation rows. The shape of a file is
+that of most of its first rows. Rows of another shape, malformed rows and those
+that teach nothing are left out, counted by reason and shown; they are an error
+if they are most of the rows. A field that is null is absent. A field or a key
+of a message that would change the meaning and cannot be honoured is an error
+that names its line.
 
 Counts that are not 0:
 
@@ -36,7 +37,9 @@ Counts that are not 0:
   sides keep them, since the user chose the split.
 """
 
+import contextlib
 import dataclasses
+import itertools
 import pathlib
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -54,6 +57,14 @@ from perl_jax.data.records import (
 from perl_jax.data.sources.jsonl import formats, paths
 from perl_jax.data.sources.jsonl import rows as jsonl_rows
 from perl_jax.data.sources.jsonl.messages import listed
+
+# How many rows say what shape a file has.
+_FIRST = 100
+# Why rows are dropped that are well formed, by the name of their count.
+_REASONS = {
+  "empty_dropped": "in which a reply is empty",
+  "equal_dropped": "whose replies are equal",
+}
 
 
 def load(
@@ -183,13 +194,13 @@ def _read(
       f"No {kind} can be made of {'; '.join(others)}. The fields for {kind}"
       f" are {' or '.join(fields)}."
     )
-  bad.check(counts["rows"], f"rows of {path}")
-  if not records:
+  if not records and not counts["unusable_dropped"]:
     raise ValueError(
       f"{path}: none of the {counts['rows']} rows is left:"
       f" {counts['equal_dropped']} have equal replies,"
       f" {counts['empty_dropped']} an empty one."
     )
+  bad.check(counts["rows"], f"rows of {path}")
   notes = bad.notes()
   if ignored:
     shares = unusable.shares(ignored.items(), counts["rows"])
@@ -201,7 +212,7 @@ class _File:
   """The rows of one file.
 
   Attributes:
-    shape: The shape of the first row.
+    shape: The shape of most of the first rows.
     rows: The records, with the fields of their rows.
     counts: How many rows were read and dropped.
     ignored: How many rows have each of the fields that are not read.
@@ -216,12 +227,14 @@ class _File:
     Raises:
       ValueError: No row can be used, or there is none.
     """
-    self.shape = ""
+    rows = formats.rows(file)
+    first = list(itertools.islice(rows, _FIRST))
+    self.shape = _shape_of(first)
     self.rows: list[tuple[Record, dict[str, Any]]] = []
     self.counts: Counter[str] = Counter()
     self.ignored: Counter[str] = Counter()
     self.unusable = unusable.Unusable()
-    for where, fields in formats.rows(file):
+    for where, fields in itertools.chain(first, rows):
       self.counts["rows"] += 1
       try:
         self._add(where, fields, kind, ignore)
@@ -242,14 +255,13 @@ class _File:
   ) -> None:
     """Adds the record of a row, or counts why there is none."""
     shape = jsonl_rows.shape_of(fields, where)
-    self.shape = self.shape or shape
     if shape != self.shape:
       raise unusable.UnusableError(
         f"{where}: this row has {listed(fields)}, which makes it one"
-        f" of {shape}, but the file began with {self.shape}"
+        f" of {shape}, but the file begins with {self.shape}"
         f" ({jsonl_rows.SHAPES[self.shape].fields}). Put them into files of"
         " their own.",
-        f"which are not {self.shape} as the first row",
+        f"which are not {self.shape} as the rows before them",
       )
     record, ignored = jsonl_rows.parse(
       fields, where, shape, ignore, check=kind != "prompts"
@@ -259,8 +271,18 @@ class _File:
     dropped = _why_dropped(record, shape)
     if dropped:
       self.counts[dropped] += 1
+      self.unusable.add(where, _REASONS[dropped])
     else:
       self.rows.append((record, fields))
+
+
+def _shape_of(first: Sequence[tuple[str, dict[str, Any]]]) -> str:
+  """Returns the shape of most rows, the first of equally many; "" of none."""
+  shapes: Counter[str] = Counter()
+  for where, fields in first:
+    with contextlib.suppress(unusable.UnusableError):
+      shapes[jsonl_rows.shape_of(fields, where)] += 1
+  return next((shape for shape, _ in shapes.most_common(1)), "")
 
 
 def _why_dropped(record: Record, shape: str) -> str:

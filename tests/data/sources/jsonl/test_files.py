@@ -159,8 +159,8 @@ class TestErrors:
       files.load(str(path), "prompts")
 
   def test_shape_changes_within_a_file(self, write):
-    other = cases.GOOD["preferences"]
-    path = write(cases.GOOD["demonstrations"], other, other)
+    others = [cases.GOOD[n] for n in ("preferences", "labelled", "prompts")]
+    path = write(cases.GOOD["demonstrations"], *others)
     with pytest.raises(ValueError, match=r":2: .*preferences.* demonstrations"):
       files.load(path, "demonstrations")
 
@@ -189,3 +189,15 @@ class TestErrors:
     path = write(cases.GOOD["prompts"], cases.GOOD["prompts"])
     with pytest.raises(ValueError, match=r"rows.jsonl: .*`validation_path`"):
       files.load(path, "prompts")
+
+  def test_a_first_row_of_another_shape_is_left_out(self, write):
+    path = write({"prompt": "a"}, {"b": 1}, *cases.many("demonstrations"))
+    found = files.load(path, "demonstrations")
+    assert found.counts["unusable_dropped"] == 2
+    assert len(found.train) + len(found.validation) == 20
+
+  def test_replies_that_teach_nothing_are_most_of_the_rows(self, write):
+    same = [{"prompt": "x", "chosen": "a", "rejected": "a "}] * 21
+    path = write(*cases.many("preferences"), *same)
+    with pytest.raises(ValueError, match=r"(?s)21 of 41.*equal: .*jsonl:21 |"):
+      files.load(path, "preferences")
