@@ -5,7 +5,7 @@
       --workdir=runs/coffee --config.data.dir=PATH
 
 Each stage has a sub-config (`--config.rl.beta=0.1`) and a workdir of its own
-below the run's. `base`, `data.dir`, `data.path` and `seed` here reach all
+below the run's. `base`, `seed` and the fields of `data` here reach all
 stages. `conversations` is how many held-out prompts are printed at the end,
 with the responses of anchor and policy.
 """
@@ -24,6 +24,8 @@ def get_config(arg=None):
     "validation_path": "",
     "cache": "",
     "tokenizer": "",
+    "ignore": (),
+    "preview": 0,
   }
   config.sft = sft.get_config(name)
   config.reward = reward.get_config(name)

@@ -18,12 +18,7 @@ def show(
     count: `config.data.preview`, the number of rows; 0 shows nothing.
     rows: The parts of each row.
     tokenization: Decodes tokens.
-
-  Raises:
-    ValueError: The number is negative.
   """
-  if count < 0:
-    raise ValueError(f"data.preview={count} must be a number of rows, or 0.")
   if not count or not hosts.is_primary():
     return
   decode = tokenization.template.text.decode

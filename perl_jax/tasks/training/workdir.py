@@ -25,6 +25,8 @@ CONFIG_FILE = "config.json"
 ADDED: Mapping[str, Any] = {
   "base": "",
   "conversations": 0,
+  "data.ignore": [],
+  "data.preview": 0,
   # Responses ended with their stop token, whatever a chat template writes then.
   "score_at": "turn",
 }

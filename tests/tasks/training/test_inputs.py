@@ -228,8 +228,6 @@ def test_preview_shows_what_is_learned(rows, tokenization, capsys):
   assert lines[0] == "Row 1 of 1"
   (target,) = [line for line in lines if line.startswith("  target | ")]
   assert any(word in target for word in WORDS)
-  with pytest.raises(ValueError, match=r"data\.preview=-1"):
-    inputs.targets(config(rows, "sft", data__preview=-1), tokenization)
 
 
 def test_too_few_dialogues_to_fill_a_batch_of_packed_rows(rows, tokenization):
