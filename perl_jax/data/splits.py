@@ -19,11 +19,18 @@ import numpy as np
 from perl_jax.data.records import Message, Record, Splits
 
 _PUNCTUATION = re.compile(r"[^\w\s]|_")
+# The same for ASCII, which takes a tenth of the time.
+_DELETED = {i: None for i in range(128) if _PUNCTUATION.match(chr(i))}
 
 
 def text_key(text: str) -> str:
   """Returns `text` in lower case, without punctuation or repeated spaces."""
-  return " ".join(_PUNCTUATION.sub("", text.lower()).split())
+  text = text.lower()
+  if text.isascii():
+    text = text.translate(_DELETED)
+  else:
+    text = _PUNCTUATION.sub("", text)
+  return " ".join(text.split())
 
 
 def first_user_turn(messages: Iterable[Message]) -> str:

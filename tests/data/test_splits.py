@@ -95,3 +95,10 @@ def test_a_side_without_rows_is_refused():
     splits.split_records(
       _rows(["a", "b"]), folds=2, fold=0, seed=0, assigned=fixed
     )
+
+
+def test_keys_of_ascii_are_those_of_the_pattern():
+  for code in range(128):
+    text = f"A{chr(code)}b \t C"
+    ascii_key = splits.text_key(text)
+    assert splits.text_key(text + " \xe9") == f"{ascii_key} \xe9"

@@ -26,6 +26,8 @@ def added(
     UnusableError: A system message is no text, or there are two.
     ValueError: The tools are no list of objects.
   """
+  if fields.keys().isdisjoint(keys.CONTEXT):
+    return talk, set()
   used = set()
   for name in keys.SYSTEM:
     text = fields.get(name)

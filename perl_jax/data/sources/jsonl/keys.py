@@ -5,6 +5,7 @@ since it would change what a row means, or is ignored and listed in the log.
 """
 
 import difflib
+import functools
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,6 +27,8 @@ WEIGHTS = ("weight", "train", "training", "trainable", "loss")
 _OLD_CALL, _OLD_TOOLS = "function_call", "functions"
 # Columns with the system message of a row.
 SYSTEM = ("system", "system_prompt", "system_message")
+# Columns with what is around the messages of a row.
+CONTEXT = {*SYSTEM, "tools", _OLD_TOOLS}
 # Keys that would change what is learned, and that cannot be honoured.
 _REFUSED = {
   "audio", "audios", "chat_template", "chat_template_kwargs", "documents",
@@ -115,21 +118,27 @@ def check_ignored(key: str, value: Any, complain: Complain) -> None:
   Raises:
     ValueError: It would change the meaning, or is a slip for one that would.
   """
-  if is_absent(value):
+  near, refused = _slip_for(key), key in _REFUSED or key in ("weight", "tools")
+  if not (near or refused) or is_absent(value):
     return
   way_out = (
     "Remove it, or leave it out on purpose with"
     f" --config.data.ignore=\"('{key}',)\"."
   )
-  if key in _REFUSED or key in ("weight", "tools"):
+  if refused:
     raise complain(
       key, f"changes what the row means and cannot be honoured. {way_out}"
     )
+  raise complain(
+    key, f"is not a key that is read. Is {near!r} meant? {way_out}"
+  )
+
+
+@functools.cache
+def _slip_for(key: str) -> str | None:
+  """Returns the key that another one is a slip for, or None."""
   near = difflib.get_close_matches(key, _MEANT, n=1, cutoff=0.8)
-  if near:
-    raise complain(
-      key, f"is not a key that is read. Is {near[0]!r} meant? {way_out}"
-    )
+  return near[0] if near else None
 
 
 def text_of(content: Any, complain: Complain) -> Any:

@@ -14,6 +14,7 @@ from perl_jax.data.sources.jsonl import keys
 from perl_jax.data.unusable import UnusableError
 
 ROLES = ("system", "user", "assistant", "tool")
+_PLAIN = {"role", "content"}
 # Another name of a role, as OpenAI's tools had it before they had types.
 _SAME = {"function": "tool"}
 
@@ -46,6 +47,9 @@ def read(
     )
   messages, ignored = [], set()
   for number, message in enumerate(value):
+    if _is_plain(message):
+      messages.append(dict(message))
+      continue
     name = f"{field}[{number}]"
     if not isinstance(message, dict):
       raise error(
@@ -60,6 +64,19 @@ def read(
     messages.append(kept)
     ignored |= left_out | others
   return tuple(messages), ignored
+
+
+def _is_plain(message: Any) -> bool:
+  """Whether a message has a role and a text, and nothing else to check."""
+  return (
+    isinstance(message, dict)
+    and message.keys() == _PLAIN
+    and isinstance(message["role"], str)
+    and isinstance(message["content"], str)
+    and message["role"] in ROLES
+    and bool(message["content"])
+    and not message["content"].isspace()
+  )
 
 
 def _message(

@@ -120,7 +120,7 @@ class _Row:
 
   def group(self, messages: Sequence[Message]) -> str:
     """Returns the key of the first user turn, or of the first text."""
-    texts = [splits.text_key(message["content"]) for message in messages]
+    texts = (splits.text_key(message["content"]) for message in messages)
     return splits.first_user_turn(messages) or next(
       filter(None, texts), self._where
     )
