@@ -58,7 +58,7 @@ def load_hf_config(directory: str | os.PathLike) -> Any:
       str(directory), **local
     )
   except Exception as error:
-    raise ValueError(f"{path} cannot be read: {error}") from error
+    raise ValueError(f"{path} cannot be read: {_line(error)}") from error
   if not isinstance(fields, dict):
     raise ValueError(f"{path} holds no JSON object.")
   _require_supported(fields, path)
@@ -68,7 +68,13 @@ def load_hf_config(directory: str | os.PathLike) -> Any:
       str(directory), trust_remote_code=False, **local
     )
   except Exception as error:
-    raise ValueError(f"{path} cannot be read: {error}") from error
+    raise ValueError(f"{path} cannot be read: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+  """What `transformers` says, in one line."""
+  text = " ".join(str(error).split())
+  return f"{type(error).__name__}: {text}"
 
 
 def _instead(directory: Path) -> str:
@@ -101,7 +107,7 @@ def _require_supported(fields: Mapping[str, Any], path: Path) -> None:
       f"{path}: model_type='mistral' with layer_types is what transformers"
       f" reads as 'ministral', which is not supported. {supported}"
     )
-  if kind not in FAMILIES and kind not in NESTED:
+  if not isinstance(kind, str) or kind not in {**FAMILIES, **NESTED}:
     raise ValueError(
       f"{path}: model_type={kind!r} is not supported. {supported}"
     )
@@ -172,13 +178,13 @@ def model_config(hf: Any, name: str) -> ModelConfig:
   softcap = None
   if family in ("gemma2", "gemma3_text") and not is_nested(hf):
     # With a vision tower, Gemma 3 has the field and does not read it.
-    softcap = text.final_logit_softcapping
+    softcap = hf_fields.softcap(text, "final_logit_softcapping", name)
   try:
     return ModelConfig(
       **hf_fields.shapes(text, name),
       **hf_fields.switches(text, family, name),
       final_softcap=softcap,
-      tied_head=bool(hf.tie_word_embeddings),
+      tied_head=hf_fields.flag(hf, "tie_word_embeddings", name),
       **hf_fields.windows(text, family, name),
       **hf_fields.rotary(text, name),
     )

@@ -12,6 +12,7 @@ _SIZES = (
   "num_attention_heads", "num_key_value_heads", "max_position_embeddings",
   "head_dim",
 )  # fmt: skip
+_LARGEST = 3.4e38  # of float32
 _ACTIVATIONS = {
   "silu": "silu",
   "swish": "silu",
@@ -69,12 +70,36 @@ def _require_size(value: Any, field: str, name: str) -> None:
 
 
 def _number(value: Any, field: str, name: str) -> float:
-  """A finite number of at least 0, as the file has it."""
+  """A number of at least 0 that float32 has, as it stands in the file."""
   if isinstance(value, bool) or not isinstance(value, (int, float)):
     raise ValueError(f"{name}: {field}={value!r} must be a number.")
-  if not 0 <= value < float("inf"):
-    raise ValueError(f"{name}: {field}={value!r} must be at least 0.")
+  if not 0 <= value < _LARGEST:
+    raise ValueError(
+      f"{name}: {field}={value!r:.60} must be at least 0 and finite in float32."
+    )
   return float(value)
+
+
+def _positive(value: Any, field: str, name: str) -> float:
+  """The same above 0: the model divides by it, or takes its power."""
+  found = _number(value, field, name)
+  if not found:
+    raise ValueError(f"{name}: {field}={value!r} must be above 0.")
+  return found
+
+
+def softcap(text: Any, field: str, name: str) -> float | None:
+  """The bound of logits or scores in a field; None is off."""
+  value = getattr(text, field)
+  return None if value is None else _positive(value, field, name)
+
+
+def flag(text: Any, field: str, name: str) -> bool:
+  """A field that is true or false."""
+  value = getattr(text, field)
+  if not isinstance(value, bool):
+    raise ValueError(f"{name}: {field}={value!r:.60} must be true or false.")
+  return value
 
 
 def switches(text: Any, family: str, name: str) -> dict[str, Any]:
@@ -87,7 +112,7 @@ def switches(text: Any, family: str, name: str) -> dict[str, Any]:
   if family == "gemma" and activation == "gelu":
     # The first releases say "gelu" and mean its approximation by tanh.
     activation = "gelu_pytorch_tanh"
-  if activation not in _ACTIVATIONS:
+  if not isinstance(activation, str) or activation not in _ACTIVATIONS:
     raise ValueError(
       f"{name}: {field}={activation!r} is not one of {sorted(_ACTIVATIONS)}."
     )
@@ -99,19 +124,20 @@ def switches(text: Any, family: str, name: str) -> dict[str, Any]:
     "embed_scale": gemma,
   }
   if family in ("llama", "qwen3") or gemma:
-    found["qkv_bias"] = found["out_bias"] = bool(text.attention_bias)
+    bias = flag(text, "attention_bias", name)
+    found["qkv_bias"] = found["out_bias"] = bias
   if family == "llama":
-    found["mlp_bias"] = bool(text.mlp_bias)
+    found["mlp_bias"] = flag(text, "mlp_bias", name)
   if family == "qwen2":
     found["qkv_bias"] = True
   if family in ("qwen3", "gemma3_text"):
     found["qk_norm"] = True
   if family in ("gemma2", "gemma3_text"):
     scalar = text.query_pre_attn_scalar
-    scalar = _number(scalar, "query_pre_attn_scalar", name)
+    scalar = _positive(scalar, "query_pre_attn_scalar", name)
     found |= {"post_norms": True, "query_scale": scalar**-0.5}
   if family == "gemma2":  # Gemma 3 has the field as well, and does not read it
-    found["attn_softcap"] = text.attn_logit_softcapping
+    found["attn_softcap"] = softcap(text, "attn_logit_softcapping", name)
   return found
 
 
@@ -125,9 +151,10 @@ def windows(text: Any, family: str, name: str) -> dict[str, Any]:
   if family not in WITH_LAYER_TYPES:
     return {}
   kinds = text.layer_types
-  unknown = sorted(set(kinds) - {"sliding_attention", "full_attention"})
+  known = ("sliding_attention", "full_attention")
+  unknown = [kind for kind in kinds if kind not in known]
   if unknown:
-    raise ValueError(f"{name}: layer_types has {unknown}.")
+    raise ValueError(f"{name}: layer_types has {unknown[0]!r:.60}.")
   windowed = [kind == "sliding_attention" for kind in kinds]
   if not any(windowed):
     return {}
@@ -160,7 +187,7 @@ def rotary(text: Any, name: str) -> dict[str, Any]:
         f"{name}: rope_parameters of sliding_attention has rope_type="
         f"{inner['rope_type']!r}; only 'default' is supported."
       )
-    theta = _number(inner["rope_theta"], "rope_local_base_freq", name)
+    theta = _positive(inner["rope_theta"], "rope_local_base_freq", name)
     local = {"rope_local_theta": theta}
   missing = {"rope_type", "rope_theta"} - found.keys()
   if missing:
@@ -176,7 +203,7 @@ def rotary(text: Any, name: str) -> dict[str, Any]:
   def number(field: str) -> float:
     if field not in found:
       raise ValueError(f"{name}: rope_parameters={found} has no {field}.")
-    return _number(found[field], f"rope_parameters: {field}", name)
+    return _positive(found[field], f"rope_parameters: {field}", name)
 
   fields = {"rope_theta": number("rope_theta")} | local
   kind = found["rope_type"]
@@ -185,12 +212,20 @@ def rotary(text: Any, name: str) -> dict[str, Any]:
   if kind == "linear":
     return fields | {"rope_type": kind, "rope_factor": number("factor")}
   if kind == "llama3":
+    low, high = number("low_freq_factor"), number("high_freq_factor")
+    if low >= high:
+      raise ValueError(
+        f"{name}: rope_parameters: low_freq_factor={low} must be below"
+        f" high_freq_factor={high}."
+      )
+    original = "original_max_position_embeddings"
+    _require_size(found.get(original), f"rope_parameters: {original}", name)
     return fields | {
       "rope_type": kind,
       "rope_factor": number("factor"),
-      "rope_low_freq_factor": number("low_freq_factor"),
-      "rope_high_freq_factor": number("high_freq_factor"),
-      "rope_original_max_len": int(number("original_max_position_embeddings")),
+      "rope_low_freq_factor": low,
+      "rope_high_freq_factor": high,
+      "rope_original_max_len": found[original],
     }
   raise ValueError(
     f"{name}: rope_type={kind!r} is not supported ('default', 'linear' and"

@@ -9,7 +9,6 @@ Reference: huggingface/peft 0.21, `LoraConfig`, `check_target_module_exists` and
 """
 
 import dataclasses
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -99,6 +98,12 @@ OTHER_STARTS = {
 # What PEFT takes for every supported family if `target_modules` is null.
 _DEFAULT_TARGETS = ("q_proj", "v_proj")
 _HEADS = ("score", "classifier")
+_LARGEST = 3.4e38  # of float32
+# Regular expressions that a key of a pattern and of `layers_pattern` become
+# parts of; the group of the latter is the layer.
+_ENDING = r"(.*\.)?({})$"
+_LAYER = r"(?:.*?\.)?{}\.(\d+)\."
+_ANY_LAYER = r".*?\.[^.]*\.(\d+)\."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +153,7 @@ class AdapterConfig:
 
   def _of_pattern(self, field: str, module: str, default: Any) -> Any:
     for key, value in (self.fields.get(field) or {}).items():
-      if re.match(rf"(.*\.)?({key})$", module):
+      if re.match(_ENDING.format(key), module):
         return value
     return default
 
@@ -172,9 +177,8 @@ class AdapterConfig:
       return True
     patterns = self.fields.get("layers_pattern") or ()
     patterns = [patterns] if isinstance(patterns, str) else patterns
-    before = [rf"(?:.*?\.)?{pattern}" for pattern in patterns]
-    for start in before or [r".*?\.[^.]*"]:
-      found = re.match(rf"{start}\.(\d+)\.", module)
+    for start in [_LAYER.format(p) for p in patterns] or [_ANY_LAYER]:
+      found = re.match(start, module)
       if found:
         listed = [layers] if isinstance(layers, int) else layers
         return int(found[1]) in listed
@@ -217,8 +221,8 @@ def _require_supported(path: Path, fields: Mapping[str, Any]) -> None:
     for field, value in fields.items()
     if field not in HONOURED + HARMLESS and not _is_neutral(value)
   }
-  saved = fields.get("modules_to_save") or ()
-  if not isinstance(saved, list | tuple) or set(saved) - set(_HEADS):
+  saved = fields.get("modules_to_save") or []
+  if not isinstance(saved, list) or any(s not in _HEADS for s in saved):
     used["modules_to_save"] = MERGE
   if fields.get("task_type") not in (
     None, CAUSAL_LM, SEQ_CLS, "FEATURE_EXTRACTION"
@@ -264,7 +268,7 @@ def _require_types(path: Path, fields: Mapping[str, Any]) -> None:
   )
   require(
     "base_model_name_or_path",
-    lambda x: x is None or isinstance(x, str),
+    lambda x: x is None or (isinstance(x, str) and "\0" not in x),
     "a path, a name or null",
   )
   for field, fine, what in (
@@ -278,17 +282,22 @@ def _require_types(path: Path, fields: Mapping[str, Any]) -> None:
         or (
           isinstance(x, dict)
           and all(map(fine, x.values()))
-          and all(map(_is_pattern, x))
+          and all(_is_pattern(_ENDING.format(key)) for key in x)
         )
       ),
       f"a mapping from regular expressions to {what}",
     )
-  for field in ("target_modules", "exclude_modules", "layers_pattern"):
+  for field in ("target_modules", "exclude_modules"):
     require(
       field,
       lambda x: x is None or _is_names(x),
       "a regular expression, a list of names or null",
     )
+  require(
+    "layers_pattern",
+    lambda x: not x or all(map(_is_layer, [x] if isinstance(x, str) else x)),
+    "a name or a list of names, regular expressions without groups",
+  )
   require(
     "layers_to_transform",
     lambda x: (
@@ -325,16 +334,22 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_positive(value: Any) -> bool:
+  """Whether it is a number above 0 that float32 has."""
   number = isinstance(value, int | float) and not isinstance(value, bool)
-  return number and math.isfinite(value) and value > 0
+  return number and 0 < value < _LARGEST
 
 
-def _is_pattern(value: Any) -> bool:
+def _is_pattern(value: Any, groups: int | None = None) -> bool:
+  """Whether it is a regular expression, of so many groups if that counts."""
   try:
-    re.compile(value)
-  except (re.error, TypeError):
+    found = re.compile(value)
+  except (re.error, TypeError, OverflowError, RecursionError):
     return False
-  return True
+  return groups is None or found.groups == groups
+
+
+def _is_layer(value: Any) -> bool:
+  return isinstance(value, str) and _is_pattern(_LAYER.format(value), 1)
 
 
 def _is_names(value: Any) -> bool:
