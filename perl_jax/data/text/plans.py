@@ -101,10 +101,11 @@ class Plans:
           f"message of role {hole['role']!r}. Leave such messages out, or"
           " change the template."
         )
+      keys = sorted(hole.keys() - {"role", "content"})
       raise rendering.NotRenderedError(
         f"The chat template of {self._text.name} leaves out a part of"
-        f" {sorted(hole.keys() - {'role', 'content'})} of a message of role"
-        f" {hole['role']!r}. Remove it from the row, or change the template."
+        f" {keys} of a message of role {hole['role']!r}. Change the template,"
+        f" or {rendering.without(keys)}."
       )
 
   def _with_calls(

@@ -64,6 +64,12 @@ class NotRenderedError(ValueError):
   """A message has a key that means something and cannot be rendered."""
 
 
+def without(keys: Sequence[str]) -> str:
+  """Returns how to train on data without some of its keys, for errors."""
+  quoted = "".join(f"'{key}'," for key in keys)
+  return f'leave them out on purpose with --config.data.ignore="({quoted})"'
+
+
 class Rendering:
   """Renders messages with the chat template of one tokenizer.
 
@@ -216,8 +222,7 @@ class Rendering:
         raise NotRenderedError(
           f"The chat template of {self.name} does not render the {key!r} of"
           " messages, so the model would not see them. Take a tokenizer whose"
-          " template does (--config.data.tokenizer), or remove them from the"
-          " data."
+          f" template does (--config.data.tokenizer), or {without([key])}."
         )
 
   def _renders(self, key: str) -> bool:

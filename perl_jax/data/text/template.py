@@ -126,12 +126,12 @@ class ChatTemplate:
     for piece in found[0] if found else ():
       if piece[0] == "call" and piece[1][0] == last:
         return piece, found[1]
-    keys = sorted(messages[last].keys() - {"role", "content", "weight"})
+    keys = sorted(messages[last].keys() - {"role", "content", "weight", "name"})
     raise rendering.NotRenderedError(
       f"The chat template of {self.name} does not go on from its generation"
       f" prompt with {keys} of a response and the token that ends a turn, so a"
-      " model could not write them. Remove them from the data, or change the"
-      " template."
+      " model could not write them. Change the template, or"
+      f" {rendering.without(keys)}."
     )
 
   def _plan(

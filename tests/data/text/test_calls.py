@@ -1,5 +1,6 @@
 """Tool calls and tools: rendered as transformers does, or refused by name."""
 
+import dataclasses
 import json
 
 import pytest
@@ -12,7 +13,12 @@ from perl_jax.data.text import tokenization as tokenization_lib
 from tests.data.text import families
 from tests.data.text.dialog_side import Reference
 from tests.data.text.messages import assistant, message, system, user
-from tests.data.text.tool_templates import TOOL_FAMILIES, call, tool
+from tests.data.text.tool_templates import (
+  THINKING,
+  TOOL_FAMILIES,
+  call,
+  tool,
+)
 
 TOOLS = [tool("weather"), tool("hours", 'Says "when" it is open.\nAlways.')]
 ARGUMENTS = {"place": 'the "inn"\n<b>', "days": 2, "more": [True, "x"]}
@@ -216,3 +222,35 @@ def test_tools_stay_when_turns_are_left_out(family):
   assert json.dumps(TOOLS[0]["function"]["name"]) in ours.tokenizer.decode(
     short.tokens
   )
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
+def test_reasoning_is_a_target(tmp_path, key):
+  made = dataclasses.replace(families.FAMILIES["qwen3"], template=THINKING)
+  path = families.write(made, tmp_path / "tokenizer")
+  ours = tokenization_lib.load_tokenizer(path)
+  theirs = Reference(
+    transformers.AutoTokenizer.from_pretrained(path), made.stops[0]
+  )
+  talk = [
+    user("hello there"),
+    assistant("12") | {key: "it is 6 + 6 </s>"},
+    user("sure?"),
+    assistant("milk") | {key: "hm"},
+  ]
+  row = records.Demonstration("a:1", "g", tuple(talk[:1]), tuple(talk[1:]))
+  expected = theirs.dialog(talk, 1)
+  assert demonstrations.encode_demonstrations([row], ours) == [expected]
+  said = [t for t, m in zip(*expected, strict=True) if m]
+  assert "it is 6 + 6" in ours.tokenizer.decode(said)
+
+
+def test_reasoning_that_no_prompt_leads_to_is_refused(tmp_path):
+  """Qwen3's prompts without thinking have closed the thoughts already."""
+  path = families.write(TOOL_FAMILIES["qwen3"], tmp_path / "tokenizer")
+  ours = tokenization_lib.load_tokenizer(path)
+  reply = assistant("12") | {"reasoning_content": "it is 6 + 6"}
+  row = records.Demonstration("a:1", "g", (user("hello"),), (reply,))
+  why = r"a:1: .*data\.ignore=\"\('reasoning_content',\)\""
+  with pytest.raises(rendering.NotRenderedError, match=why):
+    demonstrations.encode_demonstrations([row], ours)

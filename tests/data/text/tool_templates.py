@@ -87,6 +87,14 @@ LLAMA31 = (
   "{% if add_generation_prompt %}"
   "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 )  # fmt: skip
+# Prompts open thoughts, and past turns have theirs.
+THINKING = (
+  "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+  "{% if m.role == 'assistant' %}{{ '<think>\n' + (m.reasoning_content or '')"
+  " + '\n</think>\n\n' }}{% endif %}{{ m.content + '<|im_end|>\n' }}"
+  "{% endfor %}" + _OPEN + "{{ '<think>\n' }}{% endif %}"
+)  # fmt: skip
+
 _TAGS = ("<tool_call>", "</tool_call>")
 TOOL_FAMILIES = {
   "qwen2.5": dataclasses.replace(
