@@ -54,6 +54,22 @@ def added(
   return talk, used | columns
 
 
+def reply(message: Message, where: str) -> records.Reply:
+  """Returns the reply of a pair or of a row with a label.
+
+  Raises:
+    UnusableError: Its weight is 0.
+  """
+  if not records.is_target(message):
+    raise messages.error(
+      where,
+      "weight",
+      "is 0 for a reply, so there is nothing to learn of it.",
+      "in which a reply has the weight 0",
+    )
+  return records.reply_of(message)
+
+
 def check_targets(turns: Sequence[Message], where: str) -> None:
   """Checks that not all answers are masked, and that no earlier one is empty.
 

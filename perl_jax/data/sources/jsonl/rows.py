@@ -70,10 +70,8 @@ class _Row:
   def labelled(self) -> Labelled:
     messages = self.in_context(self.conversation())
     *before, last = messages
-    group = self.group(messages)
-    return Labelled(
-      self._where, group, tuple(before), reply_of(last), self.label()
-    )
+    group, reply = self.group(messages), context.reply(last, self._where)
+    return Labelled(self._where, group, tuple(before), reply, self.label())
 
   def demonstration(self) -> Demonstration:
     messages = self.in_context(self.conversation())
@@ -208,7 +206,7 @@ class _Row:
     else:
       prompt = self._shared_prompt(values)
     chosen, rejected = (
-      reply_of(self._reply(name, value, prompt))
+      context.reply(self._reply(name, value, prompt), self._where)
       for name, value in values.items()
     )
     return prompt, chosen, rejected

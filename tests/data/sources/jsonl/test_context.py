@@ -146,3 +146,18 @@ def test_a_few_rows_that_cannot_be_used_are_left_out(write, talk):
   path = write(*good, *[bad] * 5)
   with pytest.raises(ValueError, match=r"5 of 9 rows of .* cannot be used"):
     files.load(path, "demonstrations")
+
+
+@pytest.mark.parametrize(
+  ("kind", "more"),
+  [
+    ("preferences", {"chosen": [assistant("Yes") | {"weight": 0}],
+                     "rejected": [assistant("No")]}),
+    ("labelled", {"response": [assistant("Yes") | {"weight": 0}]}),
+  ],
+)  # fmt: skip
+def test_a_reply_of_weight_0_teaches_nothing(write, kind, more):
+  path = write(*cases.many(kind), ROWS[kind] | more)
+  found = files.load(path, kind)
+  assert found.counts["unusable_dropped"] == 1
+  assert "a reply has the weight 0" in found.notes[0]
