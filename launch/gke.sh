@@ -20,7 +20,9 @@
 # The working tree is laid over the image. What follows `--` is given to
 # `python -m perl_jax.main --distributed` in every pod. A pod that fails or is
 # taken away ends the others; the workload is then started again and goes on
-# from its last checkpoint, which is why the workdir lies in a storage.
+# from its last checkpoint, which is why the workdir lies in a storage. A pod that
+# is told to stop (SIGTERM) saves first and ends with status 75, a failure that
+# is started again.
 
 set -euo pipefail
 # shellcheck source=launch/lib.sh
@@ -59,7 +61,8 @@ run xpk workload create "--workload=${workload}" "${where[@]}" \
   "${machines[@]}" "--max-restarts=${restarts}" "--base-docker-image=${image}" \
   "--script-dir=$(root)" \
   "--command=pip install --quiet -r requirements.txt \
-'jax[${extra}]==$(jax_version)' && python -m perl_jax.main --distributed \
+'jax[${extra}]==$(jax_version)' && \
+PERL_JAX_JOB=$(quoted "${workload}") exec python -m perl_jax.main --distributed \
 $(quoted "${ARGUMENTS[@]}")"
 if [[ ${follow} -eq 1 ]]; then
   run xpk workload list "${where[@]}" "--wait-for-job-completion=${workload}"

@@ -48,4 +48,4 @@ if [[ ${no_install} -eq 0 ]]; then
 fi
 command=("${venv}/bin/python" -m perl_jax.main "${ARGUMENTS[@]}")
 [[ -z ${gpus} ]] || command=(env "CUDA_VISIBLE_DEVICES=${gpus}" "${command[@]}")
-run "${command[@]}"
+run_last "${command[@]}"

@@ -58,6 +58,12 @@ run() {
   fi
 }
 
+# As `run`, but the command takes the place of the script: signals reach it.
+run_last() {
+  [[ ${DRY_RUN} -eq 1 ]] || exec "$@"
+  run "$@"
+}
+
 # Ends the script if a program is missing that the run will need.
 need() {
   if [[ ${DRY_RUN} -eq 0 ]] && ! command -v "$1" >/dev/null; then

@@ -26,6 +26,7 @@ import os
 import pathlib
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +34,8 @@ from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CLOSING = {"(": ")", "[": "]", "{": "}"}
+# Status of a run that was told to stop, has saved, and is to be continued.
+STOPPED = 75
 # Columns of the table without --columns, as far as a summary has them; the CSV
 # file has all.
 COLUMNS = (
@@ -58,7 +61,7 @@ class Run(NamedTuple):
 
 
 def main(argv: Sequence[str]) -> int:
-  """Returns the exit status: 1 if a run has failed."""
+  """Returns the exit status: 1 if a run has failed, 75 if one was stopped."""
   options, arguments = parse(argv)
   runs = grid(arguments, options.workdir)
   if options.dry_run:
@@ -71,6 +74,9 @@ def main(argv: Sequence[str]) -> int:
       break
     print(f"sweep: {number} of {len(runs)}: {run.name}", flush=True)
     statuses[run.name] = start(run, options)
+    if statuses[run.name] == "stopped":
+      print("sweep: stopped; the same command goes on", file=sys.stderr)
+      return STOPPED
     if statuses[run.name].startswith("failed") and options.fail_fast:
       break
   rows = [
@@ -222,14 +228,42 @@ def start(run: Run, options: argparse.Namespace) -> str:
   if options.submit and note.exists() and not options.resubmit:
     print("sweep: was submitted before; with --resubmit it is again")
     return "submitted"
-  done = subprocess.run(command(run, options.submit), cwd=ROOT, check=False)
-  if done.returncode:
-    return f"failed (exit status {done.returncode})"
+  status = call(command(run, options.submit))
+  if status == STOPPED:
+    return "stopped"
+  if status:
+    return f"failed (exit status {status})"
   if options.submit:
     options.workdir.mkdir(parents=True, exist_ok=True)
     note.write_text(shlex.join(command(run, options.submit)) + "\n")
     return "submitted"
   return "finished"
+
+
+def call(words: Sequence[str]) -> int:
+  """Runs a command to its end and returns its status.
+
+  What tells this process to stop is passed on, and the command may save.
+  """
+  process = subprocess.Popen(words, cwd=ROOT)
+
+  def tell(number: int, frame: object) -> None:
+    del frame
+    # A terminal has sent Ctrl-C to the command as well: not twice.
+    if number != signal.SIGINT:
+      process.send_signal(number)
+
+  numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+  before = {
+    number: signal.signal(number, tell)
+    for number in numbers
+    if signal.getsignal(number) is not signal.SIG_IGN
+  }
+  try:
+    return process.wait()
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
 
 
 def finished(run: Run) -> bool:

@@ -209,6 +209,17 @@ class Checkpointer:
     )
     return found["trainable"]
 
+  def path(self, step: int) -> Path:
+    """Directory of the checkpoint of a step."""
+    return self._directory / str(step)
+
+  def reached_preemption(self, step: int) -> bool:
+    """Whether Orbax has notice that the machine will be taken away.
+
+    To be asked at each step; all processes get the answer at the same one.
+    """
+    return self._manager.reached_preemption(step)
+
   def wait(self) -> None:
     """Waits until all that was saved is on disk; raises a write's error."""
     self._manager.wait_until_finished()

@@ -10,15 +10,23 @@ where JAX finds the others by itself (TPU VM, GKE, SLURM, Open MPI), or with
 
 import logging as standard_logging
 import os
+import shlex
 import sys
+import threading
 import traceback
 from collections.abc import Mapping
+
+# Signals are heard while JAX is imported, which takes seconds.
+# isort: off
+from perl_jax import starting  # noqa: F401
+# isort: on
 
 import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from perl_jax import compilation_cache, hosts, tasks
+from perl_jax.hosts import signals
 from perl_jax.planning import libtpu
 from perl_jax.tasks.settings import overrides
 
@@ -59,6 +67,8 @@ _COMPILATION_CACHE = flags.DEFINE_string(
 
 # What bad input raises. Everything else is a bug and keeps its traceback.
 USER_ERRORS = (ValueError, FileNotFoundError, FloatingPointError)
+# How long a run that was told to stop may take to end.
+_LAST_SECONDS = 15
 # Says how many tasks a launcher has started, in each of them.
 LAUNCHERS = {
   "SLURM": "SLURM_STEP_NUM_TASKS",
@@ -85,8 +95,11 @@ def main(argv: list[str]) -> None:
     jax.process_count(),
   )
   try:
-    tasks.run(config, _WORKDIR.value)
-    hosts.barrier("end")
+    with signals.handled():
+      tasks.run(config, _WORKDIR.value)
+      hosts.barrier("end")
+  except signals.Stopped as stopped:
+    stop(stopped)
   except USER_ERRORS as error:
     if _TRACEBACK.value and jax.process_count() == 1:
       raise
@@ -98,6 +111,22 @@ def main(argv: list[str]) -> None:
       raise
     traceback.print_exc()
     hosts.fail(f"{type(error).__name__}: {error}")
+
+
+def stop(stopped: signals.Stopped) -> None:
+  """Ends a run that was told to stop, with one line and `signals.STATUS`."""
+  command = shlex.join(["python", "-m", "perl_jax.main", *sys.argv[1:]])
+  said = f"{stopped} To go on, run the same command again: {command}"
+  # What was abandoned may still compute, and is not waited for.
+  last = threading.Timer(_LAST_SECONDS, lambda: os._exit(signals.STATUS))
+  last.daemon = True
+  last.start()
+  if not stopped.together:
+    hosts.end(said, signals.STATUS)
+  if hosts.is_primary():
+    hosts.say(said)
+  hosts.barrier("stopped")
+  sys.exit(signals.STATUS)
 
 
 def join_others(environment: Mapping[str, str]) -> None:

@@ -34,8 +34,8 @@ FLOORS = (
   ("roles", "sampling", "optim"),
   # Models say how activations are laid out: the axes' names are below them.
   (
-    *("compilation_cache", "names", "hosts", "sharding", "models"),
-    *("objectives", "params", "json_text", "files", "checksums"),
+    *("starting", "compilation_cache", "names", "hosts", "sharding"),
+    *("models", "objectives", "params", "json_text", "files", "checksums"),
   ),
 )
 PURE = {

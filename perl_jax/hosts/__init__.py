@@ -6,6 +6,7 @@ compiled functions in the same order. What may differ is in this room:
 
   processes   `join`, `barrier`, `on_primary`, `fail`: joining the run, waiting
               for each other, and ending all processes when one fails
+  signals     being told to stop
   arrays      `to_host`: whole NumPy copies of arrays that are spread over hosts
 
 With a single process they work as well, at no cost.
@@ -15,11 +16,16 @@ from perl_jax.hosts.arrays import to_host
 from perl_jax.hosts.processes import (
   barrier,
   decided_by_primary,
+  end,
   fail,
   is_primary,
   join,
+  leave,
   on_primary,
+  pass_on,
+  passed_on,
   primary_first,
+  say,
   sees,
   undone_by_others,
 )
@@ -27,11 +33,16 @@ from perl_jax.hosts.processes import (
 __all__ = [
   "barrier",
   "decided_by_primary",
+  "end",
   "fail",
   "is_primary",
   "join",
+  "leave",
   "on_primary",
+  "pass_on",
+  "passed_on",
   "primary_first",
+  "say",
   "sees",
   "to_host",
   "undone_by_others",

@@ -26,6 +26,7 @@ HEARTBEAT_SECONDS = 30
 # A download or a tokenizer may take its time; who dies is noticed without it.
 _BARRIER_SECONDS = 24 * 3600
 _FAILED, _HEARD, _GONE = "perl_jax/failed", "perl_jax/heard", "perl_jax/gone"
+_TOLD = "perl_jax/told"
 # Seconds that a process gives the others to hear of an error and to leave.
 _GRACE_SECONDS = 5
 _LOOK_SECONDS = 1
@@ -70,7 +71,7 @@ def join(
   )
 
   def give_up():
-    _say(
+    say(
       "error: the other processes could not be joined within"
       f" {timeout_seconds} s {given}"
     )
@@ -191,20 +192,76 @@ def undone_by_others(act: Callable[[], None]) -> Iterator[None]:
 
 
 def fail(message: str) -> NoReturn:
-  """Ends all processes of the run with an error.
+  """Ends all processes of the run with an error; see `end`."""
+  end(f"error: {reworded(message)}", 1)
 
-  Process 0 writes the message, once, whichever process failed first; the others
-  write nothing, unless process 0 is gone.
+
+def end(message: str, status: int) -> NoReturn:
+  """Ends all processes of the run, by the main thread of one of them.
+
+  Process 0 writes the message, once, whichever process was the first; the
+  others write nothing, unless process 0 is gone.
+
+  Args:
+    message: What to write on standard error.
+    status: Exit status of all processes.
   """
-  message = reworded(message)
   if jax.process_count() == 1:
-    sys.exit(f"error: {message}")
+    if status == 1:
+      sys.exit(message)
+    say(message)
+    sys.exit(status)
+  _end_others(message, status)
+
+
+def leave(message: str, status: int, *, at_once: bool = False) -> NoReturn:
+  """Ends this process as it is, by any thread.
+
+  Args:
+    message: What to write on standard error.
+    status: Exit status.
+    at_once: Whether to let the other processes find out by themselves.
+  """
+  # JAX is not asked: it would wait for what the main thread is busy with.
+  several = _several()
+  if several and not at_once:
+    _end_others(message, status)
+  say(message)
+  if not several:
+    for act in reversed(_undo):
+      act()
+  os._exit(status)
+
+
+def _end_others(message: str, status: int) -> NoReturn:
   _failed_here.set()
   client = multihost.get_jax_distributed_client()
   # Unless another was first, or nobody is left to tell.
   with contextlib.suppress(RuntimeError):
-    client.key_value_set(_FAILED, f"{jax.process_index()} {message}")
-  _end(client, jax.process_index(), message)
+    client.key_value_set(_FAILED, f"{jax.process_index()} {status} {message}")
+  _end(client, jax.process_index(), message, status)
+
+
+def _several() -> bool:
+  """Whether there are other processes, without a look at the devices."""
+  return multihost.is_jax_distributed_client_initialized()
+
+
+def pass_on(name: str) -> None:
+  """Lets process 0 know, by any thread, that this one was told to stop."""
+  if _several():
+    client = multihost.get_jax_distributed_client()
+    with contextlib.suppress(RuntimeError):  # another has been told already
+      client.key_value_set(_TOLD, name)
+
+
+def passed_on() -> str:
+  """What another process was told; "" as long as none was."""
+  if jax.process_count() > 1:
+    client = multihost.get_jax_distributed_client()
+    with contextlib.suppress(RuntimeError):  # there is no such key yet
+      return client.key_value_try_get(_TOLD)
+  return ""
 
 
 def reworded(message: str) -> str:
@@ -227,25 +284,27 @@ def _watch() -> None:
       return
     with contextlib.suppress(RuntimeError):  # there is no such key yet
       found = client.key_value_try_get(_FAILED)
-  who, message = found.split(" ", 1)
+  who, status, message = found.split(" ", 2)
   if is_primary() and _failed_here.wait(_GRACE_SECONDS / 2):
     return  # all have failed alike, as with a wrong config: `fail` says so
-  _end(client, int(who), message)
+  _end(client, int(who), message, int(status))
 
 
-def _end(client: Any, who: int, message: str) -> NoReturn:
+def _end(client: Any, who: int, message: str, status: int) -> NoReturn:
   """Says what happened, once, and ends the process as it is.
 
   Leaving by the usual way would wait for processes that wait for this one.
   """
   with _ending:
     mine = jax.process_index()
-    said = f"error: {message}"
-    if who != mine or (who and mine):
-      said = f"error: process {who} of {jax.process_count()}: {message}"
+    said = message
+    if message.startswith("error: ") and (who != mine or (who and mine)):
+      said = message.replace(
+        "error: ", f"error: process {who} of {jax.process_count()}: ", 1
+      )
     try:
       if mine == 0:
-        _say(said)
+        say(said)
         client.key_value_set(_HEARD, "")
         # With process 0 the coordinator goes, and who is still there aborts.
         for other in range(1, jax.process_count()):
@@ -258,13 +317,15 @@ def _end(client: Any, who: int, message: str) -> NoReturn:
         client.key_value_set(f"{_GONE}/{mine}", "")
     except RuntimeError:
       if mine:
-        _say(said)
+        say(said)
     if mine == 0:
       for act in reversed(_undo):
         act()
-    os._exit(1)
+    os._exit(status)
 
 
-def _say(text: str) -> None:
-  print(text, file=sys.stderr, flush=True)
-  sys.stdout.flush()
+def say(text: str) -> None:
+  """Writes a line on standard error, if anybody is left to read it."""
+  with contextlib.suppress(OSError, ValueError):  # the terminal is closed
+    print(text, file=sys.stderr, flush=True)
+    sys.stdout.flush()

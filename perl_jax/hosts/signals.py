@@ -1,9 +1,9 @@
 """SIGTERM, SIGINT and SIGHUP: a process is told to stop, and may finish first.
 
-A scheduler that wants its machine back sends SIGTERM and waits for a while, a
+A scheduler that wants its machine back sends SIGTERM and waits for a while; a
 terminal sends SIGINT (Ctrl-C) or, when it is closed, SIGHUP. The first of them
-raises `Stopped` in the main thread, or, where `deferred` is entered, waits to
-be asked for by `told`. The second ends the process at once.
+raises `Stopped` in the main thread or, where `deferred` is entered, waits until
+`told` is asked. The second ends the process at once.
 
 Python calls a handler only between two of its instructions, and XLA may compile
 for minutes within one. A thread therefore reads the signals too: it ends a
@@ -13,19 +13,34 @@ process that has nothing to finish, and says what is waited for.
 import contextlib
 import os
 import signal
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-# sysexits.h, EX_TEMPFAIL: try again later.
-STATUS = 75
-NAMES = ("SIGTERM", "SIGINT", "SIGHUP")
-# Seconds that the main thread has to answer before the other one speaks.
+from perl_jax.hosts import processes
+from perl_jax.starting import NAMES, STATUS
+
+# Seconds that the main thread has to answer before the other one does.
 _PATIENCE = 3.0
 
 
 class Stopped(BaseException):
-  """The process was told to stop; no `except Exception` catches it."""
+  """A run was told to stop; no `except Exception` holds it up.
+
+  Attributes:
+    by: Name of the signal, or of what else told it.
+    together: Whether all processes of the run have stopped alike.
+  """
+
+  def __init__(self, by: str, what: str = "", *, together: bool = False):
+    """Says in a sentence what was done about it.
+
+    Args:
+      by: See the attributes.
+      what: What was saved where, in words that follow "Stopped by SIGTERM".
+      together: See the attributes.
+    """
+    super().__init__(f"Stopped by {by}{what or ', nothing had to be saved'}.")
+    self.by, self.together = by, together
 
 
 class _Told:
@@ -34,16 +49,15 @@ class _Told:
   Attributes:
     first: Name of the first signal, or "".
     count: How many signals there were.
-    deferred: How many blocks are entered that ask by themselves.
-    heard: Set once the main thread has acted on the first signal.
+    heard: Set once the main thread has acted on the first.
   """
 
   def __init__(self):
-    self.first, self.count, self.deferred = "", 0, 0
+    self.first, self.count = "", 0
     self.heard = threading.Event()
 
 
-_told = _Told()
+_told, _deferred, _interrupting = _Told(), 0, False
 
 
 def told() -> str:
@@ -53,67 +67,81 @@ def told() -> str:
   return _told.first
 
 
-def tell(name: str) -> None:
-  """Does what a signal would, where the notice comes another way."""
-  _told.first = _told.first or name
-
-
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-  """In the block nothing is raised by a first signal: it asks `told`."""
-  _told.deferred += 1
+  """In the block a first signal raises nothing: `told` has to be asked."""
+  global _deferred
+  _deferred += 1
   try:
     yield
   finally:
-    _told.deferred -= 1
+    _deferred -= 1
 
 
 @contextlib.contextmanager
-def handled(leave: Callable[[str, int], None]) -> Iterator[None]:
+def interrupting() -> Iterator[None]:
+  """In the block a first signal raises `Stopped` in spite of `deferred`."""
+  global _interrupting
+  _interrupting = True
+  try:
+    if told():
+      raise Stopped(told())
+    yield
+  finally:
+    _interrupting = False
+
+
+@contextlib.contextmanager
+def handled() -> Iterator[None]:
   """Handles the signals in the block; to be entered by the main thread.
 
   Signals that the process was started to ignore, as by `nohup`, stay ignored.
-
-  Args:
-    leave: `leave(message, status)` ends the process as it is, from any thread.
   """
+  global _told
   numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
   numbers = [n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN]
-  before = {number: signal.signal(number, _handle) for number in numbers}
+  terminals = [stream for stream in (1, 2) if os.isatty(stream)]
+  told = _told = _Told()
+
+  def handle(number, frame):
+    del frame
+    name = signal.Signals(number).name
+    if name == "SIGHUP":
+      _close(terminals)
+    told.count += 1
+    told.first = told.first or name
+    if told.count == 1 and (_interrupting or not _deferred):
+      told.heard.set()
+      raise Stopped(name)
+
+  before = {number: signal.signal(number, handle) for number in numbers}
   read, write = os.pipe()
   os.set_blocking(write, False)
   wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
   thread = threading.Thread(
-    target=_listen, args=(read, set(numbers), leave), name="signals",
-    daemon=True,
-  )  # fmt: skip
+    target=_listen, args=(read, set(numbers), told), name="signals", daemon=True
+  )
   thread.start()
   try:
     yield
   finally:
+    told.heard.set()
     signal.set_wakeup_fd(wakeup)
     for number, handler in before.items():
       signal.signal(number, handler)
     os.close(write)  # the thread reads the end of it
     thread.join()
-    _told.__init__()
+    _told = _Told()
 
 
-def _handle(number: int, frame: object) -> None:
-  del frame
-  _told.count += 1
-  if _told.count > 1:
-    return  # the thread ends the process
-  name = signal.Signals(number).name
-  _told.first = _told.first or name
-  if not _told.deferred:
-    _told.heard.set()
-    raise Stopped(name)
+def _close(terminals: list[int]) -> None:
+  """Writes to a terminal that is gone would fail; they are dropped."""
+  with open(os.devnull, "wb") as nowhere:
+    for stream in terminals:
+      os.dup2(nowhere.fileno(), stream)
 
 
-def _listen(
-  read: int, numbers: set[int], leave: Callable[[str, int], None]
-) -> None:
+def _listen(read: int, numbers: set[int], told: _Told) -> None:
   """Reads signals from a pipe as they come, until it is closed."""
   seen = 0
   with os.fdopen(read, "rb", buffering=0) as pipe:
@@ -123,19 +151,24 @@ def _listen(
       seen += 1
       name = signal.Signals(found[0]).name
       if seen > 1:
-        leave(f"{name} again: left at once.", 128 + found[0])
-      threading.Thread(target=_answer, args=(name, leave), daemon=True).start()
+        processes.leave(
+          f"{name} after {told.first}: left at once. The same command goes on"
+          " from the last checkpoint.",
+          128 + found[0],
+          at_once=True,
+        )
+      told.first = told.first or name
+      processes.pass_on(name)
+      threading.Thread(target=_answer, args=(told,), daemon=True).start()
 
 
-def _answer(name: str, leave: Callable[[str, int], None]) -> None:
+def _answer(told: _Told) -> None:
   """Speaks where the main thread is too busy to."""
-  if _told.heard.wait(_PATIENCE):
+  if told.heard.wait(_PATIENCE):
     return
-  if not _told.deferred:
-    leave(f"stopped by {name} while nothing had to be saved.", STATUS)
-  print(
-    f"{name}: what is under way ends first, and is saved; a second signal"
-    " leaves at once.",
-    file=sys.stderr,
-    flush=True,
+  if not _deferred:
+    processes.leave(str(Stopped(told.first)), STATUS)
+  processes.say(
+    f"{told.first}: what is under way is finished and saved first; a second"
+    " signal leaves at once."
   )

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -184,6 +185,95 @@ def test_slurm():
 def test_slurm_outside_a_job():
   done = call("slurm.sbatch", *TRAINING)
   assert done.returncode == 2 and "sbatch --ntasks=N" in done.stderr
+
+
+# Stands in for a program: the training notes that it was told to stop and ends
+# as the real one does.
+TRAINING_PROGRAM = """#!/usr/bin/env bash
+echo "$PERL_JAX_JOB $*" > {here}/started
+trap 'echo told >> {here}/started; exit 75' TERM
+for i in $(seq 200); do sleep 0.1; done
+"""
+
+
+def program(directory, name, text):
+  path = directory / name
+  path.write_text(text.format(here=directory))
+  path.chmod(0o755)
+  return path
+
+
+@pytest.mark.parametrize(
+  "status, state",
+  [(0, "RUNNING"), (1, "RUNNING"), (75, "RUNNING"), (75, "COMPLETING")],
+)
+def test_slurm_requeues_a_job_that_was_told_to_stop(tmp_path, status, state):
+  program(tmp_path, "squeue", f"#!/usr/bin/env bash\necho {state}\n")
+  program(tmp_path, "srun", f"#!/usr/bin/env bash\nexit {status}\n")
+  program(
+    tmp_path, "scontrol", '#!/usr/bin/env bash\necho "$*" > {here}/asked\n'
+  )
+  done = call(
+    "slurm.sbatch",
+    *TRAINING,
+    PATH=f"{tmp_path}:{os.environ['PATH']}",
+    SLURM_JOB_ID="123",
+  )
+  assert done.returncode == status, done.stderr
+  asked = tmp_path / "asked"
+  wanted = (status, state) == (75, "RUNNING")
+  assert asked.exists() == wanted
+  if wanted:
+    assert asked.read_text() == "requeue 123\n"
+  assert "#SBATCH --signal=TERM@90" in (LAUNCH / "slurm.sbatch").read_text()
+
+
+def until(path, text):
+  end = time.monotonic() + 30
+  while not (path.exists() and text in path.read_text()):
+    assert time.monotonic() < end, path
+    time.sleep(0.02)
+
+
+def test_what_stops_a_pod_reaches_the_training(tmp_path):
+  """xpk's container runs it in a subshell, and passes SIGTERM on to that."""
+  (command,) = dry("gke.sh")
+  (run,) = [w for w in command if w.startswith("--command=")]
+  program(tmp_path, "pip", "#!/usr/bin/env bash\n")
+  program(tmp_path, "python", TRAINING_PROGRAM)
+  wrapper = (
+    "forward() { kill -TERM $!; }; trap forward TERM;"
+    f" ({run.removeprefix('--command=')}) & child=$!;"
+    " while kill -0 $child 2>/dev/null; do sleep 0.1; done; wait $child"
+  )
+  pod = subprocess.Popen(
+    ["bash", "-c", wrapper],
+    env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    stderr=subprocess.DEVNULL,
+  )
+  until(tmp_path / "started", "perl_jax.main")
+  pod.terminate()
+  assert pod.wait(60) == 75
+  name, *words = (tmp_path / "started").read_text().split()
+  assert name == "w" and words[-1] == "told"
+
+
+def test_what_stops_the_gpu_script_reaches_the_training(tmp_path):
+  program(tmp_path, "nvidia-smi", "#!/usr/bin/env bash\n")
+  (tmp_path / "venv" / "bin").mkdir(parents=True)
+  program(tmp_path / "venv" / "bin", "python", TRAINING_PROGRAM)
+  command = [
+    *("bash", str(LAUNCH / "gpu.sh"), "--cuda=12", "--no-install"),
+    *(f"--venv={tmp_path / 'venv'}", "--", *TRAINING),
+  ]
+  script = subprocess.Popen(
+    command, env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, cwd=ROOT
+  )
+  started = tmp_path / "venv" / "bin" / "started"
+  until(started, "perl_jax.main")
+  script.terminate()
+  assert script.wait(60) == 75
+  assert started.read_text().split()[-1] == "told"
 
 
 @pytest.mark.parametrize(

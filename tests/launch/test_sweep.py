@@ -3,10 +3,14 @@
 import csv
 import importlib.util
 import json
+import os
 import pathlib
 import shlex
+import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
@@ -228,3 +232,31 @@ def test_two_tiny_runs(tmp_path):
   losses = [float(row["loss"]) for row in found]
   assert losses[0] != losses[1]
   assert losses[0] == tiny.summary(tmp_path / "seed=0")["loss"]
+
+
+STOPPED = """
+import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+pathlib.Path(__file__).with_name("started").touch()
+time.sleep(60)
+"""
+
+
+def test_a_sweep_that_is_stopped_lets_its_run_save(
+  tmp_path, runner, monkeypatch, capsys
+):
+  (tmp_path / "runner.py").write_text(STOPPED)
+
+  def tell():
+    end = time.monotonic() + 30
+    while not (tmp_path / "started").exists() and time.monotonic() < end:
+      time.sleep(0.02)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  thread = threading.Thread(target=tell)
+  thread.start()
+  command = [f"--workdir={tmp_path / 's'}", CONFIG, "--config.lora.rank=2,4"]
+  assert sweep.main(command) == 75
+  thread.join()
+  assert runner == ["2"]  # the next one is not started
+  assert "the same command goes on" in capsys.readouterr().err

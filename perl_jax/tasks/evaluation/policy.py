@@ -15,7 +15,7 @@ from perl_jax.tasks.rollouts import engine as engine_lib
 from perl_jax.tasks.rollouts import metrics as rollout_metrics
 from perl_jax.tasks.rollouts import rewards
 from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import inputs
+from perl_jax.tasks.training import inputs, watch
 
 
 class PolicyEvaluator:
@@ -104,8 +104,10 @@ class PolicyEvaluator:
     )
     measured = None
     if reward is not None:
-      measured = reward.measure(args, batch.index, self._rows)
+      with watch.interrupted():
+        measured = reward.measure(args, batch.index, self._rows)
     kl = kl_lib.kl_k1(logprobs, anchor_logprobs)
+    watch.wait((samples, kl, entropy, measured))
     # The rows of all processes, on each of them: all write the same down.
     batch, samples, kl, entropy, measured = hosts.to_host(
       (device, samples, kl, entropy, measured)

@@ -14,6 +14,7 @@ from perl_jax.objectives import kl as kl_lib
 from perl_jax.tasks.rollouts import metrics as metrics_lib
 from perl_jax.tasks.rollouts import rewards as rewards_lib
 from perl_jax.tasks.rollouts.build import IterationPrograms
+from perl_jax.tasks.training import watch as watch_lib
 from perl_jax.tasks.training.timing import Clock, Stopwatch
 
 PHASES = ("sample", "score", "learn")
@@ -56,6 +57,9 @@ class Iteration:
   ) -> tuple[steps.TrainState, dict[str, Any]]:
     """One iteration.
 
+    A run that is told to stop while it samples or scores abandons that; the
+    state is as it was, and the iteration has to be made anew.
+
     Args:
       state: Trained roles, optimiser, weight of the KL.
       batch: A `PromptBatch` of this process, on the host.
@@ -64,6 +68,9 @@ class Iteration:
     Returns:
       (state, metrics by "train/...", "rollout/...", "seconds/<phase>" without
       compilation, and "rate/<phase>", response tokens per second).
+
+    Raises:
+      watch.Stop: The run is to stop before it has learned.
     """
     key = jax.random.fold_in(self._key, step)
     device = sharding.place_batch(self._mesh, batch)
@@ -71,10 +78,10 @@ class Iteration:
     samples = self._programs.sample(
       *self._programs.sample_args(state.trainable, device, key)
     )
-    jax.block_until_ready(samples)
+    watch_lib.wait(samples)
     laps = [watch.lap()]
     experience, parts = self._score(state, batch, device, samples)
-    jax.block_until_ready((experience, parts))
+    watch_lib.wait((experience, parts))
     laps.append(watch.lap())
     flops = self._learn_flops()
     state, found = self._learn(state, experience, key)
@@ -107,12 +114,13 @@ class Iteration:
     scores = programs.score(
       *programs.score_args(state.trainable, device, responses)
     )
-    measured = self._reward.measure(
-      (device.tokens, device.lengths, samples.tokens, samples.mask),
-      np.repeat(batch.index, self._settings.estimator.group),
-      self._rows,
-      scores=_flat(scores.get("reward")),
-    )
+    with watch_lib.interrupted():
+      measured = self._reward.measure(
+        (device.tokens, device.lengths, samples.tokens, samples.mask),
+        np.repeat(batch.index, self._settings.estimator.group),
+        self._rows,
+        scores=_flat(scores.get("reward")),
+      )
     parts = self._reward.parts(measured)
     experience = programs.experience(
       device,

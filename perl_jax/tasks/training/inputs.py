@@ -16,7 +16,7 @@ from perl_jax.data.sources import registry
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.reporting import phases
 from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import preview
+from perl_jax.tasks.training import preview, watch
 
 Config = shared.Config
 
@@ -48,8 +48,15 @@ class Inputs:
   validation_batches: int = 0
 
   def held_out(self, doing: str) -> Iterator[Any]:
-    """A pass over the validation batches, shown as a phase of that name."""
-    return phases.track(self.validation(), doing, self.validation_batches)
+    """A pass over the validation batches, shown as a phase of that name.
+
+    Raises:
+      watch.Stop: A loop is under way and is to stop.
+    """
+    count = self.validation_batches
+    for batch in phases.track(self.validation(), doing, count):
+      watch.look()
+      yield batch
 
 
 class Encoded(NamedTuple):

@@ -1,22 +1,36 @@
-"""Decides, alike on all processes, when a run saves between evaluations."""
+"""Decides, alike on all processes, when a run saves and when it stops.
 
+Process 0 decides, by its clock and by what any process was told; its answer
+goes to the others through the coordination service, so that no device waits.
+All processes ask in the same order: at each step of the loop, between the
+batches of an evaluation, and between the phases of an iteration.
+"""
+
+import contextlib
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
 
 from perl_jax import hosts
+from perl_jax.hosts import signals
 from perl_jax.tasks.settings import shared
 
-# Processes ask the first about this often, and at least every so many steps.
+# Several processes ask about this often, and at least every so many steps.
 _ASK_SECONDS = 0.5
 _MOST_STEPS = 10
+# How long to sleep while the devices compute.
+_SHORTEST, _LONGEST = 0.0005, 0.05
+
+
+class Stop(Exception):
+  """The run is to stop here; names what told it to."""
 
 
 class Watch:
-  """Asked by the loop at each step whether to save.
-
-  The clock is that of process 0. So that short steps do not wait for it, an
-  answer holds for several of them: it says how many are not to ask.
-  """
+  """Asked by the loop whether to save and whether to stop."""
 
   def __init__(
     self, saving: shared.Saving, clock: Callable[[], float] = time.monotonic
@@ -29,31 +43,118 @@ class Watch:
     """
     self._saving, self._clock = saving, clock
     self._saved = self._asked = clock()
-    self._steps = 1  # since the last answer
-    self._silent = 0  # steps that need not ask
+    self._questions = 1  # since the last answer
+    self._silent = 0  # questions that have their answer already
+    self._late, self._by = False, ""  # what the answers were so far
 
   def save_is_due(self, step: int) -> bool:
     """Whether to save after this step; to be asked once at each of them."""
+    self._ask()
     every = self._saving.every_steps
-    by_steps = every > 0 and step % every == 0
-    if not self._saving.every_seconds:
-      return by_steps
-    if self._silent:
-      self._silent, self._steps = self._silent - 1, self._steps + 1
-      return by_steps
-    answer, silent = hosts.decided_by_primary(self._decide).split()
-    self._silent, self._steps = int(silent), 1
-    return by_steps or answer == "save"
+    return self._late or (every > 0 and step % every == 0)
+
+  def look(self) -> None:
+    """Raises `Stop` if the run is to stop."""
+    self._ask()
+    if self._by:
+      raise Stop(self._by)
+
+  def wait(self, results: Any) -> None:
+    """Waits for results of the devices; `Stop` if the run is to stop before."""
+    self._ask(results)
+    if self._by:
+      raise Stop(self._by)
+    jax.block_until_ready(results)
+
+  @contextlib.contextmanager
+  def interrupted(self) -> Iterator[None]:
+    """Raises `Stop` in the middle of the block if this process is told to stop.
+
+    Several processes finish it, and stop together at the next question.
+    """
+    if jax.process_count() > 1:
+      yield
+      return
+    try:
+      with signals.interrupting():
+        yield
+    except signals.Stopped as stopped:
+      raise Stop(stopped.by) from None
 
   def saved(self) -> None:
     """Starts the time until the next checkpoint anew."""
-    self._saved = self._clock()
+    self._saved, self._late = self._clock(), False
 
-  def _decide(self) -> str:
-    """ "ANSWER N", where the next N steps need not ask."""
-    now = self._clock()
-    seconds = (now - self._asked) / self._steps
-    silent = min(_ASK_SECONDS / max(seconds, 1e-6), _MOST_STEPS)
+  def _ask(self, results: Any = None) -> None:
+    if self._silent and results is None:
+      self._silent, self._questions = self._silent - 1, self._questions + 1
+      return
+    answer, silent, by = hosts.decided_by_primary(
+      lambda: self._decide(results)
+    ).split(":")
+    self._silent, self._questions = int(silent), 1
+    self._late, self._by = self._late or answer == "save", self._by or by
+
+  def _decide(self, results: Any) -> str:
+    """ "ANSWER:N:SIGNAL"; the next N questions need not be asked."""
+    by = self._told(results)
+    now, silent = self._clock(), 0.0
+    if jax.process_count() > 1:
+      seconds = (now - self._asked) / self._questions
+      silent = min(_ASK_SECONDS / max(seconds, 1e-6), _MOST_STEPS)
     self._asked = now
-    late = now - self._saved >= self._saving.every_seconds
-    return f"{'save' if late else 'go'} {int(silent)}"
+    every = self._saving.every_seconds
+    late = every > 0 and now - self._saved >= every
+    return f"{'save' if late else 'go'}:{int(silent)}:{by}"
+
+  def _told(self, results: Any) -> str:
+    """What tells the run to stop, if anything does before the results come."""
+    left = [x for x in jax.tree.leaves(results) if isinstance(x, jax.Array)]
+    pause, asked = _SHORTEST, -math.inf
+    while True:
+      by, now = signals.told(), time.monotonic()
+      if not by and now - asked > _ASK_SECONDS:
+        by, asked = hosts.passed_on(), now
+      left = [] if by else [x for x in left if not x.is_ready()]
+      if not left:
+        return by
+      time.sleep(pause)
+      pause = min(1.1 * pause, _LONGEST)
+
+
+_watch: Watch | None = None
+
+
+@contextlib.contextmanager
+def kept_by(watch: Watch) -> Iterator[None]:
+  """In the block `look` and `wait` ask this watch, and signals wait for it."""
+  global _watch
+  before, _watch = _watch, watch
+  try:
+    with signals.deferred():
+      yield
+  finally:
+    _watch = before
+
+
+def look() -> None:
+  """Raises `Stop` if a loop is under way and is to stop."""
+  if _watch is not None:
+    _watch.look()
+
+
+def wait(results: Any) -> None:
+  """Waits for results of the devices.
+
+  Raises:
+    Stop: A loop is under way and is to stop; the results are not waited for.
+  """
+  if _watch is not None:
+    _watch.wait(results)
+  else:
+    jax.block_until_ready(results)
+
+
+def interrupted() -> contextlib.AbstractContextManager[None]:
+  """A block that ends in the middle if a loop is under way and is to stop."""
+  return contextlib.nullcontext() if _watch is None else _watch.interrupted()

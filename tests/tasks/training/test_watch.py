@@ -5,6 +5,7 @@ import pytest
 
 from perl_jax import steps
 from perl_jax.checkpoint import Resumed
+from perl_jax.hosts import signals
 from perl_jax.tasks.training import watch as watch_lib
 from tests.tasks.training.test_loop import (
   Saver,
@@ -51,23 +52,25 @@ def test_saves_by_the_clock(tmp_path):
   assert list(saver.saved) == [4, 6, 7]
 
 
-def test_the_clock_is_not_asked_at_every_short_step(monkeypatch):
+def test_processes_do_not_ask_at_every_short_step(monkeypatch):
+  """Of two processes; a save is late by half a second at most."""
   asked, now = [], [0.0]
-  decide = watch_lib.hosts.decided_by_primary
+  monkeypatch.setattr(watch_lib.jax, "process_count", lambda: 2)
+  monkeypatch.setattr(watch_lib.hosts, "passed_on", lambda: "")
   monkeypatch.setattr(
     watch_lib.hosts,
     "decided_by_primary",
-    lambda act: asked.append(step) or decide(act),
+    lambda decide: asked.append(step) or decide(),
   )
   watch = watch_of(every_seconds=100.0, clock=lambda: now[0])
   due = []
   for step in range(1, 2001):
     now[0] += 0.1
+    watch.look()
     if watch.save_is_due(step):
       due.append(step)
       watch.saved()
-  assert len(asked) < 500  # every half a second
-  # A save is late by less than that.
+  assert len(asked) < 500
   assert len(due) == 1 and 1000 <= due[0] <= 1006
 
 
@@ -79,3 +82,80 @@ def test_what_is_not_finite_is_not_saved(tmp_path):
       tmp_path, update=nan_from(5), saver=saver, watch=watch_of(every_steps=1)
     )
   assert max(saver.saved) == 4
+
+
+def told_at(monkeypatch, question):
+  """The process is told to stop when it is asked for the n-th time."""
+  left = iter(range(question - 1))
+  monkeypatch.setattr(
+    watch_lib.signals,
+    "told",
+    lambda: "SIGTERM" if next(left, None) is None else "",
+  )
+
+
+def evaluate(state, step):
+  """In three batches, as a pass over held-out rows."""
+  for _ in range(3):
+    watch_lib.look()
+  return {"validation/sum": int(state.trainable)}
+
+
+def sampling(state, batch, step):
+  """Samples and scores before it learns."""
+  watch_lib.wait(batch)
+  watch_lib.look()
+  return update(state, batch, step)
+
+
+# Of 37: those of steps 1 and 3, with its evaluation, and the last ones.
+@pytest.mark.parametrize("question", [1, 2, 3, 4, *range(9, 17), 36, 37, 38])
+def test_stopped_anywhere_it_ends_with_the_same_lines(
+  tmp_path, monkeypatch, question
+):
+  whole, broken = tmp_path / "whole", tmp_path / "broken"
+  parts = {"evaluate": evaluate, "update": sampling}
+  state, judged, saver = run(whole, **parts)
+  stopped = Saver()
+  with monkeypatch.context() as patches:
+    told_at(patches, question)
+    try:
+      run(broken, saver=stopped, **parts)
+    except signals.Stopped as found:
+      assert found.together and found.by == "SIGTERM"
+    else:
+      assert question == 38
+  last, resumed = max(stopped.saved, default=0), None
+  # At most the step under way is lost.
+  made = {row["step"] for row in rows(broken) if "train/loss" in row}
+  assert max(made, default=0) in (last, last - 1)
+  if last:
+    value, meta, _ = stopped.saved[last]
+    began = steps.TrainState(jnp.int32(value), (), jnp.int32(last))
+    resumed = Resumed(began, meta)
+  again, other, later = run(broken, resumed=resumed, **parts)
+  assert (again, other) == (state, judged)
+  assert rows(broken) == rows(whole)
+  kept = stopped.saved | later.saved
+  assert {k: kept[k] for k in saver.saved} == saver.saved
+
+
+def test_what_is_not_finite_is_not_saved_by_a_stop_either(
+  tmp_path, monkeypatch
+):
+  saver = Saver()
+  told_at(monkeypatch, 10)  # before step 6, whose predecessor has no line
+  with pytest.raises(FloatingPointError, match="between steps 5 and 5"):
+    run(tmp_path, update=nan_from(5), saver=saver)
+  assert max(saver.saved) == 3
+
+
+def test_a_notice_of_preemption_stops_as_a_signal_does(tmp_path):
+  class Noticed(Saver):
+    def reached_preemption(self, step):
+      return step == 5
+
+  saver = Noticed()
+  with pytest.raises(signals.Stopped, match="after step 4 of 7, saved as"):
+    run(tmp_path, saver=saver)
+  assert list(saver.saved) == [3, 4]

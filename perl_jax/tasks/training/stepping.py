@@ -1,0 +1,229 @@
+"""The loop that every training stage runs: step, log, evaluate, save, resume.
+
+A line of metrics.jsonl at step k describes update k, or the state after k
+updates. A checkpoint at step k follows all lines of step k, so that a run that
+is killed anywhere and started again drops what came after its checkpoint,
+writes it anew, and ends with the same bits. Checkpoints are made at each
+evaluation, and between them as `config.save` says; when they are made changes
+no line.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from absl import logging
+
+from perl_jax import checkpoint as checkpoint_lib
+from perl_jax import hosts, steps
+from perl_jax import metrics as metrics_lib
+from perl_jax.hosts import signals
+from perl_jax.tasks.training import timing as timing_lib
+from perl_jax.tasks.training import watch as watch_lib
+
+Metrics = dict[str, float]
+# In a checkpoint that was made before the evaluation of its step: the line of
+# that step, which is written anew with it.
+UNJUDGED = "unjudged"
+
+
+def first_line(resumed: checkpoint_lib.Resumed | None) -> int:
+  """The first step whose lines are to be written, 0 in a fresh workdir."""
+  if resumed is None:
+    return 0
+  return int(resumed.state.step) + (UNJUDGED not in resumed.meta)
+
+
+@dataclasses.dataclass
+class Loop:
+  """Trains from a state to `total_steps`.
+
+  Attributes:
+    state: State to start from, or the restored one; then that after the last
+      update.
+    total_steps: Number of updates, those before a resume included.
+    batches: Iterator with `get_state` and `set_state`.
+    update: `(state, batch, step) -> (state, metrics)`; step counts from 1. It
+      may raise `watch.Stop` as long as it has not changed the state.
+    evaluate: `(state, step) -> metrics`; may write samples at its end.
+    timing: Metrics of time and throughput; just made.
+    checkpointer: Saves at each evaluation, whose metrics must have its own.
+    writer: Open metrics writer of this stage.
+    watch: Says when to save between evaluations, and when to stop; just made.
+    resumed: The restored checkpoint, or None in a fresh workdir.
+    eval_every: Updates between evaluations; the last step always has one.
+    log_every: Updates between lines; the first of all, the last, and those with
+      an evaluation always have one.
+    must_change: Whether it is an error if the first update with a signal
+      changes nothing.
+  """
+
+  state: steps.TrainState
+  total_steps: int
+  batches: Any
+  update: Callable[
+    [steps.TrainState, Any, int], tuple[steps.TrainState, Metrics]
+  ]
+  evaluate: Callable[[steps.TrainState, int], Metrics]
+  timing: timing_lib.StepMetrics
+  checkpointer: checkpoint_lib.Checkpointer
+  writer: metrics_lib.Writer
+  watch: watch_lib.Watch
+  resumed: checkpoint_lib.Resumed | None
+  eval_every: int
+  log_every: int
+  must_change: bool
+
+  def run(self) -> tuple[steps.TrainState, Metrics]:
+    """The state after the last step, and its evaluation.
+
+    Raises:
+      FloatingPointError: A metric is not finite; names the steps since it last
+        was.
+      ValueError: The first update with a signal changed nothing.
+      signals.Stopped: The run was told to stop; what it has learned is saved.
+    """
+    first = int(self.state.step) + 1
+    self._evaluated: Metrics = {}
+    self._saved = self._last_finite = first - 1
+    self._unseen: Mapping[str, Any] = {}  # metrics that nobody has looked at
+    with watch_lib.kept_by(self.watch):
+      if self.resumed:
+        self.must_change = False
+        self._go_on(self.resumed.meta, first - 1)
+      for step in range(first, self.total_steps + 1):
+        self._step(step)
+    return self.state, self._evaluated
+
+  def _go_on(self, meta: Mapping[str, Any], step: int) -> None:
+    self.batches.set_state(meta["data"])
+    self._evaluated = dict(meta["evaluated"])
+    logging.info("Resuming after step %d.", step)
+    line = meta.get(UNJUDGED)
+    if line is not None:
+      self.writer.write(step, line)
+      self._judge(step, line)
+
+  def _step(self, step: int) -> None:
+    position = self.batches.get_state()
+    try:
+      self.watch.look()
+      if self.checkpointer.reached_preemption(step):
+        raise watch_lib.Stop("a notice of preemption")
+      batch = next(self.batches)
+      self.state, metrics = self.update(self.state, batch, step)
+    except watch_lib.Stop as stop:
+      self._stop(step - 1, position, str(stop))
+    self.timing.count(batch, metrics)
+    self._unseen = metrics
+    due = step % self.eval_every == 0 or step == self.total_steps
+    shown = due or step == 1 or step % self.log_every == 0
+    save = self.watch.save_is_due(step)
+    if shown or save or due:
+      metrics = self._look_at_metrics(step)
+    if shown:
+      metrics |= self.timing.of_steps(step)
+      self.writer.write(step, metrics)
+    else:
+      self.writer.tick(step)
+    if due:
+      self._judge(step, metrics)
+    elif save:
+      self._save(step, self.batches.get_state())
+
+  def _look_at_metrics(self, step: int) -> Metrics:
+    """Those of the last step on the host, which are finite.
+
+    Fetching them waits for all steps that were dispatched before.
+    """
+    fetched = hosts.to_host(self._unseen)
+    metrics = {k: float(v) for k, v in fetched.items()}
+    _require_finite(metrics, self._last_finite, step)
+    self.must_change = self.must_change and _is_unchanged(metrics, step)
+    self._last_finite, self._unseen = step, {}
+    return metrics
+
+  def _judge(self, step: int, line: Metrics) -> None:
+    """Evaluates the state and saves it with its score."""
+    self.timing.skip()
+    try:
+      found = self.evaluate(self.state, step)
+    except watch_lib.Stop as stop:
+      self._stop(step, self.batches.get_state(), str(stop), line)
+    self._evaluated = found
+    self.writer.write(step, found | self.timing.of_evaluation())
+    self._save(step, self.batches.get_state(), found)
+
+  def _save(
+    self,
+    step: int,
+    position: Any,
+    score: Metrics | None = None,
+    unjudged: Metrics | None = None,
+  ) -> None:
+    meta = {"data": position, "evaluated": self._evaluated}
+    if unjudged is not None:
+      meta[UNJUDGED] = unjudged
+    with self.timing.stopped():
+      self.checkpointer.save(step, self.state, meta, score)
+    self._saved = step
+    self.watch.saved()
+
+  def _stop(
+    self, step: int, position: Any, by: str, unjudged: Metrics | None = None
+  ) -> NoReturn:
+    """Saves the state after `step`, and ends the run."""
+    if self._unseen:
+      self._look_at_metrics(step)
+    if step > self._saved:
+      self._save(step, position, None, unjudged)
+    self.checkpointer.wait()
+    what = ""
+    if step:
+      path = self.checkpointer.path(step)
+      what = f" after step {step} of {self.total_steps}, saved as {path}"
+    raise signals.Stopped(by, what, together=True) from None
+
+
+def _is_unchanged(metrics: Mapping[str, float], step: int) -> bool:
+  """Whether an update changed nothing, and rightly so.
+
+  A batch in which all rewards are equal has no advantages, so that nothing can
+  be learned from it: the next one is looked at then.
+
+  Args:
+    metrics: Metrics of the step. `rollout/signal` is the share of tokens whose
+      loss has a gradient; without it, every batch has one.
+    step: Number of the step.
+
+  Raises:
+    ValueError: There was a signal, and nothing changed: an adapter that the
+      loss does not read.
+  """
+  if metrics["train/update_norm"] > 0:
+    return False
+  if metrics.get("rollout/signal", 1.0) == 0.0:
+    logging.warning(
+      "Step %d had no training signal: no response was better than expected or"
+      " than the others to its prompt. Nothing was learned from it.",
+      step,
+    )
+    return True
+  raise ValueError(
+    "The first update changed no trainable leaf, though there was something to"
+    f" learn (step {step}). Check that optimizer.learning_rate is above 0 and"
+    " that the targets of lora.targets are read by the loss."
+  )
+
+
+def _require_finite(
+  metrics: Mapping[str, float], last_finite: int, step: int
+) -> None:
+  bad = [k for k, v in metrics.items() if not math.isfinite(v)]
+  if bad:
+    raise FloatingPointError(
+      f"{', '.join(bad)} became non-finite between steps {last_finite + 1}"
+      f" and {step}. Likely causes: optimizer.learning_rate too high,"
+      " optimizer.clip_norm off, or a base in too low a precision."
+    )

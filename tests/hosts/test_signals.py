@@ -1,0 +1,100 @@
+"""Being told to stop: what the first signal does, and what the second."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from perl_jax.hosts import signals
+
+
+@pytest.fixture
+def left(monkeypatch):
+  """What the process would have written when it left, with its status."""
+  found = []
+  monkeypatch.setattr(
+    signals.processes,
+    "leave",
+    lambda message, status, at_once=False: found.append((message, status)),
+  )
+  return found
+
+
+def send(name):
+  os.kill(os.getpid(), getattr(signal, name))
+
+
+def eventually(condition):
+  end = time.monotonic() + 20
+  while not condition() and time.monotonic() < end:
+    time.sleep(0.005)
+  assert condition()
+
+
+@pytest.mark.parametrize("name", signals.NAMES)
+def test_a_signal_is_an_exception(name, left):
+  before = signal.getsignal(getattr(signal, name))
+  with pytest.raises(signals.Stopped, match=name) as caught, signals.handled():
+    send(name)
+    time.sleep(10)
+  assert not caught.value.together and not left
+  assert signal.getsignal(getattr(signal, name)) is before
+  assert signals.told() == ""
+
+
+def test_a_run_that_asks_is_not_interrupted(left):
+  with signals.handled():
+    with signals.deferred():
+      assert signals.told() == ""
+      send("SIGTERM")
+      eventually(lambda: signals.told() == "SIGTERM")
+      with pytest.raises(signals.Stopped), signals.interrupting():
+        raise AssertionError("the block is not entered")
+    assert not left
+
+
+def test_a_function_of_the_user_is_interrupted(left):
+  with signals.handled(), signals.deferred():
+    timer = threading.Timer(0.05, send, ["SIGTERM"])
+    timer.start()
+    with pytest.raises(signals.Stopped), signals.interrupting():
+      time.sleep(20)
+    timer.join()
+
+
+def test_the_second_leaves_at_once(left):
+  with signals.handled(), signals.deferred():
+    send("SIGTERM")
+    eventually(lambda: signals.told() == "SIGTERM")
+    send("SIGINT")
+    eventually(lambda: left)
+  message, status = left[0]
+  assert status == 128 + signal.SIGINT and "left at once" in message
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+def test_who_does_not_answer_is_spoken_for(left, capfd, monkeypatch, deferred):
+  """As while XLA compiles: Python calls no handler then."""
+  monkeypatch.setattr(signals, "_PATIENCE", 0.01)
+  told = signals._Told()
+  told.first = "SIGTERM"
+  monkeypatch.setattr(signals, "_deferred", int(deferred))
+  signals._answer(told)
+  if deferred:
+    assert not left and "is finished and saved first" in capfd.readouterr().err
+  else:
+    assert left == [("Stopped by SIGTERM, nothing had to be saved.", 75)]
+
+
+def test_what_is_ignored_stays_ignored(left):
+  """A command that `nohup` starts does not end with its terminal."""
+  before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+  try:
+    with signals.handled():
+      send("SIGHUP")
+      assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+      assert signals.told() == ""
+  finally:
+    signal.signal(signal.SIGHUP, before)
