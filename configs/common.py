@@ -149,6 +149,8 @@ def rewards() -> ConfigDict:
 
   `score_at` is where the model's score is read, "template" or "turn"; "" is
   where it was trained to be read, and the template's end if that is not known.
+  `timeout` is the longest that a call of the function may take, in seconds; 0
+  is no limit.
   """
   return ConfigDict(
     {
@@ -159,6 +161,7 @@ def rewards() -> ConfigDict:
       "std_weight": 1.0,
       "fn": "",
       "fn_weight": 1.0,
+      "timeout": 1800.0,
     }
   )
 

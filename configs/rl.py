@@ -6,8 +6,9 @@
       --config.data.dir=PATH --config.policy.init=runs/coffee/sft \
       --config.reward.init=runs/coffee/reward --workdir=runs/coffee/rl
 
-`reward.fn="package.module:function"` adds your own function to the reward
-model's score, or is the whole reward if `reward.init` is "". `reward.combine`
+`reward.fn="package.module:function"` (or "./file.py:function", the address of a
+server, or several with weights) adds your own function to the reward model's
+score, or is the whole reward if `reward.init` is "". `reward.combine`
 says how an ensemble's scores become one: "mean", "min", "mean_minus_std"
 (`reward.std_weight`), or "average" of the weights.
 `estimator` is "reinforce" (the paper's), "ppo", "rloo", "grpo" or "dr_grpo";

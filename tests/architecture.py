@@ -36,6 +36,7 @@ FLOORS = (
   (
     *("starting", "compilation_cache", "names", "hosts", "sharding"),
     *("models", "objectives", "params", "json_text", "files", "checksums"),
+    *("endpoints",),
   ),
 )
 PURE = {

@@ -7,12 +7,14 @@ compiled functions in the same order. What may differ is in this room:
   processes   `join`, `barrier`, `on_primary`, `fail`: joining the run, waiting
               for each other, and ending all processes when one fails
   signals     being told to stop
-  arrays      `to_host`: whole NumPy copies of arrays that are spread over hosts
+  arrays      `to_host`: whole NumPy copies of arrays that are spread over
+              hosts; `from_primary`, `first_message`: what one process knows,
+              on all
 
 With a single process they work as well, at no cost.
 """
 
-from perl_jax.hosts.arrays import to_host
+from perl_jax.hosts.arrays import first_message, from_primary, to_host
 from perl_jax.hosts.processes import (
   barrier,
   decided_by_primary,
@@ -35,6 +37,8 @@ __all__ = [
   "decided_by_primary",
   "end",
   "fail",
+  "first_message",
+  "from_primary",
   "is_primary",
   "join",
   "leave",

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 
@@ -26,3 +27,41 @@ def to_host(tree: Any) -> Any:
     return multihost_utils.process_allgather(leaf, tiled=True)
 
   return jax.device_get(jax.tree.map(whole, tree))
+
+
+def from_primary(array: np.ndarray) -> np.ndarray:
+  """The array of process 0, on every process.
+
+  All processes have to call it, in the same order.
+
+  Args:
+    array: On process 0 what is wanted, elsewhere one of the same shape and
+      dtype.
+  """
+  if jax.process_count() == 1:
+    return array
+  return np.asarray(multihost_utils.broadcast_one_to_all(array))
+
+
+def first_message(message: str) -> str:
+  """The message of the first process that has one, "" if none has.
+
+  It says which process that is, unless it is this one. All processes have to
+  call it, in the same order.
+
+  Args:
+    message: What this process has to say, or "". It is cut at 4 KiB.
+  """
+  if jax.process_count() == 1:
+    return message
+  mine = np.zeros(4096, np.uint8)
+  text = np.frombuffer(message.encode()[: len(mine)], np.uint8)
+  mine[: len(text)] = text
+  every = np.asarray(multihost_utils.process_allgather(mine))
+  for process, row in enumerate(every):
+    said = bytes(row[row > 0]).decode(errors="replace")
+    if said:
+      if process == jax.process_index():
+        return message
+      return f"process {process} of {jax.process_count()}: {said}"
+  return ""

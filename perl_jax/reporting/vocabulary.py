@@ -26,6 +26,7 @@ _SUFFIXES = {
   "_high": "upper end of the 95% interval",
 }
 _MEMBER = re.compile(r"(.+)_member_(\d+)")
+_FUNCTION = re.compile(r"(reward_fn)_(\w+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +163,8 @@ def row_of(key: str, stage: str = "") -> Metric:
   and `memory.x` of a pipeline's summary are the rows `seconds` and
   `peak_bytes`, x being a stage. Of any other key the name is what follows the
   last "/" or "."; if there is no row of that name, it is looked up without
-  `_before`, `_after`, `_at_step_0`, `_low`, `_high` or `_member_<k>`. A row
+  `_before`, `_after`, `_at_step_0`, `_low`, `_high` or `_member_<k>`;
+  `reward_fn_<label>` is one of several functions. A row
   `<stage>.<name>` takes precedence where one name means different things in
   different stages.
 
@@ -218,6 +220,9 @@ def _without_suffix(name: str) -> tuple[str, str]:
   if member:
     return member[1], f"member {member[2]}"
   for suffix, text in _SUFFIXES.items():
-    if name.endswith(suffix):
+    if name.endswith(suffix) and name.removesuffix(suffix) in METRICS:
       return name.removesuffix(suffix), text
+  function = _FUNCTION.fullmatch(name)
+  if function:
+    return function[1], function[2].replace("_", " ")
   return name, ""

@@ -151,11 +151,11 @@ def evaluate_policy(config, mesh, tokenization, placed):
     tokenization=tokenization,
     key=streams.key_of(config.seed, streams.Stream.EVALUATE),
   )
-  function = rewards.function_of(config, data.rows)
+  functions = rewards.functions_of(config, data.rows)
   rewarder = None
-  if reward is not None or function is not None:
+  if reward is not None or functions:
     rewarder = rewards.make_rewarder(
-      config, mesh, tokenization, engine, reward, function
+      config, mesh, tokenization, engine, reward, functions
     )
   before, before_rows = evaluate(anchor, anchor, rewarder)
   after, after_rows = evaluate(policy, anchor, rewarder)

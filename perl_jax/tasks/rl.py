@@ -43,7 +43,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       longest = closing.longest if closing else 0
       inputs.require_room(config, reward.config.max_len, longest)
     data = inputs.read(config, tokenization, "prompts")
-    function = rewards.function_of(config, data.rows)
+    functions = rewards.functions_of(config, data.rows)
     beside = {}
     if settings.estimator.uses_value:
       beside["value"] = initial_roles.initial_value(config, start, reward)
@@ -66,7 +66,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       tokenization,
       built.engine,
       model,
-      function,
+      functions,
       unstopped_penalty=config.unstopped_penalty,
     )
     evaluate_policy = policy_evaluation.evaluator(

@@ -80,10 +80,10 @@ def test_rl_with_a_function_on_the_process_that_holds_the_rows(
   )
   (everything,) = asked(tmp_path, "asked_alone.*")
   mine, theirs = asked(tmp_path, "asked.*")
-  # Each tries the function on the same two rows first.
-  assert mine[:2] == theirs[:2] == everything[:2]
-  assert mine[2:] and theirs[2:]
-  assert sorted(mine[2:] + theirs[2:]) == sorted(everything[2:])
+  # Each tries the function twice on the same two rows first.
+  assert mine[:4] == theirs[:4] == everything[:4]
+  assert mine[4:] and theirs[4:]
+  assert sorted(mine[4:] + theirs[4:]) == sorted(everything[4:])
 
 
 def asked(directory, pattern):

@@ -64,7 +64,7 @@ class PolicyEvaluator:
     """(metrics, one record per prompt in the order of the prompts).
 
     Metrics are means over the responses: `reward` and its parts
-    (`rewards.PARTS`); `kl`, sum_t (log pi - log pi_anchor) on the policy's
+    (`rewards.part_names`); `kl`, sum_t (log pi - log pi_anchor) on the policy's
     samples in nats (k1), exactly 0 for equal policies; `kl_per_token` and
     `entropy` in nats; `length` in tokens; `stop_rate`; `repetition`, the share
     of 4-grams that occurred before in the response; and the judgements of the
@@ -195,9 +195,8 @@ def summarise(rows: list[Mapping[str, Any]]) -> dict[str, float]:
     "stop_rate": _mean(row["stopped"] for row in rows),
     "repetition": _mean(row["repetition"] for row in rows),
   }
-  for name in rewards.PARTS:
-    if name in rows[0]:
-      metrics[name] = _mean(row[name] for row in rows)
+  for name in rewards.part_names(rows[0]):
+    metrics[name] = _mean(row[name] for row in rows)
   names = sorted({name for row in rows for name in row["judgements"]})
   for name in names:
     metrics[name] = _mean(

@@ -59,8 +59,7 @@ def rollout_metrics(
   ids = [row[mask].tolist() for row, mask in zip(samples.tokens, samples.mask)]
   rewards = {
     f"rollout/{name}": parts[name].mean()
-    for name in rewards_lib.PARTS
-    if name in parts
+    for name in rewards_lib.part_names(parts)
   }
   return rewards | {
     "rollout/reward_std": parts["reward"].std(),

@@ -1,13 +1,14 @@
-"""The reward of a response: a reward model, an ensemble, a function, or a sum.
+"""The reward of a response: a reward model, an ensemble, functions, or a sum.
 
   total    = combine(scores of the members) + fn_weight * fn
+  fn       = sum_i weight_i fn_i
   training = total - shift - unstopped_penalty * [no stop token]
 
 Training iterations and evaluations compute it with one object, so that what is
 reported is what is trained on, before the shift and the penalty.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,10 +22,32 @@ from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.objectives import ensembles
 from perl_jax.tasks.rollouts import reward_function
 from perl_jax.tasks.rollouts.engine import Engine
-from perl_jax.tasks.settings import shared
+from perl_jax.tasks.settings import reward_functions, shared
 
-# Metrics of a reward: the total, its parts, and the spread of an ensemble.
+# Metrics of a reward: the total, its parts, and the spread of an ensemble. Each
+# of several functions has its own, `OF_FUNCTION` and its label.
 PARTS = ("reward", "reward_model", "reward_fn", "reward_spread")
+OF_FUNCTION = "reward_fn_"
+
+
+def part_names(names: Iterable[str]) -> list[str]:
+  """Those that are metrics of a reward, in the order of `PARTS`."""
+  own = [name for name in names if name.startswith(OF_FUNCTION)]
+  return [name for name in PARTS if name in names] + own
+
+
+class Weighted(NamedTuple):
+  """A function of the sum, with its weight.
+
+  Attributes:
+    label: What its metric is called, `reward_fn_<label>`.
+    weight: Its weight in the sum.
+    function: The function.
+  """
+
+  label: str
+  weight: float
+  function: reward_function.RewardFunction
 
 
 class Measured(NamedTuple):
@@ -33,7 +56,8 @@ class Measured(NamedTuple):
   Attributes:
     model: Scores of the reward model, `[B]` float32, or of an ensemble,
       `[members, B]`; None without one.
-    fn: Results of the reward function, `[B]` float32; None without one.
+    fn: Results of the reward function, `[B]` float32, or of several,
+      `[functions, B]`; None without one.
   """
 
   model: Any
@@ -57,7 +81,7 @@ class Rewarder:
     self,
     model: roles.Role | None,
     score: Callable[..., jax.Array] | None,
-    function: reward_function.RewardFunction | None,
+    function: reward_function.RewardFunction | Sequence[Weighted] | None,
     *,
     fn_weight: float = 1.0,
     combine: str = "mean",
@@ -71,8 +95,8 @@ class Rewarder:
     Args:
       model: The reward model on the mesh, or None.
       score: `scoring.make_rewards` of its backbone, or None.
-      function: The user's reward function, or None.
-      fn_weight: Weight of the function in the sum.
+      function: The user's reward function or functions, or None.
+      fn_weight: Weight of the functions beside the model.
       combine: How the members' scores become one; `ensembles.combine_scores`.
       std_weight: Weight of the deviation in "mean_minus_std".
       unstopped_penalty: Subtracted from the reward of a response that reached
@@ -83,7 +107,9 @@ class Rewarder:
     self.members = 0 if model is None else model.members
     self.shift = 0.0
     self.model, self._score = model, score
-    self._function, self._fn_weight = function, fn_weight
+    if isinstance(function, reward_function.RewardFunction):
+      function = (Weighted("", 1.0, function),)
+    self._functions, self._fn_weight = tuple(function or ()), fn_weight
     self._combine, self._std_weight = combine, std_weight
     self._penalty = unstopped_penalty
     self._tokenization, self._mesh = tokenization, mesh
@@ -109,19 +135,51 @@ class Rewarder:
     model, fn = scores, None
     if self.model is not None and scores is None:
       model = self._score(self.model.trainable, self.model.frozen, *args)
-    if self._function is not None:
+    if self._functions:
       fn = self._call(args, index, rows)
     return Measured(model, fn)
 
   def _call(self, args, index, rows) -> jax.Array:
-    responses, mask = sharding.local_rows(self._mesh, args[2:])
+    texts, found = {}, []
+    for _, _, function in self._functions:
+      whole = function.on_primary
+      if whole not in texts:
+        texts[whole] = self._texts(args, index, whole)
+      found.append(self._results(function, *texts[whole], rows))
+    return found[0] if len(found) == 1 else jnp.stack(found)
+
+  def _texts(self, args, index, whole) -> tuple[np.ndarray, list[str]]:
+    """(index, texts of its rows that are no padding), of all processes or one.
+
+    `whole` gives the rows of all processes, in their order.
+    """
+    if whole:
+      index = hosts.to_host(sharding.place_batch(self._mesh, index))
+      responses, mask = hosts.to_host(tuple(args[2:]))
+    else:
+      responses, mask = sharding.local_rows(self._mesh, args[2:])
     real = np.flatnonzero(index >= 0)
-    found = np.zeros(len(index), np.float32)
-    if real.size:
-      found[real] = self._function(
-        [rows[int(index[i])] for i in real],
-        [self._tokenization.decode(responses[i][mask[i]]) for i in real],
-      )
+    return index, [
+      self._tokenization.decode(responses[i][mask[i]]) for i in real
+    ]
+
+  def _results(self, function, index, texts, rows) -> jax.Array:
+    """What a function returns, `[B]` on the mesh, 0 in rows of padding.
+
+    An error of one process is one of all, so that all can save and end.
+    """
+    found, failed = np.zeros(len(index), np.float32), None
+    real = np.flatnonzero(index >= 0)
+    if real.size and (hosts.is_primary() or not function.on_primary):
+      try:
+        found[real] = function([rows[int(index[i])] for i in real], texts)
+      except reward_function.RewardError as error:
+        failed = error
+    message = hosts.first_message("" if failed is None else str(failed))
+    if message:
+      raise failed or reward_function.RewardError(message)
+    if function.on_primary:
+      return sharding.place_whole(self._mesh, hosts.from_primary(found))
     return sharding.place_batch(self._mesh, found)
 
   def parts(self, measured: Measured) -> dict[str, jax.Array]:
@@ -130,6 +188,8 @@ class Rewarder:
     `reward` is the total. If there are both a model and a function,
     `reward_model` (combined) and `reward_fn` (weighted) are the terms of the
     sum. `reward_spread` is the standard deviation over an ensemble's members.
+    Of several functions, `reward_fn_<label>` is what each returned, without
+    its weight.
     """
     model, found = measured.model, {}
     if self.members > 1:
@@ -143,9 +203,20 @@ class Rewarder:
       found["reward_spread"] = spread(measured.model, centres)
     if measured.fn is None:
       return {"reward": model} | found
-    fn = self._fn_weight * measured.fn
+    values = measured.fn
+    if len(self._functions) == 1:
+      values = values[None]
+    else:
+      found |= {
+        f"{OF_FUNCTION}{term.label}": value
+        for term, value in zip(self._functions, values, strict=True)
+      }
+    fn = self._fn_weight * sum(
+      term.weight * value
+      for term, value in zip(self._functions, values, strict=True)
+    )
     if model is None:
-      return {"reward": fn}
+      return {"reward": fn} | found
     return {
       "reward": model + fn,
       "reward_model": model,
@@ -177,7 +248,7 @@ class Rewarder:
       return None if values[0] is None else np.stack(values, axis=axis)
 
     models, fns = zip(*measured)
-    whole = Measured(stack(models, -1), stack(fns, 0))
+    whole = Measured(stack(models, -1), stack(fns, -1))
     if self.members > 1 and self._centres is None:
       self._centres = jnp.mean(jnp.asarray(whole.model), axis=1)
     parts = hosts.to_host(self.parts(whole))
@@ -199,7 +270,7 @@ def make_rewarder(
   tokenization: tokenization_lib.Tokenization,
   engine: Engine,
   model: roles.Role | None,
-  function: reward_function.RewardFunction | None,
+  function: Sequence[Weighted],
   *,
   unstopped_penalty: float = 0.0,
 ) -> Rewarder:
@@ -212,7 +283,7 @@ def make_rewarder(
     tokenization: Decodes responses for the function.
     engine: Compiled functions; its `rewards` is that of the model.
     model: The reward model on the mesh, or None.
-    function: The user's reward function, or None.
+    function: The user's reward functions, from `functions_of`.
     unstopped_penalty: Subtracted from the reward of a response that reached the
       maximum length without a stop token, in training.
   """
@@ -230,15 +301,21 @@ def make_rewarder(
   )
 
 
-def function_of(
+def functions_of(
   config: shared.Config, rows: Sequence[records.Prompt]
-) -> reward_function.RewardFunction | None:
-  """The reward function of a config, tried on a few rows; None without one.
+) -> tuple[Weighted, ...]:
+  """The reward functions of a config, tried on a few rows; () without one.
 
   Raises:
-    ValueError: `config.reward.fn` cannot be imported or called, or returns
-      anything but one finite number for each response.
+    ValueError: One that `config.reward.fn` names cannot be found or called, or
+      returns anything but one finite number for each response.
   """
-  if not config.reward.fn:
-    return None
-  return reward_function.load_and_try(config.reward.fn, rows)
+  seconds = config.reward.timeout
+  return tuple(
+    Weighted(
+      term.label,
+      term.weight,
+      reward_function.load_and_try(term.name, rows, seconds=seconds),
+    )
+    for term in reward_functions.terms_of(config.reward.fn)
+  )

@@ -163,6 +163,7 @@ RANGES: Mapping[str, Range] = {
     0, "what the members disagree on gets a lower reward, not a higher one"
   ),
   "reward.fn_weight": Range(-_INF),
+  "reward.timeout": _least(0, "in seconds; 0 is no limit"),
   "unstopped_penalty": _least(0, "it is taken off the reward"),
   "samples_per_prompt": _count(),
   "value.learning_rate": _least(0, _RATE),

@@ -9,7 +9,7 @@ from perl_jax import sampling, steps
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.objectives import ensembles
 from perl_jax.tasks.settings import reward as reward_settings
-from perl_jax.tasks.settings import shared
+from perl_jax.tasks.settings import reward_functions, shared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,7 +226,7 @@ def check_reward(config: shared.Config) -> None:
       f"config.reward.combine={reward.combine!r}, but config.reward.init is"
       " empty: there is no model to combine. Set it to 'mean'."
     )
-  if reward.fn and reward.fn_weight == 0:
+  if reward_functions.terms_of(reward.fn) and reward.fn_weight == 0:
     raise ValueError(
       f"config.reward.fn_weight=0: {reward.fn!r} would change nothing. Set it"
       " above 0, or config.reward.fn to ''."

@@ -20,6 +20,7 @@ from perl_jax import hosts, steps
 from perl_jax import metrics as metrics_lib
 from perl_jax.hosts import signals
 from perl_jax.tasks.training import timing as timing_lib
+from perl_jax.tasks.training import undone
 from perl_jax.tasks.training import watch as watch_lib
 
 Metrics = dict[str, float]
@@ -45,7 +46,8 @@ class Loop:
     total_steps: Number of updates, those before a resume included.
     batches: Iterator with `get_state` and `set_state`.
     update: `(state, batch, step) -> (state, metrics)`; step counts from 1. It
-      may raise `watch.Stop` as long as it has not changed the state.
+      may raise `watch.Stop` or `UndoneStepError` as long as it has not changed
+      the state.
     evaluate: `(state, step) -> metrics`; may write samples at its end.
     timing: Metrics of time and throughput; just made.
     checkpointer: Saves at each evaluation, whose metrics must have its own.
@@ -82,6 +84,8 @@ class Loop:
       FloatingPointError: A metric is not finite; names the steps since it last
         was.
       ValueError: The first update with a signal changed nothing.
+      UndoneStepError: A step or an evaluation was not made; what was learned
+        before it is saved.
       signals.Stopped: The run was told to stop; what it has learned is saved.
     """
     first = int(self.state.step) + 1
@@ -115,6 +119,9 @@ class Loop:
       self.state, metrics = self.update(self.state, batch, step)
     except watch_lib.Stop as stop:
       self._stop(step - 1, position, str(stop))
+    except undone.UndoneStepError:
+      self._keep(step - 1, position)
+      raise
     self.timing.count(batch, metrics)
     self._unseen = metrics
     due = step % self.eval_every == 0 or step == self.total_steps
@@ -151,6 +158,9 @@ class Loop:
       found = self.evaluate(self.state, step)
     except watch_lib.Stop as stop:
       self._stop(step, self.batches.get_state(), str(stop), line)
+    except undone.UndoneStepError:
+      self._keep(step, self.batches.get_state(), line)
+      raise
     self._evaluated = found
     self.writer.write(step, found | self.timing.of_evaluation())
     self._save(step, self.batches.get_state(), found)
@@ -174,16 +184,24 @@ class Loop:
     self, step: int, position: Any, by: str, unjudged: Metrics | None = None
   ) -> NoReturn:
     """Saves the state after `step`, and ends the run."""
+    what = self._keep(step, position, unjudged)
+    raise signals.Stopped(by, what, together=True) from None
+
+  def _keep(
+    self, step: int, position: Any, unjudged: Metrics | None = None
+  ) -> str:
+    """Saves the state after `step`; what and where, in words."""
     if self._unseen:
       self._look_at_metrics(step)
     if step > self._saved:
       self._save(step, position, None, unjudged)
     self.checkpointer.wait()
-    what = ""
-    if step:
-      path = self.checkpointer.path(step)
-      what = f" after step {step} of {self.total_steps}, saved as {path}"
-    raise signals.Stopped(by, what, together=True) from None
+    if not step:
+      return ""
+    path = self.checkpointer.path(step)
+    what = f" after step {step} of {self.total_steps}, saved as {path}"
+    logging.info("The state%s.", what)
+    return what
 
 
 def _is_unchanged(metrics: Mapping[str, float], step: int) -> bool:

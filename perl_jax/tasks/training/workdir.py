@@ -27,6 +27,7 @@ ADDED: Mapping[str, Any] = {
   "conversations": 0,
   "data.ignore": [],
   "data.preview": 0,
+  "reward.timeout": 1800.0,
   # Responses ended with their stop token, whatever a chat template writes then.
   "score_at": "turn",
 }
@@ -34,8 +35,9 @@ ADDED: Mapping[str, Any] = {
 # Fields, of a stage or of one in a pipeline, that say where a run computes and
 # not what: it may go on elsewhere.
 _WHERE = re.compile(r"config(\.\w+)*\.(mesh\.\w+|rollouts\.layout|fit): ")
-# Fields that say when a run saves: what it learns does not depend on them.
-_WHEN = re.compile(r"config(\.\w+)*\.save(\.\w+)?: ")
+# Fields that say when a run saves, and how long it waits for a reward: what it
+# learns does not depend on them.
+_WHEN = re.compile(r"config(\.\w+)*\.(save(\.\w+)?|reward\.timeout): ")
 
 
 def config_of(workdir: Path) -> dict[str, Any] | None:

@@ -8,14 +8,11 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from perl_jax import roles, sharding, tasks
+from perl_jax import roles, sharding
 from perl_jax.data import records
 from perl_jax.data.sources.coffee_bar import rows as rows_lib
-from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.tasks.rollouts import reward_function, rewards
 from perl_jax.tasks.settings import rl as rl_settings
-from perl_jax.tasks.training import inputs
-from tests.tasks import tiny
 from tests.tasks.evaluation import test_policy
 
 HERE = "tests.tasks.rollouts.test_rewards"
@@ -200,6 +197,37 @@ def test_model_and_function_add_up():
   np.testing.assert_array_equal(found["reward"], SCORES[0] + [6, 6, 2])
 
 
+def test_several_functions_are_a_weighted_sum_and_metrics_of_their_own():
+  def of(values):
+    return reward_function.RewardFunction("x:y", lambda *_: values)
+
+  functions = (
+    rewards.Weighted("long", 0.5, of([1.0, 2.0, 3.0])),
+    rewards.Weighted("right", -1.0, of([0.0, 1.0, 1.0])),
+    rewards.Weighted("seen", 0.0, of([7.0, 7.0, 7.0])),
+  )
+  made = rewards.Rewarder(
+    None, None, functions, fn_weight=2.0,
+    tokenization=test_policy.Words(), mesh=mesh(),
+  )  # fmt: skip
+  found = parts(made)
+  expected = {
+    "reward_fn_long": [1.0, 2.0, 3.0],
+    "reward_fn_right": [0.0, 1.0, 1.0],
+    "reward_fn_seen": [7.0, 7.0, 7.0],
+    "reward": [1.0, 0.0, 1.0],
+  }
+  assert {name: values.tolist() for name, values in found.items()} == expected
+  assert rewards.part_names(found) == [
+    "reward", "reward_fn_long", "reward_fn_right", "reward_fn_seen",
+  ]  # fmt: skip
+  with jax.set_mesh(mesh()):
+    measured = jax.device_get(made.measure(ARGS, np.arange(3), MESSAGES))
+  rows = made.finalise([measured.of(i) for i in range(3)])
+  assert [row["reward_fn_long"] for row in rows] == [1.0, 2.0, 3.0]
+  assert [row["reward"] for row in rows] == expected["reward"]
+
+
 def test_shift_and_penalty_are_in_the_training_reward():
   made = rewarder(SCORES[0], unstopped_penalty=3.0)
   made.shift = 0.25
@@ -237,7 +265,8 @@ def test_finalised_rows_are_those_of_the_parts():
 
 def reward_config(**fields):
   values = {"init": "runs/reward", "fn": "", "fn_weight": 1.0,
-            "score_at": "", "combine": "mean", "std_weight": 1.0}  # fmt: skip
+            "score_at": "", "combine": "mean", "std_weight": 1.0,
+            "timeout": 0.0}  # fmt: skip
   return ConfigDict({"reward": values | fields})
 
 
@@ -255,83 +284,3 @@ def test_fields_that_cannot_be(fields, texts):
     rl_settings.check_reward(reward_config(**fields))
   for text in texts:
     assert text in str(caught.value)
-
-
-# Whole runs.
-
-GOLD = "perl_jax.data.coffee_bar:gold_reward"
-SHORT = {"steps": 2, "eval_every": 1}
-
-
-@pytest.mark.slow
-def test_rl_on_a_function_alone(tmp_path, sft_run):
-  """No reward model is loaded, and the reward is the function's verdict."""
-  workdir = tmp_path / "run"
-  tiny.run(
-    workdir, "rl", policy__init=str(sft_run), reward__fn=GOLD,
-    reward__fn_weight=2.0, sampling__temperature=0.5, **SHORT,
-  )  # fmt: skip
-  rows = tiny.lines(workdir)
-  judged = [row for row in rows if "validation/reward" in row]
-  assert len(judged) == 3
-  for row in judged:
-    assert row["validation/reward"] == 2.0 * row["validation/gold"]
-  samples = tiny.lines(workdir, "samples.jsonl")
-  assert all(s["policy_reward"] == 2 * s["policy_gold"] for s in samples)
-  assert not any("reward_model" in key for row in rows for key in row)
-  evaluated = tiny.run(
-    tmp_path / "judged", "evaluate", policy__init=str(workdir), reward__fn=GOLD
-  )
-  for side in ("policy", "anchor"):
-    assert evaluated[f"{side}.reward"] == evaluated[f"{side}.gold"]
-
-
-@pytest.mark.slow
-def test_rl_on_the_length_of_responses_learns_from_each_row(
-  tmp_path, sft_run, reward_run
-):
-  """Beside a model: the parts add up, in training and in judging."""
-  workdir = tmp_path / "run"
-  config = tiny.config(
-    "rl", policy__init=str(sft_run), reward__init=str(reward_run),
-    reward__fn=f"{HERE}:length", reward__fn_weight=-0.1, **SHORT,
-  )  # fmt: skip
-  SEEN.clear()
-  tasks.run(config, workdir)
-  data = inputs.read(
-    config, tokenization_lib.load_tokenizer(sft_run / "tokenizer"), "prompts"
-  )
-  kind = "coffee_bar/prompts"
-  held_out = [f"{kind}/validation/{i}" for i in range(8)]
-  trained = [
-    [f"{kind}/train/{i}" for i in next(data.train).index] for _ in range(2)
-  ]
-  tried, first, one, second, two, third = SEEN
-  assert tried == held_out[:2]
-  assert sorted(first) == sorted(second) == sorted(third) == held_out
-  assert [one, two] == trained
-  rows = tiny.lines(workdir)
-  for prefix, count in (("rollout", 2), ("validation", 3)):
-    found = [row for row in rows if f"{prefix}/reward_fn" in row]
-    assert len(found) == count
-    for row in found:
-      model, fn = (row[f"{prefix}/reward_{part}"] for part in ("model", "fn"))
-      assert row[f"{prefix}/reward"] == pytest.approx(model + fn, abs=1e-5)
-      assert fn < 0
-
-
-def test_a_bad_function_leaves_nothing_behind(tmp_path, sft_run):
-  workdir = tmp_path / "run"
-  with pytest.raises(ValueError, match="given 2 responses"):
-    tiny.run(
-      workdir, "rl", policy__init=str(sft_run), reward__fn=f"{HERE}:one_short"
-    )
-  assert not workdir.exists()
-
-
-def test_a_value_model_cannot_start_from_a_function(tmp_path, sft_run):
-  with pytest.raises(ValueError, match=r"value\.init='reward' needs a reward"):
-    tiny.run(
-      tmp_path / "run", "rl", policy__init=str(sft_run), reward__fn=GOLD,
-      value__init="reward",
-    )  # fmt: skip

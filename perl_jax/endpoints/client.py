@@ -1,0 +1,178 @@
+"""A client of a JSON server that may be slow, busy or away for a while."""
+
+import datetime
+import email.utils
+import http.client
+import json
+import math
+import os
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from absl import logging
+
+# Answers that another try may change: a time-out, too many requests, a server
+# that starts or is behind a busy proxy.
+RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
+# Environment variable with a key that is sent as "Authorization: Bearer KEY".
+KEY_VARIABLE = "PERL_JAX_ENDPOINT_KEY"
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
+_MOST_BYTES = 2**26
+
+
+class EndpointError(ValueError):
+  """A server could not be reached, refused, or answered with something else."""
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+  """A redirected POST would become a GET; the answer is an error instead."""
+
+  def redirect_request(self, *_):
+    return None
+
+
+class Client:
+  """Sends JSON to one address and returns the JSON of the answer.
+
+  Attributes:
+    url: The address.
+  """
+
+  def __init__(
+    self,
+    url: str,
+    *,
+    request_seconds: float = 120.0,
+    tries: int = 8,
+    headers: Mapping[str, str] | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+  ):
+    """Checks the address; nothing is sent yet.
+
+    Args:
+      url: Address, http:// or https://.
+      request_seconds: How long to wait for an answer to one request.
+      tries: How often a request is sent at most.
+      headers: Headers beside the key of `KEY_VARIABLE`, if that is set.
+      sleep: Waits between two tries.
+      clock: Returns seconds.
+
+    Raises:
+      ValueError: The address is none, or has a password in it, which would be
+        written to config.json and logs.
+    """
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+      raise ValueError(f"{url!r} is no address such as http://HOST:PORT/PATH.")
+    if parts.username is not None or parts.password is not None:
+      raise ValueError(
+        f"The address of {parts.hostname} has a user or password in it, which"
+        " would be written into logs. Put the key into the environment variable"
+        f" {KEY_VARIABLE}: it is sent as 'Authorization: Bearer KEY'."
+      )
+    self.url = url
+    self._request_seconds, self._tries = request_seconds, tries
+    self._sleep, self._clock = sleep, clock
+    self._headers = {"Content-Type": "application/json"}
+    if os.environ.get(KEY_VARIABLE):
+      self._headers["Authorization"] = f"Bearer {os.environ[KEY_VARIABLE]}"
+    self._headers |= dict(headers or {})
+    self._opener = urllib.request.build_opener(_NoRedirect)
+
+  def post(self, content: Any, *, deadline: float = math.inf) -> Any:
+    """The JSON of the answer.
+
+    A request is sent again, after 0.5 s and each time twice as long up to 30 s,
+    or after the time that a Retry-After asks for, where the server was not
+    reached, did not answer in time, or said that it is busy (`RETRIED`).
+
+    Args:
+      content: JSON of the request.
+      deadline: Value of the clock after which nothing is sent and no answer is
+        waited for.
+
+    Raises:
+      EndpointError: There was no answer, another one than JSON, or an error
+        that another try would not change.
+    """
+    body = json.dumps(content, default=str).encode()
+    wait = _FIRST_WAIT
+    for tried in range(1, self._tries + 1):
+      left = deadline - self._clock()
+      if left <= 0:
+        raise EndpointError(f"{self.url}: no time is left to ask.")
+      asked = None
+      try:
+        return self._once(body, min(self._request_seconds, left))
+      except urllib.error.HTTPError as error:
+        with error:
+          problem = f"{error.code} {error.reason}{_text_of(error)}"
+          if error.code not in RETRIED:
+            raise EndpointError(
+              f"{self.url} answered {problem}{_hint(error)}"
+            ) from error
+          asked = _asked_wait(error.headers.get("Retry-After"))
+      except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        problem = str(reason) or type(reason).__name__
+      pause = wait if asked is None else asked
+      if tried == self._tries or self._clock() + pause >= deadline:
+        break
+      logging.warning("%s: %s; trying again in %g s.", self.url, problem, pause)
+      self._sleep(pause)
+      wait = min(2.0 * wait, _LONGEST_WAIT)
+    raise EndpointError(
+      f"{self.url} gave no answer in {tried} tries; the last: {problem}. Check"
+      " that the server runs and can be reached from here."
+    )
+
+  def _once(self, body: bytes, seconds: float) -> Any:
+    request = urllib.request.Request(self.url, body, self._headers)
+    with self._opener.open(request, timeout=seconds) as answer:
+      text = answer.read(_MOST_BYTES + 1)
+    if len(text) > _MOST_BYTES:
+      raise EndpointError(f"{self.url} answered with more than 64 MiB.")
+    try:
+      return json.loads(text)
+    except ValueError as error:
+      shown = text[:200].decode(errors="replace")
+      raise EndpointError(
+        f"{self.url} answered with something else than JSON: {shown!r}."
+      ) from error
+
+
+def _asked_wait(header: str | None) -> float | None:
+  """Seconds that a Retry-After asks for, as a number or a date; or None."""
+  if header is None:
+    return None
+  if header.strip().isdigit():
+    return float(header)
+  try:
+    date = email.utils.parsedate_to_datetime(header)
+  except ValueError:
+    return None
+  now = datetime.datetime.now(datetime.UTC)
+  return max(0.0, (date - now).total_seconds())
+
+
+def _text_of(error: urllib.error.HTTPError) -> str:
+  """What the server wrote about an error, shortened."""
+  try:
+    text = error.read(200).decode(errors="replace").strip()
+  except (OSError, http.client.HTTPException):
+    return ""
+  return f" ({text!r})" if text else ""
+
+
+def _hint(error: urllib.error.HTTPError) -> str:
+  if 300 <= error.code < 400:
+    where = error.headers.get("Location")
+    return f". It is elsewhere: give the final address, {where}."
+  if error.code in (401, 403):
+    return f". A key is taken from the environment variable {KEY_VARIABLE}."
+  return ". Another try would not change that: check address and request."
