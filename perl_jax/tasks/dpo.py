@@ -32,6 +32,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   started = time.perf_counter()
   mesh, optimizer = shared.make_mesh(config), shared.make_optimizer(config)
   check(config, mesh)
+  shared.require_backbone(config, "policy")
   with workdir_lib.preparing(config, workdir) as workdir:
     start, tokenization = begin.start(
       config, "policy", workdir, "preferences", mesh

@@ -27,6 +27,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   started = time.perf_counter()
   mesh, optimizer = shared.make_mesh(config), shared.make_optimizer(config)
   reward_settings.check(config, mesh)
+  shared.require_backbone(config, "reward")
   kind = reward_settings.loss_of(config).data
   members = config.ensemble
   with workdir_lib.preparing(config, workdir) as workdir:

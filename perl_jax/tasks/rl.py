@@ -30,6 +30,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   started = time.perf_counter()
   mesh, settings = shared.make_mesh(config), rl_settings.read(config)
   rl_settings.check(config, settings, mesh)
+  shared.require_backbone(config, "policy")
   with workdir_lib.preparing(config, workdir) as workdir:
     start, tokenization = begin.start(
       config, "policy", workdir, "prompts", mesh
@@ -39,8 +40,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
     if config.reward.init:
       reward = initial_roles.load_reward(config, start, mesh)
       reward = initial_roles.read_at(reward, config, tokenization)
-      closing = reward.role.closing
-      longest = closing.longest if closing else 0
+      longest = reward.role.closing.longest if reward.role.closing else 0
       inputs.require_room(config, reward.config.max_len, longest)
     data = inputs.read(config, tokenization, "prompts")
     functions = rewards.functions_of(config, data.rows)

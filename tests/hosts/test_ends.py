@@ -93,11 +93,12 @@ def test_what_is_wrong_is_said_once(tmp_path, start, uninterrupted):
   assert tiny.tree(tmp_path / "run") == before
 
 
-def test_an_error_of_one_process_is_said_by_the_first(tmp_path, start):
+def test_an_error_of_one_process_is_said_by_the_first(tmp_path, start, sft_run):
   """A reward function that fails on one host only."""
   command = group_lib.arguments(
-    "rl", tmp_path / "run", reward__fn="tests.hosts.rewards:fails_on_second"
-  )
+    "rl", tmp_path / "run", policy__init=str(sft_run),
+    reward__fn="tests.hosts.rewards:fails_on_second",
+  )  # fmt: skip
   flagged = {"PERL_JAX_FAILS": "--process_id=1"}
   with start(command, environment=flagged) as group:
     assert group.wait(120) == [1, 1]

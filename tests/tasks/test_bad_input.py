@@ -111,8 +111,10 @@ def test_lengths_that_the_model_has_no_room_for(tmp_path, sft_run):
   refused(tmp_path, config, "max_len=1000", "the model takes 136")
 
 
-def test_response_that_leaves_no_room_for_its_prompt(tmp_path):
-  config = tiny.config("reward", data__max_len=16, data__prompt_len=8)
+def test_response_that_leaves_no_room_for_its_prompt(tmp_path, sft_run):
+  config = tiny.config(
+    "reward", reward__init=str(sft_run), data__max_len=16, data__prompt_len=8
+  )
   refused(tmp_path, config, "coffee_bar/preferences/validation/0", "16")
 
 
@@ -142,9 +144,24 @@ def test_response_that_leaves_no_room_for_its_prompt(tmp_path):
     ("reward", "data__options__label_noise", 0.9, ("label_noise", "0.9")),
   ],
 )  # fmt: skip
-def test_value_of_a_field(tmp_path, task, field, value, texts):
+def test_value_of_a_field(tmp_path, sft_run, task, field, value, texts):
   config = tiny.config(task, **{field: value})
+  if task == "reward":
+    config.reward.init = str(sft_run)
   refused(tmp_path, config, *texts, error=(ValueError, FileNotFoundError))
+
+
+@pytest.mark.parametrize("task", ["sft", "reward", "rl", "dpo"])
+def test_an_adapter_on_random_weights(tmp_path, task):
+  """They would stay as they are, and what comes out would look real."""
+  role = "reward" if task == "reward" else "policy"
+  config = tiny.config(task, tuning="lora")
+  if task == "rl":
+    config.reward.fn = "perl_jax.data.coffee_bar:gold_reward"
+  refused(
+    tmp_path, config, f"config.{role}.init and config.base are empty",
+    "random weights", f"config.{role}.init to the workdir of configs/sft.py",
+  )  # fmt: skip
 
 
 def test_a_task_that_there_is_not(tmp_path):

@@ -62,7 +62,9 @@ def test_summary_is_of_the_scores(reward_run):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("checkpoint", ["best", "last"])
-def test_no_checkpoint_is_scored_twice(tmp_path, monkeypatch, checkpoint):
+def test_no_checkpoint_is_scored_twice(
+  tmp_path, monkeypatch, sft_run, checkpoint
+):
   scored, score_rows = [], reward_evaluation.score_rows
 
   def spy(*args):
@@ -70,7 +72,8 @@ def test_no_checkpoint_is_scored_twice(tmp_path, monkeypatch, checkpoint):
     return score_rows(*args)
 
   monkeypatch.setattr(reward_evaluation, "score_rows", spy)
-  fields = {"steps": 2, "eval_every": 1, "report_checkpoint": checkpoint}
+  fields = {"steps": 2, "eval_every": 1, "report_checkpoint": checkpoint,
+            "reward__init": str(sft_run)}  # fmt: skip
   tiny.run(tmp_path, "reward", **fields)
   assert len(scored) == 2
   rows = tiny.lines(tmp_path, "scores.jsonl")

@@ -124,6 +124,28 @@ def saving_of(config: Config) -> Saving:
   return Saving(**config.save.to_dict())
 
 
+def require_backbone(config: Config, role: str) -> None:
+  """Checks that an adapter is trained on a backbone that somebody has trained.
+
+  On random weights that stay as they are, losses fall and rewards rise as on a
+  real one, and mean nothing.
+
+  Args:
+    config: Config of a stage.
+    role: Role that it trains, "policy" or "reward".
+
+  Raises:
+    ValueError: There is no earlier stage and no base, and the tuning is LoRA.
+  """
+  if config.tuning == "lora" and not config[role].init and not config.base:
+    raise ValueError(
+      f"config.{role}.init and config.base are empty: config.tuning='lora'"
+      " would train an adapter on a backbone with random weights. Set"
+      f" config.{role}.init to the workdir of configs/sft.py, config.base to a"
+      " pretrained checkpoint, or config.tuning to 'full'."
+    )
+
+
 def share(trainable: Any, frozen: Any) -> dict[str, float]:
   """What is trained, in numbers for the log and summary.json.
 

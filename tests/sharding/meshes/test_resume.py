@@ -24,6 +24,12 @@ def mesh(name):
   return {f"mesh__{axis}": size for axis, size in sizes.items()}
 
 
+def fields_of(stage, whole):
+  """What a stage trains, and by how much; an adapter starts from the anchor."""
+  start = {"reward__init": str(whole("sft"))} if stage == "reward" else {}
+  return STAGES[stage] | STEPS | start
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
   """Runs that nobody disturbed, on the mesh where the others begin."""
@@ -32,7 +38,8 @@ def whole(tmp_path_factory):
   def make(stage):
     if stage not in made:
       made[stage] = tmp_path_factory.mktemp(stage) / "run"
-      tiny.run(made[stage], stage, **STAGES[stage], **STEPS, **mesh("data"))
+      fields = fields_of(stage, make)
+      tiny.run(made[stage], stage, **fields, **mesh("data"))
     return made[stage]
 
   return make
@@ -50,7 +57,7 @@ def whole(tmp_path_factory):
 def test_goes_on_on_another_mesh(
   tmp_path, monkeypatch, caplog, whole, stage, name
 ):
-  fields = STAGES[stage] | STEPS
+  fields = fields_of(stage, whole)
   expected = whole(stage)
   with monkeypatch.context() as patches:
     test_resume.kill_before_batch(patches, 5)

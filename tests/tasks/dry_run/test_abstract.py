@@ -25,10 +25,18 @@ def one_device():
 
 
 @pytest.fixture(scope="module")
-def start(tmp_path_factory):
-  """A reward model on the random base of seed 0, whose tokenizer all take."""
+def anchor(tmp_path_factory):
+  """What all others start from."""
+  workdir = tmp_path_factory.mktemp("anchor") / "sft"
+  tiny.run(workdir, "sft", steps=1, eval_every=1, eval__rows=0)
+  return workdir
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory, anchor):
+  """A reward model on the anchor, whose tokenizer all take."""
   workdir = tmp_path_factory.mktemp("start") / "reward"
-  tiny.run(workdir, "reward", steps=1, eval_every=1)
+  tiny.run(workdir, "reward", steps=1, eval_every=1, reward__init=str(anchor))
   return workdir
 
 
@@ -61,7 +69,7 @@ RL = {
   ],
 )
 def test_a_plan_is_of_what_the_task_compiles(
-  name, mesh, tmp_path, monkeypatch, start
+  name, mesh, tmp_path, monkeypatch, anchor, start
 ):
   """Byte for byte: each program of the plan needs what that of the run does."""
   called = {}
@@ -77,6 +85,9 @@ def test_a_plan_is_of_what_the_task_compiles(
   if name in RL:
     fields |= RL[name] | {"reward__init": str(start)}
   task = name.split("-")[0]
+  if task != "sft":
+    role = "reward" if task == "reward" else "policy"
+    fields |= {f"{role}__init": str(anchor)}
   config = tiny.config(task, **fields)
   tasks.run(config, tmp_path / task)
   described = json.loads((tmp_path / task / "model.json").read_text())
