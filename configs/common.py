@@ -184,7 +184,9 @@ def stage(task: str, name: str) -> ConfigDict:
   """Fields that every training stage has.
 
   `fit` says what to do with a run that does not fit in the devices' memory:
-  "refuse", "warn" or "off".
+  "refuse", "warn" or "off". `nonfinite` says what to do at a loss, gradient or
+  update that is not finite: "stop", or "skip" that update, and stop after
+  `nonfinite_limit` of them in a row.
   """
   return ConfigDict(
     {
@@ -200,5 +202,7 @@ def stage(task: str, name: str) -> ConfigDict:
       "microbatches": 1,
       "save": saving(),
       "fit": "refuse",
+      "nonfinite": "stop",
+      "nonfinite_limit": 10,
     }
   )

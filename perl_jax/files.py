@@ -1,4 +1,4 @@
-"""Reads and writes JSON, JSON lines and text; every write is atomic.
+"""Reads and writes JSON, JSON lines and files; every write is atomic.
 
 JSON has no non-finite numbers: they are written as the strings "nan", "inf" and
 "-inf", which `float()` reads back. Text is ASCII with escapes, so that a lone
@@ -60,11 +60,16 @@ def write_json(path: str | Path, value: Mapping[str, object]) -> None:
 
 def write_text(path: str | Path, text: str) -> None:
   """Writes a text file atomically: if that fails, the old file remains."""
+  write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+  """Writes a file atomically: if that fails, the old file remains."""
   path = Path(path)
   temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
   try:
-    with temporary.open("w", encoding="utf-8") as file:
-      file.write(text)
+    with temporary.open("wb") as file:
+      file.write(content)
       file.flush()
       os.fsync(file.fileno())
     temporary.replace(path)

@@ -130,6 +130,7 @@ METRICS = {
     Metric("gradient_norm", "gradient norm", "L2 norm"),
     Metric("update_norm", "update norm", "L2 norm"),
     Metric("trainable_norm", "norm of the trainable parameters", "L2 norm"),
+    Metric("skipped", "skipped updates"),
     _share("trainable_share", "trainable share of all parameters"),
     Metric("trainable_parameters", "trainable parameters"),
     Metric("value_parameters", "parameters of the value model"),

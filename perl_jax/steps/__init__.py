@@ -3,6 +3,7 @@
 from perl_jax.steps.dpo import AnchoredPairs, dpo_loss, pair_logprobs
 from perl_jax.steps.ensemble import init_ensemble, make_ensemble_step
 from perl_jax.steps.estimator import Estimator, Experience, prepare
+from perl_jax.steps.finite import Fault, describe_fault
 from perl_jax.steps.language_model import language_model_loss
 from perl_jax.steps.reward import pairwise_loss, pointwise_loss, reward_scores
 from perl_jax.steps.rl import Frozen, policy_loss
@@ -18,9 +19,11 @@ __all__ = [
   "AnchoredPairs",
   "Estimator",
   "Experience",
+  "Fault",
   "Frozen",
   "LossFn",
   "TrainState",
+  "describe_fault",
   "dpo_loss",
   "init_ensemble",
   "init_state",

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from perl_jax import params as params_lib
+from perl_jax.steps import finite
 from perl_jax.steps.train import LossFn, TrainState, make_train_step
 
 
@@ -49,7 +50,8 @@ def make_ensemble_step(
       `make_train_step`.
 
   Member k uses the random key fold_in(key, k). Metrics are means over the
-  members.
+  members, but for "fault", which is that of the first member that has one: the
+  others are updated all the same.
   """
   step = make_train_step(loss_fn, optimizer, microbatches=microbatches)
   state_axes = TrainState(0, 0, None)
@@ -62,6 +64,9 @@ def make_ensemble_step(
   def ensemble_step(state, frozen, batch, key):
     keys = jax.vmap(lambda k: jax.random.fold_in(key, k))(jnp.arange(members))
     state, metrics = together(state, frozen, batch, keys)
-    return state, {name: jnp.mean(v, axis=0) for name, v in metrics.items()}
+    faults = metrics.pop("fault")
+    means = {name: jnp.mean(v, axis=0) for name, v in metrics.items()}
+    means["fault"] = finite.fault_of_members(faults, state.trainable)
+    return state, means
 
   return ensemble_step

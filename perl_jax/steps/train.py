@@ -17,6 +17,7 @@ import optax
 from perl_jax import params as params_lib
 from perl_jax import sharding
 from perl_jax.objectives import masked
+from perl_jax.steps import finite
 
 # {"name": (sum, count)}; the key "loss" is what is minimised.
 Sums = dict[str, tuple[jax.Array, jax.Array]]
@@ -78,8 +79,10 @@ def make_train_step(
       are added one after the other.
 
   The gradient is d(sum of losses) / d(trainable), divided by the count of
-  "loss" over the whole batch. `metrics` holds each mean, and the global norms
-  of gradient, update and updated parameters.
+  "loss" over the whole batch. `metrics` holds each mean, the global norms of
+  gradient, update and updated parameters, and as "fault" the first array that
+  is not finite, see `finite`. Where there is one, nothing of the state changes
+  but its step count.
   """
 
   def sums_and_grads(trainable, frozen, batch, key):
@@ -120,7 +123,12 @@ def make_train_step(
     metrics = means(sums)
     metrics["gradient_norm"] = optax.tree.norm(grads)
     metrics["update_norm"] = optax.tree.norm(updates)
-    trainable = optax.apply_updates(state.trainable, updates)
+    metrics["fault"] = finite.first_fault(metrics["loss"], grads, updates)
+    trainable, opt_state = finite.unless_fault(
+      metrics["fault"],
+      (optax.apply_updates(state.trainable, updates), opt_state),
+      (state.trainable, state.opt_state),
+    )
     metrics["trainable_norm"] = optax.tree.norm(trainable)
     return state._replace(
       trainable=trainable, opt_state=opt_state, step=state.step + 1

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -14,6 +15,7 @@ from perl_jax.objectives import kl as kl_lib
 from perl_jax.tasks.rollouts import metrics as metrics_lib
 from perl_jax.tasks.rollouts import rewards as rewards_lib
 from perl_jax.tasks.rollouts.build import IterationPrograms
+from perl_jax.tasks.training import nonfinite
 from perl_jax.tasks.training import watch as watch_lib
 from perl_jax.tasks.training.timing import Clock, Stopwatch
 
@@ -84,15 +86,16 @@ class Iteration:
     watch_lib.wait((experience, parts))
     laps.append(watch.lap())
     flops = self._learn_flops()
-    state, found = self._learn(state, experience, key)
+    state, found, faults = self._learn(state, experience, key)
     jax.block_until_ready(state)
     laps.append(watch.lap())
     flops = self._learn_flops() - flops
-    device, samples, parts, found = hosts.to_host(
-      (device, samples, parts, found)
+    device, samples, parts, found, faults = hosts.to_host(
+      (device, samples, parts, found, faults)
     )
-    metrics = metrics_lib.update_metrics(found)
-    metrics |= metrics_lib.rollout_metrics(samples, parts)
+    with np.errstate(over="ignore", invalid="ignore"):  # the loop looks at them
+      metrics = metrics_lib.update_metrics(found)
+      metrics |= metrics_lib.rollout_metrics(samples, parts)
     metrics["train/beta"] = found["beta"]
     tokens = int(samples.mask.sum())
     metrics["rollout/tokens"] = tokens + device.num_tokens
@@ -101,7 +104,33 @@ class Iteration:
       metrics[f"rate/{phase}"] = tokens / lap.running
     if self._peak_flops:
       metrics["rate/mfu"] = flops / laps[-1].running / self._peak_flops
+    if any(faults) or not np.isfinite(list(metrics.values())).all():
+      evidence = self._evidence(experience)
+      metrics[nonfinite.KEY] = nonfinite.Faults(faults, lambda: evidence)
+    else:
+      metrics[nonfinite.KEY] = nonfinite.Faults(faults)
     return state, metrics
+
+  def _evidence(self, experience: steps.Experience) -> dict[str, Any]:
+    """What was learned from, by phase; 0 in place of what is masked out."""
+    found = hosts.to_host(experience)._asdict()
+    mask = found.pop("response_mask")
+    measured = {
+      name: np.where(mask, value, 0)
+      for name, value in found.items()
+      if np.shape(value) == mask.shape
+    }
+    rewards = np.where(mask.any(axis=-1), found["rewards"], 0)
+    sampled = ("responses", "sampled_logprobs")
+    programs = self._programs
+    frozen = {"base": programs.base, "anchor": programs.anchor.trainable}
+    if programs.reward is not None:
+      frozen["reward"] = programs.reward.trainable
+    return {
+      nonfinite.FROZEN: frozen,
+      "sample": {"mask": mask} | {n: measured.pop(n) for n in sampled},
+      "score": {"rewards": rewards, "beta": found["beta"]} | measured,
+    }
 
   def _learn_flops(self) -> float:
     """FLOPs of all updates so far; 0 where nobody needs them."""
@@ -134,8 +163,8 @@ class Iteration:
     return experience, parts
 
   def _learn(self, state, experience, key):
-    """All updates on a rollout, and the mean of what they measured."""
-    estimator, found = self._settings.estimator, []
+    """All updates on a rollout: (state, mean of their metrics, faults)."""
+    estimator, found, faults = self._settings.estimator, [], []
     # Copies: the first update donates the state.
     following, beta = state.step + 1, state.controls["beta"] + 0.0
     frozen = self._programs.frozen()
@@ -152,19 +181,23 @@ class Iteration:
         ]
       for part in parts:
         state, measured = self._programs.learn(state, frozen, part, key)
+        faults.append(measured.pop("fault"))
         found.append(measured)
     mean = jax.tree.map(lambda *values: sum(values) / len(values), *found)
     mean["beta"] = beta
     if self._settings.kl_target:
-      beta = kl_lib.adapt_beta(
+      adapted = kl_lib.adapt_beta(
         beta,
         mean["kl"],
         target=self._settings.kl_target,
         horizon=self._settings.kl_horizon,
         batch_size=experience.rewards.size,
       )
+      # An update that was left out moves nothing, the weight included.
+      beta = jnp.where(jnp.stack(faults).any(), beta, adapted)
     # A step of the loop is an iteration, however many updates it has.
-    return state._replace(step=following, controls={"beta": beta}), mean
+    state = state._replace(step=following, controls={"beta": beta})
+    return state, mean, tuple(faults)
 
 
 def _flat(scores: jax.Array | None) -> jax.Array | None:

@@ -129,6 +129,7 @@ RANGES: Mapping[str, Range] = {
   "save.every_steps": _count(0, "0 makes none by steps"),
   "save.every_seconds": _least(0, "0 makes none by the clock"),
   "save.keep": _count(),
+  "nonfinite_limit": _count(),
   "optimizer.learning_rate": _least(0, _RATE),
   "optimizer.warmup_steps": _count(0),
   "optimizer.b1": _share(_DECAY, open_high=True),

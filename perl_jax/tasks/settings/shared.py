@@ -7,7 +7,7 @@ import jax
 import ml_collections
 import optax
 
-from perl_jax import optim, sampling, sharding
+from perl_jax import names, optim, sampling, sharding
 from perl_jax import params as params_lib
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.models.lora import LoraSpec
@@ -15,6 +15,8 @@ from perl_jax.models.lora import LoraSpec
 Config = ml_collections.ConfigDict
 
 DTYPES = ("float32", "bfloat16")
+# What to do where a number is not finite; see `training.nonfinite`.
+NONFINITE = ("stop", "skip")
 
 
 def make_mesh(config: Config) -> jax.sharding.Mesh:
@@ -83,7 +85,7 @@ def make_optimizer(
 
 
 def check_counts(config: Config, mesh: jax.sharding.Mesh) -> None:
-  """Checks that batches divide over the mesh and into microbatches.
+  """Checks that batches divide over the mesh and into microbatches, and modes.
 
   Raises:
     ValueError: Names the field and the value.
@@ -98,6 +100,11 @@ def check_counts(config: Config, mesh: jax.sharding.Mesh) -> None:
         f"config.{field}={size} does not divide over mesh.data * mesh.fsdp ="
         f" {shards} devices; change it or the mesh."
       )
+  if config.nonfinite not in NONFINITE:
+    hint = names.did_you_mean(config.nonfinite, NONFINITE)
+    raise ValueError(
+      f"config.nonfinite={config.nonfinite!r}: choose one of {NONFINITE}.{hint}"
+    )
   if config.batch_size % config.microbatches:
     raise ValueError(
       f"config.batch_size={config.batch_size} is not a multiple of"

@@ -14,7 +14,7 @@ from perl_jax import hosts, sharding, steps
 from perl_jax import metrics as metrics_lib
 from perl_jax import params as params_lib
 from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import stepping
+from perl_jax.tasks.training import nonfinite, stepping
 from perl_jax.tasks.training import timing as timing_lib
 from perl_jax.tasks.training import watch as watch_lib
 from perl_jax.tasks.training.compiled import Compiled
@@ -34,6 +34,7 @@ class Run:
     writer: Writes metrics; open. Lines that a resumed run will write again have
       been dropped.
     mesh: Mesh of the run.
+    guard: Counts the updates that were not finite.
   """
 
   config: shared.Config
@@ -42,6 +43,7 @@ class Run:
   checkpointer: checkpoint_lib.Checkpointer
   writer: metrics_lib.Writer
   mesh: Mesh
+  guard: nonfinite.Guard
 
   def train(
     self,
@@ -87,6 +89,7 @@ class Run:
       eval_every=self.config.eval_every,
       log_every=self.config.log_every,
       must_change=self.config.optimizer.learning_rate > 0,
+      guard=self.guard,
     )
     return loop.run()
 
@@ -134,7 +137,15 @@ def open_run(
       show=show,
       enabled=hosts.is_primary(),
     ) as writer:
-      yield Run(config, state, resumed, saver, writer, mesh)
+      guard = nonfinite.Guard(
+        workdir,
+        mode=config.nonfinite,
+        limit=config.nonfinite_limit,
+        learning_rate=config.optimizer.learning_rate,
+        saved=resumed.meta.get("nonfinite") if resumed else None,
+        last_saved=int(state.step),
+      )
+      yield Run(config, state, resumed, saver, writer, mesh, guard)
 
 
 def make_update(
@@ -158,6 +169,10 @@ def make_update(
     batch = prepare(sharding.place_batch(mesh, batch))
     key_of_step = jax.random.fold_in(key, step)
     state, found = train_step(state, frozen, batch, key_of_step)
-    return state, {f"train/{k}": v for k, v in found.items()}
+    faults = nonfinite.Faults(
+      (found.pop("fault"),), lambda: {nonfinite.FROZEN: frozen}
+    )
+    named = {f"train/{k}": v for k, v in found.items()}
+    return state, named | {nonfinite.KEY: faults}
 
   return update

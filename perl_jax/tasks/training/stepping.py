@@ -19,6 +19,7 @@ from perl_jax import checkpoint as checkpoint_lib
 from perl_jax import hosts, steps
 from perl_jax import metrics as metrics_lib
 from perl_jax.hosts import signals
+from perl_jax.tasks.training import nonfinite
 from perl_jax.tasks.training import timing as timing_lib
 from perl_jax.tasks.training import undone
 from perl_jax.tasks.training import watch as watch_lib
@@ -59,6 +60,7 @@ class Loop:
       an evaluation always have one.
     must_change: Whether it is an error if the first update with a signal
       changes nothing.
+    guard: Counts the updates that were not finite.
   """
 
   state: steps.TrainState
@@ -76,13 +78,13 @@ class Loop:
   eval_every: int
   log_every: int
   must_change: bool
+  guard: nonfinite.Guard
 
   def run(self) -> tuple[steps.TrainState, Metrics]:
     """The state after the last step, and its evaluation.
 
     Raises:
-      FloatingPointError: A metric is not finite; names the steps since it last
-        was.
+      FloatingPointError: A number is not finite; see `nonfinite.Guard.settle`.
       ValueError: The first update with a signal changed nothing.
       UndoneStepError: A step or an evaluation was not made; what was learned
         before it is saved.
@@ -90,7 +92,7 @@ class Loop:
     """
     first = int(self.state.step) + 1
     self._evaluated: Metrics = {}
-    self._saved = self._last_finite = first - 1
+    self._saved = first - 1
     self._unseen: Mapping[str, Any] = {}  # metrics that nobody has looked at
     with watch_lib.kept_by(self.watch):
       if self.resumed:
@@ -122,6 +124,7 @@ class Loop:
     except undone.UndoneStepError:
       self._keep(step - 1, position)
       raise
+    self.guard.count(step, batch, metrics)
     self.timing.count(batch, metrics)
     self._unseen = metrics
     due = step % self.eval_every == 0 or step == self.total_steps
@@ -130,7 +133,7 @@ class Loop:
     if shown or save or due:
       metrics = self._look_at_metrics(step)
     if shown:
-      metrics |= self.timing.of_steps(step)
+      metrics |= self.timing.of_steps(step, self.guard.skipped_before)
       self.writer.write(step, metrics)
     else:
       self.writer.tick(step)
@@ -146,9 +149,9 @@ class Loop:
     """
     fetched = hosts.to_host(self._unseen)
     metrics = {k: float(v) for k, v in fetched.items()}
-    _require_finite(metrics, self._last_finite, step)
+    metrics |= self.guard.settle(self.state, metrics)
     self.must_change = self.must_change and _is_unchanged(metrics, step)
-    self._last_finite, self._unseen = step, {}
+    self._unseen = {}
     return metrics
 
   def _judge(self, step: int, line: Metrics) -> None:
@@ -173,9 +176,10 @@ class Loop:
     unjudged: Metrics | None = None,
   ) -> None:
     meta = {"data": position, "evaluated": self._evaluated}
+    meta |= self.guard.to_save()
     if unjudged is not None:
       meta[UNJUDGED] = unjudged
-    with self.timing.stopped():
+    with self.timing.stopped(), self.guard.saving(step):
       self.checkpointer.save(step, self.state, meta, score)
     self._saved = step
     self.watch.saved()
@@ -219,6 +223,8 @@ def _is_unchanged(metrics: Mapping[str, float], step: int) -> bool:
     ValueError: There was a signal, and nothing changed: an adapter that the
       loss does not read.
   """
+  if not math.isfinite(metrics["train/update_norm"]):
+    return True  # it was skipped
   if metrics["train/update_norm"] > 0:
     return False
   if metrics.get("rollout/signal", 1.0) == 0.0:
@@ -233,15 +239,3 @@ def _is_unchanged(metrics: Mapping[str, float], step: int) -> bool:
     f" learn (step {step}). Check that optimizer.learning_rate is above 0 and"
     " that the targets of lora.targets are read by the loss."
   )
-
-
-def _require_finite(
-  metrics: Mapping[str, float], last_finite: int, step: int
-) -> None:
-  bad = [k for k, v in metrics.items() if not math.isfinite(v)]
-  if bad:
-    raise FloatingPointError(
-      f"{', '.join(bad)} became non-finite between steps {last_finite + 1}"
-      f" and {step}. Likely causes: optimizer.learning_rate too high,"
-      " optimizer.clip_norm off, or a base in too low a precision."
-    )

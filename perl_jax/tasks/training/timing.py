@@ -154,10 +154,15 @@ class StepMetrics:
     else:
       self._tokens += self._share * batch.num_tokens
 
-  def of_steps(self, step: int) -> dict[str, float]:
+  def of_steps(self, step: int, skipped: int = 0) -> dict[str, float]:
     """Metrics of the steps since the last call, up to `step`.
 
     The results of `step` have to be there already.
+
+    Args:
+      step: Number of the last step.
+      skipped: Updates before it that were not applied, and so not counted by
+        the schedule of the learning rate.
     """
     lap = self._watch.lap()
     found = {
@@ -171,7 +176,9 @@ class StepMetrics:
       done = self._flops - before
       found["rate/mfu"] = done / (lap.running * self._peak)
     for name, schedule in self._rates.items():
-      found[f"train/{name}"] = float(schedule((step - 1) * self._updates))
+      found[f"train/{name}"] = float(
+        schedule((step - 1) * self._updates - skipped)
+      )
     self._steps = self._tokens = 0
     return found
 

@@ -17,6 +17,7 @@ from absl import logging
 from perl_jax import files, hosts, json_text
 from perl_jax.tasks.initial import manifest
 from perl_jax.tasks.settings import shared
+from perl_jax.tasks.training import nonfinite
 
 CONFIG_FILE = "config.json"
 # Config fields that were added after workdirs of this version were first
@@ -28,6 +29,8 @@ ADDED: Mapping[str, Any] = {
   "data.ignore": [],
   "data.preview": 0,
   "reward.timeout": 1800.0,
+  "nonfinite": "stop",
+  "nonfinite_limit": 10,
   # Responses ended with their stop token, whatever a chat template writes then.
   "score_at": "turn",
 }
@@ -122,6 +125,9 @@ def _refuse_other(workdir: Path, mine: Mapping[str, Any]) -> None:
     manifest.require_version(model, saved, f"--workdir={workdir}")
   written = json_text.read_object(path)
   lines = differences(complete(written, mine), mine)
+  for line in [line for line in lines if nonfinite.may_change(workdir, line)]:
+    logging.info("%s goes on with another %s.", workdir, line)
+    lines.remove(line)
   lines = [line for line in lines if not _WHEN.match(line)]
   moved = [line for line in lines if _WHERE.match(line)]
   lines = [line for line in lines if line not in moved]

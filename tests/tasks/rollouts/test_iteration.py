@@ -79,6 +79,7 @@ def learn():
       "loss": jnp.float32(len(recorder.calls)),
       "kl": jnp.float32(6.0),
       "entropy": jnp.float32(0.75),
+      "fault": jnp.int32(0),
     }
     return state._replace(trainable=trainable, step=state.step + 1), found
 
@@ -243,6 +244,7 @@ def test_metrics_of_an_iteration_by_hand():
   for name, value in expected.items():
     assert float(found[name]) == pytest.approx(value, rel=1e-6), name
   assert found["rollout/tokens"] == mask.sum() + 4 + 2 + 3 + 1
+  assert found.pop("faults").codes == (0,)
   timed = set(found) - set(expected) - {"rollout/tokens"}
   assert timed == {
     f"{kind}/{phase}"

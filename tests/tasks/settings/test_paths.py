@@ -10,7 +10,8 @@ from tests.tasks.settings.test_ranges import configs
 
 # Text that is no path: choices, names, patterns, comma-separated lists.
 NO_PATHS = {
-  "task", "tuning", "base_dtype", "fit", "loss", "estimator", "reduction",
+  "task", "tuning", "base_dtype", "fit", "nonfinite", "loss", "estimator",
+  "reduction",
   "head", "score_at", "checkpoint", "report_checkpoint", "role", "combine",
   "format", "gguf_model", "dtype",
   "model.preset", "model.remat", "model.dtype", "model.attention",

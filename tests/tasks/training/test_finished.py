@@ -19,7 +19,7 @@ def test_a_stage_is_finished_only_with_its_last_checkpoint(tmp_path):
 
   for broken in (True, False):
     with opened(tmp_path) as writer:
-      stage = loop.Run(None, None, None, Pending(), writer, None)
+      stage = loop.Run(None, None, None, Pending(), writer, None, None)
       if broken:
         with pytest.raises(OSError, match="no space left"):
           stage.finish({"loss": 1.0})

@@ -10,7 +10,7 @@ import pytest
 from perl_jax import files, metrics, sharding, steps
 from perl_jax.checkpoint import Resumed
 from perl_jax.tasks.settings.shared import Saving
-from perl_jax.tasks.training import stepping
+from perl_jax.tasks.training import nonfinite, stepping
 from perl_jax.tasks.training import timing as timing_lib
 from perl_jax.tasks.training import watch as watch_lib
 
@@ -110,6 +110,7 @@ def run(workdir, *, resumed=None, saver=None, **changes):
       evaluate=lambda state, step: {"validation/sum": int(state.trainable)},
       checkpointer=saver, writer=writer, resumed=resumed, eval_every=3,
       log_every=2, must_change=True, timing=timing_of(), watch=watch_of(),
+      guard=nonfinite.Guard(workdir),
     )  # fmt: skip
     return *stepping.Loop(**arguments | changes).run(), saver
 
