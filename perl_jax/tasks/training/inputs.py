@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from absl import logging
 
 from perl_jax import hosts, sharding
 from perl_jax.data import batches, loader, records, unusable
+from perl_jax.data.batches import common as batch_common
 from perl_jax.data.batches import demonstrations, packing
 from perl_jax.data.sources import registry
 from perl_jax.data.text import tokenization as tokenization_lib
@@ -141,10 +143,12 @@ def targets(
     if side == "training":
       parts = map(demonstrations.parts, encoded)
       preview.show(config.data.preview, parts, tokenization)
-    more = len(encoded) - len(rows) + len(bad)
-    return packing.pack_dialogues(encoded, length, tokenization.beginning), more
+    refused = Counter(unusable_dropped=bad.counts.get(batch_common.REFUSED, 0))
+    refused["split_turns"] = len(encoded) - len(rows) + len(bad)
+    packed = packing.pack_dialogues(encoded, length, tokenization.beginning)
+    return packed, refused
 
-  train, split_turns = pack(splits.train, "training")
+  train, refused = pack(splits.train, "training")
   validation, _ = pack(splits.validation, "validation")
   if 0 < len(train) < config.batch_size:
     raise ValueError(
@@ -163,8 +167,8 @@ def targets(
   return dataclasses.replace(
     found,
     rows=list(splits.validation),
-    counts=splits.counts
-    | {"packed_rows": len(train), "split_turns": split_turns},
+    counts=dict(Counter(splits.counts) + refused)
+    | {"packed_rows": len(train), "split_turns": refused["split_turns"]},
     max_targets=max(int(row.target_mask.sum()) for row in train + validation),
   )
 
@@ -205,6 +209,7 @@ def read(
       shown, tokenization, longest, config.data.long, closed, bad
     )
     _report(bad, len(records_), side)
+    cut["unusable_dropped"] = bad.counts.get(batch_common.REFUSED, 0)
     return Encoded(rows, [row.length for row in rows]), cut
 
   validation, lost = encoded(held_out, "validation")
@@ -212,6 +217,7 @@ def read(
   training = None
   if train:
     training, cut = encoded(splits.train, "training")
+    cut["unusable_dropped"] += counts.get("unusable_dropped", 0)
     counts |= cut
     parts = (row.parts for row in training.rows)
     preview.show(config.data.preview, parts, tokenization)

@@ -254,3 +254,20 @@ def test_reasoning_that_no_prompt_leads_to_is_refused(tmp_path):
   why = r"a:1: .*data\.ignore=\"\('reasoning_content',\)\""
   with pytest.raises(rendering.NotRenderedError, match=why):
     demonstrations.encode_demonstrations([row], ours)
+
+
+def test_a_template_of_its_own_for_tools(tmp_path):
+  """As Hermes has it: transformers takes it where there are tools."""
+  made = TOOL_FAMILIES["qwen2.5"]
+  both = {"default": families.FAMILIES["qwen2"].template}
+  both["tool_use"] = made.template
+  named = [{"name": n, "template": t} for n, t in both.items()]
+  path = families.write(dataclasses.replace(made, template=named), tmp_path)
+  tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+  ours = tokenization_lib.load_tokenizer(path)
+  asked = user("hello there")
+  expected = tokenizer.apply_chat_template(
+    [asked], tools=TOOLS, add_generation_prompt=True
+  )["input_ids"]
+  assert ours.encode_prompt([asked | {"tools": TOOLS}])[0] == expected
+  assert ours.encode_prompt([asked])[0] != expected

@@ -15,6 +15,7 @@ from perl_jax.data.records import Prompt
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.data.text import train_tokenizer
 from perl_jax.tasks.training import begin, inputs
+from tests.data.sources.jsonl.cases import GOOD
 from tests.tasks import tiny
 
 MESH = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
@@ -256,3 +257,14 @@ def test_rows_that_are_too_long_are_counted_or_refused(rows, tokenization):
     ValueError, match=r"(?s)rows cannot be used.*which are too long: .*max_len"
   ):
     inputs.read(found, tokenization, "preferences")
+
+
+def test_rows_that_the_tokenizer_refuses_are_counted(rows, tokenization):
+  """Half of a surrogate pair is valid in JSON, and no text."""
+  for name in ("demonstrations", "preferences"):
+    with (rows / f"{name}.jsonl").open("a") as file:
+      file.write(json.dumps({**GOOD[name], "prompt": "mocha \ud800"}) + "\n")
+  settings = config(rows, data__validation_path=str(rows))
+  assert inputs.targets(settings, tokenization).counts["unusable_dropped"] == 1
+  found = inputs.read(settings, tokenization, "preferences")
+  assert found.counts["unusable_dropped"] == 1

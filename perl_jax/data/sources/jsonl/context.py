@@ -94,13 +94,20 @@ def check_targets(turns: Sequence[Message], where: str) -> None:
       )
 
 
-def check_ignored(name: str, value: Any, where: str) -> None:
+def check_ignored(name: str, value: Any, where: str, learned: bool) -> None:
   """Refuses a column that may not be left out.
+
+  Args:
+    name: The column.
+    value: What it has.
+    where: File and line, for errors.
+    learned: Whether the answer in the row is learned; if it is not, only what
+      the model should see of the prompt is refused.
 
   Raises:
     ValueError: It would change what the row means.
   """
-  if name != "weight" or value != 1:
+  if name in keys.SEEN or (learned and not (name == "weight" and value == 1)):
     keys.check_ignored(name, value, _refusal(where))
 
 

@@ -29,12 +29,15 @@ _OLD_CALL, _OLD_TOOLS = "function_call", "functions"
 SYSTEM = ("system", "system_prompt", "system_message")
 # Columns with what is around the messages of a row.
 CONTEXT = {*SYSTEM, "tools", _OLD_TOOLS}
+# Keys that a model should see, and that cannot be shown to it.
+SEEN = (
+  "audio", "audios", "chat_template", "chat_template_kwargs", "documents",
+  "history", "image", "image_url", "images", "input_audio", "video", "videos",
+)  # fmt: skip
 # Keys that would change what is learned, and that cannot be honoured.
 _REFUSED = {
-  "audio", "audios", "chat_template", "chat_template_kwargs", "documents",
-  "history", "image", "image_url", "images", "input_audio", "loss_mask",
-  "refusal", "sample_weight", "train_detail", "training_detail", "video",
-  "videos",
+  *SEEN, "loss_mask", "refusal", "sample_weight", "train_detail",
+  "training_detail",
 }  # fmt: skip
 _MEANT = {*RENDERED[:2], *WEIGHTS[:3], *SYSTEM, *_REFUSED, "tools"}
 

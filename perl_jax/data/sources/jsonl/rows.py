@@ -109,11 +109,11 @@ class _Row:
     """Returns the names of the fields and keys that are left out.
 
     Args:
-      check: Whether one that would change the meaning is an error.
+      check: Whether one that would change what is learned is an error.
     """
     others = self._fields.keys() - self._used
-    for name in others if check else ():
-      context.check_ignored(name, self._fields[name], self._where)
+    for name in others:
+      context.check_ignored(name, self._fields[name], self._where, check)
     return self._further | others
 
   def group(self, messages: Sequence[Message]) -> str:
@@ -327,8 +327,8 @@ def parse(
     where: File and line, which become the id and are named in errors.
     shape: A key of `SHAPES`.
     ignore: Fields and keys of messages to leave out whatever they mean.
-    check: Whether the fields that are left out are checked; they are not where
-      a reward function is given the whole row.
+    check: Whether all fields that are left out are checked. Where a reward
+      function is given the whole row, only those that a model should see are.
 
   Returns:
     The record, and the names of the further fields and keys of messages.

@@ -75,8 +75,10 @@ def test_a_column_that_would_change_the_meaning_is_refused(write, more, why):
   # The way out that the error names.
   found = files.load(path, "demonstrations", ignore=tuple(more))
   assert found.counts["ignored_fields"] == 1
-  # A reward function is given the whole row.
-  if "tools" not in more:
+  if "tools" in more or "images" in more:  # The model would not see them.
+    with pytest.raises(ValueError, match=rf"rows\.jsonl:21: .*{why}"):
+      files.load(path, "prompts")
+  else:  # A reward function is given the whole row.
     assert files.load(path, "prompts").counts["rows"] == 21
 
 
