@@ -68,6 +68,10 @@ def of_message(
   """
   kept: Message = {}
   ignored = set()
+  # Who answers is no part of what a model writes.
+  rendered = {*RENDERED}
+  if message.get("role") == "assistant":
+    rendered -= {"name", "tool_call_id"}
   for key, value in message.items():
     if key in ("role", "content") or is_absent(value):
       continue
@@ -86,7 +90,7 @@ def of_message(
       kept["tool_calls"] = _calls(
         [{"type": "function", "function": value}], complain
       )
-    elif key in RENDERED:
+    elif key in rendered:
       kept[key] = value
     else:
       check_ignored(key, value, complain)

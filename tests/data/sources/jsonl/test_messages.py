@@ -85,3 +85,10 @@ def test_other_keys_are_named():
 def test_texts_of_a_content_are_joined():
   parts = [{"type": "text", "text": "a "}, {"text": "b"}]
   assert read(user(parts))[0] == (user("a b"),)
+
+
+def test_the_name_of_a_speaker_is_kept_but_for_answers():
+  talk, ignored = read(user("q") | {"name": "Ann"}, assistant("a"))
+  assert talk[0]["name"] == "Ann" and not ignored
+  talk, ignored = read(user("q"), assistant("a") | {"name": "Bot"})
+  assert talk[1] == assistant("a") and ignored == {"name"}
