@@ -295,7 +295,9 @@ def _require_types(path: Path, fields: Mapping[str, Any]) -> None:
     )
   require(
     "layers_pattern",
-    lambda x: not x or all(map(_is_layer, [x] if isinstance(x, str) else x)),
+    lambda x: (
+      not x or _is_layer(x) or (isinstance(x, list) and all(map(_is_layer, x)))
+    ),
     "a name or a list of names, regular expressions without groups",
   )
   require(
