@@ -14,8 +14,10 @@ SHELL_FILES := launch/*.sh launch/slurm.sbatch benchmarks/*.sh .ci/run
 # they are downloaded if it is empty.
 DATA ?=
 SMOLLM2 := $(VENV)/.smollm2
+# Draws of each property in `make nightly`.
+DRAWS ?= 10000
 
-.PHONY: quickstart smollm2 test test-slow lint format clean
+.PHONY: quickstart smollm2 test test-slow nightly lint format clean
 
 quickstart: $(STAMP)
 	$(BIN)/python -m perl_jax.main --config=configs/quickstart.py \
@@ -30,6 +32,10 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest $(WORKERS) -m slow
+
+# Damaged input, drawn at random: other draws each time, and many of them.
+nightly: $(STAMP)
+	PERL_JAX_DRAWS=$(DRAWS) $(BIN)/python -m pytest $(WORKERS) -k fuzz -v
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -216,11 +216,12 @@ def parse(argv: list[str]) -> list[str]:
   except Exception as error:
     # ml_collections raises whatever comes of a path that is not there, and of
     # the code of a config file.
-    sys.exit(f"error: {overrides.explain(argv, error)}")
-  wrong = overrides.fault(config, argv)
-  if wrong is not None:
-    sys.exit(f"error: {wrong}")
-  return rest
+    wrong = overrides.explain(argv, error)
+  else:
+    wrong = overrides.fault(config, argv)
+    if wrong is None:
+      return rest
+  sys.exit(f"error: {' '.join(wrong.split())}")
 
 
 def run() -> None:

@@ -18,6 +18,7 @@ from perl_jax.models.config import ModelConfig
 
 _GEMMAS = ("gemma", "gemma2", "gemma3")
 _NUMBER = (int, float)
+_LARGEST = 3.4e38  # of float32
 # Keys below the architecture that are read, or say nothing about the model.
 _READ = {
   "attention.head_count", "attention.head_count_kv", "attention.key_length",
@@ -162,9 +163,17 @@ def _size(file: File, key: str, default: int | None) -> int:
 def _number(file: File, key: str, default: float | None = None) -> float:
   """A float32 of the file as the decimal that it was written as."""
   found = file.get(key, _NUMBER, default)
-  if not 0 <= found < math.inf:
+  if not 0 <= found < _LARGEST:
     raise file.error(key, f"is {found!r}, expected a number of at least 0")
   return float(str(np.float32(found)))
+
+
+def _base(file: File, key: str) -> float:
+  """Base of rotary frequencies, 10,000 where the file has none."""
+  found = _number(file, key, 10_000.0)
+  if not found:
+    raise file.error(key, "is 0, expected a number above 0")
+  return found
 
 
 def _rows(file: File, name: str) -> int:
@@ -200,8 +209,10 @@ def _windows(file: File, family: str, layers: int) -> dict[str, Any]:
     return {}
   pattern = f"{key}_pattern"
   kinds = file.metadata.get(pattern)
-  if isinstance(kinds, int) and not isinstance(kinds, bool):
+  if type(kinds) is int:
     every = kinds
+  elif kinds is not None and not isinstance(kinds, list):
+    raise file.error(pattern, f"is {kinds!r}, expected a number or a list")
   elif kinds is not None:
     expected = [(i + 1) % every != 0 if every else True for i in range(layers)]
     if list(map(bool, kinds)) != expected:
@@ -214,10 +225,10 @@ def _windows(file: File, family: str, layers: int) -> dict[str, Any]:
 
 
 def _rotary(file: File, family: str, head_dim: int) -> dict[str, Any]:
-  theta = _number(file, f"{family}.rope.freq_base", 10_000.0)
+  theta = _base(file, f"{family}.rope.freq_base")
   fields: dict[str, Any] = {"rope_theta": theta}
   if family == "gemma3":
-    local = _number(file, f"{family}.rope.freq_base_swa", 10_000.0)
+    local = _base(file, f"{family}.rope.freq_base_swa")
     fields["rope_local_theta"] = local
   key = f"{family}.rope.scaling.type"
   kind = file.get(key, str, "none")
