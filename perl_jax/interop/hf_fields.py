@@ -6,13 +6,14 @@ the field and its value.
 
 from typing import Any
 
+from perl_jax.interop import values
+
 # Fields of whole numbers; head_dim may be missing or null.
 _SIZES = (
   "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
   "num_attention_heads", "num_key_value_heads", "max_position_embeddings",
   "head_dim",
 )  # fmt: skip
-_LARGEST = 3.4e38  # of float32
 _ACTIVATIONS = {
   "silu": "silu",
   "swish": "silu",
@@ -63,7 +64,7 @@ def shapes(text: Any, name: str) -> dict[str, Any]:
 
 
 def _require_size(value: Any, field: str, name: str) -> None:
-  if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+  if not values.is_count(value):
     raise ValueError(
       f"{name}: {field}={value!r} must be a whole number of at least 1."
     )
@@ -71,9 +72,9 @@ def _require_size(value: Any, field: str, name: str) -> None:
 
 def _number(value: Any, field: str, name: str) -> float:
   """A number of at least 0 that float32 has, as it stands in the file."""
-  if isinstance(value, bool) or not isinstance(value, (int, float)):
+  if not values.is_number(value):
     raise ValueError(f"{name}: {field}={value!r} must be a number.")
-  if not 0 <= value < _LARGEST:
+  if not 0 <= value < values.LARGEST:
     raise ValueError(
       f"{name}: {field}={value!r:.60} must be at least 0 and finite in float32."
     )

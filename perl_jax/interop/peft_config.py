@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from perl_jax import json_text
+from perl_jax.interop import values
 
 CONFIG = "adapter_config.json"
 CAUSAL_LM = "CAUSAL_LM"
@@ -98,7 +99,6 @@ OTHER_STARTS = {
 # What PEFT takes for every supported family if `target_modules` is null.
 _DEFAULT_TARGETS = ("q_proj", "v_proj")
 _HEADS = ("score", "classifier")
-_LARGEST = 3.4e38  # of float32
 # Regular expressions that a key of a pattern and of `layers_pattern` become
 # parts of; the group of the latter is the layer.
 _ENDING = r"(.*\.)?({})$"
@@ -229,9 +229,9 @@ def _require_supported(path: Path, fields: Mapping[str, Any]) -> None:
   ):  # fmt: skip
     used["task_type"] = f" A policy is {CAUSAL_LM}, a reward model {SEQ_CLS}."
   if used:
-    values = ", ".join(f"{field}={fields[field]!r}" for field in used)
+    shown = ", ".join(f"{field}={fields[field]!r}" for field in used)
     ways = " ".join(dict.fromkeys(way.strip() for way in used.values()))
-    raise ValueError(f"{path}: {values} is not supported. {ways}")
+    raise ValueError(f"{path}: {shown} is not supported. {ways}")
   start = fields.get("init_lora_weights", True)
   name = start.lower() if isinstance(start, str) else start
   # An isinstance too, as 1 == True.
@@ -256,11 +256,11 @@ def _require_types(path: Path, fields: Mapping[str, Any]) -> None:
     if field in fields and not fine(value):
       raise ValueError(f"{path}: {field}={value!r} must be {what}.")
 
-  require("r", _is_count, "a whole number of at least 1")
-  require("lora_alpha", _is_positive, "a positive number")
+  require("r", values.is_count, "a whole number of at least 1")
+  require("lora_alpha", values.is_positive, "a positive number")
   require(
     "lora_dropout",
-    lambda x: x is None or x == 0 or (_is_positive(x) and x < 1),
+    lambda x: x is None or (values.is_number(x) and 0 <= x < 1),
     "a number in [0, 1)",
   )
   require(
@@ -272,8 +272,8 @@ def _require_types(path: Path, fields: Mapping[str, Any]) -> None:
     "a path, a name or null",
   )
   for field, fine, what in (
-    ("rank_pattern", _is_count, "ranks of at least 1"),
-    ("alpha_pattern", _is_positive, "positive numbers"),
+    ("rank_pattern", values.is_count, "ranks of at least 1"),
+    ("alpha_pattern", values.is_positive, "positive numbers"),
   ):
     require(
       field,
@@ -282,7 +282,7 @@ def _require_types(path: Path, fields: Mapping[str, Any]) -> None:
         or (
           isinstance(x, dict)
           and all(map(fine, x.values()))
-          and all(_is_pattern(_ENDING.format(key)) for key in x)
+          and all(values.is_pattern(_ENDING.format(key)) for key in x)
         )
       ),
       f"a mapping from regular expressions to {what}",
@@ -290,7 +290,7 @@ def _require_types(path: Path, fields: Mapping[str, Any]) -> None:
   for field in ("target_modules", "exclude_modules"):
     require(
       field,
-      lambda x: x is None or _is_names(x),
+      lambda x: x is None or values.is_names(x),
       "a regular expression, a list of names or null",
     )
   require(
@@ -304,8 +304,8 @@ def _require_types(path: Path, fields: Mapping[str, Any]) -> None:
     "layers_to_transform",
     lambda x: (
       x is None
-      or _is_index(x)
-      or (isinstance(x, list) and all(map(_is_index, x)))
+      or values.is_index(x)
+      or (isinstance(x, list) and all(map(values.is_index, x)))
     ),
     "a layer's number, a list of them or null",
   )
@@ -327,34 +327,5 @@ def _named(names: Any, module: str) -> bool:
   return any(module == name or module.endswith(f".{name}") for name in names)
 
 
-def _is_index(value: Any) -> bool:
-  return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_count(value: Any) -> bool:
-  return _is_index(value) and value >= 1
-
-
-def _is_positive(value: Any) -> bool:
-  """Whether it is a number above 0 that float32 has."""
-  number = isinstance(value, int | float) and not isinstance(value, bool)
-  return number and 0 < value < _LARGEST
-
-
-def _is_pattern(value: Any, groups: int | None = None) -> bool:
-  """Whether it is a regular expression, of so many groups if that counts."""
-  try:
-    found = re.compile(value)
-  except (re.error, TypeError, OverflowError, RecursionError):
-    return False
-  return groups is None or found.groups == groups
-
-
 def _is_layer(value: Any) -> bool:
-  return isinstance(value, str) and _is_pattern(_LAYER.format(value), 1)
-
-
-def _is_names(value: Any) -> bool:
-  if isinstance(value, list):
-    return all(isinstance(name, str) for name in value)
-  return isinstance(value, str) and _is_pattern(value)
+  return isinstance(value, str) and values.is_pattern(_LAYER.format(value), 1)

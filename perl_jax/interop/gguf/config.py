@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from perl_jax.interop import values
 from perl_jax.interop.gguf import names
 from perl_jax.interop.gguf.reading import File
 from perl_jax.models.config import ModelConfig
 
 _GEMMAS = ("gemma", "gemma2", "gemma3")
 _NUMBER = (int, float)
-_LARGEST = 3.4e38  # of float32
 # Keys below the architecture that are read, or say nothing about the model.
 _READ = {
   "attention.head_count", "attention.head_count_kv", "attention.key_length",
@@ -163,7 +163,7 @@ def _size(file: File, key: str, default: int | None) -> int:
 def _number(file: File, key: str, default: float | None = None) -> float:
   """A float32 of the file as the decimal that it was written as."""
   found = file.get(key, _NUMBER, default)
-  if not 0 <= found < _LARGEST:
+  if not 0 <= found < values.LARGEST:
     raise file.error(key, f"is {found!r}, expected a number of at least 0")
   return float(str(np.float32(found)))
 

@@ -19,9 +19,8 @@ from perl_jax import checkpoint as checkpoint_lib
 from perl_jax import hosts, steps
 from perl_jax import metrics as metrics_lib
 from perl_jax.hosts import signals
-from perl_jax.tasks.training import nonfinite
+from perl_jax.tasks.training import nonfinite, undone
 from perl_jax.tasks.training import timing as timing_lib
-from perl_jax.tasks.training import undone
 from perl_jax.tasks.training import watch as watch_lib
 
 Metrics = dict[str, float]
