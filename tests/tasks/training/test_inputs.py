@@ -16,6 +16,9 @@ from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.data.text import train_tokenizer
 from perl_jax.tasks.training import begin, inputs
 from tests.data.sources.jsonl.cases import GOOD
+from tests.data.text import families
+from tests.data.text.messages import assistant, user
+from tests.data.text.tool_templates import TOOL_FAMILIES, tool
 from tests.tasks import tiny
 
 MESH = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
@@ -268,3 +271,34 @@ def test_rows_that_the_tokenizer_refuses_are_counted(rows, tokenization):
   assert inputs.targets(settings, tokenization).counts["unusable_dropped"] == 1
   found = inputs.read(settings, tokenization, "preferences")
   assert found.counts["unusable_dropped"] == 1
+
+
+def test_what_a_row_says_besides_its_text_reaches_the_batches(tmp_path):
+  """From a file as OpenAI's fine-tuning takes it to the targets of a batch."""
+  made = families.write(TOOL_FAMILIES["qwen2.5"], tmp_path / "tokenizer")
+  ours = tokenization_lib.load_tokenizer(made)
+  asked = {"function": {"name": "weather", "arguments": '{"city": "Bergen"}'}}
+  talk = [
+    user("weather?"),
+    {"role": "assistant", "content": None, "tool_calls": [asked]},
+    {"role": "tool", "content": "sunny"},
+    assistant("Il pleut.") | {"weight": 0},
+    user("Sure?"),
+    assistant("Il fait beau.") | {"weight": 1},
+  ]
+  row = {"system": "Answer in French.", "tools": [tool("weather")]}
+  path = tmp_path / "rows.jsonl"
+  path.write_text(json.dumps(row | {"messages": talk}) + "\n")
+  settings = config(
+    path, "sft", data__validation_path=str(path), data__max_len=512,
+    batch_size=1,
+  )  # fmt: skip
+  batch = next(inputs.targets(settings, ours).train)
+  learned = ours.tokenizer.decode(batch.tokens[batch.target_mask])
+  assert learned == (
+    '<tool_call>\n{"name": "weather", "arguments": {"city": "Bergen"}}\n'
+    "</tool_call><|im_end|>Il fait beau.<|im_end|>"
+  )
+  read = ours.tokenizer.decode(batch.tokens[batch.segments > 0])
+  for text in ("Answer in French.", "<tools>", "sunny", "Il pleut."):
+    assert text in read
