@@ -278,7 +278,20 @@ def finished(run: Run) -> bool:
     if argument.startswith(("--config", "--workdir"))
   }
   mine = {a for a in run.arguments if a.startswith(("--config", "--workdir"))}
-  return before == mine
+  return before == mine and has_last_checkpoints(run.workdir)
+
+
+def has_last_checkpoints(workdir: pathlib.Path) -> bool:
+  """Whether those of the last step are there, by the configs of its stages."""
+  for path in (workdir / "config.json", *workdir.glob("*/config.json")):
+    if not path.is_file():
+      continue
+    steps = json.loads(path.read_text(encoding="utf-8")).get("steps")
+    last = path.parent / "checkpoints" / str(steps)
+    if steps is not None and not last.is_dir():
+      print(f"sweep: {path.parent} has no checkpoint of step {steps}")
+      return False
+  return True
 
 
 def row_of(run: Run, status: str, only_look: bool) -> dict[str, Any]:

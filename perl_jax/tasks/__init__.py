@@ -95,11 +95,28 @@ def run(config: Any, workdir: str | Path) -> dict[str, float]:
   module = TASKS[name].module()
   if name in SHOWN:
     config = resolved(config, workdir)
-  if TASKS[name].trains:
-    from perl_jax.tasks.dry_run import memory_check
+  if not TASKS[name].trains:
+    return module.run(config, workdir)
+  return _train(module, config, workdir)
 
+
+def _train(module: ModuleType, config: Any, workdir: Path) -> dict[str, float]:
+  """Runs a task that trains, unless it has finished or another has the workdir.
+
+  Raises:
+    ValueError: Another run has it.
+  """
+  from perl_jax.tasks.dry_run import memory_check
+  from perl_jax.tasks.training import finished, lock
+
+  name = config.task
+  done = finished.summary_of(config, workdir, trains=True)
+  if done is not None:
+    logging.info("%s in %s has finished: nothing is left to do.", name, workdir)
+    return done
+  with lock.held(workdir):
     memory_check.check(config, TASKS[name].trains, module.programs)
-  return module.run(config, workdir)
+    return module.run(config, workdir)
 
 
 def resolved(config: Any, workdir: str | Path) -> Any:

@@ -22,7 +22,7 @@ from perl_jax.tasks.evaluation import policy as policy_evaluation
 from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.rollouts.engine import Engine
 from perl_jax.tasks.settings import shared, streams
-from perl_jax.tasks.training import begin, inputs, loop, timing
+from perl_jax.tasks.training import begin, inputs, loop
 from perl_jax.tasks.training import workdir as workdir_lib
 from perl_jax.tasks.training.compiled import Compiled
 
@@ -77,6 +77,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       workdir,
       mesh,
       state,
+      started=started,
       best=("validation/loss", "min"),
       show=("train/loss", "validation/accuracy", "validation/kl"),
     ) as opened:
@@ -113,8 +114,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       )
       summary |= summarise(before, evaluated)
       summary["best_step"] = opened.checkpointer.best_step
-      summary |= timing.costs(started, compiled)
-      opened.finish(summary)
+      summary = opened.finish(summary)
   return summary
 
 

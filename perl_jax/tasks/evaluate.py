@@ -70,8 +70,8 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
         summary |= found
         writer.samples(0, samples[: config.eval.samples])
       summary["seconds"] = time.perf_counter() - started
-      writer.summary(summary)
       writer.write(1, summary)
+      writer.summary(summary)
   return summary
 
 

@@ -6,14 +6,16 @@ killed pipeline goes on where it was. A config without `sft` starts the others
 from `config.base`, a model that is tuned already.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from absl import logging
 
-from perl_jax import files, hosts, json_text, tasks
+from perl_jax import files, hosts, tasks
 from perl_jax.data.sources import registry
 from perl_jax.reporting import conversations, terminal
 from perl_jax.tasks.settings import shared
+from perl_jax.tasks.training import finished, lock
 from perl_jax.tasks.training import workdir as workdir_lib
 
 STAGES = ("sft", "reward", "rl", "evaluate")
@@ -33,9 +35,23 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       "config.base is empty, and there is no SFT to make a model: give the path"
       " of a checkpoint, --config.base=PATH."
     )
-  with workdir_lib.preparing(config, workdir) as workdir:
-    configs = {name: stage_config(config, name, workdir) for name in stages}
-  summary = {}
+  workdir = Path(workdir).absolute()
+  configs = {name: stage_config(config, name, workdir) for name in stages}
+  done = finished_run(config, configs, workdir)
+  if done is not None:
+    logging.info("pipeline in %s has finished: nothing is left.", workdir)
+    return done
+  with lock.held(workdir):
+    return run_stages(config, configs, workdir)
+
+
+def run_stages(
+  config: shared.Config, configs: Mapping[str, shared.Config], workdir: Path
+) -> dict[str, float]:
+  """Runs what has not finished, and writes report.html and summary.json."""
+  with workdir_lib.preparing(config, workdir):
+    pass
+  stages, summary = list(configs), {}
   for name in stages:
     found = run_stage(configs[name], workdir / name)
     summary |= flat(name, found)
@@ -44,8 +60,9 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   )
   if not hosts.is_primary():
     return summary
-  files.write_json(workdir / "summary.json", summary)
-  tasks.TASKS["report"].module().run(config, workdir)
+  report = tasks.TASKS["report"].module().write_report(workdir, summary)
+  logging.info("report: %s", report)
+  files.write_json(workdir / finished.SUMMARY, summary)  # the last of all
   show_conversations(config, workdir / "evaluate")
   places = {name: workdir / name for name in ("report.html", "summary.json")}
   terminal.achieved_table(
@@ -93,13 +110,36 @@ def stage_config(
 
 def run_stage(config: shared.Config, workdir: Path) -> dict[str, float]:
   """Runs a stage, or reads what it achieved if it has finished."""
-  done = workdir / "summary.json"
-  if done.is_file():
-    with workdir_lib.preparing(tasks.resolved(config, workdir), workdir):
-      logging.info("%s has finished; taking %s.", config.task, done)
-    return json_text.read_object(done)
+  done = finished_stage(config, workdir)
+  if done is not None:
+    logging.info("%s in %s has finished.", config.task, workdir)
+    return done
   logging.info("stage %s in %s", config.task, workdir)
   return tasks.run(config, workdir)
+
+
+def finished_stage(
+  config: shared.Config, workdir: Path
+) -> dict[str, float] | None:
+  """What a stage has achieved; None if it has not finished."""
+  if not (workdir / finished.SUMMARY).is_file():
+    return None
+  trains = bool(tasks.TASKS[config.task].trains)
+  resolved = tasks.resolved(config, workdir)
+  return finished.summary_of(resolved, workdir, trains=trains)
+
+
+def finished_run(
+  config: shared.Config, configs: Mapping[str, shared.Config], workdir: Path
+) -> dict[str, float] | None:
+  """The summary of the whole run; None if anything of it is missing."""
+  done = finished.summary_of(config, workdir, trains=False)
+  if done is None or not (workdir / "report.html").is_file():
+    return None
+  for name, stage in configs.items():
+    if finished_stage(stage, workdir / name) is None:
+      return None
+  return done
 
 
 def flat(name: str, found: dict[str, float]) -> dict[str, float]:

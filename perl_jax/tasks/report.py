@@ -29,7 +29,9 @@ def run(config: Mapping[str, object], workdir: str | Path) -> dict[str, float]:
   return {}  # it measures nothing
 
 
-def write_report(workdir: str | Path) -> Path:
+def write_report(
+  workdir: str | Path, summary: Mapping[str, object] | None = None
+) -> Path:
   """Writes `report.html` into the workdir and returns its path.
 
   Args:
@@ -37,6 +39,7 @@ def write_report(workdir: str | Path) -> Path:
       `rl/`, `dpo/`, `evaluate/`. Read of each: `metrics.jsonl`,
       `samples.jsonl`, `scores.jsonl`, `summary.json`, `config.json`. The
       command is `command` in the root's summary, or in `command.txt` there.
+    summary: The root's summary; None reads it.
 
   Raises:
     ValueError: None of the files has anything in it, or one is malformed.
@@ -47,8 +50,10 @@ def write_report(workdir: str | Path) -> Path:
     raise FileNotFoundError(
       f"{workdir}: no such directory; give the --workdir of a run"
     )
+  root_summary = summary
+  if root_summary is None:
+    root_summary = _read_object(workdir, "summary")
   config, summary = _read_object(workdir, "config"), {}
-  root_summary = _read_object(workdir, "summary")
   found = [
     (name, workdir / name)
     for name in tasks.SHOWN
@@ -62,7 +67,7 @@ def write_report(workdir: str | Path) -> Path:
     own = _read_object(directory, "summary")
     summary |= {_full_key(name, key): value for key, value in own.items()}
   if found[0][1] != workdir:
-    summary = root_summary | {
+    summary = dict(root_summary) | {
       key: value for key, value in summary.items() if key not in root_summary
     }
   if not summary and not any(

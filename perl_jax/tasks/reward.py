@@ -17,7 +17,7 @@ from perl_jax.tasks.dry_run.programs import StagePrograms
 from perl_jax.tasks.evaluation import reward_model
 from perl_jax.tasks.settings import reward as reward_settings
 from perl_jax.tasks.settings import shared, streams
-from perl_jax.tasks.training import begin, inputs, loop, timing
+from perl_jax.tasks.training import begin, inputs, loop
 from perl_jax.tasks.training import workdir as workdir_lib
 from perl_jax.tasks.training.compiled import Compiled
 
@@ -92,6 +92,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       workdir,
       mesh,
       state,
+      started=started,
       best=("validation/log_loss", "min"),
       show=("train/loss", "validation/accuracy", "validation/auroc"),
     ) as opened:
@@ -102,6 +103,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
         optimizer=optimizer,
         compiled=(train_step, score),
         flops_of=(train_step,),
+        costs_of=(train_step,),
       )
       saver = opened.checkpointer
       saver.wait()  # until then the best step is not known
@@ -115,8 +117,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
         files.write_jsonl(workdir / reward_model.SCORES, rows)
       summary |= reward_model.quality(rows)
       summary["best_step"] = saver.best_step
-      summary |= timing.costs(started, [train_step])
-      opened.finish(summary)
+      summary = opened.finish(summary)
   return summary
 
 

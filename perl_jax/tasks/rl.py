@@ -95,6 +95,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       workdir,
       mesh,
       state,
+      started=started,
       best=("validation/reward", "max"),
       show=("rollout/reward", "rollout/kl", "validation/reward"),
     ) as opened:
@@ -122,8 +123,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
         updates=settings.estimator.updates,
       )
       summary |= policy_evaluation.compare(before, evaluated)
-      summary |= timing.costs(started, built.compiled)
-      opened.finish(summary)
+      summary = opened.finish(summary)
   return summary
 
 

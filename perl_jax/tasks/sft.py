@@ -17,7 +17,7 @@ from perl_jax.tasks.dry_run.programs import StagePrograms
 from perl_jax.tasks.evaluation import policy as policy_evaluation
 from perl_jax.tasks.rollouts.engine import Engine
 from perl_jax.tasks.settings import shared, streams
-from perl_jax.tasks.training import begin, inputs, loop, timing
+from perl_jax.tasks.training import begin, inputs, loop
 from perl_jax.tasks.training import workdir as workdir_lib
 from perl_jax.tasks.training.compiled import Compiled
 
@@ -61,6 +61,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       workdir,
       mesh,
       state,
+      started=started,
       best=("validation/loss", "min"),
       show=("train/loss", "validation/loss", "train/accuracy"),
     ) as opened:
@@ -86,11 +87,12 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
         optimizer=optimizer,
         compiled=(train_step, eval_step, *engine.compiled),
         flops_of=(train_step,),
+        costs_of=(train_step,),
       )
       summary |= {
         k.removeprefix("validation/"): v for k, v in evaluated.items()
-      } | timing.costs(started, [train_step])
-      opened.finish(summary)
+      }
+      summary = opened.finish(summary)
   return summary
 
 

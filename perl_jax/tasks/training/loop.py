@@ -35,6 +35,7 @@ class Run:
       been dropped.
     mesh: Mesh of the run.
     guard: Counts the updates that were not finite.
+    costs: What it has cost, with the processes before a resume.
   """
 
   config: shared.Config
@@ -44,6 +45,7 @@ class Run:
   writer: metrics_lib.Writer
   mesh: Mesh
   guard: nonfinite.Guard
+  costs: timing_lib.Costs
 
   def train(
     self,
@@ -54,6 +56,7 @@ class Run:
     optimizer: shared.Optimizer,
     compiled: Sequence[Compiled],
     flops_of: Sequence[Compiled] = (),
+    costs_of: Sequence[Compiled] | None = None,
     updates: int = 1,
   ) -> tuple[steps.TrainState, Metrics]:
     """Runs a `stepping.Loop` with the state, writers and counts of this run.
@@ -65,6 +68,7 @@ class Run:
       optimizer: Optimiser of the stage; its learning rates are logged.
       compiled: All functions that may compile meanwhile.
       flops_of: Those whose products count for the FLOPs utilisation.
+      costs_of: Those whose compilation and memory the summary has; all if None.
       updates: Updates in a step.
     """
     timing = timing_lib.StepMetrics(
@@ -75,6 +79,7 @@ class Run:
       flops_of=flops_of,
       peak=timing_lib.peak_flops(self.mesh) if flops_of else None,
     )
+    self.costs.compiled = compiled if costs_of is None else costs_of
     loop = stepping.Loop(
       state=self.state,
       total_steps=self.config.steps,
@@ -90,16 +95,19 @@ class Run:
       log_every=self.config.log_every,
       must_change=self.config.optimizer.learning_rate > 0,
       guard=self.guard,
+      costs=self.costs.so_far,
     )
     return loop.run()
 
-  def finish(self, summary: Mapping[str, Any]) -> None:
-    """Writes summary.json once the last checkpoint is on disk.
+  def finish(self, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes summary.json, with the costs, once the last checkpoint is on disk.
 
     A stage with a summary counts as finished, so that nothing may be pending.
     """
     self.checkpointer.wait()
+    summary = dict(summary) | self.costs.so_far()
     self.writer.summary(summary)
+    return summary
 
 
 @contextlib.contextmanager
@@ -109,6 +117,7 @@ def open_run(
   mesh: Mesh,
   state: steps.TrainState,
   *,
+  started: float,
   best: tuple[str, str],
   show: tuple[str, ...],
 ) -> Iterator[Run]:
@@ -119,6 +128,7 @@ def open_run(
     workdir: Workdir of the stage.
     mesh: Mesh of the run.
     state: State to start from where nothing was saved yet.
+    started: `time.perf_counter()` at the beginning of this process.
     best: (metric, "min" or "max") that the best checkpoint is kept by.
     show: Metrics on the progress line.
   """
@@ -145,7 +155,9 @@ def open_run(
         saved=resumed.meta.get("nonfinite") if resumed else None,
         last_saved=int(state.step),
       )
-      yield Run(config, state, resumed, saver, writer, mesh, guard)
+      spent = resumed.meta.get("costs", {}) if resumed else {}
+      costs = timing_lib.Costs(started, spent)
+      yield Run(config, state, resumed, saver, writer, mesh, guard, costs)
 
 
 def make_update(

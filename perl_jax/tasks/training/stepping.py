@@ -57,6 +57,7 @@ class Loop:
     eval_every: Updates between evaluations; the last step always has one.
     log_every: Updates between lines; the first of all, the last, and those with
       an evaluation always have one.
+    costs: What the run has cost so far, kept in checkpoints.
     must_change: Whether it is an error if the first update with a signal
       changes nothing.
     guard: Counts the updates that were not finite.
@@ -78,6 +79,7 @@ class Loop:
   log_every: int
   must_change: bool
   guard: nonfinite.Guard
+  costs: Callable[[], Metrics] = dict
 
   def run(self) -> tuple[steps.TrainState, Metrics]:
     """The state after the last step, and its evaluation.
@@ -176,6 +178,7 @@ class Loop:
   ) -> None:
     meta = {"data": position, "evaluated": self._evaluated}
     meta |= self.guard.to_save()
+    meta["costs"] = self.costs()
     if unjudged is not None:
       meta[UNJUDGED] = unjudged
     with self.timing.stopped(), self.guard.saving(step):

@@ -74,21 +74,37 @@ def peak_flops(mesh: Mesh) -> float | None:
   return None if device is None else device.flops * mesh.size
 
 
-def costs(started: float, compiled: Sequence[Compiled]) -> dict[str, float]:
-  """Entries of summary.json: what a stage has cost.
+class Costs:
+  """Entries of summary.json: what a stage has cost, over all its processes.
 
   `seconds` is wall-clock time, `seconds_compiling` that of compilation, and
-  `peak_bytes` the compiler's estimate for the function that needs most.
-
-  Args:
-    started: `time.perf_counter()` at the beginning.
-    compiled: Functions that count.
+  `peak_bytes` the compiler's estimate for the function that needs most. What a
+  killed process did after its last checkpoint is not counted.
   """
-  return {
-    "seconds": time.perf_counter() - started,
-    "seconds_compiling": sum(f.compile_seconds for f in compiled),
-    "peak_bytes": max(f.peak_bytes for f in compiled),
-  }
+
+  def __init__(self, started: float, before: Mapping[str, float]):
+    """Starts with the cost of nothing compiled.
+
+    Args:
+      started: `time.perf_counter()` at the beginning of this process.
+      before: What `so_far` was at the checkpoint that is resumed from.
+    """
+    self._started, self._before = started, before
+    self.compiled: Sequence[Compiled] = ()
+
+  def so_far(self) -> dict[str, float]:
+    """The entries, for a checkpoint or the summary."""
+    before, compiled = self._before, self.compiled
+    return {
+      "seconds": before.get("seconds", 0.0)
+      + time.perf_counter()
+      - self._started,
+      "seconds_compiling": before.get("seconds_compiling", 0.0)
+      + sum(f.compile_seconds for f in compiled),
+      "peak_bytes": max(
+        [before.get("peak_bytes", 0), *(f.peak_bytes for f in compiled)]
+      ),
+    }
 
 
 class StepMetrics:

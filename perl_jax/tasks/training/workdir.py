@@ -55,6 +55,15 @@ def config_of(workdir: Path) -> dict[str, Any] | None:
   return found if isinstance(found, dict) else None
 
 
+def require_same(config: shared.Config, workdir: str | Path) -> None:
+  """Checks that a workdir is of this config, or of none; changes nothing.
+
+  Raises:
+    ValueError: It belongs to a run with another config, or is no directory.
+  """
+  _refuse_other(Path(workdir).absolute(), json.loads(config.to_json()))
+
+
 @contextlib.contextmanager
 def preparing(config: shared.Config, workdir: str | Path) -> Iterator[Path]:
   """Claims a workdir for a config once everything in the block has worked.

@@ -136,7 +136,7 @@ def test_lines_evaluations_and_checkpoints(tmp_path):
   assert list(saver.saved) == [3, 6, 7]
   value, meta, score = saver.saved[6]
   assert value == 15 and score == {"validation/sum": 15}
-  assert meta == {"data": {"next": 6}, "evaluated": score}
+  assert meta == {"data": {"next": 6}, "evaluated": score, "costs": {}}
 
 
 def test_checkpoint_follows_the_lines_of_its_step(tmp_path):
