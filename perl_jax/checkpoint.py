@@ -11,7 +11,7 @@ before Orbax gives the directory its name and checked before anything is read.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,6 +55,8 @@ class Checkpointer:
     metric: Name of the metric, among those given to `save`, that decides which
       checkpoint is best.
     mode: Whether the best is the largest ("max") or the smallest ("min").
+    notes: Returns what every checkpoint says of its run, as JSON, beside what
+      `save` is given.
   """
 
   def __init__(
@@ -74,6 +76,7 @@ class Checkpointer:
     if mode not in ("max", "min"):
       raise ValueError(f"mode={mode!r} must be 'max' or 'min'.")
     self.metric, self.mode = metric, mode
+    self.notes: Callable[[], Mapping[str, Any]] = dict
     # Stored so that larger is better: a reader of "best" need not know the
     # metric of the stage.
     self._sign = 1.0 if mode == "max" else -1.0
@@ -166,7 +169,7 @@ class Checkpointer:
       args=ocp.args.Composite(
         trainable=ocp.args.StandardSave(state.trainable),
         optimizer=ocp.args.StandardSave(optimizer),
-        meta=ocp.args.JsonSave(dict(meta)),
+        meta=ocp.args.JsonSave({**self.notes(), **meta}),
       ),
       metrics=score,
     )

@@ -32,8 +32,12 @@ def write(directory: Path, covers: Callable[[Path], bool]) -> None:
   (directory / LISTING).write_text("".join(lines))
 
 
-def fault(directory: Path) -> str | None:
+def fault(directory: Path, only: str = "") -> str | None:
   """What is wrong with the files of a directory, by their list.
+
+  Args:
+    directory: Where the list is.
+    only: Path below the directory of the one file to look at; "" for all.
 
   Returns:
     A sentence without a full stop that names the first file that differs from
@@ -54,6 +58,8 @@ def fault(directory: Path) -> str | None:
     digest, _, name = line.partition("  ")
     if len(digest) != 64 or not name:
       return f"{listing} has a line that is no SHA-256 with a name: {line!r}"
+    if only not in ("", name):
+      continue
     path = directory / name
     if not path.is_file():
       return f"{path} is missing"

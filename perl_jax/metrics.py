@@ -16,12 +16,12 @@ between two equal runs, are only under `seconds/` and `rate/`.
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from rich.console import Console
 
-from perl_jax import files
+from perl_jax import files, journal
 from perl_jax.reporting import terminal
 
 
@@ -33,7 +33,8 @@ class Writer:
 
   Resuming drops the lines with step >= `resume_step` first (and a last line
   that a kill has torn), so that a killed run started again writes what an
-  uninterrupted one would have. A fresh run starts from empty files.
+  uninterrupted one would have; lines that are missing are named, and doubles
+  are dropped. A fresh run starts from empty files.
   """
 
   def __init__(
@@ -47,6 +48,7 @@ class Writer:
     enabled: bool = True,
     console: Console | None = None,
     plain_seconds: float = 5.0,
+    written: Mapping[str, Any] | None = None,
   ):
     """Creates a writer; no file is touched before it is entered.
 
@@ -60,10 +62,14 @@ class Writer:
       console: Console for the progress; standard output if None.
       plain_seconds: Least seconds between two lines of progress, where the
         console is not a terminal.
+      written: `written` at the checkpoint that the run goes on from; None if
+        it noted nothing.
     """
     self._workdir, self._enabled = Path(workdir), enabled
     self._resume_step = resume_step
     self._open = False
+    self._noted = written or {}
+    self._files: dict[str, journal.Journal] = {}
     self._progress = terminal.Progress(
       name, total_steps, resume_step, show, console, plain_seconds
     )
@@ -72,11 +78,10 @@ class Writer:
     if not self._enabled:
       return self
     self._workdir.mkdir(parents=True, exist_ok=True)
-    self._files = {}
     for name in ("metrics.jsonl", "samples.jsonl"):
-      path = self._workdir / name
-      _drop_from_step(path, self._resume_step)
-      self._files[name] = path.open("a", encoding="ascii")
+      self._files[name] = journal.Journal(
+        self._workdir / name, self._resume_step, self._noted.get(name)
+      )
     # Imported here: it brings PyTorch along, where that is installed.
     from perl_jax.reporting import events
 
@@ -115,6 +120,11 @@ class Writer:
     self._events.write(int(step), row)
     self._progress.update(int(step), row)
 
+  @property
+  def written(self) -> dict[str, Any]:
+    """What a checkpoint notes of the rows so far, by file."""
+    return {name: file.record() for name, file in self._files.items()}
+
   def tick(self, step: int) -> None:
     """Advances the progress line, for steps that write no metrics."""
     if self._active():
@@ -136,24 +146,12 @@ class Writer:
       files.write_json(self._workdir / "summary.json", values)
 
   def _append(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
-    self._files[name].write("".join(map(files.json_line, rows)))
-    self._files[name].flush()
+    self._files[name].append(rows)
 
   def _active(self) -> bool:
     if self._enabled and not self._open:
       raise ValueError("a Writer writes only inside its `with` block")
     return self._enabled
-
-
-def _drop_from_step(path: Path, step: int) -> None:
-  """Keeps the rows before `step`; the file appears only if it was there."""
-  if not path.exists():
-    return
-  rows = files.read_jsonl(path, torn_end=True) if step > 0 else []
-  for row in rows:
-    if type(row.get("step")) is not int:
-      raise ValueError(f"{path}: a row has no step: {str(row)[:60]}")
-  files.write_jsonl(path, (row for row in rows if row["step"] < step))
 
 
 def _scalar(key: str, value: object) -> float | int:

@@ -27,6 +27,7 @@ FLOORS = (
     # What metrics shows, in pictures and numbers.
     "classification",
     "reporting",
+    "journal",
     "metrics",
     "data",
     "interop",

@@ -22,7 +22,7 @@ from perl_jax.tasks.evaluation import policy as policy_evaluation
 from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.rollouts.engine import Engine
 from perl_jax.tasks.settings import shared, streams
-from perl_jax.tasks.training import begin, inputs, loop
+from perl_jax.tasks.training import begin, inputs, loop, standing
 from perl_jax.tasks.training import workdir as workdir_lib
 from perl_jax.tasks.training.compiled import Compiled
 
@@ -40,7 +40,9 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
     data = inputs.read(config, tokenization, "preferences")
     prompts = inputs.read(config, tokenization, "prompts", train=False)
     spec = shared.evaluation_spec(config, tokenization)
-    prepared = begin.prepare(config, workdir, start, "policy")
+    read = data, prompts
+    stands_on = standing.of_run(config, start, tokenization, read)
+    prepared = begin.prepare(config, workdir, start, "policy", stands_on)
   inputs.log_counts(data.counts)
 
   with jax.set_mesh(mesh):
@@ -78,6 +80,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       mesh,
       state,
       started=started,
+      stands_on=stands_on.digests,
       best=("validation/loss", "min"),
       show=("train/loss", "validation/accuracy", "validation/kl"),
     ) as opened:

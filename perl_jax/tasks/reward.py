@@ -17,7 +17,7 @@ from perl_jax.tasks.dry_run.programs import StagePrograms
 from perl_jax.tasks.evaluation import reward_model
 from perl_jax.tasks.settings import reward as reward_settings
 from perl_jax.tasks.settings import shared, streams
-from perl_jax.tasks.training import begin, inputs, loop
+from perl_jax.tasks.training import begin, inputs, loop, standing
 from perl_jax.tasks.training import workdir as workdir_lib
 from perl_jax.tasks.training.compiled import Compiled
 
@@ -44,11 +44,13 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
         start.score_at,
         config.score_at,
       )
+    stands_on = standing.of_run(config, start, tokenization, [data])
     prepared = begin.prepare(
       config,
       workdir,
       start,
       "reward",
+      stands_on,
       head=config.head,
       members=members,
       score_at=config.score_at,
@@ -93,6 +95,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       mesh,
       state,
       started=started,
+      stands_on=stands_on.digests,
       best=("validation/log_loss", "min"),
       show=("train/loss", "validation/accuracy", "validation/auroc"),
     ) as opened:

@@ -11,17 +11,20 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from perl_jax import params as params_lib
 from perl_jax import roles, steps
+from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.tasks.dry_run import abstract as abstract_lib
 from perl_jax.tasks.dry_run.programs import Program, StagePrograms
 from perl_jax.tasks.evaluation import policy as policy_evaluation
 from perl_jax.tasks.initial import roles as initial_roles
+from perl_jax.tasks.initial.model import Start
 from perl_jax.tasks.rollouts import build, iteration, rewards
 from perl_jax.tasks.settings import rl as rl_settings
 from perl_jax.tasks.settings import shared, streams
-from perl_jax.tasks.training import begin, inputs, loop, timing
+from perl_jax.tasks.training import begin, inputs, loop, standing, timing
 from perl_jax.tasks.training import workdir as workdir_lib
 
 
@@ -36,18 +39,16 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       config, "policy", workdir, "prompts", mesh
     )
     settings = settings.with_stops(tokenization)
-    reward = None
-    if config.reward.init:
-      reward = initial_roles.load_reward(config, start, mesh)
-      reward = initial_roles.read_at(reward, config, tokenization)
-      longest = reward.role.closing.longest if reward.role.closing else 0
-      inputs.require_room(config, reward.config.max_len, longest)
+    reward = read_reward(config, start, tokenization, mesh)
     data = inputs.read(config, tokenization, "prompts")
     functions = rewards.functions_of(config, data.rows)
     beside = {}
     if settings.estimator.uses_value:
       beside["value"] = initial_roles.initial_value(config, start, reward)
-    prepared = begin.prepare(config, workdir, start, "policy", beside=beside)
+    stands_on = standing.of_run(config, start, tokenization, [data], reward)
+    prepared = begin.prepare(
+      config, workdir, start, "policy", stands_on, beside=beside
+    )
   inputs.log_counts(data.counts)
 
   with jax.set_mesh(mesh):
@@ -96,6 +97,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       mesh,
       state,
       started=started,
+      stands_on=stands_on.digests,
       best=("validation/reward", "max"),
       show=("rollout/reward", "rollout/kl", "validation/reward"),
     ) as opened:
@@ -125,6 +127,23 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       summary |= policy_evaluation.compare(before, evaluated)
       summary = opened.finish(summary)
   return summary
+
+
+def read_reward(
+  config: shared.Config,
+  policy: Start,
+  tokenization: tokenization_lib.Tokenization,
+  mesh: Mesh,
+) -> Start | None:
+  """The reward model that scores the policy's responses; None without one."""
+  if not config.reward.init:
+    return None
+  reward = initial_roles.load_reward(config, policy, mesh)
+  reward = initial_roles.read_at(reward, config, tokenization)
+  closing = reward.role.closing
+  longest = closing.longest if closing else 0
+  inputs.require_room(config, reward.config.max_len, longest)
+  return reward
 
 
 def programs(abstract: abstract_lib.AbstractStage) -> StagePrograms:

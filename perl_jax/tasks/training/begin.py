@@ -21,7 +21,7 @@ from perl_jax.tasks.initial import model as model_lib
 from perl_jax.tasks.initial import trainable as trainable_lib
 from perl_jax.tasks.initial.model import Start
 from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import inputs
+from perl_jax.tasks.training import inputs, standing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +88,7 @@ def prepare(
   workdir: Path,
   start: Start,
   role: str,
+  stands_on: standing.Standing,
   *,
   head: str = "",
   members: int = 1,
@@ -96,16 +97,23 @@ def prepare(
 ) -> Prepared:
   """Makes what a stage trains, and writes model.json and the tokenizer.
 
+  All checks come before: a stage that cannot go on leaves its workdir as it is.
+
   Args:
     config: Config of the stage.
     workdir: Workdir of the stage.
     start: The base, adapter, head and tokenizer that the stage starts from.
     role: Name of the role that the stage is about.
+    stands_on: What the stage is made from.
     head: Kind of scalar head, one of `settings.reward.HEADS`, or "" for none.
     members: Number of models that are trained at once.
     score_at: Where the score of a reward model is read.
     beside: Trees of other roles that are trained on the same base, by name.
+
+  Raises:
+    ValueError: The workdir has a checkpoint that was made from something else.
   """
+  standing.require_same(workdir, stands_on)
   lora = shared.lora_spec(config)
   made = trainable_lib.trainable_role(
     start,

@@ -4,14 +4,14 @@ import dataclasses
 import functools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
 
 from perl_jax import hosts, sharding
-from perl_jax.data import batches, loader, records, unusable
+from perl_jax.data import batches, fingerprints, loader, records, unusable
 from perl_jax.data.batches import common as batch_common
 from perl_jax.data.batches import demonstrations, packing
 from perl_jax.data.sources import registry
@@ -21,6 +21,7 @@ from perl_jax.tasks.settings import shared
 from perl_jax.tasks.training import preview, watch
 
 Config = shared.Config
+_TRAINING, _VALIDATION = "training rows", "validation rows"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Inputs:
     train_rows: Training records that the batches' `index` points into; empty
       for packed rows, which have no index.
     validation_batches: Number of batches in a pass over the validation rows.
+    fingerprints: SHA-256 of the encoded rows, by what they are for.
   """
 
   train: Any
@@ -48,6 +50,7 @@ class Inputs:
   max_targets: int = 0
   train_rows: Sequence[Any] = ()
   validation_batches: int = 0
+  fingerprints: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def held_out(self, doing: str) -> Iterator[Any]:
     """A pass over the validation batches, shown as a phase of that name.
@@ -167,6 +170,7 @@ def targets(
   return dataclasses.replace(
     found,
     rows=list(splits.validation),
+    fingerprints=_fingerprints("demonstrations", train, validation),
     counts=dict(Counter(splits.counts) + refused)
     | {"packed_rows": len(train), "split_turns": refused["split_turns"]},
     max_targets=max(int(row.target_mask.sum()) for row in train + validation),
@@ -233,10 +237,44 @@ def read(
   return dataclasses.replace(
     found,
     rows=held_out,
+    fingerprints=_fingerprints(
+      kind,
+      training.rows if training else None,
+      validation.rows,
+      splits.train,
+      held_out,
+    ),
     counts=counts,
     max_targets=max(row.response_length for row in both),
     train_rows=splits.train if train else (),
   )
+
+
+def place(data: Config, name: str) -> str:
+  """Where rows lie, for people to read; `name` as in `Inputs.fingerprints`."""
+  where = data.path or data.dir or f"generated: {data.name}"
+  if name.startswith(_VALIDATION) and data.validation_path:
+    where = data.validation_path
+  return where
+
+
+def _fingerprints(
+  kind, train, validation, train_records=(), held_out=()
+) -> dict[str, str]:
+  """`Inputs.fingerprints`; the records are those of the rows, in full.
+
+  Of a prompt more is used than its tokens: a reward function reads its record.
+  """
+  found = {}
+  with phases.phase(f"taking the fingerprint of the rows ({kind})"):
+    for name, rows, of in (
+      (_TRAINING, train, train_records),
+      (_VALIDATION, validation, held_out),
+    ):
+      if rows is not None:
+        told = of if kind == "prompts" else ()
+        found[f"{name} ({kind})"] = fingerprints.of_rows(rows, told)
+  return found
 
 
 def pick(rows: list[Any], count: int, seed: int) -> list[Any]:

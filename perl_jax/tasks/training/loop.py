@@ -14,7 +14,7 @@ from perl_jax import hosts, sharding, steps
 from perl_jax import metrics as metrics_lib
 from perl_jax import params as params_lib
 from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import nonfinite, stepping
+from perl_jax.tasks.training import nonfinite, standing, stepping
 from perl_jax.tasks.training import timing as timing_lib
 from perl_jax.tasks.training import watch as watch_lib
 from perl_jax.tasks.training.compiled import Compiled
@@ -118,6 +118,7 @@ def open_run(
   state: steps.TrainState,
   *,
   started: float,
+  stands_on: Mapping[str, str],
   best: tuple[str, str],
   show: tuple[str, ...],
 ) -> Iterator[Run]:
@@ -129,6 +130,7 @@ def open_run(
     mesh: Mesh of the run.
     state: State to start from where nothing was saved yet.
     started: `time.perf_counter()` at the beginning of this process.
+    stands_on: SHA-256 of what the run is made from, by name.
     best: (metric, "min" or "max") that the best checkpoint is kept by.
     show: Metrics on the progress line.
   """
@@ -146,6 +148,7 @@ def open_run(
       resume_step=stepping.first_line(resumed),
       show=show,
       enabled=hosts.is_primary(),
+      written=resumed.meta.get("written") if resumed else None,
     ) as writer:
       guard = nonfinite.Guard(
         workdir,
@@ -157,6 +160,10 @@ def open_run(
       )
       spent = resumed.meta.get("costs", {}) if resumed else {}
       costs = timing_lib.Costs(started, spent)
+      saver.notes = lambda: {
+        standing.ENTRY: dict(stands_on),
+        "written": writer.written,
+      }
       yield Run(config, state, resumed, saver, writer, mesh, guard, costs)
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import json
-import re
 import shlex
 import shutil
 import sys
@@ -17,7 +16,7 @@ from absl import logging
 from perl_jax import files, hosts, json_text
 from perl_jax.tasks.initial import manifest
 from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import nonfinite
+from perl_jax.tasks.training import changes
 
 CONFIG_FILE = "config.json"
 # Config fields that were added after workdirs of this version were first
@@ -34,13 +33,6 @@ ADDED: Mapping[str, Any] = {
   # Responses ended with their stop token, whatever a chat template writes then.
   "score_at": "turn",
 }
-
-# Fields, of a stage or of one in a pipeline, that say where a run computes and
-# not what: it may go on elsewhere.
-_WHERE = re.compile(r"config(\.\w+)*\.(mesh\.\w+|rollouts\.layout|fit): ")
-# Fields that say when a run saves, and how long it waits for a reward: what it
-# learns does not depend on them.
-_WHEN = re.compile(r"config(\.\w+)*\.(save(\.\w+)?|reward\.timeout): ")
 
 
 def config_of(workdir: Path) -> dict[str, Any] | None:
@@ -75,12 +67,12 @@ def preparing(config: shared.Config, workdir: str | Path) -> Iterator[Path]:
 
   Raises:
     ValueError: The workdir belongs to a run with another config (the fields
-      that differ are listed; mesh and layouts may differ), was written by
-      another version, or is not shared by all hosts. Nothing is changed.
+      that differ are listed; see `changes` for those that may), was written
+      by another version, or is not shared by all hosts. Nothing is changed.
   """
   workdir = Path(workdir).absolute()
   mine = json.loads(config.to_json())
-  _refuse_other(workdir, mine)
+  reopened = _refuse_other(workdir, mine)
   before = set(workdir.iterdir()) if workdir.exists() else None
   hosts.barrier("workdir looked at")
   undo = functools.partial(_remove_new, workdir, before)
@@ -103,6 +95,9 @@ def preparing(config: shared.Config, workdir: str | Path) -> Iterator[Path]:
     raise
 
   def claim():
+    # A stage with a summary counts as finished with the steps of its config.
+    for summary in reopened:
+      summary.unlink(missing_ok=True)
     files.write_json(workdir / CONFIG_FILE, mine)
     # The report shows it; a resumed run may have been started by another.
     command = shlex.join(["python", "-m", "perl_jax.main", *sys.argv[1:]])
@@ -122,38 +117,38 @@ def _remove_new(workdir: Path, before: set[Path] | None) -> None:
       path.unlink()
 
 
-def _refuse_other(workdir: Path, mine: Mapping[str, Any]) -> None:
+def _refuse_other(workdir: Path, mine: Mapping[str, Any]) -> Sequence[Path]:
+  """Refuses a config that the workdir cannot go on with.
+
+  Returns:
+    Summaries of what has finished and now goes on.
+  """
   if workdir.exists() and not workdir.is_dir():
     raise ValueError(f"--workdir={workdir} is a file, not a directory.")
   path = workdir / CONFIG_FILE
   if not path.exists():
-    return
+    return ()
   model = workdir / manifest.MODEL_FILE
   if model.is_file():
     saved = json_text.read_object(model)
     manifest.require_version(model, saved, f"--workdir={workdir}")
   written = json_text.read_object(path)
-  lines = differences(complete(written, mine), mine)
-  for line in [line for line in lines if nonfinite.may_change(workdir, line)]:
-    logging.info("%s goes on with another %s.", workdir, line)
-    lines.remove(line)
-  lines = [line for line in lines if not _WHEN.match(line)]
-  moved = [line for line in lines if _WHERE.match(line)]
-  lines = [line for line in lines if line not in moved]
-  if moved and not lines:
-    logging.info(
-      "%s goes on with another mesh or layout: %s. Sums are rounded otherwise"
-      " than if it had stayed.",
-      workdir,
-      ", ".join(moved),
-    )
-  if lines:
-    listed = "\n  ".join(lines)
+  found = changes.review(complete(written, mine), mine, workdir)
+  if found.refused:
+    listed = "\n  ".join(found.refused)
+    before = " ".join(found.flags)
+    go_on = f" To go on as it began, add {before}." if before else ""
     raise ValueError(
       f"{workdir} belongs to a run with another config:\n  {listed}\n"
       "Give another --workdir, or remove this one to start afresh."
-      f"{_newer(lines, differences(written, mine))}"
+      f"{go_on}"
+      f"{_newer(found.refused, differences(written, mine))}"
     )
+  if found.allowed:
+    logging.info(
+      "%s goes on with other settings: %s.", workdir, "; ".join(found.allowed)
+    )
+  return found.reopened
 
 
 def _newer(lines: Sequence[str], unread: Sequence[str]) -> str:
@@ -211,12 +206,7 @@ def complete(
 
 def differences(theirs: Any, mine: Any, path: str = "config") -> list[str]:
   """Lines "config.field: theirs -> mine" for each field that differs."""
-  if isinstance(theirs, Mapping) and isinstance(mine, Mapping):
-    lines = []
-    for key in sorted(set(theirs) | set(mine)):
-      missing = "(absent)"
-      lines += differences(
-        theirs.get(key, missing), mine.get(key, missing), f"{path}.{key}"
-      )
-    return lines
-  return [] if theirs == mine else [f"{path}: {theirs!r} -> {mine!r}"]
+  return [
+    f"{path}.{name}: {before!r} -> {now!r}"
+    for name, before, now in changes.differing(theirs, mine)
+  ]

@@ -150,17 +150,17 @@ def test_an_older_workdir_goes_on_with_a_field_that_was_added(
     pass
   path = tmp_path / "config.json"
   older = json.loads(path.read_text())
-  del older["log_every"]
+  del older["batch_size"]
   path.write_text(json.dumps(older))
   with (
-    pytest.raises(ValueError, match=r"config\.log_every: '\(absent\)' -> 1"),
+    pytest.raises(ValueError, match=r"config\.batch_size: '\(absent\)' -> 8"),
     workdir_lib.preparing(config, tmp_path),
   ):
     pass
-  monkeypatch.setattr(workdir_lib, "ADDED", {"log_every": 1})
+  monkeypatch.setattr(workdir_lib, "ADDED", {"batch_size": 8})
   with workdir_lib.preparing(config, tmp_path):
     pass
-  assert json.loads(path.read_text())["log_every"] == 1
+  assert json.loads(path.read_text())["batch_size"] == 8
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,42 @@
+"""What the checkpoints of a workdir say of themselves, without their arrays."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from perl_jax import checkpoint, checksums
+
+_META = "meta/metadata"
+
+
+class Saved(NamedTuple):
+  """A complete checkpoint.
+
+  Attributes:
+    step: Number of updates before it.
+    meta: What the loop needs beside the arrays; see `training.loop`.
+  """
+
+  step: int
+  meta: dict[str, Any]
+
+
+def checkpoints(workdir: str | Path) -> list[Saved]:
+  """The checkpoints of a workdir, the oldest first.
+
+  One whose metadata are damaged is left out: whoever reads its arrays says so.
+  """
+  directory = Path(workdir) / checkpoint.DIRECTORY
+  if not directory.is_dir():
+    return []
+  found = []
+  for path in checksums.numbered(directory):
+    if checksums.fault(path, only=_META):
+      continue
+    try:
+      meta = json.loads((path / _META).read_text())
+    except (OSError, ValueError):
+      continue
+    if isinstance(meta, dict):
+      found.append(Saved(int(path.name), meta))
+  return found

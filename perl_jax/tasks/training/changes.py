@@ -1,0 +1,235 @@
+"""Which fields of a config may change when a run goes on, and when.
+
+One table, `RULES`. A field that is in it does not change what is learned, or is
+checked otherwise; all others are refused.
+"""
+
+import dataclasses
+import os
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from perl_jax.tasks.initial import saved
+from perl_jax.tasks.training import nonfinite
+
+ABSENT = "(absent)"
+SUMMARY = "summary.json"
+# In the metadata of a checkpoint: digests of what the run was made from.
+ENTRY = "stands_on"
+# Where something lies. Two spellings of one path are one value.
+_PATHS = (
+  "base", "policy.init", "reward.init", "data.dir", "data.path",
+  "data.validation_path", "data.cache", "data.tokenizer",
+)  # fmt: skip
+
+
+class Change(NamedTuple):
+  """A field of a stage that has another value than before.
+
+  Attributes:
+    field: Dotted name below the config of the stage, "lora.rank".
+    before: Value that the workdir was made with.
+    now: Value of the command.
+    config: The command's config of the stage.
+    workdir: Workdir of the stage.
+    piped: Whether it is a stage of a pipeline, or the pipeline itself.
+  """
+
+  field: str
+  before: Any
+  now: Any
+  config: Mapping[str, Any]
+  workdir: Path
+  piped: bool
+
+  @property
+  def saved(self) -> list[saved.Saved]:
+    """The checkpoints of the stage."""
+    return saved.checkpoints(self.workdir)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """Fields that may change.
+
+  Attributes:
+    fields: Names below the config of a stage; one that holds others stands for
+      all of them.
+    effect: What the change does, for the log.
+    refused: Returns why a change may not be made and how it could, or "".
+  """
+
+  fields: tuple[str, ...]
+  effect: str
+  refused: Callable[[Change], str] = lambda change: ""
+
+
+def _microbatches(change: Change) -> str:
+  config = change.config
+  dropout = config.get("lora", {}).get("dropout", 0.0)
+  # RL has no dropout: its log-probs are those of the sampler.
+  if not dropout or config["task"] == "rl" or config["tuning"] == "full":
+    return ""
+  return (
+    f"each microbatch draws dropout of its own (lora.dropout={dropout}), so"
+    " that other microbatches learn something else"
+  )
+
+
+def _steps(change: Change) -> str:
+  schedule = change.config["optimizer"]["schedule"]
+  made = max((s.step for s in change.saved), default=0)
+  role = "reward" if change.config["task"] == "reward" else "policy"
+  if change.piped and (change.workdir / SUMMARY).is_file():
+    return (
+      "the stage has finished, and later ones have started from it: give the"
+      " pipeline another --workdir"
+    )
+  if schedule != "constant" and made:
+    return (
+      f"the {schedule} schedule falls to 0 at config.steps, so that the"
+      f" {made} steps made would have had other learning rates; with"
+      " --config.optimizer.schedule=constant from the beginning a run can go on"
+      " to more steps. To train on from what this one has learned:"
+      f" --config.{role}.init={change.workdir} and another --workdir"
+    )
+  if change.now <= made and change.now < change.before:
+    return f"{made} steps have been made already"
+  return ""
+
+
+def _elsewhere(change: Change) -> str:
+  if change.piped:
+    return (
+      "a pipeline does not read again what its finished stages were made from"
+    )
+  if change.saved and ENTRY in change.saved[-1].meta:
+    return ""
+  return (
+    "whether the same lies there is known only of a run with a checkpoint that"
+    " has noted what it was made from"
+  )
+
+
+ROUNDING = "sums are rounded otherwise than if it had stayed"
+RULES = (
+  Rule(
+    (
+      "mesh", "rollouts.layout", "model.remat", "model.scan_unroll",
+      "model.attention", "score_microbatches", "eval.batch_size",
+    ),
+    ROUNDING,
+  ),
+  Rule(("microbatches",), ROUNDING, _microbatches),
+  Rule(
+    (
+      "fit", "log_every", "eval_every", "eval.samples", "save",
+      "reward.timeout", "report_checkpoint", "conversations", "data.preview",
+    ),
+    "it does not change what is learned",
+  ),
+  Rule(("steps",), "the run ends there", _steps),
+  Rule(_PATHS, "what lies there is compared with what it was", _elsewhere),
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Review:
+  """What a command changes of the config that a workdir was made with.
+
+  Attributes:
+    allowed: Lines "config.field: before -> now (effect)".
+    refused: Lines "config.field: before -> now", and why.
+    flags: What to add to the command to go on as before.
+    reopened: summary.json of a stage that has finished and now has more steps.
+  """
+
+  allowed: tuple[str, ...]
+  refused: tuple[str, ...]
+  flags: tuple[str, ...]
+  reopened: tuple[Path, ...]
+
+
+def review(
+  theirs: Mapping[str, Any], mine: Mapping[str, Any], workdir: Path
+) -> Review:
+  """Compares the config of a workdir with that of a command.
+
+  Args:
+    theirs: Config that the workdir was made with, of a stage or of a pipeline.
+    mine: Config of the command.
+    workdir: The workdir.
+  """
+  allowed, refused, flags, reopened = [], [], [], []
+  for name, before, now in differing(theirs, mine):
+    change = _change(name, before, now, mine, workdir)
+    if change.field in _PATHS and _same_path(before, now):
+      continue
+    line = f"config.{name}: {before!r} -> {now!r}"
+    if nonfinite.may_change(workdir, line):
+      allowed.append(line)
+      continue
+    rule = _rule_of(change.field)
+    why = "it changes what is learned" if rule is None else rule.refused(change)
+    if not why:
+      allowed.append(f"{line} ({rule.effect})")
+      if change.field == "steps" and (change.workdir / SUMMARY).is_file():
+        reopened.append(change.workdir / SUMMARY)
+      continue
+    refused.append(f"{line}: {why}" if rule else line)
+    if before != ABSENT and now != ABSENT and before is not None:
+      flags.append(f"--config.{name}={_as_flag(before)}")
+  return Review(*map(tuple, (allowed, refused, flags, reopened)))
+
+
+def differing(
+  theirs: Any, mine: Any, path: str = ""
+) -> list[tuple[str, Any, Any]]:
+  """(dotted name, theirs, mine) of each field that differs."""
+  if isinstance(theirs, Mapping) and isinstance(mine, Mapping):
+    found = []
+    for key in sorted(set(theirs) | set(mine)):
+      name = f"{path}.{key}" if path else key
+      found += differing(theirs.get(key, ABSENT), mine.get(key, ABSENT), name)
+    return found
+  return [] if theirs == mine else [(path, theirs, mine)]
+
+
+def _change(name, before, now, mine, workdir) -> Change:
+  """A change as the stage sees it, which may be one of a pipeline."""
+  first, _, rest = name.partition(".")
+  stage = mine.get(first)
+  if isinstance(stage, Mapping) and "task" in stage and rest:
+    return Change(rest, before, now, stage, workdir / first, piped=True)
+  piped = mine.get("task") == "pipeline"
+  return Change(name, before, now, mine, workdir, piped)
+
+
+def _rule_of(field: str) -> Rule | None:
+  for rule in RULES:
+    if any(field == end or field.startswith(f"{end}.") for end in rule.fields):
+      return rule
+  return None
+
+
+def _same_path(first: Any, second: Any) -> bool:
+  """Whether two paths are one, as a shell reads them from here."""
+  if not (isinstance(first, str) and isinstance(second, str)):
+    return False
+  if not first or not second or "://" in first + second:
+    return first.rstrip("/") == second.rstrip("/")
+  return _absolute(first) == _absolute(second)
+
+
+def _absolute(path: str) -> str:
+  return os.path.abspath(os.path.expanduser(path))
+
+
+def _as_flag(value: Any) -> str:
+  """A value of config.json as a flag takes it."""
+  if isinstance(value, list):
+    value = tuple(value)
+  text = str(value)
+  return shlex.quote(text) if text else "''"

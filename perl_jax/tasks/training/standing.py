@@ -1,0 +1,189 @@
+"""What a run stands on, and whether it is the same when the run goes on.
+
+A path says where something lies, not what it is: a data file may be sorted
+anew, a checkpoint replaced, an earlier stage trained again. So every checkpoint
+keeps SHA-256 of what the run was made from until then, and a run that goes on
+is compared with them before anything is written.
+"""
+
+import ast
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from absl import logging
+
+from perl_jax import hosts
+from perl_jax import params as params_lib
+from perl_jax.data import fingerprints
+from perl_jax.data.text import tokenization as tokenization_lib
+from perl_jax.tasks.initial import manifest, saved
+from perl_jax.tasks.initial.model import Start
+from perl_jax.tasks.settings import reward_functions, shared
+from perl_jax.tasks.training import changes, inputs
+
+ENTRY = changes.ENTRY
+_BASE = "base"
+# What a run goes on with when it has changed: a function may have had to be
+# mended, and then the rewards before and after are told apart by the log.
+_FUNCTION = "reward function"
+
+
+@dataclasses.dataclass(frozen=True)
+class Standing:
+  """What a run is made from.
+
+  Attributes:
+    digests: SHA-256 in hex, by what it is of.
+    places: Where that lies, by the same names; for people to read.
+  """
+
+  digests: Mapping[str, str]
+  places: Mapping[str, str]
+
+
+def of_run(
+  config: shared.Config,
+  start: Start,
+  tokenization: tokenization_lib.Tokenization,
+  read: Sequence[inputs.Inputs],
+  reward: Start | None = None,
+) -> Standing:
+  """What a stage stands on; all processes have to call it.
+
+  The value model of RL starts from the policy or the reward model, and has no
+  entry of its own; neither has an anchor, which is what the policy starts from.
+
+  Args:
+    config: Config of the stage.
+    start: What it starts from.
+    tokenization: The tokenizer of the start.
+    read: The rows that are learned from and judged on.
+    reward: The reward model that scores, if there is one.
+  """
+  role = "policy" if "policy" in config else "reward"
+  entries = {
+    _BASE: (start.fingerprint, _place(start)),
+    f"adapter and head that the {role} starts from": (
+      _digest_of(start),
+      config[role].init or "none",
+    ),
+    "tokenizer": (
+      fingerprints.of_tokenizer(tokenization),
+      str(start.tokenizer),
+    ),
+  }
+  if reward is not None:
+    place = config.reward.init
+    entries |= {
+      "base of the reward model": (reward.fingerprint, _place(reward)),
+      "reward model": (_digest_of(reward), place),
+      "where the reward model is read": (_digest(_ending(reward)), place),
+    }
+  if "reward" in config and config.reward.get("fn"):
+    code = list(map(_code, reward_functions.terms_of(config.reward.fn)))
+    entries[_FUNCTION] = _digest(code), config.reward.fn
+  for data in read:
+    for name, digest in data.fingerprints.items():
+      entries[name] = digest, inputs.place(config.data, name)
+  digests, places = (
+    {name: pair[i] for name, pair in entries.items()} for i in (0, 1)
+  )
+  return Standing(digests, places)
+
+
+def require_same(workdir: Path, now: Standing) -> None:
+  """Checks that a workdir's checkpoints stand on what the run stands on now.
+
+  Raises:
+    ValueError: Something has changed since the last checkpoint; lists what, and
+      says the ways out. Nothing has been written.
+  """
+  found = saved.checkpoints(workdir)
+  if not found:
+    return
+  last = found[-1]
+  before = last.meta.get(ENTRY)
+  if before is None:
+    logging.warning(
+      "The checkpoint of step %d was written by an older version, which did not"
+      " note the rows, the tokenizer and the models that it was trained with:"
+      " whether they are the same is not known, but for the base.",
+      last.step,
+    )
+    before = {}
+    if (workdir / manifest.MODEL_FILE).is_file():
+      described = manifest.read_model(workdir, "workdir")
+      before = {_BASE: described["fingerprint"]}
+    now = Standing({name: now.digests[name] for name in before}, now.places)
+  unknown = sorted(now.digests.keys() - before.keys())
+  if unknown:
+    logging.warning(
+      "The checkpoint of step %d says nothing of: %s. They are taken as they"
+      " are.",
+      last.step,
+      ", ".join(unknown),
+    )
+  if before.get(_FUNCTION, "") != now.digests.get(_FUNCTION, ""):
+    logging.warning(
+      "The code of config.reward.fn=%r has changed since step %d: rewards"
+      " before and after that step may not be of one function.",
+      now.places.get(_FUNCTION),
+      last.step,
+    )
+  changed = [
+    f"{name}: {digest[:12]} -> {now.digests.get(name, '(none)')[:12]}"
+    f" ({now.places.get(name, 'no longer there')})"
+    for name, digest in before.items()
+    if now.digests.get(name) != digest and name != _FUNCTION
+  ]
+  if changed:
+    listed = "\n  ".join(changed)
+    raise ValueError(
+      f"{workdir} was trained up to step {last.step} on something else than"
+      f" what is there now (SHA-256 then -> now):\n  {listed}\n"
+      "Put back what was there to go on with it; or give another --workdir, or"
+      " remove this one, to train on what is there now. Nothing was changed."
+    )
+
+
+def _place(start: Start) -> str:
+  source = start.source
+  if source["kind"] == "random":
+    return f"random weights of seed {source['seed']}"
+  return str(source["path"])
+
+
+def _digest_of(start: Start) -> str:
+  """SHA-256 of the adapter and the head of a start, read and not made."""
+  return params_lib.fingerprint(start.role.trainable, hosts.to_host)
+
+
+def _ending(reward: Start) -> list[object]:
+  """Where and after which tokens the score of a response is read."""
+  closing = reward.role.closing
+  if closing is None:
+    return [reward.score_at]
+  tokens, stops = list(closing.tokens), list(closing.stop_ids)
+  return [reward.score_at, tokens, stops, closing.keeps_stop]
+
+
+def _code(term: reward_functions.Term) -> str:
+  """The module or file of a reward function, without comments.
+
+  Of a server, and of what is no file of Python, there is nothing to compare.
+  """
+  place = term.name.rpartition(":")[0]
+  path = place
+  if not place.endswith(".py"):
+    path = getattr(sys.modules.get(place), "__file__", None) or ""
+  if term.name.startswith(reward_functions.SERVERS) or not path.endswith(".py"):
+    return ""
+  return ast.dump(ast.parse(Path(path).expanduser().read_bytes()))
+
+
+def _digest(value: object) -> str:
+  return hashlib.sha256(json.dumps(value).encode()).hexdigest()

@@ -1,0 +1,170 @@
+"""What may change when a run goes on: no run is made for it."""
+
+import json
+
+import pytest
+
+from perl_jax.tasks.training import changes
+from perl_jax.tasks.training import workdir as workdir_lib
+from tests.tasks import tiny
+
+CONSTANT = {"optimizer__schedule": "constant"}
+
+
+def written(workdir, config):
+  with workdir_lib.preparing(config, workdir):
+    pass
+  return workdir
+
+
+def saved(workdir, step, **meta):
+  """What tells of a checkpoint: its metadata."""
+  directory = workdir / "checkpoints" / str(step) / "meta"
+  directory.mkdir(parents=True)
+  (directory / "metadata").write_text(json.dumps(meta))
+
+
+def refusal(workdir, config):
+  before = tiny.tree(workdir)
+  with (
+    pytest.raises(ValueError, match="another config") as caught,
+    workdir_lib.preparing(config, workdir),
+  ):
+    pass
+  assert tiny.tree(workdir) == before
+  return str(caught.value)
+
+
+def goes_on(workdir, config):
+  with workdir_lib.preparing(config, workdir):
+    pass
+  text = (workdir / "config.json").read_text()
+  assert json.loads(text) == json.loads(config.to_json())
+
+
+@pytest.mark.parametrize(
+  ("task", "field", "value"),
+  [
+    ("sft", "log_every", 3),
+    ("sft", "eval_every", 3),
+    ("sft", "eval.samples", 3),
+    ("sft", "eval.batch_size", 4),
+    ("sft", "model.remat", "full"),
+    ("sft", "model.scan_unroll", 2),
+    ("sft", "microbatches", 2),
+    ("reward", "report_checkpoint", "last"),
+    ("reward", "microbatches", 2),
+    ("rl", "score_microbatches", 2),
+    ("rl", "rollouts.layout", "train"),
+    ("rl", "fit", "off"),
+  ],
+)
+def test_what_is_not_learned_from_may_change(tmp_path, task, field, value):
+  workdir = written(tmp_path / "run", tiny.config(task))
+  saved(workdir, 2)
+  goes_on(workdir, tiny.override(tiny.config(task), {field: value}))
+
+
+@pytest.mark.parametrize(
+  ("task", "field", "value"),
+  [
+    ("sft", "seed", 1),
+    ("sft", "batch_size", 16),
+    ("sft", "optimizer.learning_rate", 0.5),
+    ("reward", "lora.dropout", 0.5),
+    ("reward", "eval.rows", 4),
+    ("rl", "beta", 0.5),
+    ("rl", "model.dtype", "bfloat16"),
+    ("rl", "policy.checkpoint", "last"),
+  ],
+)
+def test_what_is_learned_from_may_not(tmp_path, task, field, value):
+  """The message gives the flag with which the command goes on."""
+  config = tiny.config(task)
+  workdir = written(tmp_path / "run", config)
+  message = refusal(workdir, tiny.override(tiny.config(task), {field: value}))
+  assert f"config.{field}: " in message
+  before = dict(config)
+  for part in field.split("."):
+    before = before[part]
+  assert f"add --config.{field}={before}." in message
+
+
+def test_microbatches_with_dropout_stay(tmp_path):
+  """Only where the dropout is on: not in RL, nor with full tuning."""
+  fields = {"lora__dropout": 0.1, "microbatches": 2}
+  for task, tuning in (("rl", "lora"), ("sft", "full")):
+    first = tiny.config(task, tuning=tuning, **fields)
+    workdir = written(tmp_path / task, first)
+    other = fields | {"microbatches": 4}
+    goes_on(workdir, tiny.config(task, tuning=tuning, **other))
+  workdir = written(tmp_path / "reward", tiny.config("reward", **fields))
+  other = tiny.config("reward", **(fields | {"microbatches": 4}))
+  message = refusal(workdir, other)
+  assert "config.microbatches: 2 -> 4: each microbatch draws dropout" in message
+
+
+def test_more_steps_where_the_schedule_allows_it(tmp_path):
+  """And what had finished with fewer has not finished any more."""
+  workdir = written(tmp_path / "run", tiny.config("sft", **CONSTANT))
+  saved(workdir, 4)
+  (workdir / "summary.json").write_text("{}")
+  fewer = tiny.config("sft", **CONSTANT, steps=3)
+  assert "4 -> 3: 4 steps have been made" in refusal(workdir, fewer)
+  assert (workdir / "summary.json").exists()
+  goes_on(workdir, tiny.config("sft", **CONSTANT, steps=6))
+  assert not (workdir / "summary.json").exists()
+
+
+def test_a_schedule_that_ends_with_the_steps(tmp_path):
+  config = tiny.config("reward")
+  assert config.optimizer.schedule == "cosine"
+  workdir = written(tmp_path / "run", config)
+  goes_on(workdir, tiny.config("reward", steps=5))  # nothing is made yet
+  saved(workdir, 2)
+  message = refusal(workdir, tiny.config("reward", steps=6))
+  assert "config.steps: 5 -> 6: the cosine schedule falls to 0" in message
+  assert f"--config.reward.init={workdir} and another --workdir" in message
+  assert "add --config.steps=5." in message
+
+
+def test_one_path_in_several_spellings(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv("HOME", str(tmp_path))
+  workdir = written(tmp_path / "run", tiny.config("sft", policy__init="a/b"))
+  for path in ("a/b/", "./a/b", "a//b", str(tmp_path / "a/b"), "~/a/c/../b"):
+    goes_on(workdir, tiny.config("sft", policy__init=path))
+  message = refusal(workdir, tiny.config("sft", policy__init="a/c"))
+  assert "whether the same lies there is known only" in message
+  saved(workdir, 2, **{changes.ENTRY: {"base": "0"}})
+  goes_on(workdir, tiny.config("sft", policy__init="a/c"))
+
+
+def test_a_pipeline(tmp_path):
+  """Stages have the rules, and what has finished is not trained further."""
+  config = tiny.pipeline(rl__optimizer__schedule="constant")
+  workdir = written(tmp_path / "run", config)
+  (workdir / "rl").mkdir()
+  more = {"rl__optimizer__schedule": "constant", "rl__steps": 9}
+  goes_on(workdir, tiny.pipeline(**more, reward__log_every=7))
+  (workdir / "rl" / "summary.json").write_text("{}")
+  message = refusal(workdir, tiny.pipeline(**(more | {"rl__steps": 11})))
+  assert "config.rl.steps: 9 -> 11: the stage has finished" in message
+  assert "a pipeline does not read again" in refusal(
+    workdir, tiny.pipeline(**more, data__dir="elsewhere")
+  )
+
+
+def test_every_rule_is_of_fields_that_there_are():
+  """A field that is renamed takes its rule along."""
+  configs = [tiny.config(t) for t in ("sft", "reward", "rl", "dpo")]
+  configs.append(tiny.pipeline())
+  for rule in changes.RULES:
+    for field in rule.fields:
+      found = 0
+      for config in configs:
+        node = config
+        for part in field.split("."):
+          node = node.get(part) if hasattr(node, "get") else None
+        found += node is not None
+      assert found, field
