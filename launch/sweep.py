@@ -61,13 +61,21 @@ class Run(NamedTuple):
 
 
 def main(argv: Sequence[str]) -> int:
-  """Returns the exit status: 1 if a run has failed, 75 if one was stopped."""
+  """Returns the exit status.
+
+  It is 1 if a run has failed, 2 if none was started since the config of one is
+  wrong, and 75 if one was stopped.
+  """
   options, arguments = parse(argv)
   runs = grid(arguments, options.workdir)
   if options.dry_run:
     for run in runs:
       print(shlex.join(command(run, options.submit)))
     return 0
+  wrong = [] if options.table else refusals(runs)
+  if wrong:
+    print("\n".join(f"error: {line}" for line in wrong), file=sys.stderr)
+    return 2
   statuses: dict[str, str] = {}
   for number, run in enumerate(runs, start=1):
     if options.table:
@@ -123,6 +131,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     "--dry-run", "--dry_run", action="store_true", help="prints the commands"
   )
   options, rest = parser.parse_known_args(argv)
+  options.workdir = options.workdir.expanduser()
   for argument in rest:
     if not re.match(r"--[\w.]+(=|$)", argument):
       parser.error(
@@ -240,12 +249,40 @@ def start(run: Run, options: argparse.Namespace) -> str:
   return "finished"
 
 
+def environment(given: Mapping[str, str]) -> dict[str, str]:
+  """Variables with which a run that is started anywhere finds this package.
+
+  Relative paths are those of the current directory, not of the package.
+  """
+  before = given.get("PYTHONPATH")
+  paths = os.pathsep.join([str(ROOT), *([before] if before else [])])
+  return {"PERL_JAX_DIR": str(ROOT)} | dict(given) | {"PYTHONPATH": paths}
+
+
+def refusals(runs: Sequence[Run]) -> list[str]:
+  """What is wrong with the configs of runs, a line for each.
+
+  Nothing is, where the packages that read configs are not installed, as on the
+  login node of a cluster: the jobs say it.
+  """
+  sys.path.insert(0, str(ROOT))
+  try:
+    from perl_jax.tasks.settings import overrides
+
+    found = {run.name: overrides.refusal(["", *run.arguments]) for run in runs}
+  except ModuleNotFoundError:
+    return []
+  finally:
+    sys.path.remove(str(ROOT))
+  return [f"{name}: {line}" for name, line in found.items() if line]
+
+
 def call(words: Sequence[str]) -> int:
   """Runs a command to its end and returns its status.
 
   What tells this process to stop is passed on, and the command may save.
   """
-  process = subprocess.Popen(words, cwd=ROOT)
+  process = subprocess.Popen(words, env=environment(os.environ))
 
   def tell(number: int, frame: object) -> None:
     del frame
@@ -342,5 +379,4 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-  os.chdir(ROOT)  # paths are those of the README's commands
   sys.exit(main(sys.argv[1:]))

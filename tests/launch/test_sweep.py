@@ -23,6 +23,8 @@ spec = importlib.util.spec_from_file_location(
 sweep = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sweep)
 
+# ml_collections loads config files by a method that Python 3.15 will not have.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module")
 CONFIG = "--config=configs/reward.py"
 # Stands for a run: writes what one writes, or fails where the rank is 3.
 RUNNER = """
@@ -260,3 +262,38 @@ def test_a_sweep_that_is_stopped_lets_its_run_save(
   thread.join()
   assert runner == ["2"]  # the next one is not started
   assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_a_point_that_is_wrong_is_said_before_the_first_is_run(
+  tmp_path, runner, capsys
+):
+  place = tmp_path / "s"
+  for field, said in (
+    ("lora.rank=2,-1", "error: lora.rank=-1: config.lora.rank=-1 must be"),
+    ("lora.rank=2,four", "lora.rank=four"),
+    ("lorra.rank=2,4", "Did you mean 'lora.rank'?"),
+  ):
+    arguments = [f"--workdir={place}", CONFIG, f"--config.{field}"]
+    assert sweep.main(arguments) == 2
+    assert said in capsys.readouterr().err
+  assert runner == [] and not place.exists()
+
+
+def test_paths_are_those_of_the_current_directory(
+  tmp_path, monkeypatch, capsys
+):
+  """The config too; the package and its configs are found from anywhere."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv("HOME", str(tmp_path / "home"))
+  arguments = ["--workdir=~/s", CONFIG, "--config.seed=0,1"]
+  assert sweep.main(arguments) == 2
+  assert "configs/reward.py" in capsys.readouterr().err
+  (tmp_path / "mine.py").write_text(
+    "from configs import report\n\n\ndef get_config():\n"
+    "  config = report.get_config()\n  config.seed = 0\n  return config\n"
+  )
+  arguments[1] = "--config=mine.py"
+  assert sweep.main(arguments) == 1  # there is nothing to report
+  told = (tmp_path / "home" / "s" / "sweep.md").read_text()
+  assert told.count("failed (exit status 1)") == 2
+  assert not (tmp_path / "~").exists()

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
 from perl_jax import names
+from perl_jax.tasks.settings import ranges
 
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)(?:=|$)", re.DOTALL)
 _FILE = re.compile(r"--?config(?:=(.*))?$", re.DOTALL)
@@ -60,6 +61,33 @@ def expand_home(argument: str) -> str:
   if flag not in ("--config", "-config"):
     return argument
   return f"{flag}{sign}{os.path.expanduser(file)}"
+
+
+def refusal(argv: Sequence[str]) -> str | None:
+  """What is wrong with the config of a command line, None if nothing is.
+
+  It is read apart from the flags of this process, and nothing is started.
+
+  Args:
+    argv: The command line, the program first.
+  """
+  known = flags.FlagValues()
+  argv = [expand_home(argument) for argument in argv]
+  config_flags.DEFINE_config_file("config", flag_values=known, sys_argv=argv)
+  try:
+    known(argv, known_only=True)
+    config = known["config"].value
+    _ = config.task
+  except Exception as error:
+    return " ".join(explain(argv, error).split())
+  wrong = fault(config, argv)
+  if wrong is not None:
+    return " ".join(wrong.split())
+  try:
+    ranges.check(config)
+  except ValueError as error:
+    return str(error)
+  return None
 
 
 def explain(argv: Sequence[str], error: Exception) -> str:
