@@ -18,8 +18,6 @@ and the same command later, with `--table`, collects what is there.
 """
 
 import argparse
-import csv
-import io
 import itertools
 import json
 import os
@@ -33,15 +31,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # a script has the place of its own file there
+
+from launch import sweep_table  # noqa: E402
+
 CLOSING = {"(": ")", "[": "]", "{": "}"}
 # Status of a run that was told to stop, has saved, and is to be continued.
 STOPPED = 75
-# Columns of the table without --columns, as far as a summary has them; the CSV
-# file has all.
-COLUMNS = (
-  "accuracy", "auroc", "log_loss", "loss", "reward_before", "reward_after",
-  "policy.reward", "kl", "trainable_share", "peak_bytes", "seconds",
-)  # fmt: skip
 
 
 class Run(NamedTuple):
@@ -91,10 +87,12 @@ def main(argv: Sequence[str]) -> int:
     row_of(run, statuses.get(run.name, "not finished"), options.table)
     for run in runs
   ]
-  text = table(rows, list(runs[0].point), options.columns)
+  text = sweep_table.markdown(rows, list(runs[0].point), options.columns)
   options.workdir.mkdir(parents=True, exist_ok=True)
   (options.workdir / "sweep.md").write_text(text, encoding="utf-8")
-  (options.workdir / "sweep.csv").write_text(as_csv(rows), encoding="utf-8")
+  (options.workdir / "sweep.csv").write_text(
+    sweep_table.as_csv(rows), encoding="utf-8"
+  )
   print(f"\n{text}\n{options.workdir}/sweep.md and sweep.csv have it too.")
   failed = [name for name, s in statuses.items() if s.startswith("failed")]
   if failed:
@@ -265,15 +263,12 @@ def refusals(runs: Sequence[Run]) -> list[str]:
   Nothing is, where the packages that read configs are not installed, as on the
   login node of a cluster: the jobs say it.
   """
-  sys.path.insert(0, str(ROOT))
   try:
     from perl_jax.tasks.settings import overrides
 
     found = {run.name: overrides.refusal(["", *run.arguments]) for run in runs}
   except ModuleNotFoundError:
     return []
-  finally:
-    sys.path.remove(str(ROOT))
   return [f"{name}: {line}" for name, line in found.items() if line]
 
 
@@ -345,37 +340,6 @@ def _plain(summary: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
   for name, value in summary.items():
     if isinstance(value, str | int | float) and name != "command":
       yield name, value
-
-
-def table(
-  rows: Sequence[Mapping[str, Any]], axes: Sequence[str], columns: str
-) -> str:
-  """A Markdown table: swept fields, results, status."""
-  there = list(dict.fromkeys(name for row in rows for name in row))
-  if columns:
-    shown = [name for name in columns.split(",") if name]
-  else:
-    shown = [name for name in COLUMNS if name in there]
-    shown = shown or [n for n in there if n not in (*axes, "status")]
-  heads = [*axes, *shown, "status"]
-  lines = [heads, ["---"] * len(heads)]
-  lines += [[_shown(row.get(name, "")) for name in heads] for row in rows]
-  return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _shown(value: Any) -> str:
-  text = f"{value:.5g}" if isinstance(value, float) else str(value)
-  return text.replace("|", "\\|")
-
-
-def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-  """CSV with all columns, a line for each run."""
-  heads = list(dict.fromkeys(name for row in rows for name in row))
-  out = io.StringIO()
-  writer = csv.DictWriter(out, heads, restval="", lineterminator="\n")
-  writer.writeheader()
-  writer.writerows(rows)
-  return out.getvalue()
 
 
 if __name__ == "__main__":
