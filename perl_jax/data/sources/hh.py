@@ -23,6 +23,7 @@ The group of a row is its first Human turn, lower-cased and without punctuation.
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from perl_jax.data import splits
 from perl_jax.data.records import Message, Preference, Prompt
@@ -39,6 +40,24 @@ _COUNTS = (
 )
 
 Turn = tuple[str, str]
+
+
+class Divided(NamedTuple):
+  """Two transcripts as a prompt and two replies.
+
+  Attributes:
+    prompt: The turns that both share.
+    chosen: What follows in the better one; may be empty.
+    rejected: What follows in the other one; may be empty.
+    parted_earlier: Whether a reply is more than one turn.
+    merged_turns: Whether a message of the prompt is several turns.
+  """
+
+  prompt: tuple[Message, ...]
+  chosen: str
+  rejected: str
+  parted_earlier: bool
+  merged_turns: bool
 
 
 def parse_transcript(text: str) -> list[Turn]:
@@ -74,29 +93,25 @@ def preferences(
           f"{name}:{number}: the field {field!r} must be a transcript, but is"
           f" {row.get(field)!r:.60}."
         )
-    chosen = parse_transcript(row["chosen"])
-    rejected = parse_transcript(row["rejected"])
-    shared = _shared_turns(chosen, rejected)
-    if not shared:
+    found = divide(row["chosen"], row["rejected"])
+    if found is None:
       counts["malformed_dropped"] += 1
       continue
-    replies = [_reply(turns[shared:]) for turns in (chosen, rejected)]
-    if not all(replies):
+    if not (found.chosen and found.rejected):
       counts["empty_reply_dropped"] += 1
       continue
-    if replies[0] == replies[1]:
+    if found.chosen == found.rejected:
       counts["equal_dropped"] += 1
       continue
-    counts["parted_earlier"] += max(len(chosen), len(rejected)) > shared + 1
-    prompt = _messages(chosen[:shared])
-    counts["merged_turns"] += len(prompt) < shared
+    counts["parted_earlier"] += found.parted_earlier
+    counts["merged_turns"] += found.merged_turns
     pairs.append(
       Preference(
         id=f"{name}:{number}",
-        group=splits.first_user_turn(prompt),
-        prompt=prompt,
-        chosen=replies[0],
-        rejected=replies[1],
+        group=splits.first_user_turn(found.prompt),
+        prompt=found.prompt,
+        chosen=found.chosen,
+        rejected=found.rejected,
       )
     )
   return pairs, dict(counts)
@@ -111,6 +126,22 @@ def prompts(
   """
   pairs, counts = preferences(rows, name)
   return [Prompt(p.id, p.group, p.prompt, None) for p in pairs], counts
+
+
+def divide(chosen: str, rejected: str) -> Divided | None:
+  """Divides two transcripts; None if there is no Human turn that both share."""
+  left, right = parse_transcript(chosen), parse_transcript(rejected)
+  shared = _shared_turns(left, right)
+  if not shared:
+    return None
+  prompt = messages(left[:shared])
+  return Divided(
+    prompt,
+    _reply(left[shared:]),
+    _reply(right[shared:]),
+    max(len(left), len(right)) > shared + 1,
+    len(prompt) < shared,
+  )
 
 
 def _shared_turns(chosen: Sequence[Turn], rejected: Sequence[Turn]) -> int:
@@ -132,12 +163,13 @@ def _reply(turns: Sequence[Turn]) -> str:
   return (first + later).strip()
 
 
-def _messages(turns: Sequence[Turn]) -> tuple[Message, ...]:
-  messages: list[Message] = []
+def messages(turns: Sequence[Turn]) -> tuple[Message, ...]:
+  """Returns turns as messages, two of one speaker in a row as one."""
+  found: list[Message] = []
   for speaker, text in turns:
     role, text = _ROLES[speaker], text.strip()
-    if messages and messages[-1]["role"] == role:
-      messages[-1]["content"] += "\n\n" + text
+    if found and found[-1]["role"] == role:
+      found[-1]["content"] += "\n\n" + text
     else:
-      messages.append({"role": role, "content": text})
-  return tuple(messages)
+      found.append({"role": role, "content": text})
+  return tuple(found)

@@ -1,0 +1,127 @@
+"""Conversations as people write them, turned into role/content messages.
+
+Only the layout is changed here; `messages` reads and checks what they say.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from perl_jax.data.sources import hh
+
+# Who speaks in ShareGPT files and its relatives. Other names are left as they
+# are, and refused with the names of the roles.
+_SPEAKERS = {
+  "human": "user",
+  "gpt": "assistant",
+  "chatgpt": "assistant",
+  "bard": "assistant",
+  "bing": "assistant",
+  "model": "assistant",
+  "observation": "tool",
+  "function_response": "tool",
+}
+_TRANSCRIPT = re.compile(r"\s*Human:")
+
+
+def of(value: Any) -> Any:
+  """Returns a value as role/content messages if it is a conversation.
+
+  A conversation is a list of `{"from", "value"}` objects (ShareGPT), a single
+  message, or an object of two lists (a table of structs, as TFDS and older
+  versions of `datasets` store lists of objects). Other values are returned as
+  they are.
+  """
+  if isinstance(value, dict):
+    value = _rows_of(value)
+  if not isinstance(value, list):
+    return value
+  if any(isinstance(turn, dict) and "from" in turn for turn in value):
+    return [_message(turn) for turn in value]
+  return value
+
+
+def transcript(text: Any) -> list[dict[str, str]] | None:
+  """Returns the messages of a transcript of `Human:` and `Assistant:` turns.
+
+  An empty turn of the assistant at the end, which a prompt has, is left out.
+
+  Returns:
+    The messages, or None if it is no text that begins with such a turn.
+  """
+  if not is_transcript(text):
+    return None
+  turns = hh.parse_transcript(padded(text))
+  if turns and turns[-1][0] == "Assistant" and not turns[-1][1].strip():
+    turns = turns[:-1]
+  return list(hh.messages(turns))
+
+
+def is_transcript(text: Any) -> bool:
+  """Whether a value is text that begins with a turn of a human."""
+  return isinstance(text, str) and bool(_TRANSCRIPT.match(text))
+
+
+def padded(text: str) -> str:
+  """Returns a transcript with the blank line that marks its first turn."""
+  return "\n\n" + text.lstrip()
+
+
+def same(left: Any, right: Any) -> bool:
+  """Whether two messages are equal but for white space around the content."""
+  return left == right or (
+    isinstance(left, dict)
+    and isinstance(right, dict)
+    and left.get("role") == right.get("role")
+    and _content(left) == _content(right)
+  )
+
+
+def contains(talk: Sequence[Any], part: Sequence[Any]) -> bool:
+  """Whether messages occur one after the other among others; see `same`."""
+  return any(
+    all(map(same, talk[start : start + len(part)], part))
+    for start in range(len(talk) - len(part) + 1)
+  )
+
+
+def _content(message: dict[str, Any]) -> Any:
+  content = message.get("content")
+  return content.strip() if isinstance(content, str) else content
+
+
+def _rows_of(value: dict[str, Any]) -> Any:
+  """Returns an object of lists as a list of objects, a message as a list."""
+  for who, what in (("role", "content"), ("from", "value")):
+    if isinstance(value.get(who), list) and isinstance(value.get(what), list):
+      columns = {k: v for k, v in value.items() if isinstance(v, list)}
+      return [
+        dict(zip(columns, row, strict=False))
+        for row in zip(*columns.values(), strict=False)
+      ]
+    if isinstance(value.get(who), str):
+      return [value]
+  return value
+
+
+def _message(turn: Any) -> Any:
+  """Returns one `{"from", "value"}` turn as a message."""
+  if not isinstance(turn, dict) or "from" not in turn:
+    return turn
+  message = {k: v for k, v in turn.items() if k not in ("from", "value")}
+  speaker, value = turn["from"], turn.get("value")
+  if speaker == "function_call":
+    return message | _call(value)
+  role = _SPEAKERS.get(speaker, speaker) if isinstance(speaker, str) else None
+  return {"role": role, "content": value, **message}
+
+
+def _call(value: Any) -> dict[str, Any]:
+  """Returns the message of a tool call, which ShareGPT files have as JSON."""
+  try:
+    call = json.loads(value) if isinstance(value, str) else value
+  except ValueError:
+    call = value
+  calls = call if isinstance(call, list) else [call]
+  return {"role": "assistant", "content": "", "tool_calls": calls}
