@@ -22,7 +22,7 @@ _SPEAKERS = {
   "observation": "tool",
   "function_response": "tool",
 }
-_TRANSCRIPT = re.compile(r"\s*Human:")
+_TRANSCRIPT = re.compile(r"\s*Human:.*\n\nAssistant:", re.DOTALL)
 
 
 def of(value: Any) -> Any:
@@ -37,7 +37,7 @@ def of(value: Any) -> Any:
     value = _rows_of(value)
   if not isinstance(value, list):
     return value
-  if any(isinstance(turn, dict) and "from" in turn for turn in value):
+  if all(isinstance(turn, dict) and "from" in turn for turn in value):
     return [_message(turn) for turn in value]
   return value
 
@@ -45,21 +45,21 @@ def of(value: Any) -> Any:
 def transcript(text: Any) -> list[dict[str, str]] | None:
   """Returns the messages of a transcript of `Human:` and `Assistant:` turns.
 
-  An empty turn of the assistant at the end, which a prompt has, is left out.
+  The empty turn of the assistant with which it ends is left out.
 
   Returns:
-    The messages, or None if it is no text that begins with such a turn.
+    The messages, or None if it is no text with such turns and such an end.
   """
   if not is_transcript(text):
     return None
-  turns = hh.parse_transcript(padded(text))
-  if turns and turns[-1][0] == "Assistant" and not turns[-1][1].strip():
-    turns = turns[:-1]
+  *turns, (speaker, said) = hh.parse_transcript(padded(text))
+  if speaker != "Assistant" or said.strip():
+    return None
   return list(hh.messages(turns))
 
 
 def is_transcript(text: Any) -> bool:
-  """Whether a value is text that begins with a turn of a human."""
+  """Whether a value is text with a turn of a human and one of an assistant."""
   return isinstance(text, str) and bool(_TRANSCRIPT.match(text))
 
 

@@ -18,6 +18,12 @@ _TASKMASTER = (
   "https://raw.githubusercontent.com/google-research-datasets/Taskmaster/master"
 )
 _HH = "https://raw.githubusercontent.com/anthropics/hh-rlhf/master"
+_HH_SUBSETS = (
+  "harmless-base",
+  "helpful-base",
+  "helpful-online",
+  "helpful-rejection-sampled",
+)
 
 _PERL_CITATION = """\
 @article{sidahmed2024perl,
@@ -149,6 +155,8 @@ class HhRlhf(UpstreamRows):
       SourceFile(
         local=f"hh_harmless/{part}.jsonl",
         url=f"{_HH}/harmless-base/{part}.jsonl.gz",
+        clone=f"harmless-base/{part}.jsonl",
+        siblings=_HH_SUBSETS,
       ),
     )
     for part in ("train", "test")

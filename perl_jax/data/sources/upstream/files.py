@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from perl_jax import json_text
+from perl_jax.data.sources.jsonl import foreign
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,10 +19,16 @@ class SourceFile:
   Attributes:
     local: Path below the local data directory, without `.gz`.
     url: Upstream address.
+    clone: Path in a clone of the upstream repository, without `.gz`; "" if
+      clones are laid out otherwise.
+    siblings: Folders of the repository with files of the same name and kind,
+      each of which may be the local data directory.
   """
 
   local: str
   url: str
+  clone: str = ""
+  siblings: tuple[str, ...] = ()
 
 
 def local_path(data_dir: str, file: SourceFile) -> pathlib.Path:
@@ -29,7 +36,8 @@ def local_path(data_dir: str, file: SourceFile) -> pathlib.Path:
 
   Args:
     data_dir: The directory that holds that of the data set, or that of the data
-      set itself, such as `copies` or `copies/hh_harmless`.
+      set itself, such as `copies` or `copies/hh_harmless`; or a clone of the
+      upstream repository, or a folder of it.
     file: The upstream file.
 
   Raises:
@@ -39,7 +47,9 @@ def local_path(data_dir: str, file: SourceFile) -> pathlib.Path:
   plain = root / file.local
   folder, *rest = pathlib.PurePosixPath(file.local).parts
   places = [plain]
-  if root.resolve().name == folder:
+  if file.clone:
+    places.append(root / file.clone)
+  if root.resolve().name in (folder, *file.siblings):
     places.append(root.joinpath(*rest))
   for place in places:
     for path in (place, place.with_name(place.name + ".gz")):
@@ -47,8 +57,9 @@ def local_path(data_dir: str, file: SourceFile) -> pathlib.Path:
         return path
   raise FileNotFoundError(
     f"{plain} (or the same with .gz) does not exist, but `data.dir` is"
-    f" {data_dir!r}: put a copy of {file.url} there, or leave `data.dir` empty"
-    " to download it."
+    f" {data_dir!r}: put a copy of {file.url} there,"
+    + (f" or name a clone that has {file.clone}," if file.clone else "")
+    + " or leave `data.dir` empty to download it."
   )
 
 
@@ -65,6 +76,8 @@ def parse_rows(path: str, name: str) -> Iterator[dict[str, Any]]:
       names the file and the line.
   """
   data = pathlib.Path(path).read_bytes()
+  if foreign.format_of(pathlib.Path(name), data[:64]) == "lfs":
+    raise ValueError(foreign.refusal(pathlib.Path(path), "lfs"))
   try:
     if data[:2] == b"\x1f\x8b":
       data = gzip.decompress(data)

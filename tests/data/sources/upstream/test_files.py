@@ -50,3 +50,32 @@ def test_upstream_files_are_read_as_they_are(tmp_path):
       expected += json.load(stream)
   assert len(expected) == 2453
   assert cases.read(copy, tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+  ("folder", "data_dir"),
+  [
+    ("clone/harmless-base", "clone"),
+    ("clone/harmless-base", "clone/harmless-base"),
+    ("clone/helpful-online", "clone/helpful-online"),
+  ],
+)
+def test_a_clone_of_the_repository_is_a_local_copy(tmp_path, folder, data_dir):
+  row = {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "b"}
+  data = (json.dumps(row) + "\n").encode()
+  cases.write(tmp_path / folder / "test.jsonl.gz", data)
+  found = cases.read(tmp_path / data_dir, tmp_path, "hh_rlhf", "test")
+  assert found == [row]
+
+
+def test_a_pointer_of_git_lfs_is_named(tmp_path):
+  path = tmp_path / "clone/harmless-base/test.jsonl.gz"
+  path.parent.mkdir(parents=True)
+  path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid x\n")
+  with pytest.raises(ValueError, match=r"test\.jsonl\.gz is .*git lfs pull"):
+    cases.read(tmp_path / "clone", tmp_path, "hh_rlhf", "test")
+
+
+def test_a_missing_copy_says_where_a_clone_has_it(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r"harmless-base/test\.jsonl,"):
+    cases.read(tmp_path, tmp_path, "hh_rlhf", "test")

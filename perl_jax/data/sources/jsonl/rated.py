@@ -1,0 +1,119 @@
+"""Replies with scores: pairs by a margin, labels by a threshold."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+Fields = dict[str, Any]
+
+# Names of a list of replies in a row, and of the list of their scores.
+_LISTS = ("responses", "completions", "replies", "answers", "candidates")
+_LISTS += ("generations", "outputs")
+_SCORE_LISTS = ("scores", "ratings", "rewards", "rating")
+# Names of one reply and its score in an item of such a list.
+_TEXTS = ("response", "completion", "text", "content", "answer", "output")
+# Names of the score of a row's one response.
+SCORES = ("score", "rating", "overall_score", "reward")
+RESPONSES = ("response", "completion")
+
+
+class Reply(NamedTuple):
+  """A reply to a prompt, text or messages, and its score."""
+
+  reply: Any
+  score: float
+
+
+def replies_of(fields: Fields) -> tuple[list[Reply], set[str]]:
+  """Returns the scored replies of a row, and the names of their fields.
+
+  They are a list of objects with a reply and a score, or two lists. Replies
+  whose score is no number are left out. Other rows have none.
+  """
+  for name in _LISTS:
+    items = fields.get(name)
+    if not isinstance(items, list):
+      continue
+    for scores_name in _SCORE_LISTS:
+      scores = fields.get(scores_name)
+      if isinstance(scores, list) and len(scores) == len(items):
+        return _scored(zip(items, scores)), {name, scores_name}
+    if items and all(isinstance(item, dict) for item in items):
+      found = [(_first(item, _TEXTS), _first(item, SCORES)) for item in items]
+      if any(reply is not None and score is not None for reply, score in found):
+        return _scored(found), {name}
+  return [], set()
+
+
+def score_of(fields: Fields) -> float | None:
+  """Returns the score of a row's one response; None if it has none."""
+  if not any(name in fields for name in RESPONSES):
+    return None
+  return _number(_first(fields, SCORES))
+
+
+def pairs(replies: Sequence[Reply], margin: float) -> Iterator[tuple[Any, Any]]:
+  """Yields (chosen, rejected) whose scores differ by `margin` or more."""
+  for good in replies:
+    for bad in replies:
+      if good.score - bad.score >= margin:
+        yield good.reply, bad.reply
+
+
+class ByPrompt:
+  """Rows with one scored response each, as pairs of those of one prompt."""
+
+  def __init__(self) -> None:
+    self._rows: dict[str, list[tuple[str, Fields, Reply]]] = {}
+
+  def add(self, where: str, fields: Fields, score: float) -> None:
+    """Keeps a row until all are there."""
+    prompt = {n: fields.get(n) for n in ("prompt", "system", "tools")}
+    key = json.dumps(prompt, sort_keys=True, default=str)
+    reply = Reply(_first(fields, RESPONSES), score)
+    self._rows.setdefault(key, []).append((where, fields, reply))
+
+  def pairs(self, margin: float) -> Iterator[tuple[str, Fields]]:
+    """Yields the pairs of every prompt, with the file and line of `chosen`."""
+    for rows in self._rows.values():
+      for where, fields, good in rows:
+        number = 0
+        for _, _, bad in rows:
+          if good.score - bad.score >= margin:
+            number += 1
+            yield (
+              f"{where}#{number}",
+              without(fields, RESPONSES + SCORES)
+              | {
+                "chosen": good.reply,
+                "rejected": bad.reply,
+              },
+            )
+
+
+def without(fields: Fields, names: Any) -> Fields:
+  """Returns a row without some fields."""
+  return {k: v for k, v in fields.items() if k not in names}
+
+
+def _scored(items: Any) -> list[Reply]:
+  scored = [(reply, _number(score)) for reply, score in items]
+  return [
+    Reply(reply, score)
+    for reply, score in scored
+    if reply is not None and score is not None
+  ]
+
+
+def _first(fields: Fields, names: Sequence[str]) -> Any:
+  return next((fields[n] for n in names if fields.get(n) is not None), None)
+
+
+def _number(value: Any) -> float | None:
+  """Returns a score as a number; None for what is none, such as "N/A"."""
+  if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+    return None
+  try:
+    return float(value)
+  except ValueError:
+    return None
