@@ -25,6 +25,9 @@ def get_config(arg=None):
     "cache": "",
     "tokenizer": "",
     "ignore": (),
+    "columns": "",
+    "margin": 0.0,
+    "threshold": "",
     "preview": 0,
   }
   config.sft = sft.get_config(name)

@@ -93,12 +93,14 @@ class Splits:
     validation: Validation rows; their groups are not those of `train`.
     counts: How many rows were read, repaired, dropped or irregular, by reason.
     notes: What else to say of the rows, once, in the log.
+    shapes: What the rows of a user's files are, for the log.
   """
 
   train: Sequence[Record]
   validation: Sequence[Record]
   counts: dict[str, int]
   notes: tuple[str, ...] = ()
+  shapes: tuple[str, ...] = ()
 
 
 def reply_of(message: Message) -> Reply:

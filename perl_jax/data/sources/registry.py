@@ -19,6 +19,7 @@ from perl_jax.data.records import Prompt, Record, Splits
 from perl_jax.data.sources import hh
 from perl_jax.data.sources.coffee_bar import rows as coffee_bar
 from perl_jax.data.sources.jsonl import files as jsonl_files
+from perl_jax.data.sources.jsonl import forms
 from perl_jax.data.sources.jsonl import rows as jsonl_rows
 from perl_jax.data.sources.taskmaster import checks, weak_pairs
 from perl_jax.data.sources.taskmaster import records as taskmaster
@@ -49,6 +50,7 @@ class Source:
 
 
 _FOLDS = ("folds", "fold")
+STATED = ("columns", "margin", "threshold")
 _PUBLIC = ("data_dir", "cache_dir", *_FOLDS)
 _CALL_CHECKS = ("valid_json", "known_api", "exact_match")
 _GENERATOR = tuple(
@@ -90,9 +92,9 @@ _SOURCES = {
     ),
   ),
   "jsonl": Source(
-    about="your own .jsonl files",
+    about="your own rows: JSON, Parquet or Arrow",
     kinds=tuple(jsonl_rows.SHAPES),
-    options=("path", "validation_path", "ignore", *_FOLDS),
+    options=("path", "validation_path", "ignore", *STATED, *_FOLDS),
     checks=(),
     licence="yours",
   ),
@@ -117,6 +119,7 @@ def load(
   validation_path: str = "",
   limit: int = 0,
   ignore: Collection[str] = (),
+  stated: Mapping[str, Any] | None = None,
   **generator: Any,
 ) -> Splits:
   """Reads or generates the records of one kind, split by group.
@@ -137,6 +140,7 @@ def load(
       others are counted as `over_limit`.
     ignore: Fields of `jsonl`, and keys of its messages, to leave out whatever
       they mean.
+    stated: What `jsonl` is told of the rows: the arguments of `forms.stated`.
     **generator: Options of `coffee_bar.rows.load`.
 
   Raises:
@@ -157,7 +161,7 @@ def load(
   given = {
     "data_dir": data_dir, "path": path, "validation_path": validation_path,
     "ignore": ignore,
-  }  # fmt: skip
+  } | (stated or {})  # fmt: skip
   _check_options(name, [o for o, v in given.items() if v] + list(generator))
   split = {"seed": seed, "folds": folds, "fold": fold}
   if name == "coffee_bar":
@@ -166,6 +170,7 @@ def load(
     if not path:
       raise ValueError("jsonl needs `path`: a .jsonl file or a directory.")
     own = {"validation_path": validation_path, "ignore": ignore}
+    own["reading"] = forms.stated(**stated or {})
     loaded = jsonl_files.load(path, kind, **own, **split)
   else:
     read = _READERS[name]

@@ -95,6 +95,7 @@ def load(data: Config, kind: str, seed: int) -> records.Splits:
     fold=data.fold,
     limit=data.limit,
     ignore=data.ignore,
+    stated={name: data[name] for name in registry.STATED},
     **data.options.to_dict(),
   )
   with phases.phase(f"reading {kind} of {data.name}"):
@@ -135,7 +136,7 @@ def targets(
     ValueError: The source has no demonstrations, or a row is wrong.
   """
   splits = load(config.data, "demonstrations", config.seed)
-  log_notes(splits.notes)
+  log_notes(splits.shapes + splits.notes)
   length = config.data.max_len
 
   def pack(rows, side):
@@ -202,7 +203,7 @@ def read(
   longest = config.data[shape.limit]
   splits = load(config.data, kind, config.seed)
   if train:
-    log_notes(splits.notes)
+    log_notes(splits.shapes + splits.notes)
   held_out = pick(list(splits.validation), config.eval.rows, config.seed)
   counts = dict(splits.counts)
 

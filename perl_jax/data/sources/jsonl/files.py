@@ -43,7 +43,7 @@ import itertools
 import pathlib
 from collections import Counter
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import NamedTuple
 
 from perl_jax.data import splits, unusable
 from perl_jax.data.records import (
@@ -54,7 +54,7 @@ from perl_jax.data.records import (
   reply_of,
   text_of,
 )
-from perl_jax.data.sources.jsonl import formats, paths
+from perl_jax.data.sources.jsonl import formats, forms, paths
 from perl_jax.data.sources.jsonl import rows as jsonl_rows
 from perl_jax.data.sources.jsonl.messages import listed
 
@@ -76,6 +76,7 @@ def load(
   folds: int = 5,
   fold: int = 0,
   ignore: Collection[str] = (),
+  reading: forms.Reading | None = None,
 ) -> Splits:
   """Reads the rows of one kind, split by the first user turn.
 
@@ -93,6 +94,7 @@ def load(
     folds: Number of folds.
     fold: The validation fold, 0 to `folds - 1`.
     ignore: Fields, and keys of messages, to leave out whatever they mean.
+    reading: What the user states about the rows; nothing if None.
 
   Raises:
     FileNotFoundError: A path does not exist, or a directory has no such files.
@@ -106,7 +108,8 @@ def load(
   counts: Counter[str] = Counter()
   parts = paths.find_files(path)
   counts += Counter(unused_files=len(parts.unused))
-  rows, groups, notes = _read(path, parts.train, kind, counts, ignore)
+  asked = _Asked(kind, ignore, reading or forms.Reading())
+  rows, groups, notes, shapes = _read(path, parts.train, asked, counts)
   held_out = parts.validation
   if validation_path:
     found = paths.find_files(validation_path)
@@ -114,76 +117,88 @@ def load(
   tally: Counter[str] = Counter()
   # In a directory of several stages, one may be divided by the names of files
   # while another is not: the fold is for that one.
-  validation, others, more = _read(
-    validation_path or path,
-    held_out,
-    kind,
-    tally,
-    ignore,
-    bool(validation_path),
+  validation, others, more, _ = _read(
+    validation_path or path, held_out, asked, tally, bool(validation_path)
   )
   if validation:
     shared = len(set(groups) & set(others))
     counts.update({f"validation_{name}": n for name, n in tally.items()})
     counts += Counter(shared_groups=shared)
     notes += [note for note in more if note not in notes]
-    return Splits(rows, validation, dict(counts), tuple(notes))
+    return Splits(rows, validation, dict(counts), tuple(notes), tuple(shapes))
   try:
     assigned = splits.assign_folds(groups, folds=folds, seed=seed)
     found = splits.split_records(
       rows, folds=folds, fold=fold, seed=seed, counts=counts, assigned=assigned
     )
-    return dataclasses.replace(found, notes=tuple(notes))
+    return dataclasses.replace(found, notes=tuple(notes), shapes=tuple(shapes))
   except ValueError as error:
     raise ValueError(
       f"{path}: {error} Or name a file of its own in `validation_path`."
     ) from error
 
 
+class _Asked(NamedTuple):
+  """What is asked of files: a kind of record, and how rows are read.
+
+  Attributes:
+    kind: The kind of record.
+    ignore: Fields and keys of messages to leave out.
+    reading: What the user states about the rows.
+  """
+
+  kind: str
+  ignore: Collection[str]
+  reading: forms.Reading
+
+
 def _read(
   path: str,
   files: Sequence[pathlib.Path],
-  kind: str,
+  asked: _Asked,
   counts: Counter[str],
-  ignore: Collection[str],
   required: bool = True,
-) -> tuple[list[Record], list[str], list[str]]:
+) -> tuple[list[Record], list[str], list[str], list[str]]:
   """Returns the records of `kind` in files, and the groups of all their rows.
 
   Args:
     path: Where the files were found, for errors.
     files: The files.
-    kind: The kind of record.
+    asked: What is asked of the files.
     counts: What is counted; updated in place.
-    ignore: Fields and keys to leave out.
     required: Whether it is an error that no file has such records.
 
   Returns:
-    The records, the groups of all rows, and what to say in the log.
+    The records, the groups of all rows, what to say in the log, and the shapes
+    of the files.
   """
   records, groups, others = [], [], []
+  shapes: dict[str, list[pathlib.Path]] = {}
+  kind = asked.kind
   ignored: Counter[str] = Counter()
   bad = unusable.Unusable()
   for file in files:
     counts["files"] += 1
-    read = _File(file, kind, ignore)
+    read = _File(file, asked)
     shape = read.shape
     groups += [record.group for record, _ in read.rows]
     if kind in (shape, "prompts"):  # every record has a prompt
       counts += read.counts
       ignored += read.ignored
       bad.merge(read.unusable)
+      shapes.setdefault(read.about, []).append(file)
       records += [
-        _prompt_of(record, fields) if kind == "prompts" else record
-        for record, fields in read.rows
+        _prompt_of(record, row) if kind == "prompts" else record
+        for record, row in read.rows
       ]
     else:
       others.append(
-        f"{file}, which has {shape} ({jsonl_rows.SHAPES[shape].fields})"
+        f"{file}, which has {shape} ({jsonl_rows.SHAPES[shape].fields})."
+        f"{read.hint}"
       )
       counts["files_of_other_kinds"] += 1
   if not counts["rows"] and not required:
-    return [], [], []
+    return [], [], [], []
   if not counts["rows"]:
     fields = [
       shape.fields
@@ -191,7 +206,7 @@ def _read(
       if kind in (name, "prompts")
     ]
     raise ValueError(
-      f"No {kind} can be made of {'; '.join(others)}. The fields for {kind}"
+      f"No {kind} can be made of {' '.join(others)} The fields for {kind}"
       f" are {' or '.join(fields)}."
     )
   if not records and not counts["unusable_dropped"]:
@@ -205,7 +220,13 @@ def _read(
   if ignored:
     shares = unusable.shares(ignored.items(), counts["rows"])
     notes.append(f"{path}: fields that are not read: {shares}")
-  return records, groups, notes
+  named = [
+    f"{found[0]}"
+    + (f" and {len(found) - 1} more" if len(found) > 1 else "")
+    + f": {about}, read as {kind}"
+    for about, found in shapes.items()
+  ]
+  return records, groups, notes, named
 
 
 class _File:
@@ -213,49 +234,50 @@ class _File:
 
   Attributes:
     shape: The shape of most of the first rows.
-    rows: The records, with the fields of their rows.
+    about: What the first row is, for the log.
+    hint: How records of the kind could be made of the rows, or "".
+    rows: The records, with the rows that they were made of.
     counts: How many rows were read and dropped.
     ignored: How many rows have each of the fields that are not read.
     unusable: The rows that cannot be used.
   """
 
-  def __init__(
-    self, file: pathlib.Path, kind: str, ignore: Collection[str]
-  ) -> None:
+  def __init__(self, file: pathlib.Path, asked: _Asked) -> None:
     """Reads them.
 
     Raises:
       ValueError: No row can be used, or there is none.
     """
-    rows = formats.rows(file)
+    reader = forms.Reader(asked.kind, asked.reading)
+    rows = reader.read(formats.rows(file), str(file))
     first = list(itertools.islice(rows, _FIRST))
     self.shape = _shape_of(first)
-    self.rows: list[tuple[Record, dict[str, Any]]] = []
+    self.rows: list[tuple[Record, forms.Found]] = []
     self.counts: Counter[str] = Counter()
     self.ignored: Counter[str] = Counter()
     self.unusable = unusable.Unusable()
-    for where, fields in itertools.chain(first, rows):
+    for row in itertools.chain(first, rows):
       self.counts["rows"] += 1
       try:
-        self._add(where, fields, kind, ignore)
+        self._add(row, asked)
       except unusable.UnusableError as error:
         self.counts["unusable_dropped"] += 1
         self.unusable.add(str(error), error.reason)
     if not self.counts["rows"]:
-      raise ValueError(f"{file} is empty: it has no row to learn from.")
+      raise ValueError(_no_rows(file, reader, asked.reading))
+    self.about = reader.about
+    self.hint = forms.hint(reader.first, asked.kind, asked.reading)
     if self.counts["unusable_dropped"] == self.counts["rows"]:
       self.unusable.check(self.counts["rows"], f"rows of {file}")
 
-  def _add(
-    self,
-    where: str,
-    fields: dict[str, Any],
-    kind: str,
-    ignore: Collection[str],
-  ) -> None:
+  def _add(self, row: forms.Found, asked: _Asked) -> None:
     """Adds the record of a row, or counts why there is none."""
+    if isinstance(row.fields, unusable.UnusableError):
+      raise row.fields
+    kind, where, fields = asked.kind, row.where, row.fields
     shape = jsonl_rows.shape_of(fields, where)
-    if shape != self.shape:
+    # Any row has a prompt, but a table of pairs has no labels.
+    if shape != self.shape and kind != "prompts":
       raise unusable.UnusableError(
         f"{where}: this row has {listed(fields)}, which makes it one"
         f" of {shape}, but the file begins with {self.shape}"
@@ -264,7 +286,7 @@ class _File:
         f"which are not {self.shape} as the rows before them",
       )
     record, ignored = jsonl_rows.parse(
-      fields, where, shape, ignore, check=kind != "prompts"
+      fields, where, shape, asked.ignore, check=kind != "prompts"
     )
     self.counts["ignored_fields"] += bool(ignored)
     self.ignored.update(ignored)
@@ -273,15 +295,28 @@ class _File:
       self.counts[dropped] += 1
       self.unusable.add(where, _REASONS[dropped])
     else:
-      self.rows.append((record, fields))
+      self.rows.append((record, row))
 
 
-def _shape_of(first: Sequence[tuple[str, dict[str, Any]]]) -> str:
+def _no_rows(
+  file: pathlib.Path, reader: forms.Reader, reading: forms.Reading
+) -> str:
+  """Returns why nothing was made of a file."""
+  if not reader.count:
+    return f"{file} is empty: it has no row to learn from."
+  return (
+    f"{file}: in none of {reader.count} rows do the scores of two replies to a"
+    f" prompt differ by data.margin={reading.margin}. Lower it."
+  )
+
+
+def _shape_of(first: Sequence[forms.Found]) -> str:
   """Returns the shape of most rows, the first of equally many; "" of none."""
   shapes: Counter[str] = Counter()
-  for where, fields in first:
+  for row in first:
     with contextlib.suppress(unusable.UnusableError):
-      shapes[jsonl_rows.shape_of(fields, where)] += 1
+      if isinstance(row.fields, dict):
+        shapes[jsonl_rows.shape_of(row.fields, row.where)] += 1
   return next((shape for shape, _ in shapes.most_common(1)), "")
 
 
@@ -294,8 +329,11 @@ def _why_dropped(record: Record, shape: str) -> str:
   return "equal_dropped" if len(set(texts)) < len(texts) else ""
 
 
-def _prompt_of(record: Record, fields: dict[str, Any]) -> Prompt:
-  """Returns a record's prompt; the last turn of a dialogue is the reference."""
+def _prompt_of(record: Record, row: forms.Found) -> Prompt:
+  """Returns a record's prompt; the last turn of a dialogue is the reference.
+
+  Without a dialogue, the right answer is, if the row has one.
+  """
   prompt, reference = record.prompt, None
   if isinstance(record, Demonstration):
     *before, last = record.prompt + record.turns
@@ -303,4 +341,6 @@ def _prompt_of(record: Record, fields: dict[str, Any]) -> Prompt:
     prompt, reference = tuple(before), None
     if isinstance(reply, str):
       reference = reply
-  return Prompt(record.id, record.group, prompt, reference, fields)
+  elif isinstance(record, Prompt):
+    reference = forms.answer_of(row)
+  return Prompt(record.id, record.group, prompt, reference, row.raw)

@@ -12,11 +12,21 @@ A user's columns get our names first, and null fields are left out. Then:
 """
 
 import dataclasses
+import json
+import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from perl_jax import names
-from perl_jax.data.sources.jsonl import conversations, messages, pairs, rated
+from perl_jax.data import unusable
+from perl_jax.data.sources.jsonl import (
+  conversations,
+  formats,
+  layouts,
+  messages,
+  pairs,
+  rated,
+)
 
 Fields = dict[str, Any]
 
@@ -29,7 +39,6 @@ KNOWN = (
   *("system", "tools", "score", "responses", "scores", "subset"),
   *ANSWERS[:-1],
 )
-_TALKS = ("prompt", "messages", "chosen", "rejected", *rated.RESPONSES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,11 +75,57 @@ class Reading:
       raise ValueError(f"data.margin={self.margin} must be more than 0.")
 
 
+def stated(
+  columns: str = "", margin: float = 0.0, threshold: str = ""
+) -> Reading:
+  """Returns what the fields of `config.data` state about rows.
+
+  Args:
+    columns: A JSON object of our names by column, "" for none.
+    margin: 0 makes no pairs.
+    threshold: A number as text; "" if labels say which responses are good.
+
+  Raises:
+    ValueError: One of them is malformed.
+  """
+  try:
+    named = json.loads(columns or "{}")
+  except ValueError:
+    named = None
+  if not isinstance(named, dict) or not all(
+    isinstance(name, str) for name in named.values()
+  ):
+    raise ValueError(
+      f"data.columns={columns!r} must be a JSON object that gives columns our"
+      ' names: --config.data.columns=\'{"question": "prompt"}\''
+    )
+  least = rated.number(threshold) if threshold else None
+  if threshold and (least is None or not math.isfinite(least)):
+    raise ValueError(f"data.threshold={threshold!r} must be a number.")
+  return Reading(named, margin or None, least)
+
+
+class Found(NamedTuple):
+  """One row that is made of a row of a file.
+
+  Attributes:
+    where: File and line, and a number after # if the row became several.
+    fields: The fields that `rows` reads, or why there are none.
+    raw: The row as it is in the file.
+  """
+
+  where: str
+  fields: Fields | unusable.UnusableError
+  raw: Fields
+
+
 class Reader:
   """Turns the rows of one file, one by one.
 
   Attributes:
     about: What the first row is, for the log.
+    first: The first row, with our names; empty before it.
+    count: Number of rows read.
   """
 
   def __init__(self, kind: str, reading: Reading) -> None:
@@ -81,6 +136,29 @@ class Reader:
     self._columns: set[str] = set()
     self._by_prompt = rated.ByPrompt()
     self.about = ""
+    self.first: Fields = {}
+    self.count = 0
+
+  def read(self, rows: Iterator[formats.Row], name: str) -> Iterator[Found]:
+    """Yields the rows that are made of all rows of a file.
+
+    Args:
+      rows: File and line of every row, and its fields.
+      name: Name of the file, for errors.
+
+    Raises:
+      ValueError: A column that the user names is in no row, or is there twice.
+    """
+    for where, fields in rows:
+      self.count += 1
+      try:
+        for made, ours in self.rows(where, fields):
+          yield Found(made, ours, fields)
+      except unusable.UnusableError as error:
+        yield Found(where, error, fields)
+    for made, ours in self.rest():
+      yield Found(made, ours, ours)
+    self.check_columns(name)
 
   def rows(self, where: str, fields: Fields) -> Iterator[tuple[str, Fields]]:
     """Yields file and line, and the fields of `rows`, for a row of a file.
@@ -93,10 +171,10 @@ class Reader:
     """
     fields = self._named(where, fields)
     if not self.about:
-      self.about = about(fields)
-    fields = _as_talk(fields)
+      self.about, self.first = about(fields), fields
+    fields = layouts.as_messages(fields)
     if self._kind != "labelled" and "label" in fields:
-      fields = _without_answer(fields)
+      fields = layouts.without_answer(fields)
     if "chosen" in fields or "rejected" in fields:
       yield from self._pairs(where, fields)
       return
@@ -116,7 +194,7 @@ class Reader:
       if isinstance(value, (int, float)) and not isinstance(value, bool):
         fields = self._labelled(fields, value)
     if self._kind == "prompts":
-      fields = _as_prompt(fields)
+      fields = layouts.as_prompt(fields)
     yield where, fields
 
   def rest(self) -> Iterator[tuple[str, Fields]]:
@@ -162,7 +240,7 @@ class Reader:
   def _pairs(self, where: str, fields: Fields) -> Iterator[tuple[str, Fields]]:
     if "prompt" not in fields and "messages" in fields:
       talk = fields["messages"]
-      if isinstance(talk, list) and not _is_answered(talk):
+      if isinstance(talk, list) and not layouts.is_answered(talk):
         fields = rated.without(fields, ("messages",)) | {"prompt": talk}
     if not pairs.is_many(fields):
       yield where, pairs.apart(fields, where)
@@ -184,7 +262,7 @@ class Reader:
     elif self._kind == "preferences" and margin is not None:
       for number, (good, bad) in enumerate(rated.pairs(replies, margin), 1):
         pair = fields | {"chosen": good, "rejected": bad}
-        yield f"{where}#{number}", pairs.apart(_as_talk(pair), where)
+        yield f"{where}#{number}", pairs.apart(layouts.as_messages(pair), where)
     else:
       yield where, fields
 
@@ -202,7 +280,7 @@ def about(fields: Fields) -> str:
       sharegpt = any(isinstance(t, dict) and "from" in t for t in fields[name])
       form = "ShareGPT conversations" if sharegpt else "conversations"
       return form + (" with labels" if "label" in fields else "")
-  prompt = "Alpaca instruction" if _is_alpaca(fields) else "prompt"
+  prompt = "Alpaca instruction" if layouts.is_alpaca(fields) else "prompt"
   if rated.replies_of(fields)[0]:
     return f"{prompt} and several replies with scores"
   answered = any(name in fields for name in (*rated.RESPONSES, "output"))
@@ -212,6 +290,18 @@ def about(fields: Fields) -> str:
   if not answered:
     found = [name for name in ANSWERS if name in fields][:1]
   return " and ".join([prompt, *found])
+
+
+def answer_of(row: Found) -> str | None:
+  """Returns the right answer that a row gives, as text; None if it has none."""
+  named = row.fields if isinstance(row.fields, dict) else {}
+  for name in ANSWERS:
+    value = named.get(name, row.raw.get(name))
+    if isinstance(value, str):
+      return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+      return str(value)
+  return None
 
 
 def hint(fields: Fields, kind: str, reading: Reading) -> str:
@@ -244,79 +334,3 @@ def _about_pair(fields: Fields) -> str:
   if all(isinstance(side, list) and len(side) == 1 for side in sides):
     return f"{prompt}pairs of messages"
   return f"{prompt}pairs of conversations"
-
-
-def _is_alpaca(fields: Fields) -> bool:
-  return (
-    "instruction" in fields
-    and "prompt" not in fields
-    and "messages" not in fields
-  )
-
-
-def _as_talk(fields: Fields) -> Fields:
-  """Returns a row with its conversations as messages, in fields of `rows`."""
-  for name in ("conversations", "conversation"):
-    if name in fields and "messages" not in fields:
-      talk = fields[name]
-      fields = rated.without(fields, (name,))
-      fields["prompt" if "chosen" in fields else "messages"] = talk
-  if _is_alpaca(fields):
-    fields = _of_alpaca(fields)
-  changed = {}
-  for name in _TALKS:
-    value = fields.get(name)
-    if isinstance(value, (list, dict)):
-      talk = conversations.of(value)
-      if talk is not value:
-        changed[name] = talk
-  talk = conversations.transcript(fields.get("prompt"))
-  if talk:
-    changed["prompt"] = talk
-  return fields | changed if changed else fields
-
-
-def _of_alpaca(fields: Fields) -> Fields:
-  """Returns an Alpaca row as a prompt and a response."""
-  instruction, given = fields["instruction"], fields.get("input", "")
-  rest = rated.without(fields, ("instruction", "input", "output", "history"))
-  if "output" in fields:
-    rest["response"] = fields["output"]
-  if not isinstance(instruction, str) or not isinstance(given, str):
-    return rest | {"prompt": instruction}
-  text = "\n\n".join(t for t in (instruction, given) if t.strip())
-  history = fields.get("history")
-  if not history:
-    return rest | {"prompt": text}
-  talk = [
-    {"role": role, "content": said}
-    for turn in history
-    for role, said in zip(("user", "assistant"), turn, strict=False)
-  ]
-  return rest | {"prompt": [*talk, {"role": "user", "content": text}]}
-
-
-def _without_answer(fields: Fields) -> Fields:
-  """Returns a row without a label that is no rating, but the right answer."""
-  answered = any(name in fields for name in rated.RESPONSES)
-  talk = fields.get("messages")
-  if answered or (isinstance(talk, list) and _is_answered(talk)):
-    return fields
-  return rated.without(fields, ("label",))
-
-
-def _as_prompt(fields: Fields) -> Fields:
-  """Returns a conversation that ends with the user as a prompt."""
-  talk = fields.get("messages")
-  if "prompt" in fields or not isinstance(talk, list) or _is_answered(talk):
-    return fields
-  return rated.without(fields, ("messages",)) | {"prompt": talk}
-
-
-def _is_answered(talk: list[Any]) -> bool:
-  """Whether the assistant has the last word."""
-  return (
-    bool(talk)
-    and isinstance(talk[-1], dict)
-    and talk[-1].get("role") == "assistant"
-  )

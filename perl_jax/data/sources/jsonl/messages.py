@@ -141,7 +141,7 @@ def error(
 
 def found(value: Any) -> str:
   """Returns a value as JSON text of at most 60 characters, for errors."""
-  text = json.dumps(value, ensure_ascii=False)
+  text = json.dumps(value, ensure_ascii=False, default=str)
   return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -49,7 +49,7 @@ def score_of(fields: Fields) -> float | None:
   """Returns the score of a row's one response; None if it has none."""
   if not any(name in fields for name in RESPONSES):
     return None
-  return _number(_first(fields, SCORES))
+  return number(_first(fields, SCORES))
 
 
 def pairs(replies: Sequence[Reply], margin: float) -> Iterator[tuple[Any, Any]]:
@@ -97,7 +97,7 @@ def without(fields: Fields, names: Any) -> Fields:
 
 
 def _scored(items: Any) -> list[Reply]:
-  scored = [(reply, _number(score)) for reply, score in items]
+  scored = [(reply, number(score)) for reply, score in items]
   return [
     Reply(reply, score)
     for reply, score in scored
@@ -109,7 +109,7 @@ def _first(fields: Fields, names: Sequence[str]) -> Any:
   return next((fields[n] for n in names if fields.get(n) is not None), None)
 
 
-def _number(value: Any) -> float | None:
+def number(value: Any) -> float | None:
   """Returns a score as a number; None for what is none, such as "N/A"."""
   if isinstance(value, bool) or not isinstance(value, (int, float, str)):
     return None

@@ -1,0 +1,86 @@
+"""Prompts and conversations under the names that `rows` reads."""
+
+from typing import Any
+
+from perl_jax.data.sources.jsonl import conversations, rated
+
+Fields = dict[str, Any]
+# Fields that may be conversations.
+_TALKS = ("prompt", "messages", "chosen", "rejected", *rated.RESPONSES)
+
+
+def is_alpaca(fields: Fields) -> bool:
+  """Whether a row is an instruction in the fields of Alpaca."""
+  return (
+    "instruction" in fields
+    and "prompt" not in fields
+    and "messages" not in fields
+  )
+
+
+def as_messages(fields: Fields) -> Fields:
+  """Returns a row with its conversations as messages, in fields of `rows`."""
+  for name in ("conversations", "conversation"):
+    if name in fields and "messages" not in fields:
+      talk = fields[name]
+      fields = rated.without(fields, (name,))
+      fields["prompt" if "chosen" in fields else "messages"] = talk
+  if is_alpaca(fields):
+    fields = _of_alpaca(fields)
+  changed = {}
+  for name in _TALKS:
+    value = fields.get(name)
+    if isinstance(value, (list, dict)):
+      talk = conversations.of(value)
+      if talk is not value:
+        changed[name] = talk
+  talk = conversations.transcript(fields.get("prompt"))
+  if talk:
+    changed["prompt"] = talk
+  return fields | changed if changed else fields
+
+
+def _of_alpaca(fields: Fields) -> Fields:
+  """Returns an Alpaca row as a prompt and a response."""
+  instruction, given = fields["instruction"], fields.get("input", "")
+  rest = rated.without(fields, ("instruction", "input", "output", "history"))
+  if "output" in fields:
+    rest["response"] = fields["output"]
+  if not isinstance(instruction, str) or not isinstance(given, str):
+    return rest | {"prompt": instruction}
+  text = "\n\n".join(t for t in (instruction, given) if t.strip())
+  history = fields.get("history")
+  if not history:
+    return rest | {"prompt": text}
+  talk = [
+    {"role": role, "content": said}
+    for turn in history
+    for role, said in zip(("user", "assistant"), turn, strict=False)
+  ]
+  return rest | {"prompt": [*talk, {"role": "user", "content": text}]}
+
+
+def without_answer(fields: Fields) -> Fields:
+  """Returns a row without a label that is no rating, but the right answer."""
+  answered = any(name in fields for name in rated.RESPONSES)
+  talk = fields.get("messages")
+  if answered or (isinstance(talk, list) and is_answered(talk)):
+    return fields
+  return rated.without(fields, ("label",))
+
+
+def as_prompt(fields: Fields) -> Fields:
+  """Returns a conversation that ends with the user as a prompt."""
+  talk = fields.get("messages")
+  if "prompt" in fields or not isinstance(talk, list) or is_answered(talk):
+    return fields
+  return rated.without(fields, ("messages",)) | {"prompt": talk}
+
+
+def is_answered(talk: list[Any]) -> bool:
+  """Whether the assistant has the last word."""
+  return (
+    bool(talk)
+    and isinstance(talk[-1], dict)
+    and talk[-1].get("role") == "assistant"
+  )
