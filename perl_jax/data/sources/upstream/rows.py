@@ -16,6 +16,9 @@ from perl_jax import names
 from perl_jax.data.sources.upstream.datasets import BUILDERS, UpstreamRows
 from perl_jax.data.sources.upstream.files import SourceFile, fingerprint
 
+# How long upstream may take to answer.
+ANSWER_SECONDS = 20
+
 
 def read_rows(
   dataset: str, part: str, data_dir: str = "", cache_dir: str = ""
@@ -46,7 +49,11 @@ def read_rows(
 
   with _quiet_tfds():
     builder = make_builder()
-    if not builder.is_prepared():
+    prepared = builder.is_prepared()
+  if not prepared and not data_dir:
+    _require_reachable(files)
+  with _quiet_tfds():
+    if not prepared:
       try:
         _prepare(builder, os.fspath(root / "downloads"), files)
       except OSError:
@@ -56,6 +63,39 @@ def read_rows(
           raise
     examples = builder.as_data_source(split=part)
     return [json.loads(example["row"]) for example in examples]
+
+
+def _require_reachable(files: Sequence[SourceFile]) -> None:
+  """Says what is waited for, and asks upstream for its first bytes.
+
+  TFDS tries again for minutes, and without a limit, before it says anything.
+  """
+  url = files[0].url
+  logging.info(
+    "downloading %d file(s), the first from %s; its answer is waited for up to"
+    " %d s, twice",
+    len(files),
+    url,
+    ANSWER_SECONDS,
+  )
+  for last in (False, True):
+    try:
+      with requests.get(url, stream=True, timeout=ANSWER_SECONDS) as answer:
+        answer.raise_for_status()
+        return
+    except requests.exceptions.RequestException as error:
+      if last or isinstance(error, requests.exceptions.HTTPError):
+        raise _not_downloaded(files, error) from error
+
+
+def _not_downloaded(
+  files: Sequence[SourceFile], error: Exception
+) -> FileNotFoundError:
+  why = " ".join(str(error).split())
+  return FileNotFoundError(
+    f"{files[0].url} could not be downloaded ({why}). Set `data.dir` to a"
+    f" directory with local copies, laid out as {files[0].local}."
+  )
 
 
 def default_cache() -> pathlib.Path:
@@ -89,10 +129,7 @@ def _prepare(
     tfds.download.DownloadError,
     requests.exceptions.RequestException,
   ) as error:
-    raise FileNotFoundError(
-      f"{files[0].url} could not be downloaded ({error}). Set `data.dir` to a"
-      f" directory with local copies, laid out as {files[0].local}."
-    ) from error
+    raise _not_downloaded(files, error) from error
 
 
 @contextlib.contextmanager

@@ -6,14 +6,18 @@ import json
 import logging
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import tensorflow_datasets as tfds
 
 from perl_jax.data.sources import upstream as upstream_lib
+from perl_jax.data.sources.upstream import files as upstream_files
+from perl_jax.data.sources.upstream import rows as rows_lib
 from tests.data.sources.upstream import cases
 
 
@@ -163,3 +167,30 @@ def test_a_failed_download_says_what_to_do(upstream, tmp_path):
   for part in ("/test.jsonl.gz", "`data.dir`", "hh_harmless/test.jsonl"):
     assert part in str(error.value)
   assert not cases.prepared(tmp_path)
+
+
+@pytest.mark.parametrize("listens", [True, False])
+def test_without_a_network_it_is_said_soon(tmp_path, monkeypatch, listens):
+  """Nobody is there, or nobody answers: as behind a firewall."""
+  with socket.socket() as silent:
+    silent.bind(("127.0.0.1", 0))
+    if listens:
+      silent.listen()
+    url = f"http://127.0.0.1:{silent.getsockname()[1]}/test.jsonl.gz"
+    monkeypatch.setattr(rows_lib, "ANSWER_SECONDS", 0.2)
+    files = {"test": (upstream_files.SourceFile("hh/test.jsonl", url),)}
+    builder = upstream_lib.BUILDERS["hh_rlhf"]
+    monkeypatch.setattr(builder, "PARTS", files)
+    start = time.monotonic()
+    said = []
+    monkeypatch.setattr(
+      rows_lib.logging, "info", lambda text, *args: said.append(text % args)
+    )
+    with pytest.raises(FileNotFoundError) as error:
+      upstream_lib.read_rows("hh_rlhf", "test", cache_dir=str(tmp_path))
+    assert time.monotonic() - start < 10
+  message = str(error.value)
+  assert url in message and "`data.dir`" in message
+  assert "\n" not in message
+  (waiting,) = said
+  assert url in waiting and "waited for up to" in waiting
