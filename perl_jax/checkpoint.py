@@ -10,6 +10,7 @@ Each checkpoint has a list of its files with their SHA-256, which is written
 before Orbax gives the directory its name and checked before anything is read.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,13 +19,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from jax.sharding import Mesh
 from orbax.checkpoint import checkpoint_managers
 
-from perl_jax import checksums, hosts, sharding, steps
+from perl_jax import checksums, disk, hosts, sharding, steps
 from perl_jax import params as params_lib
 
 DIRECTORY = "checkpoints"
+# How Orbax names a directory that it has not finished.
+_UNFINISHED = "*.orbax-checkpoint-tmp"
 # Where checkpoints that cannot be read any more are put aside.
 DAMAGED = "damaged"
 # Orbax writes these last of all, after the list of checksums.
@@ -91,22 +95,25 @@ class Checkpointer:
       ]
     )
     self._directory = Path(workdir).absolute() / DIRECTORY
+    # What is written, and how many bytes that takes, for errors.
+    self._writes, self._needed = "a checkpoint", 0
     checksums.put_damaged_aside(
       self._directory, self._directory.parent / DAMAGED
     )
-    self._manager = ocp.CheckpointManager(
-      self._directory,
-      item_names=("trainable", "optimizer", "meta"),
-      options=ocp.CheckpointManagerOptions(
-        preservation_policy=policy,
-        best_fn=_score,
-        cleanup_tmp_directories=True,
-        enable_async_checkpointing=True,
-        async_options=ocp.AsyncOptions(
-          post_finalization_callback=self._list_files
+    with self._writing():
+      self._manager = ocp.CheckpointManager(
+        self._directory,
+        item_names=("trainable", "optimizer", "meta"),
+        options=ocp.CheckpointManagerOptions(
+          preservation_policy=policy,
+          best_fn=_score,
+          cleanup_tmp_directories=True,
+          enable_async_checkpointing=True,
+          async_options=ocp.AsyncOptions(
+            post_finalization_callback=self._list_files
+          ),
         ),
-      ),
-    )
+      )
 
   def _list_files(self) -> None:
     """Writes the checksums of what is about to become a checkpoint.
@@ -123,8 +130,15 @@ class Checkpointer:
   def __enter__(self) -> "Checkpointer":
     return self
 
-  def __exit__(self, *exception) -> None:
-    self.close()
+  def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    try:
+      self.close()
+    except disk.CannotWrite as error:
+      if kind is None:
+        raise
+      # What ended the run is said first, and is often this very error.
+      if kind is not disk.CannotWrite:
+        logging.warning("%s", error)
 
   @property
   def latest_step(self) -> int | None:
@@ -156,22 +170,47 @@ class Checkpointer:
 
     Raises:
       FloatingPointError: The metric is not finite, and cannot be compared.
+      disk.CannotWrite: There is no room for it, or for the one before, whose
+        writing has gone on until now.
     """
     score = None
     if metrics is not None:
       score = {"score": self._sign * self._finite(step, metrics)}
-    self._manager.wait_until_finished()
+    self.wait()
+    self._writes = f"the checkpoint of step {step}"
+    self.require_room(state)
     if step in self._manager.all_steps():
       self._manager.delete(step)
     optimizer = _beside_trainable(state)
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        trainable=ocp.args.StandardSave(state.trainable),
-        optimizer=ocp.args.StandardSave(optimizer),
-        meta=ocp.args.JsonSave({**self.notes(), **meta}),
-      ),
-      metrics=score,
+    with self._writing():
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          trainable=ocp.args.StandardSave(state.trainable),
+          optimizer=ocp.args.StandardSave(optimizer),
+          meta=ocp.args.JsonSave({**self.notes(), **meta}),
+        ),
+        metrics=score,
+      )
+
+  def require_room(self, state: steps.TrainState) -> None:
+    """Checks that there is room for one more checkpoint.
+
+    It takes as much as the latest one, or else as the arrays do in memory.
+
+    Raises:
+      disk.CannotWrite: There is not; says how much is missing.
+    """
+    latest = self.latest_step
+    self._needed = params_lib.nbytes((state.trainable, state.opt_state))
+    if latest is not None:
+      self._needed = disk.size(self._directory / str(latest))
+    disk.require_room(self._writes, self._directory, self._needed)
+
+  def _writing(self) -> contextlib.AbstractContextManager[None]:
+    """Around what writes a checkpoint, of which it leaves all or nothing."""
+    return disk.writing(
+      self._writes, self._directory, self._needed, unfinished=_UNFINISHED
     )
 
   def _finite(self, step: int, metrics: Mapping[str, float]) -> float:
@@ -225,12 +264,16 @@ class Checkpointer:
 
   def wait(self) -> None:
     """Waits until all that was saved is on disk; raises a write's error."""
-    self._manager.wait_until_finished()
+    with self._writing():
+      self._manager.wait_until_finished()
 
   def close(self) -> None:
     """Waits for pending writes; their errors are raised here."""
-    self._manager.wait_until_finished()
-    self._manager.close()
+    try:
+      self.wait()
+    finally:
+      with self._writing():
+        self._manager.close()
 
 
 def load_trainable(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import filelock
 import jax
+from absl import logging
 
 OFF = "off"
 # Programs that compile in less time are not worth a file.
@@ -49,8 +50,16 @@ def use(directory: str, environment: Mapping[str, str]) -> Path | None:
     path.mkdir(parents=True, exist_ok=True)
     remove_broken(path)
   except OSError as error:
-    if not directory:
-      return None  # it only saves time
+    if not directory:  # it only saves time
+      logging.warning(
+        "Compiled programs are not kept for later starts, which compile them"
+        " again: %s cannot be written (%s). --compilation_cache=DIR moves them,"
+        " and --compilation_cache=%s silences this.",
+        path,
+        error,
+        OFF,
+      )
+      return None
     raise ValueError(
       f"--compilation_cache={directory}: {path} cannot be written ({error})."
       f" Give another directory, or --compilation_cache={OFF}."

@@ -5,6 +5,8 @@ JSON has no non-finite numbers: they are written as the strings "nan", "inf" and
 surrogate in a response cannot stop a run.
 """
 
+import contextlib
+import io
 import json
 import math
 import os
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from perl_jax import json_text
+from perl_jax import disk, json_text
 
 
 def read_jsonl(
@@ -64,17 +66,49 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-  """Writes a file atomically: if that fails, the old file remains."""
+  """Writes a file atomically: if that fails, the old file remains.
+
+  Raises:
+    disk.CannotWrite: The file system refuses.
+  """
   path = Path(path)
   temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  with disk.writing(path.name, path.parent, len(content)):
+    try:
+      with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+      temporary.replace(path)
+    finally:
+      temporary.unlink(missing_ok=True)
+
+
+def append(file: io.FileIO, rows: Iterable[Mapping[str, object]]) -> bytes:
+  """Appends rows to an open JSON-lines file: all of them, or none.
+
+  Args:
+    file: File that was opened for appending, without a buffer.
+    rows: Objects, a line each.
+
+  Returns:
+    What was appended.
+
+  Raises:
+    disk.CannotWrite: The file system refuses.
+  """
+  content = "".join(map(json_line, rows)).encode("ascii")
+  before, path = file.seek(0, os.SEEK_END), Path(str(file.name))
   try:
-    with temporary.open("wb") as file:
-      file.write(content)
-      file.flush()
-      os.fsync(file.fileno())
-    temporary.replace(path)
-  finally:
-    temporary.unlink(missing_ok=True)
+    with disk.writing(path.name, path.parent, len(content)):
+      left = memoryview(content)
+      while left:
+        left = left[file.write(left) :]
+  except disk.CannotWrite:
+    with contextlib.suppress(OSError):
+      file.truncate(before)
+    raise
+  return content
 
 
 def json_line(row: Mapping[str, object]) -> str:

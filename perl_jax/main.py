@@ -25,7 +25,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from perl_jax import compilation_cache, hosts, tasks
+from perl_jax import compilation_cache, disk, hosts, tasks
 from perl_jax.hosts import signals
 from perl_jax.planning import libtpu
 from perl_jax.tasks.settings import overrides
@@ -66,7 +66,10 @@ _COMPILATION_CACHE = flags.DEFINE_string(
 )
 
 # What bad input raises. Everything else is a bug and keeps its traceback.
-USER_ERRORS = (ValueError, FileNotFoundError, FloatingPointError)
+USER_ERRORS = (
+  *(ValueError, FileNotFoundError, FloatingPointError),
+  disk.CannotWrite,
+)
 # How long a run that was told to stop may take to end.
 _LAST_SECONDS = 15
 # Says how many tasks a launcher has started, in each of them.
@@ -107,6 +110,9 @@ def main(argv: list[str]) -> None:
       traceback.print_exc()
     hosts.fail(str(error))
   except (Exception, KeyboardInterrupt) as error:
+    refused = disk.explain(error)
+    if refused and not _TRACEBACK.value:
+      hosts.fail(refused)
     if jax.process_count() == 1:
       raise
     traceback.print_exc()
@@ -187,14 +193,22 @@ def quiet_libraries() -> None:
   logging.set_verbosity(logging.INFO)
   ours = os.path.dirname(os.path.dirname(tasks.__file__))
   logging.get_absl_handler().python_handler.addFilter(
-    lambda record: (
-      record.pathname.startswith(ours)
-      or (
-        record.levelno >= standard_logging.WARNING
-        and "did not provide metrics" not in str(record.msg)
-      )
-    )
+    lambda record: record.pathname.startswith(ours) or is_news(record)
   )
+
+
+def is_news(record: standard_logging.LogRecord) -> bool:
+  """Whether a library's log line says what nobody else says.
+
+  Orbax logs a disk that is full once for each of its threads, with a traceback
+  each, and raises it as well: one line of it is written at the end.
+  """
+  if record.levelno < standard_logging.WARNING:
+    return False
+  error = record.exc_info[1] if record.exc_info else None
+  message = record.getMessage()
+  refused = disk.refusal(error) or disk.refusal(OSError(message))
+  return not refused and "did not provide metrics" not in message
 
 
 def start(argv: list[str]) -> None:

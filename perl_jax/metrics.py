@@ -14,6 +14,7 @@ so that a lone surrogate in a response cannot stop a run. Times, which differ
 between two equal runs, are only under `seconds/` and `rate/`.
 """
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +22,7 @@ from typing import Any, Self
 import numpy as np
 from rich.console import Console
 
-from perl_jax import files, journal
+from perl_jax import disk, files, journal
 from perl_jax.reporting import terminal
 
 
@@ -77,11 +78,12 @@ class Writer:
   def __enter__(self) -> Self:
     if not self._enabled:
       return self
-    self._workdir.mkdir(parents=True, exist_ok=True)
-    for name in ("metrics.jsonl", "samples.jsonl"):
-      self._files[name] = journal.Journal(
-        self._workdir / name, self._resume_step, self._noted.get(name)
-      )
+    with disk.writing("metrics", self._workdir):
+      self._workdir.mkdir(parents=True, exist_ok=True)
+      for name in ("metrics.jsonl", "samples.jsonl"):
+        self._files[name] = journal.Journal(
+          self._workdir / name, self._resume_step, self._noted.get(name)
+        )
     # Imported here: it brings PyTorch along, where that is installed.
     from perl_jax.reporting import events
 
@@ -97,7 +99,10 @@ class Writer:
       return
     self._open = False
     self._progress.stop(finished=kind is None)
-    self._events.close()
+    # A disk that is full has refused the same bytes already.
+    refused = (OSError,) if kind is not None else ()
+    with contextlib.suppress(*refused):
+      self._events.close()
     for file in self._files.values():
       file.close()
 

@@ -35,7 +35,7 @@ FLOORS = (
   ("roles", "sampling", "optim"),
   # Models say how activations are laid out: the axes' names are below them.
   (
-    *("starting", "compilation_cache", "names", "hosts", "sharding"),
+    *("starting", "disk", "compilation_cache", "names", "hosts", "sharding"),
     *("models", "objectives", "params", "json_text", "files", "checksums"),
     *("endpoints",),
   ),

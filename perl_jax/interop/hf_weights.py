@@ -21,8 +21,8 @@ import safetensors.numpy
 from absl import logging
 from jax.sharding import Mesh
 
+from perl_jax import disk, hosts
 from perl_jax import files as files_lib
-from perl_jax import hosts
 from perl_jax import params as params_lib
 from perl_jax.interop import hf_files, hf_names, leaves
 from perl_jax.interop.hf_files import FLOATS, INDEX, SINGLE, Checkpoint
@@ -236,6 +236,8 @@ def save_base(
       for i in range(len(plan))
     ]
   weight_map = {}
+  total = sum(math.prod(s) for s in shapes.values()) * size
+  disk.require_room("the model", Path(directory), total)
   for file, entries in zip(files, plan, strict=True):
     tensors = {}
     for name, path, i in entries:
@@ -247,11 +249,10 @@ def save_base(
     if file == files[-1]:
       tensors |= dict(extra or {})
       weight_map |= dict.fromkeys(extra or {}, file)
-    safetensors.numpy.save_file(
-      tensors, Path(directory) / file, metadata={"format": "pt"}
-    )
+    path = Path(directory) / file
+    with disk.writing(file, path.parent):
+      safetensors.numpy.save_file(tensors, path, metadata={"format": "pt"})
   if len(files) > 1:
-    total = sum(math.prod(s) for s in shapes.values()) * size
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     files_lib.write_json(Path(directory) / INDEX, index)
   return files

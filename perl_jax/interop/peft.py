@@ -18,7 +18,7 @@ import numpy as np
 import safetensors.numpy
 from absl import logging
 
-from perl_jax import files, roles
+from perl_jax import disk, files, roles
 from perl_jax import params as params_lib
 from perl_jax.interop import hf_names, peft_config, score
 from perl_jax.interop import leaves as leaves_lib
@@ -117,9 +117,11 @@ def save_adapter(
     "rank_pattern": {},
     "alpha_pattern": {},
   }
-  safetensors.numpy.save_file(
-    tensors, Path(directory) / WEIGHTS, metadata={"format": "pt"}
-  )
+  needed = sum(tensor.nbytes for tensor in tensors.values())
+  with disk.writing(WEIGHTS, directory, needed):
+    safetensors.numpy.save_file(
+      tensors, Path(directory) / WEIGHTS, metadata={"format": "pt"}
+    )
   files.write_json(Path(directory) / CONFIG, settings)
 
 

@@ -8,6 +8,8 @@ from tensorboardX import summary as tensorboard_summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 
+from perl_jax import disk
+
 
 class Events:
   """A TensorBoard event file, flushed before `write` returns.
@@ -24,6 +26,7 @@ class Events:
       directory: Where TensorBoard looks.
       resume_step: Events of earlier files at or after this step are hidden.
     """
+    self._directory = directory
     directory.mkdir(parents=True, exist_ok=True)
     earlier = len(list(directory.iterdir()))
     self._writer = EventsWriter(str(directory / "events"), f".{earlier:04}")
@@ -35,10 +38,11 @@ class Events:
 
   def write(self, step: int, scalars: Mapping[str, object]) -> None:
     """Writes an event for each scalar: {tag: value}."""
-    for key, value in scalars.items():
-      scalar = tensorboard_summary.scalar(key, float(value))
-      self._add(step=step, summary=scalar)
-    self._writer.flush()
+    with disk.writing("TensorBoard events", self._directory):
+      for key, value in scalars.items():
+        scalar = tensorboard_summary.scalar(key, float(value))
+        self._add(step=step, summary=scalar)
+      self._writer.flush()
 
   def close(self) -> None:
     """Closes the file."""

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from perl_jax import files
+from perl_jax import disk, files
 from perl_jax import params as params_lib
 from perl_jax.data.text import files as text_files
 from perl_jax.data.text import recipe
@@ -71,23 +71,24 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   head = exported_head(config, start)
   partial = workdir.with_name(f".{workdir.name}.partial")
   shutil.rmtree(partial, ignore_errors=True)
-  partial.mkdir(parents=True)
   try:
-    found, usage = {}, ""
-    with phases.phase(f"writing {workdir}"):
-      if config.format == "gguf":
-        found, usage = write_gguf(config, start, partial)
-      else:
-        tokenization = write_tokenizer(config, start, partial)
-        usage = usage_of(config, start, tokenization)
-      if config.format == "adapter":
-        write_adapter(config, start, head, partial, workdir)
-      elif config.format == "merged":
-        found = write_merged(config, start, head, partial)
-      if config.format != "gguf":
-        tokenizer_out.keep_class(partial, tokenization.tokenizer)
-    files.write_text(partial / "README.md", card(config, start, found, usage))
-    partial.rename(workdir)
+    with disk.writing("the export", workdir):
+      partial.mkdir(parents=True)
+      found, usage = {}, ""
+      with phases.phase(f"writing {workdir}"):
+        if config.format == "gguf":
+          found, usage = write_gguf(config, start, partial)
+        else:
+          tokenization = write_tokenizer(config, start, partial)
+          usage = usage_of(config, start, tokenization)
+        if config.format == "adapter":
+          write_adapter(config, start, head, partial, workdir)
+        elif config.format == "merged":
+          found = write_merged(config, start, head, partial)
+        if config.format != "gguf":
+          tokenizer_out.keep_class(partial, tokenization.tokenizer)
+      files.write_text(partial / "README.md", card(config, start, found, usage))
+      partial.rename(workdir)
   except BaseException:
     shutil.rmtree(partial, ignore_errors=True)
     raise

@@ -3,10 +3,12 @@
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from perl_jax import disk
 from perl_jax.interop.gguf.dependency import import_gguf
 
 
@@ -69,17 +71,21 @@ def write(
         writer.add_custom_alignment(field.value)
       else:
         writer.add_key_value(field.key, field.value, field.kind, field.of)
+    needed = 0
     for tensor in tensors:
       shape = gguf.quants.quant_shape_to_byte_shape(tensor.shape, tensor.kind)
       size = int(np.prod(shape, dtype=np.int64))
       writer.add_tensor_info(
         tensor.name, shape, np.dtype(np.uint8), size, tensor.kind
       )
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    for tensor in tensors:
-      writer.write_tensor_data(_stored(tensor))
+      needed += size
+    disk.require_room(Path(path).name, Path(path).parent, needed)
+    with disk.writing(Path(path).name, Path(path).parent, needed):
+      writer.write_header_to_file()
+      writer.write_kv_data_to_file()
+      writer.write_ti_data_to_file()
+      for tensor in tensors:
+        writer.write_tensor_data(_stored(tensor))
   finally:
     writer.close()
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from perl_jax import files, hosts, json_text
+from perl_jax import disk, files, hosts, json_text
 from perl_jax.data.text import files as tokenizer_files
 from perl_jax.data.text import gguf_metadata, gguf_tokenizer, hugging_face
 from perl_jax.interop import peft
@@ -126,11 +126,12 @@ def copy_tokenizer(source: Path, target: Path) -> None:
   if source.suffix == gguf_metadata.SUFFIX:
     gguf_tokenizer.write_tokenizer(source, target)
     return
-  target.mkdir(parents=True, exist_ok=True)
-  for pattern in _TOKENIZER_FILES + _MODEL_FILES:
-    for path in source.glob(pattern):
-      if path.is_file():
-        shutil.copy(path, target / path.name)
+  with disk.writing("the tokenizer", target):
+    target.mkdir(parents=True, exist_ok=True)
+    for pattern in _TOKENIZER_FILES + _MODEL_FILES:
+      for path in source.glob(pattern):
+        if path.is_file():
+          shutil.copy(path, target / path.name)
 
 
 def read_model(workdir: str | Path, field: str) -> dict[str, Any]:

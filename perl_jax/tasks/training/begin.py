@@ -11,7 +11,7 @@ from pathlib import Path
 from absl import logging
 from jax.sharding import Mesh
 
-from perl_jax import hosts, roles, sharding, steps
+from perl_jax import disk, hosts, roles, sharding, steps
 from perl_jax import params as params_lib
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.data.text import train_tokenizer
@@ -186,9 +186,10 @@ def _train_tokenizer(config: shared.Config, kind: str, tokenizer: Path) -> None:
   texts = train_tokenizer.record_texts(
     inputs.load(config.data, kind, config.seed).train
   )
-  hosts.on_primary(
-    "tokenizer",
-    lambda: train_tokenizer.train_tokenizer(
-      texts, config.data.vocab_size, tokenizer
-    ),
-  )
+  with disk.writing("the tokenizer", tokenizer):
+    hosts.on_primary(
+      "tokenizer",
+      lambda: train_tokenizer.train_tokenizer(
+        texts, config.data.vocab_size, tokenizer
+      ),
+    )

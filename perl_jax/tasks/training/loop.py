@@ -141,6 +141,8 @@ def open_run(
   ) as saver:
     resumed = saver.restore(state)
     state = resumed.state if resumed else state
+    if int(state.step) < config.steps:
+      saver.require_room(state)
     with metrics_lib.Writer(
       workdir,
       total_steps=config.steps,

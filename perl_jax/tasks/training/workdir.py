@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from perl_jax import files, hosts, json_text
+from perl_jax import disk, files, hosts, json_text
 from perl_jax.tasks.initial import manifest
 from perl_jax.tasks.settings import shared
 from perl_jax.tasks.training import changes
@@ -81,9 +81,10 @@ def preparing(config: shared.Config, workdir: str | Path) -> Iterator[Path]:
   undo = functools.partial(_remove_new, workdir, before)
   try:
     with hosts.undone_by_others(undo):
-      hosts.on_primary(
-        "workdir", lambda: workdir.mkdir(parents=True, exist_ok=True)
-      )
+      with disk.writing("the run", workdir):
+        hosts.on_primary(
+          "workdir", lambda: workdir.mkdir(parents=True, exist_ok=True)
+        )
       if not hosts.sees(workdir):
         raise ValueError(
           f"--workdir={workdir} was made by process 0 and is not there for"

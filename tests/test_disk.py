@@ -1,0 +1,160 @@
+"""A disk that is full or read-only: one sentence, and nothing half-written."""
+
+import errno
+import logging
+import os
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from perl_jax import checkpoint, disk, files, main, metrics, steps
+from tests import small_disk, test_main
+
+ENOSPC = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+# As TensorStore, and libraries in Rust such as safetensors, say it.
+TEXTS = (
+  'RESOURCE_EXHAUSTED: Error writing local file "/x/_sharding.__lock": Failed'
+  " to write 91 bytes: No space left on device [os_error_code='28']",
+  "Error while serializing: I/O error: No space left on device (os error 28)",
+)
+
+
+@pytest.mark.parametrize("error", [ENOSPC, *map(ValueError, TEXTS)])
+def test_a_refusal_is_known_whoever_met_it(error):
+  assert disk.refusal(error) == errno.ENOSPC
+  try:
+    raise RuntimeError("a thread has failed") from error
+  except RuntimeError as outer:
+    assert disk.refusal(outer) == errno.ENOSPC
+    assert disk.explain(outer) is None
+  assert disk.refusal(ValueError("28 rows are (os error 2) short")) is None
+  assert disk.refusal(FileNotFoundError(errno.ENOENT, "gone")) is None
+
+
+def test_what_where_and_how_much_is_missing(tmp_path, monkeypatch):
+  usage = disk.shutil.disk_usage(tmp_path)
+  monkeypatch.setattr(
+    disk.shutil, "disk_usage", lambda path: usage._replace(free=3 * 2**20)
+  )
+  path = tmp_path / "not" / "yet"
+  with (
+    pytest.raises(disk.CannotWrite) as caught,
+    disk.writing("the export", path, 5 * 2**20),
+  ):
+    raise ENOSPC
+  message = str(caught.value)
+  assert message.startswith(
+    f"the export cannot be written to {tmp_path}/not/yet: No space left on"
+    " device (3.00 MiB are free there, 5.00 MiB are needed, and so 2.00 MiB are"
+    " missing)."
+  )
+  disk.require_room("x", tmp_path, 3 * 2**20)
+  with pytest.raises(
+    disk.CannotWrite, match=r"x cannot .* 1.00 MiB are missing"
+  ):
+    disk.require_room("x", tmp_path, 4 * 2**20)
+  with (
+    pytest.raises(disk.CannotWrite) as caught,
+    disk.writing("the export", tmp_path, 5),
+  ):
+    raise PermissionError(errno.EACCES, "no", str(tmp_path))
+  assert str(caught.value) == (
+    f"the export cannot be written to {tmp_path}: Permission denied. Give"
+    " another path, or the permission to write there."
+  )
+
+
+def test_bugs_are_left_as_they_are(tmp_path):
+  with pytest.raises(KeyError), disk.writing("x", tmp_path):
+    raise KeyError("a bug")
+
+
+def test_a_file_where_a_directory_should_be(tmp_path):
+  (tmp_path / "file").write_text("mine")
+  path = tmp_path / "file" / "summary.json"
+  with pytest.raises(disk.CannotWrite, match=r"summary.json .*Not a directory"):
+    files.write_json(path, {})
+  assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_full_disk_leaves_files_as_they_were(tmp_path):
+  """JSON files and lines: all of it or nothing; no temporary file remains."""
+  with small_disk.mounted(tmp_path / "disk", "64k") as directory:
+    files.write_json(directory / "a.json", {"a": 1})
+    before = (directory / "a.json").read_bytes()
+    with pytest.raises(
+      disk.CannotWrite, match=r"a.json cannot .*MiB are missing"
+    ):
+      files.write_json(directory / "a.json", {"a": "x" * 100_000})
+    assert (directory / "a.json").read_bytes() == before
+    with metrics.Writer(directory, total_steps=2, console=None) as writer:
+      writer.write(1, {"loss": 1.0})
+      writer.samples(1, [{"response": "yes"}])
+      lines = (directory / "samples.jsonl").read_bytes()
+      with pytest.raises(disk.CannotWrite, match=r"samples.jsonl cannot"):
+        writer.samples(2, [{"response": "x" * 100_000}])
+      assert (directory / "samples.jsonl").read_bytes() == lines
+    assert not list(directory.glob(".*"))
+
+
+def state(step):
+  weights = jax.random.normal(jax.random.key(step), (100_000,))
+  return steps.TrainState({"policy": {"w": weights}}, (), jnp.int32(step))
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch, measured):
+  """Seen before Orbax writes, and by its own threads where it is not."""
+  with small_disk.mounted(tmp_path / "disk", "1m") as directory:
+    if not measured:
+      monkeypatch.setattr(disk, "require_room", lambda *_: None)
+    with (
+      pytest.raises(disk.CannotWrite) as caught,
+      checkpoint.Checkpointer(directory, metric="m", mode="min") as saver,
+    ):
+      for step in (1, 2, 3):
+        saver.save(step, state(step), {}, {"m": 1.0})
+    message = str(caught.value)
+    assert message.startswith("the checkpoint of step 3 cannot be written to")
+    assert "MiB are missing" in message and "\n" not in message
+    kept = sorted(p.name for p in (directory / "checkpoints").iterdir())
+    assert kept == ["1", "2"]
+    with checkpoint.Checkpointer(directory, metric="m", mode="min") as saver:
+      found = saver.restore(state(0))
+    np.testing.assert_array_equal(
+      found.state.trainable["policy"]["w"], state(2).trainable["policy"]["w"]
+    )
+
+
+def test_libraries_do_not_say_it_again():
+  def record(text, error=None):
+    exc_info = (type(error), error, None) if error else None
+    return logging.LogRecord(
+      "absl", logging.ERROR, "orbax.py", 1, text, None, exc_info
+    )
+
+  assert main.is_news(record("a checkpoint is gone"))
+  assert main.is_news(record("failed", KeyError("a bug")))
+  assert not main.is_news(record("a thread has failed", ENOSPC))
+  assert not any(main.is_news(record(text)) for text in TEXTS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["file/run", "/sys/perl_jax/run"])
+def test_a_workdir_that_cannot_be_made_is_one_line(tmp_path, place):
+  if place.startswith("/sys") and sys.platform != "linux":
+    pytest.skip("needs the sysfs of Linux")
+  (tmp_path / "file").write_text("mine")
+  found = test_main.start(
+    "--config=configs/sft.py", f"--workdir={tmp_path / place}"
+  )
+  _, said = found.communicate(timeout=300)
+  assert found.returncode == 1
+  assert "Traceback" not in said
+  (line,) = [x for x in said.splitlines() if x.startswith("error: ")]
+  assert line.startswith(
+    f"error: the run cannot be written to {tmp_path / place}"
+  )
