@@ -68,6 +68,8 @@ def sentence(what: str, path: Path, number: int, needed: int = 0) -> str:
       f"{said}). Make room, or move the run elsewhere, and start it again: what"
       " was finished is kept."
     )
+  if number == errno.EFBIG:
+    return f"{said}. Raise the limit for the size of a file (ulimit -f)."
   return f"{said}. Give another path, or the permission to write there."
 
 

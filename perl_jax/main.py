@@ -195,6 +195,14 @@ def quiet_libraries() -> None:
   logging.get_absl_handler().python_handler.addFilter(
     lambda record: record.pathname.startswith(ours) or is_news(record)
   )
+  shown = sys.excepthook
+
+  def excepthook(kind, error, trace):
+    # TensorStore's threads print it after one of their writes was refused.
+    if str(error) != "Event loop is closed":
+      shown(kind, error, trace)
+
+  sys.excepthook = excepthook
 
 
 def is_news(record: standard_logging.LogRecord) -> bool:

@@ -12,6 +12,7 @@ import pytest
 
 from perl_jax import checkpoint, disk, files, main, metrics, steps
 from tests import small_disk, test_main
+from tests.tasks import tiny
 
 ENOSPC = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 # As TensorStore, and libraries in Rust such as safetensors, say it.
@@ -158,3 +159,24 @@ def test_a_workdir_that_cannot_be_made_is_one_line(tmp_path, place):
   assert line.startswith(
     f"error: the run cannot be written to {tmp_path / place}"
   )
+
+
+@pytest.mark.slow
+def test_a_write_that_threads_of_orbax_are_refused_is_one_line(tmp_path):
+  """By a limit for the size of a file, which nobody can see before."""
+  resource = pytest.importorskip("resource", reason="needs limits of POSIX")
+  fields = tiny.fields("sft") | {"eval.rows": 0}
+  found = test_main.start(
+    "--config=configs/sft.py",
+    "--compilation_cache=off",
+    f"--workdir={tmp_path / 'run'}",
+    *(f"--config.{name}={value}" for name, value in fields.items()),
+    preexec_fn=lambda: resource.setrlimit(
+      resource.RLIMIT_FSIZE, (100_000, 100_000)
+    ),
+  )
+  _, said = found.communicate(timeout=500)
+  assert found.returncode == 1
+  assert "Traceback" not in said and said.count("File too large") == 1
+  assert said.splitlines()[-1].startswith("error: the checkpoint of step ")
+  assert not list((tmp_path / "run" / "checkpoints").iterdir())
