@@ -194,12 +194,9 @@ class Checkpointer:
       )
 
   def require_room(self, state: steps.TrainState) -> None:
-    """Checks that there is room for one more checkpoint.
+    """Raises `disk.CannotWrite` if there is no room for one more checkpoint.
 
     It takes as much as the latest one, or else as the arrays do in memory.
-
-    Raises:
-      disk.CannotWrite: There is not; says how much is missing.
     """
     latest = self.latest_step
     self._needed = params_lib.nbytes((state.trainable, state.opt_state))
