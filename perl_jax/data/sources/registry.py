@@ -129,7 +129,7 @@ def load(
     kind: One of the `kinds` of the source.
     data_dir: Directory with local copies of the public data sets, "" to
       download them.
-    path: File or directory of `jsonl`.
+    path: File or directory of `jsonl`, or hf:// and the name of a data set.
     cache_dir: Directory of prepared public data sets; see `upstream.read_rows`.
     seed: Seed of the folds, or of the generator.
     folds: Number of folds of the groups.

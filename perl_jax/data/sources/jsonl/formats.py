@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 from perl_jax import json_text
-from perl_jax.data.sources.jsonl import foreign
+from perl_jax.data.sources.jsonl import foreign, hub
 from perl_jax.data.sources.jsonl.messages import found
 
 SUFFIXES = tuple(
@@ -38,7 +38,7 @@ _BATCH_ROWS = 1024
 Row = tuple[str, dict[str, Any]]
 
 
-def rows(file: pathlib.Path) -> Iterator[Row]:
+def rows(file: pathlib.Path | hub.Split) -> Iterator[Row]:
   """Yields the file and number of every row, and its fields.
 
   Rows are counted from 1; the number of a JSON line is that of the line.
@@ -47,6 +47,9 @@ def rows(file: pathlib.Path) -> Iterator[Row]:
     ValueError: The file is of a format that is not read, is damaged, or holds
       something else than rows; names the file, and the line where it can.
   """
+  if isinstance(file, hub.Split):
+    yield from table_rows(file.batches(), str(file))
+    return
   with file.open("rb") as opened:
     start = opened.read(512)
   if start.startswith((_PARQUET, _ARROW_FILE, _ARROW_STREAM)):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from perl_jax import names
-from perl_jax.data.sources.jsonl import foreign, formats
+from perl_jax.data.sources.jsonl import foreign, formats, hub
 
 # Words in the names of files, folders and splits.
 _TRAIN = {"train", "training"}
@@ -35,6 +35,8 @@ class Parts(NamedTuple):
 def find_files(path: str) -> Parts:
   """Returns the file itself, or the files of a directory, by their splits.
 
+  Those of an address that begins with hf:// are the splits of a data set.
+
   The files are those in the directory or in folders below it, in the order of
   their paths; what begins with a dot is left out. Files whose path within the
   directory has the word `validation` (`valid`, `val`, `dev`) are validation
@@ -43,6 +45,8 @@ def find_files(path: str) -> Parts:
   Raises:
     FileNotFoundError: There is no such path, or no such file in the directory.
   """
+  if path.startswith(hub.PREFIX):
+    return parts(hub.find(path))
   root = pathlib.Path(path).expanduser()
   if root.is_dir():
     found = _below(root)
