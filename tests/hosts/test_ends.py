@@ -109,6 +109,21 @@ def test_an_error_of_one_process_is_said_by_the_first(tmp_path, start, sft_run):
   assert "error" not in second, second
 
 
+def test_all_save_where_one_has_no_reward(tmp_path, start, sft_run):
+  """Tried twice, the anchor judged, one step made; the next fails on one."""
+  command = group_lib.arguments(
+    "rl", tmp_path / "run", policy__init=str(sft_run), eval_every=4,
+    reward__fn="tests.hosts.rewards:fails_later",
+  )  # fmt: skip
+  flagged = {"PERL_JAX_FAILS": "--process_id=1"}
+  with start(command, environment=flagged) as group:
+    assert group.wait(300) == [1, 1]
+  first, second = group.logs
+  assert "error: process 1 of 2: config.reward.fn=" in first, first
+  assert "error" not in second, second
+  assert tiny.kept(tmp_path / "run") == [1]
+
+
 def test_a_process_that_nobody_joins_gives_up(tmp_path, start):
   command = [*group_lib.arguments("sft", tmp_path / "run"), "--join_seconds=3"]
 

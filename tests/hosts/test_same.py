@@ -10,6 +10,7 @@ import json
 import pytest
 
 from perl_jax import tasks
+from tests.endpoints.server import serving
 from tests.hosts.group import assert_same_lines
 from tests.tasks import tiny
 
@@ -84,6 +85,23 @@ def test_rl_with_a_function_on_the_process_that_holds_the_rows(
   assert mine[:4] == theirs[:4] == everything[:4]
   assert mine[4:] and theirs[4:]
   assert sorted(mine[4:] + theirs[4:]) == sorted(everything[4:])
+
+
+def test_rl_with_a_server_that_process_0_alone_asks(
+  tmp_path, sft_run, run_together
+):
+  with serving() as server:
+    given = {
+      "policy__init": str(sft_run), "reward__fn": server.url,
+      "estimator": "rloo", "samples_per_prompt": 2, "steps": 2,
+      "eval__rows": 3,
+    }  # fmt: skip
+    expected = alone("rl", tmp_path / "alone", **given)
+    wanted = sorted(map(json.dumps, server.asked))
+    server.asked.clear()
+    found = run_together("rl", 2, **given)
+    assert sorted(map(json.dumps, server.asked)) == wanted
+  assert_same_lines(tiny.lines(found), tiny.lines(expected), **CLOSE)
 
 
 def asked(directory, pattern):
