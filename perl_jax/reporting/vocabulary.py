@@ -221,9 +221,16 @@ def _without_suffix(name: str) -> tuple[str, str]:
   if member:
     return member[1], f"member {member[2]}"
   for suffix, text in _SUFFIXES.items():
-    if name.endswith(suffix) and name.removesuffix(suffix) in METRICS:
-      return name.removesuffix(suffix), text
+    stem = name.removesuffix(suffix)
+    if stem == name:
+      continue
+    function = _FUNCTION.fullmatch(stem)
+    if stem not in METRICS and function:
+      return function[1], f"{_words(function[2])}, {text}"
+    return stem, text
   function = _FUNCTION.fullmatch(name)
-  if function:
-    return function[1], function[2].replace("_", " ")
-  return name, ""
+  return (function[1], _words(function[2])) if function else (name, "")
+
+
+def _words(label: str) -> str:
+  return label.replace("_", " ")

@@ -75,4 +75,5 @@ def call(act: Callable[[], T], seconds: float) -> T:
       done.set()
   finally:
     done.set()
-    signal.signal(_SIGNAL, before)
+    # None: a library in C has put its own there before us.
+    signal.signal(_SIGNAL, signal.SIG_DFL if before is None else before)
