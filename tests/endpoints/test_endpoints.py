@@ -116,8 +116,9 @@ def test_what_another_try_would_not_change(server, status):
   assert len(server.asked) == 1
 
 
-def test_a_redirect_names_the_address(server):
-  server.plan.append((307, {"Location": "http://elsewhere/x"}, "", 0))
+@pytest.mark.parametrize("status", [302, 307])
+def test_a_redirect_names_the_address(server, status):
+  server.plan.append((status, {"Location": "http://elsewhere/x"}, "", 0))
   failed(scorer_of(server), "give the final address, http://elsewhere/x")
 
 

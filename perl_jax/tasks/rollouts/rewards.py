@@ -203,10 +203,10 @@ class Rewarder:
       found["reward_spread"] = spread(measured.model, centres)
     if measured.fn is None:
       return {"reward": model} | found
-    values = measured.fn
-    if len(self._functions) == 1:
-      values = values[None]
-    else:
+    values = [measured.fn]
+    if len(self._functions) > 1:
+      # An array that is spread over hosts can be indexed, and not iterated.
+      values = [measured.fn[i] for i in range(len(self._functions))]
       found |= {
         f"{OF_FUNCTION}{term.label}": value
         for term, value in zip(self._functions, values, strict=True)
