@@ -112,9 +112,9 @@ def trained(estimator, count=400, episodes=2048, learning_rate=0.05):
   return jax.device_get(state.trainable)
 
 
-def found_by(estimator):
+def found_by(estimator, count=400):
   """Probabilities of the 16 responses after training."""
-  return probabilities(trained(estimator)["policy"]["table"])
+  return probabilities(trained(estimator, count)["policy"]["table"])
 
 
 REINFORCE = steps.Estimator(name="reinforce", reduction="sequence")
@@ -139,7 +139,8 @@ def test_with_kl_in_the_reward_all_reach_the_closed_form(estimator):
 
 def test_grpo_reaches_the_optimum_of_its_own_objective():
   """Rewards in deviations weigh more or less against the KL than in J."""
-  found, best = found_by(steps.Estimator(name="grpo", group=2)), grpo_optimum()
+  estimator, best = steps.Estimator(name="grpo", group=2), grpo_optimum()
+  found = found_by(estimator, 800)  # it is further from the anchor
   assert total_variation(found, best) < 0.02
   assert total_variation(optimum(), best) > 0.05
 
