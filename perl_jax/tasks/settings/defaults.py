@@ -31,8 +31,8 @@ class Rates(NamedTuple):
   pretrained: float
 
 
-# By task, and by task and data set where that asks for another one. The rates
-# of pretrained models were compared on SmolLM2-135M: docs/your-model.md.
+# By task, and by task and data set where that asks for another one. What was
+# tried on SmolLM2-135M: docs/your-model.md, "Learning rates".
 RATES = {
   "sft": Rates(2e-3, 2e-4),
   "sft taskmaster": Rates(1e-3, 2e-4),
