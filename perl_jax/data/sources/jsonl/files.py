@@ -217,7 +217,7 @@ def _read(
     )
   bad.check(counts["rows"], f"rows of {path}")
   notes = bad.notes()
-  if ignored:
+  if ignored and kind != "prompts":  # A reward function is given all fields.
     shares = unusable.shares(ignored.items(), counts["rows"])
     notes.append(f"{path}: fields that are not read: {shares}")
   named = [

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from perl_jax.data.sources import hh
-from perl_jax.data.sources.jsonl import conversations, messages
+from perl_jax.data.sources.jsonl import conversations, keys, messages
 
 Fields = dict[str, Any]
 SIDES = ("chosen", "rejected")
@@ -108,7 +108,7 @@ def _of_conversations(
   shared = 0
   # At least one message on each side is left to be the reply.
   for good, bad in zip(chosen[:-1], rejected[:-1], strict=False):
-    if good != bad:
+    if _rendered(good) != _rendered(bad):
       break
     shared += 1
   prompt = _prompt(fields.get("prompt"), chosen[:shared], chosen[0], where)
@@ -123,6 +123,14 @@ def _of_conversations(
         " before their last message.",
       )
   return {"prompt": prompt} | {side: fields[side][shared:] for side in SIDES}
+
+
+def _rendered(message: Any) -> Any:
+  """Returns what a model sees of a message: no date and no id of it."""
+  if not isinstance(message, dict):
+    return message
+  seen = ("role", "content", *keys.RENDERED)
+  return {key: message[key] for key in seen if message.get(key) is not None}
 
 
 def _prompt(

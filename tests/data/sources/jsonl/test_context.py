@@ -95,6 +95,22 @@ def test_columns_that_are_left_out_are_named_with_their_share(write):
   assert found.notes == (
     f"{path}: fields that are not read: id (50 % of rows)",
   )
+  assert files.load(path, "prompts").notes == ()
+
+
+def test_the_sides_of_a_pair_share_a_prompt_whatever_its_ids_are(write):
+  sides = {
+    side: [
+      user("q") | {"id": f"{side} 1"},
+      assistant("a") | ({"weight": 0} if side == "chosen" else {}),
+      user("r") | {"date": n},
+      assistant(text),
+    ]
+    for n, (side, text) in enumerate({"chosen": "b", "rejected": "c"}.items())
+  }
+  (row,) = cases.read(write(sides), "preferences")
+  assert [turn["content"] for turn in row.prompt] == ["q", "a", "r"]
+  assert (row.chosen, row.rejected) == ("b", "c")
 
 
 @pytest.mark.parametrize(
