@@ -37,6 +37,10 @@ def as_messages(fields: Fields) -> Fields:
   talk = conversations.transcript(fields.get("prompt"))
   if talk:
     changed["prompt"] = talk
+    # A transcript has a space before what is said.
+    for name in ("chosen", "rejected", *rated.RESPONSES):
+      if isinstance(fields.get(name), str):
+        changed[name] = fields[name].strip()
   return fields | changed if changed else fields
 
 
