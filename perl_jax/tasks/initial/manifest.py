@@ -5,8 +5,10 @@ adapters, how they were tuned, and their base by reference and fingerprint) and
 `tokenizer/`. A later stage needs nothing but the path of the workdir.
 """
 
+import math
 import os
 import shutil
+import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ from typing import Any
 from perl_jax import disk, files, hosts, json_text
 from perl_jax.data.text import files as tokenizer_files
 from perl_jax.data.text import gguf_metadata, gguf_tokenizer, hugging_face
-from perl_jax.interop import peft
+from perl_jax.interop import peft, values
+from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
 from perl_jax.tasks.initial.model import Start
 
@@ -158,7 +161,69 @@ def read_model(workdir: str | Path, field: str) -> dict[str, Any]:
       f"config.{field}={str(workdir)!r}: {path} has no {', '.join(missing)}."
       " Restore the file, or run that stage again."
     )
+  wrong = _wrong_field(saved)
+  if wrong is not None:
+    raise ValueError(
+      f"config.{field}={str(workdir)!r}: {path} is damaged: {wrong}. Restore"
+      " the file, or run that stage again."
+    )
   return _MEANT | saved
+
+
+def _wrong_field(saved: Mapping[str, Any]) -> str | None:
+  """The first field of a model.json that no stage writes, with its value."""
+  fine = {
+    "tuning": saved["tuning"] in ("lora", "full"),
+    "trained": _is_list_of_names(saved["trained"]),
+    "head": isinstance(saved["head"], str),
+    "score_at": isinstance(saved.get("score_at", ""), str),
+    "ensemble": values.is_count(saved["ensemble"]),
+    "fingerprint": isinstance(saved["fingerprint"], str),
+    "init": _is_text(saved["init"], "init", "checkpoint"),
+    "base": _is_text(saved["base"], "kind", "dtype") and (
+      _is_text(saved["base"], "path")
+      or (saved["base"]["kind"] == "random" and "seed" in saved["base"])
+    ),
+  }  # fmt: skip
+  for name, right in fine.items():
+    if not right:
+      return f"{name}={saved[name]!r:.80}"
+  for name, made in (("model", ModelConfig), ("lora", LoraSpec)):
+    wrong = _wrong_part(made, saved[name])
+    if wrong is not None:
+      return f"{name}: {wrong}"
+  return None
+
+
+def _wrong_part(made: type, fields: Any) -> str | None:
+  """Why a dataclass cannot be made of the fields in a file; None if it can."""
+  if not isinstance(fields, dict):
+    return f"it is {fields!r:.80}, not an object"
+  hints = typing.get_type_hints(made)
+  for name, value in fields.items():
+    kinds = typing.get_args(hints.get(name)) or (hints.get(name),)
+    kinds += (int,) if float in kinds else ()
+    if name in hints and type(value) not in kinds:
+      return f"{name}={value!r:.80}"
+    if isinstance(value, float) and not math.isfinite(value):
+      return f"{name}={value!r}"
+  try:
+    made.from_dict(fields)
+  except (TypeError, ValueError) as error:  # a field is missing, or new
+    return str(error)
+  return None
+
+
+def _is_text(fields: Any, *names: str) -> bool:
+  """Whether it is an object in which these fields are text."""
+  return isinstance(fields, dict) and all(
+    isinstance(fields.get(name), str) for name in names
+  )
+
+
+def _is_list_of_names(value: Any) -> bool:
+  texts = isinstance(value, list) and all(isinstance(v, str) for v in value)
+  return texts and bool(value)
 
 
 def require_version(path: Path, saved: Mapping[str, Any], where: str) -> None:
@@ -173,6 +238,8 @@ def require_version(path: Path, saved: Mapping[str, Any], where: str) -> None:
     ValueError: It was written by an older or a newer version.
   """
   version = saved.get("version", 1)
+  if not values.is_index(version):
+    raise ValueError(f"{where}: {path} is damaged: version={version!r:.80}.")
   if version == VERSION:
     return
   age = "an older" if version < VERSION else "a newer"

@@ -37,9 +37,9 @@ def _of_init(path: Path) -> defaults.Backbone:
     base = saved["base"]
     if base.get("kind") in pretrained.KINDS:
       return defaults.Backbone(pretrained=True, base_dtype=kept)
-    if base.get("kind") != "workdir":
+    if base.get("kind") != "workdir" or not isinstance(base.get("path"), str):
       break
-    path = path / base.get("path", "")
+    path = path / base["path"]
     saved = _model_file(path)
     if saved is None:
       break
