@@ -94,7 +94,7 @@ class Checkpointer:
         ),
       ]
     )
-    self._directory = Path(workdir).absolute() / DIRECTORY
+    self._directory, self._closed = Path(workdir).absolute() / DIRECTORY, False
     # What is written, and how many bytes that takes, for errors.
     self._writes, self._needed = "a checkpoint", 0
     checksums.put_damaged_aside(
@@ -131,6 +131,8 @@ class Checkpointer:
     return self
 
   def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    if self._closed:
+      return
     try:
       self.close()
     except disk.CannotWrite as error:
@@ -253,10 +255,7 @@ class Checkpointer:
     return self._directory / str(step)
 
   def reached_preemption(self, step: int) -> bool:
-    """Whether Orbax has notice that the machine will be taken away.
-
-    To be asked at each step; all processes get the answer at the same one.
-    """
+    """Whether Orbax has notice of preemption; to be asked at each step."""
     return self._manager.reached_preemption(step)
 
   def wait(self) -> None:
@@ -266,6 +265,7 @@ class Checkpointer:
 
   def close(self) -> None:
     """Waits for pending writes; their errors are raised here."""
+    self._closed = True
     try:
       self.wait()
     finally:

@@ -69,6 +69,28 @@ def test_a_killed_process_ends_the_other_and_a_restart_goes_on(
   assert tiny.lines(workdir) == tiny.lines(uninterrupted)
 
 
+def test_one_that_is_told_to_stop_makes_all_save_the_same_step(
+  tmp_path, start, uninterrupted
+):
+  workdir = tmp_path / "run"
+  command = group_lib.arguments("sft", workdir, **LONG)
+  for told, step in ((1, 3), (0, 13)):
+    with start(command) as group:
+      group.wait_for_line(workdir / "metrics.jsonl", step)
+      group.processes[told].terminate()
+      assert group.wait(120) == [75, 75], "\n".join(group.logs)
+    first, second = group.logs
+    assert "Stopped by SIGTERM after step" in first, first
+    assert "Stopped" not in second and "Traceback" not in first + second
+    # All steps that were made are saved, those between evaluations too.
+    last = max(row["step"] for row in tiny.lines(workdir))
+    assert max(tiny.kept(workdir)) == last
+    assert not (workdir / "lock.json").exists()
+  with start(command) as group:
+    assert group.wait() == [0, 0], "\n".join(group.logs)
+  assert tiny.lines(workdir) == tiny.lines(uninterrupted)
+
+
 def test_two_processes_are_as_one(tmp_path, uninterrupted):
   tasks.run(tiny.config("sft", mesh__data=2, **LONG), tmp_path / "alone")
   assert_same_lines(

@@ -100,11 +100,11 @@ class Run:
     return loop.run()
 
   def finish(self, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes summary.json, with the costs, once the last checkpoint is on disk.
+    """Closes the checkpoints, and then writes summary.json, with the costs.
 
     A stage with a summary counts as finished, so that nothing may be pending.
     """
-    self.checkpointer.wait()
+    self.checkpointer.close()
     summary = dict(summary) | self.costs.so_far()
     self.writer.summary(summary)
     return summary

@@ -19,7 +19,7 @@ def test_a_stage_is_finished_only_with_its_last_checkpoint(tmp_path):
   """What says that a stage is done is written after what it is about."""
 
   class Pending(Saver):
-    def wait(self):
+    def close(self):
       assert not (tmp_path / "summary.json").exists()
       if broken:
         raise OSError("no space left")
