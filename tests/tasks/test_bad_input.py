@@ -51,8 +51,9 @@ def test_missing_file(tmp_path):
 
 def test_missing_directory_of_a_public_data_set(tmp_path):
   config = tiny.config(
-    "reward", "taskmaster_coffee", data__dir=str(tmp_path / "copies")
-  )
+    "reward", "taskmaster_coffee", data__dir=str(tmp_path / "copies"),
+    tuning="full",
+  )  # fmt: skip
   refused(tmp_path, config, str(tmp_path / "copies"), error=FileNotFoundError)
 
 
@@ -82,7 +83,8 @@ def test_wrong_field(tmp_path, row, texts):
 
 def test_rows_of_another_stage(tmp_path):
   """Demonstrations are no preferences: the fields that are needed are named."""
-  config = jsonl(tmp_path, map(json.dumps, ROWS), "reward", loss="pairwise")
+  fields = {"loss": "pairwise", "tuning": "full"}
+  config = jsonl(tmp_path, map(json.dumps, ROWS), "reward", **fields)
   refused(tmp_path, config, "preferences", "prompt/chosen/rejected")
 
 
