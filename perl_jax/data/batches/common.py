@@ -10,12 +10,13 @@ from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.data.text import unread
 from perl_jax.data.text.rendering import NotRenderedError
 from perl_jax.data.text.tokenization import Tokenization
-from perl_jax.data.unusable import Unusable
+from perl_jax.data.unusable import SHOWN, Unusable
 
 LONG = (*tokenization_lib.LONG, "drop")
 # What a row is made of: a name, tokens, and whether they are learned.
 Part = tuple[str, Sequence[int], bool]
-# Why a row is left out that has the right fields.
+# Why rows are left out that have the right fields.
+TOO_LONG = "which are too long"
 REFUSED = "which the tokenizer or its chat template refuses"
 
 
@@ -65,9 +66,10 @@ def encode_row(
   """
   if long not in LONG:
     raise ValueError(f"long={long!r} is none of {', '.join(LONG)}.")
+  shown = bad is None or bad.counts.get(TOO_LONG, 0) < SHOWN
   try:
     return _encoded(
-      row, responses, tokenization, (limit, field), long, counts, closed
+      row, responses, tokenization, (limit, field), long, counts, closed, shown
     )
   except NotRenderedError as error:
     raise named(error, row.id) from error
@@ -75,7 +77,7 @@ def encode_row(
     if long == "error":
       raise named(error, row.id) from error
     counts["too_long_dropped"] += 1
-    reason, message = "which are too long", str(error)
+    reason, message = TOO_LONG, str(error)
   except ValueError as error:
     if bad is None:
       raise named(error, row.id) from error
@@ -93,8 +95,12 @@ def _encoded(
   long: str,
   counts: dict[str, int],
   closed: bool,
+  shown: bool,
 ) -> tuple[list[int], list[list[int]]]:
-  """Encodes one row; see `encode_row`. `limited` is the limit and its field."""
+  """Encodes one row; see `encode_row`.
+
+  `limited` is the limit and its field; `shown` says whether the error is.
+  """
   limit, field = limited
   encoded = [
     tokenization.encode_response(row.prompt, r, closed) for r in responses
@@ -108,14 +114,27 @@ def _encoded(
       row.prompt, max(limit - longest, 1), how, closed
     )
   except tokenization_lib.TooLongError as error:
-    raise _too_long(error, longest, limit, field, how) from error
+    cut = how != "cut" and shown and longest < limit
+    cut = cut and _fits(row, tokenization, limit - longest, closed)
+    raise _too_long(error, longest, limit, field, how, cut) from error
   if longest >= limit:
     error = tokenization_lib.TooLongError("", len(prompt), len(prompt))
-    raise _too_long(error, longest, limit, field, how)
+    raise _too_long(error, longest, limit, field, how, False)
   counts["truncated_rows"] += any(flags.values())
   for key, value in flags.items():
     counts[key] += value
   return prompt, encoded
+
+
+def _fits(
+  row: records.Record, tokenization: Tokenization, limit: int, closed: bool
+) -> bool:
+  """Whether the prompt of a row has room if its last message is shortened."""
+  try:
+    tokenization.encode_prompt(row.prompt, limit, "cut", closed)
+  except tokenization_lib.TooLongError:
+    return False
+  return True
 
 
 def _too_long(
@@ -124,6 +143,7 @@ def _too_long(
   limit: int,
   field: str,
   how: str,
+  cut: bool,
 ) -> tokenization_lib.TooLongError:
   """Returns an error that says whose length is too much, and for which field.
 
@@ -133,6 +153,7 @@ def _too_long(
     limit: Value of the field.
     field: Field of `config.data` that is the limit.
     how: How the prompt was shortened.
+    cut: Whether the row fits if its prompt is cut.
   """
   prompt = f"{error.length} tokens"
   if error.least < error.length:
@@ -144,7 +165,7 @@ def _too_long(
     )
   else:
     text = f"the prompt has {prompt}, and data.{field} is {limit}"
-  shorter = "" if how == "cut" else ", or shorten prompts with data.long='cut'"
+  shorter = ", or shorten prompts with data.long='cut'" if cut else ""
   needed = longest + error.length
   return tokenization_lib.TooLongError(
     f"{text}: raise data.{field} to {needed} to keep all of it{shorter}.",

@@ -65,9 +65,12 @@ def test_a_row_that_is_too_long_says_whose_length_of_what(rows, tokenization):
   assert (
     f"the response has {response} of the {limit} tokens of data.max_len, which"
     f" leaves 1 for a prompt of {prompt} tokens: raise data.max_len to"
-    f" {response + prompt} to keep all of it, or shorten prompts with"
-    " data.long='cut'."
-  ) in note
+    f" {response + prompt} to keep all of it."
+  ) in note  # A prompt of one token is none.
+  bad = unusable.Unusable()
+  preferences.encode_preferences(*args, response + prompt - 1, bad=bad)
+  (note,) = bad.notes()
+  assert "keep all of it, or shorten prompts with data.long='cut'." in note
   found, _ = preferences.encode_preferences(*args, response + prompt)
   assert found[0].length == response + prompt
   found, _ = preferences.encode_preferences(*args, response + prompt - 1, "cut")
