@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perl_jax.data import records
-from perl_jax.data.batches import KINDS
-from perl_jax.data.sources import registry
+from perl_jax.data.sources.jsonl import files, forms
 from tests import fuzzing
+from tests.data.sources.jsonl import test_shapes
 
 USER = {"role": "user", "content": "a tea"}
 ANSWER = {"role": "assistant", "content": "here"}
@@ -21,47 +21,30 @@ TOOL = {
   "type": "function",
   "function": {"name": "brew", "parameters": {"type": "object"}},
 }
-# (kind, row) of docs/your-data.md.
+# Row, kinds and what the user states, by name: those of docs/shapes.md and two
+# of docs/your-data.md.
 SHAPES = {
-  "prompt and response": (
-    "demonstrations",
-    {"prompt": "a tea", "response": "here"},
-  ),
-  "messages": (
-    "demonstrations",
-    {"messages": [{"role": "system", "content": "be brief"}, USER, ANSWER]},
-  ),
-  "tools": (
-    "demonstrations",
-    {
-      "messages": [
-        USER,
-        {"role": "assistant", "tool_calls": [CALL]},
-        {"role": "tool", "content": "1"},
-        ANSWER,
-      ],
-      "tools": [TOOL],
-    },
-  ),
-  "weights": (
-    "demonstrations",
-    {"messages": [USER, ANSWER | {"weight": 0}, USER, ANSWER]},
-  ),
-  "pair": (
-    "preferences",
-    {"prompt": "a tea", "chosen": "here", "rejected": "no"},
-  ),
-  "pair of messages": (
-    "preferences",
-    {
-      "prompt": [USER],
-      "chosen": [ANSWER],
-      "rejected": [ANSWER | {"content": "no"}],
-    },
-  ),
-  "labelled": ("labelled", {"prompt": "a tea", "response": "x", "label": 1}),
-  "prompt": ("prompts", {"prompt": "a tea", "answer": 3}),
+  name: (row, kinds, stated)
+  for name, (row, _, kinds, stated) in test_shapes.SHAPES.items()
 }
+SHAPES["tools"] = (
+  {
+    "messages": [
+      USER,
+      {"role": "assistant", "tool_calls": [CALL]},
+      {"role": "tool", "content": "1"},
+      ANSWER,
+    ],
+    "tools": [TOOL],
+  },
+  ["demonstrations", "prompts"],
+  {},
+)
+SHAPES["weights"] = (
+  {"messages": [USER, ANSWER | {"weight": 0}, USER, ANSWER]},
+  ["demonstrations", "prompts"],
+  {},
+)
 
 
 def mutated(value):
@@ -94,18 +77,20 @@ def places(tmp_path_factory):
   """A file with drawn rows, and whole ones to hold out for each shape."""
   root = tmp_path_factory.mktemp("fuzz")
   held_out = {}
-  for number, (name, (_, row)) in enumerate(SHAPES.items()):
+  for number, (name, (row, _, _)) in enumerate(SHAPES.items()):
     held_out[name] = root / f"held_out_{number}.jsonl"
     held_out[name].write_text(json.dumps(row) + "\n")
   return root / "drawn.jsonl", held_out
 
 
-def use(path, kind, held_out):
+def use(path, kind, held_out, stated):
   """Loads the rows, and looks at all that the batches of the kind read."""
-  loaded = registry.load(
-    "jsonl", kind, path=str(path), validation_path=str(held_out)
+  loaded = files.load(
+    str(path),
+    kind,
+    validation_path=str(held_out),
+    reading=forms.Reading(**stated),
   )
-  assert kind in KINDS or kind == "demonstrations"
   for row in loaded.train:
     assert isinstance(row.id, str) and isinstance(row.group, str)
     for message in row.prompt:
@@ -123,14 +108,15 @@ def use(path, kind, held_out):
 @given(st.data(), st.sampled_from(sorted(SHAPES)))
 def test_rows(places, data, name):
   path, held_out = places
-  kind, row = SHAPES[name]
+  row, kinds, stated = SHAPES[name]
+  kind = data.draw(st.sampled_from(kinds))
   rows = data.draw(st.lists(mutated(row), min_size=1, max_size=3))
   whole = data.draw(st.booleans())
   rows = rows + [row] * 3 if whole else rows
   text = "".join(json.dumps(r) + "\n" for r in rows)
   path.write_text(text, encoding="utf-8")
   with fuzzing.used_or_refused(path):
-    use(path, kind, held_out[name])
+    use(path, kind, held_out[name], stated)
 
 
 @pytest.mark.slow
@@ -138,7 +124,8 @@ def test_rows(places, data, name):
 @given(st.data(), st.sampled_from(sorted(SHAPES)), st.booleans())
 def test_bytes_of_rows(places, data, name, as_list):
   path, held_out = places
-  kind, row = SHAPES[name]
+  row, kinds, stated = SHAPES[name]
+  kind = data.draw(st.sampled_from(kinds))
   rows = [row] * 4
   text = (
     json.dumps(rows, indent=1)
@@ -147,7 +134,7 @@ def test_bytes_of_rows(places, data, name, as_list):
   )
   path.write_bytes(data.draw(fuzzing.damaged(text.encode())))
   with fuzzing.used_or_refused(path):
-    use(path, kind, held_out[name])
+    use(path, kind, held_out[name], stated)
 
 
 @fuzzing.drawn()
@@ -155,7 +142,7 @@ def test_bytes_of_rows(places, data, name, as_list):
 def test_a_key_that_stands_twice(places, name, data):
   """At any depth of a row, whatever its second value is."""
   path, held_out = places
-  kind, row = SHAPES[name]
+  row, (kind, *_), stated = SHAPES[name]
   text = json.dumps(row)
   starts = [i for i, c in enumerate(text) if c == "{"]
   at = data.draw(st.sampled_from(starts)) + 1
@@ -163,5 +150,5 @@ def test_a_key_that_stands_twice(places, name, data):
   twice = f"{json.dumps(key)}: {json.dumps(data.draw(fuzzing.JSON))}, "
   path.write_text(f"{json.dumps(row)}\n{text[:at]}{twice}{text[at:]}\n")
   with pytest.raises(ValueError) as caught:
-    use(path, kind, held_out[name])
+    use(path, kind, held_out[name], stated)
   assert f"{path}:2: the key {key!r} stands twice" in str(caught.value)
