@@ -135,7 +135,8 @@ def _value(config: Mapping[str, Any], field: str, absent: Any) -> Any:
   """The value of a dotted field, or `absent` where there is no such field."""
   part: Any = config
   for name in field.split("."):
-    if name not in part:
+    # What a workdir's config.json holds may be damaged.
+    if not hasattr(part, "items") or name not in part:
       return absent
     part = part[name]
   return part

@@ -12,6 +12,9 @@ def training_facts(workdir: Path) -> dict[str, Any]:
   """Settings and results of the stage that wrote `workdir`, by name.
 
   Empty where `workdir` is no workdir of this package (a checkpoint of others).
+
+  Raises:
+    ValueError: A file there is damaged; names the file.
   """
   facts: dict[str, Any] = {}
   path = workdir / workdir_lib.CONFIG_FILE
@@ -20,8 +23,16 @@ def training_facts(workdir: Path) -> dict[str, Any]:
     for field in ("task", "tuning", "steps", "batch_size", "beta", "loss"):
       if field in config:
         facts[field] = config[field]
-    facts["data"] = config["data"]["name"]
-    facts["learning_rate"] = config["optimizer"]["learning_rate"]
+    for name, section, field in (
+      ("data", "data", "name"),
+      ("learning_rate", "optimizer", "learning_rate"),
+    ):
+      fields = config.get(section)
+      if not isinstance(fields, dict) or field not in fields:
+        raise ValueError(
+          f"{path} is damaged: it has no {section}.{field}. Restore the file."
+        )
+      facts[name] = fields[field]
   summary = workdir / "summary.json"
   if summary.exists():
     wanted = (

@@ -90,6 +90,15 @@ def test_a_run_goes_on_with_what_it_began_with():
   assert found.value.learning_rate == began.value.learning_rate
 
 
+@pytest.mark.parametrize("kept", [{"optimizer": 5}, {"optimizer": None}, {}])
+def test_a_damaged_config_of_a_workdir_gives_no_value(kept):
+  """`workdir.preparing` then says in what it differs."""
+  config = rl.get_config()
+  made, found = defaults.resolve(config, defaults.Backbone(), "cpu", kept)
+  assert found == defaults.resolve(config, defaults.Backbone(), "cpu")[1]
+  assert made.optimizer.learning_rate == found["optimizer.learning_rate"]
+
+
 def test_rates_of_small_models_depend_on_the_data_set():
   rates = {
     (task, data): defaults.resolve(
