@@ -66,6 +66,8 @@ class NotRenderedError(ValueError):
 
 def without(keys: Sequence[str]) -> str:
   """Returns how to train on data without some of its keys, for errors."""
+  if "tool_calls" in keys:  # Without its calls a message may say nothing.
+    return "remove the rows that have them"
   quoted = "".join(f"'{key}'," for key in keys)
   return f'leave them out on purpose with --config.data.ignore="({quoted})"'
 

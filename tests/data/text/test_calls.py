@@ -187,21 +187,25 @@ def without(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-  ("more", "key"),
+  ("more", "key", "way_out"),
   [
-    ({"tools": TOOLS}, "'tools'"),
-    ({"tool_calls": [call("hours", {})]}, "'tool_calls'"),
-    ({"reasoning_content": "hm"}, "'reasoning_content'"),
+    ({"tools": TOOLS}, "'tools'", r"data\.ignore=\"\('tools',\)\""),
+    ({"tool_calls": [call("hours", {})]}, "'tool_calls'", "remove the rows"),
+    ({"reasoning_content": "hm"}, "'reasoning_content'", r"data\.ignore="),
   ],
 )
-def test_a_template_that_does_not_render_it_is_refused(without, more, key):
+def test_a_template_that_does_not_render_it_is_refused(
+  without, more, key, way_out
+):
   asked, reply = user("hello"), assistant("there")
   if key == "'tools'":
     asked |= more
   else:
     reply |= more
   row = records.Demonstration("a:1", "g", (asked,), (reply,))
-  with pytest.raises(rendering.NotRenderedError, match=rf"a:1: .*{key}"):
+  with pytest.raises(
+    rendering.NotRenderedError, match=rf"a:1: .*{key}.*{way_out}"
+  ):
     demonstrations.encode_demonstrations([row], without)
 
 
