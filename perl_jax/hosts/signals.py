@@ -67,6 +67,12 @@ def told() -> str:
   return _told.first
 
 
+def stop_if_told() -> None:
+  """Raises `Stopped` if a signal has been waiting to be asked for."""
+  if told():
+    raise Stopped(told())
+
+
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
   """In the block a first signal raises nothing: `told` has to be asked."""
@@ -84,8 +90,7 @@ def interrupting() -> Iterator[None]:
   global _interrupting
   _interrupting = True
   try:
-    if told():
-      raise Stopped(told())
+    stop_if_told()
     yield
   finally:
     _interrupting = False

@@ -13,6 +13,7 @@ from absl import logging
 
 from perl_jax import files, hosts, tasks
 from perl_jax.data.sources import registry
+from perl_jax.hosts import signals
 from perl_jax.reporting import conversations, terminal
 from perl_jax.tasks.settings import shared
 from perl_jax.tasks.training import finished, lock
@@ -53,6 +54,7 @@ def run_stages(
     pass
   stages, summary = list(configs), {}
   for name in stages:
+    signals.stop_if_told()
     found = run_stage(configs[name], workdir / name)
     summary |= flat(name, found)
   summary["seconds.total"] = sum(

@@ -109,7 +109,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
         costs_of=(train_step,),
       )
       saver = opened.checkpointer
-      saver.wait()  # until then the best step is not known
+      opened.settle()  # until then the best step is not known
       reported, tree = config.steps, state.trainable
       if config.report_checkpoint == "best":
         reported = saver.best_step

@@ -151,6 +151,25 @@ def test_killed_pipeline_goes_on_with_the_stage_it_was_in(
   assert summary == tiny.summary(workdir)
 
 
+def test_a_signal_at_the_end_of_a_stage_starts_no_other(tmp_path, monkeypatch):
+  """The stage writes its summary; the pipeline stops before the next."""
+  stages, told = Stages(), []
+  monkeypatch.setattr(pipeline.signals, "told", lambda: "".join(told))
+
+  def run(config, workdir):
+    if config.task == "reward":
+      told.append("SIGTERM")
+    return stages(config, workdir)
+
+  monkeypatch.setattr(tasks, "run", run)
+  with pytest.raises(pipeline.signals.Stopped, match="SIGTERM"):
+    pipeline.run(tiny.pipeline(), tmp_path / "run")
+  assert [task for task, *_ in stages.calls] == ["sft", "reward"]
+  told.clear()
+  pipeline.run(tiny.pipeline(), tmp_path / "run")
+  assert [task for task, *_ in stages.calls][2:] == ["rl", "evaluate"]
+
+
 def test_stage_takes_the_one_before_and_what_the_run_says(
   tmp_path, monkeypatch
 ):

@@ -13,6 +13,7 @@ from perl_jax import checkpoint as checkpoint_lib
 from perl_jax import hosts, sharding, steps
 from perl_jax import metrics as metrics_lib
 from perl_jax import params as params_lib
+from perl_jax.hosts import signals
 from perl_jax.tasks.settings import shared
 from perl_jax.tasks.training import nonfinite, standing, stepping
 from perl_jax.tasks.training import timing as timing_lib
@@ -99,14 +100,20 @@ class Run:
     )
     return loop.run()
 
+  def settle(self) -> None:
+    """Waits until all checkpoints are on disk; a signal waits as well."""
+    with signals.deferred():
+      self.checkpointer.wait()
+
   def finish(self, summary: Mapping[str, Any]) -> dict[str, Any]:
     """Closes the checkpoints, and then writes summary.json, with the costs.
 
     A stage with a summary counts as finished, so that nothing may be pending.
     """
-    self.checkpointer.close()
-    summary = dict(summary) | self.costs.so_far()
-    self.writer.summary(summary)
+    with signals.deferred():  # it is done in a moment, and not left half done
+      self.checkpointer.close()
+      summary = dict(summary) | self.costs.so_far()
+      self.writer.summary(summary)
     return summary
 
 

@@ -7,6 +7,7 @@ import pytest
 from absl import logging
 
 from perl_jax import tasks
+from perl_jax.hosts import signals
 from perl_jax.tasks import sft
 from perl_jax.tasks.dry_run import memory_check
 from perl_jax.tasks.training import lock, loop, timing
@@ -20,6 +21,7 @@ def test_a_stage_is_finished_only_with_its_last_checkpoint(tmp_path):
 
   class Pending(Saver):
     def close(self):
+      assert signals._deferred  # a signal does not leave it half done
       assert not (tmp_path / "summary.json").exists()
       if broken:
         raise OSError("no space left")
