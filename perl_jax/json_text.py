@@ -30,6 +30,17 @@ class _Twice(Exception):
   """A key that stands twice in an object."""
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  fields = dict(pairs)
+  if len(fields) < len(pairs):
+    raise _Twice
+  return fields
+
+
+# Made once: `json.loads` makes a decoder with a hook at every call.
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
 def parse(text: str | bytes) -> Any:
   """The value of a JSON text; `bytes` are UTF-8, with a mark or without.
 
@@ -46,7 +57,7 @@ def parse(text: str | bytes) -> Any:
       line = text[: error.start].count(b"\n") + 1
       raise Fault(f"not UTF-8 text: {error}", line) from error
   try:
-    return json.loads(text, object_pairs_hook=_object)
+    return _DECODER.decode(text)
   except _Twice as error:
     key, line = _first_twice(text)
     raise Fault(
@@ -84,13 +95,6 @@ def read_object(path: str | Path, way_out: str = "") -> dict[str, Any]:
       f"{path}: is {found}, not a JSON object. {way_out}".rstrip()
     )
   return value
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  fields = dict(pairs)
-  if len(fields) < len(pairs):
-    raise _Twice
-  return fields
 
 
 def _first_twice(text: str) -> tuple[str, int]:
