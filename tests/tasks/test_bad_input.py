@@ -289,15 +289,15 @@ def test_own_directory_keeps_only_what_was_in_it(tmp_path):
 
 
 @pytest.mark.slow
-def test_non_finite_loss_stops_with_the_steps(tmp_path):
+def test_non_finite_update_stops_with_the_step(tmp_path):
   config = tiny.config(
     "sft", optimizer__learning_rate=1e30, steps=8, eval_every=8, log_every=4
   )
   with pytest.raises(FloatingPointError) as caught:
     tasks.run(config, tmp_path / "run")
   message = str(caught.value)
-  assert "became non-finite between steps 1 and 1" in message
-  assert "train/update_norm" in message and "learning_rate" in message
+  assert message.startswith("Step 1: the update of policy/")
+  assert "--config.optimizer.learning_rate (it is 1e+30)" in message
   assert not list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
 
 
