@@ -65,6 +65,7 @@ def poison(monkeypatch):
 
 def config(stage, **overrides):
   fields = {"log_every": 4, "microbatches": 2, "steps": 4, "eval_every": 2}
+  fields["tuning"] = "full"  # there is no earlier stage
   if stage == "rl":
     fields |= {"reward__fn": FUNCTION, "center_reward": False}
   return tiny.config(stage, **fields | overrides)

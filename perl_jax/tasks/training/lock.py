@@ -25,7 +25,7 @@ from typing import Any
 
 from absl import logging
 
-from perl_jax import files, hosts
+from perl_jax import disk, files, hosts
 
 LOCK_FILE = "lock.json"
 BEAT_SECONDS = 30.0
@@ -53,7 +53,8 @@ def held(workdir: str | Path) -> Iterator[None]:
   release = functools.partial(_release, path, mine, made, over)
   with hosts.undone_by_others(release):
     try:
-      hosts.on_primary("lock", functools.partial(_take, path, mine))
+      with disk.writing("the run", path.parent):
+        hosts.on_primary("lock", functools.partial(_take, path, mine))
       if hosts.is_primary():
         threading.Thread(
           target=_beat, args=(path, mine, over), name="lock", daemon=True
@@ -94,8 +95,12 @@ def _make(path: Path, mine: Mapping[str, Any]) -> bool:
     handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
   except FileExistsError:
     return False
-  with os.fdopen(handle, "w", encoding="ascii") as file:
-    file.write(files.json_line(mine))
+  try:
+    with os.fdopen(handle, "w", encoding="ascii") as file:
+      file.write(files.json_line(mine))
+  except OSError:
+    path.unlink()
+    raise
   return True
 
 
