@@ -41,7 +41,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from perl_jax import endpoints
+from perl_jax import endpoints, hosts
 from perl_jax.data import records
 from perl_jax.tasks.rollouts import reward_values, time_limit
 from perl_jax.tasks.settings import reward_functions
@@ -299,12 +299,15 @@ def load_and_try(
   """Loads the function and calls it twice with the references of a few rows.
 
   A function that fails is then refused before anything is computed, and the log
-  warns of one that does not return the same again.
+  warns of one that does not return the same again. A server is asked by process
+  0 alone.
 
   Raises:
     ValueError: As `load` and `RewardFunction` do.
   """
   function = load(name, seconds)
+  if function.on_primary and not hosts.is_primary():
+    return function
   tried = list(rows[:count])
   references = [row.reference or "" for row in tried]
   first = function(tried, references)
