@@ -25,6 +25,8 @@ from perl_jax.data.sources.jsonl import messages as messages_lib
 from perl_jax.data.sources.jsonl.messages import found, listed
 from perl_jax.data.unusable import UnusableError
 
+_COLUMNS = """--config.data.columns='{"question": "prompt"}'"""
+
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
@@ -201,33 +203,12 @@ class _Row:
         f"is {found(values['rejected'])}, but `chosen` is"
         f" {found(values['chosen'])}: both must be text or both messages.",
       )
-    if "prompt" in self._fields or texts[0]:
-      prompt = self.prompt()
-    else:
-      prompt = self._shared_prompt(values)
+    prompt = self.prompt()
     chosen, rejected = (
       context.reply(self._reply(name, value, prompt), self._where)
       for name, value in values.items()
     )
     return prompt, chosen, rejected
-
-  def _shared_prompt(self, values: Mapping[str, Any]) -> tuple[Message, ...]:
-    """Returns the messages with which both conversations begin."""
-    chosen, rejected = (self.messages(n, v) for n, v in values.items())
-    shared = 0
-    while (
-      shared < min(len(chosen), len(rejected)) - 1
-      and chosen[shared] == rejected[shared]
-    ):
-      shared += 1
-    if not shared:
-      raise self.error(
-        "prompt",
-        "missing, and `chosen` and `rejected` do not begin with the same"
-        " message: give the prompt, or whole conversations.",
-        "whose `chosen` and `rejected` share no prompt",
-      )
-    return chosen[:shared]
 
   def _reply(
     self, field: str, value: Any, prompt: tuple[Message, ...]
@@ -308,7 +289,8 @@ def shape_of(fields: Mapping[str, Any], where: str) -> str:
   raise UnusableError(
     f"{where}: no field to learn from: it has {listed(fields)}. The shapes are"
     f" {_all_shapes()}."
-    + (f" Is {' and '.join(near)} a slip?" if near else ""),
+    + (f" Is {' and '.join(near)} a slip?" if near else "")
+    + f" A column gets our name with {_COLUMNS}.",
     "which have no field to learn from",
   )
 

@@ -142,6 +142,7 @@ class TestErrors:
       files.load(path, "demonstrations")
     message = str(error.value)
     assert "it has promt, respones" in message
+    assert """--config.data.columns='{"question": "prompt"}'""" in message
     assert "'promt' for 'prompt' and 'respones' for 'response'" in message
     assert all(shape.fields in message for shape in rows_lib.SHAPES.values())
 
