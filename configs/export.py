@@ -11,8 +11,9 @@
 `transformers`, "gguf" files for llama.cpp and Ollama: the adapter and, where
 `gguf_model` is a type ("f32", "f16", "bf16", "q8_0") and the base came from a
 GGUF file, the whole model. An ensemble of reward models is written as the
-average of its weights, if `combine` is "average". Seconds for small models; for
-large ones, the time it takes to read and write the weights.
+average of its weights, if `combine` is "average". `checkpoint` is "best",
+"last" or "auto": the one that the stage's summary speaks of. Seconds for small
+models; for large ones, the time it takes to read and write the weights.
 """
 
 from configs import common
@@ -23,7 +24,7 @@ def get_config(arg=None):
     raise ValueError(f"configs/export.py takes no argument, got {arg!r}.")
   config = common.ConfigDict({"task": "export"})
   config.init = ""
-  config.checkpoint = "best"
+  config.checkpoint = "auto"
   config.role = "policy"
   config.combine = ""
   config.format = "adapter"

@@ -138,6 +138,7 @@ METRICS = {
     Metric("frozen_bytes", "frozen parameters", "bytes"),
     Metric("peak_bytes", "peak memory of a device", "bytes"),
     Metric("best_step", "step of the best checkpoint"),
+    Metric("checkpoint_step", "step of the checkpoint that was measured"),
     Metric("seconds", "time", "s"),
     Metric("seconds_compiling", "time of compilation", "s"),
     Metric("seconds/step", "training step", "s"),

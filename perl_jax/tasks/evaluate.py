@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-from perl_jax import files, hosts
+from perl_jax import checkpoint, files, hosts
 from perl_jax import metrics as metrics_lib
 from perl_jax.tasks.evaluation import policy as policy_evaluation
 from perl_jax.tasks.evaluation import reward_model
@@ -20,7 +20,7 @@ from perl_jax.tasks.rollouts.engine import Engine
 from perl_jax.tasks.settings import reward as reward_settings
 from perl_jax.tasks.settings import rl as rl_settings
 from perl_jax.tasks.settings import shared, streams
-from perl_jax.tasks.training import inputs
+from perl_jax.tasks.training import inputs, reported
 from perl_jax.tasks.training import workdir as workdir_lib
 from perl_jax.tasks.training.compiled import Compiled
 
@@ -38,7 +38,8 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   mesh = shared.make_mesh(config)
   summary = {}
   with jax.set_mesh(mesh), workdir_lib.preparing(config, workdir) as workdir:
-    policy, anchor, reward = load(config, mesh)
+    chosen = chosen_checkpoints(config)
+    policy, anchor, reward = load(config, mesh, chosen)
     given = {"policy": policy, "anchor": anchor, "reward": reward}
     placed = initial_roles.place(
       mesh, {k: v.role for k, v in given.items() if v is not None}
@@ -69,20 +70,43 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
         )
         summary |= found
         writer.samples(0, samples[: config.eval.samples])
+      summary |= steps_of(config, chosen)
       summary["seconds"] = time.perf_counter() - started
       writer.write(1, summary)
       writer.summary(summary)
   return summary
 
 
-def load(config, mesh):
+def chosen_checkpoints(config) -> dict[str, str]:
+  """The checkpoint of the policy and of the reward model, "best" or "last"."""
+  data = config.data.to_dict()
+  return {
+    name: reported.checkpoint_of(role.init, role.checkpoint, data)
+    for name, role in (("policy", config.policy), ("reward", config.reward))
+  }
+
+
+def steps_of(config, chosen) -> dict[str, int]:
+  """Entries of the summary: the steps of the checkpoints that are evaluated."""
+  found = {}
+  for name, role, label in (
+    ("policy", config.policy, "policy"),
+    ("reward", config.reward, "reward_model"),
+  ):
+    if (Path(role.init) / checkpoint.DIRECTORY).is_dir() and role.init:
+      step = checkpoint.step_of(role.init, chosen[name])
+      found[f"{label}.checkpoint_step"] = step
+  return found
+
+
+def load(config, mesh, chosen):
   """(policy, its anchor, reward model) of a config; None for what it lacks."""
   options = model.read_options(config, mesh)
   policy = anchor = reward = None
   if config.policy.init:
     policy = restore.load(
       config.policy.init,
-      config.policy.checkpoint,
+      chosen["policy"],
       "policy",
       "policy.init",
       options=options,
@@ -92,7 +116,7 @@ def load(config, mesh):
   if config.reward.init:
     reward = restore.load(
       config.reward.init,
-      config.reward.checkpoint,
+      chosen["reward"],
       "reward",
       "reward.init",
       shared_with=policy,

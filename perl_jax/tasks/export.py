@@ -36,7 +36,7 @@ from perl_jax.tasks.initial import manifest, restore, trainable
 from perl_jax.tasks.initial import model as model_lib
 from perl_jax.tasks.initial.model import Start
 from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import facts
+from perl_jax.tasks.training import facts, reported
 
 FORMATS = ("adapter", "merged", "gguf")
 ROLES = ("policy", "reward")
@@ -59,9 +59,8 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       " name another, or remove this one."
     )
   options = model_lib.read_options(config, shared.make_mesh(config))
-  start = restore.load(
-    config.init, config.checkpoint, config.role, "init", options=options
-  )
+  which = reported.checkpoint_of(config.init, config.checkpoint)
+  start = restore.load(config.init, which, config.role, "init", options=options)
   if config.role == "reward" and start.role.head is None:
     raise ValueError(
       f"config.init={config.init!r} has no scalar head: it is no reward model."
@@ -87,7 +86,8 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
           found = write_merged(config, start, head, partial)
         if config.format != "gguf":
           tokenizer_out.keep_class(partial, tokenization.tokenizer)
-      files.write_text(partial / "README.md", card(config, start, found, usage))
+      text = card(config, start, which, found, usage)
+      files.write_text(partial / "README.md", text)
       partial.rename(workdir)
   except BaseException:
     shutil.rmtree(partial, ignore_errors=True)
@@ -295,9 +295,11 @@ def usage_of(
   )
 
 
-def card(config, start: Start, found: dict[str, float], usage: str) -> str:
+def card(
+  config, start: Start, which: str, found: dict[str, float], usage: str
+) -> str:
   """README.md of the export: what it is, how it was trained, how to load it."""
-  trained = facts.training_facts(Path(config.init))
+  trained = facts.training_facts(Path(config.init), which)
   if config.combine:
     trained["weights"] = "average of an ensemble"
   table: dict[str, Any] = {"stage": trained.pop("task", "third party")}

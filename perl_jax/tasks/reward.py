@@ -119,8 +119,8 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       if hosts.is_primary():
         files.write_jsonl(workdir / reward_model.SCORES, rows)
       summary |= reward_model.quality(rows)
-      summary["best_step"] = saver.best_step
-      summary = opened.finish(summary)
+      steps_ = {"checkpoint_step": reported, "best_step": saver.best_step}
+      summary = opened.finish(summary | steps_)
   return summary
 
 

@@ -15,10 +15,12 @@ class Saved(NamedTuple):
   Attributes:
     step: Number of updates before it.
     meta: What the loop needs beside the arrays; see `training.loop`.
+    judged: Whether it was evaluated: `meta["evaluated"]` is then of it.
   """
 
   step: int
   meta: dict[str, Any]
+  judged: bool
 
 
 def checkpoints(workdir: str | Path) -> list[Saved]:
@@ -38,5 +40,6 @@ def checkpoints(workdir: str | Path) -> list[Saved]:
     except (OSError, ValueError):
       continue
     if isinstance(meta, dict):
-      found.append(Saved(int(path.name), meta))
+      judged = (path / "metrics").is_dir()
+      found.append(Saved(int(path.name), meta, judged))
   return found

@@ -136,6 +136,8 @@ def prepare(
     score_at=score_at,
   )
   summary = shared.share(made.trainable, made.frozen)
+  # Its numbers are of the last checkpoint where a stage does not say otherwise.
+  summary["checkpoint_step"] = config.steps
   logging.info("%s: %s", config.task, summary)
   return Prepared(made, trainable, summary)
 

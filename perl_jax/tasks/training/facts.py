@@ -3,15 +3,21 @@
 from pathlib import Path
 from typing import Any
 
-from perl_jax import json_text
-from perl_jax.tasks.initial import manifest
+from perl_jax import checkpoint, json_text
+from perl_jax.tasks.initial import manifest, saved
 from perl_jax.tasks.training import workdir as workdir_lib
 
+_SUMMARY = "summary.json"
 
-def training_facts(workdir: Path) -> dict[str, Any]:
+
+def training_facts(workdir: Path, which: str) -> dict[str, Any]:
   """Settings and results of the stage that wrote `workdir`, by name.
 
   Empty where `workdir` is no workdir of this package (a checkpoint of others).
+
+  Args:
+    workdir: Workdir of the stage.
+    which: "best" or "last": the checkpoint whose results they are.
 
   Raises:
     ValueError: A file there is damaged; names the file.
@@ -33,12 +39,32 @@ def training_facts(workdir: Path) -> dict[str, Any]:
           f"{path} is damaged: it has no {section}.{field}. Restore the file."
         )
       facts[name] = fields[field]
-  summary = workdir / "summary.json"
-  if summary.exists():
-    wanted = (
-      "reward_before", "reward_after", "gold_before", "gold_after", "kl",
-      "accuracy", "auroc",
-    )  # fmt: skip
-    found = json_text.read_object(summary)
-    facts |= {name: found[name] for name in wanted if name in found}
+  return facts | _numbers(workdir, which)
+
+
+def _numbers(workdir: Path, which: str) -> dict[str, Any]:
+  """What was measured of a checkpoint, and of the policy before the training.
+
+  A checkpoint that was made between two evaluations has no numbers.
+  """
+  if not (workdir / checkpoint.DIRECTORY).is_dir():
+    return {}
+  step = checkpoint.step_of(workdir, which)
+  chosen = " (chosen on the rows of these numbers)" * (which == "best")
+  facts: dict[str, Any] = {"checkpoint": f"{which}, step {step}{chosen}"}
+  summary, evaluated = {}, {}
+  if (workdir / _SUMMARY).is_file():
+    summary = json_text.read_object(workdir / _SUMMARY)
+  for found in saved.checkpoints(workdir):
+    if found.step == step and found.judged:
+      evaluated = found.meta.get("evaluated", {})
+  for name in ("reward", "gold"):
+    before, after = summary.get(f"{name}_before"), f"validation/{name}"
+    if before is not None:
+      facts[f"{name}_before"] = before
+    if after in evaluated:
+      facts[f"{name}_after"] = evaluated[after]
+  for name in ("kl", "accuracy", "auroc"):
+    if f"validation/{name}" in evaluated:
+      facts[name] = evaluated[f"validation/{name}"]
   return facts
