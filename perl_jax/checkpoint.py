@@ -337,18 +337,6 @@ def load_trainable(
   return restored["trainable"]
 
 
-def step_of(workdir: str | Path, which: str) -> int:
-  """Step of the "best" or the "last" checkpoint of a stage.
-
-  Raises:
-    FileNotFoundError: The workdir holds no complete checkpoint.
-  """
-  directory = Path(workdir).absolute() / DIRECTORY
-  options = ocp.CheckpointManagerOptions(create=False, best_fn=_score)
-  with ocp.CheckpointManager(directory, options=options) as manager:
-    return _pick_step(manager, directory, which)
-
-
 def _pick_step(manager, directory: Path, which: str) -> int:
   step = manager.latest_step() if which == "last" else manager.best_step()
   if step is None:

@@ -7,12 +7,12 @@ checks them.
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from absl import logging
 
-from perl_jax import hosts
+from perl_jax import files, hosts
 
 LISTING = "sha256.txt"
 
@@ -24,12 +24,16 @@ def write(directory: Path, covers: Callable[[Path], bool]) -> None:
     directory: Where the list is written.
     covers: Whether a file, given by its path below `directory`, is listed.
   """
+  write_of(directory, [directory / p for p in _files(directory) if covers(p)])
+
+
+def write_of(directory: Path, paths: Iterable[Path]) -> None:
+  """Writes the list of some files below a directory, atomically."""
   lines = [
-    f"{_digest(directory / path)}  {path.as_posix()}\n"
-    for path in _files(directory)
-    if covers(path)
+    f"{_digest(path)}  {path.relative_to(directory).as_posix()}\n"
+    for path in paths
   ]
-  (directory / LISTING).write_text("".join(lines))
+  files.write_text(directory / LISTING, "".join(lines))
 
 
 def fault(directory: Path, only: str = "") -> str | None:
@@ -37,7 +41,8 @@ def fault(directory: Path, only: str = "") -> str | None:
 
   Args:
     directory: Where the list is.
-    only: Path below the directory of the one file to look at; "" for all.
+    only: Path below the directory of the one file to look at, or of a folder
+      with several; "" for all.
 
   Returns:
     A sentence without a full stop that names the first file that differs from
@@ -58,7 +63,7 @@ def fault(directory: Path, only: str = "") -> str | None:
     digest, _, name = line.partition("  ")
     if len(digest) != 64 or not name:
       return f"{listing} has a line that is no SHA-256 with a name: {line!r}"
-    if only not in ("", name):
+    if only not in ("", name) and not name.startswith(f"{only}/"):
       continue
     path = directory / name
     if not path.is_file():

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 from perl_jax import checkpoint, files, params, steps
-from perl_jax.tasks.initial import restore
+from perl_jax.tasks.initial import restore, sealed
 from tests.tasks import tiny
 
 pytestmark = pytest.mark.slow
@@ -140,6 +140,7 @@ def test_reward_model_on_another_base_brings_it(
     other / "reward" / "model.json",
     model_of(other / "reward") | {"fingerprint": theirs},
   )
+  sealed.write(other / "reward")
   inits = {
     "policy__init": str(sft_run), "reward__init": str(other / "reward"),
   }  # fmt: skip

@@ -19,10 +19,11 @@ from perl_jax.data.text import gguf_metadata, gguf_tokenizer, hugging_face
 from perl_jax.interop import peft, values
 from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
+from perl_jax.tasks.initial import sealed
 from perl_jax.tasks.initial.model import Start
 
 MODEL_FILE = "model.json"
-TOKENIZER = "tokenizer"
+TOKENIZER = sealed.TOKENIZER
 
 # Beside a model's weights lie the files of its tokenizer.
 _TOKENIZER_FILES = (
@@ -167,6 +168,7 @@ def read_model(workdir: str | Path, field: str) -> dict[str, Any]:
       f"config.{field}={str(workdir)!r}: {path} is damaged: {wrong}. Restore"
       " the file, or run that stage again."
     )
+  sealed.require(workdir, MODEL_FILE, TOKENIZER)
   return _MEANT | saved
 
 

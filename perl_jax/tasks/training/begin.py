@@ -16,7 +16,7 @@ from perl_jax import params as params_lib
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.data.text import train_tokenizer
 from perl_jax.models import presets
-from perl_jax.tasks.initial import adapter, manifest, restore
+from perl_jax.tasks.initial import adapter, manifest, restore, sealed
 from perl_jax.tasks.initial import model as model_lib
 from perl_jax.tasks.initial import trainable as trainable_lib
 from perl_jax.tasks.initial.model import Start
@@ -183,6 +183,7 @@ def _train_tokenizer(config: shared.Config, kind: str, tokenizer: Path) -> None:
   """Trains one where there is none yet."""
   hosts.barrier("tokenizer looked for")
   if hosts.sees(tokenizer):
+    sealed.require(tokenizer.parent, tokenizer.name)
     return
   hosts.barrier("tokenizer not found")
   texts = train_tokenizer.record_texts(

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from perl_jax import checkpoint, json_text
-from perl_jax.tasks.initial import manifest, saved
+from perl_jax.tasks.initial import manifest, saved, sealed
 from perl_jax.tasks.training import workdir as workdir_lib
 
 _SUMMARY = "summary.json"
@@ -25,6 +25,7 @@ def training_facts(workdir: Path, which: str) -> dict[str, Any]:
   facts: dict[str, Any] = {}
   path = workdir / workdir_lib.CONFIG_FILE
   if (workdir / manifest.MODEL_FILE).exists() and path.exists():
+    sealed.require(workdir, path.name, _SUMMARY)
     config = json_text.read_object(path)
     for field in ("task", "tuning", "steps", "batch_size", "beta", "loss"):
       if field in config:
@@ -49,7 +50,7 @@ def _numbers(workdir: Path, which: str) -> dict[str, Any]:
   """
   if not (workdir / checkpoint.DIRECTORY).is_dir():
     return {}
-  step = checkpoint.step_of(workdir, which)
+  step = saved.step_of(workdir, which)
   chosen = " (chosen on the rows of these numbers)" * (which == "best")
   facts: dict[str, Any] = {"checkpoint": f"{which}, step {step}{chosen}"}
   summary, evaluated = {}, {}

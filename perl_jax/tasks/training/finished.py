@@ -7,6 +7,7 @@ from absl import logging
 
 from perl_jax import checkpoint as checkpoint_lib
 from perl_jax import json_text
+from perl_jax.tasks.initial import sealed
 from perl_jax.tasks.settings import shared
 from perl_jax.tasks.training import workdir as workdir_lib
 
@@ -47,4 +48,5 @@ def summary_of(
       config.steps,
     )
     return None
+  sealed.require(path.parent, SUMMARY)
   return json_text.read_object(path)

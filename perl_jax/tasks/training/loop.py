@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from perl_jax import hosts, sharding, steps
 from perl_jax import metrics as metrics_lib
 from perl_jax import params as params_lib
 from perl_jax.hosts import signals
+from perl_jax.tasks.initial import sealed
 from perl_jax.tasks.settings import shared
 from perl_jax.tasks.training import nonfinite, standing, stepping
 from perl_jax.tasks.training import timing as timing_lib
@@ -37,6 +39,8 @@ class Run:
     mesh: Mesh of the run.
     guard: Counts the updates that were not finite.
     costs: What it has cost, with the processes before a resume.
+    workdir: Workdir whose files are listed with their SHA-256 at the end; None
+      lists none.
   """
 
   config: shared.Config
@@ -47,6 +51,7 @@ class Run:
   mesh: Mesh
   guard: nonfinite.Guard
   costs: timing_lib.Costs
+  workdir: Path | None = None
 
   def train(
     self,
@@ -114,6 +119,8 @@ class Run:
       self.checkpointer.close()
       summary = dict(summary) | self.costs.so_far()
       self.writer.summary(summary)
+      if hosts.is_primary() and self.workdir is not None:
+        sealed.write(self.workdir)
     return summary
 
 
@@ -172,8 +179,10 @@ def open_run(
       saver.notes = lambda: {
         standing.ENTRY: dict(stands_on),
         "written": writer.written,
+        "config": json.loads(config.to_json()),
       }
-      yield Run(config, state, resumed, saver, writer, mesh, guard, costs)
+      run = config, state, resumed, saver, writer, mesh, guard, costs
+      yield Run(*run, workdir=workdir)
 
 
 def make_update(

@@ -14,7 +14,7 @@ import jax
 from absl import logging
 
 from perl_jax import disk, files, hosts, json_text
-from perl_jax.tasks.initial import manifest
+from perl_jax.tasks.initial import manifest, saved, sealed
 from perl_jax.tasks.settings import shared
 from perl_jax.tasks.training import changes
 
@@ -106,6 +106,7 @@ def preparing(config: shared.Config, workdir: str | Path) -> Iterator[Path]:
     # The report shows it; a resumed run may have been started by another.
     command = shlex.join(["python", "-m", "perl_jax.main", *sys.argv[1:]])
     files.write_text(workdir / "command.txt", command + "\n")
+    sealed.write(workdir)
 
   hosts.on_primary("claimed", claim)
 
@@ -130,13 +131,13 @@ def _refuse_other(workdir: Path, mine: Mapping[str, Any]) -> Sequence[Path]:
   if workdir.exists() and not workdir.is_dir():
     raise ValueError(f"--workdir={workdir} is a file, not a directory.")
   path = workdir / CONFIG_FILE
-  if not path.exists():
+  if not path.exists() and not saved.checkpoints(workdir):
     return ()
   model = workdir / manifest.MODEL_FILE
   if model.is_file():
-    saved = json_text.read_object(model)
-    manifest.require_version(model, saved, f"--workdir={workdir}")
-  written = json_text.read_object(path)
+    described = json_text.read_object(model)
+    manifest.require_version(model, described, f"--workdir={workdir}")
+  written = json_text.read_object(path) if path.exists() else _noted(workdir)
   found = changes.review(complete(written, mine), mine, workdir)
   if found.refused:
     listed = "\n  ".join(found.refused)
@@ -153,6 +154,29 @@ def _refuse_other(workdir: Path, mine: Mapping[str, Any]) -> Sequence[Path]:
       "%s goes on with other settings: %s.", workdir, "; ".join(found.allowed)
     )
   return found.reopened
+
+
+def _noted(workdir: Path) -> dict[str, Any]:
+  """The config that the last checkpoint has noted, where config.json is gone.
+
+  Raises:
+    ValueError: It has noted none, which older versions did not.
+  """
+  last = saved.checkpoints(workdir)[-1]
+  path = workdir / CONFIG_FILE
+  if "config" not in last.meta:
+    raise ValueError(
+      f"{path} is gone, and the checkpoint of step {last.step} does not say"
+      " what the config was: restore the file, give another --workdir, or"
+      " remove this one to start afresh."
+    )
+  logging.warning(
+    "%s is gone: the config is compared with what the checkpoint of step %d has"
+    " noted, and the file is written anew.",
+    path,
+    last.step,
+  )
+  return dict(last.meta["config"])
 
 
 def _newer(lines: Sequence[str], unread: Sequence[str]) -> str:
