@@ -30,6 +30,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from benchmarks import alike
 from perl_jax import files
 from tests.tasks import tiny
@@ -53,6 +55,7 @@ def main() -> int:
   parser.add_argument("--directory", type=Path, default=None)
   parser.add_argument("--log", type=Path, default=None)
   options = parser.parse_args()
+  jax.config.update("jax_platforms", "cpu")  # reads checkpoints, no more
   directory = options.directory or Path(tempfile.mkdtemp(prefix="kill_test-"))
   lines: list[str] = []
 
