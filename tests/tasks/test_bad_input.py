@@ -110,7 +110,7 @@ def test_prompt_that_is_longer_than_its_room(tmp_path):
 
 def test_lengths_that_the_model_has_no_room_for(tmp_path, sft_run):
   config = tiny.config("reward", reward__init=str(sft_run), data__max_len=1000)
-  refused(tmp_path, config, "max_len=1000", "the model takes 136")
+  refused(tmp_path, config, "max_len=1000", "the model takes 137")
 
 
 def test_response_that_leaves_no_room_for_its_prompt(tmp_path, sft_run):
