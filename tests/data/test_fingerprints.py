@@ -1,6 +1,5 @@
 """What the fingerprint of rows and of a tokenizer depends on, and what not."""
 
-import gc
 import weakref
 
 import numpy as np
@@ -81,7 +80,6 @@ def test_one_row_at_a_time_is_held():
       alive.append(weakref.ref(tokens))
       yield prompts.EncodedPrompt(tokens, i)
       del tokens
-      gc.collect()
       assert sum(ref() is not None for ref in alive) <= 1
 
   fingerprints.of_rows(rows())

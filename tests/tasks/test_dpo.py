@@ -302,7 +302,7 @@ def test_every_step_has_a_key_of_its_own(tmp_path, monkeypatch, sft_run):
   ],
 )  # fmt: skip
 def test_value_of_a_field(tmp_path, field, value, texts):
-  fields = {"microbatches": 4} | {field: value}
+  fields = {"microbatches": 4, "tuning": "full"} | {field: value}
   test_bad_input.refused(
     tmp_path,
     tiny.config("dpo", **fields),
@@ -317,5 +317,5 @@ def test_adapter_of_another_shape_is_refused(tmp_path, reward_run):
 
 
 def test_data_set_without_pairs(tmp_path):
-  config = tiny.config("dpo", "taskmaster_ticketing")
+  config = tiny.config("dpo", "taskmaster_ticketing", tuning="full")
   test_bad_input.refused(tmp_path, config, "has no 'preferences'", "hh_rlhf")

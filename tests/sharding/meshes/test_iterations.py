@@ -14,6 +14,7 @@ from perl_jax.models.lora import LoraSpec
 from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.rollouts import build, iteration, rewards
 from perl_jax.tasks.settings import rl as rl_settings
+from perl_jax.tasks.training import nonfinite
 from tests import toys
 from tests.sharding.meshes import common
 from tests.tasks import tiny
@@ -108,6 +109,7 @@ def train(name, mesh):
   metrics = []
   for step in range(1, STEPS + 1):
     state, found = iterate(state, batch(step), step)
+    del found[nonfinite.KEY]
     metrics.append({k: float(v) for k, v in tiny.untimed(found).items()})
   return sample.tokens, metrics, params_lib.flatten(trainable), state
 
