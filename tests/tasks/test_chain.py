@@ -168,6 +168,8 @@ def test_reward_model_with_another_tokenizer_is_refused(
   vocabulary = json.loads(path.read_text())
   vocabulary["model"]["merges"].pop()
   path.write_text(json.dumps(vocabulary))
+  refused(tmp_path, sft_run, other / "reward", "tokenizer.json is not")
+  sealed.write(other / "reward")
   refused(
     tmp_path, sft_run, other / "reward", "different tokenizers", "same start"
   )

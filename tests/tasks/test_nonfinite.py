@@ -15,6 +15,7 @@ import pytest
 from perl_jax import steps, tasks
 from perl_jax.data import loader
 from perl_jax.data.batches.prompts import PromptBatch
+from perl_jax.tasks.rollouts import reward_values
 from tests.tasks import tiny
 
 pytestmark = pytest.mark.slow
@@ -59,6 +60,8 @@ def poison(monkeypatch):
 
   monkeypatch.setattr(loader.TrainBatches, "__next__", next_batch)
   monkeypatch.setattr(steps, "make_train_step", make_step)
+  # Else the rewards of a bad step would be refused by what checks them.
+  monkeypatch.setattr(reward_values, "LARGEST", np.inf)
   yield bad
   bad()
 

@@ -77,7 +77,10 @@ def test_no_checkpoint_is_scored_twice(
   tiny.run(tmp_path, "reward", **fields)
   assert len(scored) == 2
   rows = tiny.lines(tmp_path, "scores.jsonl")
-  (tmp_path / "scores.jsonl").unlink()
+  tiny.run(tmp_path, "reward", **fields)
+  assert len(scored) == 2  # it has finished
+  for name in ("scores.jsonl", "summary.json"):
+    (tmp_path / name).unlink()
   # Started once more it trains nothing, and has no rows but those it scores.
   tiny.run(tmp_path, "reward", **fields)
   assert len(scored) == 3
