@@ -98,11 +98,10 @@ def test_from_a_checkpoint_to_conversations(
     assert {"anchor", "policy", "anchor_reward", "policy_stopped"} <= set(row)
   assert notice in (workdir / "report.html").read_text()
 
-  # The second time nothing is computed, and all is shown again.
+  # The second time nothing is computed: it has finished.
   for task in STAGES:
     monkeypatch.setattr(tasks.TASKS[task].module(), "run", None)
   assert tasks.run(config, workdir) == tiny.summary(workdir)
-  assert notice in capsys.readouterr().out
 
 
 def test_a_missing_package_is_named_before_anything_is_written(tmp_path):
