@@ -97,6 +97,18 @@ def read_object(path: str | Path, way_out: str = "") -> dict[str, Any]:
   return value
 
 
+def object_or_none(path: str | Path) -> dict[str, Any] | None:
+  """The JSON object in a file, None where there is none or it is damaged.
+
+  For a first look: whoever needs the object calls `read_object`, which says
+  what is wrong.
+  """
+  try:
+    return read_object(path)
+  except (OSError, ValueError):
+    return None
+
+
 def _first_twice(text: str) -> tuple[str, int]:
   """The first key that stands twice in an object of a JSON text; its line."""
   open_: list[set[str] | None] = []  # keys of objects, None for lists

@@ -79,3 +79,13 @@ def test_a_file_without_an_object(tmp_path):
     json_text.read_object(path)
   path.write_bytes(b'\xef\xbb\xbf{"a": NaN}')
   assert list(json_text.read_object(path)) == ["a"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "1", '{"a": 1, "a": 2}'])
+def test_a_first_look_takes_what_is_damaged_for_nothing(tmp_path, text):
+  path = tmp_path / "x.json"
+  assert json_text.object_or_none(path) is None
+  path.write_text(text)
+  assert json_text.object_or_none(path) is None
+  path.write_text('{"a": [1]}')
+  assert json_text.object_or_none(path) == {"a": [1]}

@@ -1,8 +1,8 @@
 """Where a backbone comes from, told from files alone: no weight is read."""
 
-import json
 from pathlib import Path
 
+from perl_jax import json_text
 from perl_jax.interop import peft, pretrained
 from perl_jax.tasks.initial import manifest
 from perl_jax.tasks.settings import defaults, shared
@@ -47,9 +47,5 @@ def _of_init(path: Path) -> defaults.Backbone:
 
 
 def _model_file(path: Path) -> dict | None:
-  try:
-    saved = json.loads((path / manifest.MODEL_FILE).read_text())
-  except (OSError, ValueError):
-    return None
-  whole = isinstance(saved, dict) and isinstance(saved.get("base"), dict)
-  return saved if whole else None
+  saved = json_text.object_or_none(path / manifest.MODEL_FILE) or {}
+  return saved if isinstance(saved.get("base"), dict) else None

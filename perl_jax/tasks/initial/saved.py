@@ -1,12 +1,11 @@
 """What the checkpoints of a workdir say of themselves, without their arrays."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orbax.checkpoint as ocp
 
-from perl_jax import checkpoint, checksums
+from perl_jax import checkpoint, checksums, json_text
 
 _META = "meta/metadata"
 
@@ -37,11 +36,8 @@ def checkpoints(workdir: str | Path) -> list[Saved]:
   for path in checksums.numbered(directory):
     if checksums.fault(path, only=_META):
       continue
-    try:
-      meta = json.loads((path / _META).read_text())
-    except (OSError, ValueError):
-      continue
-    if isinstance(meta, dict):
+    meta = json_text.object_or_none(path / _META)
+    if meta is not None:
       judged = (path / "metrics").is_dir()
       found.append(Saved(int(path.name), meta, judged))
   return found

@@ -43,11 +43,7 @@ def config_of(workdir: Path) -> dict[str, Any] | None:
 
   One that cannot be read is none: `preparing` says what is wrong with it.
   """
-  try:
-    found = json.loads((workdir / CONFIG_FILE).read_text())
-  except (OSError, ValueError):
-    return None
-  return found if isinstance(found, dict) else None
+  return json_text.object_or_none(workdir / CONFIG_FILE)
 
 
 def require_same(config: shared.Config, workdir: str | Path) -> None:
