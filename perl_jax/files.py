@@ -10,29 +10,44 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from perl_jax import disk, json_text
 
 
-def read_jsonl(
-  path: str | Path, *, torn_end: bool = False
-) -> list[dict[str, object]]:
-  """The objects of a JSON-lines file; blank lines are skipped.
+class Line(NamedTuple):
+  """A line of a JSON-lines file.
+
+  Attributes:
+    number: Its number in the file, from 1.
+    text: The line as it is in the file, without the line break.
+    row: The object in it.
+  """
+
+  number: int
+  text: bytes
+  row: dict[str, object]
+
+
+def jsonl_lines(
+  path: str | Path, *, torn_end: bool = False, way_out: str = ""
+) -> Iterator[Line]:
+  """Yields the lines of a JSON-lines file; blank ones are skipped.
 
   Args:
     path: The file.
     torn_end: Whether to leave out a last line that is no JSON object and has no
       line break: its writer was killed, or is still writing.
+    way_out: A sentence that ends the message of an error.
 
   Raises:
     ValueError: A line is not one JSON object; names the file and the line.
   """
   lines = Path(path).read_bytes().split(b"\n")
-  rows = []
   for number, line in enumerate(lines, start=1):
     if not line.strip():
       continue
@@ -42,12 +57,19 @@ def read_jsonl(
     except json_text.Fault as error:
       row, wrong = None, error.what
     if isinstance(row, dict):
-      rows.append(row)
+      yield Line(number, line, row)
     elif not torn_end or number < len(lines):
+      more = f". {way_out}" if way_out else ""
       raise ValueError(
-        f"{path}:{number}: not a JSON object ({wrong}): {line[:60]!r}"
+        f"{path}:{number}: not a JSON object ({wrong}): {line[:60]!r}{more}"
       )
-  return rows
+
+
+def read_jsonl(
+  path: str | Path, *, torn_end: bool = False
+) -> list[dict[str, object]]:
+  """The objects of a JSON-lines file; see `jsonl_lines`."""
+  return [line.row for line in jsonl_lines(path, torn_end=torn_end)]
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, object]]) -> None:

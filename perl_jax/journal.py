@@ -9,7 +9,6 @@ twice.
 import collections
 import hashlib
 import itertools
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,10 @@ from typing import Any, NamedTuple
 from absl import logging
 
 from perl_jax import files
+
+_WAY_OUT = (
+  "Restore the line, or remove it: the run goes on and names what is missing."
+)
 
 
 class _Line(NamedTuple):
@@ -83,27 +86,14 @@ class Journal:
 def _read(path: Path) -> list[_Line]:
   """The lines of a file with their steps; a torn last one is left out."""
   found = []
-  texts = path.read_bytes().split(b"\n")
-  for number, text in enumerate(texts, start=1):
-    if not text.strip():
-      continue
-    try:
-      row = json.loads(text.decode())
-      if type(row) is not dict:
-        raise ValueError(f"is {type(row).__name__}, not an object")
-    except ValueError as error:
-      if number == len(texts):  # its writer was killed
-        break
+  for line in files.jsonl_lines(path, torn_end=True, way_out=_WAY_OUT):
+    step = line.row.get("step")
+    if type(step) is not int:
       raise ValueError(
-        f"{path}:{number}: not a JSON object ({error}): {text[:60]!r}. Restore"
-        " the line, or remove it: the run goes on and names what is missing."
-      ) from error
-    if type(row.get("step")) is not int:
-      raise ValueError(
-        f"{path}:{number}: a row has no step: {text[:60]!r}. Restore the line,"
-        " or remove it: the run goes on and names what is missing."
+        f"{path}:{line.number}: a row has no step: {line.text[:60]!r}."
+        f" {_WAY_OUT}"
       )
-    found.append(_Line(row["step"], text + b"\n"))
+    found.append(_Line(step, line.text + b"\n"))
   return found
 
 
