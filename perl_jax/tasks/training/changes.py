@@ -66,6 +66,14 @@ class Rule:
   refused: Callable[[Change], str] = lambda change: ""
 
 
+def _optimizer(change: Change) -> str:
+  if change.field == "optimizer.clip_norm" and not (
+    change.before and change.now
+  ):
+    return _LEARNED  # without clipping, the optimiser's state is another tree
+  return "" if nonfinite.is_stopped(change.workdir) else _LEARNED
+
+
 def _microbatches(change: Change) -> str:
   config = change.config
   dropout = config.get("lora", {}).get("dropout", 0.0)
@@ -113,6 +121,7 @@ def _elsewhere(change: Change) -> str:
   )
 
 
+_LEARNED = "it changes what is learned"
 ROUNDING = "sums are rounded otherwise than if it had stayed"
 RULES = (
   Rule(
@@ -129,6 +138,18 @@ RULES = (
       "reward.timeout", "report_checkpoint", "conversations", "data.preview",
     ),
     "it does not change what is learned",
+  ),
+  Rule(
+    ("nonfinite", "nonfinite_limit"),
+    "it is asked at a number that is not finite",
+  ),
+  Rule(
+    (
+      "optimizer.learning_rate", "optimizer.warmup_steps",
+      "optimizer.clip_norm", "value.learning_rate",
+    ),
+    "the run was stopped at a number that is not finite",
+    _optimizer,
   ),
   Rule(("steps",), "the run ends there", _steps),
   Rule(_PATHS, "what lies there is compared with what it was", _elsewhere),
@@ -168,17 +189,14 @@ def review(
     if change.field in _PATHS and _same_path(before, now):
       continue
     line = f"config.{name}: {before!r} -> {now!r}"
-    if nonfinite.may_change(workdir, line):
-      allowed.append(line)
-      continue
     rule = _rule_of(change.field)
-    why = "it changes what is learned" if rule is None else rule.refused(change)
+    why = _LEARNED if rule is None else rule.refused(change)
     if not why:
       allowed.append(f"{line} ({rule.effect})")
       if change.field == "steps" and (change.workdir / SUMMARY).is_file():
         reopened.append(change.workdir / SUMMARY)
       continue
-    refused.append(f"{line}: {why}" if rule else line)
+    refused.append(line if why == _LEARNED else f"{line}: {why}")
     if before != ABSENT and now != ABSENT and before is not None:
       flags.append(f"--config.{name}={_as_flag(before)}")
   return Review(*map(tuple, (allowed, refused, flags, reopened)))

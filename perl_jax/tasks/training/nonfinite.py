@@ -21,7 +21,6 @@ import contextlib
 import io
 import json
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -31,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from perl_jax import checkpoint, files, hosts, sharding, steps
+from perl_jax import checkpoint, checksums, files, hosts, sharding, steps
 
 DIRECTORY = "nonfinite"
 STOP = "stop.json"
@@ -39,13 +38,6 @@ STOP = "stop.json"
 KEY = "faults"
 # Evidence that is the same in every step, and so never written.
 FROZEN = "base"
-# Fields that may change after such a stop: none changes the shape of the
-# optimiser's state.
-_AFTER = re.compile(
-  r"config\.(?:(\w+)\.)??(optimizer\.(learning_rate|warmup_steps|clip_norm)"
-  r"|value\.learning_rate): "
-)
-_ALWAYS = re.compile(r"config(\.\w+)?\.nonfinite(_limit)?: ")
 
 
 class Faults(NamedTuple):
@@ -213,32 +205,21 @@ class Guard:
     )
 
 
-def may_change(workdir: Path, line: str) -> bool:
-  """Whether a run may go on although a field of its config differs.
+def is_stopped(workdir: Path) -> bool:
+  """Whether a stage has ended at such a number, and has not got past it since.
 
-  What to do at a number that is not finite may always change. After a stop at
-  one, so may what the optimiser does, until there is a later checkpoint.
+  The optimiser's settings may then change; a later checkpoint ends that.
 
   Args:
-    workdir: Workdir of a stage or a pipeline.
-    line: "config.field: theirs -> mine", as `workdir.differences` writes.
+    workdir: Workdir of the stage.
   """
-  if _ALWAYS.match(line):
-    return True
-  found = _AFTER.match(line)
-  if not found:
-    return False
-  if "clip_norm" in line and 0.0 in map(
-    float, line.partition(": ")[2].split(" -> ")
-  ):
-    return False  # clipping is a part of the optimiser's state
-  stage = workdir / (found[1] or "")
-  path = stage / DIRECTORY / STOP
+  path = workdir / DIRECTORY / STOP
   if not path.is_file():
     return False
   step = json.loads(path.read_text())["step"]
-  saved = (stage / checkpoint.DIRECTORY).glob("[0-9]*")
-  return all(int(p.name) < step for p in saved if p.name.isdigit())
+  directory = workdir / checkpoint.DIRECTORY
+  made = checksums.numbered(directory) if directory.is_dir() else []
+  return all(int(path.name) < step for path in made)
 
 
 def first_bad(
