@@ -34,10 +34,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # a script has the place of its own file there
 
 from launch import sweep_table  # noqa: E402
+from perl_jax.starting import STATUS as STOPPED  # noqa: E402
 
 CLOSING = {"(": ")", "[": "]", "{": "}"}
-# Status of a run that was told to stop, has saved, and is to be continued.
-STOPPED = 75
 
 
 class Run(NamedTuple):

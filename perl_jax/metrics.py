@@ -25,6 +25,9 @@ from rich.console import Console
 from perl_jax import disk, files, journal
 from perl_jax.reporting import terminal
 
+# What a run has achieved; a run that has it has finished.
+SUMMARY = "summary.json"
+
 
 class Writer:
   """Writes the scalars, samples and summary of one stage, and shows progress.
@@ -148,7 +151,7 @@ class Writer:
   def summary(self, values: Mapping[str, object]) -> None:
     """Replaces summary.json atomically."""
     if self._active():
-      files.write_json(self._workdir / "summary.json", values)
+      files.write_json(self._workdir / SUMMARY, values)
 
   def _append(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
     self._files[name].append(rows)

@@ -7,9 +7,10 @@ each checkpoint lists its files; a workdir without the list is taken as it is.
 
 from pathlib import Path
 
-from perl_jax import checksums
+from perl_jax import checksums, metrics
 
-_FILES = ("config.json", "model.json", "summary.json")
+SUMMARY = metrics.SUMMARY
+_FILES = ("config.json", "model.json", SUMMARY)
 TOKENIZER = "tokenizer"
 
 
@@ -35,7 +36,7 @@ def require(workdir: str | Path, *names: str) -> None:
     if fault:
       raise ValueError(
         f"{fault}. Restore it from a copy; or remove it (of a tokenizer, the"
-        f" whole folder) and {Path(workdir) / 'summary.json'}, and run the"
+        f" whole folder) and {Path(workdir) / SUMMARY}, and run the"
         " stage's command again, which writes them anew and trains nothing that"
         " is trained already."
       )

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from perl_jax.tasks.initial import saved
+from perl_jax.tasks.initial import saved, sealed
 from perl_jax.tasks.training import nonfinite
 
 ABSENT = "(absent)"
-SUMMARY = "summary.json"
+SUMMARY = sealed.SUMMARY
 # In the metadata of a checkpoint: digests of what the run was made from.
 ENTRY = "stands_on"
 # Where something lies. Two spellings of one path are one value.

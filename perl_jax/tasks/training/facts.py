@@ -7,8 +7,6 @@ from perl_jax import checkpoint, json_text
 from perl_jax.tasks.initial import manifest, saved, sealed
 from perl_jax.tasks.training import workdir as workdir_lib
 
-_SUMMARY = "summary.json"
-
 
 def training_facts(workdir: Path, which: str) -> dict[str, Any]:
   """Settings and results of the stage that wrote `workdir`, by name.
@@ -25,7 +23,7 @@ def training_facts(workdir: Path, which: str) -> dict[str, Any]:
   facts: dict[str, Any] = {}
   path = workdir / workdir_lib.CONFIG_FILE
   if (workdir / manifest.MODEL_FILE).exists() and path.exists():
-    sealed.require(workdir, path.name, _SUMMARY)
+    sealed.require(workdir, path.name, sealed.SUMMARY)
     config = json_text.read_object(path)
     for field in ("task", "tuning", "steps", "batch_size", "beta", "loss"):
       if field in config:
@@ -54,8 +52,8 @@ def _numbers(workdir: Path, which: str) -> dict[str, Any]:
   chosen = " (chosen on the rows of these numbers)" * (which == "best")
   facts: dict[str, Any] = {"checkpoint": f"{which}, step {step}{chosen}"}
   summary, evaluated = {}, {}
-  if (workdir / _SUMMARY).is_file():
-    summary = json_text.read_object(workdir / _SUMMARY)
+  if (workdir / sealed.SUMMARY).is_file():
+    summary = json_text.read_object(workdir / sealed.SUMMARY)
   for found in saved.checkpoints(workdir):
     if found.step == step and found.judged:
       evaluated = found.meta.get("evaluated", {})

@@ -11,7 +11,7 @@ from perl_jax.tasks.initial import sealed
 from perl_jax.tasks.settings import shared
 from perl_jax.tasks.training import workdir as workdir_lib
 
-SUMMARY = "summary.json"
+SUMMARY = sealed.SUMMARY
 
 
 def summary_of(
