@@ -148,7 +148,7 @@ def judged(
 
   Args:
     workdir: Workdir of the RL run.
-    recorder: Of the whole run.
+    recorder: The recorder of the whole run.
     times: When the metrics had how many lines.
     iterations: Iterations of the run.
   """

@@ -23,7 +23,7 @@ class Line(NamedTuple):
   """A line of a JSON-lines file.
 
   Attributes:
-    number: Its number in the file, from 1.
+    number: Number of the line in the file, from 1.
     text: The line as it is in the file, without the line break.
     row: The object in it.
   """

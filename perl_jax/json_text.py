@@ -17,7 +17,7 @@ class Fault(ValueError):
   """What is wrong with a JSON text.
 
   Attributes:
-    what: Its description, without a full stop.
+    what: Description of the fault, without a full stop.
     line: Line of the text, from 1; None if it cannot be told.
   """
 

@@ -41,7 +41,7 @@ class Unusable:
 
     Args:
       message: What is wrong with it, with its file and line.
-      reason: See `UnusableError`.
+      reason: Why the row is left out, see `UnusableError`.
     """
     self.counts[reason] = self.counts.get(reason, 0) + 1
     first = self._first.setdefault(reason, [])

@@ -43,7 +43,7 @@ class Scorer:
     """Binds a server.
 
     Args:
-      url: Its address.
+      url: Address of the server.
       seconds: Time of a call, all requests and tries together; 0 for any.
       batch: Conversations in a request.
       parallel: Requests that are under way at once.

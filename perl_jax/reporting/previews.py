@@ -22,7 +22,7 @@ def show(
   alone tell them apart.
 
   Args:
-    rows: For each row its parts: a name, the text, and whether it is learned.
+    rows: The parts of each row: a name, the text, and whether it is learned.
     console: Where to print; the standard output if None.
   """
   console = console or Console(highlight=False)

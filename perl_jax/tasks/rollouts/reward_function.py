@@ -80,8 +80,8 @@ class RewardFunction:
     """Binds a function.
 
     Args:
-      name: As in the config.
-      function: The user's.
+      name: Name of the function, as `config.reward.fn` has it.
+      function: The user's function.
       seconds: Time that a call may take; 0 for any. See `time_limit`.
       files: Files of the user, for the line of an error.
       on_primary: Whether process 0 alone calls it.

@@ -20,9 +20,9 @@ def checked(
   """The numbers that a function returned, `[n]` float32.
 
   Args:
-    found: What it returned.
-    responses: The responses that it was given.
-    row_ids: Ids of their rows.
+    found: The value that the function returned.
+    responses: The responses that the function was given.
+    row_ids: Ids of the rows of the responses.
     signature: How the function is called, for messages.
 
   Raises:

@@ -41,7 +41,7 @@ class Weighted(NamedTuple):
 
   Attributes:
     label: What its metric is called, `reward_fn_<label>`.
-    weight: Its weight in the sum.
+    weight: Weight of the function in the sum.
     function: The function.
   """
 

@@ -35,7 +35,7 @@ def call(act: Callable[[], T], seconds: float) -> T:
 
   Args:
     act: What to call.
-    seconds: Its time; 0 for no limit. There is none either where `can_limit`
+    seconds: Time of the call; 0 for no limit. There is none where `can_limit`
       is False.
 
   Raises:

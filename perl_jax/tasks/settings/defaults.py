@@ -23,8 +23,9 @@ class Rates(NamedTuple):
   """Learning rates of a task.
 
   Attributes:
-    scratch: Of models that begin with random weights, a few million parameters.
-    pretrained: Of adapters on a pretrained model.
+    scratch: Rate of a model that begins with random weights, a few million
+      parameters.
+    pretrained: Rate of an adapter on a pretrained model.
   """
 
   scratch: float

@@ -10,10 +10,10 @@ class Leaf(NamedTuple):
   """A field of a config that is no section.
 
   Attributes:
-    path: Its dotted name in the whole config, "rl.kl.target".
+    path: Dotted name of the field in the whole config, "rl.kl.target".
     task: Task of the stage that it belongs to, "rl"; "" if there is none.
-    name: Its dotted name in that stage, "kl.target".
-    value: Its value.
+    name: Dotted name of the field in that stage, "kl.target".
+    value: Value of the field.
     section: The section that holds it, under the last part of `name`.
   """
 

@@ -192,7 +192,7 @@ class Number(NamedTuple):
   Attributes:
     path: Dotted name of the field in the whole config.
     value: The number, or one item of a tuple.
-    range: Its range; None if the table has none.
+    range: Range of the field; None if the table has none.
   """
 
   path: str

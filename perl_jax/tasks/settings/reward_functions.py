@@ -23,7 +23,7 @@ class Term(NamedTuple):
   Attributes:
     name: "package.module:function", "FILE.py:function" or the address of a
       server.
-    weight: Its weight in the sum; with 0 it is only measured.
+    weight: Weight of the function in the sum; with 0 it is only measured.
     label: What its metric is called, `reward_fn_<label>`.
   """
 

@@ -25,7 +25,7 @@ def summary_of(
 
   Args:
     config: Config of the run, without None in it.
-    workdir: Its workdir.
+    workdir: Workdir of the run.
     trains: Whether it leaves checkpoints.
 
   Raises:

@@ -38,7 +38,7 @@ class Run:
       been dropped.
     mesh: Mesh of the run.
     guard: Counts the updates that were not finite.
-    costs: What it has cost, with the processes before a resume.
+    costs: Costs of the run, those of the processes before a resume included.
     workdir: Workdir whose files are listed with their SHA-256 at the end; None
       lists none.
   """
@@ -74,7 +74,8 @@ class Run:
       optimizer: Optimiser of the stage; its learning rates are logged.
       compiled: All functions that may compile meanwhile.
       flops_of: Those whose products count for the FLOPs utilisation.
-      costs_of: Those whose compilation and memory the summary has; all if None.
+      costs_of: Functions whose compilation and memory the summary has; None for
+        all.
       updates: Updates in a step.
     """
     timing = timing_lib.StepMetrics(

@@ -73,7 +73,7 @@ class Guard:
       workdir: Workdir of the stage.
       mode: `config.nonfinite`.
       limit: Skipped updates in a row that end the run.
-      learning_rate: That of the config, for messages.
+      learning_rate: Learning rate of the config, for messages.
       saved: What `to_save` returned for the checkpoint that the run resumes.
       last_saved: Step of that checkpoint; 0 in a fresh workdir.
     """
@@ -95,7 +95,7 @@ class Guard:
 
     Args:
       step: Number of the step.
-      batch: Its batch of this process, on the host.
+      batch: Batch of the step, of this process and on the host.
       metrics: What the update returned.
     """
     self._pending.append((step, batch, metrics.pop(KEY, Faults(()))))
@@ -230,7 +230,7 @@ def first_bad(
   Args:
     batch: Batch of the step.
     state: State before the step, or after it, as a fault changes nothing.
-    faults: Of the step, with its evidence.
+    faults: Faults of the step, with the evidence for them.
   """
   read = {"parameters": state.trainable, "data": batch}
   for phase, tree in (read | dict(faults.evidence())).items():

@@ -59,7 +59,7 @@ def of_run(
 
   Args:
     config: Config of the stage.
-    start: What it starts from.
+    start: Model that the stage starts from.
     tokenization: The tokenizer of the start.
     read: The rows that are learned from and judged on.
     reward: The reward model that scores, if there is one.

@@ -15,7 +15,7 @@ def added(
 
   Args:
     talk: Messages of the row.
-    fields: Its columns.
+    fields: The columns of the row by name.
     where: File and line, for errors.
 
   Returns:
@@ -98,8 +98,8 @@ def check_ignored(name: str, value: Any, where: str, learned: bool) -> None:
   """Refuses a column that may not be left out.
 
   Args:
-    name: The column.
-    value: What it has.
+    name: Name of the column.
+    value: The value of the row in that column.
     where: File and line, for errors.
     learned: Whether the answer in the row is learned; if it is not, only what
       the model should see of the prompt is refused.

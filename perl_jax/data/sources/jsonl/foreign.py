@@ -108,7 +108,7 @@ def format_of(path: pathlib.Path, start: bytes = b"") -> str:
 
   Args:
     path: The file; its last extension counts.
-    start: Its first bytes, which count more; they may be left out.
+    start: First bytes of the file, which count more; they may be left out.
   """
   by_name = _SUFFIXES.get(path.suffix.lower(), "")
   if by_name in ("xlsx", "pickle", "npy"):  # these may be zip archives

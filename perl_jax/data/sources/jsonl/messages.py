@@ -132,7 +132,8 @@ def error(
     where: File and line.
     field: Name of the field.
     problem: What is wrong, and the way out.
-    reason: See `UnusableError`; by default, that the field is wrong.
+    reason: Why the row is left out, see `UnusableError`; by default, that the
+      field is wrong.
   """
   return UnusableError(
     f"{where}: field {field!r}: {problem}", reason or f"by their {field!r}"
