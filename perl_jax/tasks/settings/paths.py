@@ -8,10 +8,16 @@ from perl_jax.tasks.settings import leaves as leaves_lib
 
 # Dotted names, within a stage, of the fields that can be paths. What else they
 # can be, "package:NAME" or the name of a preset, does not begin with "~".
-PATHS = (
-  "base", "init", "policy.init", "reward.init", "model", "data.dir",
-  "data.path", "data.validation_path", "data.cache", "data.tokenizer",
+OF_STAGES = (
+  "base", "policy.init", "reward.init", "data.dir", "data.path",
+  "data.validation_path", "data.cache", "data.tokenizer",
 )  # fmt: skip
+PATHS = (*OF_STAGES, "init", "model")
+
+
+def absolute(path: str) -> str:
+  """One spelling of a path, as a shell reads it from the current directory."""
+  return os.path.abspath(os.path.expanduser(path))
 
 
 def expand(config: ConfigDict) -> ConfigDict:

@@ -5,24 +5,19 @@ checked otherwise; all others are refused.
 """
 
 import dataclasses
-import os
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from perl_jax.tasks.initial import saved, sealed
+from perl_jax.tasks.settings import paths
 from perl_jax.tasks.training import nonfinite
 
 ABSENT = "(absent)"
 SUMMARY = sealed.SUMMARY
 # In the metadata of a checkpoint: digests of what the run was made from.
 ENTRY = "stands_on"
-# Where something lies. Two spellings of one path are one value.
-_PATHS = (
-  "base", "policy.init", "reward.init", "data.dir", "data.path",
-  "data.validation_path", "data.cache", "data.tokenizer",
-)  # fmt: skip
 
 
 class Change(NamedTuple):
@@ -152,7 +147,11 @@ RULES = (
     _optimizer,
   ),
   Rule(("steps",), "the run ends there", _steps),
-  Rule(_PATHS, "what lies there is compared with what it was", _elsewhere),
+  Rule(
+    paths.OF_STAGES,
+    "what lies there is compared with what it was",
+    _elsewhere,
+  ),
 )  # fmt: skip
 
 
@@ -186,7 +185,7 @@ def review(
   allowed, refused, flags, reopened = [], [], [], []
   for name, before, now in differing(theirs, mine):
     change = _change(name, before, now, mine, workdir)
-    if change.field in _PATHS and _same_path(before, now):
+    if change.field in paths.OF_STAGES and _same_path(before, now):
       continue
     line = f"config.{name}: {before!r} -> {now!r}"
     rule = _rule_of(change.field)
@@ -238,11 +237,7 @@ def _same_path(first: Any, second: Any) -> bool:
     return False
   if not first or not second or "://" in first + second:
     return first.rstrip("/") == second.rstrip("/")
-  return _absolute(first) == _absolute(second)
-
-
-def _absolute(path: str) -> str:
-  return os.path.abspath(os.path.expanduser(path))
+  return paths.absolute(first) == paths.absolute(second)
 
 
 def _as_flag(value: Any) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from absl import logging
 
+from perl_jax.tasks.settings import paths
 from perl_jax.tasks.training import workdir as workdir_lib
 
 AUTO = "auto"
@@ -51,8 +52,5 @@ def _held_out(data: Mapping[str, Any]) -> tuple[Any, ...]:
   How many rows are drawn or trained on makes no other rows of them.
   """
   places = data.get("dir"), data.get("validation_path") or data.get("path")
-  spelled = (
-    os.path.abspath(os.path.expanduser(place)) if place else ""
-    for place in places
-  )
+  spelled = (paths.absolute(place) if place else "" for place in places)
   return data.get("name"), data.get("folds"), data.get("fold"), *spelled
