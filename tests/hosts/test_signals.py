@@ -22,6 +22,16 @@ def left(monkeypatch):
   return found
 
 
+@pytest.fixture(autouse=True)
+def heard():
+  """Tests that are started by `nohup`, or behind a `&`, ignore some signals."""
+  numbers = [getattr(signal, name) for name in signals.NAMES]
+  before = {n: signal.signal(n, signal.default_int_handler) for n in numbers}
+  yield
+  for number, handler in before.items():
+    signal.signal(number, handler)
+
+
 def send(name):
   os.kill(os.getpid(), getattr(signal, name))
 
