@@ -113,6 +113,7 @@ def _train(module: ModuleType, config: Any, workdir: Path) -> dict[str, float]:
   done = finished.summary_of(config, workdir, trains=True)
   if done is not None:
     logging.info("%s in %s has finished: nothing is left to do.", name, workdir)
+    lock.clear(workdir)
     return done
   with lock.held(workdir):
     memory_check.check(config, TASKS[name].trains, module.programs)

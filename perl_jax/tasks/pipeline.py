@@ -41,6 +41,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   done = finished_run(config, configs, workdir)
   if done is not None:
     logging.info("pipeline in %s has finished: nothing is left.", workdir)
+    lock.clear(workdir)
     return done
   with lock.held(workdir):
     return run_stages(config, configs, workdir)
@@ -115,6 +116,7 @@ def run_stage(config: shared.Config, workdir: Path) -> dict[str, float]:
   done = finished_stage(config, workdir)
   if done is not None:
     logging.info("%s in %s has finished.", config.task, workdir)
+    lock.clear(workdir)
     return done
   logging.info("stage %s in %s", config.task, workdir)
   return tasks.run(config, workdir)

@@ -36,7 +36,7 @@ def written(finished, tmp_path_factory, compiled_once):
     kl__estimator="k3",
     entropy_coef=0.01,
   )
-  tiny.run(root / "dpo", "dpo", policy__init=sft)
+  tiny.run(root / "dpo", "dpo", policy__init=sft, nonfinite="skip")
   runs = [
     *((name, finished / name) for name in ("sft", "reward", "rl", "evaluate")),
     ("reward", root / "pointwise"),

@@ -65,28 +65,45 @@ def held(workdir: str | Path) -> Iterator[None]:
         release()
 
 
+def clear(workdir: str | Path) -> None:
+  """Removes the lock that a run left which was killed after its summary."""
+  path = Path(workdir).absolute() / LOCK_FILE
+  if hosts.is_primary() and path not in _held:
+    with contextlib.suppress(ValueError, OSError):
+      _take_away(path, _myself())
+
+
 def _take(path: Path, mine: Mapping[str, Any]) -> None:
   if path in _held:
     raise ValueError(_refusal(path, mine, 0.0))
   path.parent.mkdir(parents=True, exist_ok=True)
   while not _make(path, mine):
-    try:
-      theirs, age = _read(path), time.time() - path.stat().st_mtime
-    except FileNotFoundError:
-      continue  # released a moment ago
-    reason = _gone(theirs, mine, age)
-    if not reason:
-      raise ValueError(_refusal(path, theirs, age))
-    # Of several that find it, one moves it away; it is what was looked at.
-    aside = path.with_name(f".{LOCK_FILE}.{mine['token']}")
-    with contextlib.suppress(FileNotFoundError):
-      path.rename(aside)
-      if _read(aside) != theirs:
-        aside.rename(path)
-        continue
-      aside.unlink()
-      logging.info("%s was left by a run that %s.", path, reason)
+    _take_away(path, mine)
   _held.add(path)
+
+
+def _take_away(path: Path, mine: Mapping[str, Any]) -> None:
+  """Removes a lock whose run has ended.
+
+  Raises:
+    ValueError: The run may live.
+  """
+  try:
+    theirs, age = _read(path), time.time() - path.stat().st_mtime
+  except FileNotFoundError:
+    return  # released a moment ago
+  reason = _gone(theirs, mine, age)
+  if not reason:
+    raise ValueError(_refusal(path, theirs, age))
+  # Of several that find it, one moves it away; it is what was looked at.
+  aside = path.with_name(f".{LOCK_FILE}.{mine['token']}")
+  with contextlib.suppress(FileNotFoundError):
+    path.rename(aside)
+    if _read(aside) != theirs:
+      aside.rename(path)
+      return
+    aside.unlink()
+    logging.info("%s was left by a run that %s.", path, reason)
 
 
 def _make(path: Path, mine: Mapping[str, Any]) -> bool:

@@ -1,6 +1,8 @@
 """What says that a stage has finished, and what a finished one does."""
 
 import json
+import os
+import subprocess
 import time
 
 import pytest
@@ -8,7 +10,7 @@ from absl import logging
 
 from perl_jax import tasks
 from perl_jax.hosts import signals
-from perl_jax.tasks import sft
+from perl_jax.tasks import pipeline, sft
 from perl_jax.tasks.dry_run import memory_check
 from perl_jax.tasks.training import lock, loop, timing
 from perl_jax.tasks.training import workdir as workdir_lib
@@ -82,6 +84,23 @@ def test_a_finished_stage_says_so_and_changes_nothing(tmp_path, ran, caplog):
   with pytest.raises(ValueError, match=r"config\.seed: 0 -> 3"):
     tasks.run(tiny.config("sft", seed=3), workdir)
   assert tiny.tree(workdir) == before and stamps(workdir) == when
+
+
+def test_a_run_killed_after_its_summary_leaves_no_lock(tmp_path, ran):
+  """Nobody would take the workdir again, and so find the lock."""
+  workdir, where = tmp_path / "run", tmp_path / "run" / lock.LOCK_FILE
+  finish(workdir)
+  dead = subprocess.Popen(["true"])
+  dead.wait()
+  for pid, left in ((dead.pid, False), (os.getppid(), True)):
+    theirs = lock._myself() | {"pid": pid, "started": lock._started(pid)}
+    where.write_text(json.dumps(theirs))
+    assert tasks.run(tiny.config("sft"), workdir) == {"loss": 1.5}
+    assert where.exists() == left
+    where.write_text(json.dumps(theirs))
+    pipeline.run_stage(tiny.config("sft"), workdir)
+    assert where.exists() == left
+  assert not ran
 
 
 @pytest.mark.parametrize("lost", ["summary.json", "checkpoints"])
