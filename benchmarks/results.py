@@ -8,9 +8,12 @@ from typing import Any
 
 import jax
 
+from perl_jax.planning import libtpu
+
 
 def machine() -> dict[str, Any]:
   """The machine that the numbers are measured on, JSON-able."""
+  libtpu.quiet(os.environ)
   device = jax.devices()[0]
   return {
     "device": f"{device.platform}: {device.device_kind}",
