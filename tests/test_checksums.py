@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from perl_jax import checkpoint
-from tests import test_checkpoint as cases
+from tests.checkpoint import test_saving as cases
 
 
 def damage(path, how):

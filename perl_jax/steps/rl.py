@@ -1,5 +1,6 @@
 """The RL loss of policy and value model on rollouts, for every estimator."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -7,13 +8,16 @@ import jax.numpy as jnp
 
 from perl_jax import params as params_lib
 from perl_jax import roles
+from perl_jax.objectives import advantages, masked, policy_gradient
 from perl_jax.objectives import kl as kl_lib
-from perl_jax.objectives import masked, policy_gradient
 from perl_jax.steps.estimator import Estimator, Experience, prepare
 from perl_jax.steps.train import LossFn, masked_sums
 
-# Of log-probs of policy and anchor, which may come from two programs.
+# Of log-probs of policy and anchor, which may come from two programs; and of
+# rewards, as a share of the largest reward of a prompt: a device that has other
+# rows beside them may round each term of a score otherwise.
 _ROUNDING = 1e-6
+_REWARD_ROUNDING = 1e-5
 
 
 class Frozen(NamedTuple):
@@ -199,8 +203,8 @@ def _measures(estimator, scores, values, tokens, batch):
 
   KL and objective are those of the policy that sampled. `return_square`,
   `residual` and `residual_square` give the explained variance over a whole
-  batch. `signal` counts the tokens with an advantage or an error of the value
-  above rounding: where there is none, a gradient of 0 is right.
+  batch. `equal_rewards` and `signal` are about more than rounding, so that they
+  are the same on every mesh; see `reward_tolerance` and `_has_signal`.
   """
   mask = tokens.mask
   some = jnp.any(mask, axis=1)
@@ -221,14 +225,13 @@ def _measures(estimator, scores, values, tokens, batch):
       jnp.abs(tokens.old - tokens.sampled), mask
     ),
   }
-  signal = jnp.abs(tokens.advantages) > _ROUNDING
   if estimator.group > 1:
-    equal = jnp.all(batch.rewards == batch.rewards[:, :1], axis=1)
+    spread = jnp.ptp(batch.rewards, axis=1)
+    equal = spread <= reward_tolerance(batch.rewards)
     prompts = jnp.any(batch.response_mask, axis=(1, 2))
     found["equal_rewards"] = masked_sums(equal.astype(jnp.float32), prompts)
   if estimator.uses_value:
     residual = tokens.returns - tokens.old_values
-    signal |= jnp.abs(residual) > _ROUNDING
     found |= {
       "value": masked_sums(values, mask),
       "return": masked_sums(tokens.returns, mask),
@@ -236,5 +239,51 @@ def _measures(estimator, scores, values, tokens, batch):
       "residual": masked_sums(residual, mask),
       "residual_square": masked_sums(jnp.square(residual), mask),
     }
+  signal = _has_signal(
+    estimator, tokens, batch, kl.reshape(batch.rewards.shape)
+  )
   found["signal"] = masked_sums(signal.astype(jnp.float32), mask)
   return jax.lax.stop_gradient(found)
+
+
+def reward_tolerance(rewards: jax.Array) -> jax.Array:
+  """Differences between the rewards of a prompt that may be rounding, `[B]`.
+
+  1e-6 + 1e-5 max_i |R_i|
+
+  Args:
+    rewards: Rewards of G responses to each of B prompts, `[B, G]`, float32.
+  """
+  largest = jnp.max(jnp.abs(rewards), axis=1)
+  return _ROUNDING + _REWARD_ROUNDING * largest
+
+
+def _has_signal(
+  estimator: Estimator, tokens: _Tokens, batch: Experience, kl: jax.Array
+) -> jax.Array:
+  """Tokens from which something can be learned beside rounding, `[B * G, T]`.
+
+  With a value model    |Z_t - V_t| > tol
+  without               (1 - beta) |R_i - mean R| > tol, or, with KL in the
+                        reward, beta |K_i - mean K| > 1e-6
+
+  where tol is `reward_tolerance`. That is the advantage before it is divided by
+  a deviation, which for equal rewards is one of rounding alone. Where no token
+  has a signal, a gradient of 0 is right.
+
+  Args:
+    estimator: Static choices of the update.
+    tokens: Per-token arrays of the batch.
+    batch: The batch.
+    kl: K, the log-ratio to the anchor summed over each response, `[B, G]`.
+  """
+  tolerance = reward_tolerance(batch.rewards)[:, None]
+  if estimator.uses_value:
+    tolerance = jnp.repeat(tolerance, estimator.group, axis=0)
+    return jnp.abs(tokens.returns - tokens.old_values) > tolerance
+  beta = batch.beta[:, None]
+  off_mean = functools.partial(advantages.grpo_advantages, normalise=False)
+  signal = (1 - beta) * jnp.abs(off_mean(batch.rewards)) > tolerance
+  if estimator.kl_place == "reward":
+    signal |= beta * jnp.abs(off_mean(kl)) > _ROUNDING
+  return jnp.broadcast_to(signal.reshape(-1, 1), tokens.mask.shape)

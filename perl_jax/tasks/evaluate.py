@@ -13,7 +13,7 @@ from perl_jax import checkpoint, files, hosts
 from perl_jax import metrics as metrics_lib
 from perl_jax.tasks.evaluation import policy as policy_evaluation
 from perl_jax.tasks.evaluation import reward_model
-from perl_jax.tasks.initial import model, restore, saved
+from perl_jax.tasks.initial import model, restore
 from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.rollouts import rewards
 from perl_jax.tasks.rollouts.engine import Engine
@@ -94,7 +94,7 @@ def steps_of(config, chosen) -> dict[str, int]:
     ("reward", config.reward, "reward_model"),
   ):
     if (Path(role.init) / checkpoint.DIRECTORY).is_dir() and role.init:
-      step = saved.step_of(role.init, chosen[name])
+      step = checkpoint.step_of(role.init, chosen[name])
       found[f"{label}.checkpoint_step"] = step
   return found
 

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import orbax.checkpoint as ocp
-
 from perl_jax import checkpoint, checksums, json_text
 
 _META = "meta/metadata"
@@ -40,25 +38,4 @@ def checkpoints(workdir: str | Path) -> list[Saved]:
     if meta is not None:
       judged = (path / "metrics").is_dir()
       found.append(Saved(int(path.name), meta, judged))
-  return found
-
-
-def step_of(workdir: str | Path, which: str) -> int:
-  """Step of the "best" or the "last" checkpoint of a stage.
-
-  Raises:
-    FileNotFoundError: The workdir holds no complete checkpoint of that kind.
-  """
-  directory = Path(workdir).absolute() / checkpoint.DIRECTORY
-  options = ocp.CheckpointManagerOptions(
-    create=False, best_fn=lambda metrics: metrics["score"]
-  )
-  with ocp.CheckpointManager(directory, options=options) as manager:
-    steps = {"last": manager.latest_step, "best": manager.best_step}
-    found = steps[which]()
-  if found is None:
-    raise FileNotFoundError(
-      f"{directory} holds no complete checkpoint; let the stage reach its"
-      " first evaluation, or run its command again."
-    )
   return found

@@ -48,7 +48,7 @@ def _numbers(workdir: Path, which: str) -> dict[str, Any]:
   """
   if not (workdir / checkpoint.DIRECTORY).is_dir():
     return {}
-  step = saved.step_of(workdir, which)
+  step = checkpoint.step_of(workdir, which)
   chosen = " (chosen on the rows of these numbers)" * (which == "best")
   facts: dict[str, Any] = {"checkpoint": f"{which}, step {step}{chosen}"}
   summary, evaluated = {}, {}

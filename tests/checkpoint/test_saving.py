@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from perl_jax import checkpoint, params, roles, sharding, steps
+from perl_jax import checkpoint, hosts, params, roles, sharding, steps
 from perl_jax.models.lora import LoraSpec
 from tests import toys
 
@@ -290,7 +290,7 @@ def test_processes_wait_for_each_other_before_the_first_makes_a_directory(
   def barrier(name):
     waits.append((name, (tmp_path / checkpoint.DIRECTORY).exists()))
 
-  monkeypatch.setattr(checkpoint.hosts, "barrier", barrier)
+  monkeypatch.setattr(hosts, "barrier", barrier)
   for _ in range(2):
     checkpoint.Checkpointer(tmp_path, metric="loss", mode="min").close()
   names = [name for name, _ in waits]

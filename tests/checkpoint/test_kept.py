@@ -3,7 +3,7 @@
 import pytest
 
 from perl_jax import checkpoint
-from tests.test_checkpoint import kept, reward_role, same, state
+from tests.checkpoint.test_saving import kept, reward_role, same, state
 
 
 def test_a_checkpoint_without_a_score_is_never_the_best(tmp_path):

@@ -1,14 +1,4 @@
-"""Orbax checkpoints: saving, resuming, and reading what a stage has trained.
-
-A checkpoint holds three items: `trainable` (adapters and heads; with full
-tuning the whole tree), `optimizer` (Optax state and step count) and `meta`
-(data position and whatever else the loop needs, as JSON). The base is never
-saved. Saving is asynchronous; the latest checkpoints and the best are kept. One
-that was made between two evaluations has no score and is never the best.
-
-Each checkpoint has a list of its files with their SHA-256, which is written
-before Orbax gives the directory its name and checked before anything is read.
-"""
+"""Saves the state of a stage, and restores it when the stage goes on."""
 
 import contextlib
 import math
@@ -17,26 +7,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
-from jax.sharding import Mesh
 from orbax.checkpoint import checkpoint_managers
 
-from perl_jax import checksums, disk, hosts, sharding, steps
+from perl_jax import checksums, disk, hosts, steps
 from perl_jax import params as params_lib
+from perl_jax.checkpoint import reading
 
-DIRECTORY = "checkpoints"
 # How Orbax names a directory that it has not finished.
 _UNFINISHED = "*.orbax-checkpoint-tmp"
 # Where checkpoints that cannot be read any more are put aside.
 DAMAGED = "damaged"
 # Orbax writes these last of all, after the list of checksums.
 _LAST = ("_CHECKPOINT_METADATA", "commit_success.txt")
-
-
-def _score(metrics: Mapping[str, float]) -> float:
-  return metrics["score"]
 
 
 def _beside_trainable(state: steps.TrainState) -> dict[str, Any]:
@@ -88,13 +72,14 @@ class Checkpointer:
       [
         checkpoint_managers.LatestN(keep),
         checkpoint_managers.BestN(
-          get_metric_fn=_score,
+          get_metric_fn=reading.score,
           n=1,
           keep_checkpoints_without_metrics=False,
         ),
       ]
     )
-    self._directory, self._closed = Path(workdir).absolute() / DIRECTORY, False
+    self._directory = Path(workdir).absolute() / reading.DIRECTORY
+    self._closed = False
     # What is written, and how many bytes that takes, for errors.
     self._writes, self._needed = "a checkpoint", 0
     checksums.put_damaged_aside(
@@ -106,7 +91,7 @@ class Checkpointer:
         item_names=("trainable", "optimizer", "meta"),
         options=ocp.CheckpointManagerOptions(
           preservation_policy=policy,
-          best_fn=_score,
+          best_fn=reading.score,
           cleanup_tmp_directories=True,
           enable_async_checkpointing=True,
           async_options=ocp.AsyncOptions(
@@ -271,77 +256,3 @@ class Checkpointer:
     finally:
       with self._writing():
         self._manager.close()
-
-
-def load_trainable(
-  workdir: str | Path,
-  which: str,
-  like: params_lib.Params,
-  mesh: Mesh | None = None,
-) -> dict[str, Any]:
-  """Reads the trainable tree of a finished or running stage.
-
-  The mesh and the number of processes that wrote it do not matter.
-
-  Args:
-    workdir: Directory of the stage that trained it.
-    which: "best" or "last".
-    like: Tree of arrays or `jax.ShapeDtypeStruct` that the leaves must match.
-    mesh: Mesh to read the leaves to, sharded by the path rules, each process
-      its part. None reads them to the host, whole on each process.
-
-  Raises:
-    FileNotFoundError: The workdir holds no complete checkpoint.
-    ValueError: `which` is unknown, a file is not as it was written, or leaves
-      are missing, extra or of another shape.
-  """
-  directory = Path(workdir).absolute() / DIRECTORY
-  if which not in ("best", "last"):
-    raise ValueError(f"checkpoint={which!r}: choose 'best' or 'last'.")
-  if not directory.is_dir():
-    raise FileNotFoundError(
-      f"{directory} does not exist: {workdir} holds no checkpoint. Point the"
-      " init field at the workdir of a stage that has run."
-    )
-  # The scores of all decide which is best.
-  for path in checksums.numbered(directory):
-    checksums.require_whole(path)
-  with ocp.CheckpointManager(
-    directory,
-    item_handlers={
-      "trainable": ocp.StandardCheckpointHandler(),
-      "optimizer": ocp.StandardCheckpointHandler(),
-      "meta": ocp.JsonCheckpointHandler(),
-    },
-    options=ocp.CheckpointManagerOptions(create=False, best_fn=_score),
-  ) as manager:
-    step = _pick_step(manager, directory, which)
-    found = manager.item_metadata(step)["trainable"]
-    params_lib.require_same_leaves(
-      like, dict(found), f"Checkpoint {directory}/{step}"
-    )
-    if mesh is None:
-      abstract = jax.tree.map(
-        lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), like
-      )
-    else:
-      abstract = jax.tree.map(
-        lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to),
-        like,
-        sharding.shardings(mesh, like),
-      )
-    restored = manager.restore(
-      step,
-      args=ocp.args.Composite(trainable=ocp.args.StandardRestore(abstract)),
-    )
-  return restored["trainable"]
-
-
-def _pick_step(manager, directory: Path, which: str) -> int:
-  step = manager.latest_step() if which == "last" else manager.best_step()
-  if step is None:
-    raise FileNotFoundError(
-      f"{directory} holds no complete checkpoint; let the stage reach its"
-      " first evaluation, or run its command again."
-    )
-  return step
