@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from perl_jax.reporting import (
   costs,
+  diagnostics,
   figures,
   headline,
   markup,
@@ -162,8 +163,18 @@ def _progress(stage: Stage, summary: Mapping[str, object]) -> tuple[str, str]:
   )
   if len(titles) < 3:
     text = ""
+  text += _diagnostics(stage)
   title = f"{stage.title}: reward, success and KL"
   return title, (text + markup.figures(drawn, large=True)) if drawn else ""
+
+
+def _diagnostics(stage: Stage) -> str:
+  """What is wrong with the policy of a stage at its end, as a list."""
+  evaluation = stage.config.get("eval")
+  rows = evaluation.get("rows") if isinstance(evaluation, Mapping) else None
+  found = diagnostics.of(stage.metrics, rows if type(rows) is int else None)
+  items = "".join(f"<li>{escape(text)}</li>" for _, text in found)
+  return f'<ul class="bad">{items}</ul>' if items else ""
 
 
 def _curves(stages: Sequence[Stage], policies: Sequence[Stage]) -> str:

@@ -19,6 +19,7 @@ from perl_jax.objectives import preference
 from perl_jax.tasks.dry_run import abstract as abstract_lib
 from perl_jax.tasks.dry_run.programs import Program, StagePrograms
 from perl_jax.tasks.evaluation import policy as policy_evaluation
+from perl_jax.tasks.evaluation import warnings
 from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.rollouts.engine import Engine
 from perl_jax.tasks.settings import shared, streams
@@ -110,7 +111,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       _, evaluated = opened.train(
         batches=data.train,
         update=loop.make_update(mesh, learn, frozen, key, with_anchor),
-        evaluate=evaluate,
+        evaluate=warnings.warned(evaluate, config, workdir),
         optimizer=optimizer,
         compiled=compiled,
         flops_of=(logprobs, learn),

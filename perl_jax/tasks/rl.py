@@ -19,6 +19,7 @@ from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.tasks.dry_run import abstract as abstract_lib
 from perl_jax.tasks.dry_run.programs import Program, StagePrograms
 from perl_jax.tasks.evaluation import policy as policy_evaluation
+from perl_jax.tasks.evaluation import warnings
 from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.initial.model import Start
 from perl_jax.tasks.rollouts import build, iteration, rewards
@@ -119,7 +120,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       _, evaluated = opened.train(
         batches=data.train,
         update=iterate,
-        evaluate=evaluate,
+        evaluate=warnings.warned(evaluate, config, workdir),
         optimizer=settings.optimizer,
         compiled=built.compiled,
         updates=settings.estimator.updates,

@@ -138,3 +138,14 @@ def test_samples_are_those_that_compare_a_policy_with_its_anchor():
   both = runs.render(runs.stages(sft=sft, rl=rl))
   assert "of rl" in both
   assert "of sft" not in both
+
+
+def test_what_is_wrong_with_a_policy_stands_above_its_curves():
+  rows = [
+    {"step": step, "validation/kl": kl, "validation/kl_per_token": kl / 10}
+    for step, kl in ((0, 0.0), (5, 14.0))
+  ]
+  for metrics, told in ((rows, True), (rows[:1], False)):
+    text = runs.render([runs.stage("rl", metrics=metrics)])
+    runs.Checker(text)
+    assert ("The KL to the anchor is 14.0 nats" in text) == told

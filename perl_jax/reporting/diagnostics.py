@@ -1,0 +1,155 @@
+"""Signs that a policy gets worse while its reward gets better.
+
+They are read from the lines of metrics.jsonl: a run logs them at each
+evaluation, and a report shows those of the last one. The reward itself cannot
+show them: a policy that exploits its reward model has a good one.
+
+Limits are for "has gone wrong", not for "has changed".
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from perl_jax.reporting import vocabulary
+
+# Nats a response, and a token: long responses may have more of the first.
+MOST_KL, MOST_KL_PER_TOKEN = 10.0, 0.1
+# Mean length over that of the anchor, either way, and at least so many tokens.
+MOST_GROWTH, LEAST_TOKENS = 2.0, 4.0
+# How much of the 4-grams, or of the responses, may change for the worse.
+MOST_REPETITION, MOST_CUT = 0.2, 0.25
+# Lines over which the explained variance is averaged, and the first step that
+# counts: a value model begins with knowing nothing.
+VALUE_LINES, VALUE_STEP = 5, 10
+
+
+class Diagnostic(NamedTuple):
+  """Something that a policy should not do.
+
+  Attributes:
+    kind: What it is about, the name of a metric.
+    text: What was seen, what it means, and what to try.
+  """
+
+  kind: str
+  text: str
+
+
+def of(
+  rows: Sequence[Mapping[str, Any]], evaluated: int | None = None
+) -> list[Diagnostic]:
+  """What is wrong with a policy at the last evaluation of a run.
+
+  The first evaluation, before any update, is that of the anchor.
+
+    kl                  above `MOST_KL` nats a response and `MOST_KL_PER_TOKEN`
+    length              `MOST_GROWTH` times that of the anchor, or its inverse
+    repetition          `MOST_REPETITION` above that of the anchor
+    stop_rate           `MOST_CUT` below that of the anchor
+    explained_variance  below 0 in the mean of the last `VALUE_LINES` lines
+    a check, "gold"     the reward is above that of the anchor, and the share of
+                        right responses below it by two standard errors,
+                        2 sqrt((p (1 - p) + q (1 - q)) / n)
+
+  Args:
+    rows: Lines of the run's metrics.jsonl, in order.
+    evaluated: n, the responses of an evaluation; None leaves checks out.
+  """
+  evaluations = [_named(row, "validation/") for row in rows]
+  evaluations = [found for found in evaluations if "kl" in found]
+  found = []
+  if len(evaluations) > 1:
+    before, now = evaluations[0], evaluations[-1]
+    found += [*_kl(now), *_shape(before, now)]
+    if evaluated:
+      found += _checks(before, now, evaluated)
+  return found + _value(rows)
+
+
+def _named(row: Mapping[str, Any], prefix: str) -> dict[str, float]:
+  return {
+    key.removeprefix(prefix): float(value)
+    for key, value in row.items()
+    if key.startswith(prefix)
+  }
+
+
+def _kl(now: Mapping[str, float]) -> list[Diagnostic]:
+  kl, per_token = now["kl"], now.get("kl_per_token", math.inf)
+  if not (kl > MOST_KL and per_token > MOST_KL_PER_TOKEN):
+    return []
+  text = (
+    f"The KL to the anchor is {kl:.1f} nats a response: the policy writes what"
+    " the anchor hardly ever would, and no reward model was trained on it."
+    " Raise beta, lower optimizer.learning_rate, or take an earlier checkpoint."
+  )
+  return [Diagnostic("kl", text)]
+
+
+def _shape(
+  before: Mapping[str, float], now: Mapping[str, float]
+) -> list[Diagnostic]:
+  """What can be seen of responses without reading them."""
+  found = []
+  old, new = (float(x.get("length", math.nan)) for x in (before, now))
+  grown = max(old, new) > MOST_GROWTH * min(old, new)
+  if grown and abs(new - old) >= LEAST_TOKENS:
+    text = (
+      f"Responses have {new:.1f} tokens, those of the anchor {old:.1f}: the"
+      " reward may be one for the length. Read samples.jsonl, and compare the"
+      " reward of short and long rows of the preference data."
+    )
+    found.append(Diagnostic("length", text))
+  old, new = (float(x.get("repetition", math.nan)) for x in (before, now))
+  if new > old + MOST_REPETITION:
+    text = (
+      f"{new:.0%} of the 4-grams of a response repeat one before, {old:.0%} in"
+      " those of the anchor: read samples.jsonl, and raise beta."
+    )
+    found.append(Diagnostic("repetition", text))
+  old, new = (float(x.get("stop_rate", math.nan)) for x in (before, now))
+  if new < old - MOST_CUT:
+    text = (
+      f"{new:.0%} of the responses end before data.response_len, {old:.0%} of"
+      " those of the anchor: the rest is cut off. Raise unstopped_penalty."
+    )
+    found.append(Diagnostic("stop_rate", text))
+  return found
+
+
+def _checks(
+  before: Mapping[str, float], now: Mapping[str, float], n: int
+) -> list[Diagnostic]:
+  found = []
+  rises = now.get("reward", -math.inf) > before.get("reward", math.inf)
+  for name in vocabulary.CHECKS:
+    p, q = before.get(name, math.nan), now.get(name, math.nan)
+    error = math.sqrt(max(p * (1 - p) + q * (1 - q), 0.0) / n)
+    if rises and q < p - 2 * error:
+      text = (
+        f"{vocabulary.label_of(name).capitalize()} fell from {p:.1%} to"
+        f" {q:.1%} while the reward rose from {before['reward']:.3g} to"
+        f" {now['reward']:.3g}: the policy exploits the reward. Raise beta, or"
+        " take an earlier checkpoint."
+      )
+      found.append(Diagnostic(name, text))
+  return found
+
+
+def _value(rows: Sequence[Mapping[str, Any]]) -> list[Diagnostic]:
+  seen = [
+    float(row["train/explained_variance"])
+    for row in rows
+    if row.get("step", 0) >= VALUE_STEP and "train/explained_variance" in row
+  ][-VALUE_LINES:]
+  mean = sum(seen) / VALUE_LINES
+  if len(seen) < VALUE_LINES or not mean < 0:
+    return []
+  text = (
+    "The value model explains less than nothing of the returns (explained"
+    f" variance {mean:.2g}): as a baseline it adds noise. Lower"
+    " value.learning_rate, or take an estimator without a value model, such as"
+    " rloo with samples_per_prompt=4."
+  )
+  return [Diagnostic("explained_variance", text)]

@@ -1,0 +1,45 @@
+"""Says during a run that a policy gets worse while its reward gets better."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from perl_jax import files, hosts
+from perl_jax.reporting import diagnostics
+from perl_jax.tasks.settings import shared
+
+Evaluate = Callable[[Any, int], dict[str, float]]
+
+
+def warned(
+  evaluate: Evaluate, config: shared.Config, workdir: Path
+) -> Evaluate:
+  """Returns `evaluate(state, step)` with warnings in the log.
+
+  A warning is logged when it begins to hold, and again if it does after it has
+  not for a while; see `diagnostics.of`.
+
+  Args:
+    evaluate: Evaluates a policy; returns metrics by "validation/...".
+    config: Config of the stage; `config.eval.rows` responses are evaluated.
+    workdir: Workdir of the stage, with the lines before the evaluation.
+  """
+  told: set[str] = set()
+
+  def evaluate_and_warn(state: Any, step: int) -> dict[str, float]:
+    evaluated = evaluate(state, step)
+    if not hosts.is_primary():
+      return evaluated
+    rows = files.read_jsonl(workdir / "metrics.jsonl")
+    rows.append({"step": step} | evaluated)
+    found = diagnostics.of(rows, config.eval.rows)
+    for kind, text in found:
+      if kind not in told:
+        logging.warning("Step %d: %s", step, text)
+    told.clear()
+    told.update(kind for kind, _ in found)
+    return evaluated
+
+  return evaluate_and_warn
