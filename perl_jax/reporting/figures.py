@@ -102,7 +102,7 @@ def stage_figures(
       continue  # a point is no curve; the summary has its value
     metric = vocabulary.row_of(name, stage)
     figure = svg.curves(
-      f"{stage}-{_identifier(name)}",
+      f"{stage}-{identifier(name)}",
       _title(name, stage),
       metric.unit,
       lines,
@@ -207,5 +207,6 @@ def _title(name: str, stage: str = "") -> str:
   return text[0].upper() + text[1:]
 
 
-def _identifier(name: str) -> str:
+def identifier(name: str) -> str:
+  """A name as part of an id in HTML."""
   return "".join(c if c.isascii() and c.isalnum() else "-" for c in name)

@@ -90,10 +90,24 @@ def render(
     Section("Time and memory", "Time and memory", _costs(summary, stages)),
     Section("Rerun", "How to run it again", _configs(stages, config, command)),
   ]
-  sections = [section for section in sections if section.body]
   lede = headline.takeaway(summary, results)
   lede = escape(lede).replace("-", "&minus;")
   lede = f'<p class="lede">{lede}</p>' if lede else ""
+  return document(title, when, lede, sections)
+
+
+def document(
+  title: str, when: str, lede: str, sections: Sequence[Section]
+) -> str:
+  """A whole page of sections; those without a body are left out.
+
+  Args:
+    title: Its heading, as text.
+    when: When the run ended, as text; "" if that is not said.
+    lede: HTML between the heading and the links.
+    sections: In their order.
+  """
+  sections = [section for section in sections if section.body]
   return (
     '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
     '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

@@ -47,6 +47,7 @@ th, td { padding: 0.42rem 1.6rem 0.42rem 0; text-align: left;
 thead th { font-size: 0.85rem; font-weight: 500; color: var(--muted); }
 tbody th { font-weight: 400; }
 .number { text-align: right; white-space: nowrap; }
+thead .number { white-space: normal; min-width: 7rem; }
 .strong { font-weight: 650; }
 td .note { font-weight: 400; font-size: 0.8rem; }
 .wide { overflow-x: auto; }

@@ -66,6 +66,7 @@ class Line(NamedTuple):
     x, y: `[n]` each.
     colour: A key of `COLOURS`.
     kind: "thin", "bold", "points", "dashed" or "step".
+    band: Lower and upper ends of a shaded range around it, `[n]` each.
   """
 
   label: str
@@ -73,6 +74,7 @@ class Line(NamedTuple):
   y: np.ndarray
   colour: str = "c1"
   kind: str = "bold"
+  band: tuple[np.ndarray, np.ndarray] | None = None
 
 
 class Figure(NamedTuple):
@@ -171,6 +173,8 @@ def draw_line(axes: Axes, line: Line) -> None:
     "points": {"linewidth": 1.6, "marker": "o", "markersize": 4.0},
     "dashed": {"linewidth": 1.2, "linestyle": (0, (4, 3))},
   }[line.kind]
+  if line.band is not None:
+    axes.fill_between(line.x, *line.band, color=colour, alpha=0.15, lw=0)
   axes.plot(x, y, color=colour, **style)
 
 
@@ -214,7 +218,8 @@ def curves(
   if x_range and x_range[0] < x_range[1]:
     pad = 0.02 * (x_range[1] - x_range[0])
     axes.set_xlim(x_range[0] - pad, x_range[1] + pad)
-  axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=TICKS))
+  integer = "step" in x_label
+  axes.xaxis.set_major_locator(MaxNLocator(6, integer=integer, steps=TICKS))
   axes.yaxis.set_major_locator(MaxNLocator(5, steps=TICKS))
   if percent:
     axes.yaxis.set_major_formatter(in_percent())
@@ -296,7 +301,8 @@ def _limits(
 ) -> tuple[float, float]:
   if whole:
     return -0.03, 1.03
-  values = np.concatenate([line.y for line in lines])
+  shown = [y for line in lines for y in (line.y, *(line.band or ()))]
+  values = np.concatenate(shown)
   values = values[np.isfinite(values)]
   low, high = (values.min(), values.max()) if values.size else (0.0, 1.0)
   if zero:

@@ -1,12 +1,13 @@
 """The task `report`: one HTML page about what a run has written.
 
 A workdir is a single stage, or a pipeline with a directory for each stage.
+With `config.runs` the page compares several runs, and is all that is written.
 Every file and every key is optional, so a run can be looked at while it is
 still going or after it was killed; a section without data is left out.
 """
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from absl import logging
@@ -14,18 +15,22 @@ from absl import logging
 from perl_jax import files as files_lib
 from perl_jax import hosts, json_text, tasks
 from perl_jax.data.sources import registry
-from perl_jax.reporting import page
+from perl_jax.reporting import comparison, page, settings
+from perl_jax.tasks.settings import paths, shared
 
 _LINES = ("metrics.jsonl", "samples.jsonl", "scores.jsonl")
 _FILES = (*_LINES, "summary.json", "config.json")
 
 
-def run(config: Mapping[str, object], workdir: str | Path) -> dict[str, float]:
-  """Writes the report of `workdir`; the config is not used."""
-  del config
+def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
+  """Writes the report of `workdir`, or that of `config.runs` into it."""
   if not hosts.is_primary():
     return {}
-  logging.info("report: %s", write_report(workdir))
+  if config.get("runs"):
+    path = write_comparison(workdir, config.runs)
+  else:
+    path = write_report(workdir)
+  logging.info("report: %s", path)
   return {}  # it measures nothing
 
 
@@ -46,21 +51,68 @@ def write_report(
     FileNotFoundError: There is no such directory.
   """
   workdir = Path(workdir)
-  if not workdir.is_dir():
-    raise FileNotFoundError(
-      f"{workdir}: no such directory; give the --workdir of a run"
-    )
-  root_summary = summary
-  if root_summary is None:
-    root_summary = _read_object(workdir, "summary")
-  config, summary = _read_object(workdir, "config"), {}
-  found = [
+  if summary is None and workdir.is_dir():
+    summary = _read_object(workdir, "summary")
+  stages, config, flat = _read(workdir, summary or {})
+  text = page.render(
+    title=workdir.resolve().name,
+    when=_when(workdir),
+    summary={k: v for k, v in flat.items() if k != "command"},
+    stages=stages,
+    config=config if _parts(workdir) else {},
+    command=_command(workdir, summary or {}),
+  )
+  return _write(workdir, text)
+
+
+def write_comparison(workdir: str | Path, runs: Sequence[str]) -> Path:
+  """Writes `report.html` of several runs into the workdir.
+
+  Args:
+    workdir: Directory of the report; made if need be.
+    runs: Directories as of `write_report`, each alone, or several seeds of one
+      setting as "LABEL=DIR,DIR"; see `reporting.settings.gather`.
+
+  Raises:
+    ValueError: One of them has nothing to report, or a file is malformed.
+    FileNotFoundError: One of them is no directory.
+  """
+  found = []
+  for given in runs:
+    label, _, places = given.rpartition("=")
+    for place in places.split(","):
+      path = Path(place).expanduser()
+      summary = _read_object(path, "summary") if path.is_dir() else {}
+      stages, config, flat = _read(path, summary)
+      run = settings.Run(place, settings.flat(config), stages, flat, label)
+      found.append(run)
+  gathered = settings.gather(found, paths.OF_STAGES)
+  title = Path(workdir).resolve().name
+  Path(workdir).mkdir(parents=True, exist_ok=True)
+  return _write(
+    Path(workdir), comparison.render(title, gathered, paths.OF_STAGES)
+  )
+
+
+def _parts(workdir: Path) -> list[tuple[str, Path]]:
+  """(name, directory) of the stages of a pipeline; none of a single stage."""
+  return [
     (name, workdir / name)
     for name in tasks.SHOWN
     if any((workdir / name / file).exists() for file in _FILES)
   ]
-  if not found:
-    found, config = [(_guess(workdir, config), workdir)], {}
+
+
+def _read(
+  workdir: Path, root_summary: Mapping[str, object]
+) -> tuple[list[page.Stage], dict[str, object], dict[str, object]]:
+  """(all stages, config, flat summary) of a run; see `write_report`."""
+  if not workdir.is_dir():
+    raise FileNotFoundError(
+      f"{workdir}: no such directory; give the --workdir of a run"
+    )
+  config, summary = _read_object(workdir, "config"), {}
+  found = _parts(workdir) or [(_guess(workdir, config), workdir)]
   directories = dict(found)
   stages = [_stage(name, directories.get(name)) for name in tasks.SHOWN]
   for name, directory in found:
@@ -77,14 +129,10 @@ def write_report(
       f"{workdir}: nothing to report; a run leaves at least one of "
       f"{', '.join(_FILES[:-1])} there or in {', '.join(tasks.SHOWN)}"
     )
-  text = page.render(
-    title=workdir.resolve().name,
-    when=_when(workdir),
-    summary={k: v for k, v in summary.items() if k != "command"},
-    stages=stages,
-    config=config,
-    command=_command(workdir, root_summary),
-  )
+  return stages, config, summary
+
+
+def _write(workdir: Path, text: str) -> Path:
   path = workdir / "report.html"
   # A model can write half of a surrogate pair; a page can not hold it.
   files_lib.write_text(path, text.encode("utf-8", "replace").decode("utf-8"))

@@ -4,10 +4,12 @@ import shutil
 
 import pytest
 
+from configs import report as config
 from perl_jax import files
 from perl_jax.data.sources import registry
 from perl_jax.tasks import report
 from tests.reporting import runs
+from tests.tasks import tiny
 
 
 def write_stage(directory, stage):
@@ -46,7 +48,7 @@ def workdir(tmp_path):
 
 
 def test_the_task_writes_the_report_and_measures_nothing(workdir):
-  assert report.run(None, workdir) == {}
+  assert report.run(config.get_config(), workdir) == {}
   text = (workdir / "report.html").read_text(encoding="utf-8")
   runs.Checker(text)
   assert runs.headings(text) == runs.ALL
@@ -181,3 +183,30 @@ def test_half_a_surrogate_pair_does_not_stop_the_report(tmp_path):
   files.write_jsonl(tmp_path / "samples.jsonl", rows)
   text = read(tmp_path)
   assert "half ? pair" in text
+
+
+def test_several_runs_are_compared(tmp_path, workdir):
+  """Seeds of a pipeline, and a stage alone, whose summary has its own keys."""
+  again = shutil.copytree(workdir, tmp_path / "again")
+  files.write_json(again / "config.json", runs.CONFIG | {"seed": 1})
+  files.write_json(
+    again / "summary.json", runs.SUMMARY | {"rl.gold_after": 0.695}
+  )
+  alone = tmp_path / "alone"
+  write_stage(alone, runs.make_rl())
+  files.write_json(alone / "summary.json", {"gold_after": 0.5, "seconds": 9.0})
+  wanted = config.get_config()
+  wanted.runs = (f"both={workdir},{again}", str(alone))
+  before = tiny.tree(workdir)
+  assert report.run(wanted, tmp_path / "out") == {}
+  text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+  runs.Checker(text)
+  assert "3 runs of 2 settings" in text
+  assert "74.5% ± 7.1%" in text and ">50.0%<" in text
+  assert tiny.tree(workdir) == before
+
+  for given, wrong in ((tmp_path / "none", "no such"), (tmp_path, "nothing")):
+    wanted.runs = (str(workdir), str(given))
+    with pytest.raises((FileNotFoundError, ValueError), match=wrong):
+      report.run(wanted, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
