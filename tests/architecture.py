@@ -56,7 +56,8 @@ PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib"}
 PICKLES |= {"marshal", "shelve"}
 # Folders of tasks/, top to bottom: one imports only those below it.
 TASK_FOLDERS = (
-  *("dry_run", "evaluation", "rollouts", "training", "initial", "settings"),
+  *("dry_run", "judging", "evaluation", "rollouts", "training", "initial"),
+  "settings",
 )
 # Where a list of tasks is: the table, the stages of a pipeline, and learning
 # rates by task.

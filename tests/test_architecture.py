@@ -91,13 +91,13 @@ def test_only_main_and_tasks_see_a_config():
 
 
 def test_only_tasks_import_by_name():
-  """`tasks.run` finds a task, and `reward_function` what the user names.
+  """`tasks.run` finds a task, and `user_code` what the user names.
 
   Nobody else hides an import.
   """
   assert dynamic_imports(house()) == [
     f"{PACKAGE}.tasks calls import_module",
-    f"{PACKAGE}.tasks.rollouts.reward_function calls import_module",
+    f"{PACKAGE}.tasks.rollouts.user_code calls import_module",
   ]
 
 

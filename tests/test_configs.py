@@ -22,14 +22,14 @@ FILES = sorted(
   if path.stem not in ("__init__", "common")
 )
 PIPELINE = ("sft", "reward", "rl", "evaluate")
-STAGES = (*PIPELINE, "dpo")
+STAGES = (*PIPELINE, "dpo", "judge")
 ON_DATA = [(name, data) for name in (*STAGES, "pipeline")
            for data in common.DATASETS]  # fmt: skip
 
 # What a stage reads, where the data set has it.
 KINDS = {"sft": ("demonstrations", "prompts"), "rl": ("prompts",),
          "dpo": ("preferences", "prompts"),
-         "evaluate": ("prompts",)}  # fmt: skip
+         "evaluate": ("prompts",), "judge": ("prompts",)}  # fmt: skip
 
 
 def load(name, arg=None):
@@ -164,7 +164,7 @@ def test_numbers_fit_together():
     assert shared.lora_spec(config).rank == (
       8 if config.tuning == "lora" else 0
     )
-    if stage == "evaluate":
+    if stage in ("evaluate", "judge"):
       continue
     shared.check_counts(config, mesh)
     shared.make_optimizer(config)

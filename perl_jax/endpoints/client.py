@@ -1,5 +1,6 @@
 """A client of a JSON server that may be slow, busy or away for a while."""
 
+import concurrent.futures
 import datetime
 import email.utils
 import http.client
@@ -10,10 +11,12 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from absl import logging
+
+A, B = TypeVar("A"), TypeVar("B")
 
 # Answers that another try may change: a time-out, too many requests, a server
 # that starts or is behind a busy proxy.
@@ -21,11 +24,17 @@ RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 # Environment variable with a key that is sent as "Authorization: Bearer KEY".
 KEY_VARIABLE = "PERL_JAX_ENDPOINT_KEY"
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
-_MOST_BYTES = 2**26
+_MOST_BYTES, _MOST_OF_ERROR = 2**26, 2**16
 
 
 class EndpointError(ValueError):
-  """A server could not be reached, refused, or answered with something else."""
+  """A server could not be reached, refused, or answered with something else.
+
+  Attributes:
+    status: HTTP status of an answer that another try would not change, or None.
+  """
+
+  status: int | None = None
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -33,6 +42,23 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
   def redirect_request(self, *_):
     return None
+
+
+def in_parallel(
+  ask: Callable[[A], B], items: Iterable[A], parallel: int
+) -> Iterator[B]:
+  """`ask` of all items, in their order; the first error ends it.
+
+  Args:
+    ask: Called in threads.
+    items: What it is called with.
+    parallel: How many calls are under way at once.
+  """
+  pool = concurrent.futures.ThreadPoolExecutor(parallel)
+  try:
+    yield from pool.map(ask, items)
+  finally:
+    pool.shutdown(wait=False, cancel_futures=True)
 
 
 class Client:
@@ -49,6 +75,7 @@ class Client:
     request_seconds: float = 120.0,
     tries: int = 8,
     headers: Mapping[str, str] | None = None,
+    key_variable: str = KEY_VARIABLE,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
   ):
@@ -58,13 +85,15 @@ class Client:
       url: Address, http:// or https://.
       request_seconds: How long to wait for an answer to one request.
       tries: How often a request is sent at most.
-      headers: Headers beside the key of `KEY_VARIABLE`, if that is set.
+      headers: Headers beside the key.
+      key_variable: Environment variable with the key. It has to be set, unless
+        it is `KEY_VARIABLE`.
       sleep: Waits between two tries.
       clock: Returns seconds.
 
     Raises:
       ValueError: The address is none, or has a password in it, which would be
-        written to config.json and logs.
+        written to config.json and logs; or the key is missing, or is none.
     """
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -73,14 +102,15 @@ class Client:
       raise ValueError(
         f"The address of {parts.hostname} has a user or password in it, which"
         " would be written into logs. Put the key into the environment variable"
-        f" {KEY_VARIABLE}: it is sent as 'Authorization: Bearer KEY'."
+        f" {key_variable}: it is sent as 'Authorization: Bearer KEY'."
       )
     self.url = url
+    self._key_variable, self._key = key_variable, _key_in(key_variable)
     self._request_seconds, self._tries = request_seconds, tries
     self._sleep, self._clock = sleep, clock
     self._headers = {"Content-Type": "application/json"}
-    if os.environ.get(KEY_VARIABLE):
-      self._headers["Authorization"] = f"Bearer {os.environ[KEY_VARIABLE]}"
+    if self._key:
+      self._headers["Authorization"] = f"Bearer {self._key}"
     self._headers |= dict(headers or {})
     self._opener = urllib.request.build_opener(_NoRedirect)
 
@@ -111,15 +141,17 @@ class Client:
         return self._once(body, min(self._request_seconds, left))
       except urllib.error.HTTPError as error:
         with error:
-          problem = f"{error.code} {error.reason}{_text_of(error)}"
+          problem = f"{error.code} {error.reason}{self._text_of(error)}"
           if error.code not in RETRIED:
-            raise EndpointError(
-              f"{self.url} answered {problem}{_hint(error)}"
-            ) from error
+            refusal = EndpointError(
+              f"{self.url} answered {problem}{self._hint(error)}"
+            )
+            refusal.status = error.code
+            raise refusal from error
           asked = _asked_wait(error.headers.get("Retry-After"))
       except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
-        problem = str(reason) or type(reason).__name__
+        problem = self.without_key(str(reason)) or type(reason).__name__
       pause = wait if asked is None else asked
       if tried == self._tries or self._clock() + pause >= deadline:
         break
@@ -131,6 +163,27 @@ class Client:
       " that the server runs and can be reached from here."
     )
 
+  def _text_of(self, error: urllib.error.HTTPError) -> str:
+    """What the server wrote about an error, shortened."""
+    try:
+      text = error.read(_MOST_OF_ERROR).decode(errors="replace").strip()
+    except (OSError, http.client.HTTPException):
+      return ""
+    return f" ({self.without_key(text)[:200]!r})" if text else ""
+
+  def _hint(self, error: urllib.error.HTTPError) -> str:
+    if 300 <= error.code < 400:
+      where = self.without_key(str(error.headers.get("Location")))
+      return f". It is elsewhere: give the final address, {where}."
+    if error.code in (401, 403):
+      name = self._key_variable
+      return f". A key is taken from the environment variable {name}."
+    return ". Another try would not change that: check address and request."
+
+  def without_key(self, text: str) -> str:
+    """A text of the server without the key, which it may have repeated."""
+    return text.replace(self._key, "(the key)") if self._key else text
+
   def _once(self, body: bytes, seconds: float) -> Any:
     request = urllib.request.Request(self.url, body, self._headers)
     with self._opener.open(request, timeout=seconds) as answer:
@@ -140,10 +193,35 @@ class Client:
     try:
       return json.loads(text)
     except ValueError as error:
-      shown = text[:200].decode(errors="replace")
+      shown = self.without_key(text.decode(errors="replace"))[:200]
       raise EndpointError(
         f"{self.url} answered with something else than JSON: {shown!r}."
       ) from error
+
+
+def _key_in(variable: str) -> str:
+  """The key in an environment variable, "" without one.
+
+  Messages name neither the key nor the variable: somebody may have written the
+  key itself where its name belongs.
+
+  Raises:
+    ValueError: The variable is not set, or holds what is no header.
+  """
+  key = os.environ.get(variable, "").strip()
+  if not key and variable != KEY_VARIABLE:
+    raise ValueError(
+      "The environment variable that is to hold the key of an endpoint is not"
+      " set. Give its NAME in the config, such as OPENAI_API_KEY, and its value"
+      f" to the shell: export NAME=...; a server without a key: {KEY_VARIABLE}."
+    )
+  if not (key.isascii() and key.isprintable()):
+    raise ValueError(
+      "The environment variable with the key of an endpoint holds other"
+      " characters than a header may have: a line break within it, or letters"
+      " beyond ASCII."
+    )
+  return key
 
 
 def _asked_wait(header: str | None) -> float | None:
@@ -158,21 +236,3 @@ def _asked_wait(header: str | None) -> float | None:
     return None
   now = datetime.datetime.now(datetime.UTC)
   return max(0.0, (date - now).total_seconds())
-
-
-def _text_of(error: urllib.error.HTTPError) -> str:
-  """What the server wrote about an error, shortened."""
-  try:
-    text = error.read(200).decode(errors="replace").strip()
-  except (OSError, http.client.HTTPException):
-    return ""
-  return f" ({text!r})" if text else ""
-
-
-def _hint(error: urllib.error.HTTPError) -> str:
-  if 300 <= error.code < 400:
-    where = error.headers.get("Location")
-    return f". It is elsewhere: give the final address, {where}."
-  if error.code in (401, 403):
-    return f". A key is taken from the environment variable {KEY_VARIABLE}."
-  return ". Another try would not change that: check address and request."

@@ -8,7 +8,6 @@ A conversation ends with the response that is judged. `rows` has what else is
 known of each, for servers that compare with a reference.
 """
 
-import concurrent.futures
 import functools
 import hashlib
 import json
@@ -17,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from perl_jax.endpoints.client import Client, EndpointError
+from perl_jax.endpoints.client import Client, EndpointError, in_parallel
 
 Message = Mapping[str, Any]
 
@@ -94,7 +93,8 @@ class Scorer:
     deadline = time.monotonic() + self._seconds if self._seconds else math.inf
     ask = functools.partial(self._ask, items, deadline)
     found = {}
-    for part, scores in zip(parts, self._together(ask, parts), strict=True):
+    answers = in_parallel(ask, parts, self._parallel)
+    for part, scores in zip(parts, answers, strict=True):
       found |= dict(zip(part, scores, strict=True))
     scores = [self._known[k] if k in self._known else found[k] for k in keys]
     self._known |= found
@@ -105,14 +105,6 @@ class Scorer:
   def forget(self) -> None:
     """Forgets all scores, so that the server is asked again."""
     self._known.clear()
-
-  def _together(self, ask, parts) -> list[list[float]]:
-    """`ask` of all parts, in their order; the first error ends it."""
-    pool = concurrent.futures.ThreadPoolExecutor(self._parallel)
-    try:
-      return list(pool.map(ask, parts))
-    finally:
-      pool.shutdown(wait=False, cancel_futures=True)
 
   def _ask(self, items, deadline, keys) -> list[float]:
     conversations, rows = zip(*(items[key] for key in keys))

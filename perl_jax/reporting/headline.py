@@ -21,6 +21,8 @@ _RESULTS = (
   "evaluate.reward_model.accuracy",
   "evaluate.reward_model.auroc",
 )
+# Of what judges say: those that have an interval.
+_WIN_RATES = ("win_rate_ties_half", "win_rate_length_controlled")
 # What a policy is compared by, the most telling first.
 _COMPARED = (*vocabulary.CHECKS, "reward", "kl")
 
@@ -70,9 +72,25 @@ def rows(
     repeated = measured != key and measured in summary
     if result and key in summary and not repeated:
       found.append(_single(result, summary, key))
+  for stage, result in results.items():
+    found += _judged(stage, result, summary)
   if "seconds.total" in summary:
     total = numbers.duration(summary["seconds.total"])
     found.append(Row("Time", "", total, "", None))
+  return found
+
+
+def _judged(
+  stage: str, result: str, summary: Mapping[str, object]
+) -> list[Row]:
+  """Win rates with their intervals, `<stage>.by.<judge>.win_rate_...`."""
+  found = []
+  for key in summary:
+    before, _, rest = key.partition(".by.")
+    judge, _, name = rest.partition(".")
+    if before == stage and name in _WIN_RATES:
+      row = _single(result, summary, key)
+      found.append(row._replace(label=f"{row.label}, by {judge}"))
   return found
 
 

@@ -16,6 +16,7 @@ from perl_jax.reporting import (
   samples,
   scores,
   style,
+  verdicts,
 )
 
 
@@ -30,6 +31,7 @@ class Stage(NamedTuple):
     metrics: Lines of metrics.jsonl.
     samples: Lines of samples.jsonl.
     scores: Lines of scores.jsonl.
+    verdicts: Lines of verdicts.jsonl.
     notice: What to know before reading its samples, as a sentence.
   """
 
@@ -40,6 +42,7 @@ class Stage(NamedTuple):
   metrics: figures.Rows = ()
   samples: figures.Rows = ()
   scores: figures.Rows = ()
+  verdicts: figures.Rows = ()
   notice: str = ""
 
 
@@ -86,6 +89,7 @@ def render(
     ),
     Section("Curves", "Curves of each stage", _curves(stages, policies)),
     Section("Reward model", "How good the reward model is", _scores(stages)),
+    Section("Judges", "What judges say", _verdicts(stages, summary)),
     Section("Samples", "Samples", _samples(stages)),
     Section("Time and memory", "Time and memory", _costs(summary, stages)),
     Section("Rerun", "How to run it again", _configs(stages, config, command)),
@@ -219,6 +223,13 @@ def _scores(stages: Sequence[Stage]) -> str:
   return ""
 
 
+def _verdicts(stages: Sequence[Stage], summary: Mapping[str, object]) -> str:
+  return "".join(
+    _noticed(s, verdicts.verdicts_html(s.verdicts, summary, s.name))
+    for s in stages
+  )
+
+
 def _samples(stages: Sequence[Stage]) -> str:
   """Samples of the first stage that compares policy and anchor, or of any."""
   for stage in sorted(
@@ -226,9 +237,15 @@ def _samples(stages: Sequence[Stage]) -> str:
   ):
     text = samples.samples_html(stage.samples)
     if text:
-      notice = stage.notice and f"<p><b>{escape(stage.notice)}</b></p>\n"
-      return notice + text
+      return _noticed(stage, text)
   return ""
+
+
+def _noticed(stage: Stage, text: str) -> str:
+  """Samples of a stage below what is to be known before reading them."""
+  if not (text and stage.notice):
+    return text
+  return f"<p><b>{escape(stage.notice)}</b></p>\n{text}"
 
 
 def _costs(summary: Mapping[str, object], stages: Sequence[Stage]) -> str:

@@ -87,11 +87,11 @@ def _card(row: Row, number: int) -> str:
   if reference is not None:
     answers.append(
       '<div class="answer"><header><h4>Reference</h4></header>'
-      f"<pre>{escape(_cut(_indented(reference)))}</pre></div>"
+      f"<pre>{escape(shown(reference))}</pre></div>"
     )
   return (
     f'<article class="sample"><h3>Sample {number}</h3>'
-    f"{_prompt(row.get('prompt'))}"
+    f"{prompt_html(row.get('prompt'))}"
     f'<div class="answers">{"".join(answers)}</div></article>'
   )
 
@@ -114,7 +114,8 @@ def _answer(row: Row, role: str, reference: object) -> str:
   )
 
 
-def _prompt(prompt: object) -> str:
+def prompt_html(prompt: object) -> str:
+  """A prompt, as text or as messages; "" without one."""
   if prompt is None:
     return ""
   if isinstance(prompt, str):
@@ -132,7 +133,7 @@ def _prompt(prompt: object) -> str:
 
 def _marked(response: object, reference: object) -> str:
   """Escaped text; with a reference in JSON, lines it lacks are marked."""
-  text = _cut(_indented(response))
+  text = shown(response)
   if reference is None or not (_is_json(response) and _is_json(reference)):
     return escape(text)
   left = collections.Counter(_bare(_indented(reference).splitlines()))
@@ -168,6 +169,11 @@ def _indented(text: object) -> str:
   if not isinstance(value, dict | list):
     return text
   return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def shown(response: object) -> str:
+  """A response as the page has it: JSON indented, and not too long."""
+  return _cut(_indented(response))
 
 
 def _cut(text: str) -> str:

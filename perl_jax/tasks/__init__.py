@@ -58,6 +58,7 @@ TASKS = {
       "preferences",
     ),
     Task("evaluate", "Evaluation", "Evaluation"),
+    Task("judge", "Judges", "Judged policy"),
     Task("pipeline"),
     Task("report"),
     Task("export"),

@@ -18,7 +18,7 @@ from perl_jax.data.sources import registry
 from perl_jax.reporting import comparison, page, settings
 from perl_jax.tasks.settings import paths, shared
 
-_LINES = ("metrics.jsonl", "samples.jsonl", "scores.jsonl")
+_LINES = ("metrics.jsonl", "samples.jsonl", "scores.jsonl", "verdicts.jsonl")
 _FILES = (*_LINES, "summary.json", "config.json")
 
 
@@ -41,9 +41,10 @@ def write_report(
 
   Args:
     workdir: Directory of a stage, or of a pipeline with `sft/`, `reward/`,
-      `rl/`, `dpo/`, `evaluate/`. Read of each: `metrics.jsonl`,
-      `samples.jsonl`, `scores.jsonl`, `summary.json`, `config.json`. The
-      command is `command` in the root's summary, or in `command.txt` there.
+      `rl/`, `dpo/`, `evaluate/`, `judge/`. Read of each: `metrics.jsonl`,
+      `samples.jsonl`, `scores.jsonl`, `verdicts.jsonl`, `summary.json`,
+      `config.json`. The command is `command` in the root's summary, or in
+      `command.txt` there.
     summary: The root's summary; None reads it.
 
   Raises:
@@ -123,7 +124,7 @@ def _read(
       key: value for key, value in summary.items() if key not in root_summary
     }
   if not summary and not any(
-    s.metrics or s.samples or s.scores for s in stages
+    s.metrics or s.samples or s.scores or s.verdicts for s in stages
   ):
     raise ValueError(
       f"{workdir}: nothing to report; a run leaves at least one of "

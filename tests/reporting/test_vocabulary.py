@@ -114,6 +114,12 @@ def test_every_row_is_written_by_some_run(written, checked, timed):
     ("rl.seconds_compiling", "", "seconds_compiling"),
     ("memory.rl", "", "peak_bytes"),
     ("rate/score", "", "rate/score"),
+    (
+      "judge.by.gold.win_rate_length_controlled_high",
+      "",
+      "win_rate_length_controlled",
+    ),
+    ("by.gold_and_other.kappa", "judge", "kappa"),
   ],
 )
 def test_the_row_of_a_key(key, stage, name):
@@ -122,7 +128,7 @@ def test_the_row_of_a_key(key, stage, name):
 
 
 @pytest.mark.parametrize(
-  "key", ["win_rate", "train/win_rate", "seconds/rest", "sft.win_rate_after"]
+  "key", ["pass_rate", "train/pass_rate", "seconds/rest", "sft.pass_rate_after"]
 )
 def test_an_unknown_key_has_a_plain_row(key):
   row = vocabulary.row_of(key)
@@ -147,7 +153,12 @@ def test_an_unknown_key_has_a_plain_row(key):
     ("reward_fn_before", False, "reward from the function, before"),
     ("rl.length_before", True, "response length, before (tokens)"),
     ("rate/tokens", True, "throughput (tokens/s)"),
-    ("train/win_rate", True, "win rate"),
+    ("train/pass_rate", True, "pass rate"),
+    (
+      "judge.by.gold.win_rate_ties_half_low",
+      True,
+      "win rate, a tie as half, lower end of the 95% interval",
+    ),
     ("seconds/first_call", True, "first call"),
   ],
 )

@@ -119,6 +119,7 @@ class PolicyEvaluator:
       ids = samples.tokens[row][mask].tolist()
       response = self._tokenization.decode(ids)
       found[index] = {
+        "id": self._rows[index].id,
         "prompt": prompt_text(self._rows[index]),
         "reference": self._rows[index].reference,
         "response": response,

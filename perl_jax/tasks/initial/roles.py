@@ -17,6 +17,7 @@ from perl_jax.tasks.initial import trainable as trainable_lib
 from perl_jax.tasks.initial.model import Start
 from perl_jax.tasks.settings import shared
 
+_FIELD = "config.reward.init"
 # What a tokenizer follows from; the last file is its chat template.
 _TOKENIZER_FILES = (
   "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
@@ -43,10 +44,15 @@ def place(mesh: Mesh, given: Mapping[str, roles.Role]) -> dict[str, roles.Role]:
   return placed
 
 
-def combined(start: Start, config: shared.Config) -> Start:
+def combined(start: Start, config: shared.Config, field: str = _FIELD) -> Start:
   """A reward model with its members as `config.reward.combine` asks for them.
 
   "average" makes one model of an ensemble; other ways combine its scores.
+
+  Args:
+    start: The reward model.
+    config: Config of the stage.
+    field: Config field that names the reward model, for errors.
 
   Raises:
     ValueError: There is one model, and nothing to combine.
@@ -54,7 +60,7 @@ def combined(start: Start, config: shared.Config) -> Start:
   combine = config.reward.combine
   if start.role.members == 1 and combine != "mean":
     raise ValueError(
-      f"config.reward.combine={combine!r}, but config.reward.init="
+      f"config.reward.combine={combine!r}, but {field}="
       f"{config.reward.init!r} holds one reward model. Train several with"
       " --config.ensemble=4 of configs/reward.py, or set it to 'mean'."
     )
@@ -98,8 +104,15 @@ def load_reward(config: shared.Config, policy: Start, mesh: Mesh) -> Start:
   return start
 
 
-def require_head(start: Start, config: shared.Config) -> None:
+def require_head(
+  start: Start, config: shared.Config, field: str = _FIELD
+) -> None:
   """Checks that what `config.reward.init` names is a reward model.
+
+  Args:
+    start: What was read.
+    config: Config of the stage.
+    field: Config field that names it, for errors.
 
   Raises:
     ValueError: It has no scalar head.
@@ -117,7 +130,7 @@ def require_head(start: Start, config: shared.Config) -> None:
       " num_labels=1)."
     )
   raise ValueError(
-    f"config.reward.init={init!r} has no scalar head: it is no reward model."
+    f"{field}={init!r} has no scalar head: it is no reward model."
     f"{holds} Train one with configs/reward.py."
   )
 

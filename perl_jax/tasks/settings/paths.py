@@ -10,7 +10,8 @@ from perl_jax.tasks.settings import leaves as leaves_lib
 # can be, "package:NAME" or the name of a preset, does not begin with "~".
 OF_STAGES = (
   "base", "policy.init", "reward.init", "data.dir", "data.path",
-  "data.validation_path", "data.cache", "data.tokenizer",
+  "data.validation_path", "data.cache", "data.tokenizer", "against.init",
+  "endpoint.template",
 )  # fmt: skip
 PATHS = (*OF_STAGES, "init", "model")
 

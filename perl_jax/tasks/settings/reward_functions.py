@@ -9,6 +9,7 @@ fn='("mine:length=0.2", "mine:correct=1")'  the weighted sum of several
 import ast
 import math
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 FIELD = "config.reward.fn"
@@ -39,17 +40,9 @@ def terms_of(text: str) -> tuple[Term, ...]:
     ValueError: The text is no list of names, a weight is no number, or all
       weights are 0.
   """
-  names = _names(text)
-  terms, labels = [], set()
-  for name in names:
-    name, weight = _split(name)
-    label = base = _label(name)
-    number = 1
-    while label in labels:
-      number += 1
-      label = f"{base}_{number}"
-    labels.add(label)
-    terms.append(Term(name, weight, label))
+  pairs = [_split(name) for name in names_of(text, FIELD, _EXAMPLE)]
+  labels = distinct(_label(name) for name, _ in pairs)
+  terms = [Term(*p, label) for p, label in zip(pairs, labels, strict=True)]
   if terms and not any(term.weight for term in terms):
     raise ValueError(
       f"{FIELD}={text!r}: all weights are 0, so that the functions would change"
@@ -58,7 +51,17 @@ def terms_of(text: str) -> tuple[Term, ...]:
   return tuple(terms)
 
 
-def _names(text: str) -> tuple[str, ...]:
+def names_of(text: str, field: str, example: str) -> tuple[str, ...]:
+  """The names in a field that holds one, or a list of them in quotes.
+
+  Args:
+    text: Value of the field; there are no names in an empty one.
+    field: The field, for errors.
+    example: How several are written, for errors.
+
+  Raises:
+    ValueError: The text is no list of names.
+  """
   text = text.strip()
   if not text.startswith(("(", "[")):
     return (text,) if text else ()
@@ -70,10 +73,22 @@ def _names(text: str) -> tuple[str, ...]:
     found = (found,)
   if not found or not all(isinstance(name, str) for name in found):
     raise ValueError(
-      f"{FIELD}={text!r} is no list of names. Several functions are written"
-      f" with quotes, and quoted once more for the shell: --{FIELD}={_EXAMPLE}."
+      f"{field}={text!r} is no list of names. Several are written with quotes,"
+      f" and quoted once more for the shell: --{field}={example}."
     )
   return tuple(name.strip() for name in found)
+
+
+def distinct(labels: Iterable[str]) -> list[str]:
+  """Labels in their order; one that was there before gets a number."""
+  found: list[str] = []
+  for base in labels:
+    label, number = base, 1
+    while label in found:
+      number += 1
+      label = f"{base}_{number}"
+    found.append(label)
+  return found
 
 
 def _split(name: str) -> tuple[str, float]:
@@ -94,6 +109,9 @@ def _split(name: str) -> tuple[str, float]:
 
 
 def _label(name: str) -> str:
-  if name.startswith(SERVERS):
-    return "endpoint"
+  return "endpoint" if name.startswith(SERVERS) else label_of(name)
+
+
+def label_of(name: str) -> str:
+  """What follows the last colon of a name, in letters that a metric has."""
   return re.sub(r"\W+", "_", name.rpartition(":")[2]).strip("_") or "function"

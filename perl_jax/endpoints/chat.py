@@ -1,0 +1,143 @@
+"""Chat completions from a server with OpenAI's interface.
+
+  request  POST URL/chat/completions
+           {"model", "messages": [{"role": "user", "content"}], ...}
+  answer   {"choices": [{"message": {"content"}, "finish_reason"}]}
+
+So do OpenAI and most other providers, and vLLM, llama.cpp, Ollama and TGI.
+"""
+
+import hashlib
+import json
+import threading
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from perl_jax.endpoints.client import Client, EndpointError, in_parallel
+
+_PATH = "/chat/completions"
+# Words of a status of 400 that is about what the message says.
+_FILTERED = ("content_filter", "content_policy", "content management policy")
+
+
+class Answer(NamedTuple):
+  """What a model answered.
+
+  Attributes:
+    text: The text; of a refusal, its reason if one was given.
+    ended: "stop", "length" (it was cut), or "refused" (a refusal, or a filter
+      of the provider).
+  """
+
+  text: str
+  ended: str
+
+
+def address(url: str) -> str:
+  """The address of a server's chat completions, from that or from its base.
+
+  Raises:
+    ValueError: It has a "?": what follows may be a key, and is written down.
+  """
+  parts = urllib.parse.urlsplit(url)
+  if parts.query or parts.fragment:
+    raise ValueError(
+      f"The address of {parts.hostname} has a '?' or a '#'; what follows may be"
+      " a key, and addresses are written to config.json. Leave it out; the key"
+      " belongs into an environment variable."
+    )
+  url = url.rstrip("/")
+  return url if url.endswith(_PATH) else url + _PATH
+
+
+class Chat:
+  """Asks a model one message at a time, several at once.
+
+  A message that was answered is not asked about again.
+  """
+
+  def __init__(
+    self,
+    client: Client,
+    options: Mapping[str, Any],
+    *,
+    parallel: int = 4,
+    known: Mapping[str, Answer] | None = None,
+    on_answer: Callable[[str, Answer], None] = lambda key, answer: None,
+  ):
+    """Binds a server; nothing is sent yet.
+
+    Args:
+      client: Client of the `address`.
+      options: Fields of a request beside its messages, such as "model".
+      parallel: Requests that are under way at once.
+      known: Answers of an earlier run, by `key_of`.
+      on_answer: Called with each new answer and its key, one call at a time.
+    """
+    self._client, self._options = client, dict(options)
+    self._parallel, self._on_answer = parallel, on_answer
+    self._known, self._lock = dict(known or {}), threading.Lock()
+
+  def key_of(self, text: str) -> str:
+    """SHA-256 of a request, with the server that it is sent to."""
+    told = json.dumps([self._client.url, self._body(text)], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()
+
+  def ask(self, texts: Sequence[str]) -> Iterator[Answer]:
+    """The answers to messages, in their order, as they come.
+
+    Raises:
+      EndpointError: The server failed, or answered with something else than a
+        chat completion.
+    """
+    keys = {self.key_of(text): text for text in texts}
+    left = [key for key in keys if key not in self._known]
+    coming = in_parallel(lambda key: self._ask(keys[key]), left, self._parallel)
+    waiting = iter(left)
+    for text in texts:
+      key = self.key_of(text)
+      while key not in self._known:
+        self._known[next(waiting)] = next(coming)
+      yield self._known[key]
+
+  def _ask(self, text: str) -> Answer:
+    try:
+      found = self._client.post(self._body(text))
+    except EndpointError as error:
+      filtered = any(word in str(error).lower() for word in _FILTERED)
+      if error.status != 400 or not filtered:
+        raise
+      answer = Answer("", "refused")
+    else:
+      answer = self._read(found)
+    with self._lock:
+      self._on_answer(self.key_of(text), answer)
+    return answer
+
+  def _body(self, text: str) -> dict[str, Any]:
+    # Half of a surrogate pair, which a model can write, is no UTF-8.
+    text = text.encode("utf-8", "replace").decode()
+    return {"messages": [{"role": "user", "content": text}], **self._options}
+
+  def _read(self, found: Any) -> Answer:
+    try:
+      choice = found["choices"][0]
+      message, why = choice["message"], choice.get("finish_reason")
+      text, refusal = message.get("content"), message.get("refusal")
+    except (LookupError, TypeError, AttributeError):
+      text = refusal = why = message = None
+    if isinstance(text, list):  # of parts
+      parts = [part.get("text") for part in text if isinstance(part, dict)]
+      text = "".join(part for part in parts if isinstance(part, str))
+    if message is None or not isinstance(text, str | None):
+      shown = self._client.without_key(json.dumps(found))[:200]
+      raise EndpointError(
+        f"{self._client.url} answered {shown}, which is no chat completion:"
+        ' {"choices": [{"message": {"content": "..."}}]}.'
+      )
+    text = self._client.without_key(text or "")
+    if refusal or why == "content_filter":
+      said = refusal if isinstance(refusal, str) else text
+      return Answer(self._client.without_key(said), "refused")
+    return Answer(text, "length" if why == "length" else "stop")

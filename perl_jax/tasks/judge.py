@@ -1,0 +1,320 @@
+"""Judges say which of two models answers held-out prompts better.
+
+A policy is compared with its anchor, with another run or with the responses in
+the data. Each pair of responses is judged in both orders; a win has to hold in
+both (PERL, arXiv:2403.10704, judges so), everything else is a tie.
+"""
+
+import itertools
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from absl import logging
+
+from perl_jax import checkpoint, files, hosts, tasks
+from perl_jax import metrics as metrics_lib
+from perl_jax.hosts import signals
+from perl_jax.reporting import phases, terminal
+from perl_jax.tasks.initial import roles as initial_roles
+from perl_jax.tasks.initial import sealed
+from perl_jax.tasks.initial.model import Start
+from perl_jax.tasks.judging import (
+  answers_file,
+  chat,
+  functions,
+  reward_models,
+  seen,
+  sides,
+  statistics,
+)
+from perl_jax.tasks.judging import pairs as pairs_lib
+from perl_jax.tasks.judging.pairs import Both, Judge, Pair
+from perl_jax.tasks.settings import judge as settings
+from perl_jax.tasks.settings import shared
+from perl_jax.tasks.training import finished, inputs, lock
+from perl_jax.tasks.training import workdir as workdir_lib
+
+VERDICTS = "verdicts.jsonl"
+_OUTCOMES = {1.0: "win", 0.0: "tie", -1.0: "loss"}
+
+
+class Prepared(NamedTuple):
+  """All that is read and checked before anything is computed.
+
+  Attributes:
+    sides: The two that are compared.
+    models: The reward models among the judges, by label.
+    rows: By label, whether a reward model has seen the rows that the policy's
+      own was trained on; see `seen`.
+    others: The other judges, by label.
+  """
+
+  sides: sides.Sides
+  models: dict[str, Start]
+  rows: dict[str, str]
+  others: dict[str, Judge]
+
+
+def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
+  """Writes verdicts.jsonl and the summary, which it returns."""
+  settings.check(config)
+  named = settings.judges_of(config)
+  workdir = Path(workdir).absolute()
+  done = finished.summary_of(config, workdir, trains=False)
+  if done is not None:
+    logging.info("judge in %s has finished: nobody is asked again.", workdir)
+    lock.clear(workdir)
+    return done
+  mesh, started = shared.make_mesh(config), time.perf_counter()
+  known = answers_file.read(workdir)
+  with lock.held(workdir), jax.set_mesh(mesh):
+    answered = answers_file.Later()
+    with workdir_lib.preparing(config, workdir):
+      prepared = prepare(config, mesh, named, known, answered)
+    with answers_file.kept(workdir, known) as answered.add:
+      pairs, summary, opinions = compare(config, mesh, named, prepared)
+    summary |= numbers(config, pairs, opinions, prepared)
+    summary["seconds"] = time.perf_counter() - started
+    rows = as_json(prepared.sides.name, pairs, opinions)
+    write(workdir, summary, rows)
+  return summary
+
+
+def prepare(
+  config: shared.Config,
+  mesh: jax.sharding.Mesh,
+  named: Sequence[settings.Judge],
+  known: dict,
+  answered: answers_file.Later,
+) -> Prepared:
+  """Reads both sides and the judges, and checks what can be checked.
+
+  Args:
+    config: Config of the task.
+    mesh: Mesh of the run.
+    named: The judges of the config.
+    known: Answers of an endpoint to an earlier start of this command.
+    answered: Takes its new answers.
+
+  Raises:
+    FileNotFoundError: A workdir or a file is missing.
+    ValueError: A judge or a model cannot be used; names the field.
+  """
+  models, rows, others = {}, {}, {}
+  of_text = [judge for judge in named if judge.kind != "reward"]
+  for judge in of_text:
+    if judge.kind == "endpoint":
+      others[judge.label] = chat.load(judge, config, known, answered)
+    elif judge.kind == "check":
+      others[judge.label] = functions.CheckJudge(
+        judge.label, judge.of, config.data.name
+      )
+  for judge in named:
+    if judge.kind == "reward":
+      rows[judge.label] = rows_of(config, judge)
+  both = sides.load(config, mesh)
+  data = inputs.read(
+    config, both.policy.load_tokenizer(), "prompts", train=False
+  )
+  if both.name == settings.REFERENCE:
+    sides.require_references(config, data)
+  for judge in named:
+    if judge.kind == "function":
+      others[judge.label] = functions.load(judge, data.rows, config.timeout)
+    elif judge.kind == "reward":
+      models[judge.label] = reward_models.load(judge, config, mesh, both.policy)
+  return Prepared(both, models, rows, others)
+
+
+def rows_of(config: shared.Config, judge: settings.Judge) -> str:
+  """Whether a reward model has seen the rows of the policy's own one.
+
+  Raises:
+    ValueError: It has, and `config.same_rows` refuses that.
+  """
+  judged = seen.rated(config.policy.init)
+  if config.against.init not in (settings.ANCHOR, settings.REFERENCE):
+    judged = seen.both(judged, seen.rated(config.against.init))
+  found, why = seen.compare(seen.rated(judge.of), judged)
+  if found == seen.SAME:
+    text = (
+      f"{settings.FIELD}: {judge.name!r} has seen the rows by which the policy"
+      f" has learned: {why}. It makes the same errors, and takes what exploits"
+      " them for better."
+    )
+    if config.same_rows == "refuse":
+      raise ValueError(
+        f"{text} Train a judge on other rows (another data.path or data.fold of"
+        " configs/reward.py; another seed for coffee_bar) and name its workdir,"
+        " or judge with this one all the same: --config.same_rows=warn."
+      )
+    logging.warning("%s", text)
+  else:
+    logging.info("judge %s: %s rows; %s.", judge.label, found, why)
+  return found
+
+
+def compare(
+  config: shared.Config,
+  mesh: jax.sharding.Mesh,
+  named: Sequence[settings.Judge],
+  prepared: Prepared,
+) -> tuple[list[Pair], dict[str, float], dict[str, list[Both]]]:
+  """(pairs of responses, what was measured of them, opinions by label)."""
+  both = prepared.sides
+  given = {"policy": both.policy.role, "anchor": both.anchor.role}
+  if both.other is not None:
+    given[sides.OTHER] = both.other.role
+  given |= {f"judge {k}": v.role for k, v in prepared.models.items()}
+  placed = initial_roles.place(mesh, given)
+  answered = sides.answers(config, mesh, both, placed)
+  if not answered.pairs:
+    raise ValueError(
+      "There is no prompt that both have answered: the tokenizers leave out"
+      " other prompts as too long. Raise config.data.prompt_len."
+    )
+  opinions = {}
+  for judge in named:
+    asked = prepared.others.get(judge.label) or reward_models.RewardJudge(
+      judge.label,
+      prepared.models[judge.label],
+      placed[f"judge {judge.label}"],
+      config,
+      mesh,
+    )
+    with phases.phase(f"judging by {judge.label}"):
+      opinions[judge.label] = ask(asked, answered.pairs)
+  summary = answered.metrics | {"n": len(answered.pairs)}
+  if answered.missing:
+    summary["unpaired"] = answered.missing
+  summary |= sides.characters(answered.pairs, both.name)
+  return answered.pairs, summary, opinions
+
+
+def ask(judge: Judge, pairs: Sequence[Pair]) -> list[Both]:
+  """The opinions of a judge, on all processes.
+
+  Of a judge that process 0 alone asks, the others know no reasons.
+  """
+  if judge.everywhere or jax.process_count() == 1:
+    return pairs_lib.judge(judge, pairs)
+  found: list[Both] = []
+
+  def fill():
+    found.extend(pairs_lib.judge(judge, pairs))
+
+  hosts.on_primary(f"judging by {judge.label}", fill)
+  codes = np.zeros((2, len(pairs), 2), np.float32)
+  for i, opinions in enumerate(found):
+    codes[0, i] = [o.verdict for o in opinions]
+    codes[1, i] = [pairs_lib.FAULTS.index(o.fault) for o in opinions]
+  codes = hosts.from_primary(codes)
+  if found:
+    return found
+  faults = [[pairs_lib.FAULTS[int(c)] for c in row] for row in codes[1]]
+  return [
+    tuple(
+      pairs_lib.Opinion(float(v), "", f)
+      for v, f in zip(row, fault, strict=True)
+    )
+    for row, fault in zip(codes[0], faults, strict=True)
+  ]
+
+
+def verdicts_of(opinions: Sequence[Both]) -> np.ndarray:
+  """Verdicts in both orders, `[n, 2]`; see `statistics.outcomes`."""
+  return np.array([[o.verdict for o in both] for both in opinions])
+
+
+def numbers(
+  config: shared.Config,
+  pairs: Sequence[Pair],
+  opinions: dict[str, list[Both]],
+  prepared: Prepared,
+) -> dict[str, float]:
+  """What the judges said, in numbers: "by.LABEL.win_rate"."""
+  bootstrap = statistics.Bootstrap(
+    config.bootstrap.draws, config.bootstrap.seed
+  )
+  differences = np.array([len(p.policy) - len(p.against) for p in pairs])
+  summary, outcomes = {}, {}
+  for label, said in opinions.items():
+    verdicts = verdicts_of(said)
+    outcomes[label] = statistics.outcomes(verdicts)
+    found = statistics.rates(verdicts, differences, bootstrap)
+    faults = [opinion.fault for both in said for opinion in both]
+    found |= {name: faults.count(name) for name in pairs_lib.FAULTS if name}
+    if label in prepared.rows:
+      found["same_rows"] = {seen.SAME: 1.0, seen.OTHER: 0.0}.get(
+        prepared.rows[label], math.nan
+      )
+    summary |= {f"by.{label}.{name}": value for name, value in found.items()}
+    if not found["judged"]:
+      logging.warning(
+        "%s gave no verdict on any of %d pairs; verdicts.jsonl has its answers."
+        " Another template (config.endpoint.template) or model may do better.",
+        label,
+        len(pairs),
+      )
+  for first, second in itertools.combinations(outcomes, 2):
+    found = statistics.agreement(outcomes[first], outcomes[second])
+    summary |= {f"by.{first}_and_{second}.{k}": v for k, v in found.items()}
+  for init, which in prepared.sides.checkpoints.items():
+    side = "policy" if init == config.policy.init else prepared.sides.name
+    if (Path(init) / checkpoint.DIRECTORY).is_dir():
+      summary[f"{side}.checkpoint_step"] = checkpoint.step_of(init, which)
+  return summary
+
+
+def as_json(
+  name: str, pairs: Sequence[Pair], opinions: dict[str, list[Both]]
+) -> list[dict]:
+  """Rows of verdicts.jsonl: each pair with what each judge said of it.
+
+  Args:
+    name: What the policy is compared with.
+    pairs: The pairs.
+    opinions: Opinions by label of the judge.
+  """
+  words = {1.0: "policy", 0.0: "tie", -1.0: name}
+  rows = []
+  for i, pair in enumerate(pairs):
+    judges = {}
+    for label, said in opinions.items():
+      outcome = statistics.outcomes(verdicts_of(said[i : i + 1]))[0]
+      first, last = said[i]
+      judges[label] = {
+        "outcome": _OUTCOMES.get(outcome),
+        "policy_first": words.get(first.verdict) or first.fault,
+        "policy_last": words.get(last.verdict) or last.fault,
+        "reasons": [first.reason, last.reason],
+      }
+    rows.append(sides.as_json(pair, name) | {"judges": judges})
+  return rows
+
+
+def write(workdir: Path, summary: dict, rows: list[dict]) -> None:
+  """Writes the verdicts, and the summary last of all; prints what came out."""
+  with metrics_lib.Writer(
+    workdir, total_steps=1, name="judge", enabled=hosts.is_primary()
+  ) as writer:
+    known = {k: v for k, v in summary.items() if not math.isnan(v)}
+    writer.write(1, known)
+  if not hosts.is_primary():
+    return
+  with signals.deferred():
+    files.write_jsonl(workdir / VERDICTS, rows)
+    files.write_json(workdir / metrics_lib.SUMMARY, summary)
+    sealed.write(workdir)
+    (workdir / answers_file.NAME).unlink(missing_ok=True)
+  task = tasks.TASKS["judge"]
+  flat = {f"{task.name}.{key}": value for key, value in summary.items()}
+  places = {name: workdir / name for name in (VERDICTS, metrics_lib.SUMMARY)}
+  terminal.achieved_table(
+    flat, places, results={task.name: task.result}, title=task.title
+  )

@@ -1,0 +1,240 @@
+"""A judge that is a language model behind a chat endpoint.
+
+It reads a template in which {prompt}, {a} and {b} stand for the conversation
+and the two responses ({reference} for the one in the data), and answers with A,
+B or tie in the last line. Each pair is shown in both orders. What is no such
+answer is no verdict, and is counted; nothing is guessed.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from perl_jax import endpoints, json_text, names
+from perl_jax.endpoints import chat as chat_lib
+from perl_jax.reporting import phases
+from perl_jax.tasks.evaluation import policy as policy_evaluation
+from perl_jax.tasks.judging import pairs as pairs_lib
+from perl_jax.tasks.judging import statistics
+from perl_jax.tasks.judging.pairs import Both, Opinion, Pair
+from perl_jax.tasks.settings import judge as settings
+from perl_jax.tasks.settings import shared
+
+TEMPLATE = Path(__file__).with_name("prompt.txt")
+_NEEDED, _KNOWN = ("prompt", "a", "b"), ("prompt", "a", "b", "reference")
+_PLACE = re.compile(r"\{([a-z_]+)\}")
+# A verdict in words of small letters: alone, or with a few that add nothing.
+_VERDICT = re.compile(
+  r"(?:(?:(?:my |the )?(?:final )?(?:verdict|answer|winner) )?(?:is )?)"
+  r"(?:(?:the )?(?:response|assistant|option) )?(?P<word>a|b|tie|a tie)"
+  r"(?: wins| is better| is the (?:better response|better one|winner))?"
+)
+_WORDS = {"a": statistics.WIN, "b": statistics.LOSS, "tie": statistics.TIE}
+# How models begin that will not answer.
+_REFUSAL = re.compile(
+  r"\W*(?:i'?m (?:very )?sorry|i am (?:very )?sorry|sorry\b|i (?:can'?t|cannot|"
+  r"can not|won'?t|will not|must decline)|i'?m (?:not able|unable)|i am (?:not"
+  r" able|unable)|as an ai\b)",
+  re.IGNORECASE,
+)
+# What has no business in a field that is written down.
+_SECRETS = {"api_key", "apikey", "key", "authorization", "access_token"}
+
+
+class Template:
+  """A text with places for the prompt and the two responses."""
+
+  def __init__(self, text: str, where: str):
+    """Checks the places.
+
+    Args:
+      text: The template.
+      where: Where it comes from, for errors.
+
+    Raises:
+      ValueError: A place is missing.
+    """
+    found = _PLACE.findall(text)
+    missing = [name for name in _NEEDED if name not in found]
+    if missing:
+      others = [name for name in found if name not in _KNOWN]
+      hint = names.did_you_mean(others[0], missing) if others else ""
+      raise ValueError(
+        f"{where}: {', '.join(f'{{{name}}}' for name in missing)} is not in the"
+        f" template. It needs {{prompt}}, {{a}} and {{b}}, and may have"
+        f" {{reference}}.{hint}"
+      )
+    self._text = text
+
+  def fill(self, pair: Pair, swapped: bool) -> str:
+    """The text for a pair; `swapped` shows the other response first.
+
+    Braces in what is filled in stay as they are.
+    """
+    a, b = pair.policy, pair.against
+    if swapped:
+      a, b = b, a
+    values = {
+      "prompt": policy_evaluation.prompt_text(pair.row),
+      "a": a,
+      "b": b,
+      "reference": pair.row.reference or "",
+    }
+    return _PLACE.sub(lambda m: values.get(m[1], m[0]), self._text)
+
+
+def read_verdict(answer: endpoints.Answer) -> tuple[float, str]:
+  """(verdict, fault) of an answer; the verdict is 1 for A and -1 for B.
+
+  The last line that is not empty has to be A, B or tie; marks around it and a
+  few words are allowed, such as "**Verdict:** B" or "Response A is better.".
+  Of an answer that was cut, that line may be the beginning of another one.
+  """
+  if answer.ended == "refused":
+    return statistics.NONE, pairs_lib.REFUSED
+  if answer.ended == "length":
+    return statistics.NONE, pairs_lib.CUT
+  lines = [line.strip() for line in answer.text.splitlines() if line.strip()]
+  if lines and "?" not in lines[-1]:
+    words = " ".join(re.findall(r"[^\W_]+", lines[-1].lower()))
+    found = _VERDICT.fullmatch(words)
+    if found:
+      return _WORDS[found["word"].removeprefix("a ")], ""
+  if _REFUSAL.match(answer.text.replace("\u2019", "'")):
+    return statistics.NONE, pairs_lib.REFUSED
+  return statistics.NONE, pairs_lib.UNPARSABLE
+
+
+class ChatJudge:
+  """A model that is shown each pair twice."""
+
+  everywhere = False
+
+  def __init__(self, label: str, chat: endpoints.Chat, template: Template):
+    """Binds model and template.
+
+    Args:
+      label: What the metrics call it.
+      chat: Asks the model.
+      template: The text that it is shown.
+    """
+    self.label, self._chat, self._template = label, chat, template
+
+  def __call__(self, pairs: Sequence[Pair]) -> list[Both]:
+    """Opinions of pairs; each answer is a reason as it is."""
+    texts = [
+      self._template.fill(pair, swapped)
+      for pair in pairs
+      for swapped in (False, True)
+    ]
+    doing = f"asking {self.label}"
+    answers = list(phases.track(self._chat.ask(texts), doing, len(texts)))
+    found = []
+    for first, last in zip(answers[::2], answers[1::2], strict=True):
+      verdict, fault = read_verdict(first)
+      swapped, other_fault = read_verdict(last)
+      found.append(
+        (
+          Opinion(verdict, first.text, fault),
+          Opinion(-swapped, last.text, other_fault),
+        )
+      )
+    return found
+
+
+def load(
+  named: settings.Judge,
+  config: shared.Config,
+  known: Mapping[str, endpoints.Answer],
+  on_answer: Callable[[str, endpoints.Answer], None],
+) -> ChatJudge:
+  """The judge of `config.endpoint`; nothing is asked yet.
+
+  Args:
+    named: The judge; its `of` is the model, if not that of the config.
+    config: Config of the task.
+    known: Answers of an earlier run of this command, by key.
+    on_answer: Keeps each new answer.
+
+  Raises:
+    ValueError: A field is missing or wrong, or the key is not there.
+  """
+  endpoint = config.endpoint
+  if not endpoint.url:
+    raise ValueError(
+      f"{settings.FIELD} has {named.name!r}, and config.endpoint.url is empty:"
+      " give the address of a server with OpenAI's interface, such as"
+      " http://127.0.0.1:8080/v1."
+    )
+  model = named.of or endpoint.model
+  if not model:
+    raise ValueError(
+      f"{settings.FIELD} has {named.name!r}, and config.endpoint.model is"
+      " empty: give the name by which the server knows its model."
+    )
+  client = endpoints.Client(
+    chat_lib.address(endpoint.url),
+    request_seconds=endpoint.request_seconds,
+    key_variable=endpoint.key_variable,
+  )
+  options = {"model": model}
+  if endpoint.max_tokens:
+    options["max_tokens"] = endpoint.max_tokens
+  if endpoint.temperature is not None:
+    options["temperature"] = endpoint.temperature
+  options |= _more(endpoint.options)
+  chat = endpoints.Chat(
+    client,
+    {name: value for name, value in options.items() if value is not None},
+    parallel=endpoint.parallel,
+    known=known,
+    on_answer=on_answer,
+  )
+  return ChatJudge(named.label, chat, template_of(endpoint.template))
+
+
+def template_of(path: str) -> Template:
+  """The template in a file, or that of the package.
+
+  Raises:
+    FileNotFoundError: There is no such file.
+    ValueError: It is no UTF-8 text, or lacks a place.
+  """
+  if not path:
+    return Template(TEMPLATE.read_text(encoding="utf-8"), str(TEMPLATE))
+  where = f"config.endpoint.template={path!r}"
+  if not Path(path).is_file():
+    raise FileNotFoundError(
+      f"{where}: there is no such file. Leave it empty for the template of the"
+      f" package, {TEMPLATE}, or begin with a copy of that."
+    )
+  try:
+    return Template(Path(path).read_text(encoding="utf-8"), where)
+  except UnicodeDecodeError as error:
+    raise ValueError(f"{where} is not UTF-8 text: {error}") from error
+
+
+def _more(text: str) -> dict[str, Any]:
+  """Further fields of a request, from JSON."""
+  if not text:
+    return {}
+  where = "config.endpoint.options"
+  try:
+    found = json_text.parse(text)
+  except json_text.Fault as error:
+    raise ValueError(f"{where}={text!r}: {error.what}.") from error
+  if not isinstance(found, dict):
+    raise ValueError(
+      f"{where}={text!r} must be a JSON object, such as"
+      f" {json.dumps({'max_tokens': None, 'max_completion_tokens': 2048})}."
+    )
+  secret = sorted(name for name in found if name.lower() in _SECRETS)
+  if secret:
+    raise ValueError(
+      f"{where} has the field {secret[0]!r}; what is in it would be written to"
+      " config.json. Put a key into an environment variable, and its name into"
+      " config.endpoint.key_variable."
+    )
+  return found

@@ -1,0 +1,183 @@
+"""A judge that is a reward model: the response with the higher score wins."""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import jax
+
+from perl_jax import roles, sharding
+from perl_jax.data import batches, loader, records, unusable
+from perl_jax.data.text import tokenization as tokenization_lib
+from perl_jax.tasks.evaluation import reward_model
+from perl_jax.tasks.initial import model, restore
+from perl_jax.tasks.initial import roles as initial_roles
+from perl_jax.tasks.initial.model import Start
+from perl_jax.tasks.judging import pairs as pairs_lib
+from perl_jax.tasks.judging import statistics
+from perl_jax.tasks.judging.pairs import Both, Opinion, Pair
+from perl_jax.tasks.settings import judge as settings
+from perl_jax.tasks.settings import shared
+from perl_jax.tasks.training import inputs, reported
+from perl_jax.tasks.training.compiled import Compiled
+
+_KIND = "preferences"
+_SMALLEST = 64  # tokens of the shortest batches; the others are twice as long
+_LEFT_OUT = "longer than the reward model reads"
+
+
+def with_init(config: shared.Config, init: str) -> shared.Config:
+  """The config with a workdir as the reward model."""
+  made = config.copy_and_resolve_references()
+  with made.unlocked():
+    made.reward.init = init
+  return made
+
+
+def load(
+  named: settings.Judge,
+  config: shared.Config,
+  mesh: jax.sharding.Mesh,
+  policy: Start,
+) -> Start:
+  """The reward model of a judge, on the policy's base or its own.
+
+  Raises:
+    FileNotFoundError: The workdir is not one of a stage that has run.
+    ValueError: It is no reward model, or cannot be combined as asked.
+  """
+  config = with_init(config, named.of)
+  which = reported.checkpoint_of(
+    named.of, config.reward.checkpoint, config.data.to_dict()
+  )
+  start = restore.load(
+    named.of,
+    which,
+    "reward",
+    "judges",
+    shared_with=policy,
+    options=model.read_options(config, mesh),
+  )
+  initial_roles.require_head(start, config, settings.FIELD)
+  start = initial_roles.combined(start, config, settings.FIELD)
+  return initial_roles.read_at(start, config)
+
+
+class RewardJudge:
+  """A reward model that scores both responses, as texts."""
+
+  everywhere = True
+
+  def __init__(
+    self,
+    label: str,
+    start: Start,
+    role: roles.Role,
+    config: shared.Config,
+    mesh: jax.sharding.Mesh,
+  ):
+    """Binds the model.
+
+    Args:
+      label: What the metrics call it.
+      start: The reward model, with its tokenizer.
+      role: Its role on the mesh.
+      config: Config of the task.
+      mesh: Mesh that batches are placed on.
+    """
+    self.label = label
+    self._tokenization = start.load_tokenizer()
+    self._closed = start.score_at == "template"
+    self._longest = start.config.max_len
+    self._role, self._config, self._mesh = role, config, mesh
+
+  def __call__(self, pairs: Sequence[Pair]) -> list[Both]:
+    """Opinions of pairs; none of what does not fit into the model.
+
+    A long prompt is shortened as `data.long` "turns" does.
+    """
+    data = held_out(
+      pairs,
+      self._tokenization,
+      longest=self._longest,
+      closed=self._closed,
+      batch_size=self._config.eval.batch_size,
+      mesh=self._mesh,
+    )
+    if not data.rows:
+      return list(map(_unread, pairs))
+    closing = len(self._tokenization.closing) if self._closed else 0
+    score = Compiled(
+      reward_model.make_scorer(
+        self._role.backbone, data.max_targets, self._role.members, closing
+      ),
+      name=f"scores of {self.label}",
+    )
+    rows = reward_model.score_rows(
+      score,
+      self._role,
+      data,
+      self._mesh,
+      combine=self._config.reward.combine,
+      std_weight=self._config.reward.std_weight,
+    )
+    scores = {row["id"]: (row["chosen"], row["rejected"]) for row in rows}
+    return [
+      pairs_lib.by_scores(*scores[str(i)])
+      if str(i) in scores
+      else _unread(pair)
+      for i, pair in enumerate(pairs)
+    ]
+
+
+def _unread(pair: Pair) -> Both:
+  """Opinions of a pair that has no rows of tokens."""
+  if pair.policy.strip() == pair.against.strip():  # as a template trims them
+    return pairs_lib.EQUAL, pairs_lib.EQUAL
+  return (Opinion(statistics.NONE, _LEFT_OUT, pairs_lib.CUT),) * 2
+
+
+def held_out(
+  pairs: Sequence[Pair],
+  tokenization: tokenization_lib.Tokenization,
+  *,
+  longest: int,
+  closed: bool,
+  batch_size: int,
+  mesh: jax.sharding.Mesh,
+) -> inputs.Inputs:
+  """Pairs as validation rows: the policy's response is the "chosen" one.
+
+  Args:
+    pairs: The pairs; the id of a row is the place of its pair.
+    tokenization: Tokenizer of the reward model.
+    longest: Most tokens of a row.
+    closed: Whether the model reads whole conversations.
+    batch_size: Pairs in a batch.
+    mesh: Mesh that batches are placed on.
+  """
+  rows = [
+    records.Preference(
+      str(i), pair.row.group, pair.row.prompt, pair.policy, pair.against
+    )
+    for i, pair in enumerate(pairs)
+  ]
+  shape, bad = batches.KINDS[_KIND], unusable.Unusable()
+  encoded, _ = shape.encode(rows, tokenization, longest, "turns", closed, bad)
+  inputs.log_notes([f"judged pairs: {note}" for note in bad.notes()])
+  lengths = [row.length for row in encoded]
+  buckets = [longest]
+  while buckets[-1] // 2 >= _SMALLEST:
+    buckets.append(buckets[-1] // 2)
+  collate = functools.partial(shape.collate, pad_id=tokenization.pad_id)
+  shares = sharding.held_shards(mesh)
+  return inputs.Inputs(
+    None,
+    lambda: loader.eval_batches(
+      encoded, lengths, batch_size, buckets, collate, *shares
+    ),
+    rows if encoded else [],
+    counts={},
+    max_targets=max((row.response_length for row in encoded), default=0),
+    validation_batches=math.ceil(len(encoded) / batch_size),
+  )
