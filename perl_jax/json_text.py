@@ -26,8 +26,12 @@ class Fault(ValueError):
     self.what, self.line = what, line
 
 
+class KeyTwice(Fault):
+  """A key that stands twice in an object, so that its value is not clear."""
+
+
 class _Twice(Exception):
-  """A key that stands twice in an object."""
+  """What `_DECODER` raises, which knows neither the key nor the line."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -47,8 +51,8 @@ def parse(text: str | bytes) -> Any:
   NaN and the infinities are read, as Python writes them.
 
   Raises:
-    Fault: It is not UTF-8 or not JSON, nested too deeply, or has a key twice in
-      one object.
+    KeyTwice: It has a key twice in one object.
+    Fault: It is not UTF-8 or not JSON, or nested too deeply.
   """
   if isinstance(text, bytes):
     try:
@@ -60,7 +64,7 @@ def parse(text: str | bytes) -> Any:
     return _DECODER.decode(text)
   except _Twice as error:
     key, line = _first_twice(text)
-    raise Fault(
+    raise KeyTwice(
       f"the key {key!r} stands twice in one object; keep one of the two", line
     ) from error
   except json.JSONDecodeError as error:

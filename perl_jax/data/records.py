@@ -20,6 +20,8 @@ from typing import Any
 Message = dict[str, Any]
 # The text of a response, or a message of the assistant with such keys.
 Reply = str | Message
+# Keys of a message whose reply is its text.
+_NO_MORE_THAN_TEXT = {"role", "content", "weight", "tools"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +107,7 @@ class Splits:
 
 def reply_of(message: Message) -> Reply:
   """Returns the text of an assistant's message, or itself if it has more."""
-  further = message.keys() - {"role", "content", "weight", "tools"}
-  if not further:
+  if message.keys() <= _NO_MORE_THAN_TEXT:
     return message["content"]
   return {k: v for k, v in message.items() if k not in ("weight", "tools")}
 

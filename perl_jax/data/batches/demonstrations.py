@@ -1,5 +1,6 @@
 """Demonstrations: dialogues, with a mask of the tokens that are targets."""
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -91,18 +92,12 @@ def encode_demonstrations(
   encoded = []
   for row in rows:
     try:
-      encoded.append(tokenization.encode_dialog(row.prompt, row.turns))
+      encoded += _encode(row, tokenization)
     except ValueError as error:
-      try:
-        if not isinstance(error, UnevenError):
-          raise common.named(error, row.id) from error
-        encoded += list(_encode_turns(row, tokenization))
-      except NotRenderedError:
-        raise
-      except ValueError as named:
-        if bad is None:
-          raise
-        bad.add(str(named), common.REFUSED)
+      named = common.named(error, row.id)
+      if bad is None or isinstance(error, NotRenderedError):
+        raise named from error
+      bad.add(str(named), common.REFUSED)
   return encoded
 
 
@@ -116,6 +111,15 @@ def parts(row: tuple[Sequence[int], Sequence[bool]]) -> list[common.Part]:
   return found
 
 
+def _encode(
+  row: records.Demonstration, tokenization: Tokenization
+) -> list[tuple[list[int], list[bool]]]:
+  """Returns the dialogue, or its turns where the template asks for that."""
+  with contextlib.suppress(UnevenError):
+    return [tokenization.encode_dialog(row.prompt, row.turns)]
+  return list(_encode_turns(row, tokenization))
+
+
 def _encode_turns(
   row: records.Demonstration, tokenization: Tokenization
 ) -> Iterator[tuple[list[int], list[bool]]]:
@@ -124,10 +128,7 @@ def _encode_turns(
   for i in range(len(row.prompt), len(messages)):
     if not records.is_target(messages[i]):
       continue
-    try:
-      prompt, _ = tokenization.encode_prompt(messages[:i])
-      reply = records.reply_of(messages[i])
-      response = tokenization.encode_response(messages[:i], reply)
-    except ValueError as error:
-      raise common.named(error, row.id) from error
+    prompt, _ = tokenization.encode_prompt(messages[:i])
+    reply = records.reply_of(messages[i])
+    response = tokenization.encode_response(messages[:i], reply)
     yield prompt + response, [False] * len(prompt) + [True] * len(response)

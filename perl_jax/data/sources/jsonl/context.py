@@ -85,7 +85,8 @@ def check_targets(turns: Sequence[Message], where: str) -> None:
       "in which every answer has the weight 0",
     )
   for answer in answers[:-1]:
-    if not records.text_of(records.reply_of(answer)).strip():
+    text = answer["content"] or records.text_of(records.reply_of(answer))
+    if not text or text.isspace():
       raise messages.error(
         where,
         "messages",

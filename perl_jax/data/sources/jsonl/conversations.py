@@ -3,11 +3,11 @@
 Only the layout is changed here; `messages` reads and checks what they say.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
 
+from perl_jax import json_text
 from perl_jax.data.sources import hh
 
 # Who speaks in ShareGPT files and its relatives. Other names are left as they
@@ -35,9 +35,7 @@ def of(value: Any) -> Any:
   """
   if isinstance(value, dict):
     value = _rows_of(value)
-  if not isinstance(value, list):
-    return value
-  if all(isinstance(turn, dict) and "from" in turn for turn in value):
+  if isinstance(value, list) and all(map(_is_turn, value)):
     return [_message(turn) for turn in value]
   return value
 
@@ -86,6 +84,11 @@ def contains(talk: Sequence[Any], part: Sequence[Any]) -> bool:
   )
 
 
+def _is_turn(value: Any) -> bool:
+  """Whether a value is a turn of ShareGPT."""
+  return isinstance(value, dict) and "from" in value
+
+
 def _content(message: dict[str, Any]) -> Any:
   content = message.get("content")
   return content.strip() if isinstance(content, str) else content
@@ -120,8 +123,8 @@ def _message(turn: Any) -> Any:
 def _call(value: Any) -> dict[str, Any]:
   """Returns the message of a tool call, which ShareGPT files have as JSON."""
   try:
-    call = json.loads(value) if isinstance(value, str) else value
-  except ValueError:
-    call = value
-  calls = call if isinstance(call, list) else [call]
+    call = json_text.parse(value) if isinstance(value, str) else value
+    calls = call if isinstance(call, list) else [call]
+  except json_text.Fault:
+    calls = value  # `keys` says what is wrong with it.
   return {"role": "assistant", "content": "", "tool_calls": calls}

@@ -181,16 +181,13 @@ def _read(
     counts["files"] += 1
     read = _File(file, asked)
     shape = read.shape
-    groups += [record.group for record, _ in read.rows]
+    groups += [record.group for record in read.records]
     if kind in (shape, "prompts"):  # every record has a prompt
       counts += read.counts
       ignored += read.ignored
       bad.merge(read.unusable)
       shapes.setdefault(read.about, []).append(file)
-      records += [
-        _prompt_of(record, row) if kind == "prompts" else record
-        for record, row in read.rows
-      ]
+      records += read.records
     else:
       others.append(
         f"{file}, which has {shape} ({jsonl_rows.SHAPES[shape].fields})."
@@ -236,7 +233,7 @@ class _File:
     shape: The shape of most of the first rows.
     about: What the first row is, for the log.
     hint: How records of the kind could be made of the rows, or "".
-    rows: The records, with the rows that they were made of.
+    records: Prompts if prompts are asked for, else records of the shape.
     counts: How many rows were read and dropped.
     ignored: How many rows have each of the fields that are not read.
     unusable: The rows that cannot be used.
@@ -252,7 +249,7 @@ class _File:
     rows = reader.read(formats.rows(file), str(file))
     first = list(itertools.islice(rows, _FIRST))
     self.shape = _shape_of(first)
-    self.rows: list[tuple[Record, forms.Found]] = []
+    self.records: list[Record] = []
     self.counts: Counter[str] = Counter()
     self.ignored: Counter[str] = Counter()
     self.unusable = unusable.Unusable()
@@ -263,12 +260,13 @@ class _File:
       except unusable.UnusableError as error:
         self.counts["unusable_dropped"] += 1
         self.unusable.add(str(error), error.reason)
-    if not self.counts["rows"]:
+    total = self.counts["rows"]
+    if not total:
       raise ValueError(_no_rows(file, reader, asked.reading))
     self.about = reader.about
     self.hint = forms.hint(reader.first, asked.kind, asked.reading)
-    if self.counts["unusable_dropped"] == self.counts["rows"]:
-      self.unusable.check(self.counts["rows"], f"rows of {file}")
+    if self.counts["unusable_dropped"] == total:
+      self.unusable.check(total, f"rows of {file}")
 
   def _add(self, row: forms.Found, asked: _Asked) -> None:
     """Adds the record of a row, or counts why there is none."""
@@ -288,14 +286,17 @@ class _File:
     record, ignored = jsonl_rows.parse(
       fields, where, shape, asked.ignore, check=kind != "prompts"
     )
-    self.counts["ignored_fields"] += bool(ignored)
-    self.ignored.update(ignored)
+    if ignored:
+      self.counts["ignored_fields"] += 1
+      self.ignored.update(ignored)
     dropped = _why_dropped(record, shape)
     if dropped:
       self.counts[dropped] += 1
       self.unusable.add(where, _REASONS[dropped])
     else:
-      self.rows.append((record, row))
+      self.records.append(
+        _prompt_of(record, row) if kind == "prompts" else record
+      )
 
 
 def _no_rows(
@@ -324,7 +325,7 @@ def _why_dropped(record: Record, shape: str) -> str:
   """Returns why a record is dropped, as the name of a count; "" to keep it."""
   replies = jsonl_rows.SHAPES[shape].replies(record)
   texts = [text_of(reply).strip() for reply in replies]
-  if not all(texts):
+  if "" in texts:
     return "empty_dropped"
   return "equal_dropped" if len(set(texts)) < len(texts) else ""
 

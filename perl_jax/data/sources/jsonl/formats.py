@@ -123,7 +123,7 @@ def _unpacked(file: pathlib.Path, start: bytes) -> Iterator[BinaryIO]:
 
 def _json_rows(file: pathlib.Path, lines: BinaryIO) -> Iterator[Row]:
   """Yields the rows of JSON lines, or of one list of objects."""
-  number = 0
+  number, name = 0, str(file)
   try:
     if lines.peek(512).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"[":
       yield from _list_rows(file, lines.read().decode("utf-8-sig"))
@@ -131,8 +131,8 @@ def _json_rows(file: pathlib.Path, lines: BinaryIO) -> Iterator[Row]:
     # Lines end at \n alone: JSON text may hold U+2028 and the like.
     for number, line in enumerate(lines, 1):
       text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-      if text.strip():
-        where = f"{file}:{number}"
+      if text and not text.isspace():
+        where = f"{name}:{number}"
         yield where, _object(text.rstrip("\r\n"), where)
   except UnicodeDecodeError as error:
     raise ValueError(

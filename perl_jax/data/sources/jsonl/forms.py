@@ -12,12 +12,11 @@ A user's columns get our names first, and null fields are left out. Then:
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from perl_jax import names
+from perl_jax import json_text, names
 from perl_jax.data import unusable
 from perl_jax.data.sources.jsonl import (
   conversations,
@@ -89,8 +88,10 @@ def stated(
     ValueError: One of them is malformed.
   """
   try:
-    named = json.loads(columns or "{}")
-  except ValueError:
+    named = json_text.parse(columns or "{}")
+  except json_text.KeyTwice as error:
+    raise ValueError(f"data.columns={columns!r}: {error.what}.") from error
+  except json_text.Fault:
     named = None
   if not isinstance(named, dict) or not all(
     isinstance(name, str) for name in named.values()
@@ -218,8 +219,8 @@ class Reader:
   def _named(self, where: str, fields: Fields) -> Fields:
     """Returns a row with our names, and without fields that are null."""
     columns = self._reading.columns
-    if not columns:
-      return {k: v for k, v in fields.items() if v is not None}
+    if not columns and None not in fields.values():
+      return fields
     if self._missing:
       self._columns.update(fields)
       self._missing -= fields.keys()

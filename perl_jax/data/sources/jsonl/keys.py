@@ -10,7 +10,9 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from perl_jax import json_text
 from perl_jax.data.records import Message
+from perl_jax.data.unusable import UnusableError
 
 # Keys of a message that chat templates render.
 RENDERED = (
@@ -107,7 +109,7 @@ def tools_of(
     ValueError: They are no list of objects.
   """
   for key in ("tools", _OLD_TOOLS):
-    value = _parsed(fields.get(key))
+    value = _parsed(fields.get(key), key, complain)
     if is_absent(value):
       continue
     if not _is_list_of_objects(value):
@@ -172,7 +174,7 @@ def _calls(value: Any, complain: Complain) -> list[dict[str, Any]]:
   writes the arguments as JSON text. Templates expect objects, and so do
   the servers that render them for the model later.
   """
-  value = _parsed(value)
+  value = _parsed(value, "tool_calls", complain)
   if not _is_list_of_objects(value):
     raise complain("tool_calls", "must be a list of objects, each one call.")
   calls = []
@@ -186,7 +188,7 @@ def _calls(value: Any, complain: Complain) -> list[dict[str, Any]]:
         "must have the name of a function in each call, under `function` or by"
         " itself.",
       )
-    arguments = _parsed(function.get("arguments"))
+    arguments = _parsed(function.get("arguments"), "tool_calls", complain)
     if isinstance(arguments, dict):
       function = {**function, "arguments": arguments}
     if "function" not in call:
@@ -199,13 +201,22 @@ def _is_list_of_objects(value: Any) -> bool:
   return isinstance(value, list) and all(isinstance(v, dict) for v in value)
 
 
-def _parsed(value: Any) -> Any:
-  """Returns what a JSON text holds, or the value as it is."""
+def _parsed(value: Any, key: str, complain: Complain) -> Any:
+  """Returns what a JSON text holds, or the value as it is.
+
+  Raises:
+    UnusableError: An object in the text has a key twice.
+  """
   if not isinstance(value, str):
     return value
   try:
-    return json.loads(value)
-  except (ValueError, RecursionError):
+    return json_text.parse(value)
+  except json_text.KeyTwice as error:
+    raise UnusableError(
+      str(complain(key, f"is JSON text in which {error.what}.")),
+      "in which a JSON text has a key twice",
+    ) from error
+  except json_text.Fault:
     return value
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from perl_jax.data.sources.jsonl import conversations, rated
 
 Fields = dict[str, Any]
+_CONVERSATIONS = ("conversations", "conversation")
 # Fields that may be conversations.
 _TALKS = ("prompt", "messages", "chosen", "rejected", *rated.RESPONSES)
 
@@ -20,7 +21,7 @@ def is_alpaca(fields: Fields) -> bool:
 
 def as_messages(fields: Fields) -> Fields:
   """Returns a row with its conversations as messages, in fields of `rows`."""
-  for name in ("conversations", "conversation"):
+  for name in _CONVERSATIONS:
     if name in fields and "messages" not in fields:
       talk = fields[name]
       fields = rated.without(fields, (name,))
@@ -28,9 +29,8 @@ def as_messages(fields: Fields) -> Fields:
   if is_alpaca(fields):
     fields = _of_alpaca(fields)
   changed = {}
-  for name in _TALKS:
-    value = fields.get(name)
-    if isinstance(value, (list, dict)):
+  for name, value in fields.items():
+    if isinstance(value, (list, dict)) and name in _TALKS:
       talk = conversations.of(value)
       if talk is not value:
         changed[name] = talk

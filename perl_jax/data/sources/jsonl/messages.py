@@ -14,7 +14,6 @@ from perl_jax.data.sources.jsonl import keys
 from perl_jax.data.unusable import UnusableError
 
 ROLES = ("system", "user", "assistant", "tool")
-_PLAIN = {"role", "content"}
 # Another name of a role, as OpenAI's tools had it before they had types.
 _SAME = {"function": "tool"}
 
@@ -68,14 +67,14 @@ def read(
 
 def _is_plain(message: Any) -> bool:
   """Whether a message has a role and a text, and nothing else to check."""
+  if not isinstance(message, dict) or len(message) != 2:
+    return False
+  role, content = message.get("role"), message.get("content")
   return (
-    isinstance(message, dict)
-    and message.keys() == _PLAIN
-    and isinstance(message["role"], str)
-    and isinstance(message["content"], str)
-    and message["role"] in ROLES
-    and bool(message["content"])
-    and not message["content"].isspace()
+    isinstance(content, str)
+    and role in ROLES
+    and bool(content)
+    and not content.isspace()
   )
 
 

@@ -17,11 +17,8 @@ SIDES = ("chosen", "rejected")
 
 def is_many(fields: Fields) -> bool:
   """Whether a side of a pair is a list of replies (RewardBench 2, RM-Bench)."""
-  return any(
-    isinstance(fields.get(side), list)
-    and bool(fields[side])
-    and isinstance(fields[side][0], (str, list))
-    for side in SIDES
+  return _is_list_of_replies(fields.get("chosen")) or _is_list_of_replies(
+    fields.get("rejected")
   )
 
 
@@ -61,6 +58,12 @@ def apart(fields: Fields, where: str) -> Fields:
   if not chosen or not rejected:
     return fields
   return fields | _of_conversations(fields, chosen, rejected, where)
+
+
+def _is_list_of_replies(side: Any) -> bool:
+  return (
+    isinstance(side, list) and bool(side) and isinstance(side[0], (str, list))
+  )
 
 
 def _of_texts(chosen: str, rejected: str) -> Fields:
@@ -108,21 +111,24 @@ def _of_conversations(
   shared = 0
   # At least one message on each side is left to be the reply.
   for good, bad in zip(chosen[:-1], rejected[:-1], strict=False):
-    if _rendered(good) != _rendered(bad):
+    if good != bad and _rendered(good) != _rendered(bad):
       break
     shared += 1
   prompt = _prompt(fields.get("prompt"), chosen[:shared], chosen[0], where)
-  for side in SIDES:
-    rest = fields[side][shared:]
-    if len(rest) > 1:
+  for side, talk in (("chosen", chosen), ("rejected", rejected)):
+    if len(talk) - shared > 1:
       raise messages.error(
         where,
         side,
-        f"has {len(fields[side])} messages that are not the prompt"
+        f"has {len(talk)} messages that are not the prompt"
         f" ({len(prompt)} messages) and one answer: the conversations part"
         " before their last message.",
       )
-  return {"prompt": prompt} | {side: fields[side][shared:] for side in SIDES}
+  return {
+    "prompt": prompt,
+    "chosen": chosen[shared:],
+    "rejected": rejected[shared:],
+  }
 
 
 def _rendered(message: Any) -> Any:
@@ -148,7 +154,7 @@ def _prompt(
         " message: give the prompt, or whole conversations.",
       )
     return list(shared)
-  if conversations.contains(shared, given):
+  if given == shared or conversations.contains(shared, given):
     return list(shared)
   # The sides begin where the prompt ends, or leave out how it begins.
   begins = isinstance(first, dict) and first.get("role") == "assistant"

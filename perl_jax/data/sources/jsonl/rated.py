@@ -30,6 +30,8 @@ def replies_of(fields: Fields) -> tuple[list[Reply], set[str]]:
   They are a list of objects with a reply and a score, or two lists. Replies
   whose score is no number are left out. Other rows have none.
   """
+  if fields.keys().isdisjoint(_LISTS):
+    return [], set()
   for name in _LISTS:
     items = fields.get(name)
     if not isinstance(items, list):
@@ -47,7 +49,7 @@ def replies_of(fields: Fields) -> tuple[list[Reply], set[str]]:
 
 def score_of(fields: Fields) -> float | None:
   """Returns the score of a row's one response; None if it has none."""
-  if not any(name in fields for name in RESPONSES):
+  if fields.keys().isdisjoint(RESPONSES):
     return None
   return number(_first(fields, SCORES))
 

@@ -61,7 +61,7 @@ class _Row:
     self._where = where
     self._ignore = ignore
     self._used: set[str] = set()
-    self._further = {n for n in fields if n in ignore}
+    self._further = {n for n in fields if n in ignore} if ignore else set()
 
   def preference(self) -> Preference:
     prompt, chosen, rejected = self.pair()
@@ -130,7 +130,8 @@ class _Row:
     messages, further = messages_lib.read(
       value, field, self._where, self._ignore
     )
-    self._further |= {f"{field}.{key}" for key in further}
+    if further:
+      self._further |= {f"{field}.{key}" for key in further}
     return messages
 
   def prompt(self) -> tuple[Message, ...]:
@@ -195,20 +196,21 @@ class _Row:
 
   def pair(self) -> tuple[tuple[Message, ...], Reply, Reply]:
     """Returns prompt, chosen and rejected."""
-    values = {name: self.get(name) for name in ("chosen", "rejected")}
-    texts = [isinstance(value, str) for value in values.values()]
-    if texts[0] != texts[1]:
+    chosen, rejected = self.get("chosen"), self.get("rejected")
+    if isinstance(chosen, str) != isinstance(rejected, str):
       raise self.error(
         "rejected",
-        f"is {found(values['rejected'])}, but `chosen` is"
-        f" {found(values['chosen'])}: both must be text or both messages.",
+        f"is {found(rejected)}, but `chosen` is {found(chosen)}: both must be"
+        " text or both messages.",
       )
     prompt = self.prompt()
-    chosen, rejected = (
-      context.reply(self._reply(name, value, prompt), self._where)
-      for name, value in values.items()
+    good = self._reply("chosen", chosen, prompt)
+    bad = self._reply("rejected", rejected, prompt)
+    return (
+      prompt,
+      context.reply(good, self._where),
+      context.reply(bad, self._where),
     )
-    return prompt, chosen, rejected
 
   def _reply(
     self, field: str, value: Any, prompt: tuple[Message, ...]
@@ -269,6 +271,9 @@ SHAPES = {
   ),
 }
 
+# Shapes by the field that marks them, the first that counts first.
+_MARKS = {mark: name for name, shape in SHAPES.items() for mark in shape.marks}
+
 
 def shape_of(fields: Mapping[str, Any], where: str) -> str:
   """Returns the shape of a row, a key of `SHAPES`, by its fields.
@@ -276,15 +281,13 @@ def shape_of(fields: Mapping[str, Any], where: str) -> str:
   Raises:
     UnusableError: The row has no field of any shape.
   """
-  given = {name for name, value in fields.items() if value is not None}
-  for name, shape in SHAPES.items():
-    if not given.isdisjoint(shape.marks):
+  for mark, name in _MARKS.items():
+    if fields.get(mark) is not None:
       return name
-  marks = [mark for shape in SHAPES.values() for mark in shape.marks]
   near = [
     f"{name!r} for {match!r}"
     for name in fields
-    if (match := names.nearest(name, marks))
+    if (match := names.nearest(name, _MARKS))
   ]
   raise UnusableError(
     f"{where}: no field to learn from: it has {listed(fields)}. The shapes are"

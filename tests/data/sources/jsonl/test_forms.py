@@ -229,6 +229,15 @@ class TestConversations:
       ],
     }
 
+  @pytest.mark.parametrize(
+    "text", ['{"name": "f", "name": 1}', "f()", "[" * 9999]
+  )
+  def test_a_call_that_is_no_json_is_left_for_the_check(self, text):
+    turns = [{"from": "function_call", "value": text}]
+    assert one({"conversations": turns}, "demonstrations") == {
+      "messages": [assistant("") | {"tool_calls": text}]
+    }
+
   def test_role_and_content_under_either_name(self):
     talk = [user("q"), assistant("a")]
     for name in ("messages", "conversations", "conversation"):

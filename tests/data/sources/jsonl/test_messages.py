@@ -67,6 +67,18 @@ def test_a_key_that_cannot_be_honoured_is_refused(keys, why):
   assert not isinstance(found.value, messages.UnusableError)
 
 
+@pytest.mark.parametrize(
+  "keys",
+  [
+    {"tool_calls": '[{"name": "look", "name": "go"}]'},
+    {"function_call": {"name": "look", "arguments": '{"n": 1, "n": 2}'}},
+  ],
+)
+def test_a_key_twice_in_json_text_makes_the_row_unusable(keys):
+  with pytest.raises(messages.UnusableError, match="stands twice"):
+    read(user("q"), assistant("") | keys)
+
+
 def test_the_way_out_leaves_the_key_out():
   more = {"images": ["a.png"], "weight": 0}
   talk, ignored = read(

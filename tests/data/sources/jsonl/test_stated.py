@@ -14,6 +14,7 @@ from tests.data.text.messages import user
     ({"columns": "question=prompt"}, "must be a JSON object .*question"),
     ({"columns": '["a"]'}, "must be a JSON object"),
     ({"columns": '{"a": 1}'}, "must be a JSON object"),
+    ({"columns": '{"a": "prompt", "a": "label"}'}, "key 'a' stands twice"),
     ({"threshold": "high"}, "threshold='high' must be a number"),
     ({"threshold": "nan"}, "must be a number"),
   ],
