@@ -23,7 +23,9 @@ FILES = sorted(
 )
 PIPELINE = ("sft", "reward", "rl", "evaluate")
 STAGES = (*PIPELINE, "dpo", "judge")
-ON_DATA = [(name, data) for name in (*STAGES, "pipeline")
+# What reads all rows of a user's file, if it is not told otherwise.
+OF_FILES = ("score",)
+ON_DATA = [(name, data) for name in (*STAGES, *OF_FILES, "pipeline")
            for data in common.DATASETS]  # fmt: skip
 
 # What a stage reads, where the data set has it.
@@ -63,6 +65,7 @@ def unresolved():
 def test_nothing_is_left_out():
   assert set(FILES) == {
     *STAGES,
+    *OF_FILES,
     "pipeline",
     "quickstart",
     "smollm2",
@@ -79,6 +82,8 @@ def test_config_without_an_argument(name):
   assert config.task in tasks.TASKS
   if name in STAGES:
     assert config.data.name == "coffee_bar"
+  if name in OF_FILES:
+    assert config.data.name == "jsonl"
   module = importlib.import_module(f"configs.{name}")
   assert f"--config=configs/{name}.py" in module.__doc__
   assert "--workdir=" in module.__doc__
@@ -93,7 +98,7 @@ def test_config_for_a_data_set(name, data):
     assert config[stage].task == stage
 
 
-@pytest.mark.parametrize("name", [*STAGES, "pipeline"])
+@pytest.mark.parametrize("name", [*STAGES, *OF_FILES, "pipeline"])
 def test_unknown_data_set(name):
   with pytest.raises(ValueError, match="Did you mean 'hh_rlhf'"):
     load(name, "hh_rlfh")
@@ -164,7 +169,7 @@ def test_numbers_fit_together():
     assert shared.lora_spec(config).rank == (
       8 if config.tuning == "lora" else 0
     )
-    if stage in ("evaluate", "judge"):
+    if stage in ("evaluate", "judge", *OF_FILES):
       continue
     shared.check_counts(config, mesh)
     shared.make_optimizer(config)
@@ -181,6 +186,8 @@ def test_each_stage_reads_what_its_data_set_has():
   """Else it is said which data sets have it, before anything is read."""
   for stage, config in stage_configs():
     name = config.data.name
+    if stage in OF_FILES:
+      continue
     kinds = KINDS.get(stage) or (reward_settings.loss_of(config).data,)
     for kind in kinds:
       if kind in registry.describe()[name].kinds:

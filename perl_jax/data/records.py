@@ -43,24 +43,32 @@ class Demonstration:
 
 @dataclasses.dataclass(frozen=True)
 class Preference:
-  """Two responses to one prompt, of which a rater preferred `chosen`."""
+  """Two responses to one prompt, of which a rater preferred `chosen`.
+
+  `subset` is the part of a benchmark that the row belongs to, or "".
+  """
 
   id: str
   group: str
   prompt: tuple[Message, ...]
   chosen: Reply
   rejected: Reply
+  subset: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Labelled:
-  """A response with a binary label: 1.0 for good, 0.0 for bad."""
+  """A response with a binary label: 1.0 for good, 0.0 for bad.
+
+  `subset` is the part of a benchmark that the row belongs to, or "".
+  """
 
   id: str
   group: str
   prompt: tuple[Message, ...]
   response: Reply
   label: float
+  subset: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +91,34 @@ class Prompt:
   fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-Record = Demonstration | Preference | Labelled | Prompt
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+  """Responses to one prompt, which a reward model scores.
+
+  Attributes:
+    id: Name of the row in error messages.
+    group: Key by which rows are split.
+    prompt: The messages before every response.
+    responses: The responses.
+    sides: What each of them is: "chosen", "rejected" or "response".
+    listed: Whether the row has lists of them, even of one.
+    label: 1.0 or 0.0 of a row with a response and a label, else None.
+    subset: The part of a benchmark that the row belongs to, or "".
+    fields: The unchanged row of a user's file; empty for other sources.
+  """
+
+  id: str
+  group: str
+  prompt: tuple[Message, ...]
+  responses: tuple[Reply, ...]
+  sides: tuple[str, ...]
+  listed: bool = False
+  label: float | None = None
+  subset: str = ""
+  fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+Record = Demonstration | Preference | Labelled | Prompt | Candidates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +145,36 @@ def reply_of(message: Message) -> Reply:
   if message.keys() <= _NO_MORE_THAN_TEXT:
     return message["content"]
   return {k: v for k, v in message.items() if k not in ("weight", "tools")}
+
+
+def candidates_of(
+  record: Demonstration | Preference | Labelled,
+  fields: Mapping[str, Any] | None = None,
+) -> Candidates:
+  """Returns the responses of a record; of a dialogue the last message.
+
+  Args:
+    record: A record with responses.
+    fields: The row of a user's file that it was made of, if it was.
+  """
+  prompt, label = record.prompt, None
+  if isinstance(record, Preference):
+    responses, sides = (record.chosen, record.rejected), ("chosen", "rejected")
+  elif isinstance(record, Labelled):
+    responses, sides, label = (record.response,), ("response",), record.label
+  else:
+    *before, last = record.prompt + record.turns
+    prompt, responses, sides = tuple(before), (reply_of(last),), ("response",)
+  return Candidates(
+    record.id,
+    record.group,
+    prompt,
+    responses,
+    sides,
+    label=label,
+    subset=getattr(record, "subset", ""),
+    fields=fields or {},
+  )
 
 
 def is_target(message: Message) -> bool:

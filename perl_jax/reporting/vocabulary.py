@@ -27,6 +27,7 @@ _SUFFIXES = {
 }
 _MEMBER = re.compile(r"(.+)_member_(\d+)")
 _FUNCTION = re.compile(r"(reward_fn)_(\w+)")
+_SUBSET = re.compile(r"(accuracy)_in_([\w-]+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +121,24 @@ METRICS = {
     Metric("chosen_reward", "implicit reward of chosen", "score"),
     Metric("rejected_reward", "implicit reward of rejected", "score"),
     Metric("n", "held-out rows"),
+    Metric("score.n", "rows"),
+    Metric("score.score", "score", "score"),
+    Metric("score_std", "standard deviation of the scores", "score"),
+    Metric("responses", "responses"),
+    Metric("rows_dropped", "rows that were left out"),
+    _share("rewardbench", "RewardBench", better=1, main=True),
+    _share("rewardbench_chat", "RewardBench, chat", better=1),
+    _share("rewardbench_chat_hard", "RewardBench, hard chat", better=1),
+    _share("rewardbench_safety", "RewardBench, safety", better=1),
+    _share("rewardbench_reasoning", "RewardBench, reasoning", better=1),
+    _share("rm_bench", "RM-Bench", better=1, main=True),
+    _share("rm_bench_easy", "RM-Bench, style for the right", better=1),
+    _share("rm_bench_normal", "RM-Bench, equal styles", better=1),
+    _share("rm_bench_hard", "RM-Bench, style against the right", better=1),
+    _share("rm_bench_chat", "RM-Bench, chat", better=1),
+    _share("rm_bench_math", "RM-Bench, mathematics", better=1),
+    _share("rm_bench_code", "RM-Bench, code", better=1),
+    _share("rm_bench_safety", "RM-Bench, safety", better=1),
     Metric("reward_model", "reward from the model", "score"),
     Metric("reward_fn", "reward from the function", "score"),
     Metric("reward_spread", "standard deviation over the ensemble", "score"),
@@ -186,7 +205,8 @@ def row_of(key: str, stage: str = "") -> Metric:
   `peak_bytes`, x being a stage. Of any other key the name is what follows the
   last "/" or "."; if there is no row of that name, it is looked up without
   `_before`, `_after`, `_at_step_0`, `_low`, `_high` or `_member_<k>`;
-  `reward_fn_<label>` is one of several functions. A row
+  `reward_fn_<label>` is one of several functions, `accuracy_in_<subset>` that
+  of a part of a benchmark. A row
   `<stage>.<name>` takes precedence where one name means different things in
   different stages.
 
@@ -245,12 +265,17 @@ def _without_suffix(name: str) -> tuple[str, str]:
     stem = name.removesuffix(suffix)
     if stem == name:
       continue
-    function = _FUNCTION.fullmatch(stem)
-    if stem not in METRICS and function:
-      return function[1], f"{_words(function[2])}, {text}"
-    return stem, text
-  function = _FUNCTION.fullmatch(name)
-  return (function[1], _words(function[2])) if function else (name, "")
+    stem, more = _without_part(stem)
+    return stem, f"{more}, {text}" if more else text
+  return _without_part(name)
+
+
+def _without_part(name: str) -> tuple[str, str]:
+  """Without the label of a function or the name of a subset."""
+  function, subset = _FUNCTION.fullmatch(name), _SUBSET.fullmatch(name)
+  if function and name not in METRICS:
+    return function[1], _words(function[2])
+  return (subset[1], subset[2]) if subset else (name, "")
 
 
 def _words(label: str) -> str:

@@ -59,6 +59,7 @@ TASKS = {
     ),
     Task("evaluate", "Evaluation", "Evaluation"),
     Task("judge", "Judges", "Judged policy"),
+    Task("score", "Scores of rows"),
     Task("pipeline"),
     Task("report"),
     Task("export"),

@@ -37,7 +37,9 @@ def written(finished, tmp_path_factory, compiled_once):
     entropy_coef=0.01,
   )
   tiny.run(root / "dpo", "dpo", policy__init=sft, nonfinite="skip")
+  tiny.score_benchmarks(root / "score", str(finished / "reward"))
   runs = [
+    ("score", root / "score"),
     *((name, finished / name) for name in ("sft", "reward", "rl", "evaluate")),
     ("reward", root / "pointwise"),
     ("reward", root / "ensemble"),
@@ -106,6 +108,11 @@ def test_every_row_is_written_by_some_run(written, checked, timed):
     ("validation/reward_fn_short", "rl", "reward_fn"),
     ("evaluate.policy.kl", "", "kl"),
     ("evaluate.reward_model.auroc", "", "auroc"),
+    ("evaluate.reward_model.accuracy_in_mt-bench-easy", "", "accuracy"),
+    ("accuracy_in_safety_low", "score", "accuracy"),
+    ("rm_bench_hard_high", "score", "rm_bench_hard"),
+    ("n", "score", "score.n"),
+    ("n", "evaluate", "n"),
     ("rl.kl_at_step_0", "", "kl"),
     ("train/score", "reward", "score"),
     ("seconds/score", "rl", "seconds/score"),
@@ -144,6 +151,12 @@ def test_an_unknown_key_has_a_plain_row(key):
     ("gold", True, "gold success"),
     ("rl.kl", True, "KL to the anchor (nats)"),
     ("accuracy_member_3", False, "accuracy, member 3"),
+    ("accuracy_in_hep-cpp", False, "accuracy, hep-cpp"),
+    (
+      "accuracy_in_chat_low",
+      False,
+      "accuracy, chat, lower end of the 95% interval",
+    ),
     ("rollout/reward_fn_is_right", False, "reward from the function, is right"),
     (
       "rl.reward_fn_short_after",

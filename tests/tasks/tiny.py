@@ -39,6 +39,7 @@ _OF_STAGE = {
   "rl": {**_TRAINED, "eval.rows": 8, "value.warmup_steps": 0},
   "dpo": {**_TRAINED, "eval.rows": 8},
   "evaluate": {"eval.rows": 8},
+  "score": {},
 }
 
 
@@ -99,6 +100,38 @@ def run(
 ) -> dict[str, float]:
   """Runs a stage and returns its summary."""
   return tasks.run(config(task, data_set, **overrides), workdir)
+
+
+def score_benchmarks(workdir: Path, reward: str) -> dict[str, float]:
+  """Runs `score` on rows in the shapes of RewardBench and RM-Bench."""
+  rows = [
+    {
+      "prompt": "A fruit?",
+      "chosen": f"A {name}.",
+      "rejected": "A stone.",
+      "subset": subset,
+    }
+    for name, subset in (
+      ("plum", "alpacaeval-easy"),
+      ("fig", "mt-bench-hard"),
+      ("pear", "donotanswer"),
+      ("lime", "hep-go"),
+    )
+  ]
+  rows += [
+    {
+      "prompt": "A fruit?",
+      "chosen": ["A plum.", "It is a plum.", "It is a **plum**."],
+      "rejected": ["A stone.", "It is a stone.", "It is a **stone**."],
+      "domain": domain,
+    }
+    for domain in ("chat", "math", "code", "safety-refuse")
+  ]
+  path = workdir.with_suffix(".jsonl")
+  files.write_jsonl(path, rows)
+  return run(
+    workdir, "score", "jsonl", reward__init=reward, data__path=str(path)
+  )
 
 
 def lines(workdir: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:

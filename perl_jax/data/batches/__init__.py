@@ -1,16 +1,16 @@
 """Batches: one file for each shape of data, and the table of those shapes.
 
-`KINDS` has an entry for every kind of record that becomes one row of a batch,
-padded to one of a few lengths. Demonstrations are not in it: several of them
-are packed into one row of a fixed length (`packing`), so their batches have no
-buckets and no index of records.
+`KINDS` has an entry for every kind of record that becomes a row of a batch, or
+one for each of its responses, padded to one of a few lengths. Demonstrations
+are not in it: several of them are packed into one row of a fixed length
+(`packing`), so their batches have no buckets and no index of records.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from perl_jax.data.batches import labelled, preferences, prompts
+from perl_jax.data.batches import candidates, labelled, preferences, prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +39,7 @@ KINDS: Mapping[str, Kind] = {
     preferences.encode_preferences, preferences.collate_preferences
   ),
   "labelled": Kind(labelled.encode_labelled, labelled.collate_labelled),
+  "candidates": Kind(candidates.encode_candidates, labelled.collate_labelled),
   "prompts": Kind(
     prompts.encode_prompts, prompts.collate_prompts, limit="prompt_len"
   ),

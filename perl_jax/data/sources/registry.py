@@ -7,12 +7,10 @@ All kinds of one source are split alike: with the same `seed`, `folds` and
 `fold`, a validation row of one stage is in no other stage's training set.
 """
 
-import contextlib
 import dataclasses
-import gc
 import inspect
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from perl_jax import names
@@ -21,7 +19,7 @@ from perl_jax.data.records import Prompt, Record, Splits
 from perl_jax.data.sources import hh
 from perl_jax.data.sources.coffee_bar import rows as coffee_bar
 from perl_jax.data.sources.jsonl import files as jsonl_files
-from perl_jax.data.sources.jsonl import forms
+from perl_jax.data.sources.jsonl import forms, garbage
 from perl_jax.data.sources.jsonl import rows as jsonl_rows
 from perl_jax.data.sources.taskmaster import checks, weak_pairs
 from perl_jax.data.sources.taskmaster import records as taskmaster
@@ -173,7 +171,7 @@ def load(
       raise ValueError("jsonl needs `path`: a .jsonl file or a directory.")
     own = {"validation_path": validation_path, "ignore": ignore}
     own["reading"] = forms.stated(**stated or {})
-    with _no_collection():
+    with garbage.no_collection():
       loaded = jsonl_files.load(path, kind, **own, **split)
   else:
     read = _READERS[name]
@@ -187,22 +185,6 @@ def load(
     if name == "taskmaster_coffee" and kind == "preferences":
       loaded = weak_pairs.weak_preferences(loaded, seed=seed)
   return _limited(loaded, limit)
-
-
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-  """Pauses the search for garbage in cycles, which takes a third of the time.
-
-  All rows are kept, so that every search looks at more of them, and rows have
-  no cycles.
-  """
-  enabled = gc.isenabled()
-  gc.disable()
-  try:
-    yield
-  finally:
-    if enabled:
-      gc.enable()
 
 
 def checker(name: str) -> Checker:

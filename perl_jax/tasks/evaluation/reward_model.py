@@ -1,10 +1,12 @@
 """Scores a reward model on held-out rows."""
 
+import re
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from perl_jax import classification, hosts, roles, sharding, steps
 from perl_jax import params as params_lib
@@ -14,6 +16,8 @@ from perl_jax.tasks.training import inputs
 from perl_jax.tasks.training.compiled import Compiled
 
 SCORES = "scores.jsonl"
+# A column with more values than this names no parts of a benchmark.
+MOST_SUBSETS = 100
 _SIDES = ("chosen", "rejected", "score")
 
 
@@ -71,8 +75,35 @@ def score_rows(
       kept beside it as a list, NAME_members.
     std_weight: Weight of the deviation in "mean_minus_std".
   """
+  rows = []
+  for index, columns in sorted(score_batches(score, role, data, mesh).items()):
+    record = data.rows[index]
+    row = {"id": record.id, "group": record.group}
+    if record.subset:
+      row["subset"] = record.subset
+    rows.append(row | columns)
+  return combine_rows(rows, combine, std_weight)
+
+
+def score_batches(
+  score: Compiled,
+  role: roles.Role,
+  data: inputs.Inputs,
+  mesh: jax.sharding.Mesh,
+) -> dict[int, dict[str, Any]]:
+  """Scores of the rows of all batches, by a row's index.
+
+  Of a pair they are `chosen` and `rejected`, of another row `score`, beside its
+  `label`; each a number, or a list with one of each member of an ensemble.
+
+  Args:
+    score: From `make_scorer`.
+    role: The reward model, on the mesh.
+    data: Pairs, labelled rows, or responses to score.
+    mesh: Mesh that batches are placed on.
+  """
   found, trees = {}, (role.trainable, role.frozen)
-  for batch in data.held_out("scoring held-out rows"):
+  for batch in data.held_out("scoring rows"):
     device = sharding.place_batch(mesh, batch)
     if isinstance(device, PreferenceBatch):
       columns = {
@@ -94,13 +125,10 @@ def score_rows(
       }
     batch, columns = hosts.to_host((device, columns))
     for row in np.flatnonzero(batch.valid):
-      index = int(batch.index[row])
-      record = data.rows[index]
-      found[index] = {"id": record.id, "group": record.group} | {
+      found[int(batch.index[row])] = {
         name: column[..., row].tolist() for name, column in columns.items()
       }
-  rows = [found[i] for i in sorted(found)]
-  return combine_rows(rows, combine, std_weight)
+  return found
 
 
 def combine_rows(
@@ -136,9 +164,10 @@ def quality(rows: list[dict[str, Any]]) -> dict[str, float]:
   """Accuracy with its interval, AUROC, log loss and calibration of scored rows.
 
   See `classification` for each. Of an ensemble they are those of the combined
-  score, and there is the accuracy of each member, `accuracy_member_K`.
+  score, and there is the accuracy of each member, `accuracy_member_K`. Where
+  rows have a `subset`, there is that of each: `accuracy_in_SUBSET`.
   """
-  found = _metrics(rows)
+  found = _metrics(rows) | by_subset(rows)
   names = [name for name in _SIDES if f"{name}_members" in rows[0]]
   members = len(rows[0][f"{names[0]}_members"]) if names else 0
   for k in range(members):
@@ -147,6 +176,36 @@ def quality(rows: list[dict[str, Any]]) -> dict[str, float]:
     ]
     found[f"accuracy_member_{k}"] = _metrics(alone)["accuracy"]
   return found
+
+
+def by_subset(rows: list[dict[str, Any]]) -> dict[str, float]:
+  """Accuracy of the rows of each subset, with its 95 % Wilson interval.
+
+  Returns:
+    `accuracy_in_SUBSET`, `accuracy_in_SUBSET_low` and `accuracy_in_SUBSET_high`
+    by subset; {} if rows have none, or more than `MOST_SUBSETS` of them.
+  """
+  groups: dict[str, list[dict[str, Any]]] = {}
+  for row in rows:
+    if row.get("subset"):
+      groups.setdefault(metric_name(row["subset"]), []).append(row)
+  if len(groups) > MOST_SUBSETS:
+    logging.info(
+      "The rows are of %d subsets, too many to give the accuracy of each.",
+      len(groups),
+    )
+    return {}
+  found = {}
+  for name, group in groups.items():
+    measured = _metrics(group)
+    for end in ("", "_low", "_high"):
+      found[f"accuracy_in_{name}{end}"] = measured[f"accuracy{end}"]
+  return found
+
+
+def metric_name(subset: str) -> str:
+  """A subset's name in metrics: of letters, digits, "-" and "_" alone."""
+  return re.sub(r"[^A-Za-z0-9_-]+", "_", subset)
 
 
 def _metrics(rows) -> dict[str, float]:

@@ -185,6 +185,7 @@ def read(
   *,
   train: bool = True,
   closed: bool = False,
+  splits: records.Splits | None = None,
 ) -> Inputs:
   """Reads one kind of record into batches padded to `config.data.buckets`.
 
@@ -195,13 +196,15 @@ def read(
     train: Whether to make training batches too, not only validation ones.
     closed: Whether rows are conversations that their responses end, as the chat
       template writes them.
+    splits: The records; None reads those of `config.data`.
 
   Raises:
     ValueError: The source lacks the kind, there are no rows, or one is wrong.
   """
   shape = batches.KINDS[kind]
   longest = config.data[shape.limit]
-  splits = load(config.data, kind, config.seed)
+  if splits is None:
+    splits = load(config.data, kind, config.seed)
   if train:
     log_notes(splits.shapes + splits.notes)
   held_out = pick(list(splits.validation), config.eval.rows, config.seed)

@@ -108,8 +108,8 @@ def load(
   counts: Counter[str] = Counter()
   parts = paths.find_files(path)
   counts += Counter(unused_files=len(parts.unused))
-  asked = _Asked(kind, ignore, reading or forms.Reading())
-  rows, groups, notes, shapes = _read(path, parts.train, asked, counts)
+  asked = Asked(kind, ignore, reading or forms.Reading())
+  rows, groups, notes, shapes = read(path, parts.train, asked, counts)
   held_out = parts.validation
   if validation_path:
     found = paths.find_files(validation_path)
@@ -117,7 +117,7 @@ def load(
   tally: Counter[str] = Counter()
   # In a directory of several stages, one may be divided by the names of files
   # while another is not: the fold is for that one.
-  validation, others, more, _ = _read(
+  validation, others, more, _ = read(
     validation_path or path, held_out, asked, tally, bool(validation_path)
   )
   if validation:
@@ -138,7 +138,7 @@ def load(
     ) from error
 
 
-class _Asked(NamedTuple):
+class Asked(NamedTuple):
   """What is asked of files: a kind of record, and how rows are read.
 
   Attributes:
@@ -152,10 +152,10 @@ class _Asked(NamedTuple):
   reading: forms.Reading
 
 
-def _read(
+def read(
   path: str,
   files: Sequence[pathlib.Path],
-  asked: _Asked,
+  asked: Asked,
   counts: Counter[str],
   required: bool = True,
 ) -> tuple[list[Record], list[str], list[str], list[str]]:
@@ -239,7 +239,7 @@ class _File:
     unusable: The rows that cannot be used.
   """
 
-  def __init__(self, file: pathlib.Path, asked: _Asked) -> None:
+  def __init__(self, file: pathlib.Path, asked: Asked) -> None:
     """Reads them.
 
     Raises:
@@ -268,7 +268,7 @@ class _File:
     if self.counts["unusable_dropped"] == total:
       self.unusable.check(total, f"rows of {file}")
 
-  def _add(self, row: forms.Found, asked: _Asked) -> None:
+  def _add(self, row: forms.Found, asked: Asked) -> None:
     """Adds the record of a row, or counts why there is none."""
     if isinstance(row.fields, unusable.UnusableError):
       raise row.fields

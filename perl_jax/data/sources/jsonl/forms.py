@@ -180,7 +180,7 @@ class Reader:
       yield from self._pairs(where, fields)
       return
     replies, used = rated.replies_of(fields)
-    if replies:
+    if replies and self._kind != "candidates":
       yield from self._rated(where, rated.without(fields, used), replies)
       return
     score = rated.score_of(fields)
@@ -245,6 +245,9 @@ class Reader:
         fields = rated.without(fields, ("messages",)) | {"prompt": talk}
     if not pairs.is_many(fields):
       yield where, pairs.apart(fields, where)
+      return
+    if self._kind == "candidates":
+      yield where, fields
       return
     for number, pair in enumerate(pairs.each(fields), 1):
       yield f"{where}#{number}", pairs.apart(pair, where)

@@ -31,6 +31,9 @@ _OLD_CALL, _OLD_TOOLS = "function_call", "functions"
 SYSTEM = ("system", "system_prompt", "system_message")
 # Columns with what is around the messages of a row.
 CONTEXT = {*SYSTEM, "tools", _OLD_TOOLS}
+# Columns with the part of a benchmark that a row belongs to: those of
+# RewardBench and of RM-Bench.
+SUBSETS = ("subset", "domain")
 # Keys that a model should see, and that cannot be shown to it.
 SEEN = (
   "audio", "audios", "chat_template", "chat_template_kwargs", "documents",

@@ -47,6 +47,29 @@ def replies_of(fields: Fields) -> tuple[list[Reply], set[str]]:
   return [], set()
 
 
+def listed(fields: Fields) -> list[Any]:
+  """Returns the replies of a row with a list of them, with scores or without.
+
+  An item is the reply, or an object with it.
+  """
+  for name in _LISTS:
+    items = fields.get(name)
+    if isinstance(items, list) and items:
+      return [
+        _first(item, _TEXTS)
+        if isinstance(item, dict) and "role" not in item
+        else item
+        for item in items
+      ]
+  return []
+
+
+def without_replies(fields: Fields) -> Fields:
+  """Returns a row without lists of replies and of their scores."""
+  names = (*_LISTS, *_SCORE_LISTS)
+  return without(fields, [n for n in names if isinstance(fields.get(n), list)])
+
+
 def score_of(fields: Fields) -> float | None:
   """Returns the score of a row's one response; None if it has none."""
   if fields.keys().isdisjoint(RESPONSES):

@@ -20,7 +20,7 @@ from perl_jax.data.records import (
   Reply,
   reply_of,
 )
-from perl_jax.data.sources.jsonl import context
+from perl_jax.data.sources.jsonl import context, keys
 from perl_jax.data.sources.jsonl import messages as messages_lib
 from perl_jax.data.sources.jsonl.messages import found, listed
 from perl_jax.data.unusable import UnusableError
@@ -67,13 +67,17 @@ class _Row:
     prompt, chosen, rejected = self.pair()
     prompt = self.in_context(prompt)
     group = self.group(prompt)
-    return Preference(self._where, group, prompt, chosen, rejected)
+    return Preference(
+      self._where, group, prompt, chosen, rejected, self.subset()
+    )
 
   def labelled(self) -> Labelled:
     messages = self.in_context(self.conversation())
     *before, last = messages
     group, reply = self.group(messages), context.reply(last, self._where)
-    return Labelled(self._where, group, tuple(before), reply, self.label())
+    return Labelled(
+      self._where, group, tuple(before), reply, self.label(), self.subset()
+    )
 
   def demonstration(self) -> Demonstration:
     messages = self.in_context(self.conversation())
@@ -124,6 +128,13 @@ class _Row:
     return splits.first_user_turn(messages) or next(
       filter(None, texts), self._where
     )
+
+  def subset(self) -> str:
+    """Returns the part of a benchmark that the row belongs to, or ""."""
+    for name in keys.SUBSETS:
+      if name in self._fields:
+        return str(self.get(name))
+    return ""
 
   def messages(self, field: str, value: Any) -> tuple[Message, ...]:
     """Checks a list of role/content messages, and returns it."""

@@ -1,0 +1,283 @@
+"""Scores of rows of responses: what is written of them, and how good they are.
+
+A row has one response, a pair, or lists of responses. See `reward_model` for
+how a response is scored.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import logging
+
+from perl_jax import classification, roles
+from perl_jax.data import records
+from perl_jax.tasks.evaluation import (
+  intervals,
+  reward_model,
+  rewardbench,
+  rm_bench,
+)
+from perl_jax.tasks.training import inputs
+from perl_jax.tasks.training.compiled import Compiled
+
+_PAIR = ("chosen", "rejected")
+
+
+class Scored(NamedTuple):
+  """A row and the scores of its responses.
+
+  Attributes:
+    record: The row.
+    scores: Score of each response.
+    members: Scores of the members of an ensemble, of each response; None of a
+      single model.
+  """
+
+  record: records.Candidates
+  scores: list[float]
+  members: list[list[float]] | None = None
+
+  def of(self, side: str) -> list[Any]:
+    """Scores of the responses of one side."""
+    sides = self.record.sides
+    return [s for s, at in zip(self.scores, sides, strict=True) if at == side]
+
+  @property
+  def is_pair(self) -> bool:
+    """Whether there are chosen and rejected responses, or lists of them."""
+    return "chosen" in self.record.sides
+
+  @property
+  def right(self) -> float:
+    """Share of comparisons that chosen wins; a tie is a half."""
+    chosen, rejected = (np.array(self.of(side)) for side in _PAIR)
+    differences = chosen[:, None] - rejected[None, :]
+    return float(np.mean(0.5 + 0.5 * np.sign(differences)))
+
+
+def score(
+  scorer: Compiled,
+  role: roles.Role,
+  data: inputs.Inputs,
+  mesh: jax.sharding.Mesh,
+  *,
+  combine: str = "mean",
+  std_weight: float = 1.0,
+) -> list[Scored]:
+  """Scores the responses of all rows, in the order of the rows.
+
+  Args:
+    scorer: From `reward_model.make_scorer`.
+    role: The reward model, on the mesh.
+    data: Rows of `records.Candidates`; those that do not fit are left out.
+    mesh: Mesh that batches are placed on.
+    combine: How the members' scores become one; see `reward_model.score_rows`.
+    std_weight: Weight of the deviation in "mean_minus_std".
+  """
+  found = reward_model.score_batches(scorer, role, data, mesh)
+  labelled = all(row.label is not None for row in data.rows)
+  kept = ("score", "label") if labelled else ("score",)
+  columns = [{name: found[i][name] for name in kept} for i in sorted(found)]
+  combined = reward_model.combine_rows(columns, combine, std_weight)
+  flat = dict(zip(sorted(found), combined, strict=True))
+  scored, first = [], 0
+  for record in data.rows:
+    indices = range(first, first + len(record.responses))
+    first = indices.stop
+    if indices.start not in flat:
+      continue  # it does not fit
+    of_row = [flat[i] for i in indices]
+    members = None
+    if "score_members" in of_row[0]:
+      members = [row["score_members"] for row in of_row]
+    scored.append(Scored(record, [row["score"] for row in of_row], members))
+  return scored
+
+
+def names_of(record: records.Candidates, field: str) -> list[str]:
+  """Names of the fields that a row gets, without those of members."""
+  if "chosen" in record.sides:
+    return [f"{field}_{side}" for side in _PAIR]
+  return [field]
+
+
+def check_free(rows: Sequence[records.Candidates], field: str) -> None:
+  """Checks that no row has a field of the name that a score will have.
+
+  Raises:
+    ValueError: One has; names the row, the field, and the way out.
+  """
+  for row in rows:
+    for name in names_of(row, field):
+      if name in row.fields or f"{name}_members" in row.fields:
+        raise ValueError(
+          f"{row.id}: field {name!r}: scores are written under this name, and"
+          " the row has it already. Give another name, such as"
+          " --config.field=reward_model."
+        )
+
+
+def written(row: Scored, field: str) -> dict[str, Any]:
+  """A row of scores.jsonl: the row as it was given, with its scores.
+
+  The score is `field`, or of a pair `field`_chosen and `field`_rejected; each
+  is a list where the row has lists. Of an ensemble there are those of the
+  members as well, under the same names and "_members". A row without an id gets
+  its file and line.
+  """
+  record = row.record
+  found = dict(record.fields) or _described(record)
+  if "id" not in found:
+    found = {"id": record.id} | found
+  for name, side in zip(
+    names_of(record, field),
+    _PAIR if row.is_pair else ("response",),
+    strict=True,
+  ):
+    found[name] = _one(record, row.of(side))
+    if row.members is not None:
+      apart = row._replace(scores=row.members)
+      found[f"{name}_members"] = _one(record, apart.of(side))
+  return found
+
+
+def _one(record: records.Candidates, values: list[Any]) -> Any:
+  return values if record.listed else values[0]
+
+
+def _described(record: records.Candidates) -> dict[str, Any]:
+  """The fields of a row that is of no file."""
+  found: dict[str, Any] = {"prompt": list(record.prompt)}
+  found |= dict(zip(record.sides, record.responses, strict=True))
+  return found if record.label is None else found | {"label": record.label}
+
+
+def quality(rows: Sequence[Scored]) -> tuple[dict[str, float], dict[str, Any]]:
+  """How well scores tell good responses from bad ones.
+
+  Returns:
+    Metrics, and the tables of benchmarks. Of pairs the metrics are those of
+    `classification.preference_metrics` of all comparisons, except that the
+    accuracy and its interval are of rows: a row with lists counts with its
+    share of right comparisons. Of labelled responses they are those of
+    `classification.binary_metrics`. There is the mean `score` with its
+    deviation `score_std`; where rows have a subset, `accuracy_in_SUBSET` of
+    each; and the scores of benchmarks.
+  """
+  scores = np.array([s for row in rows for s in row.scores])
+  metrics = {"score": float(scores.mean()), "score_std": float(scores.std())}
+  pairs = [row for row in rows if row.is_pair]
+  labelled = [row for row in rows if row.record.label is not None]
+  tables: dict[str, Any] = {}
+  if pairs:
+    metrics |= _of_pairs(pairs)
+    more, tables = benchmarks(pairs)
+    metrics |= more
+  elif labelled:
+    metrics |= classification.binary_metrics(
+      np.array([row.scores[0] for row in labelled]),
+      np.array([row.record.label for row in labelled]),
+    )
+  measured = len(pairs) or len(labelled)
+  if 0 < measured < len(rows):
+    kind = "pairs" if pairs else "responses with labels"
+    logging.info(
+      "score: accuracy is of the %d rows that are %s, of %d.",
+      measured,
+      kind,
+      len(rows),
+    )
+  return metrics | {"n": len(rows), "responses": len(scores)}, tables
+
+
+def _of_pairs(pairs: Sequence[Scored]) -> dict[str, float]:
+  chosen, rejected = [], []
+  for row in pairs:
+    for good in row.of("chosen"):
+      for bad in row.of("rejected"):
+        chosen.append(good)
+        rejected.append(bad)
+  found = classification.preference_metrics(chosen, rejected)
+  found |= _accuracy(pairs).named("accuracy")
+  by_subset: dict[str, list[Scored]] = {}
+  for row in pairs:
+    if row.record.subset:
+      name = reward_model.metric_name(row.record.subset)
+      by_subset.setdefault(name, []).append(row)
+  if len(by_subset) <= reward_model.MOST_SUBSETS:
+    for name, part in by_subset.items():
+      found |= _accuracy(part).named(f"accuracy_in_{name}")
+  return found
+
+
+def _accuracy(pairs: Sequence[Scored]) -> intervals.Estimate:
+  """Mean of the shares of right comparisons, a trial a row, with Wilson's ends.
+
+  Rows with lists share responses among their comparisons, which are no trials
+  of their own.
+  """
+  right = np.array([row.right for row in pairs])
+  low, high = classification.wilson_interval(right.sum(), right.size)
+  return intervals.Estimate(float(right.mean()), low, high)
+
+
+def benchmarks(
+  pairs: Sequence[Scored],
+) -> tuple[dict[str, float], dict[str, Any]]:
+  """(metrics, tables) of RewardBench and RM-Bench, of the rows that are theirs.
+
+  Args:
+    pairs: Rows with chosen and rejected responses.
+  """
+  metrics: dict[str, float] = {}
+  tables: dict[str, Any] = {}
+  right: dict[str, list[bool]] = {}
+  styled: dict[str, list[np.ndarray]] = {}
+  for row in pairs:
+    subset, chosen = row.record.subset, row.of("chosen")
+    rejected = row.of("rejected")
+    if subset in rewardbench.SUBSETS:
+      right.setdefault(subset, []).append(min(chosen) > max(rejected))
+    elif len(chosen) == len(rejected) == len(rm_bench.STYLES):
+      matrix = rm_bench.comparisons(chosen, rejected)
+      styled.setdefault(subset, []).append(matrix)
+  if right:
+    sections = rewardbench.sections(right)
+    for name, estimate in sections.items():
+      metrics |= estimate.named(name)
+    missing = rewardbench.missing(right)
+    tables["rewardbench"] = {
+      "sections": _plain(sections),
+      "subsets": {
+        name: estimate._asdict() | {"n": len(right[name])}
+        for name, estimate in rewardbench.subsets(right).items()
+      },
+      "missing": missing,
+    }
+    if missing:
+      logging.warning(
+        "RewardBench: there are no rows of %s; the sections are of the others.",
+        ", ".join(missing),
+      )
+  if styled:
+    found = rm_bench.results(styled)
+    tables["rm_bench"] = {"styles": rm_bench.STYLES} | _plain(found)
+    for level, estimate in found["overall"].items():
+      end = "" if level == "average" else f"_{level}"
+      metrics |= estimate.named(f"{rm_bench.OVERALL}{end}")
+    for name in rm_bench.DOMAINS:
+      if name in found["domains"]:
+        average = found["domains"][name]["average"]
+        metrics |= average.named(f"{rm_bench.OVERALL}_{name}")
+  return metrics, tables
+
+
+def _plain(value: Any) -> Any:
+  """Estimates as objects, however deep."""
+  if isinstance(value, intervals.Estimate):
+    return value._asdict()
+  if isinstance(value, Mapping):
+    return {name: _plain(item) for name, item in value.items()}
+  return value
