@@ -24,7 +24,7 @@ FILES = sorted(
 PIPELINE = ("sft", "reward", "rl", "evaluate")
 STAGES = (*PIPELINE, "dpo", "judge")
 # What reads all rows of a user's file, if it is not told otherwise.
-OF_FILES = ("score",)
+OF_FILES = ("generate", "score")
 ON_DATA = [(name, data) for name in (*STAGES, *OF_FILES, "pipeline")
            for data in common.DATASETS]  # fmt: skip
 

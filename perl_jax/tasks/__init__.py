@@ -59,6 +59,7 @@ TASKS = {
     ),
     Task("evaluate", "Evaluation", "Evaluation"),
     Task("judge", "Judges", "Judged policy"),
+    Task("generate", "Responses to prompts"),
     Task("score", "Scores of rows"),
     Task("pipeline"),
     Task("report"),

@@ -38,8 +38,15 @@ def written(finished, tmp_path_factory, compiled_once):
   )
   tiny.run(root / "dpo", "dpo", policy__init=sft, nonfinite="skip")
   tiny.score_benchmarks(root / "score", str(finished / "reward"))
+  tiny.run(
+    root / "generate",
+    "generate",
+    policy__init=sft,
+    reward__init=str(finished / "reward"),
+    samples_per_prompt=2,
+  )
   runs = [
-    ("score", root / "score"),
+    *((name, root / name) for name in ("score", "generate")),
     *((name, finished / name) for name in ("sft", "reward", "rl", "evaluate")),
     ("reward", root / "pointwise"),
     ("reward", root / "ensemble"),

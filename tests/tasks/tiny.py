@@ -40,6 +40,7 @@ _OF_STAGE = {
   "dpo": {**_TRAINED, "eval.rows": 8},
   "evaluate": {"eval.rows": 8},
   "score": {},
+  "generate": {},
 }
 
 

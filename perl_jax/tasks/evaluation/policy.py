@@ -58,10 +58,10 @@ class PolicyEvaluator:
   def __call__(
     self,
     policy: roles.Role,
-    anchor: roles.Role,
+    anchor: roles.Role | None,
     reward: rewards.Rewarder | None,
   ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """(metrics, one record per prompt in the order of the prompts).
+    """(metrics, one record per response in the order of the prompts).
 
     Metrics are means over the responses: `reward` and its parts
     (`rewards.part_names`); `kl`, sum_t (log pi - log pi_anchor) on the policy's
@@ -72,11 +72,12 @@ class PolicyEvaluator:
 
     Args:
       policy: The policy, on the mesh.
-      anchor: The anchor, on the mesh.
+      anchor: The anchor, on the mesh; None measures no KL and no entropy.
       reward: Computes rewards, or None. The first call with it has to be of the
-        anchor: its responses centre the members of an ensemble.
+        anchor, if there is one: its responses centre the members of an
+        ensemble.
     """
-    found: dict[int, dict[str, Any]] = {}
+    found: dict[tuple[int, int], dict[str, Any]] = {}
     for batch in self._batches():
       found |= self._evaluate_batch(batch, policy, anchor, reward)
     rows = [found[i] for i in sorted(found)]
@@ -86,27 +87,34 @@ class PolicyEvaluator:
     return summarise(rows), rows
 
   def _evaluate_batch(self, batch, policy, anchor, reward):
-    device = sharding.place_batch(self._mesh, batch)
+    group = self._engine.spec.group
+    prompts = device = sharding.place_batch(self._mesh, batch)
+    if group > 1:
+      # Every response beside its prompt, on the process that has the prompt.
+      batch = type(batch)(*(np.repeat(field, group, axis=0) for field in batch))
+      device = sharding.place_batch(self._mesh, batch)
     samples = self._engine.sample(
       policy.trainable,
       policy.frozen,
-      device.tokens,
-      device.lengths,
-      device.index,
+      prompts.tokens,
+      prompts.lengths,
+      prompts.index,
       self._key,
     )
     args = (device.tokens, device.lengths, samples.tokens, samples.mask)
-    logprobs, entropy = self._engine.logprobs(
-      policy.trainable, policy.frozen, *args
-    )
-    anchor_logprobs, _ = self._engine.logprobs(
-      anchor.trainable, anchor.frozen, *args
-    )
+    kl = entropy = None
+    if anchor is not None:
+      logprobs, entropy = self._engine.logprobs(
+        policy.trainable, policy.frozen, *args
+      )
+      anchor_logprobs, _ = self._engine.logprobs(
+        anchor.trainable, anchor.frozen, *args
+      )
+      kl = kl_lib.kl_k1(logprobs, anchor_logprobs)
     measured = None
     if reward is not None:
       with watch.interrupted():
         measured = reward.measure(args, batch.index, self._rows)
-    kl = kl_lib.kl_k1(logprobs, anchor_logprobs)
     watch.wait((samples, kl, entropy, measured))
     # The rows of all processes, on each of them: all write the same down.
     batch, samples, kl, entropy, measured = hosts.to_host(
@@ -114,25 +122,33 @@ class PolicyEvaluator:
     )
     found = {}
     for row in np.flatnonzero(batch.valid):
-      index = int(batch.index[row])
-      mask = samples.mask[row]
-      ids = samples.tokens[row][mask].tolist()
-      response = self._tokenization.decode(ids)
-      found[index] = {
-        "id": self._rows[index].id,
-        "prompt": prompt_text(self._rows[index]),
-        "reference": self._rows[index].reference,
-        "response": response,
-        "kl": float(kl[row].sum()),
-        "entropy": float(entropy[row].sum() / mask.sum()),
-        "length": int(mask.sum()),
-        "stopped": bool(samples.stopped[row]),
-        "repetition": rollout_metrics.repetition(ids),
-        "judgements": self._checker(self._rows[index], response),
-      }
+      index, number = int(batch.index[row]), int(row) % group
+      found[index, number] = of = self._record(samples, row, index)
+      if kl is not None:
+        length = samples.mask[row].sum()
+        of["kl"] = float(kl[row].sum())
+        of["entropy"] = float(entropy[row].sum() / length)
       if measured is not None:
-        found[index]["measured"] = measured.of(row)
+        of["measured"] = measured.of(row)
     return found
+
+  def _record(self, samples, row, index) -> dict[str, Any]:
+    """What is known of one response without its reward."""
+    mask = samples.mask[row]
+    ids = samples.tokens[row][mask].tolist()
+    response = self._tokenization.decode(ids)
+    return {
+      "row": index,
+      "id": self._rows[index].id,
+      "prompt": prompt_text(self._rows[index]),
+      "reference": self._rows[index].reference,
+      "response": response,
+      "logprob": float(samples.logprobs[row].sum()),
+      "length": int(mask.sum()),
+      "stopped": bool(samples.stopped[row]),
+      "repetition": rollout_metrics.repetition(ids),
+      "judgements": self._checker(self._rows[index], response),
+    }
 
 
 def evaluator(
@@ -187,11 +203,15 @@ def summarise(rows: list[Mapping[str, Any]]) -> dict[str, float]:
 
   A judgement is averaged over the records that have it.
   """
-  metrics = {
-    "kl": _mean(row["kl"] for row in rows),
-    "kl_per_token": sum(row["kl"] for row in rows)
-    / sum(row["length"] for row in rows),
-    "entropy": _mean(row["entropy"] for row in rows),
+  metrics = {}
+  if "kl" in rows[0]:
+    metrics = {
+      "kl": _mean(row["kl"] for row in rows),
+      "kl_per_token": sum(row["kl"] for row in rows)
+      / sum(row["length"] for row in rows),
+      "entropy": _mean(row["entropy"] for row in rows),
+    }
+  metrics |= {
     "length": _mean(row["length"] for row in rows),
     "stop_rate": _mean(row["stopped"] for row in rows),
     "repetition": _mean(row["repetition"] for row in rows),

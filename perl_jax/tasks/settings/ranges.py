@@ -146,6 +146,9 @@ RANGES: Mapping[str, Range] = {
   "sampling.temperature": _above(
     0, "it divides the logits; greedy decoding is for evaluations"
   ),
+  "generate.sampling.temperature": _above(
+    0, "it divides the logits; for the most likely tokens set sampling.greedy"
+  ),
   "sampling.top_k": _count(0, "0 keeps all tokens"),
   "sampling.top_p": _share("1 keeps all tokens", open_low=True),
   "ensemble": _count(),

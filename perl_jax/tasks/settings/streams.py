@@ -16,6 +16,7 @@ class Stream(enum.IntEnum):
   RL = 5
   EVALUATE = 6
   DPO = 7
+  GENERATE = 8
 
 
 def key_of(seed: int, stream: Stream) -> jax.Array:

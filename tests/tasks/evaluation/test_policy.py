@@ -1,5 +1,6 @@
 """Evaluating a policy: the rows, their order, and the means."""
 
+import dataclasses
 import functools
 
 import jax
@@ -190,6 +191,40 @@ def test_means_are_over_the_rows_that_have_them():
   assert metrics["stop_rate"] == np.mean([r["stopped"] for r in rows])
   without, _ = evaluator()(role(2), role(1), None)
   assert set(metrics) - set(without) == {"reward"}
+
+
+def test_several_responses_to_each_prompt_without_an_anchor():
+  """Every response is measured beside its own prompt; see `alone`."""
+  spec = dataclasses.replace(SAMPLING, group=2)
+  several = engine_lib.Engine(BACKBONE, spec, role(3, head=True))
+  evaluate = policy_evaluation.PolicyEvaluator(
+    several,
+    mesh=mesh(),
+    batches=batches,
+    rows=ROWS,
+    tokenization=Words(),
+    checker=checker,
+    key=jax.random.key(0),
+  )
+  model = rewards.Rewarder(role(3, head=True), several.rewards, None)
+  metrics, rows = evaluate(role(2), None, model)
+  assert [row["row"] for row in rows] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+  assert len({row["response"] for row in rows}) > 5
+  for row in rows:
+    ids = np.array([int(i) for i in row["response"].split()], np.int32)
+    padded = np.zeros(6, np.int32)
+    padded[: len(ids)] = ids
+    args = (
+      PROMPTS[row["row"]][None], np.array([3], np.int32), padded[None],
+      (np.arange(6) < len(ids))[None],
+    )  # fmt: skip
+    logprobs, _, scores = alone()(args)
+    np.testing.assert_allclose(row["reward"], scores[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+      row["logprob"], logprobs[0][0, : len(ids)].sum(), rtol=1e-4, atol=1e-4
+    )
+    assert not {"kl", "entropy"} & set(row)
+  assert not {"kl", "kl_per_token", "entropy"} & set(metrics)
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,8 @@ def test_every_number_of_every_config_has_a_range():
     ("rl", "kl__target", -1.0, "0 for a fixed"),
     ("rl", "kl__horizon", 0, "at least 1"),
     ("rl", "sampling__temperature", 0.0, "above 0"),
+    ("generate", "sampling__temperature", 0.0, "set sampling.greedy"),
+    ("generate", "samples_per_prompt", 0, "at least 1"),
     ("rl", "sampling__top_p", 0.0, "in (0, 1]"),
     ("rl", "sampling__top_p", NAN, "in (0, 1]"),
     ("rl", "sampling__top_k", -1, "at least 0"),

@@ -1,0 +1,237 @@
+"""Writes a policy's responses to the prompts of a file, the best apart."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+from perl_jax import files, hosts, roles, sampling
+from perl_jax import metrics as metrics_lib
+from perl_jax.data import records
+from perl_jax.data.sources import registry
+from perl_jax.data.text import tokenization as tokenization_lib
+from perl_jax.tasks.evaluation import generation
+from perl_jax.tasks.evaluation import policy as policy_evaluation
+from perl_jax.tasks.initial import adapter, model, restore
+from perl_jax.tasks.initial import roles as initial_roles
+from perl_jax.tasks.initial.model import Start
+from perl_jax.tasks.rollouts import rewards
+from perl_jax.tasks.rollouts.engine import Engine
+from perl_jax.tasks.settings import rl as rl_settings
+from perl_jax.tasks.settings import shared, streams
+from perl_jax.tasks.training import inputs, reported, whole
+from perl_jax.tasks.training import workdir as workdir_lib
+
+RESPONSES, BEST, PAIRS = "responses.jsonl", "best.jsonl", "pairs.jsonl"
+
+
+def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
+  """Writes responses.jsonl and summary.json; returns the summary.
+
+  With rewards there are best.jsonl and pairs.jsonl too, where they have a row.
+  """
+  started = time.perf_counter()
+  check(config)
+  # Bad rows are refused before a model is read.
+  splits = whole.load(config, "prompts")
+  mesh = shared.make_mesh(config)
+  with jax.set_mesh(mesh), workdir_lib.preparing(config, workdir) as workdir:
+    policy, reward = load(config, mesh)
+    summary, found, dropped = generate(config, mesh, policy, reward, splits)
+    made = files_of(found, config.unfinished)
+    summary |= counts_of(found, made) | {"rows_dropped": dropped}
+    summary["seconds"] = time.perf_counter() - started
+    if hosts.is_primary():
+      for name, rows in made.items():
+        (workdir / name).unlink(missing_ok=True)  # of an earlier run
+        if rows:
+          files.write_jsonl(workdir / name, rows)
+          logging.info("generate: %s: %d rows", workdir / name, len(rows))
+    with metrics_lib.Writer(
+      workdir, total_steps=1, name="generate", enabled=hosts.is_primary()
+    ) as writer:
+      shown = found[: config.eval.samples]
+      writer.samples(0, [generation.sample(each) for each in shown])
+      writer.write(1, summary)
+      writer.summary(summary)
+  return summary
+
+
+def check(config: shared.Config) -> None:
+  """Checks the fields of a config.
+
+  Raises:
+    ValueError: Names the field and the way out.
+  """
+  if not config.policy.init and not config.base:
+    raise ValueError(
+      "config.policy.init and config.base are empty: give the workdir of a"
+      " stage, --config.policy.init=PATH, or a model, --config.base=PATH."
+    )
+  if config.unfinished not in generation.UNFINISHED:
+    raise ValueError(
+      f"config.unfinished={config.unfinished!r}: choose one of"
+      f" {', '.join(generation.UNFINISHED)}."
+    )
+  count = config.samples_per_prompt
+  if config.sampling.greedy and count > 1:
+    raise ValueError(
+      f"config.samples_per_prompt={count} with config.sampling.greedy=True:"
+      " all responses to a prompt would be equal. Set one of them back."
+    )
+  rl_settings.check_reward(config)
+
+
+def load(
+  config: shared.Config, mesh: jax.sharding.Mesh
+) -> tuple[Start, Start | None]:
+  """(policy, reward model or None) of a config.
+
+  Raises:
+    ValueError: One of them is none, they have different tokenizers, or a
+      sequence is longer than they take.
+  """
+  options = model.read_options(config, mesh)
+  data = config.data.to_dict()
+  if config.policy.init:
+    init, which = config.policy.init, config.policy.checkpoint
+    which = reported.checkpoint_of(init, which, data)
+    policy = restore.load(init, which, "policy", "policy.init", options=options)
+  else:
+    adapter.require_plain(config.base, "policy")
+    policy = model.checkpoint_start(config.base, options)
+  _require_room(config, policy, "policy")
+  if not config.reward.init:
+    return policy, None
+  init, which = config.reward.init, config.reward.checkpoint
+  reward = restore.load(
+    init,
+    reported.checkpoint_of(init, which, data),
+    "reward",
+    "reward.init",
+    shared_with=policy,
+    options=options,
+  )
+  initial_roles.require_head(reward, config)
+  initial_roles.require_same_tokenizer(policy, reward)
+  reward = initial_roles.combined(reward, config)
+  reward = initial_roles.read_at(reward, config, policy.load_tokenizer())
+  _require_room(config, reward, "reward model")
+  return policy, reward
+
+
+def _require_room(config: shared.Config, start: Start, what: str) -> None:
+  data, most = config.data, start.config.max_len
+  if data.prompt_len + data.response_len > most:
+    raise ValueError(
+      f"config.data.prompt_len={data.prompt_len} and data.response_len="
+      f"{data.response_len} make {data.prompt_len + data.response_len} tokens,"
+      f" but the {what} takes {most}. Lower them."
+    )
+
+
+def spec_of(
+  config: shared.Config, tokenization: tokenization_lib.Tokenization
+) -> sampling.SamplingSpec:
+  """How responses are sampled."""
+  return sampling.SamplingSpec(
+    response_len=config.data.response_len,
+    stop_ids=tokenization.stop_ids,
+    pad_id=tokenization.pad_id,
+    group=config.samples_per_prompt,
+    **config.sampling.to_dict(),
+  )
+
+
+def generate(
+  config: shared.Config,
+  mesh: jax.sharding.Mesh,
+  policy: Start,
+  reward: Start | None,
+  splits: records.Splits,
+) -> tuple[dict[str, float], list[generation.Responses], int]:
+  """(means over the responses, responses by prompt, rows left out)."""
+  tokenization = policy.load_tokenizer()
+  data = inputs.read(
+    config, tokenization, "prompts", train=False, splits=splits
+  )
+  given = {"policy": policy.role}
+  if reward is not None:
+    given["reward"] = reward.role
+  placed: dict[str, roles.Role] = initial_roles.place(mesh, given)
+  scorer = placed.get("reward")
+  engine = Engine(
+    placed["policy"].backbone, spec_of(config, tokenization), scorer
+  )
+  functions = rewards.functions_of(config, data.rows)
+  rewarder = None
+  if scorer is not None or functions:
+    rewarder = rewards.make_rewarder(
+      config, mesh, tokenization, engine, scorer, functions
+    )
+  evaluate = policy_evaluation.PolicyEvaluator(
+    engine,
+    mesh=mesh,
+    batches=lambda: data.held_out("answering prompts"),
+    rows=data.rows,
+    tokenization=tokenization,
+    checker=registry.checker(config.data.name),
+    key=streams.key_of(config.seed, streams.Stream.GENERATE),
+  )
+  metrics, rows = evaluate(placed["policy"], None, rewarder)
+  inputs.log_counts(data.counts)
+  metrics["logprob"] = float(np.mean([row["logprob"] for row in rows]))
+  found = generation.grouped(rows, data.rows)
+  unusable = splits.counts.get("unusable_dropped", 0)
+  return metrics, found, unusable + len(data.rows) - len(found)
+
+
+def files_of(
+  found: Sequence[generation.Responses], unfinished: str
+) -> dict[str, list[dict[str, Any]]]:
+  """Rows of each file, by its name; without rewards of responses.jsonl alone.
+
+  The log says where a prompt has no response to learn from.
+  """
+  made = {
+    RESPONSES: [row for each in found for row in generation.written(each)]
+  }
+  made |= {BEST: [], PAIRS: []}
+  if not found[0].has_rewards:
+    return made
+  for name, row_of in (
+    (BEST, generation.best_row),
+    (PAIRS, generation.pair_row),
+  ):
+    rows = (row_of(each, unfinished) for each in found)
+    made[name] = [row for row in rows if row is not None]
+  if len(made[BEST]) < len(found):
+    logging.warning(
+      "generate: %d of %d prompts are not in %s: all their responses are empty"
+      " or were cut at data.response_len. Raise it, or keep what was cut with"
+      " --config.unfinished=keep.",
+      len(found) - len(made[BEST]),
+      len(found),
+      BEST,
+    )
+  return made
+
+
+def counts_of(
+  found: Sequence[generation.Responses],
+  made: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> dict[str, float]:
+  """Entries of the summary: how many there are, and the best of n."""
+  counts = {"n": len(found), "responses": len(made[RESPONSES])}
+  if not found[0].has_rewards:
+    return counts
+  best = [each.rows[each.best]["reward"] for each in found]
+  return counts | {
+    "best_reward": float(np.mean(best)),
+    "best_rows": len(made[BEST]),
+    "pair_rows": len(made[PAIRS]),
+  }
