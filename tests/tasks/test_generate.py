@@ -1,7 +1,5 @@
 """Writing responses to a file of prompts: texts, the best, what is refused."""
 
-import json
-
 import pytest
 
 from perl_jax import files, tasks
@@ -210,12 +208,19 @@ def test_what_is_no_model_and_what_is_too_long(tmp_path, sft_run, reward_run):
 
 @pytest.mark.slow
 def test_a_reward_function_and_no_model(tmp_path, sft_run):
+  path = tmp_path / "mine.py"
+  path.write_text(
+    "def letters(prompts, responses, rows):\n"
+    "  return [len(text) for text in responses]\n"
+  )
   generate(
     tmp_path,
     policy__init=str(sft_run),
-    reward__fn="perl_jax.data.sources.coffee_bar.rows:gold_reward",
+    reward__fn=f"{path}:letters",
     samples_per_prompt=2,
   )
-  assert all(row["reward"] == 0.0 for row in responses(tmp_path))
-  summary = json.loads((tmp_path / "run/summary.json").read_text())
-  assert summary["pair_rows"] == 0
+  rows = responses(tmp_path)
+  assert [row["reward"] for row in rows] == [len(r["response"]) for r in rows]
+  for one, other in zip(rows[::2], rows[1::2], strict=True):
+    assert one["best"] == (one["reward"] >= other["reward"])
+    assert other["best"] != one["best"]
