@@ -6,13 +6,14 @@ with the same keys. Works for the checkpoint of any stage.
 
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 
 from perl_jax import checkpoint, files, hosts
 from perl_jax import metrics as metrics_lib
+from perl_jax.tasks.evaluation import again, reward_model
 from perl_jax.tasks.evaluation import policy as policy_evaluation
-from perl_jax.tasks.evaluation import reward_model
 from perl_jax.tasks.initial import model, restore
 from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.rollouts import rewards
@@ -20,13 +21,34 @@ from perl_jax.tasks.rollouts.engine import Engine
 from perl_jax.tasks.settings import reward as reward_settings
 from perl_jax.tasks.settings import rl as rl_settings
 from perl_jax.tasks.settings import shared, streams
-from perl_jax.tasks.training import inputs, reported
+from perl_jax.tasks.training import inputs, lock, reported, standing
 from perl_jax.tasks.training import workdir as workdir_lib
 from perl_jax.tasks.training.compiled import Compiled
 
 
+class Read(NamedTuple):
+  """What an evaluation reads, before anything is put on the devices.
+
+  Attributes:
+    starts: Models by role, "policy" with its "anchor", "reward", or all.
+    steps: Entries of the summary: the steps of their checkpoints.
+    scored: Rows that the reward model is measured on; None without one.
+    prompts: Prompts for the policy; None without one.
+    stands_on: What all of it is.
+  """
+
+  starts: dict[str, model.Start]
+  steps: dict[str, int]
+  scored: inputs.Inputs | None
+  prompts: inputs.Inputs | None
+  stands_on: standing.Standing
+
+
 def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
-  """Writes summary, samples and scores; returns the summary."""
+  """Writes summary, samples and scores; returns the summary.
+
+  Where they are there, made from the same models and rows, nothing is changed.
+  """
   started = time.perf_counter()
   if not config.policy.init and not config.reward.init:
     raise ValueError(
@@ -35,46 +57,85 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
     )
   reward_settings.loss_of(config)
   rl_settings.check_reward(config)
-  mesh = shared.make_mesh(config)
+  mesh, workdir = shared.make_mesh(config), Path(workdir).absolute()
+  with jax.set_mesh(mesh):
+    found = None
+    if again.has_result(workdir):
+      workdir_lib.require_same(config, workdir)
+      found = read(config, mesh)
+      done = again.summary_of(config, workdir, found.stands_on)
+      if done is not None:
+        return done
+    with lock.held(workdir), workdir_lib.preparing(config, workdir):
+      found = found or read(config, mesh)
+      again.remove(workdir)
+      return _evaluate(config, mesh, workdir, found, started)
+
+
+def _evaluate(config, mesh, workdir, found: Read, started) -> dict[str, float]:
+  """Measures what was read; `started` is `time.perf_counter()` at the start."""
+  placed = initial_roles.place(
+    mesh, {name: start.role for name, start in found.starts.items()}
+  )
   summary = {}
-  with jax.set_mesh(mesh), workdir_lib.preparing(config, workdir) as workdir:
-    chosen = chosen_checkpoints(config)
-    policy, anchor, reward = load(config, mesh, chosen)
-    given = {"policy": policy, "anchor": anchor, "reward": reward}
-    placed = initial_roles.place(
-      mesh, {k: v.role for k, v in given.items() if v is not None}
-    )
-    with metrics_lib.Writer(
-      workdir,
-      total_steps=1,
-      name="evaluate",
-      enabled=hosts.is_primary(),
-    ) as writer:
-      if reward is not None:
-        tokenization = reward.load_tokenizer()
-        found, rows = evaluate_reward(
-          config,
-          mesh,
-          tokenization,
-          placed["reward"],
-          closed=reward.score_at == "template",
-        )
-        summary |= {f"reward_model.{k}": v for k, v in found.items()}
-        if hosts.is_primary():
-          files.write_jsonl(workdir / reward_model.SCORES, rows)
-      if policy is not None:
-        if reward is not None:
-          initial_roles.require_same_tokenizer(policy, reward)
-        found, samples = evaluate_policy(
-          config, mesh, policy.load_tokenizer(), placed
-        )
-        summary |= found
-        writer.samples(0, samples[: config.eval.samples])
-      summary |= steps_of(config, chosen)
-      summary["seconds"] = time.perf_counter() - started
-      writer.write(1, summary)
-      writer.summary(summary)
+  with metrics_lib.Writer(
+    workdir,
+    total_steps=1,
+    name="evaluate",
+    enabled=hosts.is_primary(),
+  ) as writer:
+    if found.scored is not None:
+      reward = found.starts["reward"]
+      quality, rows = evaluate_reward(
+        config, mesh, reward, placed["reward"], found.scored
+      )
+      summary |= {f"reward_model.{k}": v for k, v in quality.items()}
+      if hosts.is_primary():
+        files.write_jsonl(workdir / reward_model.SCORES, rows)
+    if found.prompts is not None:
+      tokenization = found.starts["policy"].load_tokenizer()
+      of_policy, samples = evaluate_policy(
+        config, mesh, tokenization, placed, found.prompts
+      )
+      summary |= of_policy
+      writer.samples(0, samples[: config.eval.samples])
+    summary |= found.steps
+    summary["seconds"] = time.perf_counter() - started
+    writer.write(1, summary)
+    again.note(workdir, found.stands_on)
+    writer.summary(summary)
   return summary
+
+
+def read(config: shared.Config, mesh: jax.sharding.Mesh) -> Read:
+  """Reads the models and the rows of a config."""
+  chosen = chosen_checkpoints(config)
+  policy, anchor, reward = load(config, mesh, chosen)
+  given = {"policy": policy, "anchor": anchor, "reward": reward}
+  starts = {name: start for name, start in given.items() if start is not None}
+  scored = prompts = None
+  if reward is not None:
+    kind = reward_settings.loss_of(config).data
+    scored = inputs.read(
+      config,
+      reward.load_tokenizer(),
+      kind,
+      train=False,
+      closed=_is_closed(reward),
+    )
+  if policy is not None:
+    if reward is not None:
+      initial_roles.require_same_tokenizer(policy, reward)
+    tokenization = policy.load_tokenizer()
+    prompts = inputs.read(config, tokenization, "prompts", train=False)
+  rows = [data for data in (scored, prompts) if data is not None]
+  stands_on = standing.of_evaluation(config, starts, rows)
+  return Read(starts, steps_of(config, chosen), scored, prompts, stands_on)
+
+
+def _is_closed(reward: model.Start) -> bool:
+  """Whether the reward model reads whole conversations."""
+  return reward.score_at == "template"
 
 
 def chosen_checkpoints(config) -> dict[str, str]:
@@ -129,14 +190,14 @@ def load(config, mesh, chosen):
   return policy, anchor, reward
 
 
-def evaluate_reward(config, mesh, tokenization, role, *, closed):
+def evaluate_reward(config, mesh, reward, role, data):
   """(metrics, scored rows) of a reward model on held-out rows.
 
-  `closed` says that the model reads whole conversations.
+  `role` is that of `reward` on the mesh.
   """
-  kind = reward_settings.loss_of(config).data
-  data = inputs.read(config, tokenization, kind, train=False, closed=closed)
-  closing = len(tokenization.closing) if closed else 0
+  closing = 0
+  if _is_closed(reward):
+    closing = len(reward.load_tokenizer().closing)
   score = Compiled(
     reward_model.make_scorer(
       role.backbone, data.max_targets, role.members, closing
@@ -154,12 +215,11 @@ def evaluate_reward(config, mesh, tokenization, role, *, closed):
   return reward_model.quality(rows), rows
 
 
-def evaluate_policy(config, mesh, tokenization, placed):
+def evaluate_policy(config, mesh, tokenization, placed, data):
   """(metrics, samples side by side) of policy and anchor on held-out prompts.
 
   `placed` holds the roles on the mesh, by name.
   """
-  data = inputs.read(config, tokenization, "prompts", train=False)
   policy, anchor = placed["policy"], placed["anchor"]
   reward = placed.get("reward")
   # One engine serves both: a tree without adapters runs at rank 0.

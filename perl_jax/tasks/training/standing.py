@@ -71,11 +71,43 @@ def of_run(
       _digest_of(start),
       config[role].init or "none",
     ),
-    "tokenizer": (
-      fingerprints.of_tokenizer(tokenization),
-      str(start.tokenizer),
-    ),
+    "tokenizer": _tokenizer(start, tokenization),
   }
+  return _standing(config, entries, reward, read)
+
+
+def of_evaluation(
+  config: shared.Config,
+  starts: Mapping[str, Start],
+  read: Sequence[inputs.Inputs],
+) -> Standing:
+  """What an evaluation stands on; all processes have to call it.
+
+  Args:
+    config: Config of the evaluation.
+    starts: The models by role: "policy" with its "anchor", "reward", or all.
+    read: The rows that are judged on.
+  """
+  entries = {}
+  for role, start in starts.items():
+    if role == "reward":
+      continue  # as that of a training
+    entries |= {
+      f"base of the {role}": (start.fingerprint, _place(start)),
+      f"adapter of the {role}": (_digest_of(start), config.policy.init),
+    }
+  first = next(iter(starts.values()))
+  entries["tokenizer"] = _tokenizer(first, first.load_tokenizer())
+  return _standing(config, entries, starts.get("reward"), read)
+
+
+def _standing(
+  config: shared.Config,
+  entries: dict[str, tuple[str, str]],
+  reward: Start | None,
+  read: Sequence[inputs.Inputs],
+) -> Standing:
+  """With what all runs have in common: what scores, and the rows."""
   if reward is not None:
     place = config.reward.init
     entries |= {
@@ -134,12 +166,8 @@ def require_same(workdir: Path, now: Standing) -> None:
       now.places.get(_FUNCTION),
       last.step,
     )
-  changed = [
-    f"{name}: {digest[:12]} -> {now.digests.get(name, '(none)')[:12]}"
-    f" ({now.places.get(name, 'no longer there')})"
-    for name, digest in before.items()
-    if now.digests.get(name) != digest and name != _FUNCTION
-  ]
+  before = {k: v for k, v in before.items() if k != _FUNCTION}
+  changed = differing(before, now)
   if changed:
     listed = "\n  ".join(changed)
     raise ValueError(
@@ -148,6 +176,22 @@ def require_same(workdir: Path, now: Standing) -> None:
       "Put back what was there to go on with it; or give another --workdir, or"
       " remove this one, to train on what is there now. Nothing was changed."
     )
+
+
+def differing(before: Mapping[str, str], now: Standing) -> list[str]:
+  """Lines "name: SHA-256 then -> now (where it lies)" of what has changed."""
+  return [
+    f"{name}: {digest[:12]} -> {now.digests.get(name, '(none)')[:12]}"
+    f" ({now.places.get(name, 'no longer there')})"
+    for name, digest in before.items()
+    if now.digests.get(name) != digest
+  ]
+
+
+def _tokenizer(
+  start: Start, tokenization: tokenization_lib.Tokenization
+) -> tuple[str, str]:
+  return fingerprints.of_tokenizer(tokenization), str(start.tokenizer)
 
 
 def _place(start: Start) -> str:

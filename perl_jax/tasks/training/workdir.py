@@ -46,13 +46,17 @@ def config_of(workdir: Path) -> dict[str, Any] | None:
   return json_text.object_or_none(workdir / CONFIG_FILE)
 
 
-def require_same(config: shared.Config, workdir: str | Path) -> None:
+def require_same(config: shared.Config, workdir: str | Path) -> tuple[str, ...]:
   """Checks that a workdir is of this config, or of none; changes nothing.
+
+  Returns:
+    Lines "config.field: before -> now (effect)" of what differs and may.
 
   Raises:
     ValueError: It belongs to a run with another config, or is no directory.
   """
-  _refuse_other(Path(workdir).absolute(), json.loads(config.to_json()))
+  mine = json.loads(config.to_json())
+  return _refuse_other(Path(workdir).absolute(), mine).allowed
 
 
 @contextlib.contextmanager
@@ -71,7 +75,7 @@ def preparing(config: shared.Config, workdir: str | Path) -> Iterator[Path]:
   """
   workdir = Path(workdir).absolute()
   mine = json.loads(config.to_json())
-  reopened = _refuse_other(workdir, mine)
+  reopened = _refuse_other(workdir, mine).reopened
   before = set(workdir.iterdir()) if workdir.exists() else None
   hosts.barrier("workdir looked at")
   undo = functools.partial(_remove_new, workdir, before)
@@ -118,17 +122,13 @@ def _remove_new(workdir: Path, before: set[Path] | None) -> None:
       path.unlink()
 
 
-def _refuse_other(workdir: Path, mine: Mapping[str, Any]) -> Sequence[Path]:
-  """Refuses a config that the workdir cannot go on with.
-
-  Returns:
-    Summaries of what has finished and now goes on.
-  """
+def _refuse_other(workdir: Path, mine: Mapping[str, Any]) -> changes.Review:
+  """Refuses a config that the workdir cannot go on with; compares them."""
   if workdir.exists() and not workdir.is_dir():
     raise ValueError(f"--workdir={workdir} is a file, not a directory.")
   path = workdir / CONFIG_FILE
   if not path.exists() and not saved.checkpoints(workdir):
-    return ()
+    return changes.Review((), (), (), ())
   model = workdir / manifest.MODEL_FILE
   if model.is_file():
     described = json_text.read_object(model)
@@ -149,7 +149,7 @@ def _refuse_other(workdir: Path, mine: Mapping[str, Any]) -> Sequence[Path]:
     logging.info(
       "%s goes on with other settings: %s.", workdir, "; ".join(found.allowed)
     )
-  return found.reopened
+  return found
 
 
 def _noted(workdir: Path) -> dict[str, Any]:

@@ -1,0 +1,88 @@
+"""Whether an evaluation has been made already, of the same models and rows.
+
+A path says where a model lies, not what it is: an evaluation notes what it was
+made from, and the same command finds its result only as long as that is there.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from perl_jax import checksums, files, hosts, json_text
+from perl_jax.tasks.settings import shared
+from perl_jax.tasks.training import finished, lock
+from perl_jax.tasks.training import workdir as workdir_lib
+from perl_jax.tasks.training.standing import Standing, differing
+
+# SHA-256 of what the summary beside it was made from.
+STANDS_ON = "stands_on.json"
+
+
+def has_result(workdir: Path) -> bool:
+  """Whether there is a result, of whatever."""
+  return (workdir / finished.SUMMARY).is_file()
+
+
+def summary_of(
+  config: shared.Config, workdir: Path, now: Standing
+) -> dict[str, Any] | None:
+  """The result of this very evaluation; None if it has to be made (anew).
+
+  What has changed since then is logged. Nothing in the workdir is changed, but
+  for a lock that a killed run has left.
+
+  Args:
+    config: Config of the evaluation, without None in it.
+    workdir: Workdir of the evaluation.
+    now: What it would be made from.
+
+  Raises:
+    ValueError: The workdir belongs to a run with another config, or a file in
+      it is damaged.
+  """
+  done = finished.summary_of(config, workdir, trains=False)
+  if done is None:
+    return None
+  noted = json_text.object_or_none(workdir / STANDS_ON)
+  changed = list(workdir_lib.require_same(config, workdir))
+  if noted is None:
+    changed.append(f"{STANDS_ON}, which says what it was made from, is missing")
+  else:
+    changed += _changed(noted, now)
+  if changed:
+    logging.warning(
+      "%s in %s is made anew. What has changed since the last time:\n  %s",
+      config.task,
+      workdir,
+      "\n  ".join(changed),
+    )
+    return None
+  logging.info(
+    "%s in %s has finished: nothing is left to do.", config.task, workdir
+  )
+  lock.clear(workdir)
+  return done
+
+
+def remove(workdir: Path) -> None:
+  """Removes what says that there is a result, before another one is made."""
+
+  def unlink():
+    for name in (finished.SUMMARY, STANDS_ON, checksums.LISTING):
+      (workdir / name).unlink(missing_ok=True)
+
+  hosts.on_primary("old result", unlink)
+
+
+def note(workdir: Path, now: Standing) -> None:
+  """Writes what a result was made from; to be called before it is written."""
+  if hosts.is_primary():
+    files.write_json(workdir / STANDS_ON, now.digests)
+
+
+def _changed(noted: Mapping[str, Any], now: Standing) -> list[str]:
+  new = sorted(now.digests.keys() - noted.keys())
+  before = {name: str(digest) for name, digest in noted.items()}
+  return differing(before | dict.fromkeys(new, "(none)"), now)
