@@ -69,7 +69,10 @@ def fault(directory: Path, only: str = "") -> str | None:
     if not path.is_file():
       return f"{path} is missing"
     if _digest(path) != digest:
-      return f"{path} is not as it was written (its SHA-256 differs)"
+      return (
+        f"{path} is not as it was written (its SHA-256 differs from that in"
+        f" {LISTING})"
+      )
   return None
 
 

@@ -18,7 +18,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _REFUSALS = (
   *_NO_ROOM,
   *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO),
-  *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+  *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST),
 )
 # As Python, TensorStore and the libraries in Rust write the number.
 _NUMBER = re.compile(r"(?:Errno |os_error_code='|os error )(\d+)")

@@ -1,5 +1,6 @@
 """A disk that is full or read-only: one sentence, and nothing half-written."""
 
+import contextlib
 import errno
 import logging
 import os
@@ -10,9 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from perl_jax import checkpoint, disk, files, main, metrics, steps
+from configs import export
+from perl_jax import checkpoint, disk, files, main, metrics, steps, tasks
+from perl_jax.reporting import events
+from perl_jax.tasks import evaluate, report
+from perl_jax.tasks.training import standing
 from tests import small_disk, test_main
 from tests.tasks import tiny
+from tests.tasks.initial import test_adapter as cases
 
 ENOSPC = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 # As TensorStore, and libraries in Rust such as safetensors, say it.
@@ -99,6 +105,110 @@ def test_full_disk_leaves_files_as_they_were(tmp_path):
         writer.samples(2, [{"response": "x" * 100_000}])
       assert (directory / "samples.jsonl").read_bytes() == lines
     assert not list(directory.glob(".*"))
+
+
+@contextlib.contextmanager
+def nearly_full(directory, left):
+  """A small file system with so many bytes left."""
+  with small_disk.mounted(directory, "1m") as place:
+    (place / "filler").write_bytes(b"x" * (disk.free_bytes(place) - left))
+    yield place
+
+
+def names(directory):
+  return sorted(path.name for path in directory.iterdir())
+
+
+def test_full_disk_has_no_room_for_events(tmp_path):
+  """Of which some may be half-written: TensorBoard reads up to there."""
+  with nearly_full(tmp_path / "disk", 16_384) as directory:
+    writer = events.Events(directory / "tensorboard", 0)
+    with pytest.raises(
+      disk.CannotWrite, match=r"^TensorBoard events cannot .*"
+    ):
+      for step in range(1000):
+        writer.write(step, {"loss": 1.0})
+    assert step > 10
+    with pytest.raises(
+      disk.CannotWrite, match=r"^TensorBoard events cannot .*"
+    ):
+      writer.close()
+    (directory / "filler").write_bytes(b"")
+    writer.close()
+
+
+@pytest.mark.parametrize("format_", ["adapter", "merged"])
+def test_full_disk_leaves_no_part_of_an_export(tmp_path, format_):
+  """What there is room for at first is removed again."""
+  base, adapter = tmp_path / "base", tmp_path / "adapter"
+  config = cases.write_base(base)
+  cases.write_adapter(adapter, config, str(base))
+  init = adapter if format_ == "adapter" else base
+  fields = {"init": str(init), "format": format_}
+  wanted = tiny.override(export.get_config(), fields)
+  for left in (0, 12_288):
+    with nearly_full(tmp_path / f"disk{left}", left) as directory:
+      with pytest.raises(disk.CannotWrite, match="cannot be written to") as e:
+        tasks.run(wanted, directory / "out")
+      assert "MiB are free there" in str(e.value) and "\n" not in str(e.value)
+      assert names(directory) == ["filler"]
+
+
+def test_full_disk_leaves_no_part_of_a_report(tmp_path):
+  with nearly_full(tmp_path / "disk", 8192) as directory:
+    files.write_json(directory / "summary.json", {"sft.gold": 0.5})
+    with pytest.raises(disk.CannotWrite, match=r"^report.html cannot be"):
+      report.write_report(directory)
+    assert names(directory) == ["filler", "summary.json"]
+    (directory / "filler").unlink()
+    report.write_report(directory)
+    assert names(directory) == ["report.html", "summary.json"]
+
+
+@pytest.mark.parametrize("large", ["samples.jsonl", "scores.jsonl"])
+def test_full_disk_leaves_no_part_of_an_evaluation(
+  tmp_path, monkeypatch, large
+):
+  """Neither of a new one, nor of the one before that it would replace."""
+  rows = [{"prompt": "x" * 1000, "id": str(i)} for i in range(100)]
+  of = {name: rows if large == name else rows[:1] for name in SHOWN}
+  read = evaluate.Read({}, {}, object(), object(), standing.Standing({}, {}))
+  read.starts.update(policy=Start(), reward=Start())
+  monkeypatch.setattr(evaluate, "read", lambda *_: read)
+  monkeypatch.setattr(evaluate.initial_roles, "place", lambda *_: {"reward": 0})
+  monkeypatch.setattr(
+    evaluate, "evaluate_reward", lambda *_: ({"n": 1}, of["scores.jsonl"])
+  )
+  monkeypatch.setattr(
+    evaluate, "evaluate_policy", lambda *_: ({"n": 1}, of["samples.jsonl"])
+  )
+  config = tiny.config("evaluate", policy__init="a", eval__samples=300)
+  with nearly_full(tmp_path / "disk", 65_536) as directory:
+    for _ in range(2):
+      with pytest.raises(disk.CannotWrite, match=f"^{large} cannot be written"):
+        tasks.run(config, directory / "run")
+      assert names(directory) == ["filler"]
+    (directory / "filler").unlink()
+    tasks.run(config, directory / "run")
+    assert {"summary.json", *SHOWN} <= set(names(directory / "run"))
+    room = disk.free_bytes(directory) - 65_536
+    (directory / "filler").write_bytes(b"x" * room)
+    monkeypatch.setattr(evaluate.again, "summary_of", lambda *_: None)
+    of[large] = 3 * rows
+    with pytest.raises(disk.CannotWrite, match=f"^{large} cannot be written"):
+      tasks.run(config, directory / "run")
+    # It is not taken for the result of what is half-written beside it.
+    assert "summary.json" not in names(directory / "run")
+
+
+SHOWN = ("samples.jsonl", "scores.jsonl")
+
+
+class Start:
+  role = None
+
+  def load_tokenizer(self):
+    return None
 
 
 def state(step):

@@ -1,5 +1,6 @@
 """Scalars as TensorBoard events."""
 
+import contextlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,18 +28,19 @@ class Events:
       resume_step: Events of earlier files at or after this step are hidden.
     """
     self._directory = directory
-    directory.mkdir(parents=True, exist_ok=True)
-    earlier = len(list(directory.iterdir()))
-    self._writer = EventsWriter(str(directory / "events"), f".{earlier:04}")
-    if earlier:
-      # TensorBoard hides events at or after the step of such a restart.
-      restart = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-      self._add(step=resume_step, session_log=restart)
-    self._writer.flush()
+    with self._writing():
+      directory.mkdir(parents=True, exist_ok=True)
+      earlier = len(list(directory.iterdir()))
+      self._writer = EventsWriter(str(directory / "events"), f".{earlier:04}")
+      if earlier:
+        # TensorBoard hides events at or after the step of such a restart.
+        restart = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._add(step=resume_step, session_log=restart)
+      self._writer.flush()
 
   def write(self, step: int, scalars: Mapping[str, object]) -> None:
     """Writes an event for each scalar: {tag: value}."""
-    with disk.writing("TensorBoard events", self._directory):
+    with self._writing():
       for key, value in scalars.items():
         scalar = tensorboard_summary.scalar(key, float(value))
         self._add(step=step, summary=scalar)
@@ -46,7 +48,11 @@ class Events:
 
   def close(self) -> None:
     """Closes the file."""
-    self._writer.close()
+    with self._writing():
+      self._writer.close()
+
+  def _writing(self) -> contextlib.AbstractContextManager[None]:
+    return disk.writing("TensorBoard events", self._directory)
 
   def _add(self, **fields: object) -> None:
     event = event_pb2.Event(wall_time=time.time(), **fields)

@@ -112,8 +112,13 @@ def stage_config(
 
 
 def run_stage(config: shared.Config, workdir: Path) -> dict[str, float]:
-  """Runs a stage, or reads what it achieved if it has finished."""
-  done = finished_stage(config, workdir)
+  """Runs a stage, or reads what it achieved if it has finished.
+
+  An evaluation looks itself whether it is one of the same models.
+  """
+  done = None
+  if tasks.TASKS[config.task].trains:
+    done = finished_stage(config, workdir)
   if done is not None:
     logging.info("%s in %s has finished.", config.task, workdir)
     lock.clear(workdir)

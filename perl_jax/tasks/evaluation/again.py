@@ -11,13 +11,13 @@ from typing import Any
 from absl import logging
 
 from perl_jax import checksums, files, hosts, json_text
-from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import finished, lock
+from perl_jax.tasks.settings import paths, shared
+from perl_jax.tasks.training import changes, finished, lock
 from perl_jax.tasks.training import workdir as workdir_lib
 from perl_jax.tasks.training.standing import Standing, differing
 
 # SHA-256 of what the summary beside it was made from.
-STANDS_ON = "stands_on.json"
+STANDS_ON = changes.STANDS_ON
 
 
 def has_result(workdir: Path) -> bool:
@@ -46,16 +46,23 @@ def summary_of(
   if done is None:
     return None
   noted = json_text.object_or_none(workdir / STANDS_ON)
-  changed = list(workdir_lib.require_same(config, workdir))
+  compared = tuple(f"config.{field}: " for field in paths.OF_STAGES)
+  changed = [
+    line
+    for line in workdir_lib.require_same(config, workdir)
+    if not line.startswith(compared)  # with what lies there, below
+  ]
   if noted is None:
-    changed.append(f"{STANDS_ON}, which says what it was made from, is missing")
+    changed.append(f"{STANDS_ON}, which says what it was made from, is gone")
   else:
     changed += _changed(noted, now)
   if changed:
     logging.warning(
-      "%s in %s is made anew. What has changed since the last time:\n  %s",
+      "%s in %s is made anew. What has changed since the last time, of which"
+      " %s has noted SHA-256:\n  %s",
       config.task,
       workdir,
+      STANDS_ON,
       "\n  ".join(changed),
     )
     return None

@@ -106,18 +106,19 @@ def write_tokenizer(start: Start, target: Path) -> None:
     target: Directory to write to.
   """
   copy_tokenizer(start.tokenizer, target)
-  if start.template is not None:
-    shutil.copy(start.template, target / hugging_face.TEMPLATE)
-  source = start.model_files
-  if source is None:
-    return
-  for name in _MODEL_FILES:
-    (target / name).unlink(missing_ok=True)
-    if (source / name).is_file():
-      shutil.copy(source / name, target)
-  if source.is_file():
-    ids = {"eos_token_id": list(tokenizer_files.stop_ids(source))}
-    files.write_json(target / "generation_config.json", ids)
+  with disk.writing("the tokenizer", target):
+    if start.template is not None:
+      shutil.copy(start.template, target / hugging_face.TEMPLATE)
+    source = start.model_files
+    if source is None:
+      return
+    for name in _MODEL_FILES:
+      (target / name).unlink(missing_ok=True)
+      if (source / name).is_file():
+        shutil.copy(source / name, target)
+    if source.is_file():
+      ids = {"eos_token_id": list(tokenizer_files.stop_ids(source))}
+      files.write_json(target / "generation_config.json", ids)
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
@@ -127,10 +128,10 @@ def copy_tokenizer(source: Path, target: Path) -> None:
     source: The directory of a tokenizer, or a GGUF file that has one in it.
     target: Directory to write to.
   """
-  if source.suffix == gguf_metadata.SUFFIX:
-    gguf_tokenizer.write_tokenizer(source, target)
-    return
   with disk.writing("the tokenizer", target):
+    if source.suffix == gguf_metadata.SUFFIX:
+      gguf_tokenizer.write_tokenizer(source, target)
+      return
     target.mkdir(parents=True, exist_ok=True)
     for pattern in _TOKENIZER_FILES + _MODEL_FILES:
       for path in source.glob(pattern):

@@ -18,6 +18,8 @@ ABSENT = "(absent)"
 SUMMARY = sealed.SUMMARY
 # In the metadata of a checkpoint: digests of what the run was made from.
 ENTRY = "stands_on"
+# The same of an evaluation, which has no checkpoint.
+STANDS_ON = "stands_on.json"
 
 
 class Change(NamedTuple):
@@ -109,6 +111,8 @@ def _elsewhere(change: Change) -> str:
       "a pipeline does not read again what its finished stages were made from"
     )
   if change.saved and ENTRY in change.saved[-1].meta:
+    return ""
+  if (change.workdir / STANDS_ON).is_file():
     return ""
   return (
     "whether the same lies there is known only of a run with a checkpoint that"

@@ -36,7 +36,15 @@ def summary_of(
     return None
   workdir_lib.require_same(config, path.parent)
   written = workdir_lib.config_of(path.parent)
-  if not written or (trains and written.get("steps") != config.steps):
+  if not written:
+    logging.warning(
+      "%s is there, and %s, which says what it is of, is not: the run is not"
+      " taken as finished.",
+      path,
+      path.with_name(workdir_lib.CONFIG_FILE),
+    )
+    return None
+  if trains and written.get("steps") != config.steps:
     return None
   last = path.parent / checkpoint_lib.DIRECTORY
   if trains and not (last / str(config.steps)).is_dir():

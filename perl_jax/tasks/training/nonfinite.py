@@ -19,7 +19,6 @@ and may go on from its last checkpoint with another learning rate.
 
 import contextlib
 import io
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -30,7 +29,16 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from perl_jax import checkpoint, checksums, files, hosts, sharding, steps
+from perl_jax import (
+  checkpoint,
+  checksums,
+  disk,
+  files,
+  hosts,
+  json_text,
+  sharding,
+  steps,
+)
 
 DIRECTORY = "nonfinite"
 STOP = "stop.json"
@@ -182,19 +190,8 @@ class Guard:
     self._end(step, phase, array, said, (batch, faults))
 
   def _end(self, step, phase, array, said, evidence) -> NoReturn:
-    directory, kept = self._workdir / DIRECTORY, ""
-    if evidence is not None:
-      batch, faults = evidence
-      name = f"step-{step}"
-      if jax.process_count() > 1:
-        name += f"-process-{jax.process_index()}"
-      path = directory / f"{name}.npz"
-      write_arrays(path, {"batch": batch} | dict(faults.evidence()))
-      kept = f" Its batch is in {path}, for numpy.load."
-    if hosts.is_primary():
-      directory.mkdir(parents=True, exist_ok=True)
-      stop = {"step": step, "phase": phase, "array": array}
-      files.write_json(directory / STOP, stop)
+    stop = {"step": step, "phase": phase, "array": array}
+    kept = self._keep(step, stop, evidence)
     start = f"the checkpoint of step {self._saved}"
     raise FloatingPointError(
       f"{said}. The update was not applied.{kept} The same command goes on from"
@@ -203,6 +200,31 @@ class Guard:
       " another optimizer.clip_norm or optimizer.warmup_steps, or"
       " --config.nonfinite=skip, which leaves such updates out."
     )
+
+  def _keep(self, step, stop, evidence) -> str:
+    """Writes what the stop was and its batch; what to say of it.
+
+    A disk that is full does not hide why the run has stopped.
+    """
+    directory, name = self._workdir / DIRECTORY, f"step-{step}"
+    if jax.process_count() > 1:
+      name += f"-process-{jax.process_index()}"
+    path, arrays = directory / f"{name}.npz", None
+    if evidence is not None:
+      batch, faults = evidence
+      # All processes take part in that.
+      arrays = host_arrays({"batch": batch} | dict(faults.evidence()))
+    try:
+      with disk.writing("what the run stopped at", directory):
+        directory.mkdir(parents=True, exist_ok=True)
+      if hosts.is_primary():
+        files.write_json(directory / STOP, stop)
+      if arrays is None:
+        return ""
+      write_arrays(path, arrays)
+    except disk.CannotWrite as error:
+      return f" Its batch was not kept: {error}"
+    return f" Its batch is in {path}, for numpy.load."
 
 
 def is_stopped(workdir: Path) -> bool:
@@ -216,7 +238,10 @@ def is_stopped(workdir: Path) -> bool:
   path = workdir / DIRECTORY / STOP
   if not path.is_file():
     return False
-  step = json.loads(path.read_text())["step"]
+  way_out = "Remove it to go on with the settings of before."
+  step = json_text.read_object(path, way_out).get("step")
+  if type(step) is not int:
+    raise ValueError(f"{path} is damaged: step={step!r:.80}. {way_out}")
   directory = workdir / checkpoint.DIRECTORY
   made = checksums.numbered(directory) if directory.is_dir() else []
   return all(int(path.name) < step for path in made)
@@ -246,12 +271,11 @@ def first_bad(
   return None
 
 
-def write_arrays(path: Path, trees: Mapping[str, Any]) -> None:
-  """Writes trees of arrays, the frozen ones apart, as one NumPy file.
+def host_arrays(trees: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """The arrays of trees, whole and by their names, the frozen ones left out.
 
   Args:
-    path: File to write, "*.npz".
-    trees: Trees of arrays by name, the first part of the names in the file.
+    trees: Trees of arrays by name, the first part of the names.
   """
   arrays = {}
   for name, tree in trees.items():
@@ -259,9 +283,17 @@ def write_arrays(path: Path, trees: Mapping[str, Any]) -> None:
       for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
         key = f"{name}/{sharding.path_string(keys)}"
         arrays[key] = np.asarray(hosts.to_host(leaf))
+  return arrays
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes arrays by their names as one NumPy file, "*.npz".
+
+  Raises:
+    disk.CannotWrite: The file system refuses.
+  """
   content = io.BytesIO()
   np.savez_compressed(content, **arrays)
-  path.parent.mkdir(parents=True, exist_ok=True)
   files.write_bytes(path, content.getvalue())
 
 

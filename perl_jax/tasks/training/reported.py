@@ -30,10 +30,13 @@ def checkpoint_of(
     which: The field's value: "best", "last", or "auto" for the rule above.
     judged_on: `config.data` of an evaluation; None if what counts are the
       numbers that the stage itself has measured.
+
+  Raises:
+    ValueError: The config of the stage is damaged.
   """
   if which != AUTO:
     return which
-  config = workdir_lib.config_of(Path(workdir)) if workdir else None
+  config = workdir_lib.written_config(Path(workdir)) if workdir else None
   if config is None or "data" not in config:
     return "best"
   # A reward model says what its summary is of; other stages report the last.

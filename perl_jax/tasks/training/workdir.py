@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from perl_jax import disk, files, hosts, json_text
+from perl_jax import checksums, disk, files, hosts, json_text
 from perl_jax.tasks.initial import manifest, saved, sealed
 from perl_jax.tasks.settings import shared
 from perl_jax.tasks.training import changes
@@ -44,6 +44,30 @@ def config_of(workdir: Path) -> dict[str, Any] | None:
   One that cannot be read is none: `preparing` says what is wrong with it.
   """
   return json_text.object_or_none(workdir / CONFIG_FILE)
+
+
+def written_config(workdir: Path) -> dict[str, Any] | None:
+  """The config of the run that a workdir belongs to, for who reads the run.
+
+  Where config.json is gone, it is what the last checkpoint has noted, and a
+  warning says so; None if there is none either.
+
+  Raises:
+    ValueError: config.json is damaged.
+  """
+  path = workdir / CONFIG_FILE
+  if path.is_file():
+    sealed.require(workdir, CONFIG_FILE)
+    return json_text.read_object(path)
+  found = saved.checkpoints(workdir)
+  if not found:
+    return None
+  logging.warning(
+    "%s is gone: what the checkpoint of step %d has noted of it is taken.",
+    path,
+    found[-1].step,
+  )
+  return found[-1].meta.get("config")
 
 
 def require_same(config: shared.Config, workdir: str | Path) -> tuple[str, ...]:
@@ -142,7 +166,7 @@ def _refuse_other(workdir: Path, mine: Mapping[str, Any]) -> changes.Review:
     raise ValueError(
       f"{workdir} belongs to a run with another config:\n  {listed}\n"
       "Give another --workdir, or remove this one to start afresh."
-      f"{go_on}"
+      f"{go_on}{_damaged(workdir)}"
       f"{_newer(found.refused, differences(written, mine))}"
     )
   if found.allowed:
@@ -150,6 +174,12 @@ def _refuse_other(workdir: Path, mine: Mapping[str, Any]) -> changes.Review:
       "%s goes on with other settings: %s.", workdir, "; ".join(found.allowed)
     )
   return found
+
+
+def _damaged(workdir: Path) -> str:
+  """What to add where config.json has been changed since it was written."""
+  fault = checksums.fault(workdir, only=CONFIG_FILE)
+  return f" But {fault}: restore it, if nobody has edited it." if fault else ""
 
 
 def _noted(workdir: Path) -> dict[str, Any]:

@@ -1,6 +1,9 @@
 """What a run does at a number that is not finite, on a state that counts."""
 
+import errno
 import json
+import os
+import re
 from typing import NamedTuple
 
 import jax
@@ -8,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from perl_jax import steps
+from perl_jax import disk, steps
 from perl_jax.checkpoint import Resumed
 from perl_jax.steps import finite
 from perl_jax.tasks.training import changes as changes_lib
@@ -118,6 +121,41 @@ def test_the_batch_can_be_loaded(tmp_path):
   ]  # fmt: skip
   assert found["batch/tokens"].tolist() == [4, 4]
   assert found["score/rewards"].tolist() == [0.5, 1.5]
+
+
+def test_a_full_disk_does_not_hide_why_the_run_has_stopped(
+  tmp_path, monkeypatch
+):
+  """Nor one on which nothing else can be made there."""
+
+  def refuse(path, content):
+    with disk.writing(path.name, path.parent, len(content)):
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  with monkeypatch.context() as patches:
+    patches.setattr(nonfinite.files, "write_bytes", refuse)
+    message = stopped(tmp_path / "full", {5})
+  assert message.startswith("Step 5: the gradient of policy/w ")
+  assert "Its batch was not kept: st" in message
+  assert "No space left on device" in message
+  assert "--config.nonfinite=skip" in message
+  (tmp_path / "other").mkdir()
+  (tmp_path / "other" / "nonfinite").write_text("mine")
+  message = stopped(tmp_path / "other", {5})
+  assert message.startswith("Step 5: the gradient of policy/w ")
+  assert "Its batch was not kept: what the run stopped at" in message
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"step": "5"}', '{"step'])
+def test_a_damaged_note_of_the_stop_is_named(tmp_path, text):
+  (tmp_path / "nonfinite").mkdir()
+  path = tmp_path / "nonfinite" / "stop.json"
+  path.write_text(text)
+  with pytest.raises(ValueError, match=re.escape(str(path))) as caught:
+    nonfinite.is_stopped(tmp_path)
+  assert "Remove it" in str(caught.value)
+  path.unlink()
+  assert not nonfinite.is_stopped(tmp_path)
 
 
 @pytest.mark.parametrize("phase", [nonfinite.FROZEN, "sample", "score"])
