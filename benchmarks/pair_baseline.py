@@ -1,0 +1,132 @@
+"""A reward model of pairs without a language model: bag of words.
+
+  python -m benchmarks.pair_baseline --data_dir DIR --out runs/baseline/hh.jsonl
+
+A logistic regression on the difference of the TF-IDF vectors of the replies,
+chosen less rejected, without an intercept: P(a is better than b) =
+sigmoid(w (x_a - x_b)), which is a reward w x with the loss that reward models
+have. It is fitted on the folds that they are trained on, vocabulary included,
+and scores the held-out pairs of each; a line of the output has the reward of
+either reply.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
+
+from perl_jax import classification, files
+from perl_jax.data.records import Preference
+from perl_jax.data.sources import registry
+
+
+class Baseline:
+  """A linear reward, fitted on the pairs that it is made with."""
+
+  # One thread: the same bits on any machine, and nothing here is large.
+  @threadpool_limits.wrap(1)
+  def __init__(self, train: Sequence[Preference], seed: int):
+    self._texts = TfidfVectorizer(ngram_range=(1, 2))
+    chosen, rejected = _replies(train)
+    self._texts.fit([*chosen, *rejected])
+    found = self._texts.transform(chosen) - self._texts.transform(rejected)
+    # Both ways round, else there would be one class.
+    sign = np.where(np.arange(len(train)) % 2, 1.0, -1.0)
+    self._linear = LogisticRegression(
+      C=1.0, fit_intercept=False, max_iter=1000, random_state=seed
+    ).fit(found.multiply(sign[:, None]).tocsr(), sign > 0)
+
+  @threadpool_limits.wrap(1)
+  def rewards(self, rows: Sequence[Preference]) -> tuple[np.ndarray, ...]:
+    """Rewards of the chosen and of the rejected replies, `[n]` each."""
+    return tuple(
+      self._linear.decision_function(self._texts.transform(texts))
+      for texts in _replies(rows)
+    )
+
+
+def _replies(rows: Sequence[Preference]) -> tuple[list[str], list[str]]:
+  return [row.chosen for row in rows], [row.rejected for row in rows]
+
+
+def cross_validate(
+  data: str, *, folds: int, seed: int, **options: Any
+) -> list[dict[str, Any]]:
+  """Scores every pair by a baseline that was fitted on the other folds.
+
+  Args:
+    data: Name of a source with pairs.
+    folds: Number of folds of the groups.
+    seed: Seed of the folds and of the fit. To compare a reward model on the
+      same folds, it has to be its `config.seed`.
+    **options: Further arguments of `sources.load`.
+
+  Returns:
+    {"id", "group", "fold", "chosen", "rejected"} for each row, by fold.
+  """
+  found = []
+  for fold in range(folds):
+    splits = registry.load(
+      data, "preferences", seed=seed, folds=folds, fold=fold, **options
+    )
+    scored = Baseline(splits.train, seed).rewards(splits.validation)
+    found += [
+      {
+        "id": row.id,
+        "group": row.group,
+        "fold": fold,
+        "chosen": float(chosen),
+        "rejected": float(rejected),
+      }
+      for row, chosen, rejected in zip(splits.validation, *scored, strict=True)
+    ]
+  return found
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+  """A Markdown table: each fold, and all rows with the Wilson interval."""
+  lines = ["| fold | accuracy | log loss | pairs |", "|---|---|---|---|"]
+
+  def line(name, part):
+    found = classification.preference_metrics(
+      np.array([row["chosen"] for row in part]),
+      np.array([row["rejected"] for row in part]),
+    )
+    lines.append(
+      f"| {name} | {found['accuracy']:.3f} ({found['accuracy_low']:.3f} to"
+      f" {found['accuracy_high']:.3f}) | {found['log_loss']:.3f} |"
+      f" {len(part)} |"
+    )
+
+  for fold in sorted({row["fold"] for row in rows}):
+    line(fold, [row for row in rows if row["fold"] == fold])
+  line("all", rows)
+  return "\n".join(lines)
+
+
+def main() -> None:
+  """Scores all pairs of a data set, prints a table, writes the rows."""
+  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser.add_argument("--data", default="hh_rlhf")
+  parser.add_argument("--data_dir", default="")
+  parser.add_argument("--cache_dir", default="")
+  parser.add_argument("--path", default="", help="of --data=jsonl")
+  parser.add_argument("--folds", type=int, default=5)
+  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--out", type=Path, required=True)
+  flags = vars(parser.parse_args())
+  out = flags.pop("out")
+  rows = cross_validate(flags.pop("data"), **flags)
+  out.parent.mkdir(parents=True, exist_ok=True)
+  files.write_jsonl(out, rows)
+  print(table(rows))
+  print(f"\n{len(rows)} pairs in {out}")
+
+
+if __name__ == "__main__":
+  main()
