@@ -189,9 +189,10 @@ def compare(
     )
     with phases.phase(f"judging by {judge.label}"):
       opinions[judge.label] = ask(asked, answered.pairs)
-  summary = answered.metrics | {"n": len(answered.pairs)}
-  if answered.missing:
-    summary["unpaired"] = answered.missing
+  summary = answered.metrics | {
+    "n": len(answered.pairs),
+    "unpaired": answered.missing,
+  }
   summary |= sides.characters(answered.pairs, both.name)
   return answered.pairs, summary, opinions
 

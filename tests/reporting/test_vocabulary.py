@@ -45,6 +45,13 @@ def written(finished, tmp_path_factory, compiled_once):
     reward__init=str(finished / "reward"),
     samples_per_prompt=2,
   )
+  tiny.run(
+    root / "judge",
+    "judge",
+    policy__init=str(finished / "rl"),
+    judges=f'("gold", "reward:{finished / "reward"}")',
+    same_rows="warn",
+  )
   runs = [
     *((name, root / name) for name in ("score", "generate")),
     *((name, finished / name) for name in ("sft", "reward", "rl", "evaluate")),
@@ -52,6 +59,7 @@ def written(finished, tmp_path_factory, compiled_once):
     ("reward", root / "ensemble"),
     ("rl", root / "grpo"),
     ("dpo", root / "dpo"),
+    ("judge", root / "judge"),
   ]
   found = {("", key) for key in tiny.summary(finished)}
   for stage, workdir in runs:

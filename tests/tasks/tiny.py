@@ -41,6 +41,7 @@ _OF_STAGE = {
   "evaluate": {"eval.rows": 8},
   "score": {},
   "generate": {},
+  "judge": {"eval.rows": 8},
 }
 
 

@@ -38,9 +38,15 @@ def load(
   named: settings.Judge,
   config: shared.Config,
   mesh: jax.sharding.Mesh,
-  policy: Start,
+  policy: Start | None,
 ) -> Start:
   """The reward model of a judge, on the policy's base or its own.
+
+  Args:
+    named: The judge.
+    config: Config of the task.
+    mesh: Mesh that the base is read to.
+    policy: A model whose base is shared, if the judge was trained on it.
 
   Raises:
     FileNotFoundError: The workdir is not one of a stage that has run.

@@ -1,0 +1,118 @@
+"""Whether a judge has seen the rows of the policy's reward model; no run."""
+
+import json
+
+import pytest
+
+from perl_jax.tasks.judging import seen
+from perl_jax.tasks.training import changes
+
+DATA = {"name": "jsonl", "path": "/d/a.jsonl", "folds": 5, "fold": 0}
+
+
+@pytest.fixture
+def write(tmp_path):
+  """Makes a workdir as a run leaves it, as far as this is concerned."""
+
+  def make(
+    name, task, digest="", kind="preferences", data=DATA, seed=0, **init
+  ):
+    workdir = tmp_path / name
+    (workdir / "checkpoints" / "4" / "meta").mkdir(parents=True)
+    config = {"task": task, "data": data, "seed": seed}
+    config |= {role: {"init": str(path)} for role, path in init.items()}
+    (workdir / "config.json").write_text(json.dumps(config))
+    rows = {f"training rows ({kind})": digest} if digest else {}
+    meta = {changes.ENTRY: {"base": "b"} | rows}
+    path = workdir / "checkpoints" / "4" / "meta" / "metadata"
+    path.write_text(json.dumps(meta))
+    return workdir
+
+  return make
+
+
+def compare(judge, policy):
+  return seen.compare(seen.rated(str(judge)), seen.rated(str(policy)))[0]
+
+
+@pytest.fixture
+def policy(write):
+  sft = write("sft", "sft", "d0", "demonstrations", policy="")
+  reward = write("reward", "reward", "d1", reward=sft)
+  return write("rl", "rl", "d2", "prompts", policy=sft, reward=reward)
+
+
+def elsewhere(**changed):
+  return DATA | {"path": "/d/b.jsonl"} | changed
+
+
+def test_the_reward_model_itself(policy):
+  assert compare(policy.parent / "reward", policy) == seen.SAME
+
+
+def test_another_one_on_the_same_rows(write, policy):
+  other = write("other", "reward", "d1", data=elsewhere(), reward="")
+  assert compare(other, policy) == seen.SAME
+  assert (
+    "reward was trained on the same"
+    in seen.compare(seen.rated(str(other)), seen.rated(str(policy)))[1]
+  )
+
+
+def test_the_same_rows_in_other_tokens(write, policy):
+  """The fingerprint is another one; what says which rows they are is not."""
+  data = DATA | {"max_len": 99, "limit": 10}
+  other = write("other", "reward", "d9", data=data, reward="")
+  assert compare(other, policy) == seen.SAME
+
+
+@pytest.mark.parametrize(
+  "changed", [{"data": elsewhere()}, {"data": DATA | {"fold": 1}}, {"seed": 1}]
+)
+def test_other_rows(write, policy, changed):
+  other = write("other", "reward", "d9", reward="", **changed)
+  assert compare(other, policy) == seen.OTHER
+
+
+def test_what_the_judge_began_with_counts(write, policy):
+  """A reward model that was trained on from the policy's own."""
+  other = write(
+    "on", "reward", "d9", data=elsewhere(), reward=policy.parent / "reward"
+  )
+  assert compare(other, policy) == seen.SAME
+
+
+def test_what_the_policy_began_with_counts(write, policy):
+  later = write("rl2", "rl", policy=policy, reward="")
+  other = write("other", "reward", "d1", data=elsewhere(), reward="")
+  assert compare(other, later) == seen.SAME
+
+
+def test_dpo_has_no_reward_model_and_has_seen_pairs(write):
+  dpo = write("dpo", "dpo", "d1", policy="")
+  same = write("a", "reward", "d1", data=elsewhere(), reward="")
+  other = write("b", "reward", "d2", data=elsewhere(), reward="")
+  assert compare(same, dpo) == seen.SAME
+  assert compare(other, dpo) == seen.OTHER
+
+
+def test_what_is_not_known(write, policy, tmp_path):
+  (tmp_path / "theirs").mkdir()
+  assert compare(tmp_path / "theirs", policy) == seen.UNKNOWN
+  other = write("other", "reward", "d9", data=elsewhere(), reward="")
+  lost = write("rl3", "rl", policy="", reward=tmp_path / "gone" / "nowhere")
+  assert compare(other, lost) == seen.UNKNOWN
+
+
+def test_a_tree_of_runs_that_was_moved(policy, tmp_path):
+  """Paths in config.json are those of the command; the name is enough."""
+  config = json.loads((policy / "config.json").read_text())
+  config["reward"]["init"] = "once/was/here/reward"
+  (policy / "config.json").write_text(json.dumps(config))
+  assert compare(policy.parent / "reward", policy) == seen.SAME
+
+
+def test_a_circle_ends(write, tmp_path):
+  one = write("one", "rl", policy=tmp_path / "two")
+  write("two", "rl", policy=one)
+  assert seen.rated(str(one)).rows == {}

@@ -1,0 +1,118 @@
+"""Judged runs of the pipeline: what is sampled; reward models that judge."""
+
+import pytest
+
+from perl_jax import files, sharding, tasks
+from perl_jax.data.sources import registry
+from perl_jax.tasks import judge
+from perl_jax.tasks.initial import roles as initial_roles
+from perl_jax.tasks.judging import reward_models
+from perl_jax.tasks.judging.pairs import Pair
+from perl_jax.tasks.settings import judge as settings
+from tests.tasks import tiny
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def other_reward(finished, tmp_path_factory, compiled_once):
+  """A reward model on other orders."""
+  workdir = tmp_path_factory.mktemp("rewards") / "other"
+  sft = str(finished / "sft")
+  tiny.run(workdir, "reward", reward__init=sft, seed=1)
+  return workdir
+
+
+def judged(workdir, finished, **fields):
+  policy = str(finished / "rl")
+  found = tiny.run(workdir, "judge", policy__init=policy, **fields)
+  return found, files.read_jsonl(workdir / judge.VERDICTS)
+
+
+def test_a_policy_beside_its_anchor(finished, other_reward, tmp_path):
+  """The responses are those of an evaluation with the same seed."""
+  judges = f'("gold", "reward:{other_reward}")'
+  found, rows = judged(tmp_path / "run", finished, judges=judges)
+  evaluated = tiny.summary(finished / "evaluate")
+  samples = tiny.lines(finished / "evaluate", "samples.jsonl")
+  assert [(r["policy"], r["against"]) for r in rows] == [
+    (s["policy"], s["anchor"]) for s in samples
+  ]
+  for name in ("policy.kl", "policy.length", "anchor.length", "policy.gold"):
+    assert found[name] == pytest.approx(evaluated[name], rel=1e-6)
+  assert found["by.other.same_rows"] == 0.0
+  assert found["by.other.judged"] == found["n"] == 8
+  assert "anchor.kl" not in found
+  assert found["policy.checkpoint_step"] == 4
+  for row in rows:
+    if row["policy"] == row["against"]:
+      assert row["judges"]["other"]["outcome"] == "tie"
+
+
+def test_a_run_against_itself_is_a_tie_and_against_the_data(finished, tmp_path):
+  rl = str(finished / "rl")
+  found, rows = judged(tmp_path / "run", finished, against__init=rl)
+  assert all(row["policy"] == row["against"] for row in rows)
+  assert found["by.gold.tie_rate"] == 1.0
+  assert found["other.length"] == found["policy.length"]
+  found, rows = judged(
+    tmp_path / "reference", finished, against__init="reference"
+  )
+  assert all(row["against"] == row["reference"] for row in rows)
+  assert found["by.gold.loss_rate"] == 1.0 - found["policy.gold"]
+
+
+def test_the_policys_own_reward_model_is_refused(
+  finished, reward_run, tmp_path, caplog
+):
+  fields = {"judges": f"reward:{reward_run}"}
+  with pytest.raises(ValueError, match=r"--config\.same_rows=warn"):
+    judged(tmp_path / "run", finished, **fields)
+  assert not (tmp_path / "run").exists()
+  found, _ = judged(tmp_path / "run", finished, same_rows="warn", **fields)
+  assert found["by.reward.same_rows"] == 1.0
+  assert "has seen the rows" in caplog.text
+
+
+def test_an_anchor_that_nobody_knows(finished, tmp_path):
+  sft = str(finished / "sft")
+  with pytest.raises(ValueError, match=r"config\.against\.init='anchor'"):
+    tiny.run(tmp_path / "run", "judge", policy__init=sft)
+  with pytest.raises(ValueError, match="has no scalar head"):
+    judged(tmp_path / "run", finished, judges=f"reward:{sft}")
+  assert not (tmp_path / "run").exists()
+
+
+def test_scores_of_texts_are_those_of_the_stage(reward_run):
+  """Held-out pairs as texts, against scores.jsonl of the reward model."""
+  config = tasks.resolved(tiny.config("judge"), reward_run / "nowhere")
+  mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1)
+  stage = tiny.config("reward")
+  data = registry.load(
+    "coffee_bar", "preferences", seed=0, **stage.data.options.to_dict()
+  )
+  pairs = [
+    Pair(row, row.chosen, row.rejected)
+    for row in data.validation[::-1]  # in another order
+  ]
+  named = settings.Judge("reward", "x", str(reward_run), "x")
+  start = reward_models.load(named, config, mesh, None)
+  role = initial_roles.place(mesh, {"x": start.role})["x"]
+  asked = reward_models.RewardJudge("x", start, role, config, mesh)
+  found = asked(pairs)[::-1]
+  rows = tiny.lines(reward_run, "scores.jsonl")
+  assert len(rows) == len(found) > 3
+  for row, (first, last) in zip(rows, found, strict=True):
+    policy_score, other = (
+      float(part.split()[-1]) for part in first.reason.split(",")
+    )
+    assert policy_score == pytest.approx(row["chosen"], rel=1e-4, abs=1e-5)
+    assert other == pytest.approx(row["rejected"], rel=1e-4, abs=1e-5)
+    assert first == last
+    sign = (row["chosen"] > row["rejected"]) - (row["chosen"] < row["rejected"])
+    assert first.verdict == sign
+  long = Pair(pairs[0].row, "word " * 500, "x")
+  (said,) = asked([long])
+  assert said[0].fault == "cut" and said[0].verdict != said[0].verdict
+  (same,) = asked([Pair(pairs[0].row, "x ", "x")])
+  assert same[0].verdict == 0.0
