@@ -7,6 +7,7 @@ from html import escape
 from typing import NamedTuple
 
 from perl_jax.reporting import (
+  benchmarks,
   costs,
   diagnostics,
   figures,
@@ -32,6 +33,7 @@ class Stage(NamedTuple):
     samples: Lines of samples.jsonl.
     scores: Lines of scores.jsonl.
     verdicts: Lines of verdicts.jsonl.
+    benchmark: What is in benchmark.json.
     notice: What to know before reading its samples, as a sentence.
   """
 
@@ -43,6 +45,7 @@ class Stage(NamedTuple):
   samples: figures.Rows = ()
   scores: figures.Rows = ()
   verdicts: figures.Rows = ()
+  benchmark: Mapping[str, object] = {}
   notice: str = ""
 
 
@@ -89,6 +92,11 @@ def render(
     ),
     Section("Curves", "Curves of each stage", _curves(stages, policies)),
     Section("Reward model", "How good the reward model is", _scores(stages)),
+    Section(
+      "Benchmarks",
+      "Benchmarks of reward models",
+      "".join(benchmarks.html(stage.benchmark) for stage in stages),
+    ),
     Section("Judges", "What judges say", _verdicts(stages, summary)),
     Section("Samples", "Samples", _samples(stages)),
     Section("Time and memory", "Time and memory", _costs(summary, stages)),

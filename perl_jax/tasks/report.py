@@ -19,7 +19,7 @@ from perl_jax.reporting import comparison, page, settings
 from perl_jax.tasks.settings import paths, shared
 
 _LINES = ("metrics.jsonl", "samples.jsonl", "scores.jsonl", "verdicts.jsonl")
-_FILES = (*_LINES, "summary.json", "config.json")
+_FILES = (*_LINES, "summary.json", "benchmark.json", "config.json")
 
 
 def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
@@ -43,8 +43,8 @@ def write_report(
     workdir: Directory of a stage, or of a pipeline with `sft/`, `reward/`,
       `rl/`, `dpo/`, `evaluate/`, `judge/`. Read of each: `metrics.jsonl`,
       `samples.jsonl`, `scores.jsonl`, `verdicts.jsonl`, `summary.json`,
-      `config.json`. The command is `command` in the root's summary, or in
-      `command.txt` there.
+      `benchmark.json`, `config.json`. The command is `command` in the root's
+      summary, or in `command.txt` there.
     summary: The root's summary; None reads it.
 
   Raises:
@@ -160,7 +160,21 @@ def _stage(name: str, directory: Path | None) -> page.Stage:
       files_lib.read_jsonl(path, torn_end=True) if path.exists() else []
     )
   config = _read_object(directory, "config")
-  return stage._replace(config=config, notice=_notice(config), **lines)
+  if "field" in config:  # rows of a user's file, with their scores
+    lines["scores"] = [_scores(row, config["field"]) for row in lines["scores"]]
+  return stage._replace(
+    config=config,
+    notice=_notice(config),
+    benchmark=_read_object(directory, "benchmark"),
+    **lines,
+  )
+
+
+def _scores(row: Mapping[str, object], field: object) -> dict[str, object]:
+  """The scores of a row of task `score`, by the names of an evaluation."""
+  names = {"score": field, "chosen": f"{field}_chosen", "label": "label"}
+  names["rejected"] = f"{field}_rejected"
+  return {ours: row[name] for ours, name in names.items() if name in row}
 
 
 def _notice(config: Mapping[str, object]) -> str:
