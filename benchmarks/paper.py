@@ -1,0 +1,295 @@
+"""The paper's tables on backbones that fit a small machine, run by run.
+
+  python -m benchmarks.paper --table=coffee --workdir=runs/paper
+  python -m benchmarks.paper --table=harmless --workdir=runs/paper --data=DIR
+  python -m benchmarks.paper --table=coffee --show
+
+Every run is one `python -m perl_jax.main` in a workdir of its own, and becomes
+a line of benchmarks/paper/TABLE.jsonl, which is committed: with command,
+machine, and all numbers of its summary. What has a line is not run again, but
+where a later run starts from a workdir that is not there. A run that takes
+longer than `--minutes` is told to stop; the same command goes on from there.
+Tables: `benchmarks.paper_tables`. `--show` prints what there is as Markdown.
+"""
+
+import argparse
+import shlex
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks import paper_tables, results
+from benchmarks.paper_tables import Group
+from perl_jax import files, json_text
+from perl_jax.reporting import vocabulary
+
+ROOT = Path(__file__).parents[1]
+LINES = ROOT / "benchmarks" / "paper"
+# Key of a summary, in the order of the columns; those that a stage has.
+COLUMNS = (
+  "accuracy",
+  "log_loss",
+  "gold_before",
+  "gold_after",
+  "reward_before",
+  "reward_after",
+  "kl",
+  "length_after",
+  "trainable_parameters",
+  "peak_bytes",
+  "seconds",
+)
+
+
+class Cell(NamedTuple):
+  """A run of a group.
+
+  Attributes:
+    group: Its group.
+    rate: Its learning rate; None for the config's own.
+    seed: Its seed.
+  """
+
+  group: Group
+  rate: float | None
+  seed: int
+
+  @property
+  def name(self) -> str:
+    """Its directory, and the name of its line."""
+    rate = "" if self.rate is None else f"rate_{self.rate:g}_"
+    return f"{self.group.name}/{rate}seed_{self.seed}"
+
+
+Lines = Mapping[str, Mapping[str, Any]]
+
+
+def trials(group: Group) -> list[Cell]:
+  """One cell for each learning rate, on the first seed."""
+  return [Cell(group, rate, group.seeds[0]) for rate in group.rates or (None,)]
+
+
+def chosen(group: Group, lines: Lines) -> float | None:
+  """The learning rate whose trial is the best on validation rows.
+
+  Raises:
+    KeyError: A trial has no line yet.
+  """
+  if not group.rates:
+    return None
+  key, sign = group.best
+
+  def value(cell: Cell) -> float:
+    found = lines[cell.name]["summary"]
+    return sign * found[key] - group.kl_weight * found.get("kl", 0.0)
+
+  return max(trials(group), key=value).rate
+
+
+def next_cell(groups: Sequence[Group], lines: Lines) -> Cell | None:
+  """The first cell that has no line; None if all have one."""
+  for group in groups:
+    for cell in trials(group):
+      if cell.name not in lines:
+        return cell
+    rate = chosen(group, lines)
+    for seed in group.seeds:
+      cell = Cell(group, rate, seed)
+      if cell.name not in lines:
+        return cell
+  return None
+
+
+def starts_from(cell: Cell, lines: Lines) -> dict[str, Cell]:
+  """The cells that its roles start from, by role."""
+  found = {}
+  for role, group in cell.group.init.items():
+    own = role in cell.group.of_seed
+    seed = cell.seed if own else group.seeds[0]
+    found[role] = Cell(group, chosen(group, lines), seed)
+  return found
+
+
+def arguments(cell: Cell, workdir: Path, lines: Lines, data: str) -> list[str]:
+  """What a user would type after `python -m perl_jax.main`."""
+  group = cell.group
+  fields = dict(group.fields) | {"seed": cell.seed}
+  if cell.rate is not None:
+    fields["optimizer.learning_rate"] = cell.rate
+  if data and group.data != "coffee_bar":
+    fields["data.dir"] = data
+  for role, other in starts_from(cell, lines).items():
+    fields[f"{role}.init"] = workdir / other.name
+  return [
+    f"--config={ROOT}/configs/{group.stage}.py:{group.data}",
+    *(f"--config.{name}={value}" for name, value in fields.items()),
+    f"--workdir={workdir / cell.name}",
+  ]
+
+
+def run(
+  table: str,
+  workdir: Path,
+  *,
+  data: str = "",
+  minutes: float = 60.0,
+  start: Callable[[Sequence[str], float], int] | None = None,
+) -> int:
+  """Runs what has no line yet; returns the exit status of the last run.
+
+  Args:
+    table: A key of `paper_tables.TABLES`.
+    workdir: Directory of all runs.
+    data: Directory of the data that are not generated.
+    minutes: Longest time of a run.
+    start: `start(arguments, seconds)` runs one, and returns its exit status.
+  """
+  start = start or _start
+  groups, path = paper_tables.TABLES[table](), LINES / f"{table}.jsonl"
+  lines = read(path)
+  while (cell := next_cell(groups, lines)) is not None:
+    needed = _missing(cell, workdir, lines)
+    given = arguments(needed or cell, workdir, lines, data)
+    print(f"{(needed or cell).name}", flush=True)
+    status = start(given, 60 * minutes)
+    if status:
+      return status
+    if needed is None:
+      lines[cell.name] = line = _line(cell, workdir, given)
+      path.parent.mkdir(parents=True, exist_ok=True)
+      files.write_jsonl(path, [*lines.values()])
+      print(results.in_line(_shown(line["summary"])), flush=True)
+  return 0
+
+
+def read(path: Path) -> dict[str, dict[str, Any]]:
+  """Lines by the name of their cell; none if there is no file."""
+  rows = files.read_jsonl(path) if path.exists() else []
+  return {row["cell"]: row for row in rows}
+
+
+def _missing(cell: Cell, workdir: Path, lines: Lines) -> Cell | None:
+  """The first run that it stands on whose workdir is not there."""
+  for other in starts_from(cell, lines).values():
+    if not (workdir / other.name / "summary.json").is_file():
+      return _missing(other, workdir, lines) or other
+  return None
+
+
+def _start(given: Sequence[str], seconds: float) -> int:
+  process = subprocess.Popen(
+    [sys.executable, "-m", "perl_jax.main", *given], cwd=ROOT
+  )
+  try:
+    return process.wait(seconds)
+  except subprocess.TimeoutExpired:
+    print(f"more than {seconds / 60:.0f} minutes: told to stop", flush=True)
+    process.send_signal(signal.SIGTERM)
+    return process.wait()
+  except KeyboardInterrupt:
+    return process.wait()
+
+
+def _line(cell: Cell, workdir: Path, given: Sequence[str]) -> dict[str, Any]:
+  summary = json_text.read_object(workdir / cell.name / "summary.json")
+  told = [argument.replace(f"{ROOT}/", "") for argument in given]
+  return {
+    "cell": cell.name,
+    "rate": cell.rate,
+    "seed": cell.seed,
+    "summary": summary,
+    "command": shlex.join(["python", "-m", "perl_jax.main", *told]),
+    "machine": results.machine(),
+    "ended": time.strftime("%Y-%m-%d"),
+  }
+
+
+def _shown(summary: Mapping[str, Any]) -> dict[str, Any]:
+  return {key: f"{summary[key]:.4g}" for key in COLUMNS if key in summary}
+
+
+def markdown(groups: Sequence[Group], lines: Lines) -> str:
+  """A table for each stage: a row for each group whose trials are done.
+
+  Cells are the mean and the sample standard deviation over the seeds that are
+  there, whose number the table has.
+  """
+  parts = []
+  for stage in dict.fromkeys(group.stage for group in groups):
+    rows = []
+    for group in groups:
+      if group.stage != stage:
+        continue
+      if any(cell.name not in lines for cell in trials(group)):
+        continue
+      rate = chosen(group, lines)
+      cells = [Cell(group, rate, seed) for seed in group.seeds]
+      found = [
+        lines[cell.name]["summary"] for cell in cells if cell.name in lines
+      ]
+      rows.append((group, rate, found))
+    if rows:
+      parts.append(_table(stage, rows))
+  return "\n\n".join(parts)
+
+
+def _table(
+  stage: str, rows: Sequence[tuple[Group, float | None, list[Mapping]]]
+) -> str:
+  keys = [
+    k for k in COLUMNS if any(k in s for _, _, found in rows for s in found)
+  ]
+  header = ["data", "backbone", "tuning", "rate", "seeds"]
+  header += [vocabulary.label_of(key) for key in keys]
+  lines = [
+    f"{stage}",
+    "",
+    "| " + " | ".join(header) + " |",
+    "|" + " --- |" * len(header),
+  ]
+  for group, rate, found in rows:
+    cells = [group.data, group.backbone, group.tuning]
+    cells += ["" if rate is None else f"{rate:g}", f"{len(found)}"]
+    cells += [_spread(key, [s[key] for s in found if key in s]) for key in keys]
+    lines.append("| " + " | ".join(cells) + " |")
+  return "\n".join(lines)
+
+
+def _spread(key: str, values: Sequence[float]) -> str:
+  if not values:
+    return ""
+  scale = 100 if vocabulary.row_of(key).percent else 1
+  text = f"{scale * statistics.fmean(values):.4g}"
+  if len(values) > 1:
+    text += f" ± {scale * statistics.stdev(values):.2g}"
+  return text + (" %" if scale == 100 else "")
+
+
+def main() -> int:
+  """Returns the exit status."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--table", choices=paper_tables.TABLES, required=True)
+  parser.add_argument("--workdir", type=Path, default=Path("runs/paper"))
+  parser.add_argument("--data", default="", help="directory of hh-rlhf")
+  parser.add_argument("--minutes", type=float, default=60.0)
+  parser.add_argument("--show", action="store_true")
+  given = parser.parse_args()
+  if given.show:
+    groups = paper_tables.TABLES[given.table]()
+    print(markdown(groups, read(LINES / f"{given.table}.jsonl")))
+    return 0
+  return run(
+    given.table,
+    given.workdir.absolute(),
+    data=given.data,
+    minutes=given.minutes,
+  )
+
+
+if __name__ == "__main__":
+  sys.exit(main())

