@@ -20,6 +20,7 @@ from perl_jax import checkpoint, files, hosts, tasks
 from perl_jax import metrics as metrics_lib
 from perl_jax.hosts import signals
 from perl_jax.reporting import phases, terminal
+from perl_jax.tasks.evaluation import again
 from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.initial import sealed
 from perl_jax.tasks.initial.model import Start
@@ -36,7 +37,7 @@ from perl_jax.tasks.judging import pairs as pairs_lib
 from perl_jax.tasks.judging.pairs import Both, Judge, Pair
 from perl_jax.tasks.settings import judge as settings
 from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import finished, inputs, lock
+from perl_jax.tasks.training import inputs, lock, standing
 from perl_jax.tasks.training import workdir as workdir_lib
 
 VERDICTS = "verdicts.jsonl"
@@ -52,36 +53,45 @@ class Prepared(NamedTuple):
     rows: By label, whether a reward model has seen the rows that the policy's
       own was trained on; see `seen`.
     others: The other judges, by label.
+    stands_on: What all of it is.
   """
 
   sides: sides.Sides
   models: dict[str, Start]
   rows: dict[str, str]
   others: dict[str, Judge]
+  stands_on: standing.Standing
 
 
 def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
-  """Writes verdicts.jsonl and the summary, which it returns."""
+  """Writes verdicts.jsonl and the summary, which it returns.
+
+  Where they are there, made from the same models and rows, nothing is changed
+  and nobody is asked.
+  """
   settings.check(config)
   named = settings.judges_of(config)
-  workdir = Path(workdir).absolute()
-  done = finished.summary_of(config, workdir, trains=False)
-  if done is not None:
-    logging.info("judge in %s has finished: nobody is asked again.", workdir)
-    lock.clear(workdir)
-    return done
-  mesh, started = shared.make_mesh(config), time.perf_counter()
-  known = answers_file.read(workdir)
-  with lock.held(workdir), jax.set_mesh(mesh):
-    answered = answers_file.Later()
-    with workdir_lib.preparing(config, workdir):
-      prepared = prepare(config, mesh, named, known, answered)
-    with answers_file.kept(workdir, known) as answered.add:
-      pairs, summary, opinions = compare(config, mesh, named, prepared)
-    summary |= numbers(config, pairs, opinions, prepared)
-    summary["seconds"] = time.perf_counter() - started
-    rows = as_json(prepared.sides.name, pairs, opinions)
-    write(workdir, summary, rows)
+  mesh, workdir = shared.make_mesh(config), Path(workdir).absolute()
+  started, prepared = time.perf_counter(), None
+  known, answered = answers_file.read(workdir), answers_file.Later()
+  with jax.set_mesh(mesh):
+    if again.has_result(workdir):
+      workdir_lib.require_same(config, workdir)
+      prepared = prepare(config, mesh, named, known, answered, trial=False)
+      done = again.summary_of(config, workdir, prepared.stands_on)
+      if done is not None:
+        return done
+    with lock.held(workdir):
+      with workdir_lib.preparing(config, workdir):
+        prepared = prepared or prepare(config, mesh, named, known, answered)
+        again.remove(workdir)
+      with answers_file.kept(workdir, known) as answered.add:
+        pairs, summary, opinions = compare(config, mesh, named, prepared)
+      summary |= numbers(config, pairs, opinions, prepared)
+      summary["seconds"] = time.perf_counter() - started
+      again.note(workdir, prepared.stands_on)
+      rows = as_json(prepared.sides.name, pairs, opinions)
+      write(workdir, summary, rows)
   return summary
 
 
@@ -91,6 +101,7 @@ def prepare(
   named: Sequence[settings.Judge],
   known: dict,
   answered: answers_file.Later,
+  trial: bool = True,
 ) -> Prepared:
   """Reads both sides and the judges, and checks what can be checked.
 
@@ -100,22 +111,23 @@ def prepare(
     named: The judges of the config.
     known: Answers of an endpoint to an earlier start of this command.
     answered: Takes its new answers.
+    trial: Whether to try functions on a few rows.
 
   Raises:
     FileNotFoundError: A workdir or a file is missing.
     ValueError: A judge or a model cannot be used; names the field.
   """
-  models, rows, others = {}, {}, {}
-  of_text = [judge for judge in named if judge.kind != "reward"]
-  for judge in of_text:
+  models, rows, others, more = {}, {}, {}, {}
+  for judge in named:  # what needs no model comes first
     if judge.kind == "endpoint":
       others[judge.label] = chat.load(judge, config, known, answered)
+      place = config.endpoint.template
+      more["template"] = chat.template_of(place).digest, place
     elif judge.kind == "check":
       others[judge.label] = functions.CheckJudge(
         judge.label, judge.of, config.data.name
       )
-  for judge in named:
-    if judge.kind == "reward":
+    elif judge.kind == "reward":
       rows[judge.label] = rows_of(config, judge)
   both = sides.load(config, mesh)
   data = inputs.read(
@@ -123,12 +135,21 @@ def prepare(
   )
   if both.name == settings.REFERENCE:
     sides.require_references(config, data)
+  starts = {"policy": both.policy, "anchor": both.anchor}
+  if both.other is not None:
+    starts[sides.OTHER] = both.other
   for judge in named:
     if judge.kind == "function":
-      others[judge.label] = functions.load(judge, data.rows, config.timeout)
+      others[judge.label] = functions.load(
+        judge, data.rows if trial else [], config.timeout
+      )
+      code = standing.of_function(judge.of)
+      more[f"code of {judge.label}"] = code, judge.of
     elif judge.kind == "reward":
-      models[judge.label] = reward_models.load(judge, config, mesh, both.policy)
-  return Prepared(both, models, rows, others)
+      start = reward_models.load(judge, config, mesh, both.policy)
+      models[judge.label] = starts[f"judge {judge.label}"] = start
+  stands_on = standing.of_evaluation(config, starts, [data], more)
+  return Prepared(both, models, rows, others, stands_on)
 
 
 def rows_of(config: shared.Config, judge: settings.Judge) -> str:
@@ -312,7 +333,6 @@ def write(workdir: Path, summary: dict, rows: list[dict]) -> None:
     files.write_jsonl(workdir / VERDICTS, rows)
     files.write_json(workdir / metrics_lib.SUMMARY, summary)
     sealed.write(workdir)
-    (workdir / answers_file.NAME).unlink(missing_ok=True)
   task = tasks.TASKS["judge"]
   flat = {f"{task.name}.{key}": value for key, value in summary.items()}
   places = {name: workdir / name for name in (VERDICTS, metrics_lib.SUMMARY)}

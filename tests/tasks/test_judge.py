@@ -26,6 +26,7 @@ RIGHT = '{"add_item": {"item": "mocha", "quantity": "1"}}'
 # The policy is right twice and the anchor once; shorter are 2, 1 and 0.
 TEXTS = ((RIGHT, "{}"), (RIGHT, "no"), ("not at all", RIGHT), ("x", "yyy"),
          ("same", "same"))  # fmt: skip
+STANDING = {"rows": "a"}
 
 
 @pytest.fixture
@@ -43,6 +44,11 @@ def answered(monkeypatch):
   monkeypatch.setattr(sides, "answers", lambda *_: found)
   monkeypatch.setattr(inputs, "read", lambda *_, **__: data)
   monkeypatch.setattr(judge.initial_roles, "place", lambda *_: {})
+  monkeypatch.setattr(
+    judge.standing,
+    "of_evaluation",
+    lambda *_: judge.standing.Standing(STANDING, STANDING),
+  )
   return pairs
 
 
@@ -115,7 +121,6 @@ def test_a_finished_command_asks_nobody(answered, server, tmp_path, caplog):
   workdir = tmp_path / "run"
   first = tasks.run(config(server, judges="endpoint"), workdir)
   asked, before = len(server.asked), tiny.tree(workdir)
-  assert not (workdir / answers_file.NAME).exists()
   logging.set_verbosity(logging.INFO)
   with caplog.at_level("INFO", logger="absl"):
     second = tasks.run(config(server, judges="endpoint"), workdir)
@@ -145,7 +150,23 @@ def test_a_run_that_failed_goes_on_where_it_was(answered, server, tmp_path):
   times = collections.Counter(map(key_of, texts))
   assert len(times) == 8 and kept.keys() < times.keys()
   assert all(times[key] == 1 for key in kept)
-  assert not (workdir / answers_file.NAME).exists()
+
+
+def test_what_has_changed_is_judged_anew(
+  answered, server, tmp_path, caplog, monkeypatch
+):
+  """With another policy in its place, say; equal requests are answered."""
+  workdir = tmp_path / "run"
+  tasks.run(config(server, judges="endpoint"), workdir)
+  asked = len(server.asked)
+  monkeypatch.setitem(STANDING, "rows", "b")
+  answered[0] = answered[0]._replace(policy="brief")
+  found = tasks.run(config(server, judges="endpoint"), workdir)
+  assert "rows: a -> b" in caplog.text
+  assert len(server.asked) == asked + 2
+  assert found["n"] == 5
+  first = files.read_jsonl(workdir / judge.VERDICTS)[0]
+  assert first["policy"] == "brief"
 
 
 def test_the_key_is_nowhere(answered, server, tmp_path, monkeypatch, caplog):

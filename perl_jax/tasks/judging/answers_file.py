@@ -1,7 +1,7 @@
 """What an endpoint has answered so far: a killed run does not ask again.
 
-It costs money and time. The file is gone when the verdicts are written, which
-have every answer in them.
+It costs money and time. The file stays: verdicts that are made anew, as after a
+change of one side, need fewer answers.
 """
 
 import contextlib

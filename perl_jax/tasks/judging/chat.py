@@ -6,6 +6,7 @@ B or tie in the last line. Each pair is shown in both orders. What is no such
 answer is no verdict, and is counted; nothing is guessed.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -67,6 +68,11 @@ class Template:
         f" {{reference}}.{hint}"
       )
     self._text = text
+
+  @property
+  def digest(self) -> str:
+    """SHA-256 of the text."""
+    return hashlib.sha256(self._text.encode()).hexdigest()
 
   def fill(self, pair: Pair, swapped: bool) -> str:
     """The text for a pair; `swapped` shows the other response first.

@@ -189,7 +189,7 @@ def load(
 
   Args:
     named: The judge.
-    rows: Rows to try it on.
+    rows: Rows to try it on; without any it is not called.
     seconds: Time of a call; 0 for any.
 
   Raises:
@@ -202,11 +202,15 @@ def load(
       judge = PairJudge(
         named.label, name, found.function, seconds=seconds, files=found.files
       )
-      judge([Pair(row, row.reference or "", "") for row in rows[:2]])
+      if rows:
+        judge([Pair(row, row.reference or "", "") for row in rows[:2]])
       return judge
-  function = reward_function.load_and_try(
-    name, rows, seconds=seconds, fields=FIELDS
-  )
+  if rows:
+    function = reward_function.load_and_try(
+      name, rows, seconds=seconds, fields=FIELDS
+    )
+  else:
+    function = reward_function.load(name, seconds, FIELDS)
   return ScoreJudge(named.label, function)
 
 

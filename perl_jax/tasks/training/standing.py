@@ -80,6 +80,7 @@ def of_evaluation(
   config: shared.Config,
   starts: Mapping[str, Start],
   read: Sequence[inputs.Inputs],
+  more: Mapping[str, tuple[str, str]] | None = None,
 ) -> Standing:
   """What an evaluation stands on; all processes have to call it.
 
@@ -87,8 +88,9 @@ def of_evaluation(
     config: Config of the evaluation.
     starts: The models by role: "policy" with its "anchor", "reward", or all.
     read: The rows that are judged on.
+    more: (SHA-256, place) of what else is read, by name.
   """
-  entries = {}
+  entries = dict(more or {})
   for role, start in starts.items():
     if role == "reward":
       continue  # as that of a training
@@ -213,6 +215,11 @@ def _ending(reward: Start) -> list[object]:
     return [reward.score_at]
   tokens, stops = list(closing.tokens), list(closing.stop_ids)
   return [reward.score_at, tokens, stops, closing.keeps_stop]
+
+
+def of_function(name: str) -> str:
+  """SHA-256 of the code of a function of the user, "" if there is none."""
+  return _digest(_code(reward_functions.Term(name, 1.0, "")))
 
 
 def _code(term: reward_functions.Term) -> str:
