@@ -72,7 +72,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   settings.check(config)
   named = settings.judges_of(config)
   mesh, workdir = shared.make_mesh(config), Path(workdir).absolute()
-  started, prepared = time.perf_counter(), None
+  started = time.perf_counter()
   known, answered = answers_file.read(workdir), answers_file.Later()
   with jax.set_mesh(mesh):
     if again.has_result(workdir):
@@ -83,7 +83,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
         return done
     with lock.held(workdir):
       with workdir_lib.preparing(config, workdir):
-        prepared = prepared or prepare(config, mesh, named, known, answered)
+        prepared = prepare(config, mesh, named, known, answered)
         again.remove(workdir)
       with answers_file.kept(workdir, known) as answered.add:
         pairs, summary, opinions = compare(config, mesh, named, prepared)
@@ -111,7 +111,8 @@ def prepare(
     named: The judges of the config.
     known: Answers of an endpoint to an earlier start of this command.
     answered: Takes its new answers.
-    trial: Whether to try functions on a few rows.
+    trial: Whether to try functions on a few rows, and to look for keys; else
+      only what it all is can be asked.
 
   Raises:
     FileNotFoundError: A workdir or a file is missing.
@@ -120,7 +121,8 @@ def prepare(
   models, rows, others, more = {}, {}, {}, {}
   for judge in named:  # what needs no model comes first
     if judge.kind == "endpoint":
-      others[judge.label] = chat.load(judge, config, known, answered)
+      if trial:
+        others[judge.label] = chat.load(judge, config, known, answered)
       place = config.endpoint.template
       more["template"] = chat.template_of(place).digest, place
     elif judge.kind == "check":
@@ -276,12 +278,17 @@ def numbers(
         prepared.rows[label], math.nan
       )
     summary |= {f"by.{label}.{name}": value for name, value in found.items()}
-    if not found["judged"]:
+    if found["judged"] < len(pairs):
+      missing = [name for name in pairs_lib.FAULTS if name and found[name]]
       logging.warning(
-        "%s gave no verdict on any of %d pairs; verdicts.jsonl has its answers."
-        " Another template (config.endpoint.template) or model may do better.",
+        "%s: %d of %d pairs have no outcome, and are left out (%s). See the"
+        " reasons in %s; another template, model or max_tokens of an endpoint"
+        " may do better.",
         label,
+        len(pairs) - found["judged"],
         len(pairs),
+        ", ".join(f"{name} {found[name]}" for name in missing),
+        VERDICTS,
       )
   for first, second in itertools.combinations(outcomes, 2):
     found = statistics.agreement(outcomes[first], outcomes[second])

@@ -184,6 +184,11 @@ def test_the_key_is_nowhere(answered, server, tmp_path, monkeypatch, caplog):
     assert test_chat.SECRET.encode() not in content, name
     assert json.dumps(test_chat.SECRET)[1:-1].encode() not in content, name
   assert test_chat.SECRET not in caplog.text
+  monkeypatch.delenv("MY_JUDGE_KEY")  # who only looks again needs none
+  tasks.run(
+    config(server, judges="endpoint", endpoint__key_variable="MY_JUDGE_KEY"),
+    workdir,
+  )
   assert "MY_JUDGE_KEY" in (workdir / "config.json").read_text()
   assert "(the key)" in (workdir / judge.VERDICTS).read_text()
 
@@ -212,7 +217,8 @@ def test_refusals_are_counted_and_not_guessed(
   assert said[0]["policy_last"] == "refused"
   assert said[1]["policy_first"] == "unparsable"
   assert said[2]["policy_first"] == "cut"
-  assert "no verdict on any" not in caplog.text
+  assert "3 of 5 pairs have no outcome" in caplog.text
+  assert "refused 1, unparsable 1, cut 1" in caplog.text
 
 
 def test_a_judge_without_a_single_verdict(answered, server, tmp_path, caplog):
@@ -222,7 +228,7 @@ def test_a_judge_without_a_single_verdict(answered, server, tmp_path, caplog):
   found = tasks.run(config(server, judges="endpoint"), workdir)
   assert math.isnan(found["by.endpoint.win_rate"])
   assert found["by.endpoint.unparsable"] == 8
-  assert "endpoint gave no verdict on any of 4 pairs" in caplog.text
+  assert "endpoint: 4 of 4 pairs have no outcome" in caplog.text
   assert tiny.summary(workdir)["by.endpoint.win_rate"] == "nan"
   runs.Checker(report.write_report(workdir).read_text())
 

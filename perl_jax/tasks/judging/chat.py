@@ -180,11 +180,16 @@ def load(
       f"{settings.FIELD} has {named.name!r}, and config.endpoint.model is"
       " empty: give the name by which the server knows its model."
     )
-  client = endpoints.Client(
-    chat_lib.address(endpoint.url),
-    request_seconds=endpoint.request_seconds,
-    key_variable=endpoint.key_variable,
-  )
+  try:
+    client = endpoints.Client(
+      chat_lib.address(endpoint.url),
+      request_seconds=endpoint.request_seconds,
+      key_variable=endpoint.key_variable,
+    )
+  except ValueError as error:
+    raise ValueError(
+      f"config.endpoint.url or config.endpoint.key_variable: {error}"
+    ) from error
   options = {"model": model}
   if endpoint.max_tokens:
     options["max_tokens"] = endpoint.max_tokens

@@ -5,7 +5,7 @@ import textwrap
 
 import pytest
 
-from perl_jax.tasks.judging import functions
+from perl_jax.tasks.judging import functions, reward_models
 from perl_jax.tasks.judging import pairs as pairs_lib
 from perl_jax.tasks.judging.pairs import Pair
 from perl_jax.tasks.settings import judge as settings
@@ -134,6 +134,14 @@ def test_what_a_function_of_scores_does_wrong(here, body, texts):
 def test_a_function_that_is_not_there(here):
   with pytest.raises(ValueError, match=r"config\.judges.*It has f"):
     here("def f(prompts, a, b, rows): pass", name="g")
+
+
+def test_what_a_reward_model_has_no_rows_for():
+  """Too long, or the same once a template has trimmed both."""
+  (long, same) = toys.pairs(("x" * 99, "y"), ("x ", "\nx"))
+  assert toys.verdicts([reward_models._unread(same)]) == [(0, 0)]
+  for opinion in reward_models._unread(long):
+    assert math.isnan(opinion.verdict) and opinion.fault == pairs_lib.CUT
 
 
 def test_nobody_is_asked_about_equal_responses():
