@@ -109,7 +109,7 @@ def test_mistyped_field(command, capsys, argument, nearest):
     ("reward.py", "policy.init", ("It has reward.init", "configs/dpo.py")),
     ("sft.py", "reward.init", ("It has policy.init", "configs/reward.py")),
     ("sft.py:coffee_bar", "kl.target", ("It is a field of configs/rl.py.",)),
-    ("export.py", "lora.rank", ("configs/sft.py",)),
+    ("export.py", "lora.rank", ("configs/reward.py",)),
     ("report.py", "steps", ("configs/dpo.py",)),
     ("quickstart.py", "lora.rank", ("--config.sft.lora.rank", "stages")),
     ("quickstart.py", "steps", ("--config.rl.steps",)),

@@ -65,7 +65,9 @@ def kept(
 
   if path.exists():  # without the torn line
     files.write_jsonl(path, [row(key, known[key]) for key in known])
-  with disk.writing(NAME, workdir), path.open("ab", buffering=0) as file:
+  with disk.writing(NAME, workdir):
+    file = path.open("ab", buffering=0)
+  with file:
 
     def add(key: str, answer: Answer) -> None:
       files.append(file, [row(key, answer)])

@@ -1,5 +1,6 @@
 """Settings of the task `judge`: who judges, and between whom."""
 
+import os
 import re
 from typing import NamedTuple
 
@@ -61,9 +62,8 @@ def _judge(name: str, source: str) -> Judge:
       raise ValueError(
         f"{FIELD}: 'reward:' names no workdir. Write reward:WORKDIR."
       )
-    path = paths.absolute(rest).rstrip("/")
-    label = _letters(path.rpartition("/")[2])
-    return Judge("reward", name, rest, label)
+    label = _letters(os.path.basename(paths.absolute(rest)))
+    return Judge("reward", name, os.path.expanduser(rest), label)
   if kind == "endpoint":
     return Judge("endpoint", name, rest, _letters(f"endpoint_{rest}"))
   if colon:

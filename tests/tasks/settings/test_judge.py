@@ -19,7 +19,7 @@ def config(data_set="coffee_bar", **fields):
   [
     ("gold", [("check", "gold", "gold")]),
     ("reward:runs/other/", [("reward", "runs/other/", "other")]),
-    ("reward:~/a b-1", [("reward", "~/a b-1", "a_b_1")]),
+    ("reward:~/a b-1", [("reward", "/home/me/a b-1", "a_b_1")]),
     ("endpoint", [("endpoint", "", "endpoint")]),
     ("endpoint:org/m-1.5", [("endpoint", "org/m-1.5", "endpoint_org_m_1_5")]),
     ("mine.judges:f", [("function", "mine.judges:f", "f")]),
@@ -36,7 +36,8 @@ def config(data_set="coffee_bar", **fields):
     ('["gold"]', [("check", "gold", "gold")]),
   ],
 )
-def test_names_of_judges(text, expected):
+def test_names_of_judges(text, expected, monkeypatch):
+  monkeypatch.setenv("HOME", "/home/me")
   found = judge.judges_of(config(judges=text))
   assert [(j.kind, j.of, j.label) for j in found] == expected
 

@@ -20,7 +20,8 @@ NO_PATHS = {
   "optimizer.name", "optimizer.schedule",
   "policy.checkpoint", "reward.checkpoint", "reward.score_at",
   "reward.combine", "reward.fn", "value.init", "rollouts.layout",
-  "against.checkpoint", "judges", "same_rows", "endpoint.url",
+  "against.checkpoint", "field", "judges", "same_rows", "unfinished",
+  "endpoint.url",
   "endpoint.model", "endpoint.key_variable", "endpoint.options",
   "kl.estimator", "kl.place", "plan.topology", "plan.stages",
 }  # fmt: skip
