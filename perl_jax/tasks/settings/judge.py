@@ -106,6 +106,13 @@ def check(config: shared.Config) -> None:
       " trained from, 'reference' for the responses in the data, or the workdir"
       " of another run."
     )
+  against, words = config.against.init, (ANCHOR, REFERENCE)
+  if against not in words and not os.path.exists(paths.absolute(against)):
+    hint = names.did_you_mean(against, words)
+    raise ValueError(
+      f"config.against.init={against!r}: there is no such workdir, and it is"
+      f" neither 'anchor' nor 'reference'.{hint}"
+    )
   if config.same_rows not in SAME_ROWS:
     raise ValueError(
       f"config.same_rows={config.same_rows!r}: choose one of {SAME_ROWS}."

@@ -71,6 +71,8 @@ def test_names_that_are_none(text, data_set, texts):
   [
     ({"policy": {"init": ""}}, "config.policy.init is empty"),
     ({"against": {"init": ""}}, "config.against.init is empty"),
+    ({"against": {"init": "ancor"}}, "Did you mean 'anchor'?"),
+    ({"against": {"init": "/no/such"}}, "there is no such workdir"),
     ({"same_rows": "no"}, "config.same_rows='no': choose one of"),
   ],
 )
