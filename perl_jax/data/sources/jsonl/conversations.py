@@ -10,32 +10,36 @@ from typing import Any
 from perl_jax import json_text
 from perl_jax.data.sources import hh
 
-# Who speaks in ShareGPT files and its relatives. Other names are left as they
-# are, and refused with the names of the roles.
+# Who speaks, in lower case. Other names are left as they are, and refused with
+# the names of the roles.
 _SPEAKERS = {
-  "human": "user",
-  "gpt": "assistant",
-  "chatgpt": "assistant",
-  "bard": "assistant",
-  "bing": "assistant",
-  "model": "assistant",
-  "observation": "tool",
-  "function_response": "tool",
+  **dict.fromkeys(("system", "developer"), "system"),
+  **dict.fromkeys(("user", "human", "prompter"), "user"),
+  **dict.fromkeys(("assistant", "gpt", "chatgpt", "bard", "bing"), "assistant"),
+  **dict.fromkeys(("model", "bot", "ai"), "assistant"),
+  **dict.fromkeys(("tool", "function"), "tool"),
+  **dict.fromkeys(("observation", "function_response"), "tool"),
 }
+_ROLES = ("user", "assistant", "system", "tool")
+# Keys of a message with who speaks, and with what is said.
+_WHO, _WHAT = ("role", "from", "speaker"), ("content", "value", "text")
 _TRANSCRIPT = re.compile(r"\s*Human:.*\n\nAssistant:", re.DOTALL)
 
 
 def of(value: Any) -> Any:
   """Returns a value as role/content messages if it is a conversation.
 
-  A conversation is a list of `{"from", "value"}` objects (ShareGPT), a single
-  message, or an object of two lists (a table of structs, as TFDS and older
-  versions of `datasets` store lists of objects). Other values are returned as
-  they are.
+  A conversation is a list of messages, also with other names of keys and roles
+  (`{"from", "value"}` in ShareGPT), the JSON text of one, a single message, or
+  an object of two lists (a table of structs, as TFDS and older versions of
+  `datasets` store lists of objects). Other values are returned as they are.
   """
+  if isinstance(value, str):
+    talk = _listed(value) if value[:1] == "[" else None
+    return value if talk is None else of(talk)
   if isinstance(value, dict):
     value = _rows_of(value)
-  if isinstance(value, list) and all(map(_is_turn, value)):
+  if isinstance(value, list) and not all(map(_is_ours, value)):
     return [_message(turn) for turn in value]
   return value
 
@@ -84,9 +88,28 @@ def contains(talk: Sequence[Any], part: Sequence[Any]) -> bool:
   )
 
 
-def _is_turn(value: Any) -> bool:
-  """Whether a value is a turn of ShareGPT."""
-  return isinstance(value, dict) and "from" in value
+def _is_ours(value: Any) -> bool:
+  """Whether a value is a message in the layout that is read."""
+  return (
+    isinstance(value, dict)
+    and value.get("role") in _ROLES
+    and value.get("content") is not None
+  )
+
+
+def _listed(text: str) -> Any:
+  """Returns the messages in a JSON text, or None if it holds something else."""
+  try:
+    value = json_text.parse(text)
+  except json_text.Fault:
+    return None
+  said = all(
+    isinstance(turn, dict)
+    and not turn.keys().isdisjoint(_WHO)
+    and not turn.keys().isdisjoint((*_WHAT, "tool_calls"))
+    for turn in value
+  )
+  return value if value and said else None
 
 
 def _content(message: dict[str, Any]) -> Any:
@@ -109,15 +132,29 @@ def _rows_of(value: dict[str, Any]) -> Any:
 
 
 def _message(turn: Any) -> Any:
-  """Returns one `{"from", "value"}` turn as a message."""
-  if not isinstance(turn, dict) or "from" not in turn:
+  """Returns a turn under other names as a message."""
+  if isinstance(turn, list) and turn and all(map(_is_item, turn)):
+    turn = dict(turn)  # A map of Arrow.
+  if not isinstance(turn, dict):
     return turn
-  message = {k: v for k, v in turn.items() if k not in ("from", "value")}
-  speaker, value = turn["from"], turn.get("value")
+  who = next((key for key in _WHO if turn.get(key) is not None), "role")
+  what = next((key for key in _WHAT if turn.get(key) is not None), "content")
+  message = {
+    key: value
+    for key, value in turn.items()
+    if key not in (who, what)
+    and (value is not None or key not in (*_WHO, *_WHAT))
+  }
+  speaker, value = turn.get(who), turn.get(what)
   if speaker == "function_call":
     return message | _call(value)
-  role = _SPEAKERS.get(speaker, speaker) if isinstance(speaker, str) else None
-  return {"role": role, "content": value, **message}
+  if isinstance(speaker, str):
+    speaker = _SPEAKERS.get(speaker.strip().lower(), speaker)
+  return {"role": speaker, "content": value, **message}
+
+
+def _is_item(value: Any) -> bool:
+  return isinstance(value, tuple) and len(value) == 2
 
 
 def _call(value: Any) -> dict[str, Any]:

@@ -75,7 +75,7 @@ _WAYS_OUT = {
   "sqlite": (
     "an SQLite database",
     "Convert a table of it: sqlite3 -json {path} 'select * from NAME' >"
-    " rows.json",
+    " {lines}",
   ),
   "avro": ("an Avro file", f"{_FROM_PYTHON}."),
   "hdf5": ("an HDF5 file", f"{_FROM_PYTHON}."),
@@ -97,7 +97,7 @@ _WAYS_OUT = {
   ),
   "utf16": (
     "text in UTF-16",
-    "Convert it: iconv -f UTF-16 -t UTF-8 {path} > rows.jsonl",
+    "Convert it: iconv -f UTF-16 -t UTF-8 {path} > {lines}",
   ),
 }
 FORMATS = ".jsonl or .jsonl.gz (or .zst), .json, .parquet or .arrow"
@@ -113,6 +113,8 @@ def format_of(path: pathlib.Path, start: bytes = b"") -> str:
   by_name = _SUFFIXES.get(path.suffix.lower(), "")
   if by_name in ("xlsx", "pickle", "npy"):  # these may be zip archives
     return by_name
+  if start.startswith((b"{\0", b"[\0")):
+    return "utf16"  # Without a byte order mark.
   lower = start.lstrip().lower()
   for magic, name in _MAGIC:
     if start.startswith(magic) or (name == "html" and lower.startswith(magic)):
@@ -126,15 +128,21 @@ def refusal(path: pathlib.Path, name: str) -> str:
   parquet = path.with_name(f"{path.stem}.parquet")
   way_out = way_out.format(
     path=shlex.quote(str(path)),
-    file=_python(path),
-    out=_python(parquet),
+    file=python_text(path),
+    out=python_text(parquet),
+    lines=lines_beside(path),
     options="",
     delimiter=r", delimiter='\t'" if name == "tsv" else "",
   )
   return f"{path} is {what}; rows are read from {FORMATS} files. {way_out}"
 
 
-def _python(path: pathlib.Path) -> str:
+def lines_beside(path: pathlib.Path) -> str:
+  """Returns a name for rows that are made of a file, other than its own."""
+  return "lines.jsonl" if path.name == "rows.jsonl" else "rows.jsonl"
+
+
+def python_text(path: pathlib.Path) -> str:
   """Returns a path as a Python text that can stand in double quotes."""
   text = repr(str(path))
   return text.replace('"', '\\"').replace("$", "\\$").replace("`", "\\`")

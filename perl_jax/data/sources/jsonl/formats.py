@@ -11,11 +11,11 @@ import gzip
 import io
 import pathlib
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from perl_jax import json_text
-from perl_jax.data.sources.jsonl import foreign, hub
+from perl_jax.data.sources.jsonl import faults, foreign, hub, tables
 from perl_jax.data.sources.jsonl.messages import found
 
 SUFFIXES = tuple(
@@ -31,11 +31,8 @@ SUFFIXES = tuple(
   for packed in packings
 )
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
-_PARQUET, _ARROW_FILE, _ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
-# Rows of a table that are Python objects at the same time.
-_BATCH_ROWS = 1024
 
-Row = tuple[str, dict[str, Any]]
+Row = tables.Row
 
 
 def rows(file: pathlib.Path | hub.Split) -> Iterator[Row]:
@@ -48,58 +45,19 @@ def rows(file: pathlib.Path | hub.Split) -> Iterator[Row]:
       something else than rows; names the file, and the line where it can.
   """
   if isinstance(file, hub.Split):
-    yield from table_rows(file.batches(), str(file))
+    yield from tables.rows_of(file.batches(), str(file))
     return
   with file.open("rb") as opened:
     start = opened.read(512)
-  if start.startswith((_PARQUET, _ARROW_FILE, _ARROW_STREAM)):
-    yield from _table_rows(file, start)
+  if start.startswith(tables.MAGIC):
+    yield from tables.rows(file, start)
     return
   name = foreign.format_of(file, start)
   if name:
     raise ValueError(foreign.refusal(file, name))
+  packed = start.startswith((_GZIP, _ZSTD))
   with _unpacked(file, start) as lines:
-    yield from _json_rows(file, lines)
-
-
-def table_rows(batches: Iterable[Any], name: str) -> Iterator[Row]:
-  """Yields the name and number of every row, and its fields.
-
-  Args:
-    batches: Record batches or tables of `pyarrow`.
-    name: What the rows are from, which the number follows.
-  """
-  number = 0
-  for batch in batches:
-    for first in range(0, batch.num_rows, _BATCH_ROWS):
-      for fields in batch.slice(first, _BATCH_ROWS).to_pylist():
-        number += 1
-        yield f"{name}:{number}", fields
-
-
-def _table_rows(file: pathlib.Path, start: bytes) -> Iterator[Row]:
-  # Imported here, since it takes a while and JSON does not need it.
-  import pyarrow
-  from pyarrow import parquet
-
-  what = "Parquet" if start.startswith(_PARQUET) else "Arrow"
-  try:
-    if what == "Parquet":
-      with parquet.ParquetFile(file) as opened:
-        batches = opened.iter_batches(batch_size=_BATCH_ROWS)
-        yield from table_rows(batches, str(file))
-      return
-    with pyarrow.memory_map(str(file)) as opened:
-      if start.startswith(_ARROW_FILE):
-        reader = pyarrow.ipc.open_file(opened)
-        batches = map(reader.get_batch, range(reader.num_record_batches))
-      else:
-        batches = pyarrow.ipc.open_stream(opened)
-      yield from table_rows(batches, str(file))
-  except (pyarrow.ArrowException, OSError) as error:
-    raise ValueError(
-      f"{file}: damaged {what} data: {error}. Copy or download it again."
-    ) from error
+    yield from _json_rows(file, lines, packed)
 
 
 @contextlib.contextmanager
@@ -121,63 +79,68 @@ def _unpacked(file: pathlib.Path, start: bytes) -> Iterator[BinaryIO]:
       yield lines
 
 
-def _json_rows(file: pathlib.Path, lines: BinaryIO) -> Iterator[Row]:
+def _json_rows(
+  file: pathlib.Path, lines: BinaryIO, packed: bool
+) -> Iterator[Row]:
   """Yields the rows of JSON lines, or of one list of objects."""
   number, name = 0, str(file)
   try:
     if lines.peek(512).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"[":
-      yield from _list_rows(file, lines.read().decode("utf-8-sig"))
+      yield from _list_rows(file, lines.read().decode("utf-8-sig"), packed)
       return
     # Lines end at \n alone: JSON text may hold U+2028 and the like.
     for number, line in enumerate(lines, 1):
       text = line.decode("utf-8-sig" if number == 1 else "utf-8")
       if text and not text.isspace():
         where = f"{name}:{number}"
-        yield where, _object(text.rstrip("\r\n"), where)
+        yield where, _object(text, where, None if packed else file)
   except UnicodeDecodeError as error:
     raise ValueError(
       f"{file}:{number}: not UTF-8 text: {error}. Save the file as UTF-8."
     ) from error
   except (EOFError, zlib.error, gzip.BadGzipFile) as error:
     raise ValueError(
-      f"{file}: broken gzip data after line {number}: {error}."
+      f"{file}: broken gzip data after line {number}: {error}. Copy or"
+      " download it again."
     ) from error
   except OSError as error:
     raise ValueError(
-      f"{file}: broken zstd data after line {number}: {error}."
+      f"{file}: broken zstd data after line {number}: {error}. Copy or"
+      " download it again."
     ) from error
 
 
-def _list_rows(file: pathlib.Path, text: str) -> Iterator[Row]:
+def _list_rows(file: pathlib.Path, text: str, packed: bool) -> Iterator[Row]:
+  def way_out() -> str:
+    return "" if packed else faults.of_list(text, file)
+
   try:
     found_rows = json_text.parse(text)
   except json_text.Fault as error:
     where = file if error.line is None else f"{file}:{error.line}"
     raise ValueError(
       f"{where}: {error.what}. The file begins with [, so it must hold one list"
-      " of JSON objects."
+      f" of JSON objects.{way_out()}"
     ) from error
   for number, fields in enumerate(found_rows, 1):
     where = f"{file}:{number}"
     if not isinstance(fields, dict):
       raise ValueError(
         f"{where}: an item of the list must be a JSON object, but is"
-        f" {found(fields)}."
+        f" {found(fields)}.{way_out() if isinstance(fields, list) else ''}"
       )
     yield where, fields
 
 
-def _object(text: str, where: str) -> dict[str, Any]:
+def _object(text: str, where: str, file: pathlib.Path | None) -> dict[str, Any]:
+  """Returns the object in a line; the way out names the file, if it is one."""
   try:
-    fields = json_text.parse(text)
+    fields = json_text.parse(text.rstrip("\r\n"))
   except json_text.Fault as error:
-    whole = (
-      " An object over several lines becomes a line with: jq -c ."
-      if text.strip() in ("{", "}")
-      else ""
-    )
+    last = not text.endswith("\n")
+    way_out = faults.of_line(text, file, last) if file else ""
     raise ValueError(
-      f"{where}: {error.what}. A line must hold one whole JSON object.{whole}"
+      f"{where}: {error.what}. A line must hold one whole JSON object.{way_out}"
     ) from error
   if not isinstance(fields, dict):
     raise ValueError(

@@ -13,13 +13,14 @@ A user's columns get our names first, and null fields are left out. Then:
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from perl_jax import json_text, names
 from perl_jax.data import unusable
 from perl_jax.data.sources.jsonl import (
-  conversations,
+  cells,
+  described,
   formats,
   layouts,
   messages,
@@ -29,14 +30,12 @@ from perl_jax.data.sources.jsonl import (
 
 Fields = dict[str, Any]
 
-# Columns with the right answer to a prompt, the best first.
-ANSWERS = ("answer", "ground_truth", "solution", "label")
 # Names that `columns` may map to.
 KNOWN = (
   *("prompt", "response", "completion", "chosen", "rejected", "label"),
   *("messages", "conversations", "instruction", "input", "output", "history"),
   *("system", "tools", "score", "responses", "scores", "subset"),
-  *ANSWERS[:-1],
+  *described.ANSWERS[:-1],
 )
 
 
@@ -129,10 +128,19 @@ class Reader:
     count: Number of rows read.
   """
 
-  def __init__(self, kind: str, reading: Reading) -> None:
-    """Takes the kind of record that is wanted, and what the user states."""
+  def __init__(
+    self, kind: str, reading: Reading, ignore: Collection[str] = ()
+  ) -> None:
+    """Takes the kind of record that is wanted, and what the user states.
+
+    Args:
+      kind: The kind of record.
+      reading: What the user states.
+      ignore: Fields that are left out, under the names that they have here.
+    """
     self._kind = kind
     self._reading = reading
+    self._ignore = ignore
     self._missing = set(reading.columns)
     self._columns: set[str] = set()
     self._by_prompt = rated.ByPrompt()
@@ -172,7 +180,7 @@ class Reader:
     """
     fields = self._named(where, fields)
     if not self.about:
-      self.about, self.first = about(fields), fields
+      self.about, self.first = described.about(fields), fields
     fields = layouts.as_messages(fields)
     if self._kind != "labelled" and "label" in fields:
       fields = layouts.without_answer(fields)
@@ -183,17 +191,14 @@ class Reader:
     if replies and self._kind != "candidates":
       yield from self._rated(where, rated.without(fields, used), replies)
       return
-    score = rated.score_of(fields)
-    if score is not None and "label" not in fields:
-      if self._kind == "labelled" and self._reading.threshold is not None:
-        fields = self._labelled(fields, score)
-      elif self._kind == "preferences" and self._reading.margin is not None:
+    if self._kind == "preferences" and self._reading.margin is not None:
+      rated.check_score(fields, where)
+      score = rated.score_of(fields)
+      if score is not None:
         self._by_prompt.add(where, fields, score)
         return
-    elif self._reading.threshold is not None and self._kind == "labelled":
-      value = fields.get("label")
-      if isinstance(value, (int, float)) and not isinstance(value, bool):
-        fields = self._labelled(fields, value)
+    if self._kind == "labelled" and self._reading.threshold is not None:
+      fields = self._by_threshold(where, fields)
     if self._kind == "prompts":
       fields = layouts.as_prompt(fields)
     yield where, fields
@@ -219,23 +224,23 @@ class Reader:
   def _named(self, where: str, fields: Fields) -> Fields:
     """Returns a row with our names, and without fields that are null."""
     columns = self._reading.columns
-    if not columns and None not in fields.values():
+    if not columns and not self._ignore and cells.are_plain(fields):
       return fields
     if self._missing:
       self._columns.update(fields)
       self._missing -= fields.keys()
     named: Fields = {}
     for column, value in fields.items():
-      if value is None:
-        continue
       name = columns.get(column, column)
+      if cells.is_missing(value) or name in self._ignore:
+        continue
       if name in named:
         raise ValueError(
           f"{where}: data.columns gives a second field the name {name!r}: this"
           f" row has {messages.listed(fields)}. Map {name!r} to another name"
           " too, or leave one out."
         )
-      named[name] = value
+      named[name] = cells.plain(value)
     return named
 
   def _pairs(self, where: str, fields: Fields) -> Iterator[tuple[str, Fields]]:
@@ -270,71 +275,38 @@ class Reader:
     else:
       yield where, fields
 
+  def _by_threshold(self, where: str, fields: Fields) -> Fields:
+    """Returns a row with the label that its score has."""
+    rated.check_score(fields, where)
+    score, label = rated.score_of(fields), fields.get("label")
+    if score is not None and label is not None:
+      raise messages.error(
+        where,
+        "label",
+        "is beside a score, and data.threshold can be about either: leave one"
+        " out with --config.data.ignore=\"('label',)\".",
+        "which have both a label and a score",
+      )
+    # A label may be a score, too, if it is no word and no Boolean.
+    score = rated.number(label) if score is None else score
+    return fields if score is None else self._labelled(fields, score)
+
   def _labelled(self, fields: Fields, score: float) -> Fields:
     label = score >= self._reading.threshold
     return rated.without(fields, rated.SCORES) | {"label": label}
 
 
-def about(fields: Fields) -> str:
-  """Returns the name of a row's shape, for the log."""
-  if "chosen" in fields or "rejected" in fields:
-    return _about_pair(fields)
-  for name in ("conversations", "messages"):
-    if isinstance(fields.get(name), list):
-      sharegpt = any(isinstance(t, dict) and "from" in t for t in fields[name])
-      form = "ShareGPT conversations" if sharegpt else "conversations"
-      return form + (" with labels" if "label" in fields else "")
-  prompt = "Alpaca instruction" if layouts.is_alpaca(fields) else "prompt"
-  if rated.replies_of(fields)[0]:
-    return f"{prompt} and several replies with scores"
-  answered = any(name in fields for name in (*rated.RESPONSES, "output"))
-  found = ["response"] if answered else []
-  found += ["label"] if answered and "label" in fields else []
-  found += ["score"] if rated.score_of(fields) is not None else []
-  if not answered:
-    found = [name for name in ANSWERS if name in fields][:1]
-  return " and ".join([prompt, *found])
-
-
 def answer_of(row: Found) -> str | None:
   """Returns the right answer that a row gives, as text; None if it has none."""
   named = row.fields if isinstance(row.fields, dict) else {}
-  for name in ANSWERS:
-    value = named.get(name, row.raw.get(name))
+  for name in described.ANSWERS:
+    value = cells.plain(named.get(name, row.raw.get(name)))
     if isinstance(value, str):
       return value
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if cells.is_missing(value) or isinstance(value, bool):
+      continue
+    if isinstance(value, (int, float)):
       return str(value)
-  return None
-
-
-def hint(fields: Fields, kind: str, reading: Reading) -> str:
-  """Returns how records of a kind could be made of a row, "" if unknown."""
-  scored = rated.replies_of(fields)[0] or rated.score_of(fields) is not None
-  if not scored:
-    return ""
-  if kind == "preferences" and reading.margin is None:
-    return (
-      " Replies with scores become pairs where you say which difference counts:"
-      " --config.data.margin=1"
-    )
-  if kind == "labelled" and reading.threshold is None:
-    return (
-      " Replies with scores become labelled where you say from which score on"
-      " one is good: --config.data.threshold=0.5"
-    )
-  return ""
-
-
-def _about_pair(fields: Fields) -> str:
-  if pairs.is_many(fields):
-    return "lists of chosen and rejected replies"
-  prompt = "a prompt and " if "prompt" in fields else ""
-  sides = [fields.get(side) for side in pairs.SIDES]
-  if all(map(conversations.is_transcript, sides)):
-    return "pairs of transcripts"
-  if all(isinstance(side, str) for side in sides):
-    return f"{prompt}pairs of texts" + ("" if prompt else " that begin alike")
-  if all(isinstance(side, list) and len(side) == 1 for side in sides):
-    return f"{prompt}pairs of messages"
-  return f"{prompt}pairs of conversations"
+  rule = row.raw.get("reward_model")  # As files for verl have it.
+  value = rule.get("ground_truth") if isinstance(rule, dict) else None
+  return value if isinstance(value, str) else None

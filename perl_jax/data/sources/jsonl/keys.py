@@ -12,6 +12,7 @@ from typing import Any
 
 from perl_jax import json_text
 from perl_jax.data.records import Message
+from perl_jax.data.sources.jsonl import cells
 from perl_jax.data.unusable import UnusableError
 
 # Keys of a message that chat templates render.
@@ -41,10 +42,11 @@ SEEN = (
 )  # fmt: skip
 # Keys that would change what is learned, and that cannot be honoured.
 _REFUSED = {
-  *SEEN, "loss_mask", "refusal", "sample_weight", "train_detail",
+  *SEEN, "context", "loss_mask", "refusal", "sample_weight", "train_detail",
   "training_detail",
 }  # fmt: skip
 _MEANT = {*RENDERED[:2], *WEIGHTS[:3], *SYSTEM, *_REFUSED, "tools"}
+_MEANT -= {"context"}  # "content" is as good as that.
 
 # Makes an error of the name of a field and what is wrong with it.
 Complain = Callable[[str, str], ValueError]
@@ -52,7 +54,7 @@ Complain = Callable[[str, str], ValueError]
 
 def is_absent(value: Any) -> bool:
   """Whether a value is what writers of mixed tables leave: null or empty."""
-  return value is None or value in ("", [], {})
+  return cells.is_missing(value) or value in ("", [], {})
 
 
 def of_message(
@@ -90,7 +92,8 @@ def of_message(
       if not value:
         kept["weight"] = 0
     elif key == "tool_calls":
-      kept[key] = _calls(value, complain)
+      if calls := _calls(value, complain):
+        kept[key] = calls
     elif key == _OLD_CALL:
       kept["tool_calls"] = _calls(
         [{"type": "function", "function": value}], complain
@@ -111,17 +114,19 @@ def tools_of(
   Raises:
     ValueError: They are no list of objects.
   """
+  empty: set[str] = set()
   for key in ("tools", _OLD_TOOLS):
     value = _parsed(fields.get(key), key, complain)
     if is_absent(value):
+      empty |= {key} & fields.keys()
       continue
     if not _is_list_of_objects(value):
       raise complain(key, "must be a list of objects that describe functions.")
     tools = [_without_nulls(tool) for tool in value]
     if key == _OLD_TOOLS:
       tools = [{"type": "function", "function": tool} for tool in tools]
-    return tools, {key}
-  return [], set()
+    return tools, empty | {key}
+  return [], empty
 
 
 def check_ignored(key: str, value: Any, complain: Complain) -> None:
@@ -165,7 +170,9 @@ def text_of(content: Any, complain: Complain) -> Any:
     kind = part.get("type", "text") if isinstance(part, dict) else None
     if kind != "text" or not isinstance(part.get("text"), str):
       raise complain(
-        "content", f"has a part that is not text ({kind}), which cannot be read"
+        "content",
+        f"has a part that is not text ({kind}), which cannot be read. Leave out"
+        " the rows with such parts, or write the part as text.",
       )
   return "".join(part["text"] for part in content)
 
@@ -178,6 +185,8 @@ def _calls(value: Any, complain: Complain) -> list[dict[str, Any]]:
   the servers that render them for the model later.
   """
   value = _parsed(value, "tool_calls", complain)
+  if is_absent(value):
+    return []
   if not _is_list_of_objects(value):
     raise complain("tool_calls", "must be a list of objects, each one call.")
   calls = []

@@ -30,7 +30,7 @@ def as_messages(fields: Fields) -> Fields:
     fields = _of_alpaca(fields)
   changed = {}
   for name, value in fields.items():
-    if isinstance(value, (list, dict)) and name in _TALKS:
+    if name in _TALKS:
       talk = conversations.of(value)
       if talk is not value:
         changed[name] = talk
@@ -46,8 +46,11 @@ def as_messages(fields: Fields) -> Fields:
 
 def _of_alpaca(fields: Fields) -> Fields:
   """Returns an Alpaca row as a prompt and a response."""
-  instruction, given = fields["instruction"], fields.get("input", "")
-  rest = rated.without(fields, ("instruction", "input", "output", "history"))
+  # Dolly calls the input a context.
+  name = "input" if fields.get("input") else "context"
+  instruction, given = fields["instruction"], fields.get(name, "")
+  read = ("instruction", "input", name, "output", "history")
+  rest = rated.without(fields, read)
   if "output" in fields:
     rest["response"] = fields["output"]
   if not isinstance(instruction, str) or not isinstance(given, str):

@@ -28,8 +28,8 @@ def each(fields: Fields) -> Iterator[Fields]:
     value if isinstance(value, list) else [value]
     for value in (fields.get(side) for side in SIDES)
   )
-  for good in chosen:
-    for bad in rejected:
+  for good in map(conversations.of, chosen):
+    for bad in map(conversations.of, rejected):
       yield fields | {"chosen": good, "rejected": bad}
 
 

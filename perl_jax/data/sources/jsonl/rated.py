@@ -1,8 +1,11 @@
 """Replies with scores: pairs by a margin, labels by a threshold."""
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
+
+from perl_jax.data.sources.jsonl import messages
 
 Fields = dict[str, Any]
 
@@ -14,6 +17,8 @@ _SCORE_LISTS = ("scores", "ratings", "rewards", "rating")
 _TEXTS = ("response", "completion", "text", "content", "answer", "output")
 # Names of the score of a row's one response.
 SCORES = ("score", "rating", "overall_score", "reward")
+# Labels that are words.
+_WORDS = {"true": 1, "yes": 1, "false": 0, "no": 0}
 RESPONSES = ("response", "completion")
 
 
@@ -77,6 +82,24 @@ def score_of(fields: Fields) -> float | None:
   return number(_first(fields, SCORES))
 
 
+def check_score(fields: Fields, where: str) -> None:
+  """Checks that the score of a row's one response is a number, if it has one.
+
+  Raises:
+    UnusableError: It is something else.
+  """
+  if fields.keys().isdisjoint(RESPONSES):
+    return
+  for name in SCORES:
+    if name in fields and number(fields[name]) is None:
+      raise messages.error(
+        where,
+        name,
+        f"must be a number, but is {messages.found(fields[name])}.",
+        "whose score is no number",
+      )
+
+
 def pairs(replies: Sequence[Reply], margin: float) -> Iterator[tuple[Any, Any]]:
   """Yields (chosen, rejected) whose scores differ by `margin` or more."""
   for good in replies:
@@ -134,11 +157,21 @@ def _first(fields: Fields, names: Sequence[str]) -> Any:
   return next((fields[n] for n in names if fields.get(n) is not None), None)
 
 
+def label_of(value: Any) -> float | None:
+  """Returns a label as 1.0 or 0.0; None for what is neither."""
+  if isinstance(value, str):
+    value = _WORDS.get(value.strip().lower(), number(value))
+  if not isinstance(value, (bool, int, float)) or value not in (0, 1):
+    return None
+  return float(value)
+
+
 def number(value: Any) -> float | None:
   """Returns a score as a number; None for what is none, such as "N/A"."""
   if isinstance(value, bool) or not isinstance(value, (int, float, str)):
     return None
   try:
-    return float(value)
-  except ValueError:
+    score = float(value)
+  except (ValueError, OverflowError):
     return None
+  return None if math.isnan(score) else score

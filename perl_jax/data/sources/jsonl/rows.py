@@ -20,12 +20,13 @@ from perl_jax.data.records import (
   Reply,
   reply_of,
 )
-from perl_jax.data.sources.jsonl import context, keys
+from perl_jax.data.sources.jsonl import context, described, keys, rated
 from perl_jax.data.sources.jsonl import messages as messages_lib
 from perl_jax.data.sources.jsonl.messages import found, listed
 from perl_jax.data.unusable import UnusableError
 
-_COLUMNS = """--config.data.columns='{"question": "prompt"}'"""
+# Why a row with another label is left out.
+WRONG_LABEL = "whose label is neither 0 nor 1"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,15 +54,11 @@ class _Row:
   def __init__(
     self, fields: Mapping[str, Any], where: str, ignore: Collection[str] = ()
   ):
-    self._fields = {
-      name: value
-      for name, value in fields.items()
-      if value is not None and name not in ignore
-    }
+    self._fields = {k: v for k, v in fields.items() if v is not None}
     self._where = where
     self._ignore = ignore
     self._used: set[str] = set()
-    self._further = {n for n in fields if n in ignore} if ignore else set()
+    self._further: set[str] = set()
 
   def preference(self) -> Preference:
     prompt, chosen, rejected = self.pair()
@@ -101,8 +98,10 @@ class _Row:
 
   def get(self, field: str) -> Any:
     if field not in self._fields:
+      columns = described.suggested(self._fields)
       near = names.nearest(field, self._fields)
       hint = f" Is {near!r} a slip?" if near else ""
+      hint = f" {described.renamed(columns)}" if columns else hint
       raise self.error(
         field,
         f"missing: this row has {listed(self._fields)}. The shapes are"
@@ -199,11 +198,16 @@ class _Row:
 
   def label(self) -> float:
     value = self.get("label")
-    if not isinstance(value, (bool, int, float)) or value not in (0, 1):
+    label = rated.label_of(value)
+    if label is None:
       raise self.error(
-        "label", f"must be 0, 1, true or false, but is {found(value)}."
+        "label",
+        f"must be 0, 1, true or false, but is {found(value)}. If"
+        " labels are scores, say from which one on a response is good:"
+        " --config.data.threshold=0.5",
+        WRONG_LABEL,
       )
-    return float(value)
+    return label
 
   def pair(self) -> tuple[tuple[Message, ...], Reply, Reply]:
     """Returns prompt, chosen and rejected."""
@@ -295,16 +299,17 @@ def shape_of(fields: Mapping[str, Any], where: str) -> str:
   for mark, name in _MARKS.items():
     if fields.get(mark) is not None:
       return name
+  columns = described.suggested(fields)
   near = [
     f"{name!r} for {match!r}"
     for name in fields
-    if (match := names.nearest(name, _MARKS))
+    if not columns and (match := names.nearest(name, _MARKS))
   ]
   raise UnusableError(
     f"{where}: no field to learn from: it has {listed(fields)}. The shapes are"
     f" {_all_shapes()}."
     + (f" Is {' and '.join(near)} a slip?" if near else "")
-    + f" A column gets our name with {_COLUMNS}.",
+    + f" {described.renamed(columns or {'question': 'prompt'})}",
     "which have no field to learn from",
   )
 
@@ -322,12 +327,11 @@ def parse(
     fields: The row. A field that is null is absent.
     where: File and line, which become the id and are named in errors.
     shape: A key of `SHAPES`.
-    ignore: Fields and keys of messages to leave out whatever they mean.
+    ignore: Keys of messages to leave out whatever they mean.
     check: Whether all fields that are left out are checked. Where a reward
       function is given the whole row, only those that a model should see are.
 
-  Returns:
-    The record, and the names of the further fields and keys of messages.
+  Returns the record, and the names of the further fields and keys of messages.
 
   Raises:
     UnusableError: A field is missing or has a wrong value.

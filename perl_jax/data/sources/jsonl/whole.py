@@ -18,6 +18,7 @@ from typing import Any
 from perl_jax.data import records, unusable
 from perl_jax.data.records import Candidates, Splits
 from perl_jax.data.sources.jsonl import (
+  conversations,
   files,
   formats,
   forms,
@@ -27,6 +28,7 @@ from perl_jax.data.sources.jsonl import (
   pairs,
   paths,
   rated,
+  reading,
 )
 from perl_jax.data.sources.jsonl import rows as jsonl_rows
 
@@ -60,7 +62,7 @@ def load(
     ValueError: Most rows cannot be used, or one has a field that cannot be
       honoured; names file, line and field.
   """
-  asked = files.Asked(kind, ignore, forms.stated(**stated or {}))
+  asked = reading.Asked(kind, set(ignore), forms.stated(**stated or {}))
   parts = paths.find_files(path)
   found = sorted((part for split in parts for part in split), key=str)
   counts: Counter[str] = Counter()
@@ -76,7 +78,7 @@ def load(
 def _candidates(
   path: str,
   found: Sequence[Any],
-  asked: files.Asked,
+  asked: reading.Asked,
   counts: Counter[str],
 ) -> tuple[list[Candidates], list[str], list[str], list[str]]:
   """Returns what `files.read` does, of rows to score."""
@@ -85,7 +87,7 @@ def _candidates(
   shapes: dict[str, int] = {}
   for file in found:
     counts["files"] += 1
-    reader = forms.Reader("candidates", asked.reading)
+    reader = forms.Reader("candidates", asked.reading, asked.ignore)
     for row in reader.read(formats.rows(file), str(file)):
       counts["rows"] += 1
       try:
@@ -221,4 +223,6 @@ def _replies(value: Any) -> list[Any]:
   """Returns one side as a list of replies: texts, or lists of messages."""
   if not isinstance(value, list):
     return [] if value is None else [value]
-  return [value] if value and isinstance(value[0], dict) else value
+  if value and isinstance(value[0], dict):
+    return [value]
+  return list(map(conversations.of, value))

@@ -2,8 +2,7 @@
 
 import pytest
 
-from perl_jax.data.sources.jsonl import forms
-from perl_jax.data.sources.jsonl.forms import Reading
+from perl_jax.data.sources.jsonl import described
 from tests.data.sources.jsonl.formed import PAIR, RATED, one, read
 from tests.data.text.messages import assistant, system, user
 
@@ -199,10 +198,10 @@ class TestScores:
     row = {"prompt": "q", "response": "a", "score": 1}
     assert one(row, "demonstrations", margin=1, threshold=1) == row
     assert one(row, "preferences") == row
-    assert "data.margin=1" in forms.hint(row, "preferences", Reading())
-    assert "data.threshold=" in forms.hint(RATED, "labelled", Reading())
-    assert forms.hint(row, "preferences", Reading(margin=1)) == ""
-    assert forms.hint({"prompt": "q"}, "preferences", Reading()) == ""
+    assert "data.margin=1" in described.hint(row, "preferences")
+    assert "data.threshold=" in described.hint(RATED, "labelled")
+    assert described.hint(row, "preferences", margin=1) == ""
+    assert described.hint({"prompt": "q"}, "preferences") == ""
 
 
 class TestConversations:

@@ -177,9 +177,9 @@ class TestErrors:
       ),
       ({"messages": [assistant("a")]}, "messages", "nothing before"),
       (
-        {"messages": [{"role": "bot", "content": "a"}, assistant("b")]},
+        {"messages": [{"role": "host", "content": "a"}, assistant("b")]},
         r"messages\[0\]",
-        "unknown role 'bot'.*system, user, assistant, tool",
+        "unknown role 'host'.*system, user, assistant, tool",
       ),
       (
         {"messages": [cases.QUESTION, {"role": "assistant", "content": None}]},
@@ -187,12 +187,12 @@ class TestErrors:
         "'content' must be text, but is null",
       ),
       (
-        {"messages": [{"from": "human", "value": "a"}, assistant("b")]},
+        {"messages": [{"who": "human", "value": "a"}, assistant("b")]},
         r"messages\[0\]",
         "'role' must be text",
       ),
       ({"prompt": "a", "response": "b", "label": 2}, "label", "0, 1.* is 2"),
-      ({"prompt": "a", "response": "b", "label": "1"}, "label", 'is "1"'),
+      ({"prompt": "a", "response": "b", "label": "+"}, "label", r'is "\+"'),
       ({"prompt": "a", "response": "b", "label": 0.5}, "label", "is 0.5"),
       (
         {"prompt": "a", "chosen": "b", "rejected": [assistant("c")]},

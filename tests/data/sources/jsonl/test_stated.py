@@ -2,7 +2,7 @@
 
 import pytest
 
-from perl_jax.data.sources.jsonl import forms
+from perl_jax.data.sources.jsonl import described, forms
 from perl_jax.data.sources.jsonl.forms import Reading
 from tests.data.sources.jsonl.formed import PAIR, RATED, one
 from tests.data.text.messages import user
@@ -88,4 +88,4 @@ class TestColumns:
   ],
 )
 def test_shapes_have_names(row, name):
-  assert name in forms.about(row)
+  assert name in described.about(row)

@@ -1,0 +1,133 @@
+"""What rows are, for the log, and how others could be made of them."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from perl_jax.data.sources.jsonl import conversations, layouts, pairs, rated
+
+Fields = dict[str, Any]
+
+# Columns with the right answer to a prompt, the best first.
+ANSWERS = ("answer", "ground_truth", "solution", "label")
+# Names that make a shape, and what else people call what they name.
+_OURS = ("prompt", "response", "completion", "chosen", "rejected", "label")
+_OURS += ("messages", "conversations", "instruction")
+_OTHERS = {
+  **dict.fromkeys(("question", "query", "problem", "input"), "prompt"),
+  **dict.fromkeys(("answer", "output", "reply", "solution"), "response"),
+  **dict.fromkeys(("target", "completions", "responses"), "response"),
+  **dict.fromkeys(("dialog", "dialogue", "chat", "turns"), "messages"),
+  **dict.fromkeys(("preferred", "accepted", "winner"), "chosen"),
+  **dict.fromkeys(("dispreferred", "loser"), "rejected"),
+}
+
+
+def about(fields: Fields) -> str:
+  """Returns the name of a row's shape, for the log."""
+  if "chosen" in fields or "rejected" in fields:
+    return _about_pair(fields)
+  for name in ("conversations", "messages"):
+    if isinstance(fields.get(name), list):
+      sharegpt = any(isinstance(t, dict) and "from" in t for t in fields[name])
+      form = "ShareGPT conversations" if sharegpt else "conversations"
+      return form + (" with labels" if "label" in fields else "")
+  prompt = "Alpaca instruction" if layouts.is_alpaca(fields) else "prompt"
+  if rated.replies_of(fields)[0]:
+    return f"{prompt} and several replies with scores"
+  answered = any(name in fields for name in (*rated.RESPONSES, "output"))
+  found = ["response"] if answered else []
+  found += ["label"] if answered and "label" in fields else []
+  found += ["score"] if rated.score_of(fields) is not None else []
+  if not answered:
+    found = [name for name in ANSWERS if name in fields][:1]
+  return " and ".join([prompt, *found])
+
+
+def hint(
+  fields: Fields,
+  kind: str,
+  margin: float | None = None,
+  threshold: float | None = None,
+) -> str:
+  """Returns how records of a kind could be made of a row, "" if unknown.
+
+  Args:
+    fields: A row of which none is made.
+    kind: The kind of record.
+    margin: What the user states of pairs, see `forms.Reading`.
+    threshold: What the user states of labels.
+  """
+  if kind == "demonstrations":
+    return _hint_for_demonstrations(fields)
+  scored = rated.replies_of(fields)[0] or rated.score_of(fields) is not None
+  if kind == "preferences" and margin is None and scored:
+    return (
+      " Replies with scores become pairs where you say which difference counts:"
+      " --config.data.margin=1"
+    )
+  if kind == "labelled" and threshold is None and scored:
+    return (
+      " Replies with scores become labelled where you say from which score on"
+      " one is good: --config.data.threshold=0.5"
+    )
+  if scored or fields.keys().isdisjoint(rated.RESPONSES):
+    return ""
+  stated = margin if kind == "preferences" else threshold
+  for name, value in fields.items():
+    if isinstance(value, bool) and kind == "labelled":
+      return f" {renamed({name: 'label'})}"
+    if isinstance(value, (int, float)) and stated is not None:
+      return f" No column is called a score. {renamed({name: 'score'})}"
+  return ""
+
+
+def _hint_for_demonstrations(fields: Fields) -> str:
+  if "chosen" in fields and isinstance(fields.get("messages"), list):
+    return (
+      " To learn its `messages`, leave the pair out:"
+      " --config.data.ignore=\"('chosen', 'rejected')\""
+    )
+  for name in ANSWERS[:-1]:
+    if isinstance(fields.get(name), str):
+      return f" {renamed({name: 'response'})}"
+  return ""
+
+
+def renamed(columns: Mapping[str, str]) -> str:
+  """Returns how columns get our names, as a sentence with the option."""
+  option = shlex.quote(json.dumps(columns, ensure_ascii=False))
+  return f"Columns get our names with --config.data.columns={option}."
+
+
+def suggested(fields: Fields) -> dict[str, str]:
+  """Returns our names of columns that are known under others; {} of none.
+
+  The names of columns are compared without case and white space around them.
+  """
+  taken = {*fields}
+  found: dict[str, str] = {}
+  for column in fields:
+    plain = column.strip().lower()
+    name = plain if plain in _OURS else _OTHERS.get(plain)
+    if name and column not in _OURS and name not in taken:
+      found[column] = name
+      taken.add(name)
+  return found
+
+
+def _about_pair(fields: Fields) -> str:
+  if pairs.is_many(fields):
+    return "lists of chosen and rejected replies"
+  prompt = "a prompt and " if "prompt" in fields else ""
+  sides = [fields.get(side) for side in pairs.SIDES]
+  if layouts.is_alpaca(fields):
+    prompt = "an Alpaca instruction and "
+  if all(map(conversations.is_transcript, sides)):
+    return "pairs of transcripts"
+  if all(isinstance(side, str) for side in sides):
+    return f"{prompt}pairs of texts" + ("" if prompt else " that begin alike")
+  if all(isinstance(side, list) and len(side) == 1 for side in sides):
+    return f"{prompt}pairs of messages"
+  return f"{prompt}pairs of conversations"

@@ -1,0 +1,127 @@
+"""Ways out of what is commonly wrong with files of JSON lines.
+
+The commands work as they stand, with a Python and the usual tools of a shell.
+"""
+
+import json
+import pathlib
+import re
+import shlex
+from typing import Any
+
+from perl_jax.data.sources.jsonl import foreign
+
+_EACH = 'python -c "import json; [print(json.dumps({row})) for r in {rows}]"'
+_LOADED = "json.load(open({path}, encoding='utf-8'))"
+# Fields of rows that are lists of objects.
+_TALKS = ("messages", "conversations", "conversation", "prompt", "chosen")
+_TALKS += ("rejected", "response", "completion", "tools", "functions")
+_TALKS += ("responses", "completions", "replies", "answers", "candidates")
+_TALKS += ("generations", "outputs")
+_COMMA = re.compile(r",\s*([}\]])")
+
+
+def of_line(text: str, file: pathlib.Path, last: bool) -> str:
+  """Returns the way out of a line that is not JSON, "" if none is known.
+
+  Args:
+    text: The line.
+    file: The file that it is in.
+    last: Whether nothing follows the line, not even its end.
+  """
+  path, stripped = shlex.quote(str(file)), text.strip()
+  made = foreign.lines_beside(file)
+  if stripped.startswith("//") or stripped.startswith("#"):
+    return f" Comments are left out with: grep -v '^ *[#/]' {path} > {made}"
+  if stripped in ("{", "}"):
+    return (
+      f" Objects over several lines become lines with: jq -c . {path} > {made}"
+    )
+  if "\r" in stripped:
+    return (
+      " Its lines end with carriage returns, which become line ends with: tr"
+      f" '\\r' '\\n' < {path} > {made}"
+    )
+  if stripped.endswith(",") and _is_json(stripped[:-1]):
+    return (
+      " Commas at the ends of lines go with: sed 's/,[[:space:]]*$//'"
+      f" {path} > {made}"
+    )
+  if _is_json(_COMMA.sub(r"\1", stripped)):
+    return " Leave out the comma before the bracket that closes."
+  if stripped.startswith("{'"):
+    return " It is Python's text of an object: write rows with json.dumps."
+  if stripped[:1] not in ("{", "[") and "," in stripped:
+    return f" If the file is a table: {foreign.refusal(file, 'csv')}"
+  if last:
+    return " It is the end of the file: was it copied or downloaded whole?"
+  return ""
+
+
+def of_rows(fields: dict[str, Any], file: pathlib.Path) -> str:
+  """Returns how a file of one object with all rows in it is read; "" if not.
+
+  Args:
+    fields: The only object of the file.
+    file: The file.
+  """
+  loaded = _LOADED.format(path=foreign.python_text(file))
+  for name, value in fields.items():
+    if _is_list_of_objects(value) and name not in _TALKS:
+      command = _EACH.format(row="r", rows=f"{loaded}[{name!r}]")
+      return (
+        f"the rows are in {name!r} of one object. They become lines with:"
+        f" {command} > {foreign.lines_beside(file)}"
+      )
+  if fields and all(map(_is_column, fields.values())):
+    return (
+      "the columns of all rows are in one object. With pandas, rows become"
+      " lines with to_json(..., orient='records', lines=True)."
+    )
+  return ""
+
+
+def of_list(text: str, file: pathlib.Path) -> str:
+  """Returns the way out of a text that begins with [ and holds no objects."""
+  path = foreign.python_text(file)
+  rows = _LOADED.format(path=path)
+  if not _is_json(text):
+    if _is_json(_COMMA.sub(r"\1", text)):
+      return " Leave out the comma before the bracket that closes."
+    if not _is_json(text.split("\n", 1)[0]):
+      return ""
+    rows = f"map(json.loads, filter(str.strip, open({path}, encoding='utf-8')))"
+  command = _EACH.format(row="{'messages': r}", rows=rows)
+  return (
+    f" Lists that are conversations become rows with: {command} >"
+    f" {foreign.lines_beside(file)}"
+  )
+
+
+def _is_json(text: str) -> bool:
+  try:
+    json.loads(text)
+  except (ValueError, RecursionError):
+    return False
+  return True
+
+
+def _is_list_of_objects(value: Any) -> bool:
+  return (
+    isinstance(value, list)
+    and bool(value)
+    and all(isinstance(item, dict) for item in value)
+  )
+
+
+def _is_column(value: Any) -> bool:
+  """Whether a value has a text or number for each row, as a list or object."""
+  if isinstance(value, dict):
+    if not all(key.isdecimal() for key in value):
+      return False
+    value = list(value.values())
+  return (
+    isinstance(value, list)
+    and bool(value)
+    and all(isinstance(item, (str, int, float)) for item in value)
+  )

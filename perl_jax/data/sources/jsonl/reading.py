@@ -1,0 +1,172 @@
+"""Reads the rows of one file as records of its shape, or as prompts."""
+
+import contextlib
+import itertools
+import pathlib
+from collections import Counter
+from collections.abc import Sequence, Set
+from typing import NamedTuple
+
+from perl_jax.data import unusable
+from perl_jax.data.records import (
+  Demonstration,
+  Prompt,
+  Record,
+  reply_of,
+  text_of,
+)
+from perl_jax.data.sources.jsonl import described, faults, formats, forms
+from perl_jax.data.sources.jsonl import rows as jsonl_rows
+from perl_jax.data.sources.jsonl.messages import listed
+
+# How many rows say what shape a file has.
+_FIRST = 100
+# Why rows are dropped that are well formed, by the name of their count.
+_REASONS = {
+  "empty_dropped": "in which a reply is empty",
+  "equal_dropped": "whose replies are equal",
+}
+
+
+class Asked(NamedTuple):
+  """What is asked of files: a kind of record, and how rows are read.
+
+  Attributes:
+    kind: The kind of record.
+    ignore: Fields and keys of messages to leave out.
+    reading: What the user states about the rows.
+  """
+
+  kind: str
+  ignore: Set[str]
+  reading: forms.Reading
+
+
+class File:
+  """The rows of one file.
+
+  Attributes:
+    shape: The shape of most of the first rows.
+    about: What the first row is, for the log.
+    hint: How records of the kind could be made of the rows, or "".
+    records: Prompts if prompts are asked for, else records of the shape.
+    counts: How many rows were read and dropped.
+    ignored: How many rows have each of the fields that are not read.
+    unusable: The rows that cannot be used.
+  """
+
+  def __init__(self, file: pathlib.Path, asked: Asked) -> None:
+    """Reads them.
+
+    Raises:
+      ValueError: No row can be used, or there is none.
+    """
+    reader = forms.Reader(asked.kind, asked.reading, asked.ignore)
+    rows = reader.read(formats.rows(file), str(file))
+    first = list(itertools.islice(rows, _FIRST))
+    self.shape = _shape_of(first)
+    self.records: list[Record] = []
+    self.counts: Counter[str] = Counter()
+    self.ignored: Counter[str] = Counter()
+    self.unusable = unusable.Unusable()
+    for row in itertools.chain(first, rows):
+      self.counts["rows"] += 1
+      try:
+        self._add(row, asked)
+      except unusable.UnusableError as error:
+        self.counts["unusable_dropped"] += 1
+        self.unusable.add(str(error), error.reason)
+    total = self.counts["rows"]
+    if not total:
+      raise ValueError(_no_rows(file, reader, asked.reading))
+    self.about = reader.about
+    stated = asked.reading
+    self.hint = described.hint(
+      reader.first, asked.kind, stated.margin, stated.threshold
+    )
+    if total == self.counts["unusable_dropped"] == 1:
+      way_out = faults.of_rows(reader.first, file)
+      if way_out:
+        raise ValueError(f"{file}: {way_out}")
+    if self.counts["unusable_dropped"] == total:
+      self.unusable.check(total, f"rows of {file}")
+
+  def _add(self, row: forms.Found, asked: Asked) -> None:
+    """Adds the record of a row, or counts why there is none."""
+    if isinstance(row.fields, unusable.UnusableError):
+      raise row.fields
+    kind, where, fields = asked.kind, row.where, row.fields
+    shape = jsonl_rows.shape_of(fields, where)
+    # Any row has a prompt, but a table of pairs has no labels.
+    if shape != self.shape and kind != "prompts":
+      raise unusable.UnusableError(
+        f"{where}: this row has {listed(fields)}, which makes it one"
+        f" of {shape}, but the file begins with {self.shape}"
+        f" ({jsonl_rows.SHAPES[self.shape].fields}). Put them into files of"
+        " their own.",
+        f"which are not {self.shape} as the rows before them",
+      )
+    record, ignored = jsonl_rows.parse(
+      fields, where, shape, asked.ignore, check=kind != "prompts"
+    )
+    if asked.ignore:
+      ignored |= asked.ignore & row.raw.keys()
+    if ignored:
+      self.counts["ignored_fields"] += 1
+      self.ignored.update(ignored)
+    dropped = _why_dropped(record, shape)
+    if dropped:
+      self.counts[dropped] += 1
+      self.unusable.add(where, _REASONS[dropped])
+    else:
+      self.records.append(
+        _prompt_of(record, row) if kind == "prompts" else record
+      )
+
+
+def _no_rows(
+  file: pathlib.Path, reader: forms.Reader, reading: forms.Reading
+) -> str:
+  """Returns why nothing was made of a file."""
+  if not reader.count:
+    return f"{file} is empty: it has no row to learn from."
+  return (
+    f"{file}: in none of {reader.count} rows do the scores of two replies to a"
+    f" prompt differ by data.margin={reading.margin}. Lower it."
+  )
+
+
+def _shape_of(first: Sequence[forms.Found]) -> str:
+  """Returns the shape of most rows, the first of equally many; "" of none."""
+  shapes: Counter[str] = Counter()
+  for row in first:
+    with contextlib.suppress(unusable.UnusableError):
+      if isinstance(row.fields, dict):
+        shapes[jsonl_rows.shape_of(row.fields, row.where)] += 1
+  return next((shape for shape, _ in shapes.most_common(1)), "")
+
+
+def _why_dropped(record: Record, shape: str) -> str:
+  """Returns why a record is dropped, as the name of a count; "" to keep it."""
+  replies = jsonl_rows.SHAPES[shape].replies(record)
+  texts = [text_of(reply).strip() for reply in replies]
+  if "" in texts:
+    return "empty_dropped"
+  return "equal_dropped" if len(set(texts)) < len(texts) else ""
+
+
+def _prompt_of(record: Record, row: forms.Found) -> Prompt:
+  """Returns a record's prompt; the last turn of a dialogue is the reference.
+
+  Without a dialogue, the right answer is, if the row has one.
+  """
+  prompt, reference = record.prompt, None
+  if isinstance(record, Demonstration):
+    *before, last = record.prompt + record.turns
+    reply = reply_of(last)
+    prompt, reference = tuple(before), None
+    if isinstance(reply, str):
+      reference = reply
+  elif isinstance(record, Prompt):
+    reference = forms.answer_of(row)
+  return Prompt(record.id, record.group, prompt, reference, row.raw)

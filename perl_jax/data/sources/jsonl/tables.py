@@ -1,0 +1,123 @@
+"""Reads the rows of tables: Parquet, Arrow files and streams, record batches.
+
+A cell becomes what `to_pylist` of `pyarrow` makes of it. A time that Python
+cannot hold (nanoseconds, years above 9999) is its text instead: such columns
+are hardly ever read, and should not keep the others from being read.
+"""
+
+import pathlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+PARQUET = b"PAR1"
+_ARROW_FILE, _ARROW_STREAM = b"ARROW1", b"\xff\xff\xff\xff"
+# First bytes of the files that are read here.
+MAGIC = (PARQUET, _ARROW_FILE, _ARROW_STREAM)
+# Rows of a table that are Python objects at the same time.
+_BATCH_ROWS = 1024
+
+Row = tuple[str, dict[str, Any]]
+
+
+def rows(file: pathlib.Path, start: bytes) -> Iterator[Row]:
+  """Yields the file and number of every row, and its fields.
+
+  Args:
+    file: A file that begins with one of `MAGIC`.
+    start: Its first bytes.
+
+  Raises:
+    ValueError: The file is damaged, or `rows_of` raises it.
+  """
+  # Imported here, since it takes a while and JSON does not need it.
+  import pyarrow
+  from pyarrow import parquet
+
+  what = "Parquet" if start.startswith(PARQUET) else "Arrow"
+  try:
+    if what == "Parquet":
+      with parquet.ParquetFile(file) as opened:
+        batches = opened.iter_batches(batch_size=_BATCH_ROWS)
+        yield from rows_of(batches, str(file))
+      return
+    with pyarrow.memory_map(str(file)) as opened:
+      if start.startswith(_ARROW_FILE):
+        reader = pyarrow.ipc.open_file(opened)
+        batches = map(reader.get_batch, range(reader.num_record_batches))
+      else:
+        batches = pyarrow.ipc.open_stream(opened)
+      yield from rows_of(batches, str(file))
+  except (pyarrow.ArrowException, OSError) as error:
+    reason = str(error).rstrip(". ")
+    raise ValueError(
+      f"{file}: damaged {what} data: {reason}. Copy or download it again."
+    ) from error
+
+
+def rows_of(batches: Iterable[Any], name: str) -> Iterator[Row]:
+  """Yields the name and number of every row, and its fields.
+
+  Args:
+    batches: Record batches or tables of `pyarrow`.
+    name: What the rows are from, which the number follows.
+
+  Raises:
+    ValueError: Two columns have one name, or the values of one cannot be read.
+  """
+  number = 0
+  for batch in batches:
+    fields = batch.schema.names
+    _check_names(fields, name)
+    for first in range(0, batch.num_rows, _BATCH_ROWS):
+      part = batch.slice(first, _BATCH_ROWS)
+      columns = [
+        _values(column, field, name)
+        for field, column in zip(fields, part.columns, strict=True)
+      ]
+      for values in zip(*columns, strict=True):
+        number += 1
+        yield f"{name}:{number}", dict(zip(fields, values, strict=True))
+
+
+def _check_names(fields: list[str], name: str) -> None:
+  twice = sorted({field for field in fields if fields.count(field) > 1})
+  if twice:
+    raise ValueError(
+      f"{name}: there are several columns {twice[0]!r}. Give each a name of its"
+      " own, with `rename_columns` of pyarrow."
+    )
+
+
+def _values(column: Any, field: str, name: str) -> list[Any]:
+  """Returns the values of a column; see the module for times."""
+  import pyarrow
+
+  try:
+    return column.to_pylist()
+  except (ValueError, OverflowError) as error:
+    try:
+      return column.cast(_without_times(column.type)).to_pylist()
+    except (ValueError, pyarrow.ArrowException):
+      raise ValueError(
+        f"{name}: the column {field!r} of {column.type} cannot be read:"
+        f" {str(error).rstrip('. ')}. Leave it out, with `drop_columns` of"
+        " pyarrow."
+      ) from error
+
+
+def _without_times(kind: Any) -> Any:
+  """Returns a type with texts in the place of times."""
+  import pyarrow
+
+  if pyarrow.types.is_temporal(kind):
+    return pyarrow.string()
+  if pyarrow.types.is_struct(kind):
+    fields = [kind.field(i) for i in range(kind.num_fields)]
+    return pyarrow.struct(
+      [field.with_type(_without_times(field.type)) for field in fields]
+    )
+  if pyarrow.types.is_large_list(kind):
+    return pyarrow.large_list(_without_times(kind.value_type))
+  if pyarrow.types.is_list(kind):
+    return pyarrow.list_(_without_times(kind.value_type))
+  return kind

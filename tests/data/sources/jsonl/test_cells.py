@@ -1,0 +1,134 @@
+"""Missing values, and texts that are lists of messages."""
+
+import json
+
+import pytest
+
+from perl_jax.data.sources.jsonl import files, forms
+from tests.data.sources.jsonl import cases
+from tests.data.sources.jsonl.formed import one
+from tests.data.text.messages import assistant, system, user
+
+NAN = float("nan")
+TALK = [user("q"), assistant("a")]
+
+
+def test_nan_is_an_absent_field(write):
+  row = {"prompt": "q", "response": "a", "system": NAN, "label": NAN}
+  (found,) = cases.read(write(row), "demonstrations")
+  assert found.prompt == (user("q"),)
+  talk = [user("q") | {"name": NAN}, assistant("a") | {"weight": NAN}]
+  (found,) = cases.read(write({"messages": talk}), "demonstrations")
+  assert found.prompt + found.turns == tuple(TALK)
+  (found,) = cases.read(write({"prompt": "q", "answer": NAN}), "prompts")
+  assert found.reference is None
+
+
+@pytest.mark.parametrize("score", [NAN, "nan", "N/A", "4/5", True])
+@pytest.mark.parametrize("kind", ["labelled", "preferences"])
+def test_a_score_that_is_no_number_makes_no_label(write, kind, score):
+  rows = [{"prompt": "q", "response": str(n), "score": n} for n in range(4)]
+  path = write(*rows, rows[0] | {"score": score, "response": "no"})
+  reading = forms.Reading(margin=1.0, threshold=2.0)
+  found = files.load(path, kind, validation_path=path, reading=reading)
+  replies = [
+    getattr(row, name, "")
+    for row in found.train
+    for name in ("response", "chosen", "rejected")
+  ]
+  assert "no" not in replies and "3" in replies
+  if isinstance(score, str):
+    assert "score is no number: " in found.notes[0]
+    assert f"is {json.dumps(score)}" in found.notes[0]
+
+
+def test_a_label_beside_a_score_needs_a_choice(write):
+  row = {"prompt": "q", "response": "a", "label": 1, "score": 2.5}
+  path = write(row)
+  reading = forms.Reading(threshold=3.0)
+  with pytest.raises(ValueError, match="'label': is beside a score") as error:
+    files.load(path, "labelled", validation_path=path, reading=reading)
+  assert "--config.data.ignore=\"('label',)\"" in str(error.value)
+  for ignored, label in (("label", 0.0), ("score", 0.0)):
+    (found,) = files.load(
+      path, "labelled", validation_path=path, reading=reading, ignore=[ignored]
+    ).train
+    assert found.label == label
+
+
+def test_a_field_that_is_ignored_has_no_part_in_the_shape(write):
+  row = {"messages": TALK, "chosen": "a", "rejected": "b", "prompt": "q"}
+  path = write(row)
+  with pytest.raises(ValueError, match="leave the pair out") as error:
+    cases.read(path, "demonstrations")
+  assert "data.ignore=\"('chosen', 'rejected')\"" in str(error.value)
+  found = files.load(
+    path,
+    "demonstrations",
+    validation_path=path,
+    ignore=("chosen", "rejected"),
+  )
+  assert found.train[0].turns == (assistant("a"),)
+  assert found.counts["ignored_fields"] == 1
+  assert "chosen (100 %" in found.notes[0]
+
+
+@pytest.mark.parametrize("name", ["messages", "conversations"])
+def test_a_conversation_as_json_text(name):
+  text = json.dumps([{"from": "human", "value": "q"}, assistant("a")])
+  assert one({name: text}, "demonstrations") == {"messages": TALK}
+  pair = {
+    "prompt": [user("q")],
+    "chosen": TALK,
+    "rejected": [user("q"), assistant("b")],
+  }
+  texts = {key: json.dumps(value) for key, value in pair.items()}
+  assert one(texts) == one(pair)
+  for text in ("[1, 2]", "[INST] q", '[{"a": 1}]', "[]"):
+    assert one({"prompt": text}, "prompts") == {"prompt": text}
+
+
+@pytest.mark.parametrize(
+  ("turn", "message"),
+  [
+    ({"role": "User", "content": "q"}, user("q")),
+    ({"role": "human", "value": "q"}, user("q")),
+    ({"from": "prompter", "text": "q"}, user("q")),
+    ({"speaker": "user", "text": "q"}, user("q")),
+    ({"role": "model", "content": "q"}, assistant("q")),
+    ({"role": "developer", "content": "q"}, system("q")),
+    ({"role": None, "content": None, "from": "gpt", "value": "q"},
+     assistant("q")),
+    ({"role": "host", "content": "q"}, {"role": "host", "content": "q"}),
+  ],
+)  # fmt: skip
+def test_messages_under_other_names(turn, message):
+  (found,) = one({"prompt": [turn]}, "prompts")["prompt"]
+  assert {k: v for k, v in found.items() if v is not None} == message
+
+
+def test_empty_tools_are_no_tools(write):
+  for empty in ("[]", [], "", None, "null"):
+    talk = [user("q"), assistant("a") | {"tool_calls": empty}]
+    (row,) = cases.read(
+      write({"messages": talk, "tools": empty}), "demonstrations"
+    )
+    assert row.prompt + row.turns == tuple(TALK)
+
+
+def test_the_context_of_an_instruction_is_read(write):
+  """As in Dolly; beside a prompt, it is refused rather than left out."""
+  row = {"instruction": "q", "context": "of this", "response": "a"}
+  (found,) = cases.read(write(row), "demonstrations")
+  assert found.prompt == (user("q\n\nof this"),)
+  row = {"prompt": "q", "context": "of this", "response": "a"}
+  with pytest.raises(ValueError, match="'context': changes what"):
+    cases.read(write(row), "demonstrations")
+  cases.read(write(row | {"context": ""}), "demonstrations")
+  cases.read(write(row | {"content": "x"} | {"context": ""}), "demonstrations")
+
+
+def test_the_answer_of_a_rule_is_the_reference(write):
+  row = {"prompt": [user("q")], "reward_model": {"ground_truth": "4"}}
+  (found,) = cases.read(write(row), "prompts")
+  assert found.reference == "4"

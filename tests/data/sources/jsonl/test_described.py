@@ -1,0 +1,44 @@
+"""How rows of other kinds, or with other names, become rows of a kind."""
+
+import json
+import shlex
+
+import pytest
+
+from perl_jax.data.sources.jsonl import files, forms
+from tests.data.sources.jsonl import cases
+
+
+@pytest.mark.parametrize(
+  ("row", "kind"),
+  [
+    ({"Prompt": "q", "Response": "a"}, "demonstrations"),
+    ({"prompt ": "q", "response": "a"}, "demonstrations"),
+    ({"question": "q", "answer": "a"}, "demonstrations"),
+    ({"input": "q", "output": "a"}, "demonstrations"),
+    ({"prompt": "q", "answer": "a"}, "demonstrations"),
+    ({"question": "q", "chosen": "a", "rejected": "b"}, "preferences"),
+    ({"prompt": "q", "response": "a", "kto_tag": True}, "labelled"),
+    ({"question": "q", "gold": "a"}, "prompts"),
+  ],
+)
+def test_the_option_that_is_named_makes_rows(write, row, kind):
+  path = write(row)
+  with pytest.raises(ValueError, match=r"data\.columns=") as error:
+    cases.read(path, kind)
+  options = [
+    json.loads(part.partition("=")[2].rstrip("."))
+    for part in shlex.split(str(error.value).replace("\"'.", "\"'"))
+    if part.startswith("--config.data.columns=")
+  ]
+  reading = forms.Reading(options[0])
+  found = files.load(path, kind, validation_path=path, reading=reading)
+  assert found.train[0].prompt[0]["content"] == "q"
+
+
+def test_a_column_that_may_be_the_score_is_named(write):
+  path = write({"prompt": "q", "response": "a", "helpfulness": 4})
+  for kind, stated in (("labelled", "threshold"), ("preferences", "margin")):
+    reading = forms.Reading(**{stated: 3.0})
+    with pytest.raises(ValueError, match=r'columns=.*"helpfulness": "score"'):
+      files.load(path, kind, validation_path=path, reading=reading)
