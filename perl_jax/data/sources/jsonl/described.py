@@ -29,6 +29,8 @@ def about(fields: Fields) -> str:
   if "chosen" in fields or "rejected" in fields:
     return _about_pair(fields)
   for name in ("conversations", "messages"):
+    if isinstance(fields.get(name), str):
+      return "conversations as JSON text"
     if isinstance(fields.get(name), list):
       sharegpt = any(isinstance(t, dict) and "from" in t for t in fields[name])
       form = "ShareGPT conversations" if sharegpt else "conversations"
