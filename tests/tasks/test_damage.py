@@ -1,25 +1,35 @@
 """Each kind of file of a workdir cut, emptied, removed, or with a bit flipped.
 
 Nothing may happen silently: a damaged file is refused by its name, said in a
-warning, written anew, or was not needed. docs/reliability.md has the outcomes,
-and is compared with what comes out here; with -s the test prints them.
+warning, written anew, or was not needed. docs/damage.md has the outcomes, and
+is compared with what comes out here; with -s the test prints the tables.
 """
 
+import dataclasses
+import functools
+import json
 import logging
 import pathlib
 import shutil
+import subprocess
+from collections.abc import Callable
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
-from perl_jax import params, tasks
-from perl_jax.tasks.initial import restore
-from perl_jax.tasks.training import facts, finished
+from perl_jax import checkpoint, main, metrics, params, tasks
+from perl_jax.tasks import evaluate, pipeline, sft
+from perl_jax.tasks.dry_run import memory_check
+from perl_jax.tasks.initial import model, restore
+from perl_jax.tasks.training import facts, finished, lock, loop
 from tests.tasks import tiny
 
-PAGE = pathlib.Path(__file__).parents[2] / "docs" / "reliability.md"
-# Kind of file -> where one lies; `{last}` is the newest checkpoint.
-KINDS = {
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "damage.md"
+STEPS = {"steps": 6, "eval_every": 2}
+# Kind of file -> where one lies; the newest checkpoint is that of {last}.
+SMALL = {
   "config.json": "config.json",
   "model.json": "model.json",
   "tokenizer/tokenizer.json": "tokenizer/tokenizer.json",
@@ -30,16 +40,25 @@ KINDS = {
   "samples.jsonl": "samples.jsonl",
   "command.txt": "command.txt",
   "tensorboard/": "tensorboard/*",
-  "checkpoints/N/sha256.txt": "checkpoints/4/sha256.txt",
-  "checkpoints/N/meta/": "checkpoints/4/meta/metadata",
-  "checkpoints/N/trainable/": "checkpoints/4/trainable/d/*",
-  "checkpoints/N/optimizer/": "checkpoints/4/optimizer/d/*",
-  "checkpoints/N/metrics/": "checkpoints/4/metrics/metrics",
 }
+CHECKPOINT = {
+  "checkpoints/N/sha256.txt": "checkpoints/{last}/sha256.txt",
+  "checkpoints/N/meta/": "checkpoints/{last}/meta/metadata",
+  "checkpoints/N/trainable/": "checkpoints/{last}/trainable/d/*",
+  "checkpoints/N/optimizer/": "checkpoints/{last}/optimizer/d/*",
+  "checkpoints/N/metrics/": "checkpoints/{last}/metrics/metrics",
+}
+LOCK = {"lock.json": "lock.json"}
+EVALUATED = {"stands_on.json": "stands_on.json", "scores.jsonl": "scores.jsonl"}
+# What an evaluation does not have.
+TRAINED = ("model.json", "tokenizer/")
 DAMAGES = ("cut", "emptied", "removed", "bit flipped")
-READERS = ("export",)
 # Nobody reads these: people do.
 FOR_PEOPLE = ("command.txt", "tensorboard/")
+
+
+class Reached(BaseException):
+  """What would be computed next is known; nothing is computed."""
 
 
 def damage(path, how):
@@ -52,95 +71,281 @@ def damage(path, how):
     path.write_bytes(whole[: len(whole) // 2])
   else:
     at = len(whole) // 2
+    if path.name == lock.LOCK_FILE:
+      at = whole.index(b'"host": "') + len(b'"host": "')
     while not chr(whole[at]).isalnum() and len(whole) > at + 1:
       at += 1
     path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
 
 
 def bits(tree):
-  return params.fingerprint(tree, np.asarray)
+  leaves = map(str, range(len(jax.tree.leaves(tree))))
+  named = dict(zip(leaves, jax.tree.leaves(tree), strict=True))
+  return params.fingerprint(named, np.asarray)
 
 
-def later_stage(workdir, config):
-  del config
+def export(workdir):
+  """Reads the model; its card; and what a finished command says it achieved."""
   start = restore.load(workdir, "last", "policy", "policy.init")
   start.load_tokenizer()
-  return start.fingerprint, start.config, bits(start.role.frozen)
-
-
-def export(workdir, config):
-  """Reads the model; its card; and what a finished command says it achieved."""
-  later_stage(workdir, config)
+  read = start.fingerprint, start.config, bits(start.role.frozen)
   found = facts.training_facts(workdir, "last")
-  return found, finished.summary_of(config, workdir, trains=True)
+  done = finished.summary_of(tiny.config("sft", **STEPS), workdir, trains=True)
+  return read, found, done
 
 
-READ = dict(zip(READERS, (export,), strict=True))
+def resume(workdir):
+  """Everything that the first step after the resume is made from."""
+  found = []
+
+  def train(run, **_):
+    meta = {k: v for k, v in run.resumed.meta.items() if k != "costs"}
+    found.append((bits(run.state), meta, run.writer.written))
+    raise Reached
+
+  with pytest.MonkeyPatch.context() as patches:
+    patches.setattr(loop.Run, "train", train)
+    patches.setattr(memory_check, "check", lambda *_: None)
+    patches.setattr(model, "random_base", random_base)  # it compiles
+    with pytest.raises(Reached):
+      tasks.run(tiny.config("sft", **STEPS), workdir)
+  lines = [tiny.lines(workdir, f"{name}.jsonl") for name in LINES]
+  kept = {k: v for k, v in tiny.tree(workdir).items() if k in KEPT}
+  return found, lines, kept
 
 
-def outcome(whole, config, reader, kind, how, caplog, scratch):
-  """What happens, in the words of the table; None where it is silent."""
-  copy = scratch / "run"
-  shutil.rmtree(copy, ignore_errors=True)
-  shutil.copytree(whole, copy)
-  expected = READ[reader](copy, config)
+random_base = functools.cache(model.random_base)
+LINES = ("metrics", "samples")
+KEPT = ("config.json", "model.json", "tokenizer/tokenizer.json")
+
+
+def evaluation(workdir):
+  """Everything that an evaluation of the stage is made from."""
+  found = []
+
+  def measure(config, mesh, place, read, started):
+    del config, mesh, place, started
+    found.append((read.steps, read.stands_on.digests))
+    raise Reached
+
+  config = tiny.config("evaluate", policy__init=str(workdir))
+  with pytest.MonkeyPatch.context() as patches:
+    patches.setattr(evaluate, "_evaluate", measure)
+    with pytest.raises(Reached):
+      tasks.run(config, workdir.with_name("judged"))
+  return found
+
+
+def going_on(workdir):
+  """What a pipeline goes on with after this stage, which has finished."""
+  found = []
+  shutil.rmtree(workdir.parent / "pipe", ignore_errors=True)
+  shutil.move(workdir, workdir.parent / "pipe" / "sft")
+
+  again = tasks.run
+
+  def run(config, place):
+    if config.task == "sft":  # it is not taken as finished
+      return again(config, place)
+    start = restore.load(config.reward.init, "last", "reward", "reward.init")
+    start.load_tokenizer()
+    read = start.fingerprint, start.config, bits(start.role.frozen)
+    found.append((read, bits(start.role.trainable)))
+    raise Reached
+
+  try:
+    with pytest.MonkeyPatch.context() as patches:
+      patches.setattr(tasks, "run", run)
+      with pytest.raises(Reached):
+        pipeline.run(in_pipeline(), workdir.parent / "pipe")
+  finally:
+    shutil.move(workdir.parent / "pipe" / "sft", workdir)
+  return found
+
+
+def in_pipeline():
+  """A pipeline whose first stage is that of these tests."""
+  return tiny.pipeline(sft__steps=6, sft__eval_every=2)
+
+
+def evaluated_again(workdir):
+  """The same evaluation once more: its result, or that it would be made."""
+  made = []
+
+  def measure(config, mesh, place, read, started):
+    del config, mesh, place, started
+    made.append(read.stands_on.digests)
+    raise Reached
+
+  config = of_the_run(workdir.parent)
+  with pytest.MonkeyPatch.context() as patches:
+    patches.setattr(evaluate, "_evaluate", measure)
+    try:
+      return tasks.run(config, workdir)
+    except Reached:
+      return "made anew"
+
+
+def of_the_run(root):
+  """An evaluation of a copy of the finished stage."""
+  return tiny.config("evaluate", policy__init=str(root / "of"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+  """Somebody who reads a workdir.
+
+  Attributes:
+    what: Sentence about what it reads, for the page.
+    of: Which of the runs it reads: "finished", "stopped" or "evaluated".
+    read: `(workdir) -> what it has found`.
+    kinds: Files that are damaged.
+  """
+
+  what: str
+  of: str
+  read: Callable[[pathlib.Path], Any]
+  kinds: dict[str, str]
+
+
+def without(kinds, *starts):
+  return {k: v for k, v in kinds.items() if not k.startswith(starts)}
+
+
+READERS = {
+  "Export": Reader(
+    "An export of a finished stage, its card, and the same command again.",
+    "finished",
+    export,
+    SMALL | CHECKPOINT,
+  ),
+  "Resume": Reader(
+    "A run that was killed between two checkpoints goes on.",
+    "stopped",
+    resume,
+    without(SMALL, "summary.json") | CHECKPOINT | LOCK,
+  ),
+  "Evaluation": Reader(
+    "An evaluation of a finished stage.",
+    "finished",
+    evaluation,
+    without(SMALL, *FOR_PEOPLE) | CHECKPOINT,
+  ),
+  "Pipeline": Reader(
+    "A pipeline goes on with the stage after this one.",
+    "finished",
+    going_on,
+    without(SMALL, *FOR_PEOPLE) | CHECKPOINT,
+  ),
+  "Evaluated again": Reader(
+    "The command of a finished evaluation, given again.",
+    "evaluated",
+    evaluated_again,
+    without(SMALL, *TRAINED) | EVALUATED | LOCK,
+  ),
+}
+
+
+def outcome(reader, expected, whole, kind, how, caplog):
+  """What happens, in the words of the table; "silent" is not among them."""
+  copy = whole.with_name("run")
   shutil.rmtree(copy)
   shutil.copytree(whole, copy)
-  (path, *_) = sorted(copy.glob(KINDS[kind]))
+  (path, *_) = sorted(copy.glob(reader.kinds[kind].format(last=last_of(copy))))
+  before = path.read_bytes()
   damage(path, how)
   caplog.clear()
   try:
     with caplog.at_level(logging.WARNING, "absl"):
-      found = READ[reader](copy, config)
-  except (ValueError, FileNotFoundError, FloatingPointError) as error:
-    text = str(error)
-    named = path.name in text or str(path.parent) in text
-    known = "config.json" in kind and "another config" in text
-    return "refused" if named or known else f"raw: {text[:200]}"
+      found = reader.read(copy)
+  except main.USER_ERRORS as error:
+    text, place = str(error), path.relative_to(copy).parent
+    named = path.name in text or (place.name and f"/{place}" in text)
+    return "refused" if named else f"raw: {text[:300]}"
   except Exception as error:  # a raw error of a library is what is looked for
-    return f"raw: {type(error).__name__}: {error}"[:200]
+    return f"raw: {type(error).__name__}: {error}"[:300]
   said = [m for m in caplog.messages if path.name in m or "step 4 is" in m]
-  if found == expected:
-    if kind in FOR_PEOPLE:
-      return "not read"
+  same = found == expected
+  if same and kind in FOR_PEOPLE:
+    return "not read"
+  anew = path.exists() and path.read_bytes() == before
+  words = ["said"] * bool(said)
+  if same and anew:
+    return ", ".join([*words, "made anew"])
+  if same:
     return "said, goes on" if said else "goes on as before"
-  return "said, goes on" if said else None
+  if said and (copy / checkpoint.DAMAGED).exists():
+    return "said, goes on from the one before"
+  if found == "made anew" and (said or how == "removed"):
+    return ", ".join([*words, found])
+  return "said, goes on" if said else f"silent: {found!r:.300}"
+
+
+def last_of(workdir):
+  return max(tiny.kept(workdir), default=0)
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-  """(workdir, config) of a run that has finished."""
-  workdir = tmp_path_factory.mktemp("damage") / "run"
-  config = tiny.config("sft")
-  tasks.run(config, workdir)
-  return workdir, config
+def runs(tmp_path_factory):
+  """{"finished", "stopped", "evaluated"}: workdirs from one short training."""
+  return make(tmp_path_factory.mktemp("damage"))
+
+
+def make(root):
+  """The only thing that is computed is six steps; samples are made up."""
+  found = {name: root / name for name in ("finished", "stopped", "evaluated")}
+  save = checkpoint.Checkpointer.save
+  write = metrics.Writer.write
+  samples = [{"prompt": "a", "response": letter} for letter in "bcdefgh"]
+
+  def copied(self, step, *args):
+    if step == 6:
+      self.wait()
+      shutil.copytree(found["finished"], found["stopped"])
+    return save(self, step, *args)
+
+  def with_samples(self, step, row):
+    write(self, step, row)
+    if "validation/loss" in row:
+      self.samples(step, samples)
+
+  with pytest.MonkeyPatch.context() as patches:
+    patches.setattr(checkpoint.Checkpointer, "save", copied)
+    patches.setattr(metrics.Writer, "write", with_samples)
+    patches.setattr(sft, "sample_policy", lambda *_: ({"gold": 0.5}, []))
+    tasks.run(tiny.config("sft", **STEPS), found["finished"])
+  dead = subprocess.Popen(["true"])
+  dead.wait()
+  theirs = lock._myself() | {"pid": dead.pid, "started": "1"}
+  (found["stopped"] / lock.LOCK_FILE).write_text(json.dumps(theirs) + "\n")
+  shutil.copytree(found["finished"], root / "of")
+  with pytest.MonkeyPatch.context() as patches:
+    patches.setattr(
+      evaluate, "evaluate_policy", lambda *_: ({"policy.kl": 0.5}, samples)
+    )
+    tasks.run(of_the_run(root), found["evaluated"])
+  (found["evaluated"] / "scores.jsonl").write_text('{"id": "0", "chosen": 1}\n')
+  shutil.copy(found["stopped"] / lock.LOCK_FILE, found["evaluated"])
+  return found
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("reader", READERS)
-def test_nothing_happens_silently(trained, reader, caplog, tmp_path):
-  workdir, config = trained
-  whole = tmp_path / "whole"
-  shutil.copytree(workdir, whole)
-  found = {
-    (kind, how): outcome(whole, config, reader, kind, how, caplog, tmp_path)
-    for kind in KINDS
-    for how in DAMAGES
-  }
-  wrong = {k: v for k, v in found.items() if not v or v.startswith("raw")}
-  for key, value in found.items():
-    print(reader, *key, value, sep=" | ")
+@pytest.mark.parametrize("name", READERS)
+def test_nothing_happens_silently(runs, name, caplog):
+  reader = READERS[name]
+  whole = runs[reader.of]
+  shutil.rmtree(whole.with_name("run"), ignore_errors=True)
+  copy = shutil.copytree(whole, whole.with_name("run"))
+  expected = reader.read(copy)
+  rows = [f"| file | {' | '.join(DAMAGES)} |", "| --- " * 5 + "|"]
+  wrong = []
+  for kind in reader.kinds:
+    found = [
+      outcome(reader, expected, whole, kind, how, caplog) for how in DAMAGES
+    ]
+    rows.append(f"| `{kind}` | {' | '.join(found)} |")
+    wrong += [text for text in found if text.startswith(("raw", "silent"))]
+  table = f"## {name}\n\n{reader.what}\n\n" + "\n".join(rows) + "\n"
+  print(table)
   assert not wrong
-  if PAGE.exists():
-    for (kind, how), value in found.items():
-      assert expected_of(reader, kind, how) == value, (kind, how)
-
-
-def expected_of(reader, kind, how):
-  """A cell of the page."""
-  part = PAGE.read_text().partition(f"## {reader[0].upper()}{reader[1:]}\n")[2]
-  for line in part.partition("\n## ")[0].splitlines():
-    cells = [cell.strip() for cell in line.strip("|").split("|")]
-    if cells[0] == f"`{kind}`":
-      return cells[1 + DAMAGES.index(how)]
-  return None
+  assert table in PAGE.read_text()

@@ -139,6 +139,17 @@ def copy_tokenizer(source: Path, target: Path) -> None:
           shutil.copy(path, target / path.name)
 
 
+def beside(workdir: str | Path, relative: str) -> Path:
+  """Where a path in model.json leads, which is relative to its workdir.
+
+  ".." is taken off the name by which the workdir was given, as it was written;
+  where nothing is there, off the directory that a symbolic link stands for.
+  """
+  named = Path(os.path.normpath(Path(workdir).absolute() / relative))
+  linked = Path(workdir).resolve() / relative
+  return linked.resolve() if linked.exists() and not named.exists() else named
+
+
 def read_model(workdir: str | Path, field: str) -> dict[str, Any]:
   """The contents of a stage's model.json.
 

@@ -39,7 +39,7 @@ def _of_init(path: Path) -> defaults.Backbone:
       return defaults.Backbone(pretrained=True, base_dtype=kept)
     if base.get("kind") != "workdir" or not isinstance(base.get("path"), str):
       break
-    path = path / base["path"]
+    path = manifest.beside(path, base["path"])
     saved = _model_file(path)
     if saved is None:
       break

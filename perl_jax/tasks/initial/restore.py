@@ -187,7 +187,7 @@ def _places(workdir, source, given: str) -> dict[str, dict[str, Any]]:
   if given:
     described = model.source_of(given, source["dtype"])
     places = {described["path"]: described}
-  own = os.path.normpath(workdir.absolute() / source["path"])
+  own = str(manifest.beside(workdir, source["path"]))
   if source["kind"] == "workdir":
     if not Path(own).exists() and places:  # exported, perhaps
       return places
@@ -227,7 +227,7 @@ def origin(source: Mapping[str, Any]) -> dict[str, Any]:
     changed, workdir = True, Path(source["path"])
     source = dict(manifest.read_model(workdir, "init")["base"])
     if source["kind"] == "workdir":
-      source["path"] = os.path.normpath(workdir / source["path"])
+      source["path"] = str(manifest.beside(workdir, source["path"]))
   return {
     "kind": source["kind"],
     "path": source.get("path", ""),
@@ -276,7 +276,7 @@ def load_anchor(config, policy: Start, options: ReadOptions) -> Start:
     # Where the base of an adapter that it started from was found.
     options = dataclasses.replace(options, base=policy.source["path"])
   return load(
-    workdir / init["init"],
+    manifest.beside(workdir, init["init"]),
     init["checkpoint"],
     "policy",
     "policy.init",

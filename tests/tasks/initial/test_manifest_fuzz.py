@@ -1,6 +1,7 @@
 """model.json with damage: read as it was written, or refused with the field."""
 
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from perl_jax.models import presets
 from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
-from perl_jax.tasks.initial import manifest, origin
+from perl_jax.tasks.initial import manifest, origin, sealed
 from tests import fuzzing
 from tests.tasks import tiny
 
@@ -47,6 +48,32 @@ def use(workdir):
   assert isinstance(saved["base"]["dtype"], str) and saved["ensemble"] > 0
   assert isinstance(saved["init"]["init"] + saved["init"]["checkpoint"], str)
   return saved
+
+
+def fields_of(tree, *parents):
+  """Paths of all fields of an object and of the objects in it."""
+  for name, value in tree.items():
+    yield (*parents, name)
+    if isinstance(value, dict):
+      yield from fields_of(value, *parents, name)
+
+
+@pytest.mark.parametrize("path", list(fields_of(WHOLE)), ids=".".join)
+def test_a_field_that_is_gone_does_not_take_its_default(tmp_path, path):
+  """Not one that older versions did not write, either: the list tells."""
+  file = tmp_path / manifest.MODEL_FILE
+  file.write_text(json.dumps(WHOLE))
+  sealed.write(tmp_path)
+  assert use(tmp_path) == WHOLE
+  lost = json.loads(json.dumps(WHOLE))
+  *parents, last = path
+  part = lost
+  for parent in parents:
+    part = part[parent]
+  del part[last]
+  file.write_text(json.dumps(lost))
+  with pytest.raises(ValueError, match=re.escape(str(file))):
+    manifest.read_model(tmp_path, "policy.init")
 
 
 def test_a_whole_file(workdir):

@@ -134,3 +134,29 @@ def test_the_anchor_of_full_tuning_is_the_base_with_the_same_tokenizer(
   assert found.source["path"] == str(written / "base")
   assert found.tokenizer == stage / "tokenizer"
   assert found.role.adapter is None
+
+
+def test_a_workdir_that_is_a_symbolic_link(tmp_path):
+  """Written and read by its link, or where it really lies."""
+  runs, disk = tmp_path / "runs", tmp_path / "large" / "disk"
+  (runs / "sft").mkdir(parents=True)
+  (disk / "rl").mkdir(parents=True)
+  (runs / "rl").symlink_to(disk / "rl")
+  by_link, by_place = "../sft", "../../../runs/sft"
+  assert manifest.beside(runs / "rl", by_link) == runs / "sft"
+  assert manifest.beside(runs / "rl", by_place) == runs / "sft"
+  assert manifest.beside(disk / "rl", by_place) == runs / "sft"
+  # Where nothing is, the error names what was meant.
+  assert manifest.beside(runs / "rl", "../gone") == runs / "gone"
+  assert manifest.beside(runs / "rl", str(runs / "sft")) == runs / "sft"
+
+
+def test_the_anchor_of_a_workdir_that_is_a_symbolic_link(written, tmp_path):
+  """The stage that it started from lies beside the link."""
+  root = shutil.copytree(written, tmp_path / "root")
+  (root / "large").mkdir()
+  (root / "continued").rename(root / "large" / "continued")
+  (root / "continued").symlink_to(root / "large" / "continued")
+  policy = load(root / "continued", root / "base")
+  found = anchor(root / "continued", policy, root / "base")
+  assert found.role.trainable
