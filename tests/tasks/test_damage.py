@@ -50,8 +50,6 @@ CHECKPOINT = {
 }
 LOCK = {"lock.json": "lock.json"}
 EVALUATED = {"stands_on.json": "stands_on.json", "scores.jsonl": "scores.jsonl"}
-# What an evaluation does not have.
-TRAINED = ("model.json", "tokenizer/")
 DAMAGES = ("cut", "emptied", "removed", "bit flipped")
 # Nobody reads these: people do.
 FOR_PEOPLE = ("command.txt", "tensorboard/")
@@ -241,16 +239,14 @@ READERS = {
     "The command of a finished evaluation, given again.",
     "evaluated",
     evaluated_again,
-    without(SMALL, *TRAINED) | EVALUATED | LOCK,
+    without(SMALL, "model.json", "tokenizer/") | EVALUATED | LOCK,
   ),
 }
 
 
 def outcome(reader, expected, whole, kind, how, caplog):
   """What happens, in the words of the table; "silent" is not among them."""
-  copy = whole.with_name("run")
-  shutil.rmtree(copy)
-  shutil.copytree(whole, copy)
+  copy = fresh(whole)
   (path, *_) = sorted(copy.glob(reader.kinds[kind].format(last=last_of(copy))))
   before = path.read_bytes()
   damage(path, how)
@@ -269,16 +265,20 @@ def outcome(reader, expected, whole, kind, how, caplog):
   if same and kind in FOR_PEOPLE:
     return "not read"
   anew = path.exists() and path.read_bytes() == before
-  words = ["said"] * bool(said)
   if same and anew:
-    return ", ".join([*words, "made anew"])
+    return "said, made anew" if said else "made anew"
   if same:
     return "said, goes on" if said else "goes on as before"
   if said and (copy / checkpoint.DAMAGED).exists():
     return "said, goes on from the one before"
   if found == "made anew" and (said or how == "removed"):
-    return ", ".join([*words, found])
+    return f"said, {found}" if said else found
   return "said, goes on" if said else f"silent: {found!r:.300}"
+
+
+def fresh(whole):
+  shutil.rmtree(whole.with_name("run"), ignore_errors=True)
+  return shutil.copytree(whole, whole.with_name("run"))
 
 
 def last_of(workdir):
@@ -334,9 +334,7 @@ def make(root):
 def test_nothing_happens_silently(runs, name, caplog):
   reader = READERS[name]
   whole = runs[reader.of]
-  shutil.rmtree(whole.with_name("run"), ignore_errors=True)
-  copy = shutil.copytree(whole, whole.with_name("run"))
-  expected = reader.read(copy)
+  expected = reader.read(fresh(whole))
   rows = [f"| file | {' | '.join(DAMAGES)} |", "| --- " * 5 + "|"]
   wrong = []
   for kind in reader.kinds:
