@@ -98,9 +98,14 @@ def _is_ours(value: Any) -> bool:
 
 
 def _listed(text: str) -> Any:
-  """Returns the messages in a JSON text, or None if it holds something else."""
+  """Returns the messages in a JSON text, or None if it holds something else.
+
+  Of a text with a key twice, the text is the message, which is none.
+  """
   try:
     value = json_text.parse(text)
+  except json_text.KeyTwice:
+    return [text] if '"role"' in text or '"from"' in text else None
   except json_text.Fault:
     return None
   said = all(

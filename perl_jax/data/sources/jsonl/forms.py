@@ -136,7 +136,7 @@ class Reader:
     Args:
       kind: The kind of record.
       reading: What the user states.
-      ignore: Fields that are left out, under the names that they have here.
+      ignore: Columns that are left out, under their names in the file.
     """
     self._kind = kind
     self._reading = reading
@@ -232,13 +232,13 @@ class Reader:
     named: Fields = {}
     for column, value in fields.items():
       name = columns.get(column, column)
-      if cells.is_missing(value) or name in self._ignore:
+      if cells.is_missing(value) or column in self._ignore:
         continue
       if name in named:
         raise ValueError(
           f"{where}: data.columns gives a second field the name {name!r}: this"
           f" row has {messages.listed(fields)}. Map {name!r} to another name"
-          " too, or leave one out."
+          f' too, or leave it out: --config.data.ignore="({name!r},)".'
         )
       named[name] = cells.plain(value)
     return named

@@ -122,6 +122,22 @@ def _message(
   return {"role": role, "content": content, **further}, ignored
 
 
+def check_text(text: str, field: str, where: str) -> None:
+  """Checks that a text is not a list of messages as Python prints it.
+
+  Raises:
+    UnusableError: It is, as where a table of lists was saved as CSV.
+  """
+  if text.startswith("[{'") and ("'role'" in text or "'from'" in text):
+    raise error(
+      where,
+      field,
+      f"is a list of messages as Python prints it: {found(text)}. Write the"
+      " list itself, or its text with json.dumps.",
+      "in which Python has printed a list of messages",
+    )
+
+
 def error(
   where: str, field: str, problem: str, reason: str = ""
 ) -> UnusableError:

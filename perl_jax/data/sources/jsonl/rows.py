@@ -153,6 +153,7 @@ class _Row:
           "is empty: there is nothing to answer.",
           "in which the user says nothing",
         )
+      messages_lib.check_text(value, "prompt", self._where)
       return ({"role": "user", "content": value},)
     if not isinstance(value, list):
       raise self.error(
@@ -232,6 +233,7 @@ class _Row:
   ) -> Message:
     """Returns the reply of text, or of messages that may repeat the prompt."""
     if isinstance(value, str):
+      messages_lib.check_text(value, field, self._where)
       return {"role": "assistant", "content": value}
     if not isinstance(value, list):
       raise self.error(

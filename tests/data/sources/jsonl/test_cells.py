@@ -107,6 +107,41 @@ def test_messages_under_other_names(turn, message):
   assert {k: v for k, v in found.items() if v is not None} == message
 
 
+@pytest.mark.parametrize("name", ["prompt", "response"])
+def test_a_conversation_as_text_with_a_key_twice_is_not_used(write, name):
+  row = {"prompt": "q", "response": "a"}
+  text = '[{"role": "user", "role": "assistant", "content": "q"}]'
+  path = write(row, row, row | {name: text})
+  found = files.load(path, "demonstrations", validation_path=path)
+  assert len(found.train) == 2
+  assert f"'{name}[0]'" in found.notes[0]
+
+
+@pytest.mark.parametrize("name", ["prompt", "response"])
+def test_a_list_that_python_printed_is_no_text(write, name):
+  row = {"prompt": "q", "response": "a"}
+  path = write(row, row, row | {name: str([user("q")])})
+  found = files.load(path, "demonstrations", validation_path=path)
+  assert len(found.train) == 2
+  assert "Python has printed" in found.notes[0]
+  assert f"'{name}'" in found.notes[0]
+
+
+def test_a_column_is_ignored_under_its_name_in_the_file(write):
+  path = write({"q": "q", "prompt": "long", "response": "a"})
+  reading = forms.Reading({"q": "prompt"})
+  with pytest.raises(ValueError, match=r"data\.ignore=\"\('prompt',\)\""):
+    files.load(path, "demonstrations", validation_path=path, reading=reading)
+  (found,) = files.load(
+    path,
+    "demonstrations",
+    validation_path=path,
+    reading=reading,
+    ignore=("prompt",),
+  ).train
+  assert found.prompt == (user("q"),)
+
+
 def test_empty_tools_are_no_tools(write):
   for empty in ("[]", [], "", None, "null"):
     talk = [user("q"), assistant("a") | {"tool_calls": empty}]
