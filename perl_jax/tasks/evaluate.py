@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax
 
-from perl_jax import checkpoint, files, hosts
+from perl_jax import files, hosts
 from perl_jax import metrics as metrics_lib
 from perl_jax.tasks.evaluation import again, reward_model
 from perl_jax.tasks.evaluation import policy as policy_evaluation
@@ -130,7 +130,13 @@ def read(config: shared.Config, mesh: jax.sharding.Mesh) -> Read:
     prompts = inputs.read(config, tokenization, "prompts", train=False)
   rows = [data for data in (scored, prompts) if data is not None]
   stands_on = standing.of_evaluation(config, starts, rows)
-  return Read(starts, steps_of(config, chosen), scored, prompts, stands_on)
+  steps = reported.steps_of(
+    {
+      "policy": (config.policy.init, chosen["policy"]),
+      "reward_model": (config.reward.init, chosen["reward"]),
+    }
+  )
+  return Read(starts, steps, scored, prompts, stands_on)
 
 
 def _is_closed(reward: model.Start) -> bool:
@@ -145,19 +151,6 @@ def chosen_checkpoints(config) -> dict[str, str]:
     name: reported.checkpoint_of(role.init, role.checkpoint, data)
     for name, role in (("policy", config.policy), ("reward", config.reward))
   }
-
-
-def steps_of(config, chosen) -> dict[str, int]:
-  """Entries of the summary: the steps of the checkpoints that are evaluated."""
-  found = {}
-  for name, role, label in (
-    ("policy", config.policy, "policy"),
-    ("reward", config.reward, "reward_model"),
-  ):
-    if (Path(role.init) / checkpoint.DIRECTORY).is_dir() and role.init:
-      step = checkpoint.step_of(role.init, chosen[name])
-      found[f"{label}.checkpoint_step"] = step
-  return found
 
 
 def load(config, mesh, chosen):

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from perl_jax import metrics as metrics_lib
 from perl_jax.data import records
 from perl_jax.data.sources import registry
 from perl_jax.data.text import tokenization as tokenization_lib
-from perl_jax.tasks.evaluation import generation
+from perl_jax.tasks.evaluation import again, generation
 from perl_jax.tasks.evaluation import policy as policy_evaluation
 from perl_jax.tasks.initial import adapter, model, restore
 from perl_jax.tasks.initial import roles as initial_roles
@@ -23,41 +23,79 @@ from perl_jax.tasks.rollouts import rewards
 from perl_jax.tasks.rollouts.engine import Engine
 from perl_jax.tasks.settings import rl as rl_settings
 from perl_jax.tasks.settings import shared, streams
-from perl_jax.tasks.training import inputs, reported, whole
+from perl_jax.tasks.training import inputs, lock, reported, standing, whole
 from perl_jax.tasks.training import workdir as workdir_lib
 
 RESPONSES, BEST, PAIRS = "responses.jsonl", "best.jsonl", "pairs.jsonl"
+
+
+class Read(NamedTuple):
+  """What is read before anything is sampled.
+
+  Attributes:
+    policy: The policy.
+    reward: The reward model; None without one.
+    steps: Entries of the summary: the steps of their checkpoints.
+    prompts: The prompts.
+    unusable: Number of rows of the file that are not among them.
+    stands_on: What all of it is.
+  """
+
+  policy: Start
+  reward: Start | None
+  steps: dict[str, int]
+  prompts: inputs.Inputs
+  unusable: int
+  stands_on: standing.Standing
 
 
 def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   """Writes responses.jsonl and summary.json; returns the summary.
 
   With rewards there are best.jsonl and pairs.jsonl too, where they have a row.
+  Where they are there, made from the same models and rows, nothing is changed.
   """
   started = time.perf_counter()
   check(config)
   # Bad rows are refused before a model is read.
   splits = whole.load(config, "prompts")
-  mesh = shared.make_mesh(config)
-  with jax.set_mesh(mesh), workdir_lib.preparing(config, workdir) as workdir:
-    policy, reward = load(config, mesh)
-    summary, found, dropped = generate(config, mesh, policy, reward, splits)
-    made = files_of(found, config.unfinished)
-    summary |= counts_of(found, made) | {"rows_dropped": dropped}
-    summary["seconds"] = time.perf_counter() - started
-    if hosts.is_primary():
-      for name, rows in made.items():
-        (workdir / name).unlink(missing_ok=True)  # of an earlier run
-        if rows:
-          files.write_jsonl(workdir / name, rows)
-          logging.info("generate: %s: %d rows", workdir / name, len(rows))
-    with metrics_lib.Writer(
-      workdir, total_steps=1, name="generate", enabled=hosts.is_primary()
-    ) as writer:
-      shown = found[: config.eval.samples]
-      writer.samples(0, [generation.sample(each) for each in shown])
-      writer.write(1, summary)
-      writer.summary(summary)
+  mesh, workdir = shared.make_mesh(config), Path(workdir).absolute()
+  with jax.set_mesh(mesh):
+    found = None
+    if again.has_result(workdir):
+      workdir_lib.require_same(config, workdir)
+      found = read(config, mesh, splits)
+      done = again.summary_of(config, workdir, found.stands_on)
+      if done is not None:
+        return done
+    with lock.held(workdir), workdir_lib.preparing(config, workdir):
+      found = found or read(config, mesh, splits)
+      again.remove(workdir)
+      return _generate(config, mesh, workdir, found, started)
+
+
+def _generate(config, mesh, workdir, found: Read, started) -> dict[str, float]:
+  """Answers what was read; `started` is `time.perf_counter()` at the start."""
+  summary, answered = generate(config, mesh, found)
+  made = files_of(answered, config.unfinished)
+  dropped = found.unusable + len(found.prompts.rows) - len(answered)
+  summary |= counts_of(answered, made) | {"rows_dropped": dropped}
+  summary |= found.steps
+  summary["seconds"] = time.perf_counter() - started
+  if hosts.is_primary():
+    for name, rows in made.items():
+      (workdir / name).unlink(missing_ok=True)  # of an earlier run
+      if rows:
+        files.write_jsonl(workdir / name, rows)
+        logging.info("generate: %s: %d rows", workdir / name, len(rows))
+  with metrics_lib.Writer(
+    workdir, total_steps=1, name="generate", enabled=hosts.is_primary()
+  ) as writer:
+    shown = answered[: config.eval.samples]
+    writer.samples(0, [generation.sample(each) for each in shown])
+    writer.write(1, summary)
+    again.note(workdir, found.stands_on)
+    writer.summary(summary)
   return summary
 
 
@@ -86,31 +124,67 @@ def check(config: shared.Config) -> None:
   rl_settings.check_reward(config)
 
 
+def read(
+  config: shared.Config, mesh: jax.sharding.Mesh, splits: records.Splits
+) -> Read:
+  """Reads the models of a config, and encodes the prompts for them."""
+  chosen = {
+    name: reported.checkpoint_of(
+      config[name].init, config[name].checkpoint, config.data.to_dict()
+    )
+    for name in ("policy", "reward")
+  }
+  policy, reward = load(config, mesh, chosen)
+  prompts = inputs.read(
+    config, policy.load_tokenizer(), "prompts", train=False, splits=splits
+  )
+  inputs.log_counts(prompts.counts)
+  starts = {"policy": policy} | ({"reward": reward} if reward else {})
+  steps = reported.steps_of(
+    {
+      "policy": (config.policy.init, chosen["policy"]),
+      "reward_model": (config.reward.init, chosen["reward"]),
+    }
+  )
+  return Read(
+    policy,
+    reward,
+    steps,
+    prompts,
+    splits.counts.get("unusable_dropped", 0),
+    standing.of_evaluation(config, starts, [prompts]),
+  )
+
+
 def load(
-  config: shared.Config, mesh: jax.sharding.Mesh
+  config: shared.Config,
+  mesh: jax.sharding.Mesh,
+  chosen: Mapping[str, str],
 ) -> tuple[Start, Start | None]:
-  """(policy, reward model or None) of a config.
+  """(policy, reward model or None) of a config, the checkpoints of `chosen`.
 
   Raises:
     ValueError: One of them is none, they have different tokenizers, or a
       sequence is longer than they take.
   """
   options = model.read_options(config, mesh)
-  data = config.data.to_dict()
   if config.policy.init:
-    init, which = config.policy.init, config.policy.checkpoint
-    which = reported.checkpoint_of(init, which, data)
-    policy = restore.load(init, which, "policy", "policy.init", options=options)
+    policy = restore.load(
+      config.policy.init,
+      chosen["policy"],
+      "policy",
+      "policy.init",
+      options=options,
+    )
   else:
     adapter.require_plain(config.base, "policy")
     policy = model.checkpoint_start(config.base, options)
   _require_room(config, policy, "policy")
   if not config.reward.init:
     return policy, None
-  init, which = config.reward.init, config.reward.checkpoint
   reward = restore.load(
-    init,
-    reported.checkpoint_of(init, which, data),
+    config.reward.init,
+    chosen["reward"],
     "reward",
     "reward.init",
     shared_with=policy,
@@ -148,20 +222,13 @@ def spec_of(
 
 
 def generate(
-  config: shared.Config,
-  mesh: jax.sharding.Mesh,
-  policy: Start,
-  reward: Start | None,
-  splits: records.Splits,
-) -> tuple[dict[str, float], list[generation.Responses], int]:
-  """(means over the responses, responses by prompt, rows left out)."""
-  tokenization = policy.load_tokenizer()
-  data = inputs.read(
-    config, tokenization, "prompts", train=False, splits=splits
-  )
-  given = {"policy": policy.role}
-  if reward is not None:
-    given["reward"] = reward.role
+  config: shared.Config, mesh: jax.sharding.Mesh, found: Read
+) -> tuple[dict[str, float], list[generation.Responses]]:
+  """(means over the responses, responses by prompt)."""
+  tokenization, data = found.policy.load_tokenizer(), found.prompts
+  given = {"policy": found.policy.role}
+  if found.reward is not None:
+    given["reward"] = found.reward.role
   placed: dict[str, roles.Role] = initial_roles.place(mesh, given)
   scorer = placed.get("reward")
   engine = Engine(
@@ -183,11 +250,8 @@ def generate(
     key=streams.key_of(config.seed, streams.Stream.GENERATE),
   )
   metrics, rows = evaluate(placed["policy"], None, rewarder)
-  inputs.log_counts(data.counts)
   metrics["logprob"] = float(np.mean([row["logprob"] for row in rows]))
-  found = generation.grouped(rows, data.rows)
-  unusable = splits.counts.get("unusable_dropped", 0)
-  return metrics, found, unusable + len(data.rows) - len(found)
+  return metrics, generation.grouped(rows, data.rows)
 
 
 def files_of(

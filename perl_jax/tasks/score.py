@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 from absl import logging
@@ -9,13 +10,13 @@ from absl import logging
 from perl_jax import files, hosts
 from perl_jax import metrics as metrics_lib
 from perl_jax.data import records
-from perl_jax.tasks.evaluation import candidates, reward_model
+from perl_jax.tasks.evaluation import again, candidates, reward_model
 from perl_jax.tasks.initial import model, restore
 from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.initial.model import Start
 from perl_jax.tasks.settings import rl as rl_settings
 from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import inputs, reported, whole
+from perl_jax.tasks.training import inputs, lock, reported, standing, whole
 from perl_jax.tasks.training import workdir as workdir_lib
 from perl_jax.tasks.training.compiled import Compiled
 
@@ -23,33 +24,71 @@ from perl_jax.tasks.training.compiled import Compiled
 BENCHMARK = "benchmark.json"
 
 
+class Read(NamedTuple):
+  """What is read before anything is scored.
+
+  Attributes:
+    reward: The reward model.
+    steps: Entry of the summary: the step of its checkpoint.
+    rows: The rows.
+    unusable: Number of rows of the file that are not among them.
+    stands_on: What all of it is.
+  """
+
+  reward: Start
+  steps: dict[str, int]
+  rows: inputs.Inputs
+  unusable: int
+  stands_on: standing.Standing
+
+
 def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
-  """Writes scores.jsonl and summary.json; returns the summary."""
+  """Writes scores.jsonl and summary.json; returns the summary.
+
+  Where they are there, made from the same model and rows, nothing is changed.
+  """
   started = time.perf_counter()
   check(config)
   # Bad rows are refused before a model is read.
   splits = whole.load(config, "candidates")
   candidates.check_free(splits.validation, config.field)
-  mesh = shared.make_mesh(config)
-  with jax.set_mesh(mesh), workdir_lib.preparing(config, workdir) as workdir:
-    reward = load(config, mesh)
-    rows, dropped = score(config, mesh, reward, splits)
-    found, tables = candidates.quality(rows)
-    summary = found | {"rows_dropped": dropped}
-    summary["seconds"] = time.perf_counter() - started
-    log_results(summary)
-    if hosts.is_primary():
-      files.write_jsonl(
-        workdir / reward_model.SCORES,
-        (candidates.written(row, config.field) for row in rows),
-      )
-      if tables:
-        files.write_json(workdir / BENCHMARK, tables)
-    with metrics_lib.Writer(
-      workdir, total_steps=1, name="score", enabled=hosts.is_primary()
-    ) as writer:
-      writer.write(1, summary)
-      writer.summary(summary)
+  mesh, workdir = shared.make_mesh(config), Path(workdir).absolute()
+  with jax.set_mesh(mesh):
+    found = None
+    if again.has_result(workdir):
+      workdir_lib.require_same(config, workdir)
+      found = read(config, mesh, splits)
+      done = again.summary_of(config, workdir, found.stands_on)
+      if done is not None:
+        return done
+    with lock.held(workdir), workdir_lib.preparing(config, workdir):
+      found = found or read(config, mesh, splits)
+      again.remove(workdir)
+      return _score(config, mesh, workdir, found, started)
+
+
+def _score(config, mesh, workdir, found: Read, started) -> dict[str, float]:
+  """Scores what was read; `started` is `time.perf_counter()` at the start."""
+  rows = score(config, mesh, found.reward, found.rows)
+  summary, tables = candidates.quality(rows)
+  dropped = found.unusable + len(found.rows.rows) - len(rows)
+  summary |= {"rows_dropped": dropped} | found.steps
+  summary["seconds"] = time.perf_counter() - started
+  log_results(summary)
+  if hosts.is_primary():
+    files.write_jsonl(
+      workdir / reward_model.SCORES,
+      (candidates.written(row, config.field) for row in rows),
+    )
+    (workdir / BENCHMARK).unlink(missing_ok=True)  # of an earlier run
+    if tables:
+      files.write_json(workdir / BENCHMARK, tables)
+  with metrics_lib.Writer(
+    workdir, total_steps=1, name="score", enabled=hosts.is_primary()
+  ) as writer:
+    writer.write(1, summary)
+    again.note(workdir, found.stands_on)
+    writer.summary(summary)
   return summary
 
 
@@ -77,8 +116,10 @@ def check(config: shared.Config) -> None:
   rl_settings.check_reward(config)
 
 
-def load(config: shared.Config, mesh: jax.sharding.Mesh) -> Start:
-  """The reward model of a config.
+def read(
+  config: shared.Config, mesh: jax.sharding.Mesh, splits: records.Splits
+) -> Read:
+  """Reads the reward model of a config, and encodes the rows for it.
 
   Raises:
     ValueError: It is none, or rows are longer than it takes.
@@ -101,37 +142,43 @@ def load(config: shared.Config, mesh: jax.sharding.Mesh) -> Start:
       " longer rows are left out and counted."
     )
   reward = initial_roles.combined(reward, config)
-  return initial_roles.read_at(reward, config)
+  reward = initial_roles.read_at(reward, config)
+  rows = inputs.read(
+    config,
+    reward.load_tokenizer(),
+    "candidates",
+    train=False,
+    closed=reward.score_at == "template",
+    splits=splits,
+  )
+  inputs.log_counts(rows.counts)
+  return Read(
+    reward,
+    reported.steps_of({"reward_model": (config.reward.init, which)}),
+    rows,
+    splits.counts.get("unusable_dropped", 0),
+    standing.of_evaluation(config, {"reward": reward}, [rows]),
+  )
 
 
 def score(
   config: shared.Config,
   mesh: jax.sharding.Mesh,
   reward: Start,
-  splits: records.Splits,
-) -> tuple[list[candidates.Scored], int]:
-  """(scored rows in their order, number of rows that were left out)."""
-  tokenization = reward.load_tokenizer()
-  closed = reward.score_at == "template"
-  data = inputs.read(
-    config,
-    tokenization,
-    "candidates",
-    train=False,
-    closed=closed,
-    splits=splits,
-  )
+  data: inputs.Inputs,
+) -> list[candidates.Scored]:
+  """Scored rows in their order, without those that do not fit."""
+  closing = 0
+  if reward.score_at == "template":
+    closing = len(reward.load_tokenizer().closing)
   role = initial_roles.place(mesh, {"reward": reward.role})["reward"]
   scorer = Compiled(
     reward_model.make_scorer(
-      role.backbone,
-      data.max_targets,
-      role.members,
-      len(tokenization.closing) if closed else 0,
+      role.backbone, data.max_targets, role.members, closing
     ),
     name="reward scores",
   )
-  rows = candidates.score(
+  return candidates.score(
     scorer,
     role,
     data,
@@ -139,9 +186,6 @@ def score(
     combine=config.reward.combine,
     std_weight=config.reward.std_weight,
   )
-  inputs.log_counts(data.counts)
-  unusable = splits.counts.get("unusable_dropped", 0)
-  return rows, unusable + len(data.rows) - len(rows)
 
 
 def log_results(summary: dict[str, float]) -> None:

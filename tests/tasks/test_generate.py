@@ -99,9 +99,19 @@ def test_a_seed_gives_the_same_responses_whatever_the_batch(tmp_path, sft_run):
   assert first == [row["response"] for row in responses(tmp_path, "again")]
   assert first != [row["response"] for row in responses(tmp_path, "other")]
   assert not (tmp_path / "run/best.jsonl").exists()
-  # Another run in the same workdir leaves nothing of the one before.
+
+
+@pytest.mark.slow
+def test_a_finished_command_is_made_anew_only_for_other_rows(tmp_path, sft_run):
+  fields = {"policy__init": str(sft_run)}
+  first = generate(tmp_path, **fields)
+  before = tiny.tree(tmp_path / "run")
+  assert generate(tmp_path, **fields) == first
+  assert tiny.tree(tmp_path / "run") == before
   (tmp_path / "run/pairs.jsonl").write_text("{}")
-  generate(tmp_path, **fields)
+  assert generate(tmp_path, PROMPTS[:1], **fields)["responses"] == 1
+  assert len(responses(tmp_path)) == 1
+  # Nothing of the run before is left.
   assert not (tmp_path / "run/pairs.jsonl").exists()
 
 

@@ -139,6 +139,20 @@ def test_bad_input_is_refused_before_a_model_is_read(
 
 
 @pytest.mark.slow
+def test_a_finished_command_is_made_anew_only_for_other_rows(
+  tmp_path, reward_run
+):
+  """Fields count that are no tokens, such as the subset."""
+  fields = {"reward__init": str(reward_run)}
+  first = score(tmp_path, ROWS, **fields)
+  before = tiny.tree(tmp_path / "run")
+  assert score(tmp_path, ROWS, **fields) == first
+  assert tiny.tree(tmp_path / "run") == before
+  changed = [*ROWS[:-1], ROWS[-1] | {"subset": "t"}]
+  assert "accuracy_in_t" in score(tmp_path, changed, **fields)
+
+
+@pytest.mark.slow
 def test_rows_longer_than_the_model_are_refused(tmp_path, reward_run):
   with pytest.raises(ValueError, match=r"data\.max_len=999.*takes"):
     score(tmp_path, ROWS, reward__init=str(reward_run), data__max_len=999)

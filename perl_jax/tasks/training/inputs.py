@@ -203,6 +203,7 @@ def read(
   """
   shape = batches.KINDS[kind]
   longest = config.data[shape.limit]
+  held = "validation" if splits is None else "given"
   if splits is None:
     splits = load(config.data, kind, config.seed)
   if train:
@@ -220,7 +221,7 @@ def read(
     cut["unusable_dropped"] = bad.counts.get(batch_common.REFUSED, 0)
     return Encoded(rows, [row.length for row in rows]), cut
 
-  validation, lost = encoded(held_out, "validation")
+  validation, lost = encoded(held_out, held)
   counts["validation_too_long_dropped"] = lost["too_long_dropped"]
   training = None
   if train:
@@ -276,7 +277,7 @@ def _fingerprints(
       (_VALIDATION, validation, held_out),
     ):
       if rows is not None:
-        told = of if kind == "prompts" else ()
+        told = of if kind in ("prompts", "candidates") else ()
         found[f"{name} ({kind})"] = fingerprints.of_rows(rows, told)
   return found
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from absl import logging
 
+from perl_jax import checkpoint
 from perl_jax.tasks.settings import paths
 from perl_jax.tasks.training import workdir as workdir_lib
 
@@ -47,6 +48,23 @@ def checkpoint_of(
     found, why = "best", "was chosen on other rows than it is judged on"
   logging.info("%s: the %s checkpoint is taken, which %s.", workdir, found, why)
   return found
+
+
+def steps_of(roles: Mapping[str, tuple[str, str]]) -> dict[str, int]:
+  """Entries of a summary: the steps of the checkpoints that were measured.
+
+  Args:
+    roles: Workdir and "best" or "last" of each role, by its name in the
+      summary; a workdir may be "" or somebody else's model, which has none.
+
+  Returns:
+    `ROLE.checkpoint_step` of every role that has checkpoints.
+  """
+  return {
+    f"{role}.checkpoint_step": checkpoint.step_of(workdir, which)
+    for role, (workdir, which) in roles.items()
+    if workdir and (Path(workdir) / checkpoint.DIRECTORY).is_dir()
+  }
 
 
 def _held_out(data: Mapping[str, Any]) -> tuple[Any, ...]:
