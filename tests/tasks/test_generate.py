@@ -141,7 +141,11 @@ def test_greedy_responses_are_those_of_transformers(tmp_path, checkpoint):
   torch = pytest.importorskip("torch", reason="compares with PyTorch")
   transformers = pytest.importorskip("transformers")
   generate(
-    tmp_path, base=str(checkpoint), sampling__greedy=True, data__response_len=12
+    tmp_path,
+    base=str(checkpoint),
+    sampling__greedy=True,
+    data__prompt_len=136,
+    data__response_len=12,
   )
   tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
   theirs = transformers.AutoModelForCausalLM.from_pretrained(
