@@ -8,18 +8,22 @@ An error of it is one line with the line of the user's file.
 
 import asyncio
 import atexit
+import contextlib
 import functools
 import importlib
 import importlib.util
 import inspect
 import os
+import signal
 import sys
 import sysconfig
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from perl_jax.starting import NAMES
 from perl_jax.tasks.rollouts import time_limit
 
 # Whose lines no user wants to see: this package's, and Python's own.
@@ -72,7 +76,8 @@ def call(
     return _awaited(found) if inspect.isawaitable(found) else found
 
   try:
-    return time_limit.call(act, seconds)
+    with _put_back():
+      return time_limit.call(act, seconds)
   except time_limit.OutOfTime as late:
     raise OutOfTimeError(place_of(late, files)) from late
   except (Exception, SystemExit) as error:
@@ -163,6 +168,37 @@ def _runner() -> asyncio.Runner:
   runner = asyncio.Runner()
   atexit.register(runner.close)
   return runner
+
+
+@contextlib.contextmanager
+def _put_back() -> Iterator[None]:
+  """Puts back what the code may change of the process under this package.
+
+  Relative paths of the config begin where the command was started, and a signal
+  has to reach the loop.
+  """
+  here, handlers = _here(), {}
+  if threading.current_thread() is threading.main_thread():
+    numbers = [getattr(signal, n) for n in NAMES if hasattr(signal, n)]
+    handlers = {number: signal.getsignal(number) for number in numbers}
+  try:
+    yield
+  finally:
+    for number, handler in handlers.items():
+      # None: it was not put there by Python.
+      if handler is not None and signal.getsignal(number) is not handler:
+        signal.signal(number, handler)
+    if here and _here() != here:
+      with contextlib.suppress(OSError):
+        os.chdir(here)
+
+
+def _here() -> str:
+  """The current directory; "" if it has been removed."""
+  try:
+    return os.getcwd()
+  except OSError:
+    return ""
 
 
 def _awaited(found: Any) -> Any:

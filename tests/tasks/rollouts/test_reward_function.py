@@ -1,6 +1,8 @@
 """Reward functions as people have them: files, faults, time; pure Python."""
 
 import decimal
+import os
+import signal
 import textwrap
 import time
 
@@ -285,3 +287,30 @@ def test_a_server_is_a_function_that_process_0_calls():
     server.plan.append((200, {}, None, 30))
     with pytest.raises(reward_function.RewardError, match=r"timeout=0\.3 sec"):
       slow(ROWS[:2], ["newer", "d"])
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_directory_and_the_signals_are_those_of_before(
+  tmp_path, monkeypatch, fails
+):
+  """A function that changes them would lose relative paths, and a stop."""
+  monkeypatch.chdir(tmp_path)
+  before = {number: signal.getsignal(number) for number in SIGNALS}
+
+  def moves(prompts, responses, rows):
+    os.chdir("/")
+    for number in SIGNALS:
+      signal.signal(number, lambda *_: None)
+    if fails:
+      raise KeyError("reference")
+    return [1.0] * len(rows)
+
+  if fails:
+    refused(moves, "KeyError")
+  else:
+    assert called(moves).tolist() == [1.0, 1.0]
+  assert os.getcwd() == str(tmp_path)
+  assert {number: signal.getsignal(number) for number in SIGNALS} == before
+
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
