@@ -248,9 +248,9 @@ class Processes:
       with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"--coordinator_address=127.0.0.1:{probe.getsockname()[1]}"
-      flags = [
-        [address, "--num_processes=2", f"--process_id={i}"] for i in range(2)
-      ]
+      # One that is killed before it joins is waited for so long.
+      common = [address, "--num_processes=2", "--join_seconds=60"]
+      flags = [[*common, f"--process_id={i}"] for i in range(2)]
     self._logs = [tempfile.TemporaryFile() for _ in flags]  # noqa: SIM115
     self._all = [
       subprocess.Popen(

@@ -162,14 +162,21 @@ def tree(directory: Path) -> dict[str, bytes]:
 
 
 def checkpoints(workdir: Path) -> dict[str, Any]:
-  """Every array of every checkpoint, {"4/optimizer/step": array, ...}."""
-  found = {}
-  with ocp.StandardCheckpointer() as reader:
+  """Every array of every checkpoint, {"4/optimizer/step": array, ...}.
+
+  It does not matter how many processes have written them.
+  """
+  found, in_numpy = {}, ocp.RestoreArgs(restore_type=np.ndarray)
+  with ocp.PyTreeCheckpointer() as reader:
     for item in sorted((workdir / "checkpoints").glob("*/*/_METADATA")):
       directory = item.parent
       name = f"{directory.parent.name}/{directory.name}"
-      leaves = jax.tree_util.tree_leaves_with_path(reader.restore(directory))
-      for path, leaf in leaves:
+      tree = reader.metadata(directory).item_metadata.tree
+      args = ocp.args.PyTreeRestore(
+        restore_args=jax.tree.map(lambda _: in_numpy, tree)
+      )
+      tree = reader.restore(directory, args=args)
+      for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         keys = jax.tree_util.keystr(path, simple=True, separator="/")
         found[f"{name}/{keys}"] = np.asarray(leaf)
   return found
