@@ -158,7 +158,7 @@ def test_a_pipeline(tmp_path):
 def test_every_rule_is_of_fields_that_there_are():
   """A field that is renamed takes its rule along."""
   configs = [tiny.config(t) for t in ("sft", "reward", "rl", "dpo")]
-  configs.append(tiny.pipeline())
+  configs += [tiny.pipeline(), tiny.config("judge")]
   for rule in changes.RULES:
     for field in rule.fields:
       found = 0
