@@ -21,8 +21,7 @@ from perl_jax.tasks.rollouts.engine import Engine
 from perl_jax.tasks.settings import reward as reward_settings
 from perl_jax.tasks.settings import rl as rl_settings
 from perl_jax.tasks.settings import shared, streams
-from perl_jax.tasks.training import inputs, lock, reported, standing
-from perl_jax.tasks.training import workdir as workdir_lib
+from perl_jax.tasks.training import inputs, reported, standing
 from perl_jax.tasks.training.compiled import Compiled
 
 
@@ -59,17 +58,12 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   rl_settings.check_reward(config)
   mesh, workdir = shared.make_mesh(config), Path(workdir).absolute()
   with jax.set_mesh(mesh):
-    found = None
-    if again.has_result(workdir):
-      workdir_lib.require_same(config, workdir)
-      found = read(config, mesh)
-      done = again.summary_of(config, workdir, found.stands_on)
-      if done is not None:
-        return done
-    with lock.held(workdir), workdir_lib.preparing(config, workdir):
-      found = found or read(config, mesh)
-      again.remove(workdir)
-      return _evaluate(config, mesh, workdir, found, started)
+    return again.made_once(
+      config,
+      workdir,
+      lambda: read(config, mesh),
+      lambda found: _evaluate(config, mesh, workdir, found, started),
+    )
 
 
 def _evaluate(config, mesh, workdir, found: Read, started) -> dict[str, float]:

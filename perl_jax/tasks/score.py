@@ -16,8 +16,7 @@ from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.initial.model import Start
 from perl_jax.tasks.settings import rl as rl_settings
 from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import inputs, lock, reported, standing, whole
-from perl_jax.tasks.training import workdir as workdir_lib
+from perl_jax.tasks.training import inputs, reported, standing, whole
 from perl_jax.tasks.training.compiled import Compiled
 
 # Tables of RewardBench and RM-Bench.
@@ -54,17 +53,12 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   candidates.check_free(splits.validation, config.field)
   mesh, workdir = shared.make_mesh(config), Path(workdir).absolute()
   with jax.set_mesh(mesh):
-    found = None
-    if again.has_result(workdir):
-      workdir_lib.require_same(config, workdir)
-      found = read(config, mesh, splits)
-      done = again.summary_of(config, workdir, found.stands_on)
-      if done is not None:
-        return done
-    with lock.held(workdir), workdir_lib.preparing(config, workdir):
-      found = found or read(config, mesh, splits)
-      again.remove(workdir)
-      return _score(config, mesh, workdir, found, started)
+    return again.made_once(
+      config,
+      workdir,
+      lambda: read(config, mesh, splits),
+      lambda found: _score(config, mesh, workdir, found, started),
+    )
 
 
 def _score(config, mesh, workdir, found: Read, started) -> dict[str, float]:

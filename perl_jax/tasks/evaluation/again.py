@@ -4,9 +4,9 @@ A path says where a model lies, not what it is: an evaluation notes what it was
 made from, and the same command finds its result only as long as that is there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from absl import logging
 
@@ -20,9 +20,52 @@ from perl_jax.tasks.training.standing import Standing, differing
 STANDS_ON = changes.STANDS_ON
 
 
+class Read(Protocol):
+  """What an evaluation has read, with models and rows of its own kind.
+
+  Attributes:
+    stands_on: SHA-256 of all of it, by name.
+  """
+
+  @property
+  def stands_on(self) -> Standing:
+    """SHA-256 of all of it, by name."""
+
+
+R = TypeVar("R", bound=Read)
+
+
 def has_result(workdir: Path) -> bool:
   """Whether there is a result, of whatever."""
   return (workdir / finished.SUMMARY).is_file()
+
+
+def made_once(
+  config: shared.Config,
+  workdir: Path,
+  read: Callable[[], R],
+  make: Callable[[R], dict[str, float]],
+) -> dict[str, float]:
+  """The result that a workdir has, or the one that is made now.
+
+  Args:
+    config: Config of the evaluation, without None in it.
+    workdir: Absolute path of its workdir, which is locked while it is made.
+    read: Reads and checks all that the result is made from, once.
+    make: Makes the result of it: calls `note`, and writes the summary last.
+  """
+  found = None
+  if has_result(workdir):
+    workdir_lib.require_same(config, workdir)
+    found = read()
+    done = summary_of(config, workdir, found.stands_on)
+    if done is not None:
+      return done
+  with lock.held(workdir), workdir_lib.preparing(config, workdir):
+    if found is None:
+      found = read()
+    remove(workdir)
+    return make(found)
 
 
 def summary_of(
@@ -36,7 +79,7 @@ def summary_of(
   Args:
     config: Config of the evaluation, without None in it.
     workdir: Workdir of the evaluation.
-    now: What it would be made from.
+    now: SHA-256 of what it would be made from, by name.
 
   Raises:
     ValueError: The workdir belongs to a run with another config, or a file in
