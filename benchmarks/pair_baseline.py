@@ -10,9 +10,7 @@ and scores the held-out pairs of each; a line of the output has the reward of
 either reply.
 """
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from perl_jax import classification, files
+from benchmarks import reward_baseline
+from perl_jax import classification
 from perl_jax.data.records import Preference
 from perl_jax.data.sources import registry
 
@@ -111,21 +110,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def main() -> None:
   """Scores all pairs of a data set, prints a table, writes the rows."""
-  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  parser.add_argument("--data", default="hh_rlhf")
-  parser.add_argument("--data_dir", default="")
-  parser.add_argument("--cache_dir", default="")
-  parser.add_argument("--path", default="", help="of --data=jsonl")
-  parser.add_argument("--folds", type=int, default=5)
-  parser.add_argument("--seed", type=int, default=0)
-  parser.add_argument("--out", type=Path, required=True)
-  flags = vars(parser.parse_args())
-  out = flags.pop("out")
-  rows = cross_validate(flags.pop("data"), **flags)
-  out.parent.mkdir(parents=True, exist_ok=True)
-  files.write_jsonl(out, rows)
-  print(table(rows))
-  print(f"\n{len(rows)} pairs in {out}")
+  reward_baseline.command_line(
+    __doc__, cross_validate, table, data="hh_rlhf", unit="pairs"
+  )
 
 
 if __name__ == "__main__":

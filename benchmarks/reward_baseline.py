@@ -16,7 +16,7 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -299,8 +299,31 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def main() -> None:
   """Scores all rows of a data set, prints a table, writes the rows."""
-  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  parser.add_argument("--data", default="taskmaster_coffee")
+  command_line(
+    __doc__, cross_validate, table, data="taskmaster_coffee", unit="rows"
+  )
+
+
+def command_line(
+  description: str,
+  cross_validate: Callable[..., list[dict[str, Any]]],
+  table: Callable[[list[dict[str, Any]]], str],
+  *,
+  data: str,
+  unit: str,
+) -> None:
+  """The command of a baseline: scores all rows, prints a table, writes them.
+
+  Args:
+    description: Docstring of the benchmark, whose first line `--help` shows.
+    cross_validate: `cross_validate(data, folds=, seed=, **options)` scores
+      every row by a baseline that was fitted on the other folds.
+    table: Makes Markdown of the scored rows.
+    data: Name of the source that is the default.
+    unit: What a row is called, in the plural.
+  """
+  parser = argparse.ArgumentParser(description=description.split("\n")[0])
+  parser.add_argument("--data", default=data)
   parser.add_argument("--data_dir", default="")
   parser.add_argument("--cache_dir", default="")
   parser.add_argument("--path", default="", help="of --data=jsonl")
@@ -313,7 +336,7 @@ def main() -> None:
   out.parent.mkdir(parents=True, exist_ok=True)
   files.write_jsonl(out, rows)
   print(table(rows))
-  print(f"\n{len(rows)} rows in {out}")
+  print(f"\n{len(rows)} {unit} in {out}")
 
 
 if __name__ == "__main__":

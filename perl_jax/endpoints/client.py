@@ -51,7 +51,7 @@ def in_parallel(
 
   Args:
     ask: Called in threads.
-    items: What it is called with.
+    items: Arguments of `ask`, one for each call.
     parallel: How many calls are under way at once.
   """
   pool = concurrent.futures.ThreadPoolExecutor(parallel)

@@ -28,7 +28,7 @@ class Diagnostic(NamedTuple):
   """Something that a policy should not do.
 
   Attributes:
-    kind: What it is about, the name of a metric.
+    kind: Name of the metric that shows it, such as "kl".
     text: What was seen, what it means, and what to try.
   """
 

@@ -95,8 +95,8 @@ def compare(judge: Rated, judged: Rated) -> tuple[str, str]:
   """(`SAME`, `OTHER` or `UNKNOWN`, why) of a judge and who is judged.
 
   Args:
-    judge: Of the reward model that judges.
-    judged: Of the policy, or of both that are compared.
+    judge: Rows that the reward model that judges has seen.
+    judged: Rows by which the policy, or both that are compared, have learned.
   """
   common = sorted(set(judge.rows) & set(judged.rows))
   if common:
