@@ -6,7 +6,7 @@ are hardly ever read, and should not keep the others from being read.
 """
 
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 PARQUET = b"PAR1"
@@ -92,11 +92,14 @@ def _values(column: Any, field: str, name: str) -> list[Any]:
   """Returns the values of a column; see the module for times."""
   import pyarrow
 
+  # Nanoseconds would be objects of `pandas` wherever that is installed.
+  micro = _mapped(column.type, _in_microseconds)
   try:
+    column = column if micro == column.type else column.cast(micro)
     return column.to_pylist()
-  except (ValueError, OverflowError) as error:
+  except (ValueError, OverflowError, pyarrow.ArrowException) as error:
     try:
-      return column.cast(_without_times(column.type)).to_pylist()
+      return column.cast(_mapped(column.type, _as_text)).to_pylist()
     except (ValueError, pyarrow.ArrowException):
       raise ValueError(
         f"{name}: the column {field!r} of {column.type} cannot be read:"
@@ -105,19 +108,43 @@ def _values(column: Any, field: str, name: str) -> list[Any]:
       ) from error
 
 
-def _without_times(kind: Any) -> Any:
-  """Returns a type with texts in the place of times."""
+def _as_text(kind: Any) -> Any:
+  """Returns the type of text in the place of one of times."""
   import pyarrow
 
-  if pyarrow.types.is_temporal(kind):
-    return pyarrow.string()
+  return pyarrow.string() if pyarrow.types.is_temporal(kind) else kind
+
+
+def _in_microseconds(kind: Any) -> Any:
+  """Returns the type with microseconds in the place of nanoseconds."""
+  import pyarrow
+
+  if getattr(kind, "unit", None) != "ns":
+    return kind
+  if pyarrow.types.is_timestamp(kind):
+    return pyarrow.timestamp("us", kind.tz)
+  if pyarrow.types.is_duration(kind):
+    return pyarrow.duration("us")
+  return pyarrow.time64("us")
+
+
+def _mapped(kind: Any, change: Callable[[Any], Any]) -> Any:
+  """Returns a type with every type inside it changed."""
+  import pyarrow
+
   if pyarrow.types.is_struct(kind):
     fields = [kind.field(i) for i in range(kind.num_fields)]
     return pyarrow.struct(
-      [field.with_type(_without_times(field.type)) for field in fields]
+      [field.with_type(_mapped(field.type, change)) for field in fields]
     )
+  if pyarrow.types.is_map(kind):
+    return pyarrow.map_(
+      _mapped(kind.key_type, change), _mapped(kind.item_type, change)
+    )
+  if pyarrow.types.is_fixed_size_list(kind):
+    return pyarrow.list_(_mapped(kind.value_type, change), kind.list_size)
   if pyarrow.types.is_large_list(kind):
-    return pyarrow.large_list(_without_times(kind.value_type))
+    return pyarrow.large_list(_mapped(kind.value_type, change))
   if pyarrow.types.is_list(kind):
-    return pyarrow.list_(_without_times(kind.value_type))
-  return kind
+    return pyarrow.list_(_mapped(kind.value_type, change))
+  return change(kind)
