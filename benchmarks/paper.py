@@ -160,7 +160,7 @@ def run(
     if status:
       return status
     if needed is None:
-      lines[cell.name] = line = _line(cell, workdir, given)
+      lines[cell.name] = line = _line(cell, workdir, given, data)
       path.parent.mkdir(parents=True, exist_ok=True)
       files.write_jsonl(path, [*lines.values()])
       print(results.in_line(_shown(line["summary"])), flush=True)
@@ -195,9 +195,14 @@ def _start(given: Sequence[str], seconds: float) -> int:
     return process.wait()
 
 
-def _line(cell: Cell, workdir: Path, given: Sequence[str]) -> dict[str, Any]:
+def _line(
+  cell: Cell, workdir: Path, given: Sequence[str], data: str
+) -> dict[str, Any]:
   summary = json_text.read_object(workdir / cell.name / "summary.json")
+  # As it is typed in a clone; where the data lie is this machine's affair.
   told = [argument.replace(f"{ROOT}/", "") for argument in given]
+  if data:
+    told = [argument.replace(data, "DIR") for argument in told]
   return {
     "cell": cell.name,
     "rate": cell.rate,
