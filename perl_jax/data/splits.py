@@ -12,7 +12,7 @@ long as both stages have the same groups. If two stages read two files
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -107,6 +107,7 @@ def split_records(
   folds: int,
   fold: int,
   seed: int,
+  train_folds: Collection[int] = (),
   counts: Mapping[str, int] | None = None,
   assigned: Mapping[str, int] | None = None,
 ) -> Splits:
@@ -117,23 +118,32 @@ def split_records(
     folds: Number of folds, at least 2.
     fold: The validation fold, 0 to `folds - 1`.
     seed: Seed of the fold assignment.
+    train_folds: Folds of the training rows; () is all that are not held out.
+      The rows of others are left out, and counted as `in_other_folds`.
     counts: Counts of the rows, which become those of the result.
     assigned: Folds of groups in another data set that this split must agree
       with; `fixed` of `assign_folds`.
 
   Raises:
-    ValueError: `fold` is out of range, a side has no rows, or `assign_folds`
-      raises it.
+    ValueError: `fold` or one of `train_folds` is out of range, a fold is on
+      both sides, a side has no rows, or `assign_folds` raises it.
   """
-  if not 0 <= fold < folds:
+  for name, given in (("fold", [fold]), ("train_folds", train_folds)):
+    for each in given:
+      if not 0 <= each < folds:
+        raise ValueError(
+          f"{name}={each} is out of range: with folds={folds} it is one of 0"
+          f" to {folds - 1}."
+        )
+  if fold in train_folds:
     raise ValueError(
-      f"fold={fold} is out of range: with folds={folds} it is one of 0 to"
-      f" {folds - 1}."
+      f"fold={fold} is held out, and in train_folds={tuple(train_folds)}."
     )
   fold_of = assign_folds(
     (record.group for record in records), folds=folds, seed=seed, fixed=assigned
   )
   train = [r for r in records if fold_of[r.group] != fold]
+  train, other = of_folds(train, fold_of, train_folds)
   validation = [r for r in records if fold_of[r.group] == fold]
   for name, side in (("training", train), ("validation", validation)):
     if not side:
@@ -141,4 +151,18 @@ def split_records(
         f"Fold {fold} of {folds} leaves no {name} rows: choose another fold"
         " or fewer folds."
       )
-  return Splits(train, validation, dict(counts or {}))
+  return Splits(train, validation, dict(counts or {}) | other)
+
+
+def of_folds(
+  rows: Sequence[Record], assigned: Mapping[str, int], folds: Collection[int]
+) -> tuple[Sequence[Record], dict[str, int]]:
+  """Keeps the rows of some folds; all if `folds` is empty.
+
+  Returns:
+    The rows, and `in_other_folds`, the number of others, if any were asked for.
+  """
+  if not folds:
+    return rows, {}
+  kept = [row for row in rows if assigned[row.group] in folds]
+  return kept, {"in_other_folds": len(rows) - len(kept)}

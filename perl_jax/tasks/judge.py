@@ -172,9 +172,10 @@ def rows_of(config: shared.Config, judge: settings.Judge) -> str:
     )
     if config.same_rows == "refuse":
       raise ValueError(
-        f"{text} Train a judge on other rows (another data.path or data.fold of"
-        " configs/reward.py; another seed for coffee_bar) and name its workdir,"
-        " or judge with this one all the same: --config.same_rows=warn."
+        f"{text} Train a judge on other rows (another data.path or"
+        " data.train_folds of configs/reward.py; another seed for coffee_bar)"
+        " and name its workdir, or judge with this one all the same:"
+        " --config.same_rows=warn."
       )
     logging.warning("%s", text)
   else:

@@ -69,6 +69,33 @@ def test_fixed_folds_are_kept_and_the_rest_divided():
   }
 
 
+def test_some_folds_are_trained_on():
+  rows = _rows([f"g{i % 20}" for i in range(60)])
+  whole = splits.split_records(rows, folds=5, fold=1, seed=3)
+  fold_of = {
+    row.group: fold
+    for fold in range(5)
+    for row in splits.split_records(rows, folds=5, fold=fold, seed=3).validation
+  }
+  some = splits.split_records(
+    rows, folds=5, fold=1, seed=3, train_folds=(0, 4), counts={"rows": 60}
+  )
+  assert some.validation == whole.validation
+  assert some.train == [row for row in rows if fold_of[row.group] in (0, 4)]
+  assert some.counts == {"rows": 60, "in_other_folds": 24}
+
+
+@pytest.mark.parametrize(
+  ("folds", "message"),
+  [((1, 2), "fold=1 is held out"), ((0, 5), "train_folds=5 is out of range")],
+)
+def test_folds_that_cannot_be_trained_on(folds, message):
+  with pytest.raises(ValueError, match=message):
+    splits.split_records(
+      _rows("abcdef"), folds=5, fold=1, seed=0, train_folds=folds
+    )
+
+
 @pytest.mark.parametrize(
   ("groups", "folds", "fold", "message"),
   [

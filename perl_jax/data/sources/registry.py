@@ -49,7 +49,7 @@ class Source:
   notice: str = ""
 
 
-_FOLDS = ("folds", "fold")
+_FOLDS = ("folds", "fold", "train_folds")
 STATED = ("columns", "margin", "threshold")
 _PUBLIC = ("data_dir", "cache_dir", *_FOLDS)
 _CALL_CHECKS = ("valid_json", "known_api", "exact_match")
@@ -116,6 +116,7 @@ def load(
   seed: int = 0,
   folds: int = 5,
   fold: int = 0,
+  train_folds: Collection[int] = (),
   validation_path: str = "",
   limit: int = 0,
   ignore: Collection[str] = (),
@@ -134,6 +135,7 @@ def load(
     seed: Seed of the folds, or of the generator.
     folds: Number of folds of the groups.
     fold: The validation fold, 0 to `folds - 1`.
+    train_folds: Folds of the training rows; () is all that are not held out.
     validation_path: File or directory with the validation rows of `jsonl`,
       instead of a fold.
     limit: Number of training rows to keep, from the first on; 0 keeps all. The
@@ -160,10 +162,12 @@ def load(
     raise ValueError(f"limit={limit} must be a number of rows, or 0 for all.")
   given = {
     "data_dir": data_dir, "path": path, "validation_path": validation_path,
-    "ignore": ignore,
+    "ignore": ignore, "train_folds": train_folds,
   } | (stated or {})  # fmt: skip
   _check_options(name, [o for o, v in given.items() if v] + list(generator))
-  split = {"seed": seed, "folds": folds, "fold": fold}
+  split = {
+    "seed": seed, "folds": folds, "fold": fold, "train_folds": train_folds,
+  }  # fmt: skip
   if name == "coffee_bar":
     loaded = coffee_bar.load(kind, seed=seed, **generator)
   elif name == "jsonl":

@@ -5,7 +5,7 @@ that was trained on the same rows makes many of the same errors, and would call
 that better. So a judge should have seen other rows.
 
 Rows are the same if their fingerprints in the checkpoints are, or if they were
-read from the same place with the same seed and split.
+read from the same place with the same seed, in the same fold.
 """
 
 import json
@@ -21,7 +21,7 @@ from perl_jax.tasks.training import workdir as workdir_lib
 SAME, OTHER, UNKNOWN = "same", "other", "unknown"
 _RATED = ("training rows (preferences)", "training rows (labelled)")
 # What says which rows a source gives; not how many of them, or their tokens.
-_PLACE = ("name", "folds", "fold", "columns", "margin", "threshold")
+_PLACE = ("name", "folds", "columns", "margin", "threshold")
 _PATHS = ("dir", "path", "validation_path")
 
 
@@ -60,7 +60,7 @@ def rated(workdir: str) -> Rated:
     names = [name for name in _RATED if name in digests]
     rows |= {digests[name]: place for name in names}
     if names or config.get("task") in ("reward", "dpo"):
-      rows[_described(config)] = place
+      rows |= dict.fromkeys(_described(config), place)
     left += _starts(config, path)
   return Rated(rows, tuple(unknown))
 
@@ -82,13 +82,20 @@ def _starts(config: Mapping[str, Any], workdir: Path) -> list[str]:
   return found
 
 
-def _described(config: Mapping[str, Any]) -> str:
+def _described(config: Mapping[str, Any]) -> list[str]:
+  """What tells the rows that it was trained on from others, by fold."""
   data = config.get("data", {})
   told: dict[str, Any] = {name: data.get(name) for name in _PLACE}
   told |= {
     name: paths.absolute(data[name]) for name in _PATHS if data.get(name)
   }
-  return json.dumps(told | {"seed": config.get("seed")}, sort_keys=True)
+  told["seed"] = config.get("seed")
+  held_out = set() if data.get("validation_path") else {data.get("fold")}
+  trained = set(range(data.get("folds") or 1)) - held_out
+  return [
+    json.dumps(told | {"fold": fold}, sort_keys=True)
+    for fold in data.get("train_folds") or trained
+  ]
 
 
 def compare(judge: Rated, judged: Rated) -> tuple[str, str]:
@@ -100,7 +107,10 @@ def compare(judge: Rated, judged: Rated) -> tuple[str, str]:
   """
   common = sorted(set(judge.rows) & set(judged.rows))
   if common:
-    return SAME, f"{judged.rows[common[0]]} was trained on the same rows"
+    return (
+      SAME,
+      f"{judged.rows[common[0]]} was trained on some of the same rows",
+    )
   unknown = (*judged.unknown, *(judge.unknown if not judge.rows else ()))
   if unknown:
     return UNKNOWN, f"what {', '.join(unknown)} has learned from is not known"

@@ -93,6 +93,7 @@ def load(data: Config, kind: str, seed: int) -> records.Splits:
     seed=seed,
     folds=data.folds,
     fold=data.fold,
+    train_folds=data.train_folds,
     limit=data.limit,
     ignore=data.ignore,
     stated={name: data[name] for name in registry.STATED},

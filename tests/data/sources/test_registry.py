@@ -135,6 +135,42 @@ def test_limit_cuts_training_rows_only(options, name):
   assert same == whole
 
 
+@pytest.mark.parametrize("name", ["taskmaster_coffee", "hh_rlhf", "jsonl"])
+def test_folds_to_train_on(options, name):
+  whole = registry.load(name, "prompts", folds=3, **options[name])
+  parts = [
+    registry.load(name, "prompts", folds=3, train_folds=(n,), **options[name])
+    for n in (1, 2)
+  ]
+  assert all(part.validation == whole.validation for part in parts)
+  ids = [{row.id for row in split.train} for split in (whole, *parts)]
+  assert ids[0] == ids[1] | ids[2] and not ids[1] & ids[2]
+  assert all(part.counts["in_other_folds"] for part in parts)
+
+
+def test_folds_to_train_on_beside_a_file_to_validate_on(tmp_path):
+  lines = [json.dumps({"prompt": f"question {n}"}) for n in range(20)]
+  for name, part in (("a", lines[:15]), ("b", lines[15:])):
+    (tmp_path / f"{name}.jsonl").write_text("\n".join(part))
+  given = {
+    "path": str(tmp_path / "a.jsonl"),
+    "validation_path": str(tmp_path / "b.jsonl"),
+  }
+  parts = [
+    registry.load("jsonl", "prompts", folds=3, train_folds=(n,), **given)
+    for n in range(3)
+  ]
+  assert [len(part.validation) for part in parts] == [5, 5, 5]
+  assert [len(part.train) for part in parts] == [5, 5, 5]
+  ids = {row.id for part in parts for row in part.train}
+  assert len(ids) == 15
+
+
+def test_a_generator_has_no_folds_to_train_on():
+  with pytest.raises(ValueError, match="no option 'train_folds'"):
+    registry.load("coffee_bar", "prompts", train_folds=(1,))
+
+
 def test_options_of_the_generator_reach_it():
   split = registry.load(
     "coffee_bar",

@@ -54,7 +54,7 @@ def test_another_one_on_the_same_rows(write, policy):
   other = write("other", "reward", "d1", data=elsewhere(), reward="")
   assert compare(other, policy) == seen.SAME
   assert (
-    "reward was trained on the same"
+    "reward was trained on some of the same rows"
     in seen.compare(seen.rated(str(other)), seen.rated(str(policy)))[1]
   )
 
@@ -67,11 +67,39 @@ def test_the_same_rows_in_other_tokens(write, policy):
 
 
 @pytest.mark.parametrize(
-  "changed", [{"data": elsewhere()}, {"data": DATA | {"fold": 1}}, {"seed": 1}]
+  "changed",
+  [
+    {"data": elsewhere()},
+    {"data": DATA | {"fold": 1, "train_folds": [0]}},
+    {"seed": 1},
+  ],
 )
 def test_other_rows(write, policy, changed):
   other = write("other", "reward", "d9", reward="", **changed)
   assert compare(other, policy) == seen.OTHER
+
+
+@pytest.mark.parametrize(
+  ("ours", "theirs", "same"),
+  [
+    ({"train_folds": [1, 2]}, {"train_folds": [3, 4]}, seen.OTHER),
+    ({"train_folds": [1, 2]}, {"train_folds": [2, 3]}, seen.SAME),
+    ({"train_folds": [1, 2]}, {}, seen.SAME),
+    ({"folds": 2}, {"folds": 2, "fold": 1}, seen.OTHER),
+    # Both train on folds 2, 3 and 4.
+    ({}, {"fold": 1}, seen.SAME),
+    # With a file of its own to validate on, no fold is held out.
+    (
+      {"validation_path": "/v", "train_folds": [0]},
+      {"validation_path": "/v"},
+      seen.SAME,
+    ),
+  ],
+)
+def test_one_common_fold_is_enough(write, ours, theirs, same):
+  dpo = write("dpo", "dpo", "d1", data=DATA | ours, policy="")
+  judge = write("judge", "reward", "d2", data=DATA | theirs, reward="")
+  assert compare(judge, dpo) == same
 
 
 def test_what_the_judge_began_with_counts(write, policy):

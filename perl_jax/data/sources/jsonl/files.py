@@ -58,6 +58,7 @@ def load(
   seed: int = 0,
   folds: int = 5,
   fold: int = 0,
+  train_folds: Collection[int] = (),
   ignore: Collection[str] = (),
   reading: forms.Reading | None = None,
 ) -> Splits:
@@ -76,6 +77,8 @@ def load(
     seed: Seed of the folds.
     folds: Number of folds.
     fold: The validation fold, 0 to `folds - 1`.
+    train_folds: Folds of the training rows; () is all but `fold`, or all if
+      there are files of validation rows.
     ignore: Fields, and keys of messages, to leave out whatever they mean.
     reading: What the user states about the rows; nothing if None.
 
@@ -108,11 +111,21 @@ def load(
     counts.update({f"validation_{name}": n for name, n in tally.items()})
     counts += Counter(shared_groups=shared)
     notes += [note for note in more if note not in notes]
+    if train_folds:
+      assigned = splits.assign_folds(groups, folds=folds, seed=seed)
+      rows, other = splits.of_folds(rows, assigned, train_folds)
+      counts.update(other)
     return Splits(rows, validation, dict(counts), tuple(notes), tuple(shapes))
   try:
     assigned = splits.assign_folds(groups, folds=folds, seed=seed)
     found = splits.split_records(
-      rows, folds=folds, fold=fold, seed=seed, counts=counts, assigned=assigned
+      rows,
+      folds=folds,
+      fold=fold,
+      seed=seed,
+      counts=counts,
+      assigned=assigned,
+      train_folds=train_folds,
     )
     return dataclasses.replace(found, notes=tuple(notes), shapes=tuple(shapes))
   except ValueError as error:
