@@ -128,13 +128,7 @@ def split_records(
     ValueError: `fold` or one of `train_folds` is out of range, a fold is on
       both sides, a side has no rows, or `assign_folds` raises it.
   """
-  for name, given in (("fold", [fold]), ("train_folds", train_folds)):
-    for each in given:
-      if not 0 <= each < folds:
-        raise ValueError(
-          f"{name}={each} is out of range: with folds={folds} it is one of 0"
-          f" to {folds - 1}."
-        )
+  _check_fold("fold", fold, folds)
   if fold in train_folds:
     raise ValueError(
       f"fold={fold} is held out, and in train_folds={tuple(train_folds)}."
@@ -143,7 +137,7 @@ def split_records(
     (record.group for record in records), folds=folds, seed=seed, fixed=assigned
   )
   train = [r for r in records if fold_of[r.group] != fold]
-  train, other = of_folds(train, fold_of, train_folds)
+  train, other = of_folds(train, fold_of, train_folds, folds)
   validation = [r for r in records if fold_of[r.group] == fold]
   for name, side in (("training", train), ("validation", validation)):
     if not side:
@@ -155,14 +149,36 @@ def split_records(
 
 
 def of_folds(
-  rows: Sequence[Record], assigned: Mapping[str, int], folds: Collection[int]
+  rows: Sequence[Record],
+  assigned: Mapping[str, int],
+  kept: Collection[int],
+  folds: int,
 ) -> tuple[Sequence[Record], dict[str, int]]:
-  """Keeps the rows of some folds; all if `folds` is empty.
+  """Keeps the rows of some folds.
+
+  Args:
+    rows: Rows of one kind.
+    assigned: Fold of each group.
+    kept: The folds to keep; () keeps all.
+    folds: Number of folds.
 
   Returns:
     The rows, and `in_other_folds`, the number of others, if any were asked for.
+
+  Raises:
+    ValueError: One of `kept` is out of range.
   """
-  if not folds:
+  if not kept:
     return rows, {}
-  kept = [row for row in rows if assigned[row.group] in folds]
-  return kept, {"in_other_folds": len(rows) - len(kept)}
+  for fold in kept:
+    _check_fold("train_folds", fold, folds)
+  found = [row for row in rows if assigned[row.group] in kept]
+  return found, {"in_other_folds": len(rows) - len(found)}
+
+
+def _check_fold(name: str, fold: int, folds: int) -> None:
+  if not 0 <= fold < folds:
+    raise ValueError(
+      f"{name}={fold} is out of range: with folds={folds} it is one of 0 to"
+      f" {folds - 1}."
+    )

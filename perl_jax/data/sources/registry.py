@@ -178,17 +178,22 @@ def load(
     with garbage.no_collection():
       loaded = jsonl_files.load(path, kind, **own, **split)
   else:
-    read = _READERS[name]
-    rows, counts, groups = read(name, kind, data_dir, cache_dir)
-    assigned = splits.assign_folds(groups, folds=folds, seed=seed)
-    loaded = splits.split_records(
-      rows, counts=counts, assigned=assigned, **split
-    )
-    if name == "taskmaster_coffee" and kind != "labelled":
-      loaded = _without_rated(loaded, set(groups))
-    if name == "taskmaster_coffee" and kind == "preferences":
-      loaded = weak_pairs.weak_preferences(loaded, seed=seed)
+    loaded = _load_public(name, kind, data_dir, cache_dir, **split)
   return _limited(loaded, limit)
+
+
+def _load_public(
+  name: str, kind: str, data_dir: str, cache_dir: str, **split: Any
+) -> Splits:
+  read, seed = _READERS[name], split["seed"]
+  rows, counts, groups = read(name, kind, data_dir, cache_dir)
+  assigned = splits.assign_folds(groups, folds=split["folds"], seed=seed)
+  loaded = splits.split_records(rows, counts=counts, assigned=assigned, **split)
+  if name == "taskmaster_coffee" and kind != "labelled":
+    loaded = _without_rated(loaded, set(groups))
+  if name == "taskmaster_coffee" and kind == "preferences":
+    loaded = weak_pairs.weak_preferences(loaded, seed=seed)
+  return loaded
 
 
 def checker(name: str) -> Checker:

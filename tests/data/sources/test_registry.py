@@ -164,6 +164,8 @@ def test_folds_to_train_on_beside_a_file_to_validate_on(tmp_path):
   assert [len(part.train) for part in parts] == [5, 5, 5]
   ids = {row.id for part in parts for row in part.train}
   assert len(ids) == 15
+  with pytest.raises(ValueError, match="train_folds=3 is out of range"):
+    registry.load("jsonl", "prompts", folds=3, train_folds=(3,), **given)
 
 
 def test_a_generator_has_no_folds_to_train_on():

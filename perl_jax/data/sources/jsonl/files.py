@@ -77,8 +77,7 @@ def load(
     seed: Seed of the folds.
     folds: Number of folds.
     fold: The validation fold, 0 to `folds - 1`.
-    train_folds: Folds of the training rows; () is all but `fold`, or all if
-      there are files of validation rows.
+    train_folds: Folds of the training rows; () is all that are not held out.
     ignore: Fields, and keys of messages, to leave out whatever they mean.
     reading: What the user states about the rows; nothing if None.
 
@@ -107,13 +106,12 @@ def load(
     validation_path or path, held_out, asked, tally, bool(validation_path)
   )
   if validation:
-    shared = len(set(groups) & set(others))
     counts.update({f"validation_{name}": n for name, n in tally.items()})
-    counts += Counter(shared_groups=shared)
+    counts += Counter(shared_groups=len(set(groups) & set(others)))
     notes += [note for note in more if note not in notes]
     if train_folds:
       assigned = splits.assign_folds(groups, folds=folds, seed=seed)
-      rows, other = splits.of_folds(rows, assigned, train_folds)
+      rows, other = splits.of_folds(rows, assigned, train_folds, folds)
       counts.update(other)
     return Splits(rows, validation, dict(counts), tuple(notes), tuple(shapes))
   try:
