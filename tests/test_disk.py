@@ -5,6 +5,7 @@ import errno
 import logging
 import os
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -238,6 +239,21 @@ def test_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch, measured):
     np.testing.assert_array_equal(
       found.state.trainable["policy"]["w"], state(2).trainable["policy"]["w"]
     )
+
+
+def test_full_disk_is_seen_before_the_next_checkpoint(tmp_path, monkeypatch):
+  """The loop asks at each step for what has failed in the background."""
+  monkeypatch.setattr(disk, "require_room", lambda *_: None)
+  with (
+    small_disk.mounted(tmp_path / "disk", "256k") as directory,
+    pytest.raises(disk.CannotWrite, match=r"^the checkpoint of step 1 cannot"),
+    checkpoint.Checkpointer(directory, metric="m", mode="min") as saver,
+  ):
+    saver.save(1, state(1), {}, {"m": 1.0})
+    for _ in range(600):
+      saver.check()
+      time.sleep(0.1)
+    monkeypatch.setattr(saver, "close", lambda: None)  # which would raise it
 
 
 def test_libraries_do_not_say_it_again():

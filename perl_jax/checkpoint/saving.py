@@ -2,6 +2,8 @@
 
 import contextlib
 import math
+import sys
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 from absl import logging
-from orbax.checkpoint import checkpoint_managers
+from orbax.checkpoint import checkpoint_managers, multihost
 
 from perl_jax import checksums, disk, hosts, steps
 from perl_jax import params as params_lib
@@ -79,7 +81,7 @@ class Checkpointer:
       ]
     )
     self._directory = Path(workdir).absolute() / reading.DIRECTORY
-    self._closed = False
+    self._closed = self._failed = False
     # What is written, and how many bytes that takes, for errors.
     self._writes, self._needed = "a checkpoint", 0
     checksums.put_damaged_aside(
@@ -95,10 +97,24 @@ class Checkpointer:
           cleanup_tmp_directories=True,
           enable_async_checkpointing=True,
           async_options=ocp.AsyncOptions(
-            post_finalization_callback=self._list_files
+            barrier_sync_fn=self._barrier,
+            post_finalization_callback=self._list_files,
           ),
         ),
       )
+
+  def _barrier(self, *, key: str, timeout_ms: int) -> None:
+    """Where Orbax's threads wait for those of other processes.
+
+    After an error, its last thread comes here before it raises that error. The
+    others may wait elsewhere, for ever, and are not waited for: the main thread
+    is to raise the error and to end them.
+    """
+    mine = threading.current_thread() is not threading.main_thread()
+    if mine and sys.exc_info()[1] is not None:
+      self._failed = True
+    else:
+      multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
   def _list_files(self) -> None:
     """Writes the checksums of what is about to become a checkpoint.
@@ -242,6 +258,11 @@ class Checkpointer:
   def reached_preemption(self, step: int) -> bool:
     """Whether Orbax has notice of preemption; to be asked at each step."""
     return self._manager.reached_preemption(step)
+
+  def check(self) -> None:
+    """Raises the error of a write that has failed, if any; does not wait."""
+    if self._failed:
+      self.wait()
 
   def wait(self) -> None:
     """Waits until all that was saved is on disk; raises a write's error."""

@@ -1,4 +1,4 @@
-"""What is wrong for all ends all with one line."""
+"""What is wrong for all, or for process 0 alone, ends both with one line."""
 
 import numpy as np
 import pytest
@@ -42,3 +42,33 @@ def test_a_number_that_is_not_finite_ends_both_and_each_keeps_its_batch(
     assert found["batch/tokens"].shape[0] == 4  # its own half of the rows
   assert not (workdir / "lock.json").exists()
   assert tiny.kept(workdir) == []
+
+
+def test_a_disk_that_is_full_for_process_0_ends_both(tmp_path, cache):
+  """It alone is refused the first checkpoint, while the other has written."""
+  resource = pytest.importorskip("resource", reason="needs limits of POSIX")
+  if not hasattr(resource, "prlimit"):
+    pytest.skip("needs to limit another process, as Linux can")
+  workdir = tmp_path / "run"
+  command = group_lib.arguments("sft", workdir, eval__rows=0)
+  with group_lib.Group(
+    [*command, "--compilation_cache=off"],
+    count=2,
+    directory=tmp_path,
+    environment={},
+  ) as group:
+    limit = (30_000, 30_000)
+    resource.prlimit(group.processes[0].pid, resource.RLIMIT_FSIZE, limit)
+    assert group.wait() == [1, 1], "\n".join(group.logs)
+  (line,), none = errors(group)
+  assert not none and "Traceback" not in group.logs[1]
+  assert line.startswith("error: the checkpoint of step 2 cannot be written")
+  assert "File too large" in line
+  assert not (workdir / "summary.json").exists()
+  assert tiny.kept(workdir) == []
+  # With room enough it goes on, from the start.
+  with group_lib.Group(
+    command, count=2, directory=tmp_path / "again", environment=cache
+  ) as group:
+    assert group.wait() == [0, 0], "\n".join(group.logs)
+  assert max(tiny.kept(workdir)) == 4

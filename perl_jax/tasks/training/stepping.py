@@ -114,6 +114,7 @@ class Loop:
 
   def _step(self, step: int) -> None:
     position = self.batches.get_state()
+    self.checkpointer.check()
     try:
       self.watch.look()
       if self.checkpointer.reached_preemption(step):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from perl_jax import files, metrics, sharding, steps
+from perl_jax import disk, files, metrics, sharding, steps
 from perl_jax.checkpoint import Resumed
 from perl_jax.tasks.settings.shared import Saving
 from perl_jax.tasks.training import nonfinite, stepping
@@ -48,6 +48,9 @@ class Saver:
     meta = json.loads(json.dumps(meta))
     score = None if found is None else dict(found)
     self.saved[step] = (int(state.trainable), meta, score)
+
+  def check(self):
+    pass
 
   def reached_preemption(self, step):
     return False
@@ -120,6 +123,18 @@ def rows(workdir):
     {k: v for k, v in row.items() if not k.startswith(("seconds/", "rate/"))}
     for row in files.read_jsonl(workdir / "metrics.jsonl")
   ]
+
+
+def test_a_write_that_has_failed_ends_the_run_before_the_next_one(tmp_path):
+  class Refused(Saver):
+    def check(self):
+      if 3 in self.saved and len(rows(tmp_path)) > 2:
+        raise disk.CannotWrite("the checkpoint of step 3 cannot be written")
+
+  saver = Refused()
+  with pytest.raises(disk.CannotWrite, match="of step 3"):
+    run(tmp_path, saver=saver)
+  assert list(saver.saved) == [3]
 
 
 def test_lines_evaluations_and_checkpoints(tmp_path):
