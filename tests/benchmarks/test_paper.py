@@ -145,6 +145,50 @@ def test_the_table_has_mean_and_deviation_over_seeds(place):
   assert "full | 0.2 |" not in paper.markdown([ANCHOR, REWARD], lines)
 
 
+def test_a_single_run_has_its_interval(place):
+  run(place, Starts())
+  lines = paper.read(place / "lines" / "toy.jsonl")
+  del lines["coffee_bar/small/reward/full/rate_0.2_seed_1"]
+  name = "coffee_bar/small/reward/full/rate_0.2_seed_0"
+  lines[name]["summary"] |= {"accuracy_low": 0.701, "accuracy_high": 0.8}
+  assert "| 1 | 75 % (70.1 to 80) | 0.4 |" in paper.markdown([REWARD], lines)
+
+
+JUDGE = Group(
+  "judge", "coffee_bar", "small", "full",
+  init={"policy": POLICY, "judges": REWARD},
+)  # fmt: skip
+
+
+def test_a_judge_has_its_numbers_and_refusals(place, monkeypatch):
+  """Of a reward model that judges, under a name that all tables have."""
+  monkeypatch.setattr(
+    paper_tables, "TABLES", {"toy": lambda: [ANCHOR, REWARD, POLICY, JUDGE]}
+  )
+  monkeypatch.setitem(
+    SUMMARIES, "judge", {None: {"by.rate_0_2_seed_0.win_rate_ties_half": 0.5}}
+  )
+
+  class WithVerdicts(Starts):
+    def __call__(self, arguments, seconds):
+      status = super().__call__(arguments, seconds)
+      workdir = Path(self.given[-1]["workdir"])
+      rows = [{"policy": "I'm sorry.", "against": "Yes."}]
+      if "judge" in workdir.parts:
+        files.write_jsonl(workdir / "verdicts.jsonl", rows)
+      return status
+
+  start = WithVerdicts()
+  assert run(place, start) == 0
+  judges = start.given[-1]["config.judges"]
+  assert judges.startswith("reward:/")
+  assert judges.endswith("small/reward/full/rate_0.2_seed_0")
+  found = files.read_jsonl(place / "lines" / "toy.jsonl")[-1]["summary"]
+  assert found["judge.win_rate_ties_half"] == 0.5
+  assert found["policy.refusal_rate"] == 1 and "cpu_seconds" in found
+  assert found["against.refusal_rate"] == 0
+
+
 # ml_collections reads config files with it.
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 @pytest.mark.parametrize("table", paper_tables.TABLES)
@@ -159,7 +203,10 @@ def test_the_configs_of_all_tables_have_their_fields(table):
     }
     assert cell.name not in seen
     seen.add(cell.name)
-  # The same number of trials for each kind of tuning, and three seeds.
+  # The same number of trials for each kind of tuning that is compared.
+  trials = {}
   for group in groups:
     if group.tuning:
-      assert len(group.rates) == 3 and group.seeds == (0, 1, 2)
+      of = group.stage, group.data, group.backbone
+      trials.setdefault(of, set()).add((len(group.rates), group.seeds))
+  assert all(len(found) == 1 for found in trials.values())
