@@ -72,9 +72,8 @@ _POLICY = ("reward_after", 1)
 _LORA, _FULL = (1e-3, 3e-3, 1e-2), (1e-4, 3e-4, 1e-3)
 
 
-def _rates(tuning: str, scale: float = 1.0) -> tuple[float, ...]:
-  rates = _FULL if tuning == "full" else _LORA
-  return tuple(rate * scale for rate in rates)
+def _rates(tuning: str) -> tuple[float, ...]:
+  return _FULL if tuning == "full" else _LORA
 
 
 def coffee() -> list[Group]:
@@ -169,7 +168,7 @@ def harmless() -> list[Group]:
       "SmolLM2-135M",
       tuning,
       fields=pairs | TUNINGS[tuning],
-      rates=_rates(tuning, 0.3),
+      rates=(3e-5, 1e-4) if tuning == "full" else (3e-4, 1e-3),
       best=_REWARD,
     )
     for tuning in tunings
@@ -181,7 +180,7 @@ def harmless() -> list[Group]:
       f"SmolLM2-135M, {name}",
       lora,
       fields=pairs | TUNINGS[lora] | {"data.train_folds": folds},
-      rates=(3e-4,),
+      rates=(1e-3,),
       best=_REWARD,
     )
     for name, folds in (("folds 1-3", (1, 2, 3)), ("fold 4", (4,)))
@@ -197,7 +196,7 @@ def harmless() -> list[Group]:
       "SmolLM2-135M",
       tuning,
       fields=rollouts | TUNINGS[tuning],
-      rates=_rates(tuning, 0.1),
+      rates=(1e-5, 2e-5) if tuning == "full" else (1e-4, 2e-4),
       best=_POLICY,
       kl_weight=0.05,
       init={"reward": fixed},
