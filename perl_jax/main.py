@@ -3,6 +3,9 @@
   python -m perl_jax.main --config=configs/rl.py --workdir=runs/rl \
       --config.lora.rank=4
 
+Where the package is installed, `perl_jax` is the same command, and
+`--config=rl` the same config.
+
 On several hosts the same command runs on each of them, with `--distributed`
 where JAX finds the others by itself (TPU VM, GKE, SLURM, Open MPI), or with
 `--coordinator_address=HOST:PORT --num_processes=N --process_id=I`.
@@ -23,15 +26,17 @@ from perl_jax import starting  # noqa: F401
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
 
+import perl_jax
 from perl_jax import compilation_cache, disk, hosts, tasks
 from perl_jax.hosts import signals
 from perl_jax.planning import libtpu
-from perl_jax.tasks.settings import overrides
+from perl_jax.tasks.settings import config_files, overrides
 
-_CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "Experiment config, configs/NAME.py[:DATASET]."
+_CONFIG = config_files.define(
+  "config",
+  "Experiment config: the path of a file, or one of the names"
+  f" {', '.join(config_files.known())}; NAME:DATASET for another data set.",
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory for everything that the run writes."
@@ -230,7 +235,9 @@ def start(argv: list[str]) -> None:
 
 def parse(argv: list[str]) -> list[str]:
   """Parses the flags; exits with one line if they are wrong."""
-  argv = [overrides.expand_home(argument) for argument in argv]
+  if argv[1:] in (["--version"], ["-version"]):
+    print(f"perl_jax {perl_jax.__version__}")
+    sys.exit(0)
   try:
     rest = flags.FLAGS(argv)
     config = _CONFIG.value

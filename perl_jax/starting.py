@@ -1,8 +1,9 @@
 """Hears signals while a command starts, before JAX is there.
 
-Imported first of all by the command, this module imports nothing that takes
-time. A signal ends the process with a line instead of a traceback; from
-`hosts.signals.handled` on the run itself decides what to do.
+Imported first of all by `python -m perl_jax.main`, and called by the command
+`perl_jax`, this module imports nothing that takes time. A signal ends the
+process with a line instead of a traceback; from `hosts.signals.handled` on the
+run itself decides what to do.
 """
 
 import os
@@ -27,7 +28,7 @@ def _leave(number: int, frame: object) -> None:
     os._exit(STATUS)
 
 
-def _listen() -> None:
+def listen() -> None:
   """Handles the signals that this process was not started to ignore."""
   for name in NAMES:
     number = getattr(signal, name, None)
@@ -38,4 +39,4 @@ def _listen() -> None:
 # Not where the command's module is imported by another program.
 _command = getattr(sys.modules["__main__"], "__spec__", None)
 if getattr(_command, "name", "") == "perl_jax.main":
-  _listen()
+  listen()

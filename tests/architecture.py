@@ -17,6 +17,7 @@ PACKAGE = "perl_jax"
 # Top to bottom, left to right: a room imports from the left of its own floor
 # and from any floor below.
 FLOORS = (
+  ("__main__",),
   ("main",),
   ("tasks",),
   (
@@ -37,7 +38,7 @@ FLOORS = (
   (
     *("starting", "disk", "compilation_cache", "names", "hosts", "sharding"),
     *("models", "objectives", "params", "json_text", "files", "checksums"),
-    *("endpoints",),
+    *("endpoints", ""),  # the package itself has its version, and no more
   ),
 )
 PURE = {

@@ -17,11 +17,6 @@ from tests.tasks import tiny
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-# ml_collections loads config files by a method that Python 3.15 will not have.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module")
-WARNINGS = ("error", "ignore:the load_module() method:DeprecationWarning")
-
-
 @pytest.fixture
 def command(monkeypatch, tmp_path):
   """Returns `parse(*arguments)`, for a command line with a --workdir."""
@@ -266,7 +261,7 @@ def start(*arguments, **options):
   return subprocess.Popen(
     [
       sys.executable,
-      *(f"-W{rule}" for rule in WARNINGS),
+      "-Werror",
       *("-m", "perl_jax.main"),
       *arguments,
     ],

@@ -6,32 +6,28 @@ part of the path, or is a traceback.
 """
 
 import contextlib
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict
-from ml_collections.config_flags import config_flags
 
 from perl_jax import names
-from perl_jax.tasks.settings import ranges
+from perl_jax.tasks.settings import config_files, ranges
 
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)(?:=|$)", re.DOTALL)
 _FILE = re.compile(r"--?config(?:=(.*))?$", re.DOTALL)
 # How many places are listed where a field could have been meant.
 _LISTED = 6
-PROJECT = Path(__file__).parents[3]
 
 
 class Asked(NamedTuple):
   """What a command line asks for.
 
   Attributes:
-    file: What `--config` says: a file, perhaps with ":" and an argument; None
-      if it is not there.
+    file: What `--config` says: a name or a file, perhaps with ":" and an
+      argument; None if it is not there.
     paths: Dotted names of the fields that it overrides, in order.
   """
 
@@ -55,14 +51,6 @@ def asked(argv: Sequence[str]) -> Asked:
   return Asked(file, paths)
 
 
-def expand_home(argument: str) -> str:
-  """`--config=~/FILE` with the user's home in it, which shells leave alone."""
-  flag, sign, file = argument.partition("=")
-  if flag not in ("--config", "-config"):
-    return argument
-  return f"{flag}{sign}{os.path.expanduser(file)}"
-
-
 def refusal(argv: Sequence[str]) -> str | None:
   """What is wrong with the config of a command line, None if nothing is.
 
@@ -72,8 +60,7 @@ def refusal(argv: Sequence[str]) -> str | None:
     argv: The command line, the program first.
   """
   known = flags.FlagValues()
-  argv = [expand_home(argument) for argument in argv]
-  config_flags.DEFINE_config_file("config", flag_values=known, sys_argv=argv)
+  config_files.define("config", flag_values=known, sys_argv=argv)
   try:
     known(argv, known_only=True)
     config = known["config"].value
@@ -107,11 +94,8 @@ def explain(argv: Sequence[str], error: Exception) -> str:
         name = error.flagname.removeprefix("no")
         if name in dict(fields(config)):
           return f"unknown flag --{name}. Did you mean --config.{name}?"
-  # A config file that raises brings its traceback along; its last line says
-  # what is wrong, but a missing file is named further up.
   lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-  missing = [line for line in lines if "No such file" in line]
-  text = (missing or lines or [""])[-1]
+  text = (lines or [""])[-1]
   if isinstance(error, flags.Error | OSError):
     return text
   return f"{type(error).__name__}: {text}"
@@ -212,20 +196,17 @@ def _nearest(path: str, known: Mapping[str, Any]) -> str | None:
 
 def _load(file: str) -> ConfigDict | None:
   """The config of a file, None if it cannot be loaded."""
-  with contextlib.suppress(Exception):
-    config = config_flags.ConfigFileFlagParser("config").parse(file)
-    if isinstance(config, ConfigDict):
-      return config
+  with contextlib.suppress(ValueError):
+    return config_files.load(file)
   return None
 
 
 def _others() -> Iterator[tuple[str, ConfigDict]]:
   """The project's own configs, by the names of their files."""
-  for path in sorted((PROJECT / "configs").glob("*.py")):
-    if path.stem not in ("__init__", "common"):
-      config = _load(str(path))
-      if config is not None:
-        yield f"configs/{path.name}", config
+  for name in config_files.known():
+    config = _load(name)
+    if config is not None:
+      yield f"configs/{name}.py", config
 
 
 def _listed(found: Sequence[str]) -> str:
