@@ -14,7 +14,6 @@ from perl_jax.tasks.settings import leaves, overrides, ranges
 from tests import fuzzing
 from tests.test_main import ROOT
 
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module")
 CONFIGS = ("rl", "reward", "sft", "dpo", "export", "pipeline")
 FIELDS = {
   name: sorted(

@@ -189,8 +189,6 @@ def test_a_judge_has_its_numbers_and_refusals(place, monkeypatch):
   assert found["against.refusal_rate"] == 0
 
 
-# ml_collections reads config files with it.
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 @pytest.mark.parametrize("table", paper_tables.TABLES)
 def test_the_configs_of_all_tables_have_their_fields(table):
   """Every run of a table, with the first rate as the best one."""

@@ -19,8 +19,6 @@ from tests.tasks import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
 
-# ml_collections loads config files by a method that Python 3.15 will not have.
-WARNINGS = ("error", "ignore:the load_module() method:DeprecationWarning")
 DEADLINE = 400  # seconds; for a slow machine, nothing here waits that long
 
 
@@ -68,7 +66,7 @@ class Group:
           subprocess.Popen(
             [
               sys.executable,
-              *(f"-W{rule}" for rule in WARNINGS),
+              "-Werror",
               *("-m", "perl_jax.main"),
               *arguments,
               *flags(number, port),

@@ -23,8 +23,6 @@ spec = importlib.util.spec_from_file_location(
 sweep = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sweep)
 
-# ml_collections loads config files by a method that Python 3.15 will not have.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module")
 CONFIG = "--config=configs/reward.py"
 # Stands for a run: writes what one writes, or fails where the rank is 3.
 RUNNER = """
