@@ -22,7 +22,6 @@ from perl_jax.tasks.settings import reward as reward_settings
 from perl_jax.tasks.settings import rl as rl_settings
 from perl_jax.tasks.settings import shared, streams
 from perl_jax.tasks.training import inputs, reported, standing
-from perl_jax.tasks.training.compiled import Compiled
 
 
 class Read(NamedTuple):
@@ -115,11 +114,9 @@ def read(config: shared.Config, mesh: jax.sharding.Mesh) -> Read:
       reward.load_tokenizer(),
       kind,
       train=False,
-      closed=_is_closed(reward),
+      closed=reward_model.is_closed(reward),
     )
   if policy is not None:
-    if reward is not None:
-      initial_roles.require_same_tokenizer(policy, reward)
     tokenization = policy.load_tokenizer()
     prompts = inputs.read(config, tokenization, "prompts", train=False)
   rows = [data for data in (scored, prompts) if data is not None]
@@ -131,11 +128,6 @@ def read(config: shared.Config, mesh: jax.sharding.Mesh) -> Read:
     }
   )
   return Read(starts, steps, scored, prompts, stands_on)
-
-
-def _is_closed(reward: model.Start) -> bool:
-  """Whether the reward model reads whole conversations."""
-  return reward.score_at == "template"
 
 
 def chosen_checkpoints(config) -> dict[str, str]:
@@ -162,18 +154,7 @@ def load(config, mesh, chosen):
     inputs.require_room(config, policy.config.max_len)
     anchor = restore.load_anchor(config, policy, options)
   if config.reward.init:
-    reward = restore.load(
-      config.reward.init,
-      chosen["reward"],
-      "reward",
-      "reward.init",
-      shared_with=policy,
-      options=options,
-    )
-    initial_roles.require_head(reward, config)
-    reward = initial_roles.combined(reward, config)
-    tokenization = policy.load_tokenizer() if policy else None
-    reward = initial_roles.read_at(reward, config, tokenization)
+    reward = initial_roles.read_reward(config, chosen["reward"], mesh, policy)
   return policy, anchor, reward
 
 
@@ -182,17 +163,8 @@ def evaluate_reward(config, mesh, reward, role, data):
 
   `role` is that of `reward` on the mesh.
   """
-  closing = 0
-  if _is_closed(reward):
-    closing = len(reward.load_tokenizer().closing)
-  score = Compiled(
-    reward_model.make_scorer(
-      role.backbone, data.max_targets, role.members, closing
-    ),
-    name="reward scores",
-  )
   rows = reward_model.score_rows(
-    score,
+    reward_model.compiled_scorer(reward, role, data.max_targets),
     role,
     data,
     mesh,

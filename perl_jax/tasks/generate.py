@@ -176,18 +176,7 @@ def load(
   _require_room(config, policy, "policy")
   if not config.reward.init:
     return policy, None
-  reward = restore.load(
-    config.reward.init,
-    chosen["reward"],
-    "reward",
-    "reward.init",
-    shared_with=policy,
-    options=options,
-  )
-  initial_roles.require_head(reward, config)
-  initial_roles.require_same_tokenizer(policy, reward)
-  reward = initial_roles.combined(reward, config)
-  reward = initial_roles.read_at(reward, config, policy.load_tokenizer())
+  reward = initial_roles.read_reward(config, chosen["reward"], mesh, policy)
   _require_room(config, reward, "reward model")
   return policy, reward
 

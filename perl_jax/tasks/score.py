@@ -11,13 +11,11 @@ from perl_jax import files, hosts
 from perl_jax import metrics as metrics_lib
 from perl_jax.data import records
 from perl_jax.tasks.evaluation import again, candidates, reward_model
-from perl_jax.tasks.initial import model, restore
 from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.initial.model import Start
 from perl_jax.tasks.settings import rl as rl_settings
 from perl_jax.tasks.settings import shared
 from perl_jax.tasks.training import inputs, reported, standing, whole
-from perl_jax.tasks.training.compiled import Compiled
 
 # Tables of RewardBench and RM-Bench.
 BENCHMARK = "benchmark.json"
@@ -121,28 +119,19 @@ def read(
   which = reported.checkpoint_of(
     config.reward.init, config.reward.checkpoint, config.data.to_dict()
   )
-  reward = restore.load(
-    config.reward.init,
-    which,
-    "reward",
-    "reward.init",
-    options=model.read_options(config, mesh),
-  )
-  initial_roles.require_head(reward, config)
+  reward = initial_roles.read_reward(config, which, mesh)
   if config.data.max_len > reward.config.max_len:
     raise ValueError(
       f"config.data.max_len={config.data.max_len}, but the reward model"
       f" {config.reward.init} takes {reward.config.max_len} tokens. Lower it:"
       " longer rows are left out and counted."
     )
-  reward = initial_roles.combined(reward, config)
-  reward = initial_roles.read_at(reward, config)
   rows = inputs.read(
     config,
     reward.load_tokenizer(),
     "candidates",
     train=False,
-    closed=reward.score_at == "template",
+    closed=reward_model.is_closed(reward),
     splits=splits,
   )
   inputs.log_counts(rows.counts)
@@ -162,18 +151,9 @@ def score(
   data: inputs.Inputs,
 ) -> list[candidates.Scored]:
   """Scored rows in their order, without those that do not fit."""
-  closing = 0
-  if reward.score_at == "template":
-    closing = len(reward.load_tokenizer().closing)
   role = initial_roles.place(mesh, {"reward": reward.role})["reward"]
-  scorer = Compiled(
-    reward_model.make_scorer(
-      role.backbone, data.max_targets, role.members, closing
-    ),
-    name="reward scores",
-  )
   return candidates.score(
-    scorer,
+    reward_model.compiled_scorer(reward, role, data.max_targets),
     role,
     data,
     mesh,

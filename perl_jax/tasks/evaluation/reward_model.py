@@ -12,6 +12,7 @@ from perl_jax import classification, hosts, roles, sharding, steps
 from perl_jax import params as params_lib
 from perl_jax.data.batches.preferences import PreferenceBatch
 from perl_jax.objectives import ensembles
+from perl_jax.tasks.initial.model import Start
 from perl_jax.tasks.training import inputs
 from perl_jax.tasks.training.compiled import Compiled
 
@@ -53,6 +54,28 @@ def make_scorer(
   if members > 1:
     return jax.vmap(score, in_axes=(0, None, None, None, None))
   return score
+
+
+def is_closed(reward: Start) -> bool:
+  """Whether a reward model reads conversations to the end of the template."""
+  return reward.score_at == "template"
+
+
+def compiled_scorer(
+  reward: Start, role: roles.Role, longest: int, name: str = "reward scores"
+) -> Compiled:
+  """`make_scorer` for a reward model that has been read.
+
+  Args:
+    reward: The reward model.
+    role: Its role on the mesh.
+    longest: At least the number of response tokens of any row.
+    name: What the log calls it.
+  """
+  closing = len(reward.load_tokenizer().closing) if is_closed(reward) else 0
+  return Compiled(
+    make_scorer(role.backbone, longest, role.members, closing), name=name
+  )
 
 
 def score_rows(

@@ -77,17 +77,8 @@ def load_reward(config: shared.Config, policy: Start, mesh: Mesh) -> Start:
   Raises:
     ValueError: It has no head, or another tokenizer than the policy.
   """
-  start = restore.load(
-    config.reward.init,
-    config.reward.checkpoint,
-    "reward",
-    "reward.init",
-    shared_with=policy,
-    options=model.read_options(config, mesh),
-  )
-  require_head(start, config)
+  start = _read_reward(config, config.reward.checkpoint, mesh, policy, _FIELD)
   require_same_tokenizer(policy, start)
-  start = combined(start, config)
   if start.fingerprint == policy.fingerprint:
     role = dataclasses.replace(start.role, frozen=policy.role.frozen)
     return dataclasses.replace(start, role=role)
@@ -102,6 +93,51 @@ def load_reward(config: shared.Config, policy: Start, mesh: Mesh) -> Start:
     params_lib.nbytes(start.role.frozen) / 2**20,
   )
   return start
+
+
+def read_reward(
+  config: shared.Config,
+  which: str,
+  mesh: Mesh,
+  policy: Start | None = None,
+  *,
+  of_tokens: bool = True,
+  field: str = _FIELD,
+) -> Start:
+  """The reward model of `config.reward` for an evaluation, ready to score.
+
+  Args:
+    config: Config of the evaluation.
+    which: "best" or "last" checkpoint.
+    mesh: Mesh that a base is read to.
+    policy: A model whose base is shared, if the reward model was trained on it.
+    of_tokens: Whether it scores the policy's tokens; else it reads texts.
+    field: Config field that names it, for errors.
+
+  Raises:
+    FileNotFoundError: The workdir is not one of a stage that has run.
+    ValueError: It is no reward model, cannot be combined as asked, or has
+      another tokenizer than the policy whose tokens it scores.
+  """
+  start = _read_reward(config, which, mesh, policy, field)
+  tokenization = None
+  if policy is not None and of_tokens:
+    require_same_tokenizer(policy, start)
+    tokenization = policy.load_tokenizer()
+  return read_at(start, config, tokenization)
+
+
+def _read_reward(config, which, mesh, policy, field) -> Start:
+  start = restore.load(
+    config.reward.init,
+    which,
+    "reward",
+    field.removeprefix("config."),
+    shared_with=policy,
+    options=model.read_options(config, mesh),
+  )
+  require_head(start, config, field)
+  return combined(start, config, field)
 
 
 def require_head(
