@@ -170,6 +170,40 @@ def rewards() -> ConfigDict:
   )
 
 
+def judging() -> ConfigDict:
+  """How judges are read and asked, in the task `judge` and during RL.
+
+  `same_rows` is "refuse" or "warn": what to do about a reward model that was
+  trained on the rows of the policy's own one. `reward` says how reward models
+  that judge are read; `endpoint` where a language model that judges is served.
+  `timeout` is the longest that a call of a function may take, in seconds.
+  """
+  reward = rewards()
+  for field in ("init", "fn", "fn_weight", "timeout"):
+    del reward[field]
+  reward.checkpoint = "auto"
+  temperature = config_dict.placeholder(float)
+  temperature.set(0.0)
+  return ConfigDict(
+    {
+      "same_rows": "refuse",
+      "reward": reward,
+      "endpoint": {
+        "url": "",
+        "model": "",
+        "template": "",
+        "key_variable": "PERL_JAX_ENDPOINT_KEY",
+        "max_tokens": 512,
+        "temperature": temperature,
+        "options": "",
+        "parallel": 4,
+        "request_seconds": 120.0,
+      },
+      "timeout": 1800.0,
+    }
+  )
+
+
 def saving() -> ConfigDict:
   """When checkpoints are made, beside those of each evaluation.
 

@@ -14,8 +14,6 @@ from the environment variable that `endpoint.key_variable` names. Takes as long
 as an evaluation and the judges together. docs/judging.md
 """
 
-from ml_collections import config_dict
-
 from configs import common
 
 
@@ -25,27 +23,7 @@ def get_config(arg=None):
   config.policy = {"init": "", "checkpoint": "auto"}
   config.against = {"init": "anchor", "checkpoint": "auto"}
   config.judges = ""
-  # A reward model that was trained on the rows of the policy's own one:
-  # "refuse" or "warn".
-  config.same_rows = "refuse"
-  # How the reward models among the judges are read.
-  config.reward = common.rewards()
-  for field in ("init", "fn", "fn_weight", "timeout"):
-    del config.reward[field]
-  config.reward.checkpoint = "auto"
-  config.endpoint = {
-    "url": "",
-    "model": "",
-    "template": "",
-    "key_variable": "PERL_JAX_ENDPOINT_KEY",
-    "max_tokens": 512,
-    "temperature": config_dict.placeholder(float),
-    "options": "",
-    "parallel": 4,
-    "request_seconds": 120.0,
-  }
-  config.endpoint.temperature = 0.0
-  config.timeout = 1800.0
+  config.update(common.judging())
   config.bootstrap = {"draws": 1000, "seed": 0}
   config.batch_size = 1
   config.eval = common.evaluation(rows=512, batch_size=128)

@@ -17,7 +17,10 @@ the last three need `samples_per_prompt`. `batch_size` counts prompts.
 `rollouts.layout="decode"` reshards the base for decoding, once a rollout;
 "train" decodes with the training layout; "auto" chooses, see `SamplingSpec`.
 `beta` weighs the KL to the anchor and 1 - beta the reward; with a `kl.target`
-above 0 it is adapted to that KL. Temperature and beta are the paper's, except
+above 0 it is adapted to that KL. `judge.by` names somebody else who compares
+the policy with its anchor at each evaluation, a judge of configs/judge.py, and
+`best="judge"` keeps the checkpoint that it prefers (docs/judging.md).
+Temperature and beta are the paper's, except
 for the embedded data. Estimators: docs/estimators.md. Results: docs/results.md.
 """
 
@@ -66,6 +69,8 @@ def get_config(arg=None):
   config.score_microbatches = 1
   config.unstopped_penalty = 1.0
   config.center_reward = True
+  config.judge = {"by": "", "rows": 128, **common.judging()}
+  config.best = "reward"
   config.optimizer = common.optimizer(warmup_steps=5)
   config.optimizer.schedule = "constant"
   config.steps = 60

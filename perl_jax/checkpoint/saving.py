@@ -169,7 +169,8 @@ class Checkpointer:
       state: The state.
       meta: What else the loop needs to go on, as JSON.
       metrics: What an evaluation of the state has measured; None if there was
-        none, and the checkpoint is only to resume from.
+        none, or nothing that checkpoints are compared by, and the checkpoint is
+        only to resume from.
 
     Raises:
       FloatingPointError: The metric is not finite, and cannot be compared.

@@ -19,6 +19,9 @@ MOST_KL, MOST_KL_PER_TOKEN = 10.0, 0.1
 MOST_GROWTH, LEAST_TOKENS = 2.0, 4.0
 # How much of the 4-grams, or of the responses, may change for the worse.
 MOST_REPETITION, MOST_CUT = 0.2, 0.25
+# How far a win rate may fall: standard errors of the difference, and itself,
+# as a few lost pairs among many ties are no noise, and no sign either.
+LOST_ERRORS, MOST_LOST = 3.0, 0.05
 # Lines over which the explained variance is averaged, and the first step that
 # counts: a value model begins with knowing nothing.
 VALUE_LINES, VALUE_STEP = 5, 10
@@ -51,6 +54,13 @@ def of(
     a check, "gold"     the reward is above that of the anchor, and the share of
                         right responses below it by two standard errors,
                         2 sqrt((p (1 - p) + q (1 - q)) / n)
+    win_rate            since an earlier evaluation, be it the anchor's own, the
+                        reward has risen, and the judge's win rate has fallen by
+                        more than `MOST_LOST` and `LOST_ERRORS` standard errors
+                        of the difference, sqrt(s^2 + t^2), s and t being the
+                        95 % intervals' half widths / 1.96. Noise does that once
+                        in 740 comparisons of independent prompts; of the same
+                        prompts less often
 
   Args:
     rows: Lines of the run's metrics.jsonl, in order.
@@ -61,7 +71,7 @@ def of(
   found = []
   if len(evaluations) > 1:
     before, now = evaluations[0], evaluations[-1]
-    found += [*_kl(now), *_shape(before, now)]
+    found += [*_kl(now), *_shape(before, now), *_judge(evaluations)]
     if evaluated:
       found += _checks(before, now, evaluated)
   return found + _value(rows)
@@ -135,6 +145,36 @@ def _checks(
       )
       found.append(Diagnostic(name, text))
   return found
+
+
+def _judge(evaluations: Sequence[Mapping[str, float]]) -> list[Diagnostic]:
+  now = evaluations[-1]
+  better = [
+    before
+    for before in evaluations[:-1]
+    if before.get("reward", math.inf) < now.get("reward", -math.inf)
+    and before.get("win_rate", -math.inf) - now.get("win_rate", math.inf)
+    > max(MOST_LOST, LOST_ERRORS * math.hypot(_error(before), _error(now)))
+  ]
+  if not better:
+    return []
+  best = max(better, key=lambda found: found["win_rate"])
+  text = (
+    f"The judge's win rate against the anchor fell from {best['win_rate']:.1%}"
+    f" to {now['win_rate']:.1%} while the reward rose from"
+    f" {best['reward']:.3g} to {now['reward']:.3g}: the policy exploits the"
+    " reward. Raise beta, or keep the checkpoint that the judge prefers:"
+    " --config.best=judge."
+  )
+  return [Diagnostic("win_rate", text)]
+
+
+def _error(evaluated: Mapping[str, float]) -> float:
+  """Standard error of a win rate, from its interval; nan without one."""
+  low, high = (
+    evaluated.get(f"win_rate_{end}", math.nan) for end in ("low", "high")
+  )
+  return (high - low) / 2 / 1.96
 
 
 def _value(rows: Sequence[Mapping[str, Any]]) -> list[Diagnostic]:

@@ -81,6 +81,13 @@ METRICS = {
     _check("exact_match", "exact match with the human turn"),
     _check("valid_json", "valid JSON"),
     _check("known_api", "known API name"),
+    _share(
+      "rl.win_rate",
+      "win rate against the anchor, a tie as half",
+      "% of pairs",
+      better=1,
+      main=True,
+    ),
     Metric("auroc", "AUROC", better=1, main=True),
     Metric("reward", "reward", "score", better=1, main=True),
     Metric("kl", "KL to the anchor", "nats", main=True),
@@ -270,7 +277,9 @@ def _without_suffix(name: str) -> tuple[str, str]:
     stem = name.removesuffix(suffix)
     if stem == name:
       continue
-    stem, more = _without_part(stem)
+    # An end of an interval before the training has two of them.
+    known = stem in METRICS
+    stem, more = (stem, "") if known else _without_suffix(stem)
     return stem, f"{more}, {text}" if more else text
   return _without_part(name)
 

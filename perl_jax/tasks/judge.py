@@ -23,18 +23,15 @@ from perl_jax.reporting import phases, terminal
 from perl_jax.tasks.evaluation import again
 from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.initial import sealed
-from perl_jax.tasks.initial.model import Start
 from perl_jax.tasks.judging import (
   answers_file,
-  chat,
-  functions,
-  reward_models,
+  asking,
   seen,
   sides,
   statistics,
 )
 from perl_jax.tasks.judging import pairs as pairs_lib
-from perl_jax.tasks.judging.pairs import Both, Judge, Pair
+from perl_jax.tasks.judging.pairs import Both, Pair
 from perl_jax.tasks.settings import judge as settings
 from perl_jax.tasks.settings import shared
 from perl_jax.tasks.training import inputs, lock, standing
@@ -49,17 +46,12 @@ class Prepared(NamedTuple):
 
   Attributes:
     sides: The two that are compared.
-    models: The reward models among the judges, by label.
-    rows: By label, whether a reward model has seen the rows that the policy's
-      own was trained on; see `seen`.
-    others: The other judges, by label.
+    judges: The judges.
     stands_on: What all of it is.
   """
 
   sides: sides.Sides
-  models: dict[str, Start]
-  rows: dict[str, str]
-  others: dict[str, Judge]
+  judges: asking.Judges
   stands_on: standing.Standing
 
 
@@ -118,19 +110,9 @@ def prepare(
     FileNotFoundError: A workdir or a file is missing.
     ValueError: A judge or a model cannot be used; names the field.
   """
-  models, rows, others, more = {}, {}, {}, {}
-  for judge in named:  # what needs no model comes first
-    if judge.kind == "endpoint":
-      if trial:
-        others[judge.label] = chat.load(judge, config, known, answered)
-      place = config.endpoint.template
-      more["template"] = chat.template_of(place).digest, place
-    elif judge.kind == "check":
-      others[judge.label] = functions.CheckJudge(
-        judge.label, judge.of, config.data.name
-      )
-    elif judge.kind == "reward":
-      rows[judge.label] = rows_of(config, judge)
+  judges = asking.Judges(
+    config, named, trial=trial, known=known, on_answer=answered
+  )
   both = sides.load(config, mesh)
   data = inputs.read(
     config, both.policy.load_tokenizer(), "prompts", train=False
@@ -140,47 +122,10 @@ def prepare(
   starts = {"policy": both.policy, "anchor": both.anchor}
   if both.other is not None:
     starts[sides.OTHER] = both.other
-  for judge in named:
-    if judge.kind == "function":
-      others[judge.label] = functions.load(
-        judge, data.rows if trial else [], config.timeout
-      )
-      code = standing.of_function(judge.of)
-      more[f"code of {judge.label}"] = code, judge.of
-    elif judge.kind == "reward":
-      start = reward_models.load(judge, config, mesh, both.policy)
-      models[judge.label] = starts[f"judge {judge.label}"] = start
-  stands_on = standing.of_evaluation(config, starts, [data], more)
-  return Prepared(both, models, rows, others, stands_on)
-
-
-def rows_of(config: shared.Config, judge: settings.Judge) -> str:
-  """Whether a reward model has seen the rows of the policy's own one.
-
-  Raises:
-    ValueError: It has, and `config.same_rows` refuses that.
-  """
-  judged = seen.rated(config.policy.init)
-  if config.against.init not in (settings.ANCHOR, settings.REFERENCE):
-    judged = seen.both(judged, seen.rated(config.against.init))
-  found, why = seen.compare(seen.rated(judge.of), judged)
-  if found == seen.SAME:
-    text = (
-      f"{settings.FIELD}: {judge.name!r} has seen the rows by which the policy"
-      f" has learned: {why}. It makes the same errors, and takes what exploits"
-      " them for better."
-    )
-    if config.same_rows == "refuse":
-      raise ValueError(
-        f"{text} Train a judge on other rows (another data.path or"
-        " data.train_folds of configs/reward.py; another seed for coffee_bar)"
-        " and name its workdir, or judge with this one all the same:"
-        " --config.same_rows=warn."
-      )
-    logging.warning("%s", text)
-  else:
-    logging.info("judge %s: %s rows; %s.", judge.label, found, why)
-  return found
+  judges.read(mesh, both.policy, data.rows)
+  starts |= {f"judge {label}": m for label, m in judges.models.items()}
+  stands_on = standing.of_evaluation(config, starts, [data], judges.stands_on)
+  return Prepared(both, judges, stands_on)
 
 
 def compare(
@@ -194,8 +139,7 @@ def compare(
   given = {"policy": both.policy.role, "anchor": both.anchor.role}
   if both.other is not None:
     given[sides.OTHER] = both.other.role
-  given |= {f"judge {k}": v.role for k, v in prepared.models.items()}
-  placed = initial_roles.place(mesh, given)
+  placed = initial_roles.place(mesh, given | prepared.judges.given)
   answered = sides.answers(config, mesh, both, placed)
   if not answered.pairs:
     raise ValueError(
@@ -204,56 +148,16 @@ def compare(
     )
   opinions = {}
   for judge in named:
-    asked = prepared.others.get(judge.label) or reward_models.RewardJudge(
-      judge.label,
-      prepared.models[judge.label],
-      placed[f"judge {judge.label}"],
-      config,
-      mesh,
-    )
     with phases.phase(f"judging by {judge.label}"):
-      opinions[judge.label] = ask(asked, answered.pairs)
+      opinions[judge.label] = asking.ask(
+        prepared.judges.ready(judge, placed, mesh), answered.pairs
+      )
   summary = answered.metrics | {
     "n": len(answered.pairs),
     "unpaired": answered.missing,
   }
   summary |= sides.characters(answered.pairs, both.name)
   return answered.pairs, summary, opinions
-
-
-def ask(judge: Judge, pairs: Sequence[Pair]) -> list[Both]:
-  """The opinions of a judge, on all processes.
-
-  Of a judge that process 0 alone asks, the others know no reasons.
-  """
-  if judge.everywhere or jax.process_count() == 1:
-    return pairs_lib.judge(judge, pairs)
-  found: list[Both] = []
-
-  def fill():
-    found.extend(pairs_lib.judge(judge, pairs))
-
-  hosts.on_primary(f"judging by {judge.label}", fill)
-  codes = np.zeros((2, len(pairs), 2), np.float32)
-  for i, opinions in enumerate(found):
-    codes[0, i] = [o.verdict for o in opinions]
-    codes[1, i] = [pairs_lib.FAULTS.index(o.fault) for o in opinions]
-  codes = hosts.from_primary(codes)
-  if found:
-    return found
-  faults = [[pairs_lib.FAULTS[int(c)] for c in row] for row in codes[1]]
-  return [
-    tuple(
-      pairs_lib.Opinion(float(v), "", f)
-      for v, f in zip(row, fault, strict=True)
-    )
-    for row, fault in zip(codes[0], faults, strict=True)
-  ]
-
-
-def verdicts_of(opinions: Sequence[Both]) -> np.ndarray:
-  """Verdicts in both orders, `[n, 2]`; see `statistics.outcomes`."""
-  return np.array([[o.verdict for o in both] for both in opinions])
 
 
 def numbers(
@@ -269,14 +173,14 @@ def numbers(
   differences = np.array([len(p.policy) - len(p.against) for p in pairs])
   summary, outcomes = {}, {}
   for label, said in opinions.items():
-    verdicts = verdicts_of(said)
+    verdicts = asking.verdicts_of(said)
     outcomes[label] = statistics.outcomes(verdicts)
     found = statistics.rates(verdicts, differences, bootstrap)
     faults = [opinion.fault for both in said for opinion in both]
     found |= {name: faults.count(name) for name in pairs_lib.FAULTS if name}
-    if label in prepared.rows:
+    if label in prepared.judges.rows:
       found["same_rows"] = {seen.SAME: 1.0, seen.OTHER: 0.0}.get(
-        prepared.rows[label], math.nan
+        prepared.judges.rows[label], math.nan
       )
     summary |= {f"by.{label}.{name}": value for name, value in found.items()}
     if found["judged"] < len(pairs):
@@ -316,7 +220,7 @@ def as_json(
   for i, pair in enumerate(pairs):
     judges = {}
     for label, said in opinions.items():
-      outcome = statistics.outcomes(verdicts_of(said[i : i + 1]))[0]
+      outcome = statistics.outcomes(asking.verdicts_of(said[i : i + 1]))[0]
       first, last = said[i]
       judges[label] = {
         "outcome": _OUTCOMES.get(outcome),

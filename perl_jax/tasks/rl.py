@@ -8,6 +8,7 @@ model), learn. All four roles share one copy of the base.
 import dataclasses
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +23,60 @@ from perl_jax.tasks.evaluation import policy as policy_evaluation
 from perl_jax.tasks.evaluation import warnings
 from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.initial.model import Start
+from perl_jax.tasks.judging import beside
 from perl_jax.tasks.rollouts import build, iteration, rewards
 from perl_jax.tasks.settings import rl as rl_settings
 from perl_jax.tasks.settings import shared, streams
 from perl_jax.tasks.training import begin, inputs, loop, standing, timing
 from perl_jax.tasks.training import workdir as workdir_lib
+
+
+class Read(NamedTuple):
+  """All that a run is made from, before anything is put on the devices.
+
+  Attributes:
+    tokenization: The policy's tokenizer.
+    data: Prompts.
+    functions: The user's reward functions.
+    reward: The reward model; None without one.
+    value: What the value model starts from; None without one.
+    prepared: What is trained.
+    stands_on: What all of it is.
+  """
+
+  tokenization: tokenization_lib.Tokenization
+  data: inputs.Inputs
+  functions: tuple[rewards.Weighted, ...]
+  reward: Start | None
+  value: params_lib.Params | None
+  prepared: begin.Prepared
+  stands_on: standing.Standing
+
+
+def read(
+  config: shared.Config,
+  workdir: Path,
+  mesh: Mesh,
+  settings: rl_settings.RLSettings,
+  judge: beside.Beside,
+) -> Read:
+  """Reads and checks all that a run is made from."""
+  start, tokenization = begin.start(config, "policy", workdir, "prompts", mesh)
+  reward = read_reward(config, start, tokenization, mesh)
+  data = inputs.read(config, tokenization, "prompts")
+  functions = rewards.functions_of(config, data.rows)
+  judge.read(mesh, start, data.rows)
+  value = None
+  if settings.estimator.uses_value:
+    value = initial_roles.initial_value(config, start, reward)
+  stands_on = standing.of_run(
+    config, start, tokenization, [data], reward, judge.stands_on
+  )
+  values = {} if value is None else {"value": value}
+  prepared = begin.prepare(
+    config, workdir, start, "policy", stands_on, beside=values
+  )
+  return Read(tokenization, data, functions, reward, value, prepared, stands_on)
 
 
 def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
@@ -36,31 +86,24 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   rl_settings.check(config, settings, mesh)
   shared.require_backbone(config, "policy")
   with workdir_lib.preparing(config, workdir) as workdir:
-    start, tokenization = begin.start(
-      config, "policy", workdir, "prompts", mesh
-    )
-    settings = settings.with_stops(tokenization)
-    reward = read_reward(config, start, tokenization, mesh)
-    data = inputs.read(config, tokenization, "prompts")
-    functions = rewards.functions_of(config, data.rows)
-    beside = {}
-    if settings.estimator.uses_value:
-      beside["value"] = initial_roles.initial_value(config, start, reward)
-    stands_on = standing.of_run(config, start, tokenization, [data], reward)
-    prepared = begin.prepare(
-      config, workdir, start, "policy", stands_on, beside=beside
-    )
+    judge = beside.Beside(config, workdir)
+    found = read(config, workdir, mesh, settings, judge)
+  tokenization, data = found.tokenization, found.data
+  settings = settings.with_stops(tokenization)
   inputs.log_counts(data.counts)
 
   with jax.set_mesh(mesh):
-    summary = prepared.summary
-    if beside:
-      summary["value_parameters"] = params_lib.count(beside["value"])
-    given = {"reward": reward.role} if reward is not None else {}
-    placed = initial_roles.place(mesh, {"anchor": prepared.role} | given)
+    summary, stands_on = found.prepared.summary, found.stands_on
+    if found.value is not None:
+      summary["value_parameters"] = params_lib.count(found.value)
+    given = judge.given | {"anchor": found.prepared.role}
+    given |= {"reward": found.reward.role} if found.reward else {}
+    placed = initial_roles.place(mesh, given)
+    judge.place(placed, mesh)
     anchor, model = placed["anchor"], placed.get("reward")
-    state = prepared.state(mesh, settings.optimizer, beta=settings.beta)
-    del start, reward, prepared, beside, given
+    state = found.prepared.state(mesh, settings.optimizer, beta=settings.beta)
+    functions = found.functions
+    del found, given, placed
     built = build.build(settings, anchor, model)
     rewarder = rewards.make_rewarder(
       config,
@@ -92,27 +135,32 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       policy = state.trainable["policy"]
       return roles.Role(anchor.backbone, policy, anchor.frozen)
 
-    with loop.open_run(
+    opening = loop.open_run(
       config,
       workdir,
       mesh,
       state,
       started=started,
       stands_on=stands_on.digests,
-      best=("validation/reward", "max"),
+      best=judge.best,
       show=("rollout/reward", "rollout/kl", "validation/reward"),
-    ) as opened:
+    )
+    with judge.keeping(), opening as opened:
       resumed, writer = opened.resumed, opened.writer
       # A fresh policy is evaluated as itself, so that the KL proves something.
       first = anchor if resumed else policy_of(opened.state)
       before, before_rows = evaluate_policy(first, anchor, rewarder)
       policy_evaluation.require_zero_kl(before)
+      before |= judge(before_rows, before_rows)
       rewarder.shift = before["reward"] if config.center_reward else 0.0
       if not resumed:
         writer.write(0, {f"validation/{k}": v for k, v in before.items()})
 
       def evaluate(state, step):
         found, rows = evaluate_policy(policy_of(state), anchor, rewarder)
+        # Without a single checkpoint that was judged there is no best one.
+        last = step == config.steps and not opened.checkpointer.best_step
+        found |= judge(before_rows, rows, last=last)
         shown = policy_evaluation.side_by_side(before_rows, rows)
         writer.samples(step, shown[: config.eval.samples])
         return {f"validation/{k}": v for k, v in found.items()}
@@ -124,6 +172,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
         optimizer=settings.optimizer,
         compiled=built.compiled,
         updates=settings.estimator.updates,
+        is_score=judge.is_score,
       )
       summary |= policy_evaluation.compare(before, evaluated)
       summary = opened.finish(summary)

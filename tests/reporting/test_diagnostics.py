@@ -5,6 +5,7 @@ rate that suits it, GRPO on coffee orders with half of its beta, and the run of
 configs/smollm2.py, which is good.
 """
 
+import numpy as np
 import pytest
 
 from perl_jax.reporting import diagnostics
@@ -90,3 +91,53 @@ def test_a_run_without_an_evaluation_or_numbers():
   assert diagnostics.of([]) == []
   assert diagnostics.of([{"step": 0} | evaluation(ANCHOR)], 512) == []
   assert said(kl="nan", length="nan", repetition="inf") == ["repetition"]
+
+
+def judged(*evaluations):
+  """Kinds of what is said of (reward, win rate, low, high) in their order."""
+  names = ("reward", "win_rate", "win_rate_low", "win_rate_high")
+  rows = [
+    {"step": 10 * i}
+    | evaluation(ANCHOR | dict(zip(names, values, strict=True)))
+    for i, values in enumerate(evaluations)
+  ]
+  return diagnostics.of(rows, 128)
+
+
+START = (0.0, 0.5, 0.5, 0.5)
+
+
+def test_a_judge_that_prefers_the_anchor_while_the_reward_rises():
+  (found,) = judged(START, (1.0, 0.3, 0.22, 0.38))
+  assert found.kind == "win_rate"
+  for text in ("50.0% to 30.0%", "from 0 to 1", "--config.best=judge"):
+    assert text in found.text
+  assert judged(START, (-1.0, 0.3, 0.22, 0.38)) == []  # the reward fell too
+  assert judged(START, (1.0, 0.44, 0.36, 0.52)) == []  # the noise of 128 pairs
+  assert judged(START, (1.0, 0.46, 0.44, 0.49)) == []  # four points
+  assert judged(START, (1.0, 0.7, 0.62, 0.78)) == []
+
+
+def test_a_judge_that_liked_an_earlier_checkpoint_better():
+  peak = (1.0, 0.75, 0.68, 0.82)
+  (found,) = judged(START, peak, (2.0, 0.55, 0.47, 0.63))
+  assert "75.0% to 55.0%" in found.text and "from 1 to 2" in found.text
+  # The noise of two times 128 pairs; a reward that is below that of the peak.
+  assert judged(START, peak, (2.0, 0.65, 0.57, 0.73)) == []
+  assert judged(START, peak, (0.9, 0.55, 0.47, 0.63)) == []
+  # An evaluation that nobody has judged says nothing.
+  assert judged(START, peak, (2.0, "nan", "nan", "nan")) == []
+  nobody = [{"step": 0} | evaluation(ANCHOR), {"step": 1} | evaluation(ANCHOR)]
+  assert diagnostics.of(nobody, 128) == []
+
+
+def test_noise_alone_does_not_warn():
+  """Twenty evaluations of a policy as good as the anchor, the reward rising."""
+  draws = np.random.default_rng(0)
+  told = 0
+  for _ in range(200):
+    rates = draws.binomial(128, 0.5, size=20) / 128
+    half = 1.96 * np.sqrt(rates * (1 - rates) / 128)
+    rows = zip(range(20), rates, rates - half, rates + half, strict=True)
+    told += bool(judged(START, *rows))
+  assert told < 10  # of 200 runs, at the last of 20; prompts drawn anew

@@ -35,6 +35,7 @@ def written(finished, tmp_path_factory, compiled_once):
     kl__place="loss",
     kl__estimator="k3",
     entropy_coef=0.01,
+    judge__by="gold",
   )
   tiny.run(root / "dpo", "dpo", policy__init=sft, nonfinite="skip")
   tiny.score_benchmarks(root / "score", str(finished / "reward"))

@@ -236,7 +236,7 @@ def compare(
   """Metrics of summary.json: NAME_before and NAME_after, and the KL.
 
   Args:
-    before: Metrics of the policy at step 0.
+    before: Metrics of the policy at step 0; what it lacks is left out.
     evaluated: Metrics of the trained policy, with or without "validation/".
   """
   after = {k.removeprefix("validation/"): v for k, v in evaluated.items()}
@@ -246,7 +246,7 @@ def compare(
     "kl_at_step_0": before["kl"],
   }
   for name in after:
-    if name not in summary:
+    if name not in summary and name in before:
       summary[f"{name}_before"] = before[name]
       summary[f"{name}_after"] = after[name]
   return summary

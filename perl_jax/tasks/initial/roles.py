@@ -44,29 +44,6 @@ def place(mesh: Mesh, given: Mapping[str, roles.Role]) -> dict[str, roles.Role]:
   return placed
 
 
-def combined(start: Start, config: shared.Config, field: str = _FIELD) -> Start:
-  """A reward model with its members as `config.reward.combine` asks for them.
-
-  "average" makes one model of an ensemble; other ways combine its scores.
-
-  Args:
-    start: The reward model.
-    config: Config of the stage.
-    field: Config field that names the reward model, for errors.
-
-  Raises:
-    ValueError: There is one model, and nothing to combine.
-  """
-  combine = config.reward.combine
-  if start.role.members == 1 and combine != "mean":
-    raise ValueError(
-      f"config.reward.combine={combine!r}, but {field}="
-      f"{config.reward.init!r} holds one reward model. Train several with"
-      " --config.ensemble=4 of configs/reward.py, or set it to 'mean'."
-    )
-  return trainable_lib.averaged(start) if combine == "average" else start
-
-
 def load_reward(config: shared.Config, policy: Start, mesh: Mesh) -> Start:
   """The reward model of `config.reward`, on the policy's base or its own.
 
@@ -103,6 +80,7 @@ def read_reward(
   *,
   of_tokens: bool = True,
   field: str = _FIELD,
+  section: str = "config.reward",
 ) -> Start:
   """The reward model of `config.reward` for an evaluation, ready to score.
 
@@ -113,13 +91,14 @@ def read_reward(
     policy: A model whose base is shared, if the reward model was trained on it.
     of_tokens: Whether it scores the policy's tokens; else it reads texts.
     field: Config field that names it, for errors.
+    section: The section that says how it is read, for errors.
 
   Raises:
     FileNotFoundError: The workdir is not one of a stage that has run.
     ValueError: It is no reward model, cannot be combined as asked, or has
       another tokenizer than the policy whose tokens it scores.
   """
-  start = _read_reward(config, which, mesh, policy, field)
+  start = _read_reward(config, which, mesh, policy, field, section)
   tokenization = None
   if policy is not None and of_tokens:
     require_same_tokenizer(policy, start)
@@ -127,7 +106,13 @@ def read_reward(
   return read_at(start, config, tokenization)
 
 
-def _read_reward(config, which, mesh, policy, field) -> Start:
+def _read_reward(
+  config, which, mesh, policy, field, section="config.reward"
+) -> Start:
+  """A reward model with its members as `config.reward.combine` asks for them.
+
+  "average" makes one model of an ensemble; other ways combine its scores.
+  """
   start = restore.load(
     config.reward.init,
     which,
@@ -137,7 +122,14 @@ def _read_reward(config, which, mesh, policy, field) -> Start:
     options=model.read_options(config, mesh),
   )
   require_head(start, config, field)
-  return combined(start, config, field)
+  combine = config.reward.combine
+  if start.role.members == 1 and combine != "mean":
+    raise ValueError(
+      f"{section}.combine={combine!r}, but {field}={config.reward.init!r} holds"
+      " one reward model. Train several with --config.ensemble=4 of"
+      " configs/reward.py, or set it to 'mean'."
+    )
+  return trainable_lib.averaged(start) if combine == "average" else start
 
 
 def require_head(

@@ -167,17 +167,18 @@ def load(
   Raises:
     ValueError: A field is missing or wrong, or the key is not there.
   """
-  endpoint = config.endpoint
+  section = settings.section_of(config)
+  endpoint, where = section.fields.endpoint, f"{section.path}.endpoint"
   if not endpoint.url:
     raise ValueError(
-      f"{settings.FIELD} has {named.name!r}, and config.endpoint.url is empty:"
+      f"{section.field} has {named.name!r}, and {where}.url is empty:"
       " give the address of a server with OpenAI's interface, such as"
       " http://127.0.0.1:8080/v1."
     )
   model = named.of or endpoint.model
   if not model:
     raise ValueError(
-      f"{settings.FIELD} has {named.name!r}, and config.endpoint.model is"
+      f"{section.field} has {named.name!r}, and {where}.model is"
       " empty: give the name by which the server knows its model."
     )
   try:
@@ -187,15 +188,13 @@ def load(
       key_variable=endpoint.key_variable,
     )
   except ValueError as error:
-    raise ValueError(
-      f"config.endpoint.url or config.endpoint.key_variable: {error}"
-    ) from error
+    raise ValueError(f"{where}.url or {where}.key_variable: {error}") from error
   options = {"model": model}
   if endpoint.max_tokens:
     options["max_tokens"] = endpoint.max_tokens
   if endpoint.temperature is not None:
     options["temperature"] = endpoint.temperature
-  options |= _more(endpoint.options)
+  options |= _more(endpoint.options, where)
   chat = endpoints.Chat(
     client,
     {name: value for name, value in options.items() if value is not None},
@@ -203,10 +202,10 @@ def load(
     known=known,
     on_answer=on_answer,
   )
-  return ChatJudge(named.label, chat, template_of(endpoint.template))
+  return ChatJudge(named.label, chat, template_of(endpoint.template, where))
 
 
-def template_of(path: str) -> Template:
+def template_of(path: str, section: str = "config.endpoint") -> Template:
   """The template in a file, or that of the package.
 
   Raises:
@@ -215,7 +214,7 @@ def template_of(path: str) -> Template:
   """
   if not path:
     return Template(TEMPLATE.read_text(encoding="utf-8"), str(TEMPLATE))
-  where = f"config.endpoint.template={path!r}"
+  where = f"{section}.template={path!r}"
   if not Path(path).is_file():
     raise FileNotFoundError(
       f"{where}: there is no such file. Leave it empty for the template of the"
@@ -227,11 +226,11 @@ def template_of(path: str) -> Template:
     raise ValueError(f"{where} is not UTF-8 text: {error}") from error
 
 
-def _more(text: str) -> dict[str, Any]:
+def _more(text: str, section: str) -> dict[str, Any]:
   """Further fields of a request, from JSON."""
   if not text:
     return {}
-  where = "config.endpoint.options"
+  where = f"{section}.options"
   try:
     found = json_text.parse(text)
   except json_text.Fault as error:
@@ -246,6 +245,6 @@ def _more(text: str) -> dict[str, Any]:
     raise ValueError(
       f"{where} has the field {secret[0]!r}; what is in it would be written to"
       " config.json. Put a key into an environment variable, and its name into"
-      " config.endpoint.key_variable."
+      f" {section}.key_variable."
     )
   return found

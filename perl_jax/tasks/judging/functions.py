@@ -28,7 +28,7 @@ from perl_jax.tasks.rollouts import reward_function, reward_values, user_code
 from perl_jax.tasks.settings import judge as settings
 from perl_jax.tasks.settings import reward_functions
 
-FIELDS = reward_function.Fields(settings.FIELD, "config.timeout")
+FIELDS = reward_function.Fields("config.judges", "config.timeout")
 _SIGNATURE = (
   "function(prompts, responses, rows) -> a number for each response, or"
   " function(prompts, a, b, rows) -> 'a', 'b' or 'tie' for each pair"
@@ -101,6 +101,7 @@ class PairJudge:
     *,
     seconds: float = 0.0,
     files: Sequence[str] = (),
+    fields: reward_function.Fields = FIELDS,
   ):
     """Binds the function.
 
@@ -110,8 +111,10 @@ class PairJudge:
       function: The user's function.
       seconds: Time that a call may take; 0 for any.
       files: Files of the user, for the line of an error.
+      fields: Config fields that errors name.
     """
-    self.label, self._named = label, f"{settings.FIELD}: {name!r}"
+    self.label, self._named = label, f"{fields.name}: {name!r}"
+    self._time_field = fields.seconds
     self._function, self._seconds, self._files = function, seconds, files
 
   def __call__(self, pairs: Sequence[Pair]) -> list[Both]:
@@ -144,8 +147,8 @@ class PairJudge:
       )  # fmt: skip
     except user_code.OutOfTimeError as late:
       raise ValueError(
-        f"{self._named} took longer than {FIELDS.seconds}={self._seconds:g}"
-        f" seconds{late} on {len(a)} pairs. Raise {FIELDS.seconds} (0 is no"
+        f"{self._named} took longer than {self._time_field}={self._seconds:g}"
+        f" seconds{late} on {len(a)} pairs. Raise {self._time_field} (0 is no"
         " limit), or mend the function; then run the same command again."
       ) from late
     except user_code.UserCodeError as error:
@@ -183,7 +186,10 @@ class PairJudge:
 
 
 def load(
-  named: settings.Judge, rows: Sequence[records.Prompt], seconds: float
+  named: settings.Judge,
+  rows: Sequence[records.Prompt],
+  seconds: float,
+  fields: reward_function.Fields = FIELDS,
 ) -> ScoreJudge | PairJudge:
   """The function of a name, tried on the references of a few rows.
 
@@ -191,26 +197,32 @@ def load(
     named: The judge.
     rows: Rows to try it on; without any it is not called.
     seconds: Time of a call; 0 for any.
+    fields: Config fields that errors name.
 
   Raises:
     ValueError: It cannot be found or called, or returns something else.
   """
   name = named.of
   if not name.startswith(reward_functions.SERVERS):
-    found = user_code.find(name, FIELDS.name, _SIGNATURE)
+    found = user_code.find(name, fields.name, _SIGNATURE)
     if _compares(found.function):
       judge = PairJudge(
-        named.label, name, found.function, seconds=seconds, files=found.files
+        named.label,
+        name,
+        found.function,
+        seconds=seconds,
+        files=found.files,
+        fields=fields,
       )
       if rows:
         judge([Pair(row, row.reference or "", "") for row in rows[:2]])
       return judge
   if rows:
     function = reward_function.load_and_try(
-      name, rows, seconds=seconds, fields=FIELDS
+      name, rows, seconds=seconds, fields=fields
     )
   else:
-    function = reward_function.load(name, seconds, FIELDS)
+    function = reward_function.load(name, seconds, fields)
   return ScoreJudge(named.label, function)
 
 

@@ -10,7 +10,6 @@ from perl_jax import roles, sharding
 from perl_jax.data import batches, loader, records, unusable
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.tasks.evaluation import reward_model
-from perl_jax.tasks.initial import model, restore
 from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.initial.model import Start
 from perl_jax.tasks.judging import pairs as pairs_lib
@@ -24,14 +23,6 @@ from perl_jax.tasks.training.compiled import Compiled
 _KIND = "preferences"
 _SMALLEST = 64  # tokens of the shortest batches; the others are twice as long
 _LEFT_OUT = "longer than the reward model reads"
-
-
-def with_init(config: shared.Config, init: str) -> shared.Config:
-  """The config with a workdir as the reward model."""
-  made = config.copy_and_resolve_references()
-  with made.unlocked():
-    made.reward.init = init
-  return made
 
 
 def load(
@@ -52,21 +43,22 @@ def load(
     FileNotFoundError: The workdir is not one of a stage that has run.
     ValueError: It is no reward model, or cannot be combined as asked.
   """
-  config = with_init(config, named.of)
+  section = settings.section_of(config)
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.reward = {**section.fields.reward, "init": named.of}
   which = reported.checkpoint_of(
     named.of, config.reward.checkpoint, config.data.to_dict()
   )
-  start = restore.load(
-    named.of,
+  return initial_roles.read_reward(
+    config,
     which,
-    "reward",
-    "judges",
-    shared_with=policy,
-    options=model.read_options(config, mesh),
+    mesh,
+    policy,
+    of_tokens=False,
+    field=section.field,
+    section=f"{section.path}.reward",
   )
-  initial_roles.require_head(start, config, settings.FIELD)
-  start = initial_roles.combined(start, config, settings.FIELD)
-  return initial_roles.read_at(start, config)
 
 
 class RewardJudge:
@@ -92,10 +84,10 @@ class RewardJudge:
       mesh: Mesh that batches are placed on.
     """
     self.label = label
-    self._tokenization = start.load_tokenizer()
-    self._closed = start.score_at == "template"
-    self._longest = start.config.max_len
-    self._role, self._config, self._mesh = role, config, mesh
+    self._start, self._role, self._mesh = start, role, mesh
+    self._batch_size = config.eval.batch_size
+    self._reward = settings.section_of(config).fields.reward
+    self._scorers: dict[int, Compiled] = {}
 
   def __call__(self, pairs: Sequence[Pair]) -> list[Both]:
     """Opinions of pairs; none of what does not fit into the model.
@@ -104,28 +96,21 @@ class RewardJudge:
     """
     data = held_out(
       pairs,
-      self._tokenization,
-      longest=self._longest,
-      closed=self._closed,
-      batch_size=self._config.eval.batch_size,
+      self._start.load_tokenizer(),
+      longest=self._start.config.max_len,
+      closed=reward_model.is_closed(self._start),
+      batch_size=self._batch_size,
       mesh=self._mesh,
     )
     if not data.rows:
       return list(map(_unread, pairs))
-    closing = len(self._tokenization.closing) if self._closed else 0
-    score = Compiled(
-      reward_model.make_scorer(
-        self._role.backbone, data.max_targets, self._role.members, closing
-      ),
-      name=f"scores of {self.label}",
-    )
     rows = reward_model.score_rows(
-      score,
+      self._scorer(data.max_targets),
       self._role,
       data,
       self._mesh,
-      combine=self._config.reward.combine,
-      std_weight=self._config.reward.std_weight,
+      combine=self._reward.combine,
+      std_weight=self._reward.std_weight,
     )
     scores = {row["id"]: (row["chosen"], row["rejected"]) for row in rows}
     return [
@@ -134,6 +119,15 @@ class RewardJudge:
       else _unread(pair)
       for i, pair in enumerate(pairs)
     ]
+
+  def _scorer(self, longest: int) -> Compiled:
+    """The compiled scorer of responses up to a length, made once for each."""
+    length = 1 << max(longest - 1, 0).bit_length()  # a power of 2
+    if length not in self._scorers:
+      self._scorers[length] = reward_model.compiled_scorer(
+        self._start, self._role, length, f"scores of {self.label}"
+      )
+    return self._scorers[length]
 
 
 def _unread(pair: Pair) -> Both:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 from perl_jax import names
 from perl_jax.data.sources import registry
 from perl_jax.tasks.settings import paths, reward_functions, shared
+from perl_jax.tasks.settings import reward as reward_settings
 
-FIELD = "config.judges"
 _EXAMPLE = """'("gold", "reward:runs/reward_other")'"""
 _FORMS = (
   "a check of the data set such as gold, reward:WORKDIR, endpoint,"
@@ -17,6 +17,40 @@ _FORMS = (
 )
 ANCHOR, REFERENCE = "anchor", "reference"
 SAME_ROWS = ("refuse", "warn")
+# What the best checkpoint of RL is kept by.
+BEST = ("reward", "judge")
+
+
+class Section(NamedTuple):
+  """The part of a config that says who judges, and how they are asked.
+
+  Attributes:
+    path: Dotted name of the part: "config" of the task `judge`, "config.judge"
+      of RL.
+    field: Dotted name of the field that names judges.
+    fields: The part, with `reward`, `endpoint`, `same_rows` and `timeout`.
+    named: Value of the field that names judges.
+  """
+
+  path: str
+  field: str
+  fields: shared.Config
+  named: str
+
+
+def section_of(config: shared.Config) -> Section:
+  """The part of a config of `judge` or of RL that is about judges."""
+  if config.task == "judge":
+    return Section("config", "config.judges", config, config.judges)
+  part = config.judge
+  return Section("config.judge", "config.judge.by", part, part.by)
+
+
+def judged(config: shared.Config) -> tuple[str, ...]:
+  """Workdirs that say by which rows those who are judged have learned."""
+  other = config.against.init if config.task == "judge" else config.reward.init
+  given = (config.policy.init, other)
+  return tuple(w for w in given if w not in ("", ANCHOR, REFERENCE))
 
 
 class Judge(NamedTuple):
@@ -43,10 +77,12 @@ def judges_of(config: shared.Config) -> tuple[Judge, ...]:
     ValueError: It names none, one that the data set has not, or none that
       there is.
   """
-  named = reward_functions.names_of(config.judges, FIELD, _EXAMPLE)
+  section = section_of(config)
+  field = section.field
+  named = reward_functions.names_of(section.named, field, _EXAMPLE)
   if not named:
-    raise ValueError(f"{FIELD} is empty: name a judge, which is {_FORMS}.")
-  found = [_judge(name, config.data.name) for name in named]
+    raise ValueError(f"{field} is empty: name a judge, which is {_FORMS}.")
+  found = [_judge(name, config.data.name, field) for name in named]
   labels = reward_functions.distinct(judge.label for judge in found)
   return tuple(
     judge._replace(label=label)
@@ -54,13 +90,30 @@ def judges_of(config: shared.Config) -> tuple[Judge, ...]:
   )
 
 
-def _judge(name: str, source: str) -> Judge:
+def beside_reward(config: shared.Config) -> Judge | None:
+  """The judge of an RL run, `config.judge.by`; None without one.
+
+  Raises:
+    ValueError: It names several, or none that there is.
+  """
+  if not config.judge.by:
+    return None
+  found = judges_of(config)
+  if len(found) > 1:
+    raise ValueError(
+      f"config.judge.by={config.judge.by!r} names {len(found)} judges, and one"
+      " is asked during RL. Name it alone; configs/judge.py asks several."
+    )
+  return found[0]
+
+
+def _judge(name: str, source: str, field: str) -> Judge:
   sources = registry.describe()
   kind, colon, rest = name.partition(":")
   if kind == "reward" and colon:
     if not rest:
       raise ValueError(
-        f"{FIELD}: 'reward:' names no workdir. Write reward:WORKDIR."
+        f"{field}: 'reward:' names no workdir. Write reward:WORKDIR."
       )
     label = _letters(os.path.basename(paths.absolute(rest)))
     return Judge("reward", name, os.path.expanduser(rest), label)
@@ -78,11 +131,11 @@ def _judge(name: str, source: str) -> Judge:
   if having:
     its = ", ".join(checks) or "none"
     raise ValueError(
-      f"{FIELD}: {source} has no check {name!r}, which {', '.join(having)} has;"
+      f"{field}: {source} has no check {name!r}, which {', '.join(having)} has;"
       f" the checks of {source}: {its}. Name another judge: {_FORMS}."
     )
   hint = names.did_you_mean(name, (*checks, "endpoint"))
-  raise ValueError(f"{FIELD}: {name!r} is no judge.{hint} It must be {_FORMS}.")
+  raise ValueError(f"{field}: {name!r} is no judge.{hint} It must be {_FORMS}.")
 
 
 def _letters(text: str) -> str:
@@ -113,7 +166,33 @@ def check(config: shared.Config) -> None:
       f"config.against.init={against!r}: there is no such workdir, and it is"
       f" neither 'anchor' nor 'reference'.{hint}"
     )
-  if config.same_rows not in SAME_ROWS:
+  _check_asking(section_of(config))
+
+
+def check_beside_reward(config: shared.Config) -> None:
+  """Checks `config.judge` and `config.best` of RL before anything is read.
+
+  Raises:
+    ValueError: Names the field, the value and the way out.
+  """
+  if config.best not in BEST:
+    hint = names.did_you_mean(config.best, BEST)
     raise ValueError(
-      f"config.same_rows={config.same_rows!r}: choose one of {SAME_ROWS}."
+      f"config.best={config.best!r}: choose one of {BEST}.{hint}"
     )
+  if beside_reward(config) is None and config.best == "judge":
+    raise ValueError(
+      "config.best='judge', and config.judge.by is empty: name a judge, which"
+      f" is {_FORMS}."
+    )
+  _check_asking(section_of(config))
+
+
+def _check_asking(section: Section) -> None:
+  """Checks the fields that say how judges are read and asked."""
+  same_rows = section.fields.same_rows
+  if same_rows not in SAME_ROWS:
+    raise ValueError(
+      f"{section.path}.same_rows={same_rows!r}: choose one of {SAME_ROWS}."
+    )
+  reward_settings.check_reading(section.fields.reward, f"{section.path}.reward")

@@ -11,7 +11,7 @@ from perl_jax.tasks.settings import leaves as leaves_lib
 OF_STAGES = (
   "base", "policy.init", "reward.init", "data.dir", "data.path",
   "data.validation_path", "data.cache", "data.tokenizer", "against.init",
-  "endpoint.template",
+  "endpoint.template", "judge.endpoint.template",
 )  # fmt: skip
 PATHS = (*OF_STAGES, "init", "model")
 

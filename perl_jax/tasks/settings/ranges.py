@@ -92,6 +92,18 @@ _RATE = "a negative one climbs the loss; 0 trains nothing"
 _LENGTH = "a number of tokens"
 _DEVICES = "-1 takes the devices that the other two leave"
 
+# How judges are read and asked, in the task `judge` and in a section of RL.
+_JUDGING = {
+  "reward.std_weight": _least(
+    0, "what the members disagree on gets a lower reward, not a higher one"
+  ),
+  "timeout": _least(0, "in seconds; 0 is no limit"),
+  "endpoint.max_tokens": _count(0, "0 leaves it to the server"),
+  "endpoint.temperature": _least(0),
+  "endpoint.parallel": _count(),
+  "endpoint.request_seconds": _above(0),
+}
+
 # Ranges by the dotted name of the field in its stage. A field that means
 # something else in one task has that task's name before it.
 RANGES: Mapping[str, Range] = {
@@ -165,16 +177,11 @@ RANGES: Mapping[str, Range] = {
   ),
   "dpo.beta": _above(0, "it is the cost of a nat of KL; 0.1 is usual"),
   "rl.beta": _share("the reward is weighted by 1 - beta"),
-  "reward.std_weight": _least(
-    0, "what the members disagree on gets a lower reward, not a higher one"
-  ),
   "reward.fn_weight": Range(-_INF),
   "reward.timeout": _least(0, "in seconds; 0 is no limit"),
-  "timeout": _least(0, "in seconds; 0 is no limit"),
-  "endpoint.max_tokens": _count(0, "0 leaves it to the server"),
-  "endpoint.temperature": _least(0),
-  "endpoint.parallel": _count(),
-  "endpoint.request_seconds": _above(0),
+  **_JUDGING,
+  **{f"rl.judge.{name}": range_ for name, range_ in _JUDGING.items()},
+  "rl.judge.rows": _count(0, "0 is all of eval.rows"),
   "bootstrap.draws": _count(),
   "bootstrap.seed": Range(0, 2**32 - 1, whole=True),
   "unstopped_penalty": _least(0, "it is taken off the reward"),

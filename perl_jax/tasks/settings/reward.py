@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 
 from perl_jax import roles, steps
 from perl_jax.data.batches import member_rows
+from perl_jax.objectives import ensembles
 from perl_jax.tasks.settings import shared
 
 
@@ -33,6 +34,8 @@ CHECKPOINTS = ("best", "last")
 # Where a score is read: at the last token that the chat template writes when a
 # response ends a conversation, or at the stop token of the response.
 SCORE_AT = ("template", "turn")
+# "average" makes one model of the members when they are loaded.
+COMBINATIONS = (*ensembles.COMBINATIONS, "average")
 
 
 def check(config: shared.Config, mesh: Mesh) -> None:
@@ -53,6 +56,27 @@ def check(config: shared.Config, mesh: Mesh) -> None:
         f" {', '.join(map(repr, allowed))}."
       )
   _check_ensemble(config, mesh)
+
+
+def check_reading(reward: shared.Config, section: str) -> None:
+  """Checks the fields that say how a trained reward model is read.
+
+  Args:
+    reward: The section of a config that has them.
+    section: Its dotted name, "config.reward".
+
+  Raises:
+    ValueError: Names the field, the value and the way out.
+  """
+  if reward.combine not in COMBINATIONS:
+    raise ValueError(
+      f"{section}.combine={reward.combine!r}: choose one of {COMBINATIONS}."
+    )
+  if reward.score_at not in ("", *SCORE_AT):
+    raise ValueError(
+      f"{section}.score_at={reward.score_at!r}: choose one of {SCORE_AT}, or ''"
+      " for where the reward model was trained to be read."
+    )
 
 
 def loss_of(config: shared.Config) -> Loss:

@@ -7,9 +7,8 @@ import optax
 
 from perl_jax import sampling, steps
 from perl_jax.data.text import tokenization as tokenization_lib
-from perl_jax.objectives import ensembles
+from perl_jax.tasks.settings import judge, reward_functions, shared
 from perl_jax.tasks.settings import reward as reward_settings
-from perl_jax.tasks.settings import reward_functions, shared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +147,7 @@ def check(
   """
   shared.check_counts(config, mesh)
   check_reward(config)
+  judge.check_beside_reward(config)
   if not config.reward.init and not config.reward.fn:
     raise ValueError(
       "config.reward.init is empty, and config.reward.fn too: RL needs a reward"
@@ -200,10 +200,6 @@ def check(
     )
 
 
-# "average" makes one model of the members when they are loaded.
-COMBINATIONS = (*ensembles.COMBINATIONS, "average")
-
-
 def check_reward(config: shared.Config) -> None:
   """Checks the fields of `config.reward` that say how it is used.
 
@@ -211,16 +207,7 @@ def check_reward(config: shared.Config) -> None:
     ValueError: Names the field, the value and the way out.
   """
   reward = config.reward
-  if reward.combine not in COMBINATIONS:
-    raise ValueError(
-      f"config.reward.combine={reward.combine!r}: choose one of {COMBINATIONS}."
-    )
-  if reward.score_at not in ("", *reward_settings.SCORE_AT):
-    raise ValueError(
-      f"config.reward.score_at={reward.score_at!r}: choose one of"
-      f" {reward_settings.SCORE_AT}, or '' for where the reward model was"
-      " trained to be read."
-    )
+  reward_settings.check_reading(reward, "config.reward")
   if not reward.init and reward.combine != "mean":
     raise ValueError(
       f"config.reward.combine={reward.combine!r}, but config.reward.init is"

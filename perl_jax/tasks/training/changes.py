@@ -120,6 +120,20 @@ def _elsewhere(change: Change) -> str:
   )
 
 
+def _judged(change: Change) -> str:
+  if change.before == ABSENT or not change.config["judge"]["by"]:
+    return ""
+  models = str(change.before), str(change.now)
+  if change.field == "judge.by" and all(
+    m.startswith("reward:") for m in models
+  ):
+    return _elsewhere(change)
+  return (
+    "the win rates of a run are those of one judge; it can go on without one:"
+    " --config.judge.by="
+  )
+
+
 _LEARNED = "it changes what is learned"
 ROUNDING = "sums are rounded otherwise than if it had stayed"
 RULES = (
@@ -137,6 +151,19 @@ RULES = (
       "reward.timeout", "report_checkpoint", "conversations", "data.preview",
     ),
     "it does not change what is learned",
+  ),
+  Rule(
+    (
+      "judge.timeout", "judge.endpoint.url", "judge.endpoint.key_variable",
+      "judge.endpoint.parallel", "judge.endpoint.request_seconds",
+    ),
+    "it changes how the judge is asked",
+  ),
+  Rule(("judge",), "it does not change what is learned", _judged),
+  Rule(
+    ("best",),
+    "",
+    lambda change: "checkpoints have been compared by the other one",
   ),
   Rule(
     ("nonfinite", "nonfinite_limit"),

@@ -64,6 +64,7 @@ class Run:
     flops_of: Sequence[Compiled] = (),
     costs_of: Sequence[Compiled] | None = None,
     updates: int = 1,
+    is_score: Callable[[Metrics], bool] = lambda found: True,
   ) -> tuple[steps.TrainState, Metrics]:
     """Runs a `stepping.Loop` with the state, writers and counts of this run.
 
@@ -77,6 +78,7 @@ class Run:
       costs_of: Functions whose compilation and memory the summary has; None for
         all.
       updates: Updates in a step.
+      is_score: Whether the metrics of an evaluation say how good it is.
     """
     timing = timing_lib.StepMetrics(
       self.mesh,
@@ -103,6 +105,7 @@ class Run:
       must_change=self.config.optimizer.learning_rate > 0,
       guard=self.guard,
       costs=self.costs.so_far,
+      is_score=is_score,
     )
     return loop.run()
 

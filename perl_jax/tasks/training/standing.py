@@ -30,6 +30,8 @@ _BASE = "base"
 # What a run goes on with when it has changed: a function may have had to be
 # mended, and then the rewards before and after are told apart by the log.
 _FUNCTION = "reward function"
+# What judges beside the reward; a run may go on without it.
+_OF_JUDGE, _JUDGE_CODE = " of the judge", "code of the judge"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +53,7 @@ def of_run(
   tokenization: tokenization_lib.Tokenization,
   read: Sequence[inputs.Inputs],
   reward: Start | None = None,
+  judge: Mapping[str, tuple[str, str]] | None = None,
 ) -> Standing:
   """What a stage stands on; all processes have to call it.
 
@@ -63,6 +66,7 @@ def of_run(
     tokenization: The tokenizer of the start.
     read: The rows that are learned from and judged on.
     reward: The reward model that scores, if there is one.
+    judge: (SHA-256, place) of what judges beside it, by "... of the judge".
   """
   role = "policy" if "policy" in config else "reward"
   entries = {
@@ -73,6 +77,7 @@ def of_run(
     ),
     "tokenizer": _tokenizer(start, tokenization),
   }
+  entries |= judge or {}
   return _standing(config, entries, reward, read)
 
 
@@ -94,13 +99,24 @@ def of_evaluation(
   for role, start in starts.items():
     if role == "reward":
       continue  # as that of a training
-    entries |= {
-      f"base of the {role}": (start.fingerprint, _place(start)),
-      f"adapter of the {role}": (_digest_of(start), config.policy.init),
-    }
+    entries |= of_model(role, start, config.policy.init)
   first = next(iter(starts.values()))
   entries["tokenizer"] = _tokenizer(first, first.load_tokenizer())
   return _standing(config, entries, starts.get("reward"), read)
+
+
+def of_model(role: str, start: Start, place: str) -> dict[str, tuple[str, str]]:
+  """(SHA-256, place) of a model's base and adapter; all processes call it.
+
+  Args:
+    role: What the names call it.
+    start: The model.
+    place: Where its adapter lies.
+  """
+  return {
+    f"base of the {role}": (start.fingerprint, _place(start)),
+    f"adapter of the {role}": (_digest_of(start), place),
+  }
 
 
 def _standing(
@@ -168,7 +184,15 @@ def require_same(workdir: Path, now: Standing) -> None:
       now.places.get(_FUNCTION),
       last.step,
     )
-  before = {k: v for k, v in before.items() if k != _FUNCTION}
+  code = before.get(_JUDGE_CODE)
+  if code is not None and code != now.digests.get(_JUDGE_CODE, code):
+    logging.warning(
+      "The code of config.judge.by=%r has changed since step %d: win rates"
+      " before and after that step may not be of one judge.",
+      now.places[_JUDGE_CODE],
+      last.step,
+    )
+  before = {k: v for k, v in before.items() if _is_compared(k, now)}
   changed = differing(before, now)
   if changed:
     listed = "\n  ".join(changed)
@@ -178,6 +202,13 @@ def require_same(workdir: Path, now: Standing) -> None:
       "Put back what was there to go on with it; or give another --workdir, or"
       " remove this one, to train on what is there now. Nothing was changed."
     )
+
+
+def _is_compared(name: str, now: Standing) -> bool:
+  """Whether a run does not go on where this has changed."""
+  if name in (_FUNCTION, _JUDGE_CODE):
+    return False
+  return not name.endswith(_OF_JUDGE) or name in now.digests
 
 
 def differing(before: Mapping[str, str], now: Standing) -> list[str]:

@@ -58,6 +58,8 @@ class Loop:
     log_every: Updates between lines; the first of all, the last, and those with
       an evaluation always have one.
     costs: What the run has cost so far, kept in checkpoints.
+    is_score: Whether the metrics of an evaluation say how good the checkpoint
+      is; else it is kept to resume from alone.
     must_change: Whether it is an error if the first update with a signal
       changes nothing.
     guard: Counts the updates that were not finite.
@@ -80,6 +82,7 @@ class Loop:
   must_change: bool
   guard: nonfinite.Guard
   costs: Callable[[], Metrics] = dict
+  is_score: Callable[[Metrics], bool] = lambda found: True
 
   def run(self) -> tuple[steps.TrainState, Metrics]:
     """The state after the last step, and its evaluation.
@@ -168,7 +171,9 @@ class Loop:
       raise
     self._evaluated = found
     self.writer.write(step, found | self.timing.of_evaluation())
-    self._save(step, self.batches.get_state(), found)
+    self._save(
+      step, self.batches.get_state(), found if self.is_score(found) else None
+    )
 
   def _save(
     self,

@@ -25,6 +25,7 @@ CONFIG_FILE = "config.json"
 ADDED: Mapping[str, Any] = {
   "base": "",
   "conversations": 0,
+  "best": "reward",
   "data.ignore": [],
   "data.columns": "",
   "data.margin": 0.0,

@@ -3,6 +3,7 @@
 import pytest
 
 from configs import judge as judge_config
+from configs import rl as rl_config
 from perl_jax.tasks.settings import judge
 
 
@@ -84,3 +85,43 @@ def test_fields(fields, text):
   with pytest.raises(ValueError) as caught:
     judge.check(found)
   assert text in str(caught.value)
+
+
+def beside(**fields):
+  found = rl_config.get_config("coffee_bar")
+  found.judge.update(fields.pop("judge", {}))
+  found.update(fields)
+  return found.lock()
+
+
+def test_a_judge_beside_the_reward():
+  found = judge.beside_reward(beside(judge={"by": "gold"}))
+  assert (found.kind, found.label) == ("check", "gold")
+  assert judge.beside_reward(beside()) is None
+  judge.check_beside_reward(beside())
+  judge.check_beside_reward(beside(judge={"by": "gold"}, best="judge"))
+
+
+@pytest.mark.parametrize(
+  "fields, text",
+  [
+    ({"best": "juge"}, "config.best='juge': choose one of"),
+    ({"best": "judge"}, "config.judge.by is empty: name a judge"),
+    ({"judge": {"by": "golt"}}, "config.judge.by: 'golt' is no judge."),
+    ({"judge": {"by": '("gold", "mine:f")'}}, "names 2 judges"),
+    ({"judge": {"same_rows": "no"}}, "config.judge.same_rows='no'"),
+    ({"judge": {"reward": {"combine": "max"}}},
+     "config.judge.reward.combine='max': choose one of"),
+  ],
+)  # fmt: skip
+def test_fields_beside_the_reward(fields, text):
+  with pytest.raises(ValueError) as caught:
+    judge.check_beside_reward(beside(**fields))
+  assert text in str(caught.value)
+
+
+def test_both_commands_read_and_ask_judges_by_the_same_fields():
+  mine, other = beside().judge.to_dict(), judge_config.get_config().to_dict()
+  assert set(mine) - {"by", "rows"} <= set(other)
+  for name in set(mine) - {"by", "rows"}:
+    assert mine[name] == other[name]

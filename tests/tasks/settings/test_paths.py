@@ -23,6 +23,10 @@ NO_PATHS = {
   "against.checkpoint", "field", "judges", "same_rows", "unfinished",
   "endpoint.url",
   "endpoint.model", "endpoint.key_variable", "endpoint.options",
+  "best", "judge.by", "judge.same_rows", "judge.reward.checkpoint",
+  "judge.reward.score_at", "judge.reward.combine", "judge.endpoint.url",
+  "judge.endpoint.model", "judge.endpoint.key_variable",
+  "judge.endpoint.options",
   "kl.estimator", "kl.place", "plan.topology", "plan.stages",
 }  # fmt: skip
 

@@ -57,6 +57,8 @@ def goes_on(workdir, config):
     ("rl", "score_microbatches", 2),
     ("rl", "rollouts.layout", "train"),
     ("rl", "fit", "off"),
+    ("rl", "judge.timeout", 1.0),
+    ("rl", "judge.rows", 4),  # nobody judges
   ],
 )
 def test_what_is_not_learned_from_may_change(tmp_path, task, field, value):
@@ -88,6 +90,40 @@ def test_what_is_learned_from_may_not(tmp_path, task, field, value):
   for part in field.split("."):
     before = before[part]
   assert f"add --config.{field}={before}." in message
+
+
+def test_a_run_has_one_judge_or_goes_on_without(tmp_path):
+  config = tiny.config("rl", judge__by="gold", best="judge")
+  workdir = written(tmp_path / "run", config)
+  saved(workdir, 2)
+  for field, value in (("judge.rows", 4), ("judge.by", "mine:f")):
+    other = tiny.override(tiny.config("rl"), {
+      "judge.by": "gold", "best": "judge", field: value
+    })  # fmt: skip
+    message = refusal(workdir, other)
+    assert "are those of one judge" in message
+  message = refusal(workdir, tiny.config("rl", judge__by="gold"))
+  assert "config.best: 'judge' -> 'reward'" in message
+  assert "compared by the other one" in message
+  config = tiny.config("rl", judge__by="gold")
+  workdir = written(tmp_path / "other", config)
+  saved(workdir, 2)
+  assert "--config.judge.by=" in refusal(
+    workdir, tiny.config("rl", judge__by="gold", judge__rows=4)
+  )
+  goes_on(workdir, tiny.config("rl"))
+
+
+def test_a_run_of_a_version_without_judges_goes_on(tmp_path):
+  config = tiny.config("rl")
+  workdir = written(tmp_path / "run", config)
+  saved(workdir, 2)
+  fields = json.loads(config.to_json())
+  del fields["judge"], fields["best"]
+  (workdir / "config.json").write_text(json.dumps(fields))
+  (workdir / "sha256.txt").unlink(missing_ok=True)
+  refusal(workdir, tiny.config("rl", judge__by="gold", best="judge"))
+  goes_on(workdir, tiny.config("rl", judge__by="gold"))
 
 
 def test_microbatches_with_dropout_stay(tmp_path):

@@ -188,6 +188,31 @@ def test_another_reward_model_under_the_same_path(make):
   run.refused("reward model: ", "base of the reward model: ", "judge")
 
 
+def test_another_judge_under_the_same_path(make, caplog):
+  """A reward model beside the reward; the run may go on without it."""
+  run = make("rl")
+  shutil.copytree(run.root / "other_judge", run.root / "third")
+  run.fields |= {"judge__by": f"reward:{run.root / 'third'}"}
+  run.save()
+  run.replace("third", "judge")
+  message = run.refused("adapter of the judge: ", "base of the judge: ")
+  assert "reward model: " not in message
+  del run.fields["judge__by"]
+  run.prepare()
+
+
+@pytest.mark.slow
+def test_another_function_that_judges_is_said(make, caplog):
+  run = make("rl")
+  path = run.root / "mine.py"
+  path.write_text(FUNCTION)
+  run.fields |= {"judge__by": f"{path}:f"}
+  run.save()
+  path.write_text(FUNCTION.replace("1.0", "2.0"))
+  run.prepare()
+  assert f"config.judge.by='{path}:f' has changed since step 2" in caplog.text
+
+
 @pytest.mark.slow
 def test_another_reward_function_is_said(make, caplog):
   """It may have had to be mended: the run goes on, aloud."""
