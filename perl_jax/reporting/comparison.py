@@ -11,19 +11,15 @@ from html import escape
 import numpy as np
 
 from perl_jax.reporting import (
-  figures,
+  frontier,
+  lines,
   markup,
   numbers,
   page,
   settings,
-  svg,
   vocabulary,
 )
 
-# Colours of settings; a fifth and further ones are dashed.
-_COLOURS = ("c1", "c2", "c3", "c4")
-# Points of a curve that are drawn as such.
-_MOST_MARKERS = 40
 # Rows of the table of LoRA against full tuning that are ratios: what they cost.
 _COSTS = ("trainable_parameters", "seconds", "peak_bytes")
 # Fields that go with the kind of tuning: each kind has its own best ones.
@@ -44,7 +40,11 @@ def render(
     page.Section("Results", "What came out", _results(found)),
     page.Section("Differences", "What differs", _differences(found, paths)),
     page.Section("Tuning", "LoRA against full tuning", _tuning(found, paths)),
-    page.Section("Frontier", "What a nat of KL buys", _frontier(found)),
+    page.Section(
+      "Frontier",
+      "What a nat of KL buys",
+      frontier.render(found, _stages(found), paths),
+    ),
     page.Section("Curves", "Curves of each stage", _curves(found)),
   ]
   count = sum(len(setting.runs) for setting in found)
@@ -78,6 +78,8 @@ def _is_result(key: str) -> bool:
   stage, _, name = key.partition(".")
   if stage in ("seconds", "memory"):
     return False
+  if name.endswith(("_low_after", "_high_after")):
+    return False  # ends of an interval
   if name.endswith("_after") or name in ("kl", "trainable_parameters"):
     return True
   metric = vocabulary.row_of(key)
@@ -239,59 +241,22 @@ def _compared(
   return stage or str(lora.value("task") or _stages([lora])[-1])
 
 
-def _frontier(found: Sequence[settings.Setting]) -> str:
-  """A check, or the reward, against the KL: one line for each run."""
-  drawn = []
-  for stage in _stages(found):
-    for name in (*vocabulary.CHECKS, "reward"):
-      lines = []
-      for colour, kind, setting in _styles(found):
-        steps, kl = setting.curve(stage, "validation/kl")
-        at, gained = setting.curve(stage, f"validation/{name}")
-        both = np.isin(steps, at)
-        if not both.any() or not len(at):
-          continue
-        kl, gained = kl[:, both], gained[:, np.isin(at, steps)]
-        for i, (x, y) in enumerate(zip(kl, gained, strict=True)):
-          good = np.isfinite(x) & np.isfinite(y)
-          label = "" if i else setting.label
-          lines.append(svg.Line(label, x[good], y[good], colour, kind))
-      if lines:
-        drawn.append(_figure(stage, name, lines, "KL to the anchor (nats)"))
-        break
-  return markup.figures(drawn, large=True) if drawn else ""
-
-
 def _curves(found: Sequence[settings.Setting]) -> str:
   parts = []
   for stage in _stages(found):
     drawn = []
     for key in _main_metrics(found, stage):
-      lines = []
-      for colour, kind, setting in _styles(found):
+      shown = []
+      for colour, kind, setting in lines.styles(found):
         steps, values = setting.curve(stage, key)
         if len(steps) < 2 or not np.isfinite(values).any():
           continue
-        lines.append(_band(setting.label, steps, values, colour, kind))
-      if lines:
-        drawn.append(_figure(stage, key, lines, "step"))
+        shown.append(lines.band(setting.label, steps, values, colour, kind))
+      if shown:
+        drawn.append(lines.figure(stage, key, shown, "step"))
     if drawn:
       parts.append(f"<h3>{escape(stage.upper())}</h3>{markup.figures(drawn)}")
   return "".join(parts)
-
-
-def _band(
-  label: str, steps: np.ndarray, values: np.ndarray, colour: str, kind: str
-) -> svg.Line:
-  """Mean over runs, and the range between the lowest and the highest."""
-  good = np.isfinite(values).any(axis=0)
-  steps, values = steps[good], values[:, good]
-  mean = np.nanmean(values, axis=0)
-  ends = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
-  band = ends if len(values) > 1 else None
-  if kind == "points" and len(steps) > _MOST_MARKERS:
-    kind = "bold"
-  return svg.Line(label, steps, mean, colour, kind, band)
 
 
 def _main_metrics(found: Sequence[settings.Setting], stage: str) -> list[str]:
@@ -314,35 +279,3 @@ def _main_metrics(found: Sequence[settings.Setting], stage: str) -> list[str]:
   validated = {key.split("/")[-1] for key in keys if key[0] == "v"}
   kept = [k for k in keys if k[0] == "v" or k.split("/")[-1] not in validated]
   return sorted(kept, key=lambda key: (vocabulary.rank_of(key), key))
-
-
-def _figure(
-  stage: str, key: str, lines: Sequence[svg.Line], x_label: str
-) -> svg.Figure:
-  metric = vocabulary.row_of(key, stage)
-  title = vocabulary.label_of(key, stage)
-  kind = "against-kl" if x_label != "step" else "curve"
-  return svg.curves(
-    f"{stage}-{kind}-{figures.identifier(key)}",
-    title[0].upper() + title[1:],
-    metric.unit,
-    lines,
-    percent=metric.percent,
-    whole=False,
-    zero=metric.name == "kl",
-    x_label=x_label,
-  )
-
-
-def _styles(
-  found: Sequence[settings.Setting],
-) -> list[tuple[str, str, settings.Setting]]:
-  """(colour, kind of line, setting) of each."""
-  return [
-    (
-      _COLOURS[i % len(_COLOURS)],
-      "points" if i < len(_COLOURS) else "dashed",
-      s,
-    )
-    for i, s in enumerate(found)
-  ]

@@ -36,10 +36,15 @@ def is_policy(rows: Rows) -> bool:
 
 
 def policy_metrics(rows: Rows) -> tuple[str, ...]:
-  """Names that `policy_figures` draws: reward, up to two checks, KL."""
+  """Names that `policy_figures` draws.
+
+  The reward, up to two checks or a check and a judge's win rate, the KL.
+  """
   names = {name for _, name in _metrics(rows)}
-  checks = [name for name in vocabulary.CHECKS if name in names]
-  return ("reward", *checks[:2], "kl")
+  others = [name for name in vocabulary.INDEPENDENT if name in names]
+  if "win_rate" in others:
+    others = [*others[:1], "win_rate"] if len(others) > 1 else others
+  return ("reward", *others[:2], "kl")
 
 
 def policy_figures(
@@ -48,7 +53,7 @@ def policy_figures(
   """Reward, checks and KL over the same steps, side by side.
 
   Where they were measured on validation prompts there is one more: the first
-  check, or the reward, against the KL to the anchor.
+  check, or a judge's win rate, or the reward, against the KL to the anchor.
 
   Args:
     rows: Lines of metrics.jsonl of the stage.

@@ -24,7 +24,8 @@ _RESULTS = (
 # Of what judges say: those that have an interval.
 _WIN_RATES = ("win_rate_ties_half", "win_rate_length_controlled")
 # What a policy is compared by, the most telling first.
-_COMPARED = (*vocabulary.CHECKS, "reward", "kl")
+_COMPARED = (*vocabulary.INDEPENDENT, "reward", "kl")
+_ENDS = ("_low", "_high")
 
 
 class Row(NamedTuple):
@@ -64,7 +65,10 @@ def rows(
     if stage != "evaluate":
       rest = set(compared) - set(names)
       names += sorted(rest, key=lambda name: (vocabulary.rank_of(name), name))
-    found += [_comparison(result, name, *compared[name]) for name in names]
+    for name in names:
+      row = _comparison(result, name, *compared[name])
+      ends = [summary.get(f"{stage}.{name}{end}_after") for end in _ENDS]
+      found.append(row._replace(after=row.after + _between(name, *ends)))
   for key in _RESULTS:
     result = results.get(key.split(".")[0])
     # So does an evaluation of the reward model.
@@ -101,7 +105,8 @@ def comparisons(
 
   Spelled `<stage>.<name>_before` and `_after` by a stage that trains, and
   `<stage>.anchor.<name>` and `<stage>.policy.<name>` by an evaluation. The KL
-  is there with the one value; before is that of step 0, or None.
+  is there with the one value; before is that of step 0, or None. Ends of
+  intervals are left out.
   """
   found = {}
   for key, after in summary.items():
@@ -118,6 +123,8 @@ def comparisons(
       before = summary.get(f"{stage}.kl_at_step_0")
     else:
       continue
+    if name.endswith(_ENDS):
+      continue
     if before is not None or name == "kl":
       found[name] = (before, after)
   return found
@@ -130,7 +137,7 @@ def takeaway(summary: Mapping[str, object], results: Mapping[str, str]) -> str:
   """
   for stage in results:
     found = comparisons(summary, stage)
-    for name in (*vocabulary.CHECKS, "reward"):
+    for name in (*vocabulary.INDEPENDENT, "reward"):
       before, after = map(numbers.number, found.get(name, (None, None)))
       if math.isnan(before) or math.isnan(after):
         continue
@@ -170,11 +177,16 @@ def _comparison(result: str, name: str, before: object, after: object) -> Row:
 
 
 def _single(result: str, summary: Mapping[str, object], key: str) -> Row:
-  text = numbers.show(key, summary[key])
-  low, high = summary.get(f"{key}_low"), summary.get(f"{key}_high")
-  if low is not None and high is not None:
-    text += f" ({numbers.show(key, low)} to {numbers.show(key, high)})"
+  ends = [summary.get(f"{key}{end}") for end in _ENDS]
+  text = numbers.show(key, summary[key]) + _between(key, *ends)
   return Row(_label(result, key), "", text, "", None)
+
+
+def _between(key: str, low: object, high: object) -> str:
+  """An interval in brackets; "" without one."""
+  if low is None or high is None:
+    return ""
+  return f" ({numbers.show(key, low)} to {numbers.show(key, high)})"
 
 
 def _label(result: str, key: str) -> str:

@@ -125,6 +125,27 @@ def differences(
   ]
 
 
+def label_without(
+  setting: Setting,
+  fields: Sequence[str],
+  settings: Sequence[Setting],
+  paths: Sequence[str] = (),
+) -> str:
+  """What sets a setting apart but for some fields; "" if nothing does.
+
+  Args:
+    setting: One of `settings`.
+    fields: The fields that do not count.
+    settings: Those that it is set apart from.
+    paths: Dotted names of the fields that are paths, within a stage.
+  """
+  told = differences(settings, paths)
+  names = [name for name in told if name not in fields]
+  return ", ".join(
+    f"{name.split('.')[-1]} {setting.value(name)}" for name in names
+  )
+
+
 def _key(run: Run, paths: Sequence[str]) -> tuple[object, ...]:
   return tuple(
     (name, _plain(name, value, paths))

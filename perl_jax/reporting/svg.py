@@ -67,6 +67,7 @@ class Line(NamedTuple):
     colour: A key of `COLOURS`.
     kind: "thin", "bold", "points", "dashed" or "step".
     band: Lower and upper ends of a shaded range around it, `[n]` each.
+    marks: A text beside each point, or none.
   """
 
   label: str
@@ -75,6 +76,7 @@ class Line(NamedTuple):
   colour: str = "c1"
   kind: str = "bold"
   band: tuple[np.ndarray, np.ndarray] | None = None
+  marks: tuple[str, ...] = ()
 
 
 class Figure(NamedTuple):
@@ -176,6 +178,16 @@ def draw_line(axes: Axes, line: Line) -> None:
   if line.band is not None:
     axes.fill_between(line.x, *line.band, color=colour, alpha=0.15, lw=0)
   axes.plot(x, y, color=colour, **style)
+  for text, *at in zip(line.marks, line.x, line.y, strict=bool(line.marks)):
+    axes.annotate(
+      text,
+      at,
+      xytext=(0, 8),
+      textcoords="offset points",
+      ha="center",
+      fontsize=9.5,
+      color=COLOURS["muted"],
+    )
 
 
 def in_percent() -> FuncFormatter:

@@ -207,6 +207,8 @@ METRICS = {
   )
 }
 CHECKS = tuple(row.name for row in METRICS.values() if row.check)
+# What is said of a policy by others than the reward that it was trained on.
+INDEPENDENT = (*CHECKS, "win_rate")
 
 
 def row_of(key: str, stage: str = "") -> Metric:
