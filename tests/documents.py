@@ -1,0 +1,129 @@
+"""Reads pages of documentation: their commands, fields, links and anchors.
+
+Used by test_documents.py. Nothing is run here, and a page is nothing but text.
+"""
+
+import pathlib
+import re
+import shlex
+from collections.abc import Iterator
+from typing import NamedTuple
+
+ROOT = pathlib.Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = (
+  *(ROOT / "README.md", ROOT / "benchmarks/README.md"),
+  *(ROOT / "launch/README.md", *sorted(DOCS.glob("*.md"))),
+)
+_FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+_SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
+_LINK = re.compile(r"\]\(([^()\s]+)\)")
+_HEADING = re.compile(r"^#+ +(.+?) *#*$", re.MULTILINE)
+# Programs whose commands are checked, and what starts a flag.
+PROGRAMS = ("python", "make", "launch/", "sbatch", "bash ")
+
+
+class Command(NamedTuple):
+  """A command line of a page.
+
+  Attributes:
+    page: The page, from the root.
+    words: What a shell makes of the line, without assignments in front.
+  """
+
+  page: str
+  words: tuple[str, ...]
+
+
+def text(page: pathlib.Path) -> str:
+  return page.read_text(encoding="utf-8")
+
+
+def prose(page: str) -> str:
+  """A page without its blocks of code."""
+  return _FENCE.sub("", page)
+
+
+def lines(page: str) -> Iterator[str]:
+  """Lines of the blocks that a shell reads, continued ones joined."""
+  for language, block in _FENCE.findall(page):
+    if language in ("bash", "sh", ""):
+      yield from re.sub(r"\\\n\s*", " ", block).splitlines()
+
+
+def spans(page: str) -> Iterator[str]:
+  """What stands between single backticks in the text of a page."""
+  for found in _SPAN.findall(prose(page)):
+    yield " ".join(found.split())
+
+
+def commands(name: str, page: str) -> Iterator[Command]:
+  """The commands of this project on a page, in blocks and in the text."""
+  variables: dict[str, str] = {}
+  for line in [*lines(page), *spans(page)]:
+    line = line.strip()
+    if found := re.fullmatch(r"([a-z]+)=(\"[^\"]*\"|\S+)( +#.*)?", line):
+      variables[found[1]] = found[2].strip('"')
+      continue
+    if found := re.fullmatch(r"for (\w) in (\S+).*; do", line):
+      variables[found[1]] = found[2]
+      continue
+    for variable, value in variables.items():
+      line = re.sub(rf"\${variable}\b", lambda _, v=value: v, line)
+    line = line.removeprefix(".venv/bin/")
+    if not line.startswith(PROGRAMS) or line in ("python", "make"):
+      continue
+    yield Command(name, tuple(shlex.split(line, comments=True)))
+
+
+def flags(page: str) -> Iterator[str]:
+  """The flags that the text of a page names, such as "--config.beta=0.1"."""
+  for span in spans(page):
+    if re.match(r"--[a-z]", span):
+      yield from (w for w in shlex.split(span) if w.startswith("--"))
+
+
+def fields(page: str) -> Iterator[str]:
+  """Names of config fields in the first column of tables headed "field"."""
+  inside = False
+  for line in prose(page).splitlines():
+    if not line.startswith("|"):
+      inside = False
+    elif re.match(r"\| *field *\|", line):
+      inside = True
+    elif inside:
+      yield from _SPAN.findall(line.split("|")[1])
+
+
+def links(page: str) -> Iterator[str]:
+  """Targets of the links of a page that lead to files and headings here."""
+  for target in _LINK.findall(_SPAN.sub("", prose(page))):
+    if not re.match(r"[a-z]+:", target):
+      yield target
+
+
+def anchors(page: str) -> set[str]:
+  """The anchors that GitHub gives to the headings of a page."""
+  found: set[str] = set()
+  for heading in _HEADING.findall(prose(page)):
+    plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).replace("`", "")
+    slug = re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-")
+    number, anchor = 0, slug
+    while anchor in found:
+      number += 1
+      anchor = f"{slug}-{number}"
+    found.add(anchor)
+  return found
+
+
+def broken_links(name: str, page: str) -> list[str]:
+  """Links of a page, which lies at `name`, whose target is not there."""
+  broken = []
+  for link in links(page):
+    path, _, anchor = link.partition("#")
+    target = ((ROOT / name).parent / path) if path else ROOT / name
+    if not target.exists():
+      broken.append(f"{name}: {link} is not there")
+    elif anchor and anchor not in anchors(text(target) if path else page):
+      broken.append(f"{name}: {link} has no such heading")
+  return broken
