@@ -19,8 +19,11 @@ _FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 _LINK = re.compile(r"\]\(([^()\s]+)\)")
 _HEADING = re.compile(r"^#+ +(.+?) *#*$", re.MULTILINE)
-# Programs whose commands are checked, and what starts a flag.
-PROGRAMS = ("python", "make", "launch/", "sbatch", "bash ")
+# How the commands begin that are checked.
+PROGRAMS = re.compile(
+  r"(python -m|python launch/|perl_jax -|make [a-z]|launch/[a-z]|sbatch "
+  r"|bash [a-z]|pip install )"
+)
 
 
 class Command(NamedTuple):
@@ -71,9 +74,8 @@ def commands(name: str, page: str) -> Iterator[Command]:
     for variable, value in variables.items():
       line = re.sub(rf"\${variable}\b", lambda _, v=value: v, line)
     line = line.removeprefix(".venv/bin/")
-    if not line.startswith(PROGRAMS) or line in ("python", "make"):
-      continue
-    yield Command(name, tuple(shlex.split(line, comments=True)))
+    if PROGRAMS.match(line):
+      yield Command(name, tuple(shlex.split(line, comments=True)))
 
 
 def flags(page: str) -> Iterator[str]:

@@ -8,6 +8,7 @@ import functools
 import re
 import runpy
 import sys
+import tomllib
 
 import pytest
 from absl import flags
@@ -18,8 +19,6 @@ from perl_jax import main
 from perl_jax.tasks.settings import overrides
 from tests import documents
 
-# ml_collections loads config files by a method that Python 3.15 will not have.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module")
 PAGES = [str(page.relative_to(documents.ROOT)) for page in documents.PAGES]
 CONFIGS = sorted(
   path
@@ -27,7 +26,7 @@ CONFIGS = sorted(
   if path.stem not in ("__init__", "common")
 )
 # What stands for arguments, for example in "launch/gpu.sh -- ARGUMENTS".
-PLACEHOLDERS = {"ARGUMENTS", "..."}
+PLACEHOLDERS = {"ARGUMENTS", "...", "--config=mine.py"}
 # Of sbatch itself, in front of the script.
 SBATCH = {"--ntasks", "--nodes"}
 # What docs/reliability.md shows to be refused.
@@ -44,6 +43,8 @@ def shell_options(script):
 def wrong_of_main(arguments):
   """What `python -m perl_jax.main` would say of its arguments, or None."""
   given = [word for word in arguments if word not in PLACEHOLDERS]
+  if given == ["--version"]:
+    return None
   known = flags.FLAGS.flags_by_module_dict()[main.__name__]
   for word in given:
     name = word.partition("=")[0].removeprefix("--").removeprefix("no")
@@ -124,13 +125,21 @@ def wrong_of_module(words, monkeypatch):
   if module == "perl_jax.main":
     return wrong_of_main(arguments)
   if module in ("pip", "pytest"):
-    missing = [
-      word
-      for word in arguments
-      if word.endswith((".txt", ".py")) and not (documents.ROOT / word).exists()
-    ]
-    return f"there is no {missing[0]}" if missing else None
+    return wrong_of_pip(arguments)
   return wrong_of_benchmark(module, arguments, monkeypatch)
+
+
+def wrong_of_pip(arguments):
+  """Files and extras of this project that are not there."""
+  known = tomllib.loads((documents.ROOT / "pyproject.toml").read_text())
+  for word in arguments:
+    if word.endswith((".txt", ".py")) and not (documents.ROOT / word).exists():
+      return f"there is no {word}"
+    found = re.fullmatch(r"(?:\.|perl_jax)\[(.*)\]", word)
+    for extra in found[1].split(",") if found else ():
+      if extra not in known["project"]["optional-dependencies"]:
+        return f"there is no extra {extra}"
+  return None
 
 
 def wrong(words, monkeypatch):
@@ -138,6 +147,10 @@ def wrong(words, monkeypatch):
   program, *rest = words
   if program == "make":
     return wrong_of_make(rest)
+  if program == "pip":
+    return wrong_of_pip(rest)
+  if program == "perl_jax":
+    return wrong_of_main(rest)
   if program == "sbatch":
     options = [word for word in rest if word.partition("=")[0] in SBATCH]
     return wrong_of_launch(rest[len(options) :])
@@ -159,7 +172,7 @@ def wrong_flag(flag, page):
   parsers take.
   """
   name, equals, value = flag.partition("=")
-  if name == "--config":
+  if name == "--config" and equals:
     return overrides.refusal(["main", flag])
   if not name.startswith("--config."):
     known = known_flags() | {
@@ -243,6 +256,8 @@ def test_commands_and_flags_of_a_page(page, monkeypatch):
     ("`python -m benchmarks.first_stop`", "no module"),
     ("`python -m benchmarks.soak --workdir=x --iterations=many`", "status 2"),
     ("`python -m benchmarks.process --workdir=x`", "takes no flags"),
+    ("`perl_jax --config=quickstrat --workdir=x`", "quickstart"),
+    ("`pip install '.[cuda14]'`", "no extra cuda14"),
     ("`make quickstrat`", "Makefile"),
     ("`make smollm2 DATE=x`", "Makefile"),
     ("`launch/gpu.sh --cud=12 -- ARGUMENTS`", "no option --cud"),
