@@ -49,6 +49,6 @@ def test_what_changes_is_seen(tmp_path, changes, wrong):
 @pytest.mark.slow
 def test_thirty_iterations(tmp_path):
   """Memory is left out: so early, allocators still grow."""
-  found = soak.run(tmp_path, 30)
+  found = soak.run(tmp_path, 30, 30)
   assert found["kl"] == 0.0 and found["evaluations"] == 31
   assert set(found["wrong"]) <= {"memory_drift"}
