@@ -213,6 +213,16 @@ def saving() -> ConfigDict:
   return ConfigDict({"every_steps": 0, "every_seconds": 600.0, "keep": 2})
 
 
+def tracking() -> ConfigDict:
+  """How a run is called in the `trackers`: "wandb", "mlflow", "trackio".
+
+  `project` is "perl_jax" if it is "" and the tracker's own environment says
+  none; `run` is the name of the workdir. `samples` says whether samples of
+  prompts and responses may be sent. docs/trackers.md
+  """
+  return ConfigDict({"project": "", "run": "", "samples": False})
+
+
 def mesh() -> ConfigDict:
   """All devices on the data axis."""
   return ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
@@ -242,5 +252,7 @@ def stage(task: str, name: str) -> ConfigDict:
       "fit": "refuse",
       "nonfinite": "stop",
       "nonfinite_limit": 10,
+      "trackers": (),
+      "tracking": tracking(),
     }
   )

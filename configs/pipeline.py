@@ -5,8 +5,8 @@
       --workdir=runs/coffee --config.data.dir=PATH
 
 Each stage has a sub-config (`--config.rl.beta=0.1`) and a workdir of its own
-below the run's. `base`, `seed` and the fields of `data` here reach all
-stages. `conversations` is how many held-out prompts are printed at the end,
+below the run's. `base`, `seed`, `trackers` and the fields of `data` here reach
+all stages. `conversations` is how many held-out prompts are printed at the end,
 with the responses of anchor and policy.
 """
 
@@ -18,6 +18,8 @@ def get_config(arg=None):
   config = common.ConfigDict({"task": "pipeline", "seed": 0})
   config.base = ""
   config.conversations = 0
+  config.trackers = ()
+  config.tracking = common.tracking()
   config.data = {
     "dir": "",
     "path": "",

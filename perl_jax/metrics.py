@@ -7,6 +7,9 @@ Only process 0 writes. A stage has one `Writer` on its own directory:
   summary.json    what the stage achieved, replaced as a whole
   tensorboard/    the same scalars as event files
 
+Trackers that are open for the directory (`reporting.trackers`) get what is in
+metrics.jsonl.
+
 Every write reaches the operating system before it returns, so a kill loses
 nothing. JSON has no non-finite numbers: they are written as the strings
 "nan", "inf" and "-inf", which `float()` reads back. Text is ASCII with escapes,
@@ -23,7 +26,7 @@ import numpy as np
 from rich.console import Console
 
 from perl_jax import disk, files, journal
-from perl_jax.reporting import terminal
+from perl_jax.reporting import terminal, trackers
 
 # What a run has achieved; a run that has it has finished.
 SUMMARY = "summary.json"
@@ -93,6 +96,9 @@ class Writer:
     self._events = events.Events(
       self._workdir / "tensorboard", self._resume_step
     )
+    self._trackers = trackers.find(self._workdir)
+    if self._trackers is not None:
+      self._trackers.begin()
     self._progress.start()
     self._open = True
     return self
@@ -124,6 +130,8 @@ class Writer:
     for key, value in metrics.items():
       row[key] = _scalar(key, value)
     self._append("metrics.jsonl", [row])
+    if self._trackers is not None:
+      self._trackers.wrote()
     del row["step"]
     self._events.write(int(step), row)
     self._progress.update(int(step), row)

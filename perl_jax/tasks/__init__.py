@@ -4,8 +4,10 @@ A file is a command, a folder is what commands share, and no command imports
 another.
 """
 
+import contextlib
 import dataclasses
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +16,8 @@ from absl import logging
 
 from perl_jax import names
 from perl_jax.interop import packages
-from perl_jax.tasks.settings import paths, ranges
+from perl_jax.reporting import trackers
+from perl_jax.tasks.settings import paths, ranges, tracking
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,9 +101,41 @@ def run(config: Any, workdir: str | Path) -> dict[str, float]:
   module = TASKS[name].module()
   if name in SHOWN:
     config = resolved(config, workdir)
-  if not TASKS[name].trains:
+  with tracked(config, workdir):
+    if TASKS[name].trains:
+      return _train(module, config, workdir)
     return module.run(config, workdir)
-  return _train(module, config, workdir)
+
+
+@contextlib.contextmanager
+def tracked(config: Any, workdir: Path) -> Iterator[None]:
+  """Sends what the block writes to the trackers of the config, if it has any.
+
+  An empty block sends what a run that has finished could not send.
+  """
+  if "trackers" not in config:
+    yield
+    return
+  from perl_jax import hosts
+
+  goes_on = bool(TASKS[config.task].trains) or config.task == "pipeline"
+  asked = tracking.tracking_of(config, workdir, goes_on=goes_on)
+  if not hosts.is_primary():
+    asked = None
+  with trackers.opened(workdir, asked) as session:
+    yield
+    if session.pending:
+      session.texts |= _report(workdir, samples=config.tracking.samples)
+
+
+def _report(workdir: Path, *, samples: bool) -> dict[str, str]:
+  """The report for a tracker, by its name; a run does not fail for its sake."""
+  try:
+    text = TASKS["report"].module().render(workdir, samples=samples)
+  except Exception as error:
+    logging.warning("The trackers get no report.html: %s", error)
+    return {}
+  return {"report.html": text}
 
 
 def _train(module: ModuleType, config: Any, workdir: Path) -> dict[str, float]:

@@ -15,7 +15,7 @@ from perl_jax import files, hosts, tasks
 from perl_jax.data.sources import registry
 from perl_jax.hosts import signals
 from perl_jax.reporting import conversations, terminal
-from perl_jax.tasks.settings import shared
+from perl_jax.tasks.settings import shared, tracking
 from perl_jax.tasks.training import finished, lock
 from perl_jax.tasks.training import workdir as workdir_lib
 
@@ -41,6 +41,9 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   done = finished_run(config, configs, workdir)
   if done is not None:
     logging.info("pipeline in %s has finished: nothing is left.", workdir)
+    for name, stage in configs.items():
+      with tasks.tracked(stage, workdir / name):
+        pass  # sends what is missing
     lock.clear(workdir)
     return done
   with lock.held(workdir):
@@ -100,6 +103,9 @@ def stage_config(
   stage = config[name].copy_and_resolve_references()
   with stage.unlocked():
     stage.seed = config.seed
+    stage.trackers = config.trackers
+    stage.tracking = config.tracking.copy_and_resolve_references()
+    stage.tracking.run = f"{tracking.run_name(config, workdir)}/{name}"
     if config.base:
       stage.base = config.base
     for field, value in config.data.items():
@@ -122,7 +128,8 @@ def run_stage(config: shared.Config, workdir: Path) -> dict[str, float]:
   if done is not None:
     logging.info("%s in %s has finished.", config.task, workdir)
     lock.clear(workdir)
-    return done
+    with tasks.tracked(config, workdir):
+      return done  # sends what is missing
   logging.info("stage %s in %s", config.task, workdir)
   return tasks.run(config, workdir)
 

@@ -40,12 +40,27 @@ def write_report(
   """Writes `report.html` into the workdir and returns its path.
 
   Args:
+    workdir, summary: See `render`.
+  """
+  return _write(Path(workdir), render(workdir, summary))
+
+
+def render(
+  workdir: str | Path,
+  summary: Mapping[str, object] | None = None,
+  *,
+  samples: bool = True,
+) -> str:
+  """The report of a run as one HTML page.
+
+  Args:
     workdir: Directory of a stage, or of a pipeline with `sft/`, `reward/`,
       `rl/`, `dpo/`, `evaluate/`, `judge/`. Read of each: `metrics.jsonl`,
       `samples.jsonl`, `scores.jsonl`, `verdicts.jsonl`, `summary.json`,
       `benchmark.json`, `config.json`. The command is `command` in the root's
       summary, or in `command.txt` there.
     summary: The root's summary; None reads it.
+    samples: Whether prompts and responses are shown.
 
   Raises:
     ValueError: None of the files has anything in it, or one is malformed.
@@ -55,7 +70,9 @@ def write_report(
   if summary is None and workdir.is_dir():
     summary = _read_object(workdir, "summary")
   stages, config, flat = _read(workdir, summary or {})
-  text = page.render(
+  if not samples:
+    stages = [stage._replace(samples=(), verdicts=()) for stage in stages]
+  return page.render(
     title=workdir.resolve().name,
     when=_when(workdir),
     summary={k: v for k, v in flat.items() if k != "command"},
@@ -63,7 +80,6 @@ def write_report(
     config=config if _parts(workdir) else {},
     command=_command(workdir, summary or {}),
   )
-  return _write(workdir, text)
 
 
 def write_comparison(workdir: str | Path, runs: Sequence[str]) -> Path:

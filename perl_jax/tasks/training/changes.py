@@ -149,6 +149,7 @@ RULES = (
     (
       "fit", "log_every", "eval_every", "eval.samples", "save",
       "reward.timeout", "report_checkpoint", "conversations", "data.preview",
+      "trackers", "tracking",
     ),
     "it does not change what is learned",
   ),

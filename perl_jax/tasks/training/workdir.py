@@ -34,6 +34,8 @@ ADDED: Mapping[str, Any] = {
   "reward.timeout": 1800.0,
   "nonfinite": "stop",
   "nonfinite_limit": 10,
+  "trackers": [],
+  "tracking": {"project": "", "run": "", "samples": False},
   # Responses ended with their stop token, whatever a chat template writes then.
   "score_at": "turn",
 }
