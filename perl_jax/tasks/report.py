@@ -101,7 +101,8 @@ def write_comparison(workdir: str | Path, runs: Sequence[str]) -> Path:
       path = Path(place).expanduser()
       summary = _read_object(path, "summary") if path.is_dir() else {}
       stages, config, flat = _read(path, summary)
-      run = settings.Run(place, settings.flat(config), stages, flat, label)
+      fields = settings.flat(config) | _members(path, config)
+      run = settings.Run(place, fields, stages, flat, label)
       found.append(run)
   gathered = settings.gather(found, paths.OF_STAGES)
   title = Path(workdir).resolve().name
@@ -109,6 +110,24 @@ def write_comparison(workdir: str | Path, runs: Sequence[str]) -> Path:
   return _write(
     Path(workdir), comparison.render(title, gathered, paths.OF_STAGES)
   )
+
+
+def _members(workdir: Path, config: Mapping[str, object]) -> dict[str, object]:
+  """How many models the reward model of an RL run is, by "reward.ensemble".
+
+  A single one and an ensemble may lie under names that end alike. Nothing where
+  the reward model is gone; a pipeline has the field in its config.
+  """
+  reward = config.get("reward")
+  init = reward.get("init") if isinstance(reward, Mapping) else ""
+  if config.get("task") != "rl" or not isinstance(init, str) or not init:
+    return {}
+  place = Path(paths.absolute(init))
+  if not place.is_dir():  # the command was started elsewhere
+    place = workdir.resolve().parent / place.name
+  found = json_text.object_or_none(place / "model.json") or {}
+  name = "ensemble"
+  return {f"reward.{name}": found[name]} if name in found else {}
 
 
 def _parts(workdir: Path) -> list[tuple[str, Path]]:

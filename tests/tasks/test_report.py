@@ -210,3 +210,24 @@ def test_several_runs_are_compared(tmp_path, workdir):
     with pytest.raises((FileNotFoundError, ValueError), match=wrong):
       report.run(wanted, tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_a_single_reward_model_and_an_ensemble_are_told_apart(tmp_path):
+  """Also where both lie under names that end alike, on another machine."""
+  places = []
+  for kind, members in (("single", 1), ("many", 4)):
+    for seed in (0, 1):
+      root = tmp_path / kind / str(seed)
+      (root / "reward").mkdir(parents=True)
+      files.write_json(root / "reward" / "model.json", {"ensemble": members})
+      write_stage(root / "rl", runs.make_rl())
+      fields = {"task": "rl", "seed": seed, "beta": 0.4}
+      fields["reward"] = {"init": f"elsewhere/{kind}/{seed}/reward"}
+      files.write_json(root / "rl" / "config.json", fields)
+      places.append(str(root / "rl"))
+  wanted = config.get_config()
+  wanted.runs = tuple(places)
+  report.run(wanted, tmp_path / "out")
+  text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+  assert "4 runs of 2 settings" in text
+  assert "ensemble 1" in text and "ensemble 4" in text
