@@ -31,6 +31,7 @@ import perl_jax
 from perl_jax import compilation_cache, disk, hosts, tasks
 from perl_jax.hosts import signals
 from perl_jax.planning import libtpu
+from perl_jax.tasks.rollouts import time_limit
 from perl_jax.tasks.settings import config_files, overrides
 
 _CONFIG = config_files.define(
@@ -200,14 +201,20 @@ def quiet_libraries() -> None:
   logging.get_absl_handler().python_handler.addFilter(
     lambda record: record.pathname.startswith(ours) or is_news(record)
   )
-  shown = sys.excepthook
+  shown, ignored = sys.excepthook, sys.unraisablehook
 
   def excepthook(kind, error, trace):
     # TensorStore's threads print it after one of their writes was refused.
     if str(error) != "Event loop is closed":
       shown(kind, error, trace)
 
-  sys.excepthook = excepthook
+  def unraisablehook(about):
+    # Raised in a callback or a finalizer, out of which no exception comes: it
+    # is raised again elsewhere.
+    if not issubclass(about.exc_type, (signals.Stopped, time_limit.OutOfTime)):
+      ignored(about)
+
+  sys.excepthook, sys.unraisablehook = excepthook, unraisablehook
 
 
 def is_news(record: standard_logging.LogRecord) -> bool:
@@ -230,7 +237,45 @@ def start(argv: list[str]) -> None:
     compilation_cache.use(_COMPILATION_CACHE.value, os.environ)
   except ValueError as error:
     sys.exit(f"error: {error}")
-  main(argv)
+  status = 1
+  try:
+    main(argv)
+    status = 0
+  except SystemExit as error:
+    status = error.code if isinstance(error.code, int) else status
+    raise
+  finally:
+    wait_for_no_thread(status)
+
+
+def wait_for_no_thread(status: int, seconds: float = _LAST_SECONDS) -> None:
+  """Lets the command end though a thread of the user's code never does.
+
+  Python waits at its end for all threads that are not daemons.
+
+  Args:
+    status: Exit status of the command.
+    seconds: Time that they have.
+  """
+
+  def left():
+    mine = threading.main_thread()
+    every = [t for t in threading.enumerate() if t is not mine]
+    names = dict.fromkeys(t.name for t in every if not t.daemon)
+    return ", ".join(names)
+
+  def leave():
+    if names := left():
+      hosts.say(
+        f"Not waited for, {seconds:g} s after the end: threads that somebody"
+        f" has started and that do not end ({names}). Give them daemon=True."
+      )
+      os._exit(status)
+
+  if left():
+    timer = threading.Timer(seconds, leave)
+    timer.daemon = True
+    timer.start()
 
 
 def parse(argv: list[str]) -> list[str]:

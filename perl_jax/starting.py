@@ -30,12 +30,38 @@ def _leave(number: int, frame: object) -> None:
 
 def listen() -> None:
   """Handles the signals that this process was not started to ignore."""
-  for name in NAMES:
-    number = getattr(signal, name, None)
+  for number in map(_number, NAMES):
     if number and signal.getsignal(number) is not signal.SIG_IGN:
       signal.signal(number, _leave)
 
 
+def _forget() -> None:
+  """Gives a forked child, as of `multiprocessing`, the handlers of Python.
+
+  What tells it to end, or a Ctrl-C for all of a terminal, is not for the run:
+  the child has inherited the pipe through which the run hears of signals.
+  """
+  ours = [n for n in map(_number, NAMES) if n and _is_ours(n)]
+  for number in ours:
+    usual = signal.SIG_DFL
+    if number == signal.SIGINT:
+      usual = signal.default_int_handler
+    signal.signal(number, usual)
+  if ours:
+    signal.set_wakeup_fd(-1)
+
+
+def _number(name: str) -> int | None:
+  return getattr(signal, name, None)
+
+
+def _is_ours(number: int) -> bool:
+  module = getattr(signal.getsignal(number), "__module__", None) or ""
+  return module.startswith("perl_jax.")
+
+
+if hasattr(os, "register_at_fork"):
+  os.register_at_fork(after_in_child=_forget)
 # Not where the command's module is imported by another program.
 _command = getattr(sys.modules["__main__"], "__spec__", None)
 if getattr(_command, "name", "") == "perl_jax.main":

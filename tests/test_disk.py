@@ -14,6 +14,7 @@ import pytest
 
 from configs import export
 from perl_jax import checkpoint, disk, files, main, metrics, steps, tasks
+from perl_jax.interop import peft
 from perl_jax.reporting import events
 from perl_jax.tasks import evaluate, report
 from perl_jax.tasks.training import standing
@@ -138,21 +139,50 @@ def test_full_disk_has_no_room_for_events(tmp_path):
     writer.close()
 
 
-@pytest.mark.parametrize("format_", ["adapter", "merged"])
-def test_full_disk_leaves_no_part_of_an_export(tmp_path, format_):
-  """What there is room for at first is removed again."""
-  base, adapter = tmp_path / "base", tmp_path / "adapter"
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+  """What is exported, by format: models on disk, of transformers and PEFT."""
+  root = tmp_path_factory.mktemp("exported")
+  base, adapter = root / "base", root / "adapter"
   config = cases.write_base(base)
   cases.write_adapter(adapter, config, str(base))
-  init = adapter if format_ == "adapter" else base
-  fields = {"init": str(init), "format": format_}
+  return {"adapter": adapter, "merged": base, "gguf": adapter}
+
+
+def assert_no_part_of_an_export(tmp_path, fields, *rooms):
+  """Exports with room for so many bytes: one line, and nothing remains."""
   wanted = tiny.override(export.get_config(), fields)
-  for left in (0, 12_288):
+  for left in rooms:
     with nearly_full(tmp_path / f"disk{left}", left) as directory:
       with pytest.raises(disk.CannotWrite, match="cannot be written to") as e:
         tasks.run(wanted, directory / "out")
       assert "MiB are free there" in str(e.value) and "\n" not in str(e.value)
       assert names(directory) == ["filler"]
+
+
+@pytest.mark.parametrize("format_", ["adapter", "merged", "gguf"])
+def test_full_disk_leaves_no_part_of_an_export(tmp_path, exported, format_):
+  """What there is room for at first is removed again."""
+  if format_ == "gguf":
+    pytest.importorskip("gguf", reason="needs the package gguf")
+  fields = {"init": str(exported[format_]), "format": format_}
+  assert_no_part_of_an_export(tmp_path, fields, 0, 8192)
+
+
+@pytest.mark.parametrize("left", [0, 8192, 40_960, 160_000])
+def test_full_disk_leaves_no_part_of_a_whole_gguf_model(tmp_path, left):
+  """Neither of the model, nor of the adapter that is written before it."""
+  pytest.importorskip("gguf", reason="needs the package gguf")
+  from tests.interop.gguf import models, test_merged
+
+  base, adapter = tmp_path / "base.gguf", tmp_path / "adapter"
+  role = test_merged.policy("qwen3_tiny", models.write(base, "qwen3_tiny"))
+  adapter.mkdir()
+  peft.save_adapter(
+    adapter, role.config, role.lora, role.adapter, base=str(base)
+  )
+  fields = {"init": str(adapter), "format": "gguf", "gguf_model": "f16"}
+  assert_no_part_of_an_export(tmp_path, fields, left)
 
 
 def test_full_disk_leaves_no_part_of_a_report(tmp_path):

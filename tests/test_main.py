@@ -4,8 +4,10 @@ import json
 import logging as standard_logging
 import os
 import pathlib
+import queue
 import subprocess
 import sys
+import threading
 
 import pytest
 from absl import flags, logging
@@ -254,6 +256,21 @@ def test_other_libraries_are_quiet_but_for_warnings():
   finally:
     handler.filters[:] = before
     logging.set_verbosity(verbosity)
+
+
+def test_a_thread_that_never_ends_is_not_waited_for(monkeypatch, capsys):
+  """Of a reward function: Python would wait for it at the end of a run."""
+  left, end = queue.Queue(), threading.Event()
+  monkeypatch.setattr(main.os, "_exit", left.put)
+  main.wait_for_no_thread(3, 0.01)
+  thread = threading.Thread(target=end.wait, name="of the user")
+  thread.start()
+  main.wait_for_no_thread(4, 0.01)
+  assert left.get(timeout=20) == 4
+  end.set()
+  thread.join()
+  (line,) = capsys.readouterr().err.splitlines()
+  assert "threads that somebody has started" in line and "(of the user)" in line
 
 
 def start(*arguments, **options):

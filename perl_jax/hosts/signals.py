@@ -8,11 +8,17 @@ raises `Stopped` in the main thread or, where `deferred` is entered, waits until
 Python calls a handler only between two of its instructions, and XLA may compile
 for minutes within one. A thread therefore reads the signals too: it ends a
 process that has nothing to finish, and says what is waited for.
+
+A handler is called wherever the main thread happens to be, also in a finalizer
+or a callback of the garbage collector, out of which no exception comes. The
+thread sees that `Stopped` got lost, and has it raised again.
 """
 
+import _thread
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -21,6 +27,8 @@ from perl_jax.starting import NAMES, STATUS
 
 # Seconds that the main thread has to answer before the other one does.
 _PATIENCE = 3.0
+# Seconds after which it is looked whether `Stopped` got lost.
+_AGAIN = 0.5
 
 
 class Stopped(BaseException):
@@ -49,12 +57,17 @@ class _Told:
   Attributes:
     first: Name of the first signal, or "".
     count: How many signals there were.
+    sent: How many more were sent by this process to itself.
+    again: Whether the next signal is one of these.
     heard: Set once the main thread has acted on the first.
+    over: Set once the run has ended.
+    ending: Held while that is set, or such a signal is sent.
   """
 
   def __init__(self):
-    self.first, self.count = "", 0
-    self.heard = threading.Event()
+    self.first, self.count, self.sent, self.again = "", 0, 0, False
+    self.heard, self.over = threading.Event(), threading.Event()
+    self.ending = threading.Lock()
 
 
 _told, _deferred, _interrupting = _Told(), 0, False
@@ -113,11 +126,16 @@ def handled() -> Iterator[None]:
     name = signal.Signals(number).name
     if name == "SIGHUP":
       _close(terminals)
-    told.count += 1
-    told.first = told.first or name
+    again, told.again = told.again, False
+    if not again:
+      told.count += 1
+      told.first = told.first or name
+    # The thread answers a second one.
     if told.count == 1 and (_interrupting or not _deferred):
+      if again and _is_being_handled():
+        return
       told.heard.set()
-      raise Stopped(name)
+      raise Stopped(told.first)
 
   before = {number: signal.signal(number, handle) for number in numbers}
   read, write = os.pipe()
@@ -130,6 +148,8 @@ def handled() -> Iterator[None]:
   try:
     yield
   finally:
+    with told.ending:
+      told.over.set()
     told.heard.set()
     signal.set_wakeup_fd(wakeup)
     for number, handler in before.items():
@@ -137,6 +157,14 @@ def handled() -> Iterator[None]:
     os.close(write)  # the thread reads the end of it
     thread.join()
     _told = _Told()
+
+
+def _is_being_handled() -> bool:
+  """Whether an `except` or `finally` of this thread is at work on `Stopped`."""
+  error = sys.exc_info()[1]
+  while error is not None and not isinstance(error, Stopped):
+    error = error.__cause__ or error.__context__
+  return error is not None
 
 
 def _close(terminals: list[int]) -> None:
@@ -148,10 +176,13 @@ def _close(terminals: list[int]) -> None:
 
 def _listen(read: int, numbers: set[int], told: _Told) -> None:
   """Reads signals from a pipe as they come, until it is closed."""
-  seen = 0
+  seen = ours = 0
   with os.fdopen(read, "rb", buffering=0) as pipe:
     while found := pipe.read(1):
       if found[0] not in numbers:
+        continue
+      if ours < told.sent:
+        ours += 1
         continue
       seen += 1
       name = signal.Signals(found[0]).name
@@ -164,12 +195,25 @@ def _listen(read: int, numbers: set[int], told: _Told) -> None:
         )
       told.first = told.first or name
       processes.pass_on(name)
-      threading.Thread(target=_answer, args=(told,), daemon=True).start()
+      threading.Thread(
+        target=_answer, args=(told, found[0]), daemon=True
+      ).start()
 
 
-def _answer(told: _Told) -> None:
-  """Speaks where the main thread is too busy to."""
+def _answer(told: _Told, number: int) -> None:
+  """Speaks where the main thread is too busy to, and asks it again and again.
+
+  Args:
+    told: What the process has been told.
+    number: Number of the first signal.
+  """
   if told.heard.wait(_PATIENCE):
+    while not told.over.wait(_AGAIN):
+      with told.ending:
+        if not told.over.is_set() and (_interrupting or not _deferred):
+          told.again = True
+          told.sent += 1
+          _thread.interrupt_main(number)
     return
   if not _deferred:
     processes.leave(str(Stopped(told.first)), STATUS)

@@ -91,7 +91,7 @@ def test_who_does_not_answer_is_spoken_for(left, capfd, monkeypatch, deferred):
   told = signals._Told()
   told.first = "SIGTERM"
   monkeypatch.setattr(signals, "_deferred", int(deferred))
-  signals._answer(told)
+  signals._answer(told, signal.SIGTERM)
   if deferred:
     assert not left and "is finished and saved first" in capfd.readouterr().err
   else:
@@ -108,3 +108,60 @@ def test_what_is_ignored_stays_ignored(left):
       assert signals.told() == ""
   finally:
     signal.signal(signal.SIGHUP, before)
+
+
+class Finalized:
+  """Takes a while to be finalized; no exception comes out of that."""
+
+  def __del__(self):
+    send("SIGTERM")
+    for _ in range(1000):
+      time.sleep(0.001)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_meets_a_finalizer_is_not_lost(left, monkeypatch):
+  """As one that meets the callback of JAX for the garbage collector."""
+  monkeypatch.setattr(signals, "_AGAIN", 0.05)
+  with pytest.raises(signals.Stopped, match="SIGTERM"), signals.handled():
+    Finalized()
+    for _ in range(2000):
+      time.sleep(0.01)
+  assert not left
+
+
+def test_a_signal_is_raised_once_to_who_handles_it(left, monkeypatch):
+  """What is put in order because of it is not disturbed."""
+  monkeypatch.setattr(signals, "_AGAIN", 0.001)
+  order = []
+  with pytest.raises(signals.Stopped), signals.handled():
+    try:
+      send("SIGTERM")
+      time.sleep(10)
+    finally:
+      try:
+        raise ValueError("of what is put in order")
+      except ValueError:
+        for _ in range(100):
+          time.sleep(0.001)
+      order.append("done")
+  assert order == ["done"] and not left
+
+
+FORKS = pytest.mark.filterwarnings("ignore:.*os.fork:RuntimeWarning")
+
+
+@FORKS
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_what_a_forked_child_is_told_is_not_for_the_run(left):
+  """As when a pool of `multiprocessing` ends its workers."""
+  with signals.handled(), signals.deferred():
+    child = os.fork()
+    if not child:
+      send("SIGTERM")
+      time.sleep(10)
+      os._exit(0)
+    _, status = os.waitpid(child, 0)
+    time.sleep(0.1)
+    assert signals.told() == "" and not left
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGTERM

@@ -72,8 +72,9 @@ def call(
   """
 
   def act():
-    found = function(*args)
-    return _awaited(found) if inspect.isawaitable(found) else found
+    with _children_end():
+      found = function(*args)
+      return _awaited(found) if inspect.isawaitable(found) else found
 
   try:
     with _put_back():
@@ -191,6 +192,31 @@ def _put_back() -> Iterator[None]:
     if here and _here() != here:
       with contextlib.suppress(OSError):
         os.chdir(here)
+
+
+@contextlib.contextmanager
+def _children_end() -> Iterator[None]:
+  """Ends a child that the code has forked, when it comes out of the block.
+
+  It would go on as a second run, in the workdir of the first.
+  """
+  mine, status = os.getpid(), 0
+  try:
+    yield
+  except BaseException as error:
+    if os.getpid() == mine:
+      raise
+    status = 1
+    if isinstance(error, SystemExit):
+      status = (
+        error.code if isinstance(error.code, int) else int(bool(error.code))
+      )
+    else:
+      traceback.print_exc()
+  if os.getpid() != mine:
+    for stream in (sys.stdout, sys.stderr):
+      stream.flush()
+    os._exit(status & 0xFF)
 
 
 def _here() -> str:

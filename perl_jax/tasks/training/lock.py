@@ -34,6 +34,11 @@ OLD_SECONDS = 300.0
 # Variables in which schedulers name a job, the same when it is started again.
 JOBS = ("PERL_JAX_JOB", "SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
 
+_DIED = (
+  "ended without a word: it was killed, as for want of memory, or code of yours"
+  " has called os._exit"
+)
+
 _held: set[Path] = set()
 
 
@@ -172,7 +177,7 @@ def _gone(
     return "ended when this host was started anew"
   if here and theirs.get("processes") == mine["processes"]:
     mine_once = theirs.get("pid") == mine["pid"]  # and is not held any more
-    return "has ended" if mine_once or not _lives(theirs) else ""
+    return _DIED if mine_once or not _lives(theirs) else ""
   if theirs.get("job") and theirs["job"] == mine["job"]:
     return f"was this job ({mine['job']}) before it was started again"
   if age > OLD_SECONDS:

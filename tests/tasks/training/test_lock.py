@@ -73,7 +73,7 @@ def test_a_lock_is_there_while_a_run_is(tmp_path):
   assert taken(workdir) and (workdir / "notes").exists()
 
 
-def test_a_process_of_this_host(leave, other):
+def test_a_process_of_this_host(leave, other, caplog):
   alive = {"pid": other.pid, "started": lock._started(other.pid)}
   message = refused(leave(age=10_000, **alive, since="noon"))
   assert f"process {other.pid} on " in message and "started noon" in message
@@ -81,7 +81,9 @@ def test_a_process_of_this_host(leave, other):
   assert taken(leave(pid=other.pid, started="1"))
   other.kill()
   other.wait()
+  caplog.set_level("INFO", logger="absl")
   assert taken(leave(**alive))
+  assert "lock.json was left by a run that ended without a word" in caplog.text
 
 
 def test_a_process_of_this_host_before_it_was_started_anew(leave, other):
