@@ -45,6 +45,7 @@ def get_config(arg=None):
     "refill": 0,
     "merge": False,
     "layout": "auto",
+    "buckets": (),
   }
   config.beta = 0.05
   config.kl = {

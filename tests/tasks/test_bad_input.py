@@ -186,6 +186,11 @@ def test_a_task_that_there_is_not(tmp_path):
     ("ppo__epochs", 2, ("ppo.epochs=2", "grpo")),
     ("ppo__clip_low", 2.0, ("config.ppo.clip_low=2.0", "in [0, 1]")),
     ("kl__target", -1.0, ("config.kl.target=-1.0", "0 for a fixed")),
+    (
+      "rollouts__buckets",
+      (4, 32),
+      ("config.rollouts.buckets=(4, 32)", "data.response_len=12"),
+    ),
     ("rollouts__refill", 3, ("config.rollouts.refill=3", "slots=0")),
     ("rollouts__layout", "fsdp", ("config.rollouts.layout='fsdp'", "decode")),
     ("microbatches", 3, ("config.batch_size=8", "config.microbatches")),

@@ -73,12 +73,21 @@ class IterationPrograms:
     return trainable["policy"], self.base, *prompts, key
 
   def responses(
-    self, samples: Samples
+    self, samples: Samples, longest: int | None = None
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Sampled tokens, mask and log-probs by prompt, `[B, G, T]` each."""
+    """Sampled tokens, mask and log-probs by prompt, `[B, G, T]` each.
+
+    Args:
+      samples: Responses, `[B * G, S]`.
+      longest: Tokens of the longest one. `T` is the first of
+        `settings.buckets` that has room for it; None is `S`.
+    """
+    room = samples.tokens.shape[-1]
+    if longest is not None:
+      room = next(n for n in self.settings.buckets if n >= longest)
     shape = (-1, self.settings.estimator.group, samples.tokens.shape[-1])
     return tuple(
-      array.reshape(shape)
+      array.reshape(shape)[..., :room]
       for array in (samples.tokens, samples.mask, samples.logprobs)
     )
 

@@ -139,7 +139,8 @@ class Iteration:
   def _score(self, state, batch, device, samples):
     """(experience, parts of the reward) of sampled responses."""
     programs = self._programs
-    responses = programs.responses(samples)
+    longest = hosts.to_host(jnp.max(samples.mask.sum(axis=-1)))
+    responses = programs.responses(samples, int(longest))
     scores = programs.score(
       *programs.score_args(state.trainable, device, responses)
     )

@@ -191,6 +191,7 @@ RANGES: Mapping[str, Range] = {
   "value_coef": _least(0),
   "entropy_coef": _least(0),
   "rollouts.slots": _count(0, "0 decodes all samples at once"),
+  "rollouts.buckets": _count(why=_LENGTH),
   "rollouts.refill": _count(0, "0 is a quarter of the slots"),
   "kl.target": _least(0, "in nats of KL, or 0 for a fixed beta"),
   "kl.horizon": _count(),

@@ -1,6 +1,7 @@
 """Settings of the RL stage, read from its config once."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import optax
@@ -9,6 +10,8 @@ from perl_jax import sampling, steps
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.tasks.settings import judge, reward_functions, shared
 from perl_jax.tasks.settings import reward as reward_settings
+
+_LEAST_BUCKET = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +25,8 @@ class RLSettings:
     rollout: How a training iteration samples: `sampling` in groups, and with
       continuous batching if it is asked for.
     beta: Weight of the KL to the anchor at the start.
+    buckets: Lengths that responses are padded to when they are scored and
+      learned from, in ascending order; the last is `data.response_len`.
     kl_target: KL in nats per response that beta follows; 0 keeps beta fixed.
     kl_horizon: Number of responses in which beta may change by a fifth; see
       `objectives.kl.adapt_beta`.
@@ -33,6 +38,7 @@ class RLSettings:
   optimizer: shared.Optimizer
   sampling: sampling.SamplingSpec
   rollout: sampling.SamplingSpec
+  buckets: tuple[int, ...]
   beta: float
   kl_target: float
   kl_horizon: int
@@ -71,6 +77,7 @@ def read(config: shared.Config) -> RLSettings:
     **config.sampling.to_dict(),
   )
   rollout = config.rollouts.to_dict() | {"group": config.samples_per_prompt}
+  buckets = _buckets(rollout.pop("buckets"), config.data.response_len)
   try:
     rollout_spec = dataclasses.replace(spec, **rollout)
   except ValueError as error:
@@ -81,12 +88,31 @@ def read(config: shared.Config) -> RLSettings:
     optimizer=_optimizer(config, estimator),
     sampling=spec,
     rollout=rollout_spec,
+    buckets=buckets,
     beta=config.beta,
     kl_target=config.kl.target,
     kl_horizon=config.kl.horizon,
     microbatches=config.microbatches,
     score_microbatches=config.score_microbatches,
   )
+
+
+def _buckets(given: Sequence[int], longest: int) -> tuple[int, ...]:
+  """Lengths of responses; () is a quarter and a half of the longest, and it.
+
+  Few, because each compiles the scores and the update once more, and none that
+  is too short to save time.
+
+  Raises:
+    ValueError: One is longer than the longest response.
+  """
+  if given and max(given) > longest:
+    raise ValueError(
+      f"config.rollouts.buckets={tuple(given)!r}: responses have at most"
+      f" data.response_len={longest} tokens. Leave out what is longer."
+    )
+  own = [n for n in (longest // 4, longest // 2) if n >= _LEAST_BUCKET]
+  return (*sorted({*(given or own)} - {longest}), longest)
 
 
 def _estimator(config: shared.Config) -> steps.Estimator:

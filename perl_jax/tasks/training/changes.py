@@ -139,8 +139,9 @@ ROUNDING = "sums are rounded otherwise than if it had stayed"
 RULES = (
   Rule(
     (
-      "mesh", "rollouts.layout", "model.remat", "model.scan_unroll",
-      "model.attention", "score_microbatches", "eval.batch_size",
+      "mesh", "rollouts.layout", "rollouts.buckets", "model.remat",
+      "model.scan_unroll", "model.attention", "score_microbatches",
+      "eval.batch_size",
     ),
     ROUNDING,
   ),

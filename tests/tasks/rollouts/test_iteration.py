@@ -130,11 +130,11 @@ def trainable_of(estimator):
 
 
 def iterate(
-  estimator=REINFORCE, shift=0.25, penalty=3.0, clock=None, **control
+  estimator=REINFORCE, shift=0.25, penalty=3.0, clock=None, of=None, **control
 ):
   """(metrics of two iterations, programs, last state)."""
+  programs = of or programs_of(estimator, **control)
   mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
-  programs = programs_of(estimator, **control)
   reward = rewards.Rewarder(
     programs.reward, None, None, unstopped_penalty=penalty
   )

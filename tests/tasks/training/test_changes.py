@@ -56,6 +56,7 @@ def goes_on(workdir, config):
     ("reward", "microbatches", 2),
     ("rl", "score_microbatches", 2),
     ("rl", "rollouts.layout", "train"),
+    ("rl", "rollouts.buckets", (4, 8)),
     ("rl", "fit", "off"),
     ("rl", "judge.timeout", 1.0),
     ("rl", "judge.rows", 4),  # nobody judges
