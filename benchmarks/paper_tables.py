@@ -99,7 +99,7 @@ def coffee() -> list[Group]:
     }
     found += rewards.values()
     fixed = rewards["LoRA r8, attention"]
-    found += [
+    policies = [
       Group(
         "rl",
         "coffee_bar",
@@ -114,6 +114,20 @@ def coffee() -> list[Group]:
       )
       for tuning, values in TUNINGS.items()
     ]
+    # By the gold check of the data set, which knows what was ordered.
+    judged = [
+      Group(
+        "judge",
+        "coffee_bar",
+        backbone,
+        policy.tuning,
+        init={"policy": policy},
+        seeds=(0, 1, 2),
+        of_seed=("policy",),
+      )
+      for policy in policies
+    ]
+    found += [*policies, *judged]
   return found
 
 
