@@ -299,3 +299,14 @@ def test_broken_links_are_found():
       "stagse.md is not there",
       "stages.md#metric has no such heading",
       "#x has no such heading"]  # fmt: skip
+
+
+def test_every_page_is_listed():
+  """In the table of docs/README.md, and in the navigation of the site."""
+  site = documents.text(documents.ROOT / "mkdocs.yml")
+  table = set(documents.links(documents.text(documents.DOCS / "README.md")))
+  for page in documents.DOCS.rglob("*.md"):
+    name = page.relative_to(documents.DOCS).as_posix()
+    assert f"- {name}\n" in site, f"{name} is not in the nav of mkdocs.yml"
+    if "/" not in name and name != "README.md":
+      assert name in table, f"{name} is not in the table of docs/README.md"
