@@ -86,15 +86,23 @@ def flags(page: str) -> Iterator[str]:
 
 
 def fields(page: str) -> Iterator[str]:
-  """Names of config fields in the first column of tables headed "field"."""
-  inside = False
+  """Names of config fields in tables: "field", or "here" beside other names.
+
+  Commands, flags and files in such a column are left out.
+  """
+  column = None
   for line in prose(page).splitlines():
+    cells = [cell.strip() for cell in line.split("|")]
     if not line.startswith("|"):
-      inside = False
-    elif re.match(r"\| *field *\|", line):
-      inside = True
-    elif inside:
-      yield from _SPAN.findall(line.split("|")[1])
+      column = None
+    elif cells[1] == "field":
+      column = 1
+    elif cells[1:3] in [[other, "here"] for other in ("TRL", "PEFT", "Tunix")]:
+      column = 2
+    elif column is not None:
+      for name in _SPAN.findall(cells[column]):
+        if re.fullmatch(r"[a-z_]+(\.[a-z_0-9]+)*(\.\*)?", name):
+          yield name
 
 
 def links(page: str) -> Iterator[str]:
