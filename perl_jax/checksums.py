@@ -83,12 +83,22 @@ def require_whole(directory: Path) -> None:
     ValueError: A file differs or is missing; names it and the way out.
   """
   found = fault(directory)
-  if found:
-    raise ValueError(
-      f"The checkpoint {directory} is damaged: {found}. Restore that file, or"
-      " run the stage's command again: it puts this checkpoint aside and goes"
-      " on from the one before."
+  if not found:
+    return
+  others = [path for path in numbered(directory.parent) if path != directory]
+  way_out = (
+    "run the stage's command again: it puts this checkpoint aside and goes on"
+    " from the latest of the others."
+  )
+  if not any(fault(path) is None for path in others):
+    way_out = (
+      "train the stage anew, as no other checkpoint is whole: remove"
+      f" {directory.parents[1]} and run the command that made it."
     )
+  raise ValueError(
+    f"The checkpoint {directory} is damaged: {found}. Restore that file, or"
+    f" {way_out}"
+  )
 
 
 def numbered(directory: Path) -> list[Path]:

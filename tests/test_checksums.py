@@ -56,6 +56,7 @@ def test_damage_is_told_and_the_one_before_is_used(tmp_path, how, caplog):
     # A digit that flips in the list speaks of the file on that line.
     told = "" if name.name == "sha256.txt" else str(name)
     assert told in str(caught.value)
+    assert "run the stage's command again" in str(caught.value)
     caplog.clear()
     with checkpoint.Checkpointer(workdir, metric="m", mode="max") as saver:
       resumed = saver.restore(cases.state(0))
@@ -92,6 +93,31 @@ def test_nothing_whole_is_left(tmp_path):
   with pytest.raises(ValueError, match=r"All checkpoints .*1/metrics.*2/metri"):
     checkpoint.Checkpointer(tmp_path, metric="m", mode="max")
   assert cases.kept(tmp_path) == before
+
+
+def test_the_only_one_that_is_kept(tmp_path):
+  """As with save.keep=1 where the newest is the best: both ways out work."""
+  fields = {"metric": "m", "mode": "max", "keep": 1}
+  with checkpoint.Checkpointer(tmp_path, **fields) as saver:
+    for step in (1, 2):
+      saver.save(step, cases.state(step), {}, {"m": float(step)})
+  assert cases.kept(tmp_path) == [2]
+  path = tmp_path / "checkpoints" / "2" / "meta" / "metadata"
+  whole = path.read_bytes()
+  damage(path, "flipped")
+  with pytest.raises(
+    ValueError, match=r"All checkpoints .*2/meta/metadata is "
+  ):
+    checkpoint.Checkpointer(tmp_path, **fields)
+  match = rf"2/meta/metadata is .* no other checkpoint .* remove {tmp_path} and"
+  with pytest.raises(ValueError, match=match):
+    checkpoint.load_trainable(tmp_path, "last", cases.reward_role()[0])
+  path.write_bytes(whole)
+  with checkpoint.Checkpointer(tmp_path, **fields) as saver:
+    cases.same(saver.restore(cases.state(0)).state, cases.state(2))
+  shutil.rmtree(tmp_path)
+  with checkpoint.Checkpointer(tmp_path, **fields) as saver:
+    assert saver.restore(cases.state(0)) is None
 
 
 def test_the_list_is_what_sha256sum_checks(tmp_path):

@@ -11,7 +11,8 @@ process that has nothing to finish, and says what is waited for.
 
 A handler is called wherever the main thread happens to be, also in a finalizer
 or a callback of the garbage collector, out of which no exception comes. The
-thread sees that `Stopped` got lost, and has it raised again.
+thread sees that `Stopped` got lost, and has it raised again. Where another
+error came of it, as of a lock that was just being taken, it is raised instead.
 """
 
 import _thread
@@ -37,7 +38,10 @@ class Stopped(BaseException):
   Attributes:
     by: Name of the signal, or of what else told it.
     together: Whether all processes of the run have stopped alike.
+    answered: Whether somebody acts on it: an error is then one of its own.
   """
+
+  answered = False
 
   def __init__(self, by: str, what: str = "", *, together: bool = False):
     """Says in a sentence what was done about it.
@@ -104,7 +108,8 @@ def interrupting() -> Iterator[None]:
   _interrupting = True
   try:
     stop_if_told()
-    yield
+    with _instead_of_errors():
+      yield
   finally:
     _interrupting = False
 
@@ -132,7 +137,7 @@ def handled() -> Iterator[None]:
       told.first = told.first or name
     # The thread answers a second one.
     if told.count == 1 and (_interrupting or not _deferred):
-      if again and _is_being_handled():
+      if again and _origin(sys.exc_info()[1]):
         return
       told.heard.set()
       raise Stopped(told.first)
@@ -146,7 +151,8 @@ def handled() -> Iterator[None]:
   )
   thread.start()
   try:
-    yield
+    with _instead_of_errors():
+      yield
   finally:
     with told.ending:
       told.over.set()
@@ -159,12 +165,23 @@ def handled() -> Iterator[None]:
     _told = _Told()
 
 
-def _is_being_handled() -> bool:
-  """Whether an `except` or `finally` of this thread is at work on `Stopped`."""
-  error = sys.exc_info()[1]
+@contextlib.contextmanager
+def _instead_of_errors() -> Iterator[None]:
+  """Raises a `Stopped` that nobody has answered instead of what came of it."""
+  try:
+    yield
+  except Exception as error:
+    stopped = _origin(error)
+    if stopped is None or stopped.answered:
+      raise
+    raise stopped from None
+
+
+def _origin(error: BaseException | None) -> Stopped | None:
+  """The `Stopped` in the handling of which an error was raised, or itself."""
   while error is not None and not isinstance(error, Stopped):
     error = error.__cause__ or error.__context__
-  return error is not None
+  return error
 
 
 def _close(terminals: list[int]) -> None:

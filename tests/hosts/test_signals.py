@@ -1,5 +1,6 @@
 """Being told to stop: what the first signal does, and what the second."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -148,10 +149,30 @@ def test_a_signal_is_raised_once_to_who_handles_it(left, monkeypatch):
   assert order == ["done"] and not left
 
 
-FORKS = pytest.mark.filterwarnings("ignore:.*os.fork:RuntimeWarning")
+@pytest.mark.parametrize(
+  "block", [contextlib.nullcontext, signals.interrupting]
+)
+def test_an_error_that_came_of_a_signal_is_not_the_end(left, block):
+  """As of a lock that was just being taken: it is not released twice."""
+
+  def wait():
+    try:
+      send("SIGTERM")
+      time.sleep(10)
+    except signals.Stopped as stopped:
+      stopped.answered = answered
+      raise RuntimeError("release unlocked lock")  # noqa: B904
+
+  answered = False
+  with pytest.raises(signals.Stopped), signals.handled(), block():
+    wait()
+  answered = True
+  with pytest.raises(RuntimeError), signals.handled(), block():
+    wait()
+  assert not left
 
 
-@FORKS
+@pytest.mark.filterwarnings("ignore:.*os.fork:RuntimeWarning")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_what_a_forked_child_is_told_is_not_for_the_run(left):
   """As when a pool of `multiprocessing` ends its workers."""

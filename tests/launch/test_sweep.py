@@ -174,6 +174,23 @@ def test_a_failure_is_listed_and_stops_nothing(tmp_path, runner, capsys):
   assert runner == ["2", "3", "4", "3"]
 
 
+def test_a_point_without_its_last_checkpoint_is_run_again(
+  tmp_path, runner, capsys
+):
+  """Its summary alone does not say that it has finished."""
+  place = tmp_path / "s"
+  arguments = [f"--workdir={place}", CONFIG, "--config.lora.rank=2,4"]
+  assert sweep.main(arguments) == 0
+  for workdir in (path.parent for path in place.rglob("command.txt")):
+    (workdir / "config.json").write_text('{"steps": 7}')
+    (workdir / "checkpoints" / "7").mkdir(parents=True)
+  assert sweep.main(arguments) == 0 and runner == ["2", "4"]
+  (workdir / "checkpoints" / "7").rmdir()
+  sweep.main(arguments)
+  assert len(runner) == 3
+  assert f"{workdir} has no checkpoint of step 7" in capsys.readouterr().out
+
+
 def test_another_fixed_field_is_another_run(tmp_path, runner):
   """What was trained with other fields is not taken for it."""
   arguments = [f"--workdir={tmp_path / 's'}", CONFIG, "--config.lora.rank=2,4"]

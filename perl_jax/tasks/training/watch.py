@@ -79,6 +79,7 @@ class Watch:
       with signals.interrupting():
         yield
     except signals.Stopped as stopped:
+      stopped.answered = True
       raise Stop(stopped.by) from None
 
   def saved(self) -> None:

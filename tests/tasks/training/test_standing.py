@@ -3,8 +3,10 @@
 No run is trained: its checkpoint is what a checkpoint says of itself.
 """
 
+import importlib
 import json
 import logging
+import os
 import shutil
 import sys
 
@@ -153,6 +155,25 @@ def test_other_training_rows_under_the_same_path(make, kind, rows, what):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_labels_turned_round_in_a_table(make):
+  """A Parquet file is compared by its rows, as lines of JSON are."""
+  pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow for Parquet")
+  parquet = importlib.import_module("pyarrow.parquet")
+  run = make("labelled")
+  path = run.root / "rows.parquet"
+  run.fields["data__path"] = str(path)
+  parquet.write_table(pyarrow.Table.from_pylist(LABELS), path)
+  run.save()
+  about = path.stat()
+  turned = [{**row, "label": 1 - row["label"]} for row in LABELS]
+  parquet.write_table(pyarrow.Table.from_pylist(turned), path)
+  os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+  run.refused("training rows (labelled)")
+  parquet.write_table(pyarrow.Table.from_pylist(LABELS), path)
+  run.prepare()
+
+
 def test_other_validation_rows_under_the_same_path(make):
   run = make("reward")
   run.save()
