@@ -12,7 +12,10 @@
 `gguf_model` is a type ("f32", "f16", "bf16", "q8_0") and the base came from a
 GGUF file, the whole model. An ensemble of reward models is written as the
 average of its weights, if `combine` is "average". `checkpoint` is "best",
-"last" or "auto": the one that the stage's summary speaks of. Seconds for small
+"last" or "auto": the one that the stage's summary speaks of. `push` is a
+repository of the Hugging Face hub, "OWNER/NAME" or "NAME", that the directory
+is pushed to, private unless `push_private=False` makes a new one public;
+`base_id` is the name of the base there (docs/your-model.md). Seconds for small
 models; for large ones, the time it takes to read and write the weights.
 """
 
@@ -32,6 +35,9 @@ def get_config(arg=None):
   config.dtype = "float32"
   config.drop_bias = False
   config.shard_bytes = 5_000_000_000
+  config.push = ""
+  config.push_private = True
+  config.base_id = ""
   config.base = ""
   config.base_dtype = "float32"
   config.model = common.model("coffee_bar")

@@ -1,8 +1,12 @@
 """The model card of an exported directory: README.md as model hubs read it."""
 
-import json
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from perl_jax.interop import licences
 
 _KINDS = {"policy": "policy", "reward": "reward model"}
 _FORMS = {
@@ -11,180 +15,199 @@ _FORMS = {
   "gguf": "for llama.cpp and Ollama",
 }
 _LIBRARIES = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
-
-# What loads a model, by its role and form.
-_LOAD = {
-  ("policy", "adapter"): """\
-from peft import AutoPeftModelForCausalLM
-from transformers import AutoTokenizer
-
-model = AutoPeftModelForCausalLM.from_pretrained(".").eval()
-""",
-  ("policy", "merged"): """\
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained(".").eval()
-""",
-  ("reward", "adapter"): """\
-from peft import AutoPeftModelForSequenceClassification
-from transformers import AutoTokenizer
-
-model = AutoPeftModelForSequenceClassification.from_pretrained(
-  ".", num_labels=1
-).eval()
-""",
-  ("reward", "merged"): """\
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-model = AutoModelForSequenceClassification.from_pretrained(".").eval()
-""",
+_TASKS = {"policy": "text-generation", "reward": "text-classification"}
+_TAGS = ("perl", "rlhf", "perl_jax")
+_INTENDED = {
+  "policy": (
+    "It responds to conversations like those it was trained on. It was trained"
+    " to get a higher reward, or to be preferred, and not to know more than its"
+    " base does."
+  ),
+  "reward": (
+    "It scores responses to conversations like those it was trained on: to"
+    " train a policy, to choose among several responses to one prompt, or to"
+    " compare two. A score has no meaning by itself, only beside that of"
+    " another response to the same prompt."
+  ),
 }
-_PROMPTS = """\
-tokenizer = AutoTokenizer.from_pretrained(".", padding_side="left")
-prompts = [
-  [{"role": "user", "content": "Where is the nearest station?"}],
-  [{"role": "user", "content": "Name three prime numbers."}],
-]
-batch = tokenizer.apply_chat_template(
-  prompts,
-  add_generation_prompt=True,
-  padding=True,
-  return_dict=True,
-  return_tensors="pt",
-)
-"""
-_TEXT_PROMPTS = """\
-tokenizer = AutoTokenizer.from_pretrained(".", padding_side="left")
-prompts = ["Where is the nearest station?", "Name three prime numbers."]
-batch = tokenizer(prompts, padding=True, return_tensors="pt")
-"""
-_GENERATE = """\
-with torch.no_grad():
-  tokens = model.generate(
-    input_ids=batch["input_ids"],
-    attention_mask=batch["attention_mask"],
-    max_new_tokens=64,
-    eos_token_id={stop_ids},
-    pad_token_id=tokenizer.pad_token_id,
-  )
-for row in tokens[:, batch["input_ids"].shape[1] :]:
-  print(tokenizer.decode(row, skip_special_tokens=True))
-"""
-_CONVERSATIONS = """\
-tokenizer = AutoTokenizer.from_pretrained(".")
-conversations = [
-  [
-    {"role": "user", "content": "Where is the nearest station?"},
-    {"role": "assistant", "content": answer},
-  ]
-  for answer in ("Two streets down, on the left.", "Who knows.")
-]
-batch = tokenizer.apply_chat_template(
-  conversations, padding=True, return_dict=True, return_tensors="pt"
-)
-"""
-_TEXT_CONVERSATIONS = """\
-tokenizer = AutoTokenizer.from_pretrained(".")
-prompt, end = "Where is the nearest station?", {end}
-answers = (" Two streets down, on the left.", " Who knows.")
-conversations = [prompt + answer + end for answer in answers]
-batch = tokenizer(conversations, padding=True, return_tensors="pt")
-"""
-_SCORE = """\
-model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-with torch.no_grad():
-  scores = model(
-    input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
-  ).logits[:, 0]
-print(scores.tolist())
-"""
+_LIMITS = {
+  "policy": (
+    "- What it says can be wrong, offensive or unsafe, as that of its base and"
+    " of the data can. Nobody has checked its safety.\n"
+    "- A reward model has errors, and a policy learns to exploit them: a higher"
+    " reward is not always a better response.\n"
+    "- Languages, topics and lengths that the data do not have were not tried."
+  ),
+  "reward": (
+    "- It has learned the preferences in its data, with their noise and their"
+    " biases, such as one for longer responses.\n"
+    "- A policy that is trained against it finds its errors: look at"
+    " responses, and at another judge, beside its scores.\n"
+    "- Languages, topics and lengths that the data do not have were not tried."
+  ),
+}
 
 
-def policy_usage(form: str, stop_ids: Sequence[int], *, chat: bool) -> str:
-  """Markdown with code that loads a policy and responds to two prompts.
+class Result(NamedTuple):
+  """A number that was measured of the model that is exported.
 
-  Args:
-    form: "adapter" or "merged".
-    stop_ids: Ids of the tokens that end a response.
-    chat: Whether the tokenizer has a chat template.
+  Attributes:
+    metric: Its name, such as "accuracy".
+    label: What people call it.
+    value: The number.
   """
-  prompts = _PROMPTS if chat else _TEXT_PROMPTS
-  generate = _GENERATE.replace("{stop_ids}", str(list(stop_ids)))
-  return _code(_LOAD["policy", form], prompts, generate)
+
+  metric: str
+  label: str
+  value: float
 
 
-def reward_usage(
-  form: str, *, end: str | None, closing: str, at_turn: bool
-) -> str:
-  """Markdown with code that loads a reward model and scores two responses.
+class Data(NamedTuple):
+  """What a model was trained on.
 
-  Args:
-    form: "adapter" or "merged".
-    end: Text of the stop token, to put behind a response where the tokenizer
-      has no chat template; None where it has one.
-    closing: What the chat template that the model was trained with writes after
-      the end of a conversation's last turn.
-    at_turn: Whether the score is read at the end of the turn all the same.
+  Attributes:
+    name: Name of the data set.
+    about: One line on its contents.
+    licence: Its licence.
+    hub: Its name on the Hugging Face hub, or "".
+    notice: What to know before reading it, as a sentence, or "".
   """
-  where = "after the end of the assistant's turn"
-  if end is not None:
-    where = f"{json.dumps(end)}, which follows the response"
-  elif closing and not at_turn:
-    where += f" and the {json.dumps(closing)} behind it"
-  text = (
-    "The score is the logit at the last token of a conversation as the chat"
-    f" template writes it: {where}."
-  )
-  if end is not None:
-    text = f"The score is the logit at the last token: {where}."
-  elif at_turn and closing:
-    text += (
-      " The chat template in this directory ends there. The one that the model"
-      f" came with goes on with {json.dumps(closing)}, at which it was not"
-      " trained to be read."
-    )
-  conversations = _CONVERSATIONS
-  if end is not None:
-    conversations = _TEXT_CONVERSATIONS.replace("{end}", json.dumps(end))
-  return f"{text}\n\n{_code(_LOAD['reward', form], conversations, _SCORE)}"
+
+  name: str
+  about: str
+  licence: str
+  hub: str = ""
+  notice: str = ""
 
 
-def _code(load: str, encode: str, run: str) -> str:
-  code = "\n".join(["import torch\n" + load, encode, run])
-  return f"```python\n{code.strip()}\n```"
+@dataclasses.dataclass(frozen=True)
+class Facts:
+  """What a card says of a model beside how it is used.
+
+  Attributes:
+    name: Name of the model.
+    settings: How it was trained, by name, in the order they are shown.
+    data: What it was trained on; None if that is not known.
+    measured: Numbers by name: those of the model, of what it was trained from,
+      and of the export.
+    results: Those that are the model's own, on held-out rows of the data.
+    checkpoint: Which checkpoint `measured` is of, or "".
+    base: Name of the base on the hub, or "".
+    base_place: Where the base was, for people; "" if there is none.
+    licence: Licence of the base.
+  """
+
+  name: str
+  settings: Mapping[str, Any]
+  data: Data | None
+  measured: Mapping[str, Any]
+  results: Sequence[Result]
+  checkpoint: str
+  base: str
+  base_place: str
+  licence: licences.Licence
 
 
-def model_card(
-  role: str,
-  form: str,
-  table: Mapping[str, Any],
-  *,
-  base: str | None,
-  usage: str,
-) -> str:
-  """Text of README.md: front matter, a table of facts, how the model is used.
+def model_card(role: str, form: str, facts: Facts, *, usage: str) -> str:
+  """Text of README.md: front matter for the hub, then sections for people.
 
   Args:
     role: "policy" or "reward".
     form: "adapter", "merged" or "gguf".
-    table: Facts by name, in the order in which they are shown.
-    base: The checkpoint that the model was trained from, None if it has none.
+    facts: What is known of the model.
     usage: Markdown that says how the model is used.
   """
-  front = [
-    f"library_name: {json.dumps(_LIBRARIES[form])}",
-    "tags:",
-    *(f"- {json.dumps(tag)}" for tag in ("perl", "rlhf", "perl_jax")),
-  ]
-  if base is not None:
-    front.append(f"base_model: {json.dumps(base)}")
   kind = _KINDS[role]
-  lines = ["---", *front, "---", ""]
-  lines += [f"# {kind.capitalize()} trained with perl_jax", ""]
-  lines += [f"A {kind}, {_FORMS[form]} (PERL, arXiv:2403.10704).", ""]
-  lines += ["| | |", "| --- | --- |"]
-  for name, value in table.items():
+  parts = [
+    f"---\n{card_data(role, form, facts).to_yaml()}\n---",
+    f"# {kind.capitalize()} trained with perl_jax",
+    f"A {kind}, {_FORMS[form]} (PERL, arXiv:2403.10704).",
+    "## Use",
+    usage,
+    "## Training",
+    _table(facts.settings),
+    "## Data",
+    _data_text(facts.data),
+    "## Metrics",
+    _metrics_text(facts),
+    "## Intended use",
+    _INTENDED[role],
+    "## Limits",
+    _LIMITS[role],
+    "## Licence",
+    _licence_text(facts),
+  ]
+  return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def card_data(role: str, form: str, facts: Facts) -> ModelCardData:
+  """The front matter of a card, as the hub's client reads and writes it."""
+  data, task = facts.data, _TASKS[role]
+  results = None
+  if data is not None and facts.results:
+    results = [
+      EvalResult(
+        task_type=task,
+        dataset_type=data.hub or data.name,
+        dataset_name=data.name,
+        dataset_split="validation",
+        metric_type=result.metric,
+        metric_name=f"{result.label} ({facts.checkpoint})",
+        metric_value=result.value,
+      )
+      for result in facts.results
+    ]
+  licence = facts.licence
+  return ModelCardData(
+    base_model=facts.base or None,
+    datasets=[data.hub] if data is not None and data.hub else None,
+    eval_results=results,
+    library_name=_LIBRARIES[form],
+    license=licence.id,
+    license_name=licence.name or None,
+    license_link=licence.link or None,
+    model_name=facts.name,
+    pipeline_tag=task,
+    tags=list(_TAGS),
+  )
+
+
+def _table(rows: Mapping[str, Any]) -> str:
+  lines = ["| | |", "| --- | --- |"]
+  for name, value in rows.items():
     shown = f"{value:.6g}" if isinstance(value, float) else str(value)
     lines.append(f"| {name} | {shown} |")
-  lines += ["", usage, ""]
   return "\n".join(lines)
+
+
+def _data_text(data: Data | None) -> str:
+  if data is None:
+    return "What it was trained on is not known."
+  text = f"`{data.name}`: {data.about}. Licence of the data: {data.licence}."
+  return f"{text} {data.notice}".strip()
+
+
+def _metrics_text(facts: Facts) -> str:
+  if not facts.measured:
+    return "Nothing has been measured of this checkpoint."
+  of = f"Of the checkpoint {facts.checkpoint}, on held-out rows of the data."
+  rows = _table(facts.measured)
+  return f"{of}\n\n{rows}" if facts.checkpoint else rows
+
+
+def _licence_text(facts: Facts) -> str:
+  where = f"`{facts.base or facts.base_place}`"
+  if not facts.base_place:
+    return (
+      "The model has no base of others. Its licence is unknown: whoever has"
+      " trained it says what it is."
+    )
+  if facts.licence.id == licences.UNKNOWN:
+    return (
+      f"The licence of the base, {where}, is unknown: none of its files names"
+      " one. It holds for this model too."
+    )
+  return (
+    f"The licence of the base, {where}, is {facts.licence}. It holds for this"
+    " model too."
+  )

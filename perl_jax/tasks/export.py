@@ -9,7 +9,6 @@ The directory appears once it is complete; one that exists is never touched.
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +22,12 @@ from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.interop import (
   hf_checkpoint,
   hf_export,
-  model_card,
+  hub,
   peft,
   score,
   tokenizer_out,
 )
+from perl_jax.interop import usage as usage_lib
 from perl_jax.interop.gguf import export as gguf_export
 from perl_jax.interop.gguf import usage as gguf_usage
 from perl_jax.reporting import phases
@@ -36,7 +36,7 @@ from perl_jax.tasks.initial import manifest, restore, trainable
 from perl_jax.tasks.initial import model as model_lib
 from perl_jax.tasks.initial.model import Start
 from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import facts, reported
+from perl_jax.tasks.training import card, reported
 
 FORMATS = ("adapter", "merged", "gguf")
 ROLES = ("policy", "reward")
@@ -58,6 +58,8 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       f"--workdir={workdir} exists. An export writes a directory of its own:"
       " name another, or remove this one."
     )
+  if config.push:
+    hub.check(config.push)
   options = model_lib.read_options(config, shared.make_mesh(config))
   which = reported.checkpoint_of(config.init, config.checkpoint)
   start = restore.load(config.init, which, config.role, "init", options=options)
@@ -66,6 +68,8 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       f"config.init={config.init!r} has no scalar head: it is no reward model."
       " Set config.role to 'policy'."
     )
+  if config.push and config.format == "adapter":
+    require_base_id(config, start)
   start = one_model(config, start)
   head = exported_head(config, start)
   partial = workdir.with_name(f".{workdir.name}.partial")
@@ -86,13 +90,17 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
           found = write_merged(config, start, head, partial)
         if config.format != "gguf":
           tokenizer_out.keep_class(partial, tokenization.tokenizer)
-      text = card(config, start, which, found, usage)
+      text = card.text(config, start, which, found, usage, workdir.name)
       files.write_text(partial / "README.md", text)
       partial.rename(workdir)
   except BaseException:
     shutil.rmtree(partial, ignore_errors=True)
     raise
   logging.info("export: %s is written. %s", workdir, found or "")
+  if config.push:
+    with phases.phase(f"pushing {workdir}"):
+      place = hub.push(workdir, config.push, private=config.push_private)
+    logging.info("export: pushed to %s", place)
   return found
 
 
@@ -235,10 +243,30 @@ def write_adapter(config, start, head, partial, workdir) -> None:
     start.config,
     start.role.lora,
     start.role.adapter,
-    base=base,
+    base=config.base_id or base,
     head=head,
     nested=nested,
   )
+
+
+def require_base_id(config, start: Start) -> None:
+  """Checks that others can find the base of an adapter that is pushed.
+
+  Raises:
+    ValueError: It is a path of this machine; names the ways out.
+  """
+  merged = "push the whole model, --config.format=merged"
+  if start.source["kind"] != "huggingface":
+    raise ValueError(
+      f"config.push={config.push!r}: the base of this adapter is on no hub, so"
+      f" that nobody else could load it: {merged}."
+    )
+  if not config.base_id:
+    raise ValueError(
+      f"config.push={config.push!r}: the base of this adapter is"
+      f" {start.source['path']}, where nobody else finds it. Give its name on"
+      f" the hub, --config.base_id=OWNER/NAME, or {merged}."
+    )
 
 
 def write_merged(config, start, head, partial) -> dict[str, float]:
@@ -283,34 +311,13 @@ def usage_of(
 ) -> str:
   """Markdown that says how others run the model."""
   if config.role == "policy":
-    return model_card.policy_usage(
+    return usage_lib.policy_usage(
       config.format, tokenization.stop_ids, chat=tokenization.has_template
     )
   closing = recipe.closing_text(tokenization.template)
-  return model_card.reward_usage(
+  return usage_lib.reward_usage(
     config.format,
     end=None if tokenization.has_template else tokenization.stop[1],
     closing=closing,
     at_turn=start.score_at == "turn",
-  )
-
-
-def card(
-  config, start: Start, which: str, found: dict[str, float], usage: str
-) -> str:
-  """README.md of the export: what it is, how it was trained, how to load it."""
-  trained = facts.training_facts(Path(config.init), which)
-  if config.combine:
-    trained["weights"] = "average of an ensemble"
-  table: dict[str, Any] = {"stage": trained.pop("task", "third party")}
-  if start.role.adapter is not None:
-    lora = start.role.lora
-    table["LoRA"] = f"rank {lora.rank}, alpha {lora.alpha}, {lora.targets}"
-  huggingface = start.source["kind"] == "huggingface"
-  return model_card.model_card(
-    config.role,
-    config.format,
-    table | trained | found,
-    base=start.source["path"] if huggingface else None,
-    usage=usage,
   )

@@ -39,6 +39,7 @@ class Source:
     licence: Its licence.
     notice: What to know before reading its conversations, as a sentence that
       stands above them wherever they are shown; "" if nothing.
+    hub: Its name on the Hugging Face hub, or "".
   """
 
   about: str
@@ -47,6 +48,7 @@ class Source:
   checks: tuple[str, ...]
   licence: str
   notice: str = ""
+  hub: str = ""
 
 
 _FOLDS = ("folds", "fold", "train_folds")
@@ -90,6 +92,7 @@ _SOURCES = {
       "The prompts are requests that crowd workers wrote to provoke harmful"
       " answers; prompts and answers can be offensive."
     ),
+    hub="Anthropic/hh-rlhf",
   ),
   "jsonl": Source(
     about="your own rows: JSON, Parquet or Arrow",

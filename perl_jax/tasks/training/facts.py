@@ -11,11 +11,20 @@ from perl_jax.tasks.training import workdir as workdir_lib
 def training_facts(workdir: Path, which: str) -> dict[str, Any]:
   """Settings and results of the stage that wrote `workdir`, by name.
 
-  Empty where `workdir` is no workdir of this package (a checkpoint of others).
-
   Args:
     workdir: Workdir of the stage.
     which: "best" or "last": the checkpoint whose results they are.
+
+  Raises:
+    ValueError: A file there is damaged; names the file.
+  """
+  return settings(workdir) | measured(workdir, which)
+
+
+def settings(workdir: Path) -> dict[str, Any]:
+  """Settings of the stage that wrote `workdir`, by name.
+
+  Empty where `workdir` is no workdir of this package (a checkpoint of others).
 
   Raises:
     ValueError: A file there is damaged; names the file.
@@ -38,13 +47,14 @@ def training_facts(workdir: Path, which: str) -> dict[str, Any]:
           f"{path} is damaged: it has no {section}.{field}. Restore the file."
         )
       facts[name] = fields[field]
-  return facts | _numbers(workdir, which)
+  return facts
 
 
-def _numbers(workdir: Path, which: str) -> dict[str, Any]:
+def measured(workdir: Path, which: str) -> dict[str, Any]:
   """What was measured of a checkpoint, and of the policy before the training.
 
-  A checkpoint that was made between two evaluations has no numbers.
+  A checkpoint that was made between two evaluations has no numbers; which one
+  it is, "checkpoint" says.
   """
   if not (workdir / checkpoint.DIRECTORY).is_dir():
     return {}

@@ -1,0 +1,86 @@
+"""Pushes a directory to the Hugging Face hub, with the hub's own client.
+
+Who pushes is its business: `hf auth login`, or the variable HF_TOKEN.
+"""
+
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub import utils
+
+_LOGIN = (
+  "log in with `hf auth login`, or set HF_TOKEN to a token that may write"
+)
+
+
+def check(repository: str) -> None:
+  """Checks that a push can work; nothing is made on the hub.
+
+  Args:
+    repository: "NAME" or "OWNER/NAME".
+
+  Raises:
+    ValueError: The name is malformed, nobody is logged in, or the hub does not
+      answer; says what to do.
+  """
+  try:
+    utils.validate_repo_id(repository)
+  except utils.HFValidationError as error:
+    raise ValueError(
+      f"config.push={repository!r} is no name of a repository: {error} Give"
+      " NAME or OWNER/NAME."
+    ) from None
+  if not huggingface_hub.get_token():
+    raise ValueError(
+      f"config.push={repository!r}, and nobody is logged in to the hub:"
+      f" {_LOGIN}."
+    )
+  try:
+    huggingface_hub.HfApi().whoami()
+  except Exception as error:
+    raise ValueError(
+      f"config.push={repository!r}, and the hub does not let us in:"
+      f" {_one_line(error)} Nothing was exported. Try again later, or {_LOGIN};"
+      " or leave config.push out."
+    ) from None
+
+
+def push(directory: Path, repository: str, *, private: bool) -> str:
+  """Pushes all files of a directory in one commit.
+
+  The repository is made if there is none; one that there is stays as visible
+  as it is.
+
+  Args:
+    directory: A complete export.
+    repository: See `check`.
+    private: Whether a new repository is private.
+
+  Returns:
+    Where it went, for people.
+
+  Raises:
+    ValueError: The hub refuses; says how to push what was exported.
+  """
+  api = huggingface_hub.HfApi()
+  try:
+    made = api.create_repo(repository, private=private, exist_ok=True)
+    commit = api.upload_folder(
+      repo_id=made.repo_id,
+      folder_path=directory,
+      commit_message="Trained with perl_jax",
+    )
+    hidden = api.model_info(made.repo_id).private
+  except Exception as error:
+    option = " --private" * private
+    raise ValueError(
+      f"{directory} is written, and could not be pushed: {_one_line(error)} To"
+      f" push it: hf upload {repository} {directory} .{option}"
+    ) from None
+  seen = "private" if hidden else "public"
+  return f"{made.repo_id} ({seen}), {commit.commit_url}"
+
+
+def _one_line(error: Exception) -> str:
+  said = " ".join(str(error).split()) or type(error).__name__
+  return f"{said.rstrip('.')}."
