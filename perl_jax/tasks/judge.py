@@ -34,8 +34,7 @@ from perl_jax.tasks.judging import pairs as pairs_lib
 from perl_jax.tasks.judging.pairs import Both, Pair
 from perl_jax.tasks.settings import judge as settings
 from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import inputs, lock, standing
-from perl_jax.tasks.training import workdir as workdir_lib
+from perl_jax.tasks.training import inputs, standing
 
 VERDICTS = "verdicts.jsonl"
 _OUTCOMES = {1.0: "win", 0.0: "tie", -1.0: "loss"}
@@ -66,25 +65,26 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   mesh, workdir = shared.make_mesh(config), Path(workdir).absolute()
   started = time.perf_counter()
   known, answered = answers_file.read(workdir), answers_file.Later()
+  trial = not again.has_result(workdir)
+
+  def make(found: Prepared) -> dict[str, float]:
+    with answers_file.kept(workdir, known) as answered.add:
+      pairs, summary, opinions = compare(config, mesh, named, found)
+    summary |= numbers(config, pairs, opinions, found)
+    summary["seconds"] = time.perf_counter() - started
+    again.note(workdir, found.stands_on)
+    write(workdir, summary, as_json(found.sides.name, pairs, opinions))
+    return summary
+
   with jax.set_mesh(mesh):
-    if again.has_result(workdir):
-      workdir_lib.require_same(config, workdir)
-      prepared = prepare(config, mesh, named, known, answered, trial=False)
-      done = again.summary_of(config, workdir, prepared.stands_on)
-      if done is not None:
-        return done
-    with lock.held(workdir):
-      with workdir_lib.preparing(config, workdir):
-        prepared = prepare(config, mesh, named, known, answered)
-        again.remove(workdir)
-      with answers_file.kept(workdir, known) as answered.add:
-        pairs, summary, opinions = compare(config, mesh, named, prepared)
-      summary |= numbers(config, pairs, opinions, prepared)
-      summary["seconds"] = time.perf_counter() - started
-      again.note(workdir, prepared.stands_on)
-      rows = as_json(prepared.sides.name, pairs, opinions)
-      write(workdir, summary, rows)
-  return summary
+    return again.made_once(
+      config,
+      workdir,
+      lambda: prepare(config, mesh, named, known, answered, trial),
+      make,
+      ready=lambda found: found.judges.try_all(),
+      keeps=True,  # answers
+    )
 
 
 def prepare(
@@ -93,7 +93,7 @@ def prepare(
   named: Sequence[settings.Judge],
   known: dict,
   answered: answers_file.Later,
-  trial: bool = True,
+  trial: bool,
 ) -> Prepared:
   """Reads both sides and the judges, and checks what can be checked.
 
@@ -103,8 +103,7 @@ def prepare(
     named: The judges of the config.
     known: Answers of an endpoint to an earlier start of this command.
     answered: Takes its new answers.
-    trial: Whether to try functions on a few rows, and to look for keys; else
-      only what it all is can be asked.
+    trial: Whether functions are tried at once; see `asking.Judges`.
 
   Raises:
     FileNotFoundError: A workdir or a file is missing.

@@ -4,6 +4,7 @@ A path says where a model lies, not what it is: an evaluation notes what it was
 made from, and the same command finds its result only as long as that is there.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -45,6 +46,9 @@ def made_once(
   workdir: Path,
   read: Callable[[], R],
   make: Callable[[R], dict[str, float]],
+  *,
+  ready: Callable[[R], None] = lambda found: None,
+  keeps: bool = False,
 ) -> dict[str, float]:
   """The result that a workdir has, or the one that is made now.
 
@@ -53,6 +57,8 @@ def made_once(
     workdir: Absolute path of its workdir, which is locked while it is made.
     read: Reads and checks all that the result is made from, once.
     make: Makes the result of it: calls `note`, and writes the summary last.
+    ready: Checks what only `make` needs, before an older result is removed.
+    keeps: Whether what `make` has written stays if it fails, for the next time.
   """
   found = None
   if has_result(workdir):
@@ -61,10 +67,14 @@ def made_once(
     done = summary_of(config, workdir, found.stands_on)
     if done is not None:
       return done
-  with lock.held(workdir), workdir_lib.preparing(config, workdir):
+  with lock.held(workdir), contextlib.ExitStack() as claiming:
+    claiming.enter_context(workdir_lib.preparing(config, workdir))
     if found is None:
       found = read()
+    ready(found)
     remove(workdir)
+    if keeps:
+      claiming.close()
     return make(found)
 
 

@@ -53,8 +53,9 @@ class Judges:
     Args:
       config: Config of the task `judge`, or of RL.
       named: The judges.
-      trial: Whether functions are tried on a few rows, and keys are looked for;
-        else only what all of it is can be asked.
+      trial: Whether functions are tried on a few rows, and keys are looked for,
+        as soon as they are read; else when `try_all` is called, and until then
+        only what all of it is can be asked.
       known: Answers of an endpoint to an earlier start of this command.
       on_answer: Keeps its new answers.
 
@@ -67,13 +68,13 @@ class Judges:
     self.rows: dict[str, str] = {}
     self.stands_on: dict[str, tuple[str, str]] = {}
     self._others: dict[str, Judge] = {}
+    self._rows: Sequence[records.Prompt] = ()
+    self._known, self._on_answer = known or {}, on_answer
     section = settings.section_of(config)
     for judge in self.named:
       if judge.kind == "endpoint":
         if trial:
-          self._others[judge.label] = chat.load(
-            judge, config, known or {}, on_answer
-          )
+          self._load(judge)
         place = section.fields.endpoint.template
         template = chat.template_of(place, f"{section.path}.endpoint")
         self.stands_on["template"] = template.digest, place
@@ -101,19 +102,42 @@ class Judges:
       FileNotFoundError: A workdir is missing.
       ValueError: A judge cannot be used; names the field.
     """
-    section = settings.section_of(self._config)
-    fields = reward_function.Fields(section.field, f"{section.path}.timeout")
+    self._rows = rows
     for judge in self.named:
       if judge.kind == "function":
-        self._others[judge.label] = functions.load(
-          judge, rows if self._trial else [], section.fields.timeout, fields
-        )
+        self._load(judge)
         code = standing.of_function(judge.of)
         self.stands_on[f"code of {judge.label}"] = code, judge.of
       elif judge.kind == "reward":
         self.models[judge.label] = reward_models.load(
           judge, self._config, mesh, policy
         )
+
+  def try_all(self) -> None:
+    """Tries functions and looks for keys, where that has not been done.
+
+    Raises:
+      ValueError: A judge cannot be used; names the field.
+    """
+    if self._trial:
+      return
+    self._trial = True
+    for judge in self.named:
+      if judge.kind in ("endpoint", "function"):
+        self._load(judge)
+
+  def _load(self, judge: settings.Judge) -> None:
+    section = settings.section_of(self._config)
+    if judge.kind == "endpoint":
+      self._others[judge.label] = chat.load(
+        judge, self._config, self._known, self._on_answer
+      )
+      return
+    fields = reward_function.Fields(section.field, f"{section.path}.timeout")
+    rows = self._rows if self._trial else []
+    self._others[judge.label] = functions.load(
+      judge, rows, section.fields.timeout, fields
+    )
 
   @property
   def given(self) -> dict[str, roles.Role]:
