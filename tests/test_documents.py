@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from launch import sweep
 from perl_jax import main
+from perl_jax.reporting import vocabulary
 from perl_jax.tasks.settings import overrides
 from tests import documents
 
@@ -310,3 +311,21 @@ def test_every_page_is_listed():
     assert f"- {name}\n" in site, f"{name} is not in the nav of mkdocs.yml"
     if "/" not in name and name != "README.md":
       assert name in table, f"{name} is not in the table of docs/README.md"
+
+
+def test_metrics_are_those_that_a_run_writes():
+  """Names such as `validation/kl` are in the vocabulary of metrics."""
+  name = re.compile(r"(train|rollout|validation|seconds|rate)/[a-z_0-9]+")
+  found = {
+    (page, span)
+    for page in PAGES
+    for span in documents.spans(documents.text(documents.ROOT / page))
+    if name.fullmatch(span)
+  }
+  assert len(found) > 50
+  unknown = {
+    (page, key)
+    for page, key in found
+    if vocabulary.row_of(key).name not in vocabulary.METRICS
+  }
+  assert not unknown
