@@ -56,6 +56,7 @@ COLUMNS = (
   "seconds",
   "cpu_seconds",
 )
+_UNITS = {"peak_bytes": ", MiB", "seconds": ", s", "cpu_seconds": ", s"}
 # The numbers of the only judge of a run.
 _JUDGE = re.compile(r"by\..*\.(\w+)")
 
@@ -281,7 +282,7 @@ def _table(
     k for k in COLUMNS if any(k in s for _, _, found in rows for s in found)
   ]
   header = ["data", "backbone", "tuning", "rate", "seeds"]
-  header += [vocabulary.label_of(key) for key in keys]
+  header += [vocabulary.label_of(key) + _UNITS.get(key, "") for key in keys]
   lines = [
     f"{stage}",
     "",
@@ -302,6 +303,10 @@ def _cell(key: str, found: Sequence[Mapping[str, Any]]) -> str:
     return ""
   share = key.endswith("refusal_rate") or vocabulary.row_of(key).percent
   scale, unit = (100, " %") if share else (1, "")
+  if key == "peak_bytes":
+    scale = 2**-20
+  if key == "trainable_parameters":
+    return f"{found[0][key]:,.0f}"
   values = [summary[key] for summary in found]
   text = f"{scale * statistics.fmean(values):.4g}"
   if len(values) > 1:
