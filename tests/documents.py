@@ -3,6 +3,7 @@
 Used by test_documents.py. Nothing is run here, and a page is nothing but text.
 """
 
+import ast
 import pathlib
 import re
 import shlex
@@ -15,6 +16,7 @@ PAGES = (
   *(ROOT / "README.md", ROOT / "benchmarks/README.md"),
   *(ROOT / "launch/README.md", *sorted(DOCS.rglob("*.md"))),
 )
+_FOLDERS = ("perl_jax", "tests", "configs", "launch", "benchmarks", "docs")
 _FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 _LINK = re.compile(r"\]\(([^()\s]+)\)")
@@ -52,6 +54,13 @@ def lines(page: str) -> Iterator[str]:
   for language, block in _FENCE.findall(page):
     if language in ("bash", "sh", ""):
       yield from re.sub(r"\\\n\s*", " ", block).splitlines()
+
+
+def docstring_page(path: pathlib.Path) -> str:
+  """A module's docstring as a page: its indented lines are a block of code."""
+  docstring = ast.get_docstring(ast.parse(text(path))) or ""
+  lines = [line for line in docstring.splitlines() if line.startswith("  ")]
+  return "\n".join(["```bash", *map(str.strip, lines), "```", ""])
 
 
 def spans(page: str) -> Iterator[str]:
@@ -103,6 +112,13 @@ def fields(page: str) -> Iterator[str]:
       for name in _SPAN.findall(cells[column]):
         if re.fullmatch(r"[a-z_]+(\.[a-z_0-9]+)*(\.\*)?", name):
           yield name
+
+
+def paths(page: str) -> Iterator[str]:
+  """Files and folders of the project that the text of a page names."""
+  for span in spans(page):
+    if re.fullmatch(rf"({'|'.join(_FOLDERS)})/[\w./-]*", span):
+      yield span
 
 
 def links(page: str) -> Iterator[str]:

@@ -243,6 +243,27 @@ def test_commands_and_flags_of_a_page(page, monkeypatch):
   assert "\n".join(faults(page, text, monkeypatch)) == ""
 
 
+MODULES = [
+  path.relative_to(documents.ROOT).as_posix()
+  for folder in ("configs", "benchmarks", "launch")
+  for path in sorted((documents.ROOT / folder).glob("*.py"))
+]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_commands_of_a_docstring(module, monkeypatch):
+  page = documents.docstring_page(documents.ROOT / module)
+  assert "\n".join(faults(module, page, monkeypatch)) == ""
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_a_page_names(page):
+  named = set(documents.paths(documents.text(documents.ROOT / page)))
+  assert {path for path in named if not (documents.ROOT / path).exists()} == (
+    set()
+  )
+
+
 @pytest.mark.parametrize(
   "text, said",
   [
