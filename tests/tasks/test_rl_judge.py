@@ -5,6 +5,7 @@ What a judge says, and what happens where it fails: judging/test_beside.py.
 
 import json
 
+import numpy as np
 import pytest
 
 from perl_jax import checkpoint
@@ -129,3 +130,33 @@ def test_a_run_that_was_stopped_goes_on_as_one_that_was_not(
   assert tiny.lines(stopped) == tiny.lines(whole)
   assert rates(stopped)[4] < 0.5
   assert checkpoint.step_of(stopped, "best") == 2
+
+
+def test_a_reward_model_beside_the_one_that_is_trained_on(
+  sft_run, reward_run, tmp_path
+):
+  """Here it is the same: who has the higher reward wins, as samples say."""
+  fields = {
+    "policy__init": str(sft_run),
+    "reward__init": str(reward_run),
+    "judge__by": f"reward:{reward_run}",
+    "optimizer__learning_rate": 0.05,  # so that responses differ
+  }
+  with pytest.raises(ValueError, match=r"--config\.judge\.same_rows=warn"):
+    tiny.run(tmp_path / "run", "rl", **fields)
+  assert not (tmp_path / "run").exists()
+  tiny.run(tmp_path / "run", "rl", judge__same_rows="warn", **fields)
+  found = rates(tmp_path / "run")
+  rows = tiny.lines(tmp_path / "run", "samples.jsonl")
+  for step in (2, 4):
+    shown = [row for row in rows if row["step"] == step]
+    assert len(shown) == 8
+    signs = np.sign(
+      [
+        (row["policy_reward"] - row["anchor_reward"])
+        * (row["policy"] != row["anchor"])
+        for row in shown
+      ]
+    )
+    assert found[step] == pytest.approx(np.mean(0.5 + 0.5 * signs))
+  assert any(row["policy"] != row["anchor"] for row in rows)

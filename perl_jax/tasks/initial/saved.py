@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 from perl_jax import checkpoint, checksums, json_text
 
 _META = "meta/metadata"
+# In the metadata of a checkpoint that was evaluated, and not by what the best
+# one is chosen by.
+UNSCORED = "unscored"
 
 
 class Saved(NamedTuple):
@@ -36,6 +39,6 @@ def checkpoints(workdir: str | Path) -> list[Saved]:
       continue
     meta = json_text.object_or_none(path / _META)
     if meta is not None:
-      judged = (path / "metrics").is_dir()
+      judged = (path / "metrics").is_dir() or UNSCORED in meta
       found.append(Saved(int(path.name), meta, judged))
   return found

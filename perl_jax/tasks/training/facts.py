@@ -67,7 +67,7 @@ def measured(workdir: Path, which: str) -> dict[str, Any]:
   for found in saved.checkpoints(workdir):
     if found.step == step and found.judged:
       evaluated = found.meta.get("evaluated", {})
-  for name in ("reward", "gold"):
+  for name in ("reward", "gold", "win_rate"):
     before, after = summary.get(f"{name}_before"), f"validation/{name}"
     if before is not None:
       facts[f"{name}_before"] = before

@@ -19,6 +19,7 @@ from perl_jax import checkpoint as checkpoint_lib
 from perl_jax import hosts, steps
 from perl_jax import metrics as metrics_lib
 from perl_jax.hosts import signals
+from perl_jax.tasks.initial import saved
 from perl_jax.tasks.training import nonfinite, undone
 from perl_jax.tasks.training import timing as timing_lib
 from perl_jax.tasks.training import watch as watch_lib
@@ -171,9 +172,8 @@ class Loop:
       raise
     self._evaluated = found
     self.writer.write(step, found | self.timing.of_evaluation())
-    self._save(
-      step, self.batches.get_state(), found if self.is_score(found) else None
-    )
+    score = found if self.is_score(found) else None
+    self._save(step, self.batches.get_state(), score, evaluated=True)
 
   def _save(
     self,
@@ -181,8 +181,11 @@ class Loop:
     position: Any,
     score: Metrics | None = None,
     unjudged: Metrics | None = None,
+    evaluated: bool = False,
   ) -> None:
     meta = {"data": position, "evaluated": self._evaluated}
+    if evaluated and score is None:
+      meta[saved.UNSCORED] = True
     meta |= self.guard.to_save()
     meta["costs"] = self.costs()
     if unjudged is not None:

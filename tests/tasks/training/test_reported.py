@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from perl_jax import checkpoint, steps
+from perl_jax.tasks.initial import saved
 from perl_jax.tasks.training import facts, reported
 from tests.tasks import tiny
 
@@ -92,8 +93,14 @@ def test_a_checkpoint_between_evaluations_has_no_numbers(tmp_path):
   found = {"validation/reward": 0.5, "validation/kl": 0.125}
   with checkpoint.Checkpointer(workdir, metric="validation/reward",
                                mode="max") as saver:  # fmt: skip
-    for step, judged in ((1, found), (2, None)):
+    for step, judged, more in (
+      (1, found, {}), (2, None, {}), (3, None, {saved.UNSCORED: True}),
+    ):  # fmt: skip
       state = steps.TrainState({"policy": {}}, (), np.int32(step))
-      saver.save(step, state, {"evaluated": found}, judged)
-  told = facts.training_facts(workdir, "last")
-  assert told["checkpoint"] == "last, step 2" and "kl" not in told
+      saver.save(step, state, {"evaluated": found} | more, judged)
+      if step > 1:
+        saver.wait()
+        told = facts.training_facts(workdir, "last")
+        assert told["checkpoint"] == f"last, step {step}"
+        # One that nobody could compare with others has been evaluated.
+        assert ("kl" in told) == (step == 3)
