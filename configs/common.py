@@ -234,7 +234,8 @@ def stage(task: str, name: str) -> ConfigDict:
   `fit` says what to do with a run that does not fit in the devices' memory:
   "refuse", "warn" or "off". `nonfinite` says what to do at a loss, gradient or
   update that is not finite: "stop", or "skip" that update, and stop after
-  `nonfinite_limit` of them in a row.
+  `nonfinite_limit` of them in a row. `profile.steps` are the first and the last
+  step of a trace, (10, 13).
   """
   return ConfigDict(
     {
@@ -249,6 +250,7 @@ def stage(task: str, name: str) -> ConfigDict:
       "mesh": mesh(),
       "microbatches": 1,
       "save": saving(),
+      "profile": {"steps": ()},
       "fit": "refuse",
       "nonfinite": "stop",
       "nonfinite_limit": 10,

@@ -20,8 +20,9 @@ the last three need `samples_per_prompt`. `batch_size` counts prompts.
 above 0 it is adapted to that KL. `judge.by` names somebody else who compares
 the policy with its anchor at each evaluation, a judge of configs/judge.py, and
 `best="judge"` keeps the checkpoint that it prefers (docs/judging.md).
-Temperature and beta are the paper's, except
-for the embedded data. Estimators: docs/estimators.md. Results: docs/results.md.
+`show_samples` held-out prompts are printed at each evaluation, answered by
+anchor and policy. Temperature and beta are the paper's, except for the embedded
+data. Estimators: docs/estimators.md. Results: docs/results.md.
 """
 
 from configs import common
@@ -78,6 +79,7 @@ def get_config(arg=None):
   config.batch_size = 128
   config.eval_every = 15
   config.log_every = 1
+  config.show_samples = 0
   config.eval = common.evaluation(rows=256, batch_size=128)
   if name == "coffee_bar":
     # At temperature 1 every mistake of the demonstrations is sampled too.

@@ -19,6 +19,7 @@ _ROLES = ("anchor", "policy")
 def show(
   rows: Sequence[Mapping[str, object]],
   *,
+  title: str = "Held-out prompts, answered by anchor and policy",
   notice: str = "",
   console: Console | None = None,
 ) -> None:
@@ -31,11 +32,12 @@ def show(
     rows: Lines of samples.jsonl: `prompt`, `anchor`, `policy`; optional are
       `<role>_reward` and `<role>_stopped`. A response that was cut off at the
       most tokens, where the latter is false, ends with an ellipsis.
+    title: What stands above all.
     notice: A sentence that stands above them, or "".
     console: Where to print; the standard output if None.
   """
   console = console or Console()
-  _print(console, "Held-out prompts, answered by anchor and policy")
+  _print(console, title)
   if notice:
     _print(console, f"  {notice}")
   for number, row in enumerate(rows, start=1):

@@ -20,6 +20,7 @@ from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.tasks.dry_run import abstract as abstract_lib
 from perl_jax.tasks.dry_run.programs import Program, StagePrograms
 from perl_jax.tasks.evaluation import policy as policy_evaluation
+from perl_jax.tasks.evaluation import shown as shown_lib
 from perl_jax.tasks.evaluation import warnings
 from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.initial.model import Start
@@ -163,6 +164,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
         found |= judge(before_rows, rows, last=last)
         shown = policy_evaluation.side_by_side(before_rows, rows)
         writer.samples(step, shown[: config.eval.samples])
+        shown_lib.show_samples(config, shown, step)
         return {f"validation/{k}": v for k, v in found.items()}
 
       _, evaluated = opened.train(

@@ -15,7 +15,7 @@ from perl_jax.objectives import kl as kl_lib
 from perl_jax.tasks.rollouts import metrics as metrics_lib
 from perl_jax.tasks.rollouts import rewards as rewards_lib
 from perl_jax.tasks.rollouts.build import IterationPrograms
-from perl_jax.tasks.training import nonfinite
+from perl_jax.tasks.training import nonfinite, profile
 from perl_jax.tasks.training import watch as watch_lib
 from perl_jax.tasks.training.timing import Clock, Stopwatch
 
@@ -77,17 +77,20 @@ class Iteration:
     key = jax.random.fold_in(self._key, step)
     device = sharding.place_batch(self._mesh, batch)
     watch = Stopwatch(self._programs.compiled, self._clock)
-    samples = self._programs.sample(
-      *self._programs.sample_args(state.trainable, device, key)
-    )
-    watch_lib.wait(samples)
+    with profile.named(profile.ROLLOUT):
+      samples = self._programs.sample(
+        *self._programs.sample_args(state.trainable, device, key)
+      )
+      watch_lib.wait(samples)
     laps = [watch.lap()]
-    experience, parts = self._score(state, batch, device, samples)
-    watch_lib.wait((experience, parts))
+    with profile.named(profile.SCORING):
+      experience, parts = self._score(state, batch, device, samples)
+      watch_lib.wait((experience, parts))
     laps.append(watch.lap())
     flops = self._learn_flops()
-    state, found, faults = self._learn(state, experience, key)
-    jax.block_until_ready(state)
+    with profile.named(profile.LEARNING):
+      state, found, faults = self._learn(state, experience, key)
+      jax.block_until_ready(state)
     laps.append(watch.lap())
     flops = self._learn_flops() - flops
     device, samples, parts, found, faults = hosts.to_host(

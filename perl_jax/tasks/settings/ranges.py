@@ -143,6 +143,8 @@ RANGES: Mapping[str, Range] = {
   "save.every_steps": _count(0, "0 makes none by steps"),
   "save.every_seconds": _least(0, "0 makes none by the clock"),
   "save.keep": _count(),
+  "profile.steps": _count(why="steps are counted from 1"),
+  "show_samples": _count(0, "0 shows none"),
   "nonfinite_limit": _count(),
   "optimizer.learning_rate": _least(0, _RATE),
   "optimizer.warmup_steps": _count(0),

@@ -110,6 +110,25 @@ def check_counts(config: Config, mesh: jax.sharding.Mesh) -> None:
       f"config.batch_size={config.batch_size} is not a multiple of"
       f" config.microbatches={config.microbatches}."
     )
+  profiled_steps(config)
+
+
+def profiled_steps(config: Config) -> tuple[int, int] | None:
+  """(first, last) step of the trace, None for no trace.
+
+  Raises:
+    ValueError: `config.profile.steps` are no two steps of the run in order.
+  """
+  steps = tuple(config.profile.steps)
+  if not steps:
+    return None
+  if len(steps) != 2 or not steps[0] <= steps[1] <= config.steps:
+    raise ValueError(
+      f"config.profile.steps={steps} must be the first and the last step of a"
+      f" trace, from 1 to config.steps={config.steps}, such as"
+      f" (1, {min(3, config.steps)}); () makes none."
+    )
+  return steps
 
 
 class Saving(NamedTuple):

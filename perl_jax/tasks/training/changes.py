@@ -151,6 +151,7 @@ RULES = (
       "fit", "log_every", "eval_every", "eval.samples", "save",
       "reward.timeout", "report_checkpoint", "conversations", "data.preview",
       "trackers", "tracking",
+      "profile", "show_samples",
     ),
     "it does not change what is learned",
   ),

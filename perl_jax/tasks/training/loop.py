@@ -17,7 +17,7 @@ from perl_jax import params as params_lib
 from perl_jax.hosts import signals
 from perl_jax.tasks.initial import sealed
 from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import nonfinite, standing, stepping
+from perl_jax.tasks.training import nonfinite, profile, standing, stepping
 from perl_jax.tasks.training import timing as timing_lib
 from perl_jax.tasks.training import watch as watch_lib
 from perl_jax.tasks.training.compiled import Compiled
@@ -106,6 +106,7 @@ class Run:
       guard=self.guard,
       costs=self.costs.so_far,
       is_score=is_score,
+      profile=profile.of(self.config, self.workdir),
     )
     return loop.run()
 

@@ -21,6 +21,7 @@ from perl_jax import metrics as metrics_lib
 from perl_jax.hosts import signals
 from perl_jax.tasks.initial import saved
 from perl_jax.tasks.training import nonfinite, undone
+from perl_jax.tasks.training import profile as profile_lib
 from perl_jax.tasks.training import timing as timing_lib
 from perl_jax.tasks.training import watch as watch_lib
 
@@ -61,6 +62,7 @@ class Loop:
     costs: What the run has cost so far, kept in checkpoints.
     is_score: Whether the metrics of an evaluation say how good the checkpoint
       is; else it is kept to resume from alone.
+    profile: Traces some of the steps; by default none.
     must_change: Whether it is an error if the first update with a signal
       changes nothing.
     guard: Counts the updates that were not finite.
@@ -84,6 +86,9 @@ class Loop:
   guard: nonfinite.Guard
   costs: Callable[[], Metrics] = dict
   is_score: Callable[[Metrics], bool] = lambda found: True
+  profile: profile_lib.Profile = dataclasses.field(
+    default_factory=profile_lib.Profile
+  )
 
   def run(self) -> tuple[steps.TrainState, Metrics]:
     """The state after the last step, and its evaluation.
@@ -99,7 +104,7 @@ class Loop:
     self._evaluated: Metrics = {}
     self._saved = first - 1
     self._unseen: Mapping[str, Any] = {}  # metrics that nobody has looked at
-    with watch_lib.kept_by(self.watch):
+    with watch_lib.kept_by(self.watch), self.profile:
       if self.resumed:
         self.must_change = False
         self._go_on(self.resumed.meta, first - 1)
@@ -124,12 +129,14 @@ class Loop:
       if self.checkpointer.reached_preemption(step):
         raise watch_lib.Stop("a notice of preemption")
       batch = next(self.batches)
-      self.state, metrics = self.update(self.state, batch, step)
+      with self.profile.step(step):
+        self.state, metrics = self.update(self.state, batch, step)
     except watch_lib.Stop as stop:
       self._stop(step - 1, position, str(stop))
     except undone.UndoneStepError:
       self._keep(step - 1, position)
       raise
+    self.profile.made(step, self.state)
     self.guard.count(step, batch, metrics)
     self.timing.count(batch, metrics)
     self._unseen = metrics
@@ -164,7 +171,8 @@ class Loop:
     """Evaluates the state and saves it with its score."""
     self.timing.skip()
     try:
-      found = self.evaluate(self.state, step)
+      with profile_lib.named(profile_lib.EVALUATION):
+        found = self.evaluate(self.state, step)
     except watch_lib.Stop as stop:
       self._stop(step, self.batches.get_state(), str(stop), line)
     except undone.UndoneStepError:
@@ -190,7 +198,8 @@ class Loop:
     meta["costs"] = self.costs()
     if unjudged is not None:
       meta[UNJUDGED] = unjudged
-    with self.timing.stopped(), self.guard.saving(step):
+    traced = profile_lib.named(profile_lib.CHECKPOINT)
+    with self.timing.stopped(), self.guard.saving(step), traced:
       self.checkpointer.save(step, self.state, meta, score)
     self._saved = step
     self.watch.saved()

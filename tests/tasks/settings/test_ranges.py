@@ -40,7 +40,7 @@ def paths(config, above=""):
 
 
 # Lists of numbers that configs leave empty.
-MAY_BE_EMPTY = ("data.train_folds", "rollouts.buckets")
+MAY_BE_EMPTY = ("data.train_folds", "rollouts.buckets", "profile.steps")
 
 
 def test_every_number_of_every_config_has_a_range():
