@@ -101,7 +101,7 @@ def run(config: Any, workdir: str | Path) -> dict[str, float]:
   module = TASKS[name].module()
   if name in SHOWN:
     config = resolved(config, workdir)
-  with tracked(config, workdir):
+  with tracked(config, workdir), live_report(config, workdir):
     if TASKS[name].trains:
       return _train(module, config, workdir)
     return module.run(config, workdir)
@@ -126,6 +126,21 @@ def tracked(config: Any, workdir: Path) -> Iterator[None]:
     yield
     if session.pending:
       session.texts |= _report(workdir, samples=config.tracking.samples)
+
+
+@contextlib.contextmanager
+def live_report(config: Any, workdir: Path) -> Iterator[None]:
+  """A run that trains has a report while it goes on; see `training.live`."""
+  if not TASKS[config.task].trains and config.task != "pipeline":
+    yield
+    return
+  from perl_jax.tasks.training import live
+
+  def write():
+    TASKS["report"].module().write_report(workdir)
+
+  with live.reported(write):
+    yield
 
 
 def _report(workdir: Path, *, samples: bool) -> dict[str, str]:

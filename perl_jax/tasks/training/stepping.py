@@ -20,7 +20,7 @@ from perl_jax import hosts, steps
 from perl_jax import metrics as metrics_lib
 from perl_jax.hosts import signals
 from perl_jax.tasks.initial import saved
-from perl_jax.tasks.training import nonfinite, undone
+from perl_jax.tasks.training import live, nonfinite, undone
 from perl_jax.tasks.training import profile as profile_lib
 from perl_jax.tasks.training import timing as timing_lib
 from perl_jax.tasks.training import watch as watch_lib
@@ -182,6 +182,8 @@ class Loop:
     self.writer.write(step, found | self.timing.of_evaluation())
     score = found if self.is_score(found) else None
     self._save(step, self.batches.get_state(), score, evaluated=True)
+    with self.timing.stopped():
+      live.evaluated()
 
   def _save(
     self,
