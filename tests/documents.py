@@ -69,6 +69,12 @@ def spans(page: str) -> Iterator[str]:
     yield " ".join(found.split())
 
 
+def python_blocks(page: str) -> list[str]:
+  """The blocks of a page that are Python."""
+  return [block for language, block in _FENCE.findall(page)
+          if language == "python"]  # fmt: skip
+
+
 def commands(name: str, page: str) -> Iterator[Command]:
   """The commands of this project on a page, in blocks and in the text."""
   variables: dict[str, str] = {}

@@ -3,13 +3,17 @@
 Commands are parsed by what would run them (tests/commands.py), not run.
 """
 
+import ast
+import importlib
 import re
+import textwrap
 
 import pytest
 
 from perl_jax.reporting import vocabulary
 from tests import commands, documents
 
+OURS = ("perl_jax", "configs")
 PAGES = [str(page.relative_to(documents.ROOT)) for page in documents.PAGES]
 
 
@@ -30,6 +34,19 @@ MODULES = [
 def test_commands_of_a_docstring(module, monkeypatch):
   page = documents.docstring_page(documents.ROOT / module)
   assert "\n".join(commands.faults(module, page, monkeypatch)) == ""
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_of_a_page(page):
+  """It can be parsed, and what it imports of this project is there."""
+  text = documents.text(documents.ROOT / page)
+  for block in documents.python_blocks(text):
+    for node in ast.walk(ast.parse(textwrap.dedent(block))):
+      package = getattr(node, "module", None) or ""
+      if isinstance(node, ast.ImportFrom) and package.split(".")[0] in OURS:
+        for alias in node.names:
+          if not hasattr(importlib.import_module(package), alias.name):
+            importlib.import_module(f"{package}.{alias.name}")
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -33,6 +33,7 @@ OPTIONAL = ranges(
   line for name in ("gguf", "datasets") for line in EXTRAS[name]
 )
 TRACKERS = ranges(EXTRAS["trackers"])
+DOCS = ranges(EXTRAS["docs"])
 
 
 def undeclared(sources, known):
@@ -66,11 +67,12 @@ def test_everything_that_is_required_is_imported():
 
 def test_pins_are_within_the_ranges():
   texts = (
-    (ROOT / f"requirements{which}.txt").read_text() for which in ("", "-parity")
+    (ROOT / f"requirements{which}.txt").read_text()
+    for which in ("", "-parity", "-docs")
   )
   lines = "".join(texts).splitlines()
   pins = ranges(line for line in lines if line and line[0] != "#")
-  for name, allowed in {**REQUIRED, **OPTIONAL, **TRACKERS}.items():
+  for name, allowed in {**REQUIRED, **OPTIONAL, **TRACKERS, **DOCS}.items():
     (pin,) = pins[name].specifier
     assert allowed.specifier.contains(pin.version), (name, str(pin))
 
