@@ -8,23 +8,19 @@ An error of it is one line with the line of the user's file.
 
 import asyncio
 import atexit
-import contextlib
 import functools
 import importlib
 import importlib.util
 import inspect
 import os
-import signal
 import sys
 import sysconfig
-import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from perl_jax.starting import NAMES
-from perl_jax.tasks.rollouts import time_limit
+from perl_jax.tasks.rollouts import own_state, time_limit
 
 # Whose lines no user wants to see: this package's, and Python's own.
 _OTHERS = (
@@ -72,12 +68,12 @@ def call(
   """
 
   def act():
-    with _children_end():
+    with own_state.children_end():
       found = function(*args)
       return _awaited(found) if inspect.isawaitable(found) else found
 
   try:
-    with _put_back():
+    with own_state.put_back():
       return time_limit.call(act, seconds)
   except time_limit.OutOfTime as late:
     raise OutOfTimeError(place_of(late, files)) from late
@@ -107,7 +103,8 @@ def find(name: str, field: str, signature: str) -> Found:
     )
   in_file = place.endswith(".py") or "/" in place or os.sep in place
   named = f"{field}={name!r}"
-  module = _import_file(named, place) if in_file else _import(named, place)
+  with own_state.put_back():
+    module = _import_file(named, place) if in_file else _import(named, place)
   function: Any = module
   for part in attribute.split("."):
     if not hasattr(function, part):
@@ -169,62 +166,6 @@ def _runner() -> asyncio.Runner:
   runner = asyncio.Runner()
   atexit.register(runner.close)
   return runner
-
-
-@contextlib.contextmanager
-def _put_back() -> Iterator[None]:
-  """Puts back what the code may change of the process under this package.
-
-  Relative paths of the config begin where the command was started, and a signal
-  has to reach the loop.
-  """
-  here, handlers = _here(), {}
-  if threading.current_thread() is threading.main_thread():
-    numbers = [getattr(signal, n) for n in NAMES if hasattr(signal, n)]
-    handlers = {number: signal.getsignal(number) for number in numbers}
-  try:
-    yield
-  finally:
-    for number, handler in handlers.items():
-      # None: it was not put there by Python.
-      if handler is not None and signal.getsignal(number) is not handler:
-        signal.signal(number, handler)
-    if here and _here() != here:
-      with contextlib.suppress(OSError):
-        os.chdir(here)
-
-
-@contextlib.contextmanager
-def _children_end() -> Iterator[None]:
-  """Ends a child that the code has forked, when it comes out of the block.
-
-  It would go on as a second run, in the workdir of the first.
-  """
-  mine, status = os.getpid(), 0
-  try:
-    yield
-  except BaseException as error:
-    if os.getpid() == mine:
-      raise
-    status = 1
-    if isinstance(error, SystemExit):
-      status = (
-        error.code if isinstance(error.code, int) else int(bool(error.code))
-      )
-    else:
-      traceback.print_exc()
-  if os.getpid() != mine:
-    for stream in (sys.stdout, sys.stderr):
-      stream.flush()
-    os._exit(status & 0xFF)
-
-
-def _here() -> str:
-  """The current directory; "" if it has been removed."""
-  try:
-    return os.getcwd()
-  except OSError:
-    return ""
 
 
 def _awaited(found: Any) -> Any:

@@ -4,9 +4,11 @@ import os
 import sys
 import tracemalloc
 
+import jax
+import numpy as np
 import pytest
 
-from perl_jax.tasks.rollouts import user_code
+from perl_jax.tasks.rollouts import own_state, user_code
 
 
 def raises():
@@ -48,3 +50,27 @@ def test_what_a_function_prints_is_passed_on_and_not_kept(capfd):
     tracemalloc.stop()
   assert kept < 500_000
   assert capfd.readouterr().out.count("x") == len(text)
+
+
+def test_settings_of_jax_and_numpy_are_those_of_before(tmp_path):
+  """The code has its own in each of its calls, from its import on."""
+  path = tmp_path / "theirs.py"
+  path.write_text(
+    "import sys, jax, numpy\n"
+    "jax.config.update('jax_enable_x64', True)\n"
+    "def f():\n"
+    "  numpy.seterr(all='raise')\n"
+    "  sys.setrecursionlimit(5000)\n"
+    "  return jax.numpy.ones(()).dtype.name\n"
+  )
+  before = np.geterr(), sys.getrecursionlimit(), jax.config.jax_enable_x64
+  found = user_code.find(f"{path}:f", "config.x", "f()")
+  try:
+    for _ in range(2):
+      assert user_code.call(found.function) == "float64"
+      now = np.geterr(), sys.getrecursionlimit(), jax.config.jax_enable_x64
+      assert now == before
+      assert jax.numpy.ones(()).dtype == "float32"
+  finally:
+    own_state._theirs.clear()
+    jax.config.update("jax_enable_x64", before[2])
