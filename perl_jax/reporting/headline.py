@@ -66,7 +66,7 @@ def rows(
       rest = set(compared) - set(names)
       names += sorted(rest, key=lambda name: (vocabulary.rank_of(name), name))
     for name in names:
-      row = _comparison(result, name, *compared[name])
+      row = _comparison(result, f"{stage}.{name}", *compared[name])
       ends = [summary.get(f"{stage}.{name}{end}_after") for end in _ENDS]
       found.append(row._replace(after=row.after + _between(name, *ends)))
   for key in _RESULTS:
@@ -141,7 +141,7 @@ def takeaway(summary: Mapping[str, object], results: Mapping[str, str]) -> str:
       before, after = map(numbers.number, found.get(name, (None, None)))
       if math.isnan(before) or math.isnan(after):
         continue
-      label = vocabulary.label_of(name)
+      label = vocabulary.label_of(name, stage)
       text = f"{label[0].upper()}{label[1:]} "
       if after == before:
         text += f"stayed at {numbers.show(name, after)}"
@@ -156,21 +156,21 @@ def takeaway(summary: Mapping[str, object], results: Mapping[str, str]) -> str:
   return ""
 
 
-def _comparison(result: str, name: str, before: object, after: object) -> Row:
+def _comparison(result: str, key: str, before: object, after: object) -> Row:
   a, b = numbers.number(before), numbers.number(after)
-  metric = vocabulary.row_of(name)
+  metric = vocabulary.row_of(key)
   change, better = "", None
   if math.isfinite(a) and math.isfinite(b):
     if metric.percent:
       change = f"{100 * (b - a):+.1f} points" if a != b else "0"
     else:
-      change = ("+" if b > a else "") + numbers.show(name, b - a)
+      change = ("+" if b > a else "") + numbers.show(key, b - a)
     if metric.better and a != b:
       better = (b > a) == (metric.better > 0)
   return Row(
-    _label(result, name),
-    "" if before is None else numbers.show(name, before),
-    numbers.show(name, after),
+    _label(result, key),
+    "" if before is None else numbers.show(key, before),
+    numbers.show(key, after),
     change,
     better,
   )

@@ -76,3 +76,25 @@ def test_stages_come_in_the_given_order_with_their_names():
     "Second: response length (tokens)",
   ]
   assert headline.rows(found, {}) == []
+
+
+def test_a_judge_during_rl():
+  """Its win rate has an interval, and comes before the reward."""
+  summary = {
+    "rl.reward_before": 0.0, "rl.reward_after": 1.0, "rl.kl": 2.5,
+    "rl.win_rate_before": 0.5, "rl.win_rate_after": 0.62,
+    "rl.win_rate_low_before": 0.5, "rl.win_rate_low_after": 0.55,
+    "rl.win_rate_high_before": 0.5, "rl.win_rate_high_after": 0.7,
+  }  # fmt: skip
+  first, *rest = headline.rows(summary, {"rl": "Policy"})
+  assert first == headline.Row(
+    "Policy: win rate against the anchor, a tie as half",
+    "50.0%", "62.0% (55.0% to 70.0%)", "+12.0 points", True,
+  )  # fmt: skip
+  assert [row.label for row in rest] == [
+    "Policy: reward (score)", "Policy: KL to the anchor (nats)",
+  ]  # fmt: skip
+  assert headline.takeaway(summary, {"rl": "Policy"}) == (
+    "Win rate against the anchor, a tie as half rose from 50.0% to 62.0%, at a"
+    " KL of 2.5 nats to the anchor."
+  )
