@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from perl_jax import checkpoint
+from perl_jax import checkpoint, files
+from perl_jax.data.sources import registry
 from perl_jax.tasks.training import watch
 from tests.tasks import tiny
 
@@ -149,3 +150,25 @@ def test_a_reward_model_beside_the_one_that_is_trained_on(
   assert sorted(found) == [0, 2, 4] and found[0] == 0.5
   rows = tiny.lines(tmp_path / "run", "samples.jsonl")
   assert any(row["policy"] != row["anchor"] for row in rows)
+  # Who has the higher score of the task `score` wins.
+  prompts = registry.load(
+    "coffee_bar", "prompts", seed=0,
+    **tiny.config("rl").data.options.to_dict(),
+  ).validation[:8]  # fmt: skip
+  for step in (2, 4):
+    shown = [row for row in rows if row["step"] == step]
+    pairs = [
+      {"prompt": list(prompt.prompt), "chosen": row["policy"],
+       "rejected": row["anchor"]}
+      for prompt, row in zip(prompts, shown, strict=True)
+      if row["policy"] != row["anchor"]
+    ]  # fmt: skip
+    files.write_jsonl(tmp_path / "pairs.jsonl", pairs)
+    tiny.run(
+      tmp_path / f"score_{step}", "score", "jsonl",
+      reward__init=str(reward_run), data__path=str(tmp_path / "pairs.jsonl"),
+    )  # fmt: skip
+    scored = tiny.lines(tmp_path / f"score_{step}", "scores.jsonl")
+    assert len(scored) == len(pairs) > 0
+    wins = sum(row["score_chosen"] > row["score_rejected"] for row in scored)
+    assert found[step] == (wins + (8 - len(pairs)) / 2) / 8
