@@ -71,9 +71,22 @@ def call(act: Callable[[], T], seconds: float) -> T:
   try:
     try:
       return act()
+    except Exception as error:
+      # It may have met a lock that was just being taken.
+      late = _origin(error)
+      if late is None:
+        raise
+      raise late from None
     finally:
       done.set()
   finally:
     done.set()
     # None: a library in C has put its own there before us.
     signal.signal(_SIGNAL, signal.SIG_DFL if before is None else before)
+
+
+def _origin(error: BaseException | None) -> OutOfTime | None:
+  """The `OutOfTime` in the handling of which an error was raised."""
+  while error is not None and not isinstance(error, OutOfTime):
+    error = error.__cause__ or error.__context__
+  return error

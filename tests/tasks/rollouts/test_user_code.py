@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 import tracemalloc
 
 import jax
@@ -74,3 +75,16 @@ def test_settings_of_jax_and_numpy_are_those_of_before(tmp_path):
   finally:
     own_state._theirs.clear()
     jax.config.update("jax_enable_x64", before[2])
+
+
+def test_an_error_that_came_of_the_time_is_not_the_code_s_own():
+  """As of a lock that was just being taken."""
+
+  def late():
+    try:
+      time.sleep(20)
+    except BaseException:
+      raise RuntimeError("release unlocked lock")  # noqa: B904
+
+  with pytest.raises(user_code.OutOfTimeError, match=r"time\.sleep"):
+    user_code.call(late, seconds=0.05, files=[__file__])
