@@ -231,7 +231,7 @@ class Sender(threading.Thread):
     self._client.close(state)
 
   def _fail(self, error: Exception) -> None:
-    if not self._silent:
+    if not self._silent and not self.given_up.is_set():
       said = f"{type(error).__name__}: {error}"
       said = " ".join(without_passwords(said).split())
       again = "tried again in {:.0f} s, then every {:.0f} s".format(

@@ -60,6 +60,7 @@ def recorder_fixture(monkeypatch):
   Recorder.runs, Recorder.broken = {}, 0
   Recorder.hangs.set()
   monkeypatch.setitem(clients.CLIENTS, "wandb", Recorder)
+  monkeypatch.setattr(trackers, "missing", lambda names: [])
   monkeypatch.setattr(sending, "SEND_SECONDS", 0.01)
   monkeypatch.setattr(sending, "RETRY_SECONDS", (0.01, 0.01))
   yield Recorder
