@@ -203,15 +203,19 @@ def quiet_libraries() -> None:
   )
   shown, ignored = sys.excepthook, sys.unraisablehook
 
+  def is_left_over(error):
+    # TensorStore's threads say so after one of their writes was refused.
+    return str(error) == "Event loop is closed"
+
   def excepthook(kind, error, trace):
-    # TensorStore's threads print it after one of their writes was refused.
-    if str(error) != "Event loop is closed":
+    if not is_left_over(error):
       shown(kind, error, trace)
 
   def unraisablehook(about):
     # Raised in a callback or a finalizer, out of which no exception comes: it
     # is raised again elsewhere.
-    if not issubclass(about.exc_type, (signals.Stopped, time_limit.OutOfTime)):
+    again = issubclass(about.exc_type, (signals.Stopped, time_limit.OutOfTime))
+    if not again and not is_left_over(about.exc_value):
       ignored(about)
 
   sys.excepthook, sys.unraisablehook = excepthook, unraisablehook

@@ -333,6 +333,6 @@ def test_a_write_that_threads_of_orbax_are_refused_is_one_line(tmp_path):
   resource.prlimit(found.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
   _, said = found.communicate(timeout=500)
   assert found.returncode == 1
-  assert "Traceback" not in said and said.count("File too large") == 1
+  assert "Traceback" not in said and said.count("File too large") == 1, said
   assert said.splitlines()[-1].startswith("error: the checkpoint of step ")
   assert not list((tmp_path / "run" / "checkpoints").iterdir())

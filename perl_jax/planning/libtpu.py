@@ -4,7 +4,7 @@ from collections.abc import MutableMapping
 
 
 def quiet(environment: MutableMapping[str, str]) -> None:
-  """Keeps libtpu from querying the metadata of a TPU VM where there is none.
+  """Tells libtpu that there is no TPU, and no TPU VM to ask for its metadata.
 
   The query fails with a long warning. JAX sets TPU_SKIP_MDS_QUERY when it is
   imported and finds no chip; on a TPU nothing is changed. To be called before
@@ -15,5 +15,7 @@ def quiet(environment: MutableMapping[str, str]) -> None:
       unless they are there.
   """
   if environment.get("TPU_SKIP_MDS_QUERY") == "1":
+    # There is no chip that two processes could want, which a file would lock.
+    environment.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     environment.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     environment.setdefault("TPU_WORKER_HOSTNAMES", "localhost")

@@ -103,9 +103,10 @@ def stage_config(
   stage = config[name].copy_and_resolve_references()
   with stage.unlocked():
     stage.seed = config.seed
-    stage.trackers = config.trackers
-    stage.tracking = config.tracking.copy_and_resolve_references()
-    stage.tracking.run = f"{tracking.run_name(config, workdir)}/{name}"
+    if config.trackers:
+      stage.trackers = config.trackers
+      stage.tracking = config.tracking.copy_and_resolve_references()
+      stage.tracking.run = f"{tracking.run_name(config, workdir)}/{name}"
     if config.base:
       stage.base = config.base
     for field, value in config.data.items():

@@ -11,6 +11,7 @@ def test_libtpu_is_told_that_there_is_no_tpu():
   libtpu.quiet(environment)
   assert environment == {
     "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "worker-0",
   }
