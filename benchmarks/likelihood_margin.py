@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks import results
 from configs import dpo as dpo_config
-from perl_jax import classification, hosts, sharding, tasks
+from perl_jax import classification, tasks
 from perl_jax.interop import packages
 from perl_jax.tasks import dpo
 from perl_jax.tasks.initial import roles as initial_roles
@@ -55,7 +55,7 @@ def measure(data: str, fields: Mapping[str, Any]) -> dict[str, float]:
       policy = initial_roles.place(mesh, {"policy": start.role})["policy"]
       logprobs = dpo.make_logprobs(policy.backbone, config.data.max_len)
       sums = dpo.score_pairs(jax.jit(logprobs), policy, read, mesh)
-      lengths = _lengths(read, mesh)
+      lengths = _lengths(read)
   return shares(sums, lengths)
 
 
@@ -76,11 +76,10 @@ def shares(sums: np.ndarray, lengths: np.ndarray) -> dict[str, float]:
   return found
 
 
-def _lengths(read: inputs.Inputs, mesh) -> np.ndarray:
+def _lengths(read: inputs.Inputs) -> np.ndarray:
   """Tokens of the replies in the order of the rows, `[2, n]`."""
   found = {}
   for batch in read.held_out("counting tokens"):
-    batch = hosts.to_host(sharding.place_batch(mesh, batch))
     for row in np.flatnonzero(batch.valid):
       found[int(batch.index[row])] = [
         int(batch.chosen_lengths[row] - batch.prompt_lengths[row]),

@@ -87,7 +87,8 @@ class Facts:
   Attributes:
     name: Name of the model.
     settings: How it was trained, by name, in the order they are shown.
-    data: What it was trained on; None if that is not known.
+    data: Description of the rows that it was trained on; None if they are
+      not known.
     measured: Numbers by name: those of the model, of what it was trained from,
       and of the export.
     results: Those that are the model's own, on held-out rows of the data.

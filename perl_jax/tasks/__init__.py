@@ -118,8 +118,7 @@ def tracked(config: Any, workdir: Path) -> Iterator[None]:
     return
   from perl_jax import hosts
 
-  goes_on = bool(TASKS[config.task].trains) or config.task == "pipeline"
-  asked = tracking.tracking_of(config, workdir, goes_on=goes_on)
+  asked = tracking.tracking_of(config, workdir, goes_on=_goes_on(config.task))
   if not hosts.is_primary():
     asked = None
   with trackers.opened(workdir, asked) as session:
@@ -131,7 +130,7 @@ def tracked(config: Any, workdir: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def live_report(config: Any, workdir: Path) -> Iterator[None]:
   """A run that trains has a report while it goes on; see `training.live`."""
-  if not TASKS[config.task].trains and config.task != "pipeline":
+  if not _goes_on(config.task):
     yield
     return
   from perl_jax.tasks.training import live
@@ -141,6 +140,11 @@ def live_report(config: Any, workdir: Path) -> Iterator[None]:
 
   with live.reported(write):
     yield
+
+
+def _goes_on(task: str) -> bool:
+  """Whether a task trains, itself or by its stages."""
+  return bool(TASKS[task].trains) or task == "pipeline"
 
 
 def _report(workdir: Path, *, samples: bool) -> dict[str, str]:

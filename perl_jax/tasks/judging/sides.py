@@ -25,7 +25,8 @@ class Sides(NamedTuple):
   Attributes:
     name: What the policy is compared with: "anchor", "reference" or "other".
     policy: The policy.
-    anchor: What it was trained from; itself where that is not known.
+    anchor: The model that the policy was trained from; the policy itself where
+      that is not known.
     other: The other run's model, or None.
     checkpoints: Which checkpoint was read, "best" or "last", by the workdir.
   """

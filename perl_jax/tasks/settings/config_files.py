@@ -119,7 +119,7 @@ def define(
   """Defines the flag of a config, whose fields other flags override.
 
   Args:
-    name: Of the flag.
+    name: Name of the flag.
     text: Its help.
     **options: As `config_flags.DEFINE_config_file` takes them.
   """
