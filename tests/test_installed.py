@@ -134,6 +134,18 @@ def test_a_name_that_is_not_there(installed, environment):
   assert "There is no data set 'hh'" in said
 
 
+def test_an_error_names_a_config_as_it_can_be_given(installed, environment):
+  said = refused(
+    *(installed / "perl_jax", "--config=rl", "--workdir=run"), **environment
+  )
+  assert "Train one with perl_jax --config=reward and give" in said
+
+
+def test_a_config_from_python(installed, environment):
+  code = "from perl_jax import tasks; print(tasks.get_config('rl:jsonl').task)"
+  assert run(installed / "python", "-c", code, **environment) == "rl\n"
+
+
 def test_it_trains_from_any_directory(installed, environment):
   """By the name of a config, and on by the path of the clone's."""
   values = tiny.fields("sft") | {"steps": 2, "eval_every": 2, "eval.rows": 0}

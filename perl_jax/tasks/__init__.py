@@ -17,7 +17,7 @@ from absl import logging
 from perl_jax import names
 from perl_jax.interop import packages
 from perl_jax.reporting import trackers
-from perl_jax.tasks.settings import paths, ranges, tracking
+from perl_jax.tasks.settings import config_files, paths, ranges, tracking
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +73,18 @@ TASKS = {
 # Tasks that train, and those that leave something for a report.
 TRAINING = tuple(task.name for task in TASKS.values() if task.trains)
 SHOWN = tuple(task.name for task in TASKS.values() if task.title)
+
+
+def get_config(text: str) -> Any:
+  """The locked config of what `--config` takes, from Python.
+
+  Args:
+    text: A name such as "rl" or "rl:taskmaster_coffee", or the path of a file.
+
+  Raises:
+    ValueError: There is no such config, or it takes no such argument.
+  """
+  return config_files.load(text)
 
 
 def run(config: Any, workdir: str | Path) -> dict[str, float]:

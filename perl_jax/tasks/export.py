@@ -7,6 +7,7 @@ added into the weights in float32. `"gguf"`: files for llama.cpp and Ollama.
 The directory appears once it is complete; one that exists is never touched.
 """
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -23,7 +24,9 @@ from perl_jax.interop import (
   hf_checkpoint,
   hf_export,
   hub,
+  licences,
   peft,
+  pretrained,
   score,
   tokenizer_out,
 )
@@ -80,7 +83,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       found, usage = {}, ""
       with phases.phase(f"writing {workdir}"):
         if config.format == "gguf":
-          found, usage = write_gguf(config, start, partial)
+          found, usage = write_gguf(config, start, partial, workdir)
         else:
           tokenization = write_tokenizer(config, start, partial)
           usage = usage_of(config, start, tokenization)
@@ -194,7 +197,7 @@ def write_tokenizer(
   return tokenization
 
 
-def write_gguf(config, start, partial) -> tuple[dict[str, float], str]:
+def write_gguf(config, start, partial, workdir) -> tuple[dict[str, float], str]:
   """Files for llama.cpp; returns how they are used, too."""
   origin = gguf_export.Origin(**restore.origin(start.source))
   what = gguf_export.plan(
@@ -205,7 +208,20 @@ def write_gguf(config, start, partial) -> tuple[dict[str, float], str]:
     tokenizer, _ = text_files.read(start.tokenizer, start.template)
     if isinstance(tokenizer.chat_template, str):
       template = tokenizer.chat_template
-  usage = gguf_export.save(partial, start.role, origin, what, template)
+  hub_name = config.base_id or licences.hub_name(origin.path)
+  usage = gguf_export.save(
+    partial, start.role, origin, what, template, hub_name
+  )
+  if what.adapter:
+    place = pretrained.place_of(origin.path)
+    logging.info(
+      "export: %s goes on %s. README.md has it beside the other files: ln -s %s"
+      " %s",
+      gguf_usage.ADAPTER,
+      place,
+      shlex.quote(str(place)),
+      shlex.quote(f"{workdir}/"),
+    )
   if what.model:
     written = partial / gguf_usage.model_file(what.model)
     options = model_lib.ReadOptions(mesh=shared.make_mesh(config))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 from absl import logging
 
-from perl_jax import files, hosts
+from perl_jax import files, hosts, names
 from perl_jax import metrics as metrics_lib
 from perl_jax.data import records
 from perl_jax.tasks.evaluation import again, candidates, reward_model
@@ -93,7 +93,7 @@ def check(config: shared.Config) -> None:
   if not config.reward.init:
     raise ValueError(
       "config.reward.init is empty: give the reward model, the workdir of"
-      " configs/reward.py or the directory of a sequence classifier."
+      f" {names.config('reward')} or the directory of a sequence classifier."
     )
   if config.reward.fn:
     raise ValueError(

@@ -51,7 +51,8 @@ def test_an_adapter_on_a_checkpoint_of_transformers(family, tmp_path):
   assert found["general.architecture"] == ARCHITECTURES[family]
   assert found["adapter.lora.alpha"] == 6.0
   card = (target / "README.md").read_text()
-  assert f"convert_hf_to_gguf.py {base} --outtype f16" in card
+  assert "convert_hf_to_gguf.py checkpoint --outtype f16" in card
+  assert str(base.parent) not in card and str(tmp_path) not in card
   assert "llama-server -m base-f16.gguf --lora adapter.gguf" in card
   # llama.cpp has windows for Gemma and none for Mistral.
   assert ("attends to the last 5:" in card) == (family == "mistral")
@@ -98,7 +99,8 @@ def test_an_adapter_on_a_gguf_file_and_the_whole_model(on_gguf, tmp_path):
   }  # fmt: skip
   assert 0 < found["largest_logit_change"] < 0.05
   card = (target / "README.md").read_text()
-  assert f"llama-server -m {base} --lora adapter.gguf" in card
+  assert f"llama-server -m {base.name} --lora adapter.gguf" in card
+  assert str(base.parent) not in card and str(tmp_path) not in card
   assert "largest_logit_change" in card
   deltas = test_adapter.deltas(target / "adapter.gguf")
   assert len(deltas) == 7 * role.config.num_layers

@@ -7,6 +7,7 @@ from perl_jax import files, roles
 from perl_jax.data.text.gguf_metadata import read_metadata
 from perl_jax.interop import hf_config_out
 from perl_jax.interop.gguf import adapter as adapter_lib
+from perl_jax.interop.gguf import checkpoint as gguf_checkpoint
 from perl_jax.interop.gguf import merged, usage
 from perl_jax.models.config import ModelConfig
 
@@ -88,6 +89,7 @@ def save(
   origin: Origin,
   what: Plan,
   chat_template: str | None = None,
+  hub: str = "",
 ) -> str:
   """Writes the adapter of a policy, the whole model, or both.
 
@@ -97,16 +99,18 @@ def save(
     origin: Where its base came from.
     what: From `plan`.
     chat_template: See `merged.save_model`.
+    hub: Name of the base on the Hugging Face hub, or "".
 
   Returns:
     Markdown that says how the files are used.
   """
   model = usage.model_file(what.model) if what.model else ""
   base = convert = ""
-  if what.adapter and origin.kind == "gguf":
-    base = origin.path
-  elif what.adapter:
-    base, convert = usage.CONVERTED, origin.path
+  if what.adapter:
+    found = gguf_checkpoint.file_of(origin.path) or Path(origin.path)
+    base = found.absolute().name
+  if what.adapter and origin.kind != "gguf":
+    base, convert = usage.CONVERTED, base
   name = architecture(role.config, origin)
   windowed = name == "llama" and any(role.config.layer_is_windowed)
   if what.adapter:
@@ -130,6 +134,7 @@ def save(
   return usage.commands(
     base=base,
     convert=convert,
+    hub=hub,
     model=model,
     window=role.config.sliding_window if windowed else None,
   )

@@ -21,18 +21,33 @@ def commands(
   *,
   base: str = "",
   convert: str = "",
+  hub: str = "",
   model: str = "",
   window: int | None = None,
 ) -> str:
   """Markdown: how to serve the files with llama.cpp and Ollama.
 
+  It is read by others, so that it has no path of this machine.
+
   Args:
-    base: File that the adapter goes on, "" if there is no adapter.
-    convert: Checkpoint that `base` is first made from, "" if it is there.
+    base: Name of the file that the adapter goes on, "" if there is no adapter.
+    convert: Name of the directory with the checkpoint of `transformers` that
+      `base` is first made from, "" if `base` is there.
+    hub: Name of the base on the Hugging Face hub, or "".
     model: File with the whole model, "" if there is none.
     window: Sliding window that llama.cpp does without, or None.
   """
+  needed = convert or base
   lines = ["Start the commands in this directory."]
+  if needed:
+    lines = [
+      "Start the commands in this directory, with what it was trained on beside"
+      f" these files, or a link to it: `{needed}`."
+    ]
+  if needed and hub:
+    words = ["--local-dir", convert] if convert else [base, "--local-dir", "."]
+    lines += ["", "From the hub:"]
+    lines += _shell(shlex.join(["hf", "download", hub, *words]))
   if convert:
     lines += [
       "",

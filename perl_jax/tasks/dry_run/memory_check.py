@@ -15,6 +15,7 @@ import jax
 from absl import logging
 from jax.sharding import Mesh
 
+from perl_jax import names
 from perl_jax.interop import peft
 from perl_jax.models import presets
 from perl_jax.models.config import ModelConfig
@@ -66,7 +67,8 @@ def check(
     f"This run needs at least {needed / 2**30:.2f} GiB on each device ({parts})"
     f" and a {mesh.devices.flat[0].device_kind} has {limit / 2**30:.2f}. Use"
     " more devices on config.mesh.fsdp, config.base_dtype='bfloat16' or 'int8',"
-    " config.tuning='lora', or a smaller batch; configs/plan.py tries them."
+    " config.tuning='lora', or a smaller batch;"
+    f" {names.config('plan')} tries them."
   )
   if config.fit == "refuse":
     raise ValueError(message + " To run it all the same: --config.fit=warn.")

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from perl_jax import hosts, roles
+from perl_jax import hosts, names, roles
 from perl_jax.data import records
 from perl_jax.endpoints import Answer
 from perl_jax.tasks.initial.model import Start
@@ -186,7 +186,8 @@ def rows_of(config: shared.Config, judge: settings.Judge) -> str:
     if section.fields.same_rows == "refuse":
       raise ValueError(
         f"{text} Train a judge on other rows (another data.path or"
-        " data.train_folds of configs/reward.py; another seed for coffee_bar)"
+        f" data.train_folds of {names.config('reward')}; another seed for"
+        " coffee_bar)"
         " and name its workdir, or judge with this one all the same:"
         f" --{section.path}.same_rows=warn."
       )

@@ -102,7 +102,8 @@ def beside_reward(config: shared.Config) -> Judge | None:
   if len(found) > 1:
     raise ValueError(
       f"config.judge.by={config.judge.by!r} names {len(found)} judges, and one"
-      " is asked during RL. Name it alone; configs/judge.py asks several."
+      f" is asked during RL. Name it alone; {names.config('judge')} asks"
+      " several."
     )
   return found[0]
 

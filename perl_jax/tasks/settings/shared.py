@@ -167,7 +167,8 @@ def require_backbone(config: Config, role: str) -> None:
     raise ValueError(
       f"config.{role}.init and config.base are empty: config.tuning='lora'"
       " would train an adapter on a backbone with random weights. Set"
-      f" config.{role}.init to the workdir of configs/sft.py, config.base to a"
+      f" config.{role}.init to the workdir of {names.config('sft')},"
+      " config.base to a"
       " pretrained checkpoint, or config.tuning to 'full'."
     )
 

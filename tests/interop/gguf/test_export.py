@@ -62,13 +62,13 @@ def test_what_cannot_be_written_is_refused_with_a_way_out(
     assert text in str(caught.value)
 
 
-def save(tmp_path, model, template=None):
+def save(tmp_path, model, template=None, hub=""):
   like, out = tmp_path / "a base.gguf", tmp_path / "out"
   out.mkdir()
   role = test_merged.policy("llama_tiny", models.write(like, "llama_tiny"))
   origin = Origin("gguf", str(like), changed=False)
   plan = export.plan(role, origin, model, "config.init='x'")
-  return like, out, export.save(out, role, origin, plan, template)
+  return like, out, export.save(out, role, origin, plan, template, hub)
 
 
 def commands(markdown):
@@ -78,11 +78,13 @@ def commands(markdown):
 
 
 def test_an_adapter_on_a_gguf_file(tmp_path):
-  like, out, text = save(tmp_path, "")
+  like, out, text = save(tmp_path, "", hub="owner/files")
   assert [p.name for p in out.iterdir()] == ["adapter.gguf"]
   assert commands(text) == [
-    ["llama-server", "-m", str(like), "--lora", "adapter.gguf"]
+    ["hf", "download", "owner/files", like.name, "--local-dir", "."],
+    ["llama-server", "-m", like.name, "--lora", "adapter.gguf"],
   ]
+  assert str(tmp_path) not in text
   assert "Ollama takes whole models only" in text
 
 

@@ -82,6 +82,7 @@ def exported(base, adapted):
     gguf_model="q8_0",
     mesh__data=1,
   )
+  (target / base.name).symlink_to(base)  # as the log says
   return target
 
 
@@ -117,7 +118,7 @@ def serving_as_printed(directory, number):
   every = test_export.commands((directory / "README.md").read_text())
   command = [words for words in every if words[0] == "llama-server"][number]
   files = dict(zip(command[1::2], command[2::2], strict=True))
-  # Paths are relative to the directory of the card, or absolute.
+  # Paths are relative to the directory of the card.
   adapters = [directory / files["--lora"]] if "--lora" in files else []
   return client.serving(directory / files["-m"], adapters, context=512)
 

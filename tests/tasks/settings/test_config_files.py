@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from perl_jax import tasks
 from perl_jax.tasks.settings import config_files, overrides
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -50,6 +51,7 @@ def test_every_config_has_its_name(away):
 
 def test_a_name_with_a_data_set(away):
   config = config_files.load("rl:taskmaster_coffee")
+  assert config == tasks.get_config("rl:taskmaster_coffee")
   assert config.task == "rl" and config.data.name == "taskmaster_coffee"
 
 
