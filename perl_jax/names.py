@@ -1,12 +1,8 @@
-"""Names in error messages: those that are misspelt, and those of configs."""
+"""Suggestions for a name that is misspelt, for error messages."""
 
 import difflib
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
-
-_PACKAGE = Path(__file__).parent
-_CONFIGS = "configs"
 
 
 def nearest(name: Any, known: Iterable[str]) -> str | None:
@@ -27,14 +23,3 @@ def did_you_mean(name: Any, known: Iterable[str]) -> str:
   """
   near = nearest(name, known)
   return "" if near is None else f" Did you mean {near!r}?"
-
-
-def config(name: str) -> str:
-  """One of the project's own configs, as the user who reads an error knows it.
-
-  In a clone it is a file, "configs/rl.py". Where the package is installed, that
-  path leads nowhere, and the name does: "perl_jax --config=rl".
-  """
-  if (_PACKAGE / _CONFIGS).is_dir():
-    return f"perl_jax --config={name}"
-  return f"{_CONFIGS}/{name}.py"

@@ -23,12 +23,3 @@ def test_the_sentence_is_a_suggestion_or_nothing():
   sentence = names.did_you_mean("rewards", ("rl", "reward"))
   assert sentence == " Did you mean 'reward'?"
   assert names.did_you_mean("zzz", ("rl", "reward")) == ""
-
-
-def test_a_config_is_called_as_it_can_be_given(tmp_path, monkeypatch):
-  """Beside the package there is a file; in an installed one there is none."""
-  assert names.config("rl") == "configs/rl.py"
-  monkeypatch.setattr(names, "_PACKAGE", tmp_path)
-  assert names.config("rl") == "configs/rl.py"
-  (tmp_path / "configs").mkdir()
-  assert names.config("rl") == "perl_jax --config=rl"

@@ -7,14 +7,14 @@ from typing import NamedTuple
 import jax
 from absl import logging
 
-from perl_jax import files, hosts, names
+from perl_jax import files, hosts
 from perl_jax import metrics as metrics_lib
 from perl_jax.data import records
 from perl_jax.tasks.evaluation import again, candidates, reward_model
 from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.initial.model import Start
+from perl_jax.tasks.settings import config_files, shared
 from perl_jax.tasks.settings import rl as rl_settings
-from perl_jax.tasks.settings import shared
 from perl_jax.tasks.training import inputs, reported, standing, whole
 
 # Tables of RewardBench and RM-Bench.
@@ -93,7 +93,8 @@ def check(config: shared.Config) -> None:
   if not config.reward.init:
     raise ValueError(
       "config.reward.init is empty: give the reward model, the workdir of"
-      f" {names.config('reward')} or the directory of a sequence classifier."
+      f" {config_files.called('reward')} or the directory of a sequence"
+      " classifier."
     )
   if config.reward.fn:
     raise ValueError(

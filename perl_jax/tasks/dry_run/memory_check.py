@@ -15,7 +15,6 @@ import jax
 from absl import logging
 from jax.sharding import Mesh
 
-from perl_jax import names
 from perl_jax.interop import peft
 from perl_jax.models import presets
 from perl_jax.models.config import ModelConfig
@@ -23,7 +22,7 @@ from perl_jax.planning import chips
 from perl_jax.tasks.dry_run import abstract
 from perl_jax.tasks.dry_run.programs import StagePrograms
 from perl_jax.tasks.initial import restore
-from perl_jax.tasks.settings import shared
+from perl_jax.tasks.settings import config_files, shared
 
 CHOICES = ("refuse", "warn", "off")
 
@@ -68,7 +67,7 @@ def check(
     f" and a {mesh.devices.flat[0].device_kind} has {limit / 2**30:.2f}. Use"
     " more devices on config.mesh.fsdp, config.base_dtype='bfloat16' or 'int8',"
     " config.tuning='lora', or a smaller batch;"
-    f" {names.config('plan')} tries them."
+    f" {config_files.called('plan')} tries them."
   )
   if config.fit == "refuse":
     raise ValueError(message + " To run it all the same: --config.fit=warn.")

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from absl import logging
 from jax.sharding import Mesh
 
-from perl_jax import names, roles, sharding
 from perl_jax import params as params_lib
+from perl_jax import roles, sharding
 from perl_jax.data.text import files as tokenizer_files
 from perl_jax.data.text import hugging_face, sameness, unread
 from perl_jax.data.text import tokenization as tokenization_lib
@@ -15,7 +15,7 @@ from perl_jax.interop import hf_checkpoint
 from perl_jax.tasks.initial import model, restore
 from perl_jax.tasks.initial import trainable as trainable_lib
 from perl_jax.tasks.initial.model import Start
-from perl_jax.tasks.settings import shared
+from perl_jax.tasks.settings import config_files, shared
 
 _FIELD = "config.reward.init"
 # What a tokenizer follows from; the last file is its chat template.
@@ -127,7 +127,7 @@ def _read_reward(
     raise ValueError(
       f"{section}.combine={combine!r}, but {field}={config.reward.init!r} holds"
       " one reward model. Train several with --config.ensemble=4 of"
-      f" {names.config('reward')}, or set it to 'mean'."
+      f" {config_files.called('reward')}, or set it to 'mean'."
     )
   return trainable_lib.averaged(start) if combine == "average" else start
 
@@ -159,7 +159,7 @@ def require_head(
     )
   raise ValueError(
     f"{field}={init!r} has no scalar head: it is no reward model."
-    f"{holds} Train one with {names.config('reward')}."
+    f"{holds} Train one with {config_files.called('reward')}."
   )
 
 

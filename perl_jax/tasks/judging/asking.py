@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from perl_jax import hosts, names, roles
+from perl_jax import hosts, roles
 from perl_jax.data import records
 from perl_jax.endpoints import Answer
 from perl_jax.tasks.initial.model import Start
@@ -19,8 +19,8 @@ from perl_jax.tasks.judging import chat, functions, reward_models, seen
 from perl_jax.tasks.judging import pairs as pairs_lib
 from perl_jax.tasks.judging.pairs import Both, Judge, Pair
 from perl_jax.tasks.rollouts import reward_function
+from perl_jax.tasks.settings import config_files, shared
 from perl_jax.tasks.settings import judge as settings
-from perl_jax.tasks.settings import shared
 from perl_jax.tasks.training import standing
 
 
@@ -186,9 +186,9 @@ def rows_of(config: shared.Config, judge: settings.Judge) -> str:
     if section.fields.same_rows == "refuse":
       raise ValueError(
         f"{text} Train a judge on other rows (another data.path or"
-        f" data.train_folds of {names.config('reward')}; another seed for"
-        " coffee_bar)"
-        " and name its workdir, or judge with this one all the same:"
+        f" data.train_folds of {config_files.called('reward')}; another seed"
+        " for coffee_bar) and name its workdir, or judge with this one all the"
+        " same:"
         f" --{section.path}.same_rows=warn."
       )
     logging.warning("%s", text)

@@ -48,6 +48,17 @@ def known() -> list[str]:
   return sorted(set(found) - set(_SHARED))
 
 
+def called(name: str) -> str:
+  """One of the project's own, as who reads an error can give it.
+
+  In a clone it is a file, "configs/rl.py". Where the package is installed, that
+  path leads nowhere, and the name does: "perl_jax --config=rl".
+  """
+  if folder().parent == _PACKAGE:
+    return f"perl_jax --config={name}"
+  return f"{_FOLDER}/{name}.py"
+
+
 def find(name: str) -> Path:
   """The file of a config.
 

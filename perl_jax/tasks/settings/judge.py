@@ -6,7 +6,12 @@ from typing import NamedTuple
 
 from perl_jax import names
 from perl_jax.data.sources import registry
-from perl_jax.tasks.settings import paths, reward_functions, shared
+from perl_jax.tasks.settings import (
+  config_files,
+  paths,
+  reward_functions,
+  shared,
+)
 from perl_jax.tasks.settings import reward as reward_settings
 
 _EXAMPLE = """'("gold", "reward:runs/reward_other")'"""
@@ -102,7 +107,7 @@ def beside_reward(config: shared.Config) -> Judge | None:
   if len(found) > 1:
     raise ValueError(
       f"config.judge.by={config.judge.by!r} names {len(found)} judges, and one"
-      f" is asked during RL. Name it alone; {names.config('judge')} asks"
+      f" is asked during RL. Name it alone; {config_files.called('judge')} asks"
       " several."
     )
   return found[0]

@@ -206,7 +206,7 @@ def _others() -> Iterator[tuple[str, ConfigDict]]:
   for name in config_files.known():
     config = _load(name)
     if config is not None:
-      yield names.config(name), config
+      yield config_files.called(name), config
 
 
 def _listed(found: Sequence[str]) -> str:

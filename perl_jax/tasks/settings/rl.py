@@ -6,9 +6,14 @@ from collections.abc import Sequence
 import jax
 import optax
 
-from perl_jax import names, sampling, steps
+from perl_jax import sampling, steps
 from perl_jax.data.text import tokenization as tokenization_lib
-from perl_jax.tasks.settings import judge, reward_functions, shared
+from perl_jax.tasks.settings import (
+  config_files,
+  judge,
+  reward_functions,
+  shared,
+)
 from perl_jax.tasks.settings import reward as reward_settings
 
 _LEAST_BUCKET = 16
@@ -177,8 +182,8 @@ def check(
   if not config.reward.init and not config.reward.fn:
     raise ValueError(
       "config.reward.init is empty, and config.reward.fn too: RL needs a reward"
-      f" model or function. Train one with {names.config('reward')} and give"
-      " its workdir, or name a function 'package.module:function'."
+      f" model or function. Train one with {config_files.called('reward')} and"
+      " give its workdir, or name a function 'package.module:function'."
     )
   if config.kl.target and not config.beta:
     raise ValueError(

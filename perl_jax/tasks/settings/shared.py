@@ -11,6 +11,7 @@ from perl_jax import names, optim, sampling, sharding
 from perl_jax import params as params_lib
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.models.lora import LoraSpec
+from perl_jax.tasks.settings import config_files
 
 Config = ml_collections.ConfigDict
 
@@ -167,7 +168,7 @@ def require_backbone(config: Config, role: str) -> None:
     raise ValueError(
       f"config.{role}.init and config.base are empty: config.tuning='lora'"
       " would train an adapter on a backbone with random weights. Set"
-      f" config.{role}.init to the workdir of {names.config('sft')},"
+      f" config.{role}.init to the workdir of {config_files.called('sft')},"
       " config.base to a"
       " pretrained checkpoint, or config.tuning to 'full'."
     )

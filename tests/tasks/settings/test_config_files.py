@@ -179,3 +179,12 @@ def test_a_sweep_checks_names_too(away):
   wrong = overrides.refusal(["", "--config=sft", "--config.kl.target=1"])
   assert "kl.target is not in sft." in wrong
   assert "It is a field of configs/rl.py." in wrong
+
+
+def test_a_config_is_called_as_it_can_be_given(tmp_path, monkeypatch):
+  """Beside the package there is a file; in an installed one there is none."""
+  assert config_files.called("rl") == "configs/rl.py"
+  monkeypatch.setattr(config_files, "_PACKAGE", tmp_path)
+  assert config_files.called("rl") == "configs/rl.py"
+  (tmp_path / "configs").mkdir()
+  assert config_files.called("rl") == "perl_jax --config=rl"

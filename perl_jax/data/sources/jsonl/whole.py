@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from perl_jax import names
 from perl_jax.data import records, unusable
 from perl_jax.data.records import Candidates, Splits
 from perl_jax.data.sources.jsonl import (
@@ -134,7 +133,7 @@ def _of_row(
         where,
         "response",
         "missing: there is a prompt, and nothing to score. Responses are"
-        f" written by {names.config('generate')}.",
+        " written by perl_jax --config=generate.",
         "which have no response",
       )
     record, others = jsonl_rows.parse(fields, where, shape, ignore)
