@@ -106,6 +106,7 @@ def run(config: Any, workdir: str | Path) -> dict[str, float]:
       f"config.task={name!r}: choose one of {', '.join(TASKS)}.{hint}"
     )
   ranges.check(config)
+  paths.require_files(config, str(workdir))
   config, workdir = paths.expand(config), Path(workdir).expanduser()
   if "base" in config:
     with config.unlocked():

@@ -70,3 +70,25 @@ def test_a_command_writes_below_the_home(monkeypatch, tmp_path):
   with pytest.raises(FileNotFoundError, match=f"{tmp_path}/rows.jsonl"):
     tasks.run(config, "~/sft")
   assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize("address", ["gs://bucket/run", "s3://bucket/run"])
+def test_an_address_makes_no_directory(monkeypatch, tmp_path, address):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(ValueError, match=f"^--workdir={address} is an address"):
+    tasks.run(report.get_config().lock(), address)
+  for fields in (
+    {"policy__init": address},
+    {"base": address},
+    {"data__path": address},
+  ):
+    config = tiny.config("sft", "jsonl", **fields)
+    field = next(iter(fields)).replace("__", ".")
+    with pytest.raises(ValueError, match=f"--config.{field}={address} is an"):
+      tasks.run(config, tmp_path / "sft")
+  assert not list(tmp_path.iterdir())
+
+
+def test_the_hub_has_addresses():
+  config = tiny.config("sft", "jsonl", data__path="hf://owner/name")
+  paths.require_files(config, "C:x")
