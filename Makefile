@@ -35,9 +35,11 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest $(WORKERS) -m slow
 
-# Damaged input, drawn at random: other draws each time, and many of them.
-nightly: $(STAMP)
-	PERL_JAX_DRAWS=$(DRAWS) $(BIN)/python -m pytest $(WORKERS) -k fuzz -v
+# Damaged input, drawn at random: other draws each time, and many of them. What
+# the pages say, run: the notebook, the commands, the first page from nothing.
+nightly: $(STAMP) $(DOCS)
+	PERL_JAX_DRAWS=$(DRAWS) PERL_JAX_NIGHTLY=1 \
+	  $(BIN)/python -m pytest $(WORKERS) -k "fuzz or nightly" -v
 
 # The pages of docs/ as a site, in site/; a broken link is an error.
 docs: $(DOCS)

@@ -4,6 +4,7 @@ Used by test_documents.py. Nothing is run here, and a page is nothing but text.
 """
 
 import ast
+import json
 import pathlib
 import re
 import shlex
@@ -15,6 +16,7 @@ DOCS = ROOT / "docs"
 PAGES = (
   *(ROOT / "README.md", ROOT / "benchmarks/README.md"),
   *(ROOT / "launch/README.md", *sorted(DOCS.rglob("*.md"))),
+  *sorted(DOCS.rglob("*.ipynb")),
 )
 _FOLDERS = ("perl_jax", "tests", "configs", "launch", "benchmarks", "docs")
 _FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
@@ -41,7 +43,15 @@ class Command(NamedTuple):
 
 
 def text(page: pathlib.Path) -> str:
-  return page.read_text(encoding="utf-8")
+  """What a page says; of a notebook its cells, without what they printed."""
+  read = page.read_text(encoding="utf-8")
+  if page.suffix != ".ipynb":
+    return read
+  fences = {"code": "```python\n{}\n```", "markdown": "{}"}
+  return "\n\n".join(
+    fences[cell["cell_type"]].format("".join(cell["source"]))
+    for cell in json.loads(read)["cells"]
+  )
 
 
 def prose(page: str) -> str:

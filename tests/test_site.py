@@ -6,6 +6,7 @@ The links are followed in the HTML, apart from what MkDocs checks itself.
 import html.parser
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import urllib.parse
@@ -50,7 +51,7 @@ def missing(site):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-  for module in ("mkdocs", "material", "mkdocstrings"):
+  for module in ("mkdocs", "material", "mkdocstrings", "nbconvert"):
     pytest.importorskip(module, reason=WHY)
   folder = tmp_path_factory.mktemp("docs").resolve() / "site"
   done = subprocess.run(
@@ -85,6 +86,13 @@ def test_files_outside_docs_are_pages_or_copies(site):
     'href="benchmarks/index.html#over-optimisation"'
     in (site / "results.html").read_text()
   )
+
+
+def test_a_notebook_is_a_page_with_its_outputs(site):
+  text = (site / "tour.html").read_text()
+  assert 'href="your-data.html"' in text
+  (image, *_) = re.findall(r'src="(images/[^"]+\.png)"', text)
+  assert (site / image).read_bytes().startswith(b"\x89PNG")
 
 
 def test_reference_has_docstrings_with_their_formulas(site):

@@ -1,8 +1,8 @@
 """Lets pages of the site link to files outside docs/, as they do on GitHub.
 
 A hook of MkDocs, which knows no file outside its folder. Markdown files of the
-project become pages of the site. Other files that a page links to, such as logs
-and configs, are copied into it. Links to both are rewritten.
+project, and notebooks, become pages of the site. Other files that a page links
+to, such as logs and configs, are copied into it. Links to both are rewritten.
 """
 
 import os
@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import nbconvert
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +22,7 @@ PAGES = {
   "CHANGELOG.md": "changelog.md",
   "benchmarks/README.md": "benchmarks/README.md",
   "launch/README.md": "launch/README.md",
+  "docs/tour.ipynb": "tour.md",
 }
 COPIES = "files"
 _FENCE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
@@ -61,6 +63,21 @@ def rewritten(markdown: str, page: str) -> str:
   return "".join([*parts, _LINK.sub(link, markdown[end:])])
 
 
+def read(source: str) -> tuple[str, dict[str, bytes]]:
+  """Markdown of a file of the project, and the images that it shows.
+
+  Args:
+    source: A Markdown file, or a notebook with its outputs, from the root.
+  """
+  if not source.endswith(".ipynb"):
+    return (ROOT / source).read_text(encoding="utf-8"), {}
+  names = {"unique_key": Path(source).stem, "output_files_dir": "images"}
+  text, found = nbconvert.MarkdownExporter().from_filename(
+    os.fspath(ROOT / source), resources=names
+  )
+  return text, found["outputs"]
+
+
 def linked(markdown: str, source: str) -> set[str]:
   """Files of the project that a file of it links to, from the root."""
   folder = posixpath.dirname(source)
@@ -74,12 +91,14 @@ def linked(markdown: str, source: str) -> set[str]:
 def on_files(files: Files, config: Any) -> Files:
   """Adds the pages and the files that lie outside docs/."""
   for source, page in PAGES.items():
-    text = (ROOT / source).read_text(encoding="utf-8")
+    text, images = read(source)
     files.append(File.generated(config, page, content=text))
+    for name, content in images.items():
+      files.append(File.generated(config, name, content=content))
   pages = [file.src_uri for file in files.documentation_pages()]
   needed = set()
   for source in map(origin, pages):
-    needed |= linked((ROOT / source).read_text(encoding="utf-8"), source)
+    needed |= linked(read(source)[0], source)
   for source in sorted(needed):
     if place(source).startswith(f"{COPIES}/"):
       path = os.fspath(ROOT / source)

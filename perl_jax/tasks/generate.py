@@ -184,10 +184,13 @@ def load(
 def _require_room(config: shared.Config, start: Start, what: str) -> None:
   data, most = config.data, start.config.max_len
   if data.prompt_len + data.response_len > most:
+    response = min(data.response_len, most // 3)
     raise ValueError(
       f"config.data.prompt_len={data.prompt_len} and data.response_len="
       f"{data.response_len} make {data.prompt_len + data.response_len} tokens,"
-      f" but the {what} takes {most}. Lower them."
+      f" but the {what} takes {most}. Lower them, for example"
+      f" --config.data.prompt_len={most - response}"
+      f" --config.data.response_len={response}."
     )
 
 

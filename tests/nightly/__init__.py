@@ -1,0 +1,1 @@
+"""What takes too long for the other tests: `make nightly` runs it."""
