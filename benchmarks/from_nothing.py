@@ -50,7 +50,7 @@ def steps(page: str) -> Iterator[tuple[str, str]]:
     if language == "python" and block.startswith("# "):
       yield "write", block
     elif language == "bash":
-      for line in re.sub(r"\\\n\s*", " ", block).splitlines():
+      for line in re.sub(r"\s*\\\n\s*", " ", block).splitlines():
         command = re.sub(r"\s+#.*", "", line).strip()
         if command:
           yield "run", command

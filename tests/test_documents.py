@@ -12,6 +12,7 @@ import pytest
 
 from perl_jax.reporting import vocabulary
 from tests import commands, documents
+from tests.nightly import small
 
 OURS = ("perl_jax", "configs")
 PAGES = [str(page.relative_to(documents.ROOT)) for page in documents.PAGES]
@@ -55,6 +56,20 @@ def test_files_that_a_page_names(page):
   assert {path for path in named if not (documents.ROOT / path).exists()} == (
     set()
   )
+
+
+def test_every_command_is_run_by_night_or_has_a_reason():
+  """tests/nightly/small.py makes each small, or says why it is left out."""
+  nightly = small.commands()
+  left_out = {c.words: small.why_not(c.words) for c in nightly}
+  run = [small.small(words, "python") for words, why in left_out.items()
+         if not why]  # fmt: skip
+  assert len(run) > len(nightly) / 2 > 40
+  trained = [words for words in run if "perl_jax.main" in words]
+  assert any("--config.steps=4" in words for words in trained)
+  for why in left_out.values():
+    for named in re.findall(r"tests/[\w/.]+", why):
+      assert (documents.ROOT / named).exists(), named
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,63 @@
+"""Every command of the pages at small size; what is not run says why."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.nightly import places, small
+
+# What a command may change is copied for it, everything else is a link.
+COPIED = ("runs",)
+COMMANDS = small.commands()
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+  place = tmp_path_factory.mktemp("prepared")
+  places.write(place)
+  return place
+
+
+@pytest.fixture
+def here(prepared, tmp_path):
+  """A directory of a command's own."""
+  here = tmp_path / "here"
+  here.mkdir()
+  for path in prepared.iterdir():
+    if path.name in COPIED:
+      shutil.copytree(path, here / path.name)
+    else:
+      (here / path.name).symlink_to(path.resolve())
+  return here
+
+
+@pytest.mark.parametrize(
+  "command", COMMANDS, ids=lambda command: " ".join(command.words)
+)
+def test_command(command, here):
+  if why := small.why_not(command.words):
+    pytest.skip(f"{command.page}: {why}")
+  words = small.small(command.words, sys.executable)
+  (here / "my.jsonl").symlink_to(here / small.rows_for(command.words))
+  flags = small.named(words)
+  if "--config=" in str(words) and "configs/report.py" not in str(words):
+    shutil.rmtree(here / flags.get("workdir", "none"), ignore_errors=True)
+  devices = 16 if "config.mesh.tensor" in flags else 1
+  environment = os.environ | {
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    "PYTHONPATH": "",
+  }
+  done = subprocess.run(
+    words,
+    cwd=here,
+    env=environment,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    timeout=1800,
+  )
+  assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout[-4000:]}"
