@@ -28,7 +28,7 @@ import jax
 from absl import app, flags, logging
 
 import perl_jax
-from perl_jax import compilation_cache, disk, hosts, tasks
+from perl_jax import buckets, compilation_cache, disk, hosts, tasks
 from perl_jax.hosts import signals
 from perl_jax.planning import libtpu
 from perl_jax.tasks.rollouts import time_limit
@@ -114,11 +114,11 @@ def main(argv: list[str]) -> None:
       raise
     if _TRACEBACK.value:
       traceback.print_exc()
-    hosts.fail(str(error))
+    hosts.fail(buckets.named(str(error)))
   except (Exception, KeyboardInterrupt) as error:
     refused = disk.explain(error)
     if refused and not _TRACEBACK.value:
-      hosts.fail(refused)
+      hosts.fail(buckets.named(refused))
     if jax.process_count() == 1:
       raise
     traceback.print_exc()
@@ -128,7 +128,9 @@ def main(argv: list[str]) -> None:
 def stop(stopped: signals.Stopped) -> None:
   """Ends a run that was told to stop, with one line and `signals.STATUS`."""
   command = shlex.join(["python", "-m", "perl_jax.main", *sys.argv[1:]])
-  said = f"{stopped} To go on, run the same command again: {command}"
+  said = buckets.named(
+    f"{stopped} To go on, run the same command again: {command}"
+  )
   # What was abandoned may still compute, and is not waited for.
   last = threading.Timer(_LAST_SECONDS, lambda: os._exit(signals.STATUS))
   last.daemon = True
@@ -198,9 +200,15 @@ def quiet_libraries() -> None:
   """
   logging.set_verbosity(logging.INFO)
   ours = os.path.dirname(os.path.dirname(tasks.__file__))
-  logging.get_absl_handler().python_handler.addFilter(
-    lambda record: record.pathname.startswith(ours) or is_news(record)
-  )
+
+  def shown_line(record):
+    if record.pathname.startswith(ours):
+      # A workdir in a bucket is a directory here, and has an address.
+      record.msg, record.args = buckets.named(record.getMessage()), ()
+      return True
+    return is_news(record)
+
+  logging.get_absl_handler().python_handler.addFilter(shown_line)
   shown, ignored = sys.excepthook, sys.unraisablehook
 
   def is_left_over(error):

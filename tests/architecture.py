@@ -38,7 +38,11 @@ FLOORS = (
   (
     *("starting", "disk", "compilation_cache", "names", "hosts", "sharding"),
     *("models", "objectives", "params", "json_text", "files", "checksums"),
-    *("endpoints", ""),  # the package itself has its version, and no more
+    *(
+      "endpoints",
+      "buckets",
+      "",
+    ),  # the package itself has its version, and no more
   ),
 )
 PURE = {

@@ -42,6 +42,12 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
+from tests.buckets.fixtures import (  # noqa: E402, F401
+  address,
+  bucket_server,
+  store,
+)
+
 
 @pytest.fixture
 def rng() -> np.random.Generator:

@@ -33,6 +33,7 @@ OPTIONAL = ranges(
   line for name in ("gguf", "datasets") for line in EXTRAS[name]
 )
 TRACKERS = ranges(EXTRAS["trackers"])
+BUCKETS = ranges([*EXTRAS["gcs"], *EXTRAS["s3"]])
 DOCS = ranges(EXTRAS["docs"])
 
 
@@ -72,7 +73,8 @@ def test_pins_are_within_the_ranges():
   )
   lines = "".join(texts).splitlines()
   pins = ranges(line for line in lines if line and line[0] != "#")
-  for name, allowed in {**REQUIRED, **OPTIONAL, **TRACKERS, **DOCS}.items():
+  named = REQUIRED | OPTIONAL | TRACKERS | BUCKETS | DOCS
+  for name, allowed in named.items():
     (pin,) = pins[name].specifier
     assert allowed.specifier.contains(pin.version), (name, str(pin))
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import logging
 
-from perl_jax import names
+from perl_jax import buckets, names
 from perl_jax.interop import packages
 from perl_jax.reporting import trackers
 from perl_jax.tasks.settings import config_files, paths, ranges, tracking
@@ -106,8 +106,46 @@ def run(config: Any, workdir: str | Path) -> dict[str, float]:
       f"config.task={name!r}: choose one of {', '.join(TASKS)}.{hint}"
     )
   ranges.check(config)
-  paths.require_files(config, str(workdir))
-  config, workdir = paths.expand(config), Path(workdir).expanduser()
+  paths.check(config, str(workdir))
+  if buckets.is_address(str(workdir)):
+    with _kept_in_bucket(name, str(workdir)) as place:
+      return _run(config, place)
+  return _run(config, Path(workdir).expanduser())
+
+
+@contextlib.contextmanager
+def _kept_in_bucket(task: str, address: str) -> Iterator[Path]:
+  """The workdir of an address as a directory here; see `buckets.mirrored`.
+
+  Raises:
+    ValueError: Another run has it, or the bucket cannot be used.
+  """
+  import jax
+
+  from perl_jax.tasks.training import bucket_lock
+
+  if jax.process_count() > 1:
+    raise ValueError(
+      f"--workdir={address}: a run of several processes needs a workdir on a"
+      " file system that all hosts share, such as Filestore or a bucket that is"
+      " mounted (gcsfuse)."
+    )
+  if task == "export":
+    buckets.require_nothing(address)
+  if not _goes_on(task):
+    with buckets.mirrored(address) as place:
+      yield place
+    return
+  with (
+    bucket_lock.held(address) as is_mine,
+    buckets.mirrored(address, is_mine) as place,
+  ):
+    yield place
+
+
+def _run(config: Any, workdir: Path) -> dict[str, float]:
+  """Runs a task whose config has been checked, in a directory."""
+  config, name = paths.localized(paths.expand(config)), config.task
   if "base" in config:
     with config.unlocked():
       config.base = packages.resolve(config.base)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from perl_jax import disk, files
+from perl_jax import buckets, disk, files
 from perl_jax import params as params_lib
 from perl_jax.data.text import files as text_files
 from perl_jax.data.text import recipe
@@ -259,7 +259,7 @@ def write_adapter(config, start, head, partial, workdir) -> None:
     start.config,
     start.role.lora,
     start.role.adapter,
-    base=config.base_id or base,
+    base=config.base_id or buckets.named(base),
     head=head,
     nested=nested,
   )

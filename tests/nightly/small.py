@@ -40,6 +40,7 @@ ELSEWHERE = {
   "endpoint.url=https": "a key of that server; tests/tasks/judging has another",
   "--config.push=": "an account; tests/tasks/test_export_push.py has a stub",
   "hf://": "the hub; tests/data/sources/jsonl has a stub",
+  "gs://": "a bucket; tests/buckets/test_runs.py has servers",
   "--distributed": HOSTS,
   "--coordinator_address": HOSTS,
   "configs/smollm2.py": "half an hour; tests/tasks/test_smollm2.py",

@@ -316,7 +316,7 @@ def make(root):
     tasks.run(tiny.config("sft", **STEPS), found["finished"])
   dead = subprocess.Popen(["true"])
   dead.wait()
-  theirs = lock._myself() | {"pid": dead.pid, "started": "1"}
+  theirs = lock.myself() | {"pid": dead.pid, "started": "1"}
   (found["stopped"] / lock.LOCK_FILE).write_text(json.dumps(theirs) + "\n")
   shutil.copytree(found["finished"], root / "of")
   with pytest.MonkeyPatch.context() as patches:

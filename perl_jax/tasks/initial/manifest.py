@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from perl_jax import disk, files, hosts, json_text
+from perl_jax import buckets, disk, files, hosts, json_text
 from perl_jax.data.text import files as tokenizer_files
 from perl_jax.data.text import gguf_metadata, gguf_tokenizer, hugging_face
 from perl_jax.interop import peft, values
@@ -75,9 +75,9 @@ def write_model(
   init, source = dict(init), dict(start.source)
   # Relative paths, so that a tree of runs can be moved as a whole.
   if init["init"]:
-    init["init"] = os.path.relpath(Path(init["init"]).absolute(), workdir)
+    init["init"] = buckets.relative(init["init"], workdir)
   if source["kind"] == "workdir":
-    source["path"] = os.path.relpath(source["path"], workdir)
+    source["path"] = buckets.relative(source["path"], workdir)
   if start.tokenizer.resolve() != (workdir / TOKENIZER).resolve():
     write_tokenizer(start, workdir / TOKENIZER)
   files.write_json(
@@ -92,7 +92,7 @@ def write_model(
       "ensemble": members,
       "score_at": score_at,
       "init": init,
-      "base": source,
+      "base": buckets.named(source),
       "fingerprint": start.fingerprint,
     },
   )
@@ -144,8 +144,12 @@ def beside(workdir: str | Path, relative: str) -> Path:
 
   ".." is taken off the name by which the workdir was given, as it was written;
   where nothing is there, off the directory that a symbolic link stands for.
+  What it leads to in a bucket has been copied, if there is anything.
   """
+  if buckets.is_address(relative):
+    return buckets.present(buckets.path_of(relative))
   named = Path(os.path.normpath(Path(workdir).absolute() / relative))
+  buckets.present(named)
   linked = Path(workdir).resolve() / relative
   return linked.resolve() if linked.exists() and not named.exists() else named
 

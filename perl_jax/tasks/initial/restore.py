@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from perl_jax import checkpoint, roles, sharding
+from perl_jax import buckets, checkpoint, roles, sharding
 from perl_jax import params as params_lib
 from perl_jax.interop import peft, pretrained
 from perl_jax.models.config import ModelConfig
@@ -197,7 +197,8 @@ def _places(workdir, source, given: str) -> dict[str, dict[str, Any]]:
       f"The base {own} of {workdir} is gone. Give the directory where it is"
       " now: --config.base=PATH."
     )
-  return places | ({own: source} if Path(own).exists() else {})
+  own_too = {own: source | {"path": own}} if Path(own).exists() else {}
+  return places | own_too
 
 
 def _read_place(saved, source, field, options) -> params_lib.Params:
@@ -228,9 +229,12 @@ def origin(source: Mapping[str, Any]) -> dict[str, Any]:
     source = dict(manifest.read_model(workdir, "init")["base"])
     if source["kind"] == "workdir":
       source["path"] = str(manifest.beside(workdir, source["path"]))
+  path = source.get("path", "")
+  if buckets.is_address(path):
+    path = str(buckets.present(buckets.path_of(path)))
   return {
     "kind": source["kind"],
-    "path": source.get("path", ""),
+    "path": path,
     "changed": changed,
   }
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from perl_jax import buckets
 from perl_jax.tasks.initial import saved
 from perl_jax.tasks.settings import paths
 from perl_jax.tasks.training import changes
@@ -47,7 +48,7 @@ def rated(workdir: str) -> Rated:
   unknown, done, left = [], set(), [str(workdir)]
   while left:
     place = left.pop(0)
-    path = Path(paths.absolute(place))
+    path = buckets.present(Path(paths.absolute(place)))
     if path in done:
       continue
     done.add(path)

@@ -2,9 +2,11 @@
 
 import os
 import re
+from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
+from perl_jax import buckets
 from perl_jax.tasks.settings import leaves as leaves_lib
 
 # Dotted names, within a stage, of the fields that can be paths. What else they
@@ -18,13 +20,17 @@ PATHS = (*OF_STAGES, "init", "model")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 # Fields that take addresses of the Hugging Face hub, and what begins them.
 _HUB, _OF_HUB = ("data.path", "data.validation_path"), "hf://"
+# Fields that name workdirs among other words.
+_AMONG = ("runs", "judges", "judge.by")
+_IN_BUCKET = re.compile(r"(?:gs|s3)://[^\s,=]+")
 
 
-def require_files(config: ConfigDict, workdir: str) -> None:
-  """Checks that all paths are of files: `gs://` would be made a directory.
+def check(config: ConfigDict, workdir: str) -> None:
+  """Checks the addresses among the paths, which are those of buckets.
 
   Raises:
-    ValueError: One is an address; names the field and the ways out.
+    ValueError: One is malformed, or of something else, of which the file system
+      would make a directory; names the field and the ways out.
   """
   given = {"--workdir": workdir}
   for leaf in leaves_lib.leaves(config):
@@ -33,16 +39,51 @@ def require_files(config: ConfigDict, workdir: str) -> None:
     if leaf.name not in _HUB or not leaf.value.startswith(_OF_HUB):
       given[f"--config.{leaf.path}"] = leaf.value
   for name, value in given.items():
-    if _ADDRESS.match(value):
-      raise ValueError(
-        f"{name}={value} is an address, and the path of a directory or a file"
-        " is needed. Mount the bucket (gcsfuse, mount-s3) and give the path"
-        " where it is mounted; or copy what lies there to a disk."
+    if not _ADDRESS.match(value):
+      continue
+    if buckets.is_address(value) and not name.endswith("data.cache"):
+      buckets.check(value)
+      continue
+    raise ValueError(
+      f"{name}={value} is an address, and"
+      + (
+        " a cache is a directory of this machine: give its path."
+        if name.endswith("data.cache")
+        else " what is taken is a path, or gs:// or s3:// with a bucket and a"
+        " path in it."
       )
+    )
+
+
+def localized(config: ConfigDict) -> ConfigDict:
+  """A copy of a config with paths of this machine instead of addresses.
+
+  What lies at the addresses is copied there.
+
+  Raises:
+    FileNotFoundError: Nothing lies at an address.
+    ValueError: A bucket cannot be read.
+  """
+
+  def local(value: object, name: str) -> object:
+    if isinstance(value, tuple | list):
+      return type(value)(local(item, name) for item in value)
+    if name in PATHS and buckets.is_address(value):
+      return str(buckets.fetch(value))
+    if name in _AMONG and isinstance(value, str):
+      return _IN_BUCKET.sub(lambda m: str(buckets.fetch(m.group())), value)
+    return value
+
+  return _changed(config, local)
 
 
 def absolute(path: str) -> str:
-  """One spelling of a path, as a shell reads it from the current directory."""
+  """One spelling of a path, as a shell reads it from the current directory.
+
+  An address is spelled as the path that stands for it.
+  """
+  if buckets.is_address(path):
+    return str(buckets.path_of(path))
   return os.path.abspath(os.path.expanduser(path))
 
 
@@ -51,11 +92,23 @@ def expand(config: ConfigDict) -> ConfigDict:
 
   Relative paths are left as they are, from the current directory.
   """
+
+  def expanded(value: object, name: str) -> object:
+    is_path = name in PATHS and isinstance(value, str)
+    return os.path.expanduser(value) if is_path else value
+
+  return _changed(config, expanded)
+
+
+def _changed(
+  config: ConfigDict, change: Callable[[object, str], object]
+) -> ConfigDict:
+  """A copy of a config with `change(value, name)` for each of its fields."""
   config = config.copy_and_resolve_references()
   found = list(leaves_lib.leaves(config))
   with config.unlocked():
     for leaf in found:
-      if leaf.name in PATHS and isinstance(leaf.value, str):
-        key = leaf.name.rpartition(".")[2]
-        leaf.section[key] = os.path.expanduser(leaf.value)
+      value = change(leaf.value, leaf.name)
+      if value is not leaf.value and value != leaf.value:
+        leaf.section[leaf.name.rpartition(".")[2]] = value
   return config

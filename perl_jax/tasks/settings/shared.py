@@ -1,5 +1,6 @@
 """Settings that all stages have: mesh, adapters, optimiser, sampling."""
 
+import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -7,7 +8,7 @@ import jax
 import ml_collections
 import optax
 
-from perl_jax import names, optim, sampling, sharding
+from perl_jax import buckets, names, optim, sampling, sharding
 from perl_jax import params as params_lib
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.models.lora import LoraSpec
@@ -18,6 +19,11 @@ Config = ml_collections.ConfigDict
 DTYPES = ("float32", "bfloat16")
 # What to do where a number is not finite; see `training.nonfinite`.
 NONFINITE = ("stop", "skip")
+
+
+def as_written(config: Config) -> dict[str, Any]:
+  """A config as config.json has it, with addresses as the user gave them."""
+  return buckets.named(json.loads(config.to_json()))
 
 
 def make_mesh(config: Config) -> jax.sharding.Mesh:

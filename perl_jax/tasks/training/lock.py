@@ -53,7 +53,7 @@ def held(workdir: str | Path) -> Iterator[None]:
   if workdir.exists() and not workdir.is_dir():
     yield  # the run says what is wrong with it
     return
-  made, path, mine = not workdir.exists(), workdir / LOCK_FILE, _myself()
+  made, path, mine = not workdir.exists(), workdir / LOCK_FILE, myself()
   over = threading.Event()
   release = functools.partial(_release, path, mine, made, over)
   with hosts.undone_by_others(release):
@@ -75,12 +75,12 @@ def clear(workdir: str | Path) -> None:
   path = Path(workdir).absolute() / LOCK_FILE
   if hosts.is_primary() and path not in _held:
     with contextlib.suppress(ValueError, OSError):
-      _take_away(path, _myself())
+      _take_away(path, myself())
 
 
 def _take(path: Path, mine: Mapping[str, Any]) -> None:
   if path in _held:
-    raise ValueError(_refusal(path, mine, 0.0))
+    raise ValueError(refusal(path, mine, 0.0))
   path.parent.mkdir(parents=True, exist_ok=True)
   while not _make(path, mine):
     _take_away(path, mine)
@@ -97,9 +97,9 @@ def _take_away(path: Path, mine: Mapping[str, Any]) -> None:
     theirs, age = _read(path), time.time() - path.stat().st_mtime
   except FileNotFoundError:
     return  # released a moment ago
-  reason = _gone(theirs, mine, age)
+  reason = gone(theirs, mine, age)
   if not reason:
-    raise ValueError(_refusal(path, theirs, age))
+    raise ValueError(refusal(path, theirs, age))
   # Of several that find it, one moves it away; it is what was looked at.
   aside = path.with_name(f".{LOCK_FILE}.{mine['token']}")
   with contextlib.suppress(FileNotFoundError):
@@ -162,15 +162,13 @@ def _beat(path: Path, mine: Mapping[str, Any], over: threading.Event) -> None:
       continue
     if not over.is_set():
       hosts.leave(
-        f"error: {path} is not of this run any more: {_name(theirs)} has the"
+        f"error: {path} is not of this run any more: {name(theirs)} has the"
         " workdir. This run ends, and leaves it as it is.",
         1,
       )
 
 
-def _gone(
-  theirs: Mapping[str, Any], mine: Mapping[str, Any], age: float
-) -> str:
+def gone(theirs: Mapping[str, Any], mine: Mapping[str, Any], age: float) -> str:
   """Why the run that a lock names is no more; "" if it may live."""
   here = theirs.get("host") == mine["host"]
   if here and theirs.get("boot") != mine["boot"]:
@@ -185,9 +183,11 @@ def _gone(
   return ""
 
 
-def _refusal(path: Path, theirs: Mapping[str, Any], age: float) -> str:
+def refusal(path: str | Path, theirs: Mapping[str, Any], age: float) -> str:
+  """Why a workdir is refused, and what to do."""
+  workdir = str(path).rpartition("/")[0]
   return (
-    f"{path.parent} is in use by {_name(theirs)}, last seen"
+    f"{workdir} is in use by {name(theirs)}, last seen"
     f" {max(age, 0):.0f} s ago. Two runs in one workdir would destroy each"
     " other: end that one first, or give another --workdir. If it has ended,"
     f" remove {path}; left alone, it is taken over"
@@ -195,7 +195,8 @@ def _refusal(path: Path, theirs: Mapping[str, Any], age: float) -> str:
   )
 
 
-def _name(who: Mapping[str, Any]) -> str:
+def name(who: Mapping[str, Any]) -> str:
+  """A process for people, by what its lock says."""
   if not who:
     return "another run"
   job = f", job {who['job']}" if who.get("job") else ""
@@ -205,7 +206,7 @@ def _name(who: Mapping[str, Any]) -> str:
   )
 
 
-def _myself() -> dict[str, Any]:
+def myself() -> dict[str, Any]:
   """What the lock says of this process."""
   jobs = (f"{name}={os.environ[name]}" for name in JOBS if os.environ.get(name))
   return {

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -184,7 +183,7 @@ def open_run(
       saver.notes = lambda: {
         standing.ENTRY: dict(stands_on),
         "written": writer.written,
-        "config": json.loads(config.to_json()),
+        "config": shared.as_written(config),
       }
       run = config, state, resumed, saver, writer, mesh, guard, costs
       yield Run(*run, workdir=workdir)

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import shlex
 import shutil
 import sys
@@ -82,7 +81,7 @@ def require_same(config: shared.Config, workdir: str | Path) -> tuple[str, ...]:
   Raises:
     ValueError: It belongs to a run with another config, or is no directory.
   """
-  mine = json.loads(config.to_json())
+  mine = shared.as_written(config)
   return _refuse_other(Path(workdir).absolute(), mine).allowed
 
 
@@ -101,7 +100,7 @@ def preparing(config: shared.Config, workdir: str | Path) -> Iterator[Path]:
       by another version, or is not shared by all hosts. Nothing is changed.
   """
   workdir = Path(workdir).absolute()
-  mine = json.loads(config.to_json())
+  mine = shared.as_written(config)
   reopened = _refuse_other(workdir, mine).reopened
   before = set(workdir.iterdir()) if workdir.exists() else None
   hosts.barrier("workdir looked at")

@@ -106,7 +106,7 @@ def test_one_killed_after_its_summary_leaves_no_lock(made):
   dead = subprocess.Popen(["true"])
   dead.wait()
   for pid, left in ((dead.pid, False), (os.getppid(), True)):
-    theirs = lock._myself() | {"pid": pid, "started": lock._started(pid)}
+    theirs = lock.myself() | {"pid": pid, "started": lock._started(pid)}
     where.write_text(json.dumps(theirs))
     assert again.summary_of(config(), made, NOW) == {"policy.kl": 1.5}
     assert where.exists() == left

@@ -1,5 +1,7 @@
 """Paths of a config: which fields are one, and "~" in them."""
 
+import sys
+
 import pytest
 
 from configs import report
@@ -72,23 +74,49 @@ def test_a_command_writes_below_the_home(monkeypatch, tmp_path):
   assert not (tmp_path / "~").exists()
 
 
-@pytest.mark.parametrize("address", ["gs://bucket/run", "s3://bucket/run"])
+@pytest.mark.parametrize(
+  "address", ["az://bucket/run", "gs:/bucket/run", "file:///run", "gs://bucket"]
+)
 def test_an_address_makes_no_directory(monkeypatch, tmp_path, address):
+  """Of what lies in no bucket; `gs:/` is what `Path` makes of `gs://`."""
   monkeypatch.chdir(tmp_path)
-  with pytest.raises(ValueError, match=f"^--workdir={address} is an address"):
+  wrong = (
+    f"{address} is (an address, and what is taken|no address of something)"
+  )
+  with pytest.raises(ValueError, match=wrong):
     tasks.run(report.get_config().lock(), address)
-  for fields in (
-    {"policy__init": address},
-    {"base": address},
-    {"data__path": address},
-  ):
-    config = tiny.config("sft", "jsonl", **fields)
-    field = next(iter(fields)).replace("__", ".")
-    with pytest.raises(ValueError, match=f"--config.{field}={address} is an"):
+  for fields in ("policy__init", "base", "data__path"):
+    config = tiny.config("sft", "jsonl", **{fields: address})
+    with pytest.raises(ValueError, match=wrong):
       tasks.run(config, tmp_path / "sft")
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+  ("scheme", "package", "extra"), [("gs", "gcsfs", "gcs"), ("s3", "s3fs", "s3")]
+)
+def test_a_package_that_is_missing_is_said(
+  monkeypatch, tmp_path, scheme, package, extra
+):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setitem(sys.modules, package, None)
+  monkeypatch.setattr(sys.modules["fsspec.registry"], "registry", {})
+  address = f"{scheme}://bucket/run"
+  wrong = f"{address} is .* pip install {package}, or perl_jax.{extra}"
+  with pytest.raises(ValueError, match=wrong):
+    tasks.run(report.get_config().lock(), address)
+  config = tiny.config("sft", "jsonl", policy__init=address)
+  with pytest.raises(ValueError, match=wrong):
+    tasks.run(config, tmp_path / "sft")
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_cache_is_of_this_machine(tmp_path):
+  config = tiny.config("sft", "jsonl", data__cache="gs://bucket/cache")
+  with pytest.raises(ValueError, match=r"--config.data.cache=gs://\S+ is an "):
+    tasks.run(config, tmp_path / "sft")
+
+
 def test_the_hub_has_addresses():
   config = tiny.config("sft", "jsonl", data__path="hf://owner/name")
-  paths.require_files(config, "C:x")
+  paths.check(config, "C:x")

@@ -93,7 +93,7 @@ def test_a_run_killed_after_its_summary_leaves_no_lock(tmp_path, ran):
   dead = subprocess.Popen(["true"])
   dead.wait()
   for pid, left in ((dead.pid, False), (os.getppid(), True)):
-    theirs = lock._myself() | {"pid": pid, "started": lock._started(pid)}
+    theirs = lock.myself() | {"pid": pid, "started": lock._started(pid)}
     where.write_text(json.dumps(theirs))
     assert tasks.run(tiny.config("sft"), workdir) == {"loss": 1.5}
     assert where.exists() == left

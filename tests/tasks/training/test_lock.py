@@ -27,7 +27,7 @@ def leave(tmp_path):
     workdir = tmp_path / "run"
     workdir.mkdir(exist_ok=True)
     path = workdir / lock.LOCK_FILE
-    path.write_text(json.dumps(lock._myself() | changes))
+    path.write_text(json.dumps(lock.myself() | changes))
     then = time.time() - age
     os.utime(path, (then, then))
     return workdir
@@ -141,7 +141,7 @@ def test_of_many_hosts_one_takes_over(leave):
   barrier, won = threading.Barrier(8), []
 
   def take(number):
-    mine = lock._myself() | {"host": f"host{number}"}
+    mine = lock.myself() | {"host": f"host{number}"}
     barrier.wait()
     try:
       lock._take(path, mine)
@@ -175,7 +175,7 @@ def test_a_run_whose_workdir_was_taken_ends(tmp_path, monkeypatch):
     while path.stat().st_mtime == 0 and time.monotonic() < end:
       time.sleep(0.01)
     assert path.stat().st_mtime > 0  # it says that the run lives
-    theirs = lock._myself() | {"host": "far"}
+    theirs = lock.myself() | {"host": "far"}
     spare = tmp_path / "spare"
     spare.write_text(json.dumps(theirs))
     spare.replace(path)

@@ -1,0 +1,37 @@
+"""Workdirs, models and data in buckets: `gs://` and `s3://`.
+
+What others read and write as files has a copy on this machine, at a path that
+its address says, and the rest of the package sees that path:
+
+  addresses   which path stands for which address, and the other way round
+  store       the objects of a bucket: list, read, write, create, remove
+  copies      the copy of what lies at an address, made when it is needed
+  mirror      a workdir that is written here and kept in a bucket
+"""
+
+from perl_jax.buckets.addresses import (
+  address_of,
+  check,
+  is_address,
+  named,
+  path_of,
+  relative,
+)
+from perl_jax.buckets.copies import fetch, present
+from perl_jax.buckets.mirror import mirrored, require_nothing
+from perl_jax.buckets.store import BucketError, Store
+
+__all__ = [
+  "BucketError",
+  "Store",
+  "address_of",
+  "check",
+  "fetch",
+  "is_address",
+  "mirrored",
+  "named",
+  "path_of",
+  "present",
+  "relative",
+  "require_nothing",
+]

@@ -1,0 +1,229 @@
+"""Copies of what lies in buckets, each made once and kept.
+
+A copy that was made earlier is used again as far as the objects are the same.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+import time
+import urllib.parse
+from collections.abc import Iterable, Mapping
+from concurrent import futures
+from pathlib import Path
+
+import filelock
+from absl import logging
+
+from perl_jax import disk, files
+from perl_jax.buckets import addresses
+from perl_jax.buckets.store import BucketError, Object, Store
+
+# Lies in a checkpoint that is not complete: it is being sent, or removed.
+UNFINISHED = ".unfinished"
+LOCK = "lock.json"
+# What another host has not touched for so long is no run any more.
+_OLD_SECONDS = 300.0
+_CHECKPOINT = re.compile(r"(?:.*/)?checkpoints/\d+(?=/)")
+_AT_ONCE = 8
+
+# Addresses that this process has copied, and workdirs that it writes.
+copied: set[str] = set()
+
+
+def fetch(address: str) -> Path:
+  """The path of a copy of what lies at an address, a file or a directory.
+
+  It is made once in the life of a process.
+
+  Raises:
+    FileNotFoundError: Nothing lies there.
+    BucketError: It cannot be read.
+  """
+  address = addresses.check(address)
+  path = addresses.path_of(address)
+  above = {address, *_above(address)}
+  if not above & copied and not _is_written(path):
+    with _locked(address):
+      objects = Store(address).listed()
+      if not objects:
+        raise FileNotFoundError(f"{address}: nothing lies there.")
+      pull(Store(address), objects, path)
+    copied.add(address)
+  return path
+
+
+def present(path: Path) -> Path:
+  """The path itself; if it stands for an address, there is a copy now.
+
+  Where nothing lies at the address, there is none.
+  """
+  address = addresses.address_of(path)
+  if address:
+    with contextlib.suppress(FileNotFoundError):
+      fetch(address)
+  return path
+
+
+def pull(store: Store, objects: Mapping[str, Object], path: Path) -> None:
+  """Makes a path of this machine what lies in a store.
+
+  Unfinished checkpoints and locks are left out; files that are not in the store
+  are removed.
+
+  Args:
+    store: The store.
+    objects: What lies in it.
+    path: The file or directory to make.
+  """
+  wanted = complete(objects)
+  known = read_index(store.address)
+  if "" not in wanted:
+    if path.is_file():
+      path.unlink()
+    for name in files_below(path).keys() - wanted.keys():
+      (path / name).unlink()
+  elif path.is_dir():
+    shutil.rmtree(path)
+  stale = [
+    name
+    for name, found in wanted.items()
+    if known.get(name) != [found.tag, *_state(path / name)]
+  ]
+  needed = sum(wanted[name].size for name in stale)
+  if stale:
+    disk.require_room(f"the copy of {store.address}", path, needed)
+    logging.info("%s: %.1f MB are copied to here.", store.address, needed / 1e6)
+
+  def download(name: str) -> None:
+    target = path / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+      with disk.writing(target.name, target.parent, wanted[name].size):
+        store.download(name, partial)
+        partial.replace(target)
+    except FileNotFoundError as error:
+      raise BucketError(
+        f"{store.address}/{name} was removed while it was read: a run that"
+        " still goes on writes there. Run the command again."
+      ) from error
+    finally:
+      partial.unlink(missing_ok=True)
+
+  each(download, stale)
+  write_index(store.address, path, wanted)
+
+
+def each(act, names: Iterable[str]) -> None:
+  """Calls `act` with each name, some at once; raises the first error."""
+  with futures.ThreadPoolExecutor(_AT_ONCE) as pool:
+    for _ in pool.map(act, names):
+      pass
+
+
+def complete(objects: Mapping[str, Object]) -> dict[str, Object]:
+  """The objects that a copy has; see `pull`."""
+  unfinished = {
+    checkpoint_of(name)
+    for name in objects
+    if name.rpartition("/")[2] == UNFINISHED
+  } - {""}
+  return {
+    name: found
+    for name, found in objects.items()
+    if checkpoint_of(name) not in unfinished and not is_lock(name)
+  }
+
+
+def is_lock(name: str) -> bool:
+  """Whether an object is of the lock of a workdir; the store's own."""
+  base = name.rpartition("/")[2]
+  return base.startswith("lock.") and base.endswith(".json")
+
+
+def checkpoint_of(name: str) -> str:
+  """The checkpoint that a file belongs to, by its name; "" if it is none's."""
+  found = _CHECKPOINT.match(name)
+  return found.group() if found else ""
+
+
+def files_below(directory: Path) -> dict[str, tuple[int, int]]:
+  """(bytes, time) of the files below a directory that are no one's scratch."""
+  found = {}
+  for above, folders, names in os.walk(directory):
+    folders[:] = [f for f in folders if not _is_scratch(f)]
+    for name in names:
+      if _is_scratch(name) or name == LOCK:
+        continue
+      path = Path(above, name)
+      state = _state(path)
+      if state != (-1, -1):
+        found[path.relative_to(directory).as_posix()] = state
+  return found
+
+
+def _is_scratch(name: str) -> bool:
+  hidden = name.startswith(".") and name.endswith((".tmp", ".partial"))
+  return hidden or ".orbax-checkpoint-tmp" in name or name[:6] == f".{LOCK[:5]}"
+
+
+def _state(path: Path) -> tuple[int, int]:
+  try:
+    about = path.stat()
+  except OSError:
+    return (-1, -1)
+  return about.st_size, about.st_mtime_ns
+
+
+def read_index(address: str) -> dict[str, list]:
+  """Tag, bytes and time of each file of a copy, as it was when it was made."""
+  try:
+    return json.loads(_beside(address, ".json").read_text())
+  except (OSError, ValueError):
+    return {}
+
+
+def write_index(
+  address: str, path: Path, objects: Mapping[str, Object]
+) -> None:
+  """Writes what `read_index` reads."""
+  listed = {
+    name: [found.tag, *_state(path / name)] for name, found in objects.items()
+  }
+  files.write_json(_beside(address, ".json"), listed)
+
+
+def _locked(address: str) -> filelock.BaseFileLock:
+  return filelock.FileLock(_beside(address, ".lock"))
+
+
+def _beside(address: str, suffix: str) -> Path:
+  """A file about a copy, which is not in it."""
+  directory = addresses.root() / "about"
+  directory.mkdir(parents=True, exist_ok=True)
+  return directory / f"{urllib.parse.quote(address, safe='')}{suffix}"
+
+
+def _above(address: str) -> list[str]:
+  parts = address.split("/")
+  return ["/".join(parts[:end]) for end in range(4, len(parts))]
+
+
+def _is_written(path: Path) -> bool:
+  """Whether a process of this machine writes there, which has the newest."""
+  for directory in (path, *path.parents):
+    if directory == addresses.root():
+      return False
+    lock = directory / LOCK
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+      who = json.loads(lock.read_text())
+      if who["host"] == socket.gethostname():
+        os.kill(who["pid"], 0)
+        return True
+      if time.time() - lock.stat().st_mtime < _OLD_SECONDS:
+        return True
+  return False

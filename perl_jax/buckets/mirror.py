@@ -1,0 +1,233 @@
+"""A workdir that is written on this machine and kept in a bucket.
+
+Objects cannot be appended to or renamed, and so files are sent whole: whenever
+a checkpoint, a summary or any other file than the lines of a log has changed,
+in an order that leaves a workdir to go on from wherever it is cut off. Lines
+come before the checkpoint that stands on them, and a summary last of all. A
+checkpoint has an object `.unfinished` in it as long as it is being sent.
+"""
+
+import contextlib
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from absl import logging
+
+from perl_jax.buckets import addresses, copies
+from perl_jax.buckets.store import BucketError, Store
+
+LOOK_SECONDS = 2.0
+_SUMMARY, _CONFIG = "summary.json", "config.json"
+# Files that say of others that they are complete, in this order.
+_LAST = ("sha256.txt", "adapter_config.json", _CONFIG, _SUMMARY)
+
+
+@contextlib.contextmanager
+def mirrored(
+  address: str, may_write: Callable[[], bool] | None = None
+) -> Iterator[Path]:
+  """The workdir of an address, as a directory of this machine.
+
+  Args:
+    address: The address.
+    may_write: Says, before anything is sent, whether nobody else writes there.
+      It is sent while the block runs and after it, also if it fails, and what
+      is removed here is removed there. With None, others may write there: what
+      has been written is sent once the block has worked, and nothing removed.
+
+  Raises:
+    BucketError: The bucket cannot be read, or not be written in the end.
+  """
+  store = Store(address)
+  mirror = Mirror(store, addresses.path_of(address), may_write)
+  alone = may_write is not None
+  if alone:
+    copies.copied.add(store.address)
+  try:
+    mirror.pull()
+    if alone:
+      with mirror.sending():
+        yield mirror.path
+    else:
+      copies.copied.add(store.address)
+      yield mirror.path
+      mirror.push()
+  finally:
+    copies.copied.discard(store.address)
+
+
+def require_nothing(address: str) -> None:
+  """Checks that nothing lies at an address.
+
+  Raises:
+    ValueError: Something does.
+  """
+  if Store(address).listed():
+    raise ValueError(
+      f"--workdir={address} exists. An export writes a directory of its own:"
+      " name another, or remove this one."
+    )
+
+
+class Mirror:
+  """Sends what changes in a directory to a store.
+
+  Attributes:
+    path: The directory.
+  """
+
+  def __init__(
+    self, store: Store, path: Path, may_write: Callable[[], bool] | None
+  ):
+    """Opens it; nothing is read.
+
+    Args:
+      store: The store.
+      path: See the attributes.
+      may_write: See `mirrored`.
+    """
+    self.path, self._store, self._may_write = path, store, may_write
+    self._seen: dict[str, tuple[int, int]] = {}
+    self._there: set[str] = set()
+
+  def pull(self) -> None:
+    """Makes the directory what the store has; one that is empty is not made."""
+    objects = self._store.listed()
+    copies.pull(self._store, objects, self.path)
+    if not copies.complete(objects):
+      shutil.rmtree(self.path, ignore_errors=True)
+    self._there = {name for name in objects if not copies.is_lock(name)}
+    self._seen = copies.files_below(self.path)
+
+  @contextlib.contextmanager
+  def sending(self) -> Iterator[None]:
+    """Sends while the block runs, from another thread, and at its end."""
+    over = threading.Event()
+
+    def send():
+      said = False
+      while not over.wait(LOOK_SECONDS):
+        try:
+          if self.is_due():
+            self.push()
+            said = False
+        except Exception as error:
+          if not said:
+            logging.warning(
+              "%s does not have the latest: %s It is tried again.",
+              self._store.address,
+              error,
+            )
+          said = True
+
+    thread = threading.Thread(target=send, name="bucket", daemon=True)
+    thread.start()
+    try:
+      yield
+    finally:
+      over.set()
+      thread.join()
+      if self._is_workdir():
+        self.push()
+
+  def is_due(self) -> bool:
+    """Whether a file has changed that is not one of lines."""
+    return self._is_workdir() and _telling(self._seen) != _telling(
+      copies.files_below(self.path)
+    )
+
+  def push(self) -> None:
+    """Sends what has changed since the last time; see the module.
+
+    Raises:
+      BucketError: The store refuses, or another run has the workdir.
+    """
+    if self._may_write and not self._may_write():
+      raise BucketError(
+        f"{self._store.address} is not of this run any more: nothing is sent."
+      )
+    here = copies.files_below(self.path)
+    changed = {
+      name for name, state in here.items() if state != self._known(name)
+    }
+    gone = self._there - here.keys() if self._may_write else set()
+    self._drop(name for name in gone if _base(name) == _SUMMARY)
+    plain = {name for name in changed if not copies.checkpoint_of(name)}
+    last = {name for name in plain if _base(name) in _LAST}
+    self._send(plain - last)
+    new = {copies.checkpoint_of(name) for name in changed} - {""}
+    old = {copies.checkpoint_of(name) for name in gone} - {""} - new
+    # New ones first: there is always one to go on from.
+    for checkpoint in [*sorted(new, key=_step), *sorted(old, key=_step)]:
+      self._renew(checkpoint, here, changed, gone)
+    self._drop(name for name in gone if not copies.checkpoint_of(name))
+    for base in _LAST:
+      names = {name for name in last if _base(name) == base}
+      for name in sorted(names, key=lambda name: -name.count("/")):
+        self._send({name})
+    # A file that has changed meanwhile has another time by now.
+    self._seen = here
+    objects = self._store.listed()
+    self._there = {name for name in objects if not copies.is_lock(name)}
+    same = {
+      name: objects[name]
+      for name, state in copies.files_below(self.path).items()
+      if name in objects and here.get(name) == state
+    }
+    copies.write_index(self._store.address, self.path, same)
+
+  def _known(self, name: str) -> tuple[int, int] | None:
+    return self._seen.get(name) if name in self._there else None
+
+  def _renew(self, checkpoint, here, changed, gone) -> None:
+    """Sends a checkpoint, or removes one of which anything is gone."""
+    mark, inside = f"{checkpoint}/{copies.UNFINISHED}", f"{checkpoint}/"
+    there = {name for name in self._there if name.startswith(inside)} - {mark}
+    mine = {name for name in here if name.startswith(inside)}
+    self._store.write(mark, b"")
+    if there and gone & there and not mine & changed:
+      self._drop(there)
+      self._store.remove(mark)
+      return
+    self._drop(gone & there)
+    if self._send(mine & changed):
+      self._store.remove(mark)
+
+  def _send(self, names: set[str]) -> bool:
+    """Sends files; returns whether all of them were there."""
+    missing = []
+
+    def send(name):
+      try:
+        self._store.upload(self.path / name, name)
+      except FileNotFoundError:
+        missing.append(name)
+
+    copies.each(send, sorted(names))
+    return not missing
+
+  def _drop(self, names) -> None:
+    copies.each(self._store.remove, list(names))
+
+  def _is_workdir(self) -> bool:
+    return (self.path / _CONFIG).is_file()
+
+
+def _base(name: str) -> str:
+  return name.rpartition("/")[2]
+
+
+def _step(checkpoint: str) -> tuple[str, int]:
+  above, _, step = checkpoint.rpartition("/")
+  return above, int(step)
+
+
+def _telling(found) -> dict[str, tuple[int, int]]:
+  """What is not appended to at every step."""
+  return {
+    name: state
+    for name, state in found.items()
+    if not name.endswith(".jsonl") and "tfevents" not in name
+  }
