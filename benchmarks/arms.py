@@ -129,7 +129,7 @@ class RewardArm:
     config = configured(reward_config.get_config(), settings, tuning)
     self._stage = stages.RewardStep(config, start, mesh)
     self._batch = sharding.place_batch(
-      mesh, stages.random_pairs(config, settings.vocab)
+      mesh, stages.random_pairs(config, start.config, mesh)
     )
 
   def run(self, number: int) -> dict[str, float]:

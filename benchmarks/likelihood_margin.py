@@ -26,7 +26,7 @@ from perl_jax.interop import packages
 from perl_jax.tasks import dpo
 from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import begin, inputs
+from perl_jax.tasks.training import batching, begin, inputs
 
 
 def measure(data: str, fields: Mapping[str, Any]) -> dict[str, float]:
@@ -50,7 +50,10 @@ def measure(data: str, fields: Mapping[str, Any]) -> dict[str, float]:
     start, tokenization = begin.start(
       config, "policy", workdir, "preferences", mesh
     )
-    read = inputs.read(config, tokenization, "preferences", train=False)
+    packing = batching.Packing.of(start.config, targets=True)
+    read = inputs.read(
+      config, tokenization, "preferences", train=False, packing=packing
+    )
     with jax.set_mesh(mesh):
       policy = initial_roles.place(mesh, {"policy": start.role})["policy"]
       logprobs = dpo.make_logprobs(policy.backbone, config.data.max_len)
@@ -76,15 +79,12 @@ def shares(sums: np.ndarray, lengths: np.ndarray) -> dict[str, float]:
   return found
 
 
-def _lengths(read: inputs.Inputs) -> np.ndarray:
+def _lengths(read: batching.Inputs) -> np.ndarray:
   """Tokens of the replies in the order of the rows, `[2, n]`."""
   found = {}
   for batch in read.held_out("counting tokens"):
-    for row in np.flatnonzero(batch.valid):
-      found[int(batch.index[row])] = [
-        int(batch.chosen_lengths[row] - batch.prompt_lengths[row]),
-        int(batch.rejected_lengths[row] - batch.prompt_lengths[row]),
-      ]
+    for at in zip(*np.nonzero(batch.valid), strict=True):
+      found[int(batch.index[at])] = batch.counts[at]
   return np.array([found[i] for i in sorted(found)]).T
 
 

@@ -28,6 +28,8 @@ from configs import reward as reward_config
 from configs import sft as sft_config
 from perl_jax import files, roles, sampling, tasks
 from perl_jax import params as params_lib
+from perl_jax.data.batches import common
+from perl_jax.data.batches.packed_responses import unpack
 from perl_jax.models import quantization
 from perl_jax.models.lora import LoraSpec
 from perl_jax.tasks.initial import restore
@@ -81,10 +83,12 @@ def held_out_rows(config: ConfigDict, start: Start) -> tuple[Any, Any]:
   tokenization = start.load_tokenizer()
   reward = reward_config.get_config()
   reward.data = config.data
-  batch = next(
-    inputs.read(reward, tokenization, "preferences", train=False).validation()
-  )
-  return jnp.asarray(batch.chosen_tokens), jnp.asarray(batch.chosen_lengths)
+  read = inputs.read(reward, tokenization, "preferences", train=False)
+  (*pairs,) = unpack(next(read.validation())).values()
+  chosen = [side for side, _ in pairs]
+  width = max(map(len, chosen))
+  tokens, lengths = common.pad(chosen, width, len(chosen), tokenization.pad_id)
+  return jnp.asarray(tokens), jnp.asarray(lengths)
 
 
 def logit_error(found: np.ndarray, exact: np.ndarray) -> dict[str, float]:

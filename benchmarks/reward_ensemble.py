@@ -23,7 +23,7 @@ from configs import reward as reward_config
 from perl_jax import sharding
 from perl_jax.tasks.settings import defaults
 from perl_jax.tasks.settings import reward as reward_settings
-from perl_jax.tasks.training import begin, inputs
+from perl_jax.tasks.training import batching, begin, inputs
 
 
 class Arm:
@@ -31,22 +31,25 @@ class Arm:
 
   Attributes:
     stage: State and compiled step.
+    batches: Endless batches on the host, of the same pairs for all arms.
   """
 
-  def __init__(self, config, start, mesh, members: int, data):
+  def __init__(self, config, start, tokenization, mesh, members: int):
     config = config.copy_and_resolve_references()
     config.ensemble = members
     reward_settings.check(config, mesh)
+    packing = batching.Packing.of(
+      start.config, targets=False, own_rows=reward_settings.own_rows(config)
+    )
+    data = inputs.read(config, tokenization, "preferences", packing=packing)
     self.stage = stages.RewardStep(config, start, mesh, data.max_targets)
-    self._own_rows = reward_settings.own_rows(config, len(data.train_rows))
+    self.batches = data.train
     self._mesh = mesh
 
   def run(self, batch, number: int) -> float:
     """Does one step on a batch on the host; returns its seconds."""
     jax.block_until_ready(self.stage.state)
     started = time.perf_counter()
-    if self._own_rows is not None:
-      batch = self._own_rows(batch)
     self.stage.run(sharding.place_batch(self._mesh, batch), number)
     return time.perf_counter() - started
 
@@ -75,15 +78,17 @@ def run(
     start, tokenization = begin.start(
       config, "reward", Path(workdir), "preferences", mesh
     )
-    data = inputs.read(config, tokenization, "preferences")
-    arms = {n: Arm(config, start, mesh, n, data) for n in (1, members)}
-    batches = [next(data.train) for _ in range(count)]
+    arms = {n: Arm(config, start, tokenization, mesh, n) for n in (1, members)}
+    batches = {
+      n: [next(arm.batches) for _ in range(count)] for n, arm in arms.items()
+    }
     seconds: dict[int, list[float]] = {n: [] for n in arms}
-    for batch in batches:  # a bucket is compiled when it is first seen
-      for arm in arms.values():
+    for n, arm in arms.items():
+      for batch in batches[n]:  # a length is compiled when it is first seen
         arm.run(batch, 0)
-    for number, batch in enumerate(batches):
+    for number in range(count):
       for n in list(arms)[:: -1 if number % 2 else 1]:
+        batch = batches[n][number]
         seconds[n].append(arms[n].run(batch, number + 1))
   return {
     n: {

@@ -209,7 +209,7 @@ def make(arm: Arm, mesh: Mesh, clock: Clock) -> Made:
 
 def _reward_step(config, start, mesh, clock) -> Made:
   stage = stages.RewardStep(config, start, mesh)
-  pairs = stages.random_pairs(config, start.config.vocab_size)
+  pairs = stages.random_pairs(config, start.config, mesh)
   batch = sharding.place_batch(mesh, pairs)
 
   def run(number):

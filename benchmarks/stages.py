@@ -17,7 +17,9 @@ from ml_collections import ConfigDict
 
 from perl_jax import params as params_lib
 from perl_jax import roles, sharding, steps
-from perl_jax.data.batches.preferences import PreferenceBatch
+from perl_jax.data import packed_loader
+from perl_jax.data.batches.packed_responses import PackedResponses
+from perl_jax.data.batches.preferences import EncodedPreference
 from perl_jax.data.batches.prompts import PromptBatch
 from perl_jax.models.config import ModelConfig
 from perl_jax.tasks.initial import model as model_lib
@@ -27,7 +29,7 @@ from perl_jax.tasks.rollouts import build, iteration, rewards
 from perl_jax.tasks.settings import defaults, shared, streams
 from perl_jax.tasks.settings import reward as reward_settings
 from perl_jax.tasks.settings import rl as rl_settings
-from perl_jax.tasks.training import begin
+from perl_jax.tasks.training import batching, begin
 from perl_jax.tasks.training.compiled import Compiled
 from perl_jax.tasks.training.timing import Clock
 
@@ -208,29 +210,36 @@ def _never_stopping(
   return dataclasses.replace(settings, sampling=sampling, rollout=rollout)
 
 
-def random_pairs(config: ConfigDict, vocab: int) -> PreferenceBatch:
-  """Pairs of full length, on the host; both responses share the prompt.
+def random_pairs(
+  config: ConfigDict, model: ModelConfig, mesh: Mesh
+) -> PackedResponses:
+  """Pairs of full length, packed, on the host.
 
   Args:
-    config: Its batch size, lengths and seed are those of the batch.
-    vocab: Number of token ids.
+    config: Its batch size, lengths, microbatches and seed are those of the
+      batch.
+    model: Model that reads them.
+    mesh: Mesh that the batch is placed on.
   """
+  vocab = model.vocab_size
   rows, response_len = config.batch_size, config.data.response_len
   prompts = _tokens((config.seed, 0), rows, config.data.prompt_len, vocab)
   chosen, rejected = (
     np.hstack([prompts, _tokens((config.seed, k), rows, response_len, vocab)])
     for k in (1, 2)
   )
-  lengths = np.full(rows, chosen.shape[1], np.int32)
-  return PreferenceBatch(
-    chosen_tokens=chosen,
-    chosen_lengths=lengths,
-    rejected_tokens=rejected,
-    rejected_lengths=lengths,
-    prompt_lengths=lengths - response_len,
-    valid=np.ones(rows, bool),
-    index=np.arange(rows, dtype=np.int32),
+  pairs = [
+    EncodedPreference(*sides, config.data.prompt_len, i)
+    for i, sides in enumerate(
+      zip(chosen.tolist(), rejected.tolist(), strict=True)
+    )
+  ]
+  shards = sharding.held_shards(mesh)
+  layout = batching.Packing.of(model, targets=False).layout("preferences", 0)
+  pack = packed_loader.train_packer(
+    layout, pairs, rows, config.microbatches * shards[1], *shards
   )
+  return pack(pairs, 0, rows)
 
 
 def random_prompts(

@@ -22,6 +22,7 @@ import numpy as np
 from benchmarks import hugging_face_copy, process, results
 from configs import reward as reward_config
 from perl_jax import classification, tasks
+from perl_jax.data.batches.packed_responses import PackedResponses, unpack
 from perl_jax.data.text.tokenization import Tokenization
 from perl_jax.interop import packages
 from perl_jax.tasks.settings import shared
@@ -33,15 +34,10 @@ LINEAR = (*ATTENTION, "gate_proj", "up_proj", "down_proj")
 Pair = tuple[list[int], list[int]]
 
 
-def pairs_of(batch: Any) -> list[Pair]:
-  """The rows of a batch without padding."""
-  return [
-    (
-      batch.chosen_tokens[i, : batch.chosen_lengths[i]].tolist(),
-      batch.rejected_tokens[i, : batch.rejected_lengths[i]].tolist(),
-    )
-    for i in np.flatnonzero(batch.valid)
-  ]
+def pairs_of(batch: PackedResponses) -> list[Pair]:
+  """The pairs of a batch, prompts included, in the order of the data."""
+  found = sorted(unpack(batch).items())
+  return [(chosen, rejected) for _, (chosen, rejected) in found]
 
 
 def read(

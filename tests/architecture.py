@@ -36,19 +36,17 @@ FLOORS = (
   ("roles", "sampling", "optim"),
   # Models say how activations are laid out: the axes' names are below them.
   (
-    *("starting", "disk", "compilation_cache", "names", "hosts", "sharding"),
+    *("starting", "disk", "compilation_cache", "names", "segments", "hosts"),
+    "sharding",
     *("models", "objectives", "params", "json_text", "files", "checksums"),
-    *(
-      "endpoints",
-      "buckets",
-      "",
-    ),  # the package itself has its version, and no more
+    *("endpoints", "buckets"),
+    "",  # the package itself has its version, and no more
   ),
 )
 PURE = {
   *("objectives", "models", "params", "roles"),
   *("sampling", "scoring"),
-  *("steps", "optim", "sharding", "names"),
+  *("steps", "optim", "sharding", "names", "segments"),
 }
 # Logging, clocks, files, flags, environment, global seeds, configs.
 EFFECTS = {

@@ -57,7 +57,7 @@ def test_objectives_know_only_jax_and_chex():
 
 def test_data_does_not_import_jax():
   """Nor what would: libraries on jax, and other rooms."""
-  shared = {"names", "json_text"}
+  shared = {"names", "json_text", "segments"}
   assert imports_of(house(), {"data", *shared}, forbidden=BY_JAX) == []
   others = [
     f"{name} imports {imported}"

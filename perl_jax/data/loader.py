@@ -84,6 +84,8 @@ def train_batches(
   seed: int,
   shards: Sequence[int] = (0,),
   shard_count: int = 1,
+  *,
+  whole: bool = False,
 ) -> TrainBatches:
   """Returns endless shuffled batches, in a different order in every epoch.
 
@@ -98,19 +100,22 @@ def train_batches(
     batch_size: Number of rows of the global batch, over all processes.
     buckets: Lengths in tokens that a batch may be padded to.
     collate: Called with the rows of this process, the bucket and the number of
-      rows that the batch must have.
+      rows that the batch must have; if `whole`, with all rows of the batch.
     seed: Seed of the order.
     shards: Numbers of the parts of each batch that this process reads. All
       processes see the same bucket at the same step, and their parts together
       are the global batch.
     shard_count: Number of equal parts, of successive rows, that a batch is cut
       into.
+    whole: Whether `collate` picks what this process reads.
 
   Raises:
     ValueError: Fewer rows than a batch, a row longer than every bucket, or a
       batch size that cannot be cut into the parts.
   """
-  mine = _rows_of(shards, shard_count, batch_size)
+  mine = rows_of(shards, shard_count, batch_size)
+  if whole:
+    mine = range(batch_size)
   if len(rows) < batch_size:
     raise ValueError(
       f"There are {len(rows)} training rows, fewer than one batch of "
@@ -162,7 +167,7 @@ def eval_batches(
     ValueError: A row is longer than every bucket, or the batch size cannot be
       cut into the parts.
   """
-  mine = _rows_of(shards, shard_count, batch_size)
+  mine = rows_of(shards, shard_count, batch_size)
   order = np.argsort(np.asarray(lengths, np.int64), kind="stable")
   if len(order):
     bucket_for(int(lengths[order[-1]]), buckets)  # Fail now, not at the end.
@@ -190,7 +195,7 @@ def _eval_batches(
     yield collate(local, bucket, len(mine))
 
 
-def _rows_of(
+def rows_of(
   shards: Sequence[int], shard_count: int, batch_size: int
 ) -> list[int]:
   """Returns the positions in a batch of the rows of some of its parts."""

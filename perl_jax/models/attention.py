@@ -19,8 +19,8 @@ from perl_jax.models.matmul import matmul
 _CUDNN_MAX_HEAD_DIM = 128
 
 # Splash works on blocks of keys whose length is a multiple of the TPU's lanes.
-_LANES = 128
-_BLOCKS = (512, 256, _LANES)
+LANES = 128
+_BLOCKS = (512, 256, LANES)
 
 # Most blocks of queries in XLA's attention; each is unrolled in the program.
 _MAX_BLOCKS = 4
@@ -56,7 +56,7 @@ def choose(
   if asked == "auto":
     where, kind = platform()
     if where == "tpu":
-      asked = "splash" if queries >= _LANES else "xla"
+      asked = "splash" if queries >= LANES else "xla"
     elif where == "gpu" and kind.startswith("NVIDIA"):
       fits = config.head_dim <= _CUDNN_MAX_HEAD_DIM
       asked = "cudnn" if fits and config.cudnn_refuses is None else "xla"
@@ -133,8 +133,8 @@ def _attend_in_blocks(q, k, v, attention_mask, weights):
 
 
 def _query_blocks(length: int) -> list[tuple[int, int]]:
-  """Runs of columns: at most `_MAX_BLOCKS`, of whole `_LANES` but the last."""
-  block = _LANES * -(-length // (_LANES * _MAX_BLOCKS))
+  """Runs of columns: at most `_MAX_BLOCKS`, of whole `LANES` but the last."""
+  block = LANES * -(-length // (LANES * _MAX_BLOCKS))
   starts = range(0, length, block)
   return [(start, min(start + block, length)) for start in starts]
 
@@ -202,7 +202,7 @@ def attend_splash(
   skipped).
   """
   batch, length, heads, head_dim = q.shape
-  padding = -length % _LANES
+  padding = -length % LANES
 
   def padded(x):
     return jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))

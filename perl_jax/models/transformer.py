@@ -1,9 +1,9 @@
 """A decoder-only transformer: embedding, layers under scan, final norm.
 
 Masks come from `positions` and `segments`, never from pad ids: a token sees
-the tokens of its own segment, and of segment SHARED, at its own position or
-before; segment 0 is padding. One rule covers right padding, left padding,
-packed rows, and responses that share their prompt.
+the tokens of its own segment, and of the prefix of that segment, at its own
+position or before; segment 0 is padding. One rule covers right padding, left
+padding, packed rows, and responses that share their prompt.
 """
 
 from typing import NamedTuple
@@ -16,9 +16,7 @@ from perl_jax import sharding
 from perl_jax.models import attention, layers
 from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
-
-# Segment of a prefix that every segment of its row sees.
-SHARED = -1
+from perl_jax.segments import PREFIX
 
 
 class Cache(NamedTuple):
@@ -238,10 +236,10 @@ class Transformer(nn.Module):
     Args:
       tokens: `[B, T]`, int32.
       positions: Position of each token in its sequence, `[B, T]`, int32. They
-        never decrease along the columns of a segment, and a SHARED prefix comes
-        before the segments that see it.
+        never decrease along the columns of a segment, and a prefix comes before
+        the segments that see it.
       segments: Sequence that a token belongs to, `[B, T]`, int32; 0 is padding,
-        SHARED a prefix of all sequences of the row.
+        and a multiple of PREFIX the prefix of those that follow it in number.
       cache: If given, the tokens follow those already in it.
       contiguous: Promises that each segment fills columns side by side in the
         order of its positions and that its tokens see no other segment, as in
@@ -304,9 +302,11 @@ class Transformer(nn.Module):
   ) -> SharedInputs:
     cfg = self.config
     distance = positions[:, :, None] - key_positions[:, None, :]
+    prefixes = segments - segments % PREFIX
     seen = segments[:, :, None] == key_segments[:, None, :]
-    seen |= (key_segments == SHARED)[:, None, :]
+    seen |= prefixes[:, :, None] == key_segments[:, None, :]
     mask = seen & (segments != 0)[:, :, None] & (distance >= 0)
+    mask &= (key_segments != 0)[:, None, :]
     local_mask = local_rotary = None
     if any(cfg.layer_is_windowed):
       local_mask = mask & (distance < cfg.sliding_window)

@@ -22,11 +22,17 @@ from perl_jax.roles.outputs import (
   response_values,
   target_logprobs,
 )
-from perl_jax.roles.pairs import PairRows, can_pair, pair_rows
+from perl_jax.roles.packed import (
+  packed_logprobs,
+  packed_scores,
+  row_block,
+  shares_prompts,
+)
 from perl_jax.roles.sequences import (
   Sequence,
   left_padded,
   right_padded,
+  segments_of,
   with_response,
 )
 
@@ -34,10 +40,8 @@ __all__ = [
   "Backbone",
   "Closed",
   "Closing",
-  "PairRows",
   "Role",
   "Sequence",
-  "can_pair",
   "closed",
   "head_kernel",
   "hidden_states",
@@ -45,12 +49,16 @@ __all__ = [
   "init_base",
   "init_head",
   "left_padded",
-  "pair_rows",
+  "packed_logprobs",
+  "packed_scores",
   "response_kl",
   "response_logprobs",
   "response_scores",
   "response_values",
   "right_padded",
+  "row_block",
+  "segments_of",
+  "shares_prompts",
   "target_logprobs",
   "with_response",
   "without_closing",

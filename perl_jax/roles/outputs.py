@@ -90,12 +90,36 @@ def _gathered_targets(
 ):
   columns = jnp.argsort(~target_mask, axis=1, stable=True)[:, :max_targets]
   found = jnp.take_along_axis(target_mask, columns, axis=1)
-  targets = jnp.take_along_axis(tokens, columns, axis=1)
-  before = jnp.take_along_axis(
-    hidden, jnp.maximum(columns - 1, 0)[..., None], axis=1
+  before = jnp.maximum(columns - 1, 0)
+  scores = logprobs_at(
+    backbone, params, hidden, tokens, columns, before, **extras
   )
-  scores = _token_scores(backbone, params, before, targets, 1.0, extras)
   return scores, found
+
+
+def logprobs_at(
+  backbone: Backbone,
+  params: Params,
+  hidden: jax.Array,
+  tokens: jax.Array,
+  columns: jax.Array,
+  before: jax.Array,
+  **extras: bool,
+) -> language_model.TokenScores:
+  """Scores `[B, C]` of the tokens in some columns of rows.
+
+  Args:
+    backbone: Model and adapter shape.
+    params: Parameters of the policy.
+    hidden: Hidden states of the rows, `[B, T, D]`.
+    tokens: Their tokens, `[B, T]`, int32.
+    columns: Columns of the tokens to score, `[B, C]`, int32.
+    before: Column of the token before each of them, `[B, C]`, int32.
+    **extras: Switches of `objectives.language_model.token_logprobs`.
+  """
+  targets = jnp.take_along_axis(tokens, columns, axis=1)
+  states = jnp.take_along_axis(hidden, before[..., None], axis=1)
+  return _token_scores(backbone, params, states, targets, 1.0, extras)
 
 
 def response_logprobs(
@@ -197,7 +221,7 @@ def response_values(
   if hidden is None:
     hidden = hidden_states(backbone, params, sequence, contiguous=group == 1)
   before = ungroup(hidden, response_len, group)[:, :-1]
-  return _scalar_head(params, before)
+  return scalar_head(params, before)
 
 
 def response_scores(
@@ -245,7 +269,7 @@ def response_scores(
     )
   rows, columns = jnp.arange(hidden.shape[0]), jnp.arange(hidden.shape[1])
   last = jnp.max(jnp.where(sequence.segments != 0, columns, 0), axis=1)
-  scores = _scalar_head(params, hidden[rows, last])
+  scores = scalar_head(params, hidden[rows, last])
   weights = params[params_lib.HEAD].get("likelihood")
   if weights is None:
     return scores
@@ -261,5 +285,6 @@ def response_scores(
   return scores + jnp.sqrt(hidden.shape[-1]) * jnp.dot(phi, weights)
 
 
-def _scalar_head(params, hidden):
+def scalar_head(params: Params, hidden: jax.Array) -> jax.Array:
+  """h . w + b, `[...]` float32, of hidden states `[..., D]`."""
   return heads.ScalarHead().apply({"params": params[params_lib.HEAD]}, hidden)

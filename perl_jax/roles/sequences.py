@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from perl_jax.models import transformer
+from perl_jax import segments as segments_lib
 
 
 class Sequence(NamedTuple):
@@ -15,7 +15,7 @@ class Sequence(NamedTuple):
     tokens: Token ids, `[B, T]`, int32.
     positions: Position of each token in its sequence, `[B, T]`, int32.
     segments: Sequence that each token belongs to, `[B, T]`, int32; 0 is
-      padding, `transformer.SHARED` a prefix of all sequences of the row.
+      padding, a multiple of `segments.PREFIX` a prefix of several.
   """
 
   tokens: jax.Array
@@ -52,6 +52,21 @@ def left_padded(
   return Sequence(tokens, jnp.where(inside, positions, 0), segments)
 
 
+def segments_of(group: int) -> tuple[int, jax.Array]:
+  """Segment of a prompt, and of each of its responses, `[G]` int32.
+
+  A single response continues the segment of its prompt; several have the
+  prompt as their prefix.
+
+  Args:
+    group: `G`, number of responses to each prompt.
+  """
+  if group == 1:
+    return 1, jnp.ones(1, jnp.int32)
+  first = segments_lib.PREFIX
+  return first, jnp.arange(first + 1, first + 1 + group, dtype=jnp.int32)
+
+
 def with_response(
   prompts: jax.Array,
   prompt_lengths: jax.Array,
@@ -80,11 +95,11 @@ def with_response(
       f"responses {responses.shape} are not group={group} for each of {batch}"
       f" prompts; give {batch * group} rows or another group."
     )
-  segment = 1 if group == 1 else transformer.SHARED
+  segment, own = segments_of(group)
   prompt = left_padded(prompts, prompt_lengths, segment=segment)
   mask = response_mask.reshape(batch, group, length)
   positions = prompt_lengths[:, None, None] + jnp.arange(length)
-  segments = mask * jnp.arange(1, group + 1, dtype=jnp.int32)[:, None]
+  segments = mask * own[:, None]
 
   def join(prompt, response):
     return jnp.concatenate([prompt, response.reshape(batch, -1)], axis=1)

@@ -63,9 +63,8 @@ def _decode_at_once(
   spec, (batch, prompt_len) = policy.spec, prompts.shape
   group, time = spec.group, spec.response_len
   rows = keys.shape[0]
-  prompt = roles.left_padded(
-    prompts, lengths, segment=1 if group == 1 else transformer.SHARED
-  )
+  segment, members = roles.segments_of(group)
+  prompt = roles.left_padded(prompts, lengths, segment=segment)
   cache = transformer.init_cache(
     policy.backbone.config, batch, prompt_len + group * time
   )
@@ -73,7 +72,6 @@ def _decode_at_once(
   policy = policy.to_decode()
   if group > 1:
     hidden = jnp.repeat(hidden, group, axis=0)
-  members = jnp.arange(1, group + 1, dtype=jnp.int32)
 
   def unfinished(state):
     samples, *_ = state

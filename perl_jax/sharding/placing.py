@@ -155,7 +155,8 @@ def strided_parts(batch: Any, count: int) -> Any:
   microbatch is spread over all devices of the batch.
   """
   return jax.tree.map(
-    lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch
+    lambda x: x.reshape(len(x) // count, count, *x.shape[1:]).swapaxes(0, 1),
+    batch,
   )
 
 

@@ -1,6 +1,6 @@
 """Pure training steps: one way to train, and a loss for each stage."""
 
-from perl_jax.steps.dpo import AnchoredPairs, dpo_loss, pair_logprobs
+from perl_jax.steps.dpo import AnchoredPairs, dpo_loss
 from perl_jax.steps.ensemble import init_ensemble, make_ensemble_step
 from perl_jax.steps.estimator import Estimator, Experience, prepare
 from perl_jax.steps.finite import Fault, describe_fault
@@ -31,7 +31,6 @@ __all__ = [
   "make_ensemble_step",
   "make_train_step",
   "means",
-  "pair_logprobs",
   "pairwise_loss",
   "pointwise_loss",
   "policy_loss",

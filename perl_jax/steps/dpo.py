@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from perl_jax import params as params_lib
 from perl_jax import roles
-from perl_jax.objectives import masked, preference
+from perl_jax.objectives import preference
 from perl_jax.steps.train import LossFn, masked_sums
 
 
@@ -15,55 +15,13 @@ class AnchoredPairs(NamedTuple):
   """Pairs with the anchor's log-probabilities, which no step changes.
 
   Attributes:
-    pairs: A `PreferenceBatch`.
-    chosen: log pi_anchor(y|x) of each chosen response, `[B]`, float32.
-    rejected: log pi_anchor(y|x) of each rejected response, `[B]`, float32.
+    pairs: `PackedResponses` of two responses, with targets.
+    anchor: log pi_anchor(y|x) of both responses, `[N, P, 2]`, float32, the
+      chosen ones first.
   """
 
   pairs: Any
-  chosen: jax.Array
-  rejected: jax.Array
-
-
-def pair_logprobs(
-  backbone: roles.Backbone,
-  params: params_lib.Params,
-  pairs: Any,
-  *,
-  max_response: int,
-  key: jax.Array | None = None,
-) -> tuple[jax.Array, jax.Array]:
-  """log pi(y|x) of the chosen and the rejected responses, `[B]` each, float32.
-
-  log pi(y|x) = sum_t log pi(y_t | x, y_<t), the stop token included
-
-  Both sides go through the backbone in one pass. A row that only fills the
-  batch gets 0.
-
-  Args:
-    backbone: Model and adapter shape.
-    params: Parameters of the policy or the anchor.
-    pairs: A `PreferenceBatch`.
-    max_response: At least the number of response tokens of any row.
-    key: Random key that turns LoRA dropout on.
-  """
-  tokens = jnp.concatenate([pairs.chosen_tokens, pairs.rejected_tokens])
-  lengths = jnp.concatenate([pairs.chosen_lengths, pairs.rejected_lengths])
-  starts = jnp.concatenate([pairs.prompt_lengths] * 2)
-  columns = jnp.arange(tokens.shape[1])
-  response = (columns >= starts[:, None]) & (columns < lengths[:, None])
-  scores, mask = roles.target_logprobs(
-    backbone,
-    params,
-    roles.right_padded(tokens, lengths),
-    response,
-    max_targets=max_response,
-    key=key,
-  )
-  chosen, rejected = jnp.split(
-    masked.masked_sum(scores.logprobs, mask, axis=1), 2
-  )
-  return chosen, rejected
+  anchor: jax.Array
 
 
 def dpo_loss(
@@ -78,28 +36,30 @@ def dpo_loss(
 
   Args:
     backbone: Model and adapter shape.
-    max_response: At least the number of response tokens of any row.
+    max_response: At least the number of tokens of any response.
     beta, label_smoothing, kind: See `preference.dpo_loss`.
   """
 
   def loss_fn(trainable, frozen, batch, key):
-    chosen, rejected = pair_logprobs(
+    policy = roles.packed_logprobs(
       backbone,
       params_lib.combine(trainable["policy"], frozen),
       batch.pairs,
       max_response=max_response,
       key=key,
     )
+    chosen, rejected = policy.reshape(-1, 2).T
+    anchor_chosen, anchor_rejected = batch.anchor.reshape(-1, 2).T
     loss, chosen, rejected = preference.dpo_loss(
       chosen_logprobs=chosen,
       rejected_logprobs=rejected,
-      anchor_chosen_logprobs=batch.chosen,
-      anchor_rejected_logprobs=batch.rejected,
+      anchor_chosen_logprobs=anchor_chosen,
+      anchor_rejected_logprobs=anchor_rejected,
       beta=beta,
       label_smoothing=label_smoothing,
       kind=kind,
     )
-    valid = batch.pairs.valid
+    valid = batch.pairs.valid.reshape(-1)
     right = (chosen > rejected) + 0.5 * (chosen == rejected)
     return {
       "loss": masked_sums(loss, valid),

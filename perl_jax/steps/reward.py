@@ -1,7 +1,5 @@
 """Losses of reward models, on preference pairs and on labelled responses."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -48,92 +46,47 @@ def reward_scores(
   )
 
 
-def pair_scores(
-  backbone: roles.Backbone,
-  params: params_lib.Params,
-  batch: Any,
-  *,
-  max_response: int,
-  closing: int = 0,
-  key: jax.Array | None = None,
-) -> jax.Array:
-  """Scores of both responses of each pair of a `PreferenceBatch`.
+def _without_gradient_of_bias(params):
+  """The same parameters; the head's bias cancels in a difference of scores.
 
-  Where responses are short, a pair is read in one row that shares the prompt:
-  see `roles.PairRows`.
-
-  Args:
-    backbone: Model and adapter shape.
-    params: Parameters of the reward model, head included.
-    batch: `PreferenceBatch` of B pairs.
-    max_response: At least the number of response tokens of any row.
-    closing: See `reward_scores`.
-    key: Random key that turns LoRA dropout on.
-
-  Returns:
-    `[2 B]`, float32: the chosen responses, then the rejected ones.
+  Its gradient is 0. Summed over responses it would be so up to rounding alone,
+  which Adam makes as large as any other step.
   """
-  width = batch.chosen_tokens.shape[1]
-  if not roles.can_pair(
-    backbone.config, width=width, max_response=max_response
-  ):
-    return reward_scores(
-      backbone,
-      params,
-      jnp.concatenate([batch.chosen_tokens, batch.rejected_tokens]),
-      jnp.concatenate([batch.chosen_lengths, batch.rejected_lengths]),
-      jnp.concatenate([batch.prompt_lengths] * 2),
-      max_response=max_response,
-      closing=closing,
-      key=key,
-    )
-  rows = roles.pair_rows(
-    prompt_lengths=batch.prompt_lengths,
-    chosen_tokens=batch.chosen_tokens,
-    chosen_lengths=batch.chosen_lengths,
-    rejected_tokens=batch.rejected_tokens,
-    rejected_lengths=batch.rejected_lengths,
-    max_response=max_response,
-  )
-  hidden = roles.hidden_states(backbone, params, rows.sequence, key=key)
-  return roles.response_scores(
-    backbone,
-    params,
-    rows.responses,
-    roles.without_closing(rows.response_mask, closing),
-    max_response=max_response,
-    hidden=rows.split(hidden),
-  )
+  head = params[params_lib.HEAD]
+  bias = jax.lax.stop_gradient(head["bias"])
+  return params | {params_lib.HEAD: head | {"bias": bias}}
 
 
 def pairwise_loss(
   backbone: roles.Backbone, *, max_response: int, closing: int = 0
 ) -> LossFn:
-  """The Bradley-Terry loss on a `PreferenceBatch`, per pair.
+  """The Bradley-Terry loss on `PackedResponses` of two responses, per pair.
 
   Args:
     backbone: Model and adapter shape.
-    max_response: At least the number of response tokens of any row.
-    closing: See `reward_scores`.
+    max_response: At least the number of tokens of any response.
+    closing: See `roles.packed_scores`.
   """
 
   def loss_fn(trainable, frozen, batch, key):
-    params = params_lib.combine(trainable["reward"], frozen)
-    scores = pair_scores(
+    scores = roles.packed_scores(
       backbone,
-      params,
+      _without_gradient_of_bias(
+        params_lib.combine(trainable["reward"], frozen)
+      ),
       batch,
       max_response=max_response,
       closing=closing,
       key=key,
     )
-    chosen, rejected = jnp.split(scores, 2)
+    chosen, rejected = scores.reshape(-1, 2).T
+    valid = batch.valid.reshape(-1)
     loss = preference.pairwise_preference_loss(chosen, rejected)
     right = (chosen > rejected) + 0.5 * (chosen == rejected)
     return {
-      "loss": masked_sums(loss, batch.valid),
-      "accuracy": masked_sums(right.astype(jnp.float32), batch.valid),
-      "margin": masked_sums(chosen - rejected, batch.valid),
+      "loss": masked_sums(loss, valid),
+      "accuracy": masked_sums(right.astype(jnp.float32), valid),
+      "margin": masked_sums(chosen - rejected, valid),
     }
 
   return loss_fn
@@ -142,32 +95,30 @@ def pairwise_loss(
 def pointwise_loss(
   backbone: roles.Backbone, *, max_response: int, closing: int = 0
 ) -> LossFn:
-  """Binary cross-entropy on a `LabelledBatch`, per row.
+  """Binary cross-entropy on labelled `PackedResponses`, per response.
 
   Args:
     backbone: Model and adapter shape.
-    max_response: At least the number of response tokens of any row.
-    closing: See `reward_scores`.
+    max_response: At least the number of tokens of any response.
+    closing: See `roles.packed_scores`.
   """
 
   def loss_fn(trainable, frozen, batch, key):
-    params = params_lib.combine(trainable["reward"], frozen)
-    scores = reward_scores(
+    scores = roles.packed_scores(
       backbone,
-      params,
-      batch.tokens,
-      batch.lengths,
-      batch.prompt_lengths,
+      params_lib.combine(trainable["reward"], frozen),
+      batch,
       max_response=max_response,
       closing=closing,
       key=key,
-    )
-    loss = preference.pointwise_preference_loss(scores, batch.labels)
-    right = (scores > 0) == (batch.labels > 0.5)
+    ).reshape(-1)
+    labels, valid = batch.labels.reshape(-1), batch.valid.reshape(-1)
+    loss = preference.pointwise_preference_loss(scores, labels)
+    right = (scores > 0) == (labels > 0.5)
     return {
-      "loss": masked_sums(loss, batch.valid),
-      "accuracy": masked_sums(right.astype(jnp.float32), batch.valid),
-      "score": masked_sums(scores, batch.valid),
+      "loss": masked_sums(loss, valid),
+      "accuracy": masked_sums(right.astype(jnp.float32), valid),
+      "score": masked_sums(scores, valid),
     }
 
   return loss_fn

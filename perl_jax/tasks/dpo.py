@@ -23,7 +23,7 @@ from perl_jax.tasks.evaluation import warnings
 from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.rollouts.engine import Engine
 from perl_jax.tasks.settings import shared, streams
-from perl_jax.tasks.training import begin, inputs, loop, standing
+from perl_jax.tasks.training import batching, begin, inputs, loop, standing
 from perl_jax.tasks.training import workdir as workdir_lib
 from perl_jax.tasks.training.compiled import Compiled
 
@@ -38,7 +38,8 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
     start, tokenization = begin.start(
       config, "policy", workdir, "preferences", mesh
     )
-    data = inputs.read(config, tokenization, "preferences")
+    packing = batching.Packing.of(start.config, targets=True)
+    data = inputs.read(config, tokenization, "preferences", packing=packing)
     prompts = inputs.read(config, tokenization, "prompts", train=False)
     spec = shared.evaluation_spec(config, tokenization)
     read = data, prompts
@@ -72,8 +73,9 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       return roles.Role(backbone, state.trainable["policy"], frozen)
 
     def with_anchor(batch):
-      scores = logprobs(anchor.trainable, frozen, batch)
-      return steps.AnchoredPairs(batch, *scores)
+      return steps.AnchoredPairs(
+        batch, logprobs(anchor.trainable, frozen, batch)
+      )
 
     with loop.open_run(
       config,
@@ -151,9 +153,9 @@ def programs(abstract: abstract_lib.AbstractStage) -> StagePrograms:
   held["anchor"] = policy.trainable
 
   def programs():
-    args = policy.trainable, policy.frozen, abstract.batch("preferences")
-    scores = abstract.rows(logprobs.shapes(*args))
-    pairs = steps.AnchoredPairs(args[-1], *scores)
+    batch = abstract.responses("preferences", targets=True)
+    args = policy.trainable, policy.frozen, batch
+    pairs = steps.AnchoredPairs(batch, abstract.rows(logprobs.shapes(*args)))
     return [
       Program("score", logprobs, args, ("base", "anchor")),
       Program(
@@ -175,7 +177,7 @@ def make_functions(
 ) -> tuple[Compiled, Compiled]:
   """(`logprobs(trainable, frozen, pairs)`, the training step).
 
-  `max_response` is at least the number of response tokens of any row.
+  `max_response` is at least the number of tokens of any response.
   """
   loss = steps.dpo_loss(
     backbone,
@@ -222,7 +224,7 @@ def make_logprobs(backbone: roles.Backbone, max_response: int):
   """
 
   def logprobs(trainable, frozen, pairs):
-    return steps.pair_logprobs(
+    return roles.packed_logprobs(
       backbone,
       params_lib.combine(trainable, frozen),
       pairs,
@@ -239,9 +241,8 @@ def score_pairs(logprobs, role: roles.Role, data, mesh) -> np.ndarray:
     device = sharding.place_batch(mesh, batch)
     scores = logprobs(role.trainable, role.frozen, device)
     batch, scores = hosts.to_host((device, scores))
-    both = np.stack(scores)
-    for row in np.flatnonzero(batch.valid):
-      found[int(batch.index[row])] = both[:, row]
+    for at in zip(*np.nonzero(batch.valid), strict=True):
+      found[int(batch.index[at])] = scores[at]
   return np.stack([found[i] for i in sorted(found)], axis=1)
 
 

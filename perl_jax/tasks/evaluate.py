@@ -21,7 +21,7 @@ from perl_jax.tasks.rollouts.engine import Engine
 from perl_jax.tasks.settings import reward as reward_settings
 from perl_jax.tasks.settings import rl as rl_settings
 from perl_jax.tasks.settings import shared, streams
-from perl_jax.tasks.training import inputs, reported, standing
+from perl_jax.tasks.training import batching, inputs, reported, standing
 
 
 class Read(NamedTuple):
@@ -37,8 +37,8 @@ class Read(NamedTuple):
 
   starts: dict[str, model.Start]
   steps: dict[str, int]
-  scored: inputs.Inputs | None
-  prompts: inputs.Inputs | None
+  scored: batching.Inputs | None
+  prompts: batching.Inputs | None
   stands_on: standing.Standing
 
 
@@ -115,6 +115,7 @@ def read(config: shared.Config, mesh: jax.sharding.Mesh) -> Read:
       kind,
       train=False,
       closed=reward_model.is_closed(reward),
+      packing=reward_model.packing_of(reward),
     )
   if policy is not None:
     tokenization = policy.load_tokenizer()

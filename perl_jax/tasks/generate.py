@@ -23,7 +23,7 @@ from perl_jax.tasks.rollouts import rewards
 from perl_jax.tasks.rollouts.engine import Engine
 from perl_jax.tasks.settings import rl as rl_settings
 from perl_jax.tasks.settings import shared, streams
-from perl_jax.tasks.training import inputs, reported, standing, whole
+from perl_jax.tasks.training import batching, inputs, reported, standing, whole
 
 RESPONSES, BEST, PAIRS = "responses.jsonl", "best.jsonl", "pairs.jsonl"
 
@@ -43,7 +43,7 @@ class Read(NamedTuple):
   policy: Start
   reward: Start | None
   steps: dict[str, int]
-  prompts: inputs.Inputs
+  prompts: batching.Inputs
   unusable: int
   stands_on: standing.Standing
 

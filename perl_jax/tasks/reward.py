@@ -17,7 +17,7 @@ from perl_jax.tasks.dry_run.programs import StagePrograms
 from perl_jax.tasks.evaluation import reward_model
 from perl_jax.tasks.settings import reward as reward_settings
 from perl_jax.tasks.settings import shared, streams
-from perl_jax.tasks.training import begin, inputs, loop, standing
+from perl_jax.tasks.training import batching, begin, inputs, loop, standing
 from perl_jax.tasks.training import workdir as workdir_lib
 from perl_jax.tasks.training.compiled import Compiled
 
@@ -34,7 +34,14 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
     start, tokenization = begin.start(config, "reward", workdir, kind, mesh)
     closed = config.score_at == "template"
     closing = len(tokenization.closing) if closed else 0
-    data = inputs.read(config, tokenization, kind, closed=closed)
+    packing = batching.Packing.of(
+      start.config,
+      targets=config.head == "likelihood",
+      own_rows=reward_settings.own_rows(config),
+    )
+    data = inputs.read(
+      config, tokenization, kind, closed=closed, packing=packing
+    )
     reward_settings.require_different(config, start.role)
     if start.role.head is not None and start.score_at != config.score_at:
       logging.warning(
@@ -63,7 +70,6 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
     state = prepared.state(mesh, optimizer)
     del start, prepared
     key = streams.key_of(config.seed, streams.Stream.REWARD)
-    own_rows = reward_settings.own_rows(config, len(data.train_rows))
     train_step = make_train_step(
       config, backbone, optimizer.transformation, data.max_targets, closing
     )
@@ -71,12 +77,6 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       reward_model.make_scorer(backbone, data.max_targets, members, closing),
       name="reward scores",
     )
-
-    def with_own_rows(batch):
-      if own_rows is None:
-        return batch
-      # A member's rows are picked from the whole batch, whoever read them.
-      return sharding.place_whole(mesh, own_rows(hosts.to_host(batch)))
 
     def score_rows(trainable):
       role = roles.Role(backbone, trainable["reward"], frozen, members)
@@ -101,7 +101,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
     ) as opened:
       state, _ = opened.train(
         batches=data.train,
-        update=loop.make_update(mesh, train_step, frozen, key, with_own_rows),
+        update=loop.make_update(mesh, train_step, frozen, key),
         evaluate=evaluate,
         optimizer=optimizer,
         compiled=(train_step, score),
@@ -128,17 +128,13 @@ def programs(abstract: AbstractStage) -> StagePrograms:
   """The program of a training step, from abstract arrays."""
   config, optimizer = abstract.config, shared.make_optimizer(abstract.config)
   role = abstract.role(config.head, config.ensemble)
-  batch = abstract.batch(reward_settings.loss_of(config).data)
-  if config.ensemble > 1 and config.member_share < 1:
-    rows = round(config.member_share * config.batch_size)
-    batch = abstract.rows(
-      jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(
-          (rows, config.ensemble, *x.shape[1:]), x.dtype
-        ),
-        batch,
-      )
-    )
+  own_rows = reward_settings.own_rows(config) is not None
+  batch = abstract.responses(
+    reward_settings.loss_of(config).data,
+    targets=config.head == "likelihood",
+    share=config.member_share if own_rows else 1.0,
+    members=config.ensemble if own_rows else 0,
+  )
   step = make_train_step(
     config,
     role.backbone,
@@ -157,8 +153,8 @@ def make_train_step(
 ) -> Compiled:
   """The training step, `step(state, frozen, batch, key)`.
 
-  `max_response` is at least the number of response tokens of any row, and
-  `closing` of each row are not of the response.
+  `max_response` is at least the number of tokens of any response; see
+  `roles.packed_scores` for `closing`.
   """
   make_loss = reward_settings.loss_of(config).make
   loss = make_loss(backbone, max_response=max_response, closing=closing)

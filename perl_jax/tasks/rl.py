@@ -28,7 +28,14 @@ from perl_jax.tasks.judging import beside
 from perl_jax.tasks.rollouts import build, iteration, rewards
 from perl_jax.tasks.settings import rl as rl_settings
 from perl_jax.tasks.settings import shared, streams
-from perl_jax.tasks.training import begin, inputs, loop, standing, timing
+from perl_jax.tasks.training import (
+  batching,
+  begin,
+  inputs,
+  loop,
+  standing,
+  timing,
+)
 from perl_jax.tasks.training import workdir as workdir_lib
 
 
@@ -46,7 +53,7 @@ class Read(NamedTuple):
   """
 
   tokenization: tokenization_lib.Tokenization
-  data: inputs.Inputs
+  data: batching.Inputs
   functions: tuple[rewards.Weighted, ...]
   reward: Start | None
   value: params_lib.Params | None
@@ -230,7 +237,7 @@ def _programs(
   state: steps.TrainState,
 ) -> list[Program]:
   """sample, score, prepare and learn, as `Iteration` calls them."""
-  estimator, batch = built.settings.estimator, abstract.batch("prompts")
+  estimator, batch = built.settings.estimator, abstract.prompts()
   args = built.sample_args(state.trainable, batch, abstract.key())
   found = [Program("sample", built.sample, args, ("base", "policy"))]
   samples = abstract.rows(built.sample.shapes(*args))

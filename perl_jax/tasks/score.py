@@ -15,7 +15,7 @@ from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.initial.model import Start
 from perl_jax.tasks.settings import config_files, shared
 from perl_jax.tasks.settings import rl as rl_settings
-from perl_jax.tasks.training import inputs, reported, standing, whole
+from perl_jax.tasks.training import batching, inputs, reported, standing, whole
 
 # Tables of RewardBench and RM-Bench.
 BENCHMARK = "benchmark.json"
@@ -34,7 +34,7 @@ class Read(NamedTuple):
 
   reward: Start
   steps: dict[str, int]
-  rows: inputs.Inputs
+  rows: batching.Inputs
   unusable: int
   stands_on: standing.Standing
 
@@ -134,6 +134,7 @@ def read(
     train=False,
     closed=reward_model.is_closed(reward),
     splits=splits,
+    packing=reward_model.packing_of(reward),
   )
   inputs.log_counts(rows.counts)
   return Read(
@@ -149,7 +150,7 @@ def score(
   config: shared.Config,
   mesh: jax.sharding.Mesh,
   reward: Start,
-  data: inputs.Inputs,
+  data: batching.Inputs,
 ) -> list[candidates.Scored]:
   """Scored rows in their order, without those that do not fit."""
   role = initial_roles.place(mesh, {"reward": reward.role})["reward"]

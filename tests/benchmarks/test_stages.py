@@ -8,6 +8,7 @@ from benchmarks import stages
 from configs import reward as reward_config
 from configs import rl as rl_config
 from perl_jax import sharding
+from perl_jax.data.batches.packed_responses import unpack
 from tests import toys
 
 VOCAB = 30
@@ -19,12 +20,16 @@ def configured(get_config, **fields):
 
 
 def test_pairs_share_their_prompt_and_have_full_length():
-  batch = stages.random_pairs(configured(reward_config.get_config), VOCAB)
-  assert batch.chosen_tokens.shape == batch.rejected_tokens.shape == (4, 8)
-  same = batch.chosen_tokens == batch.rejected_tokens
-  assert np.all(same[:, :5]) and not np.all(same[:, 5:])
-  assert np.all(batch.prompt_lengths == 5)
-  assert np.all(batch.chosen_lengths == 8)
+  batch = stages.random_pairs(
+    configured(reward_config.get_config),
+    toys.config("tiny", vocab_size=VOCAB),
+    sharding.make_mesh(data=1, fsdp=1, tensor=1),
+  )
+  pairs = unpack(batch)
+  assert sorted(pairs) == [0, 1, 2, 3]
+  for chosen, rejected in pairs.values():
+    assert len(chosen) == len(rejected) == 8
+    assert chosen[:5] == rejected[:5] and chosen[5:] != rejected[5:]
 
 
 def test_prompts_differ_by_number_and_by_seed():

@@ -16,6 +16,7 @@ from perl_jax import params as params_lib
 from perl_jax import roles
 from perl_jax.models import transformer
 from perl_jax.objectives import language_model
+from perl_jax.segments import PREFIX
 from tests import toys
 from tests.models import reference
 from tests.models.rows import BATCH, TIME, A, B, C, D, layout
@@ -154,13 +155,13 @@ def shared_layout(prefix, branches, time=TIME):
   """One row: a prefix after a column of padding, then its continuations."""
   arrays = layout([[(1, prefix)]], time)
   tokens, positions, segments = arrays
-  segments *= transformer.SHARED
+  segments *= PREFIX
   start = 1 + len(prefix)
   for number, ids in enumerate(branches, start=1):
     columns = slice(start, start + len(ids))
     tokens[0, columns] = ids
     positions[0, columns] = len(prefix) + np.arange(len(ids))
-    segments[0, columns] = number
+    segments[0, columns] = PREFIX + number
     start += len(ids)
   return arrays
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from perl_jax import roles
+from perl_jax.segments import PREFIX
 
 
 def test_right_padded():
@@ -56,8 +57,10 @@ def test_with_response_of_a_group():
   np.testing.assert_array_equal(
     found.positions, [[0, 0, 1, 2, 3, 2, 0], [0, 1, 2, 3, 4, 0, 0]]
   )
+  p = PREFIX
   np.testing.assert_array_equal(
-    found.segments, [[0, -1, -1, 1, 1, 2, 0], [-1, -1, -1, 1, 1, 0, 0]]
+    found.segments,
+    [[0, p, p, p + 1, p + 1, p + 2, 0], [p, p, p, p + 1, p + 1, 0, 0]],
   )
   assert found.positions.dtype == found.segments.dtype == jnp.int32
   with pytest.raises(ValueError, match=r"\(4, 2\) are not group=3 .* give 6"):

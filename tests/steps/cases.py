@@ -10,8 +10,9 @@ import optax
 
 from perl_jax import optim, params, roles, scoring, steps
 from perl_jax.data.batches.demonstrations import TargetBatch
-from perl_jax.data.batches.labelled import LabelledBatch
-from perl_jax.data.batches.preferences import PreferenceBatch
+from perl_jax.data.batches.labelled import EncodedLabelled
+from perl_jax.data.batches.packed_responses import Layout
+from perl_jax.data.batches.preferences import EncodedPreference
 from perl_jax.models.lora import LoraSpec
 from tests import toys
 
@@ -66,26 +67,42 @@ def target_batch():
                      mask)  # fmt: skip
 
 
-def preference_batch():
-  lengths = np.array([[7, 3], [2, 6], [1, 1], [5, 5], [4, 7], [3, 2], [6, 6],
-                      [1, 1]], np.int32)  # fmt: skip
-  return PreferenceBatch(
-    toys.random_tokens(4, ROWS, LENGTH), lengths[:, 0],
-    toys.random_tokens(5, ROWS, LENGTH), lengths[:, 1],
-    np.ones(ROWS, np.int32), np.arange(ROWS) < 6,
-    np.arange(ROWS, dtype=np.int32),
-  )  # fmt: skip
+def preferences(starts=(1, 1, 1, 1, 1, 1)):
+  """Six pairs with prompts of so many tokens; a response may be empty."""
+  lengths = [[7, 3], [2, 6], [1, 1], [5, 5], [4, 7], [3, 2]]
+  chosen, rejected = (toys.random_tokens(seed, 6, LENGTH) for seed in (4, 5))
+  found = []
+  for row, (start, ends) in enumerate(zip(starts, lengths, strict=True)):
+    prompt = chosen[row, :start].tolist()
+    sides = (
+      prompt + tokens[row, start:end].tolist()
+      for tokens, end in zip((chosen, rejected), ends, strict=True)
+    )
+    found.append(EncodedPreference(*sides, start, row))
+  return found
+
+
+# Rows of two items, of one, and of none.
+PLAN = [[0, 1], [2], [], [3, 4], [], [5], [], []]
+PAIRS = Layout(responses=2, targets=True)
+
+
+def preference_batch(pairs=None, layout=PAIRS):
+  return layout.pack(preferences() if pairs is None else pairs, PLAN, room=3)
+
+
+def labelled():
+  lengths, labels = [7, 2, 1, 5, 4, 3, 6], [1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.5]
+  tokens = toys.random_tokens(6, len(lengths), LENGTH)
+  return [
+    EncodedLabelled(tokens[row, :length].tolist(), 1, label, row)
+    for row, (length, label) in enumerate(zip(lengths, labels, strict=True))
+  ]
 
 
 def labelled_batch():
-  return LabelledBatch(
-    toys.random_tokens(6, ROWS, LENGTH),
-    np.array([7, 2, 1, 5, 4, 3, 6, 1], np.int32),
-    np.ones(ROWS, np.int32),
-    np.array([1, 0, 1, 1, 0, 0, 0.5, 0], np.float32),
-    np.arange(ROWS) < 7,
-    np.arange(ROWS, dtype=np.int32),
-  )
+  plan = [[0, 1], [2, 6], [], [3, 4], [], [5], [], []]
+  return Layout(responses=1).pack(labelled(), plan, room=3)
 
 
 @functools.cache

@@ -7,23 +7,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from perl_jax import sharding, steps
+from perl_jax import roles, sharding, steps
 from tests.steps import cases
 
 BETA, SMOOTHING = 0.5, 0.1
 
 
+def items():
+  """Prompts of 1 to 3 tokens; one pair is empty."""
+  return cases.preferences((2, 1, 1, 3, 2, 1))
+
+
 def pairs():
-  """Prompts of 1 to 4 tokens; one pair is empty, two rows fill the batch."""
-  starts = np.array([2, 1, 1, 3, 2, 1, 4, 1], np.int32)
-  return cases.preference_batch()._replace(prompt_lengths=starts)
+  return cases.preference_batch(items())
 
 
 @functools.cache
 def measure():
   def logprobs(trainable, frozen, batch):
     tree = cases.params.combine(trainable, frozen)
-    return steps.pair_logprobs(
+    return roles.packed_logprobs(
       cases.BACKBONE, tree, batch, max_response=cases.LENGTH
     )
 
@@ -35,7 +38,7 @@ def batch():
   """Pairs with the log-probs of the anchor, which is another adapter."""
   anchor, frozen = cases.role(2)
   scores = measure()(anchor, frozen, pairs())
-  return steps.AnchoredPairs(pairs(), *map(np.asarray, scores))
+  return steps.AnchoredPairs(pairs(), np.asarray(scores))
 
 
 def make_loss(kind="sigmoid", smoothing=SMOOTHING, backbone=cases.BACKBONE):
@@ -60,27 +63,27 @@ def sums_and_gradient():
   return lambda batch: jax.device_get(gradient(trainable, batch))
 
 
-def by_hand(role, row):
-  """log pi of both responses of a row, token by token in float64."""
+def by_hand(role, pair):
+  """log pi of both responses of a pair, token by token in float64."""
   trainable, frozen = role
   found = []
-  data = pairs()
-  for tokens, length in (
-    (data.chosen_tokens[row], data.chosen_lengths[row]),
-    (data.rejected_tokens[row], data.rejected_lengths[row]),
-  ):
-    ids, start = tokens[:length], data.prompt_lengths[row]
+  for ids in (pair.chosen, pair.rejected):
     hidden = cases.hidden_of(trainable, frozen, ids)
     logprobs = cases.logprobs_of(hidden, frozen)
-    found.append(sum(logprobs[t - 1, ids[t]] for t in range(start, length)))
+    steps_ = range(pair.prompt_length, len(ids))
+    found.append(sum(logprobs[t - 1, ids[t]] for t in steps_))
   return np.array(found)
 
 
 def test_logprobs_by_hand():
-  found = np.array(measure()(*cases.role(1), pairs()))
-  expected = [by_hand(cases.role(1), row) for row in range(cases.ROWS)]
-  np.testing.assert_allclose(found.T, expected, **cases.FLOAT32)
-  assert not found[:, 2].any() and found[:, 0].all()
+  data = pairs()
+  found = np.array(measure()(*cases.role(1), data))
+  for row, place in zip(*np.nonzero(data.valid), strict=True):
+    pair = items()[data.index[row, place]]
+    expected = by_hand(cases.role(1), pair)
+    np.testing.assert_allclose(found[row, place], expected, **cases.FLOAT32)
+    assert expected.all() != (pair.index == 2)
+  assert not found[~data.valid].any()
 
 
 def test_loss_by_hand():
@@ -88,8 +91,8 @@ def test_loss_by_hand():
     ("loss", "accuracy", "margin", "chosen_reward", "rejected_reward"), 0.0
   )
   squares = 0.0
-  for row in np.flatnonzero(pairs().valid):
-    rewards = by_hand(cases.role(1), row) - by_hand(cases.role(2), row)
+  for pair in items():
+    rewards = by_hand(cases.role(1), pair) - by_hand(cases.role(2), pair)
     squares += (rewards[0] - rewards[1] - 0.5 / BETA) ** 2
     chosen, rejected = BETA * rewards
     margin = chosen - rejected
@@ -120,13 +123,13 @@ def test_gradient_is_that_of_the_two_likelihoods():
   """sum_i -beta (sigmoid(-m_i) - s) (grad log pi(chosen) - .. (rejected))."""
   trainable, frozen = policy(), cases.role(1)[1]
   data = batch()
-  chosen, rejected = measure()(trainable["policy"], frozen, data.pairs)
-  margin = BETA * ((chosen - data.chosen) - (rejected - data.rejected))
+  found = measure()(trainable["policy"], frozen, data.pairs)
+  margin = BETA * (found - data.anchor) @ np.array([1, -1])
   weight = -BETA * (1 / (1 + np.exp(margin)) - SMOOTHING) * data.pairs.valid
 
   def total(trainable):
-    chosen, rejected = measure()(trainable["policy"], frozen, data.pairs)
-    return jnp.sum(weight * (chosen - rejected))
+    found = measure()(trainable["policy"], frozen, data.pairs)
+    return jnp.sum(weight * (found @ jnp.array([1, -1])))
 
   expected = jax.device_get(jax.grad(total)(trainable))
   found, _ = sums_and_gradient()(data)
@@ -137,22 +140,16 @@ def test_gradient_is_that_of_the_two_likelihoods():
 def test_padding_and_rows_that_fill_the_batch_change_nothing():
   gradient, found = sums_and_gradient()(batch())
   data = batch()
-  behind = [
-    np.arange(cases.LENGTH) >= n[:, None]
-    for n in (data.pairs.chosen_lengths, data.pairs.rejected_lengths)
-  ]
-  fill = ~data.pairs.valid[:, None]
+  fill = data.pairs.segments == 0
   other = data._replace(
     pairs=data.pairs._replace(
-      chosen_tokens=np.where(
-        behind[0] | fill, 3, data.pairs.chosen_tokens
-      ).astype(np.int32),
-      rejected_tokens=np.where(
-        behind[1] | fill, 5, data.pairs.rejected_tokens
-      ).astype(np.int32),
+      tokens=np.where(fill, 3, data.pairs.tokens).astype(np.int32)
     ),
-    chosen=np.where(fill[:, 0], 1e4, data.chosen).astype(np.float32),
+    anchor=np.where(data.pairs.valid[..., None], data.anchor, 1e4).astype(
+      np.float32
+    ),
   )
+  assert fill.any(axis=1).sum() == 7 and fill.all(axis=1).any()
   other_gradient, other_found = sums_and_gradient()(other)
   jax.tree.map(np.testing.assert_array_equal, other_found, found)
   jax.tree.map(np.testing.assert_array_equal, other_gradient, gradient)

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from perl_jax import optim, params, roles, scoring, steps
+from perl_jax.data import packed_loader
 from perl_jax.data.batches import member_rows
+from perl_jax.data.batches.packed_responses import Layout
 from perl_jax.models.lora import LoraSpec
 from tests import toys
 from tests.steps import cases
@@ -60,7 +62,14 @@ def test_members_end_where_they_would_have_alone(name, own_rows):
   loss_fn, batch = loss(name)
   given = batch
   if own_rows:
-    given = member_rows.Subsets(8, members=MEMBERS, share=0.5, seed=0)(batch)
+    pack = packed_loader.TrainPacker(
+      Layout(responses=1),
+      rows=2,
+      room=4,
+      members=member_rows.Subsets(7, members=MEMBERS, share=0.5, seed=0),
+    )
+    given = pack(cases.labelled(), 0, 7)
+    assert given.valid.shape == (2, MEMBERS, 4) and given.valid.sum() == 12
   step = jax.jit(
     steps.make_ensemble_step(
       loss_fn, adam(), members=MEMBERS, own_rows=own_rows, microbatches=2

@@ -20,8 +20,10 @@ from tests.steps.cases import (
   case,
   check_sums,
   hidden_of,
+  labelled,
   log_sigmoid,
   logprobs_of,
+  preferences,
   ran,
   reinforce,
   rl_batch,
@@ -50,19 +52,16 @@ def test_language_model_loss_by_hand():
 
 
 def test_pairwise_loss_by_hand():
-  _, trainable, frozen, batch = case("pairwise")
+  _, trainable, frozen, _ = case("pairwise")
   trainable = trainable["reward"]
   loss = right = margin = 0
-  for row in np.flatnonzero(batch.valid):
+  for pair in preferences():
     chosen, rejected = (
-      score_of(trainable, hidden_of(trainable, frozen, tokens[row, :n])[-1])
-      for tokens, n in (
-        (batch.chosen_tokens, batch.chosen_lengths[row]),
-        (batch.rejected_tokens, batch.rejected_lengths[row]),
-      )
+      score_of(trainable, hidden_of(trainable, frozen, ids)[-1])
+      for ids in (pair.chosen, pair.rejected)
     )
     loss -= log_sigmoid(chosen - rejected)
-    right += int(chosen > rejected)
+    right += 0.5 + 0.5 * np.sign(chosen - rejected)
     margin += chosen - rejected
   check_sums(
     ran("pairwise")[0], loss=(loss, 6), accuracy=(right, 6), margin=(margin, 6)
@@ -79,13 +78,12 @@ def test_equal_scores_are_half_right():
 
 
 def test_pointwise_loss_by_hand():
-  _, trainable, frozen, batch = case("pointwise")
+  _, trainable, frozen, _ = case("pointwise")
   trainable = trainable["reward"]
   loss = right = total = 0
-  for row in np.flatnonzero(batch.valid):
-    ids = batch.tokens[row, : batch.lengths[row]]
-    score = score_of(trainable, hidden_of(trainable, frozen, ids)[-1])
-    label = batch.labels[row]
+  for row in labelled():
+    score = score_of(trainable, hidden_of(trainable, frozen, row.tokens)[-1])
+    label = row.label
     loss -= label * log_sigmoid(score) + (1 - label) * log_sigmoid(-score)
     right += int((score > 0) == (label > 0.5))
     total += score

@@ -1,4 +1,4 @@
-"""Pairs whose prompt is computed once: as if each side had been alone."""
+"""Responses that share rows and prompts: as if each had been alone."""
 
 import functools
 
@@ -8,36 +8,35 @@ import pytest
 
 from perl_jax import params as params_lib
 from perl_jax import roles, steps
-from perl_jax.data.batches.preferences import PreferenceBatch
+from perl_jax.data.batches.packed_responses import Layout
+from perl_jax.data.batches.preferences import EncodedPreference
 from perl_jax.models.lora import LoraSpec
-from perl_jax.steps import reward as reward_lib
+from perl_jax.roles import packed as packed_lib
 from tests import toys
 
 SPEC = LoraSpec(rank=2, alpha=2.0)
 WIDTH, RESPONSE = 10, 4
-PROMPTS = np.array([6, 1, 3, 5, 6, 2], np.int32)
+PROMPTS = [6, 1, 3, 5, 6, 2]
 
 # Full rows, single tokens, sides of different length, and one that is empty.
-CHOSEN = np.array([4, 1, 4, 2, 3, 0], np.int32)
-REJECTED = np.array([4, 4, 1, 2, 1, 3], np.int32)
+CHOSEN, REJECTED = [4, 1, 4, 2, 3, 0], [4, 4, 1, 2, 1, 3]
+PLAN = [[0, 5], [3, 1, 4], [], [2]]
 FLOAT32 = dict(rtol=2e-5, atol=2e-5)
 
 
 def pairs():
-  """Rows of tokens; what lies behind a response is drawn too."""
-  chosen, rejected = (
-    toys.random_tokens(seed, len(PROMPTS), WIDTH) for seed in (1, 2)
+  prompts, chosen, rejected = (
+    toys.random_tokens(seed, len(PROMPTS), WIDTH) for seed in (0, 1, 2)
   )
-  inside = np.arange(WIDTH) < PROMPTS[:, None]
-  return PreferenceBatch(
-    chosen,
-    PROMPTS + CHOSEN,
-    np.where(inside, chosen, rejected),
-    PROMPTS + REJECTED,
-    PROMPTS,
-    np.ones(len(PROMPTS), bool),
-    np.arange(len(PROMPTS), dtype=np.int32),
-  )
+  return [
+    EncodedPreference(
+      [*prompts[i, :start], *chosen[i, : CHOSEN[i]]],
+      [*prompts[i, :start], *rejected[i, : REJECTED[i]]],
+      start,
+      i,
+    )
+    for i, start in enumerate(PROMPTS)
+  ]
 
 
 def role(config, likelihood):
@@ -47,31 +46,34 @@ def role(config, likelihood):
   return jax.tree.map(jax.numpy.asarray, params_lib.partition(tree, "lora"))
 
 
-def alone(backbone, params, batch, closing=0):
-  """Scores of each side in rows of its own."""
-  sides = (
-    (batch.chosen_tokens, batch.chosen_lengths),
-    (batch.rejected_tokens, batch.rejected_lengths),
-  )
-  return jax.numpy.concatenate(
-    [
-      steps.reward_scores(
-        backbone,
-        params,
-        *side,
-        batch.prompt_lengths,
-        max_response=RESPONSE,
-        closing=closing,
-      )
-      for side in sides
-    ]
-  )
+def alone(backbone, params, closing=0):
+  """Scores `[6, 2]` of each side in a padded row of its own."""
+  rows = [
+    (side, pair.prompt_length)
+    for pair in pairs()
+    for side in (pair.chosen, pair.rejected)
+  ]
+  tokens = np.array([side + [1] * (WIDTH - len(side)) for side, _ in rows])
+  return steps.reward_scores(
+    backbone,
+    params,
+    jax.numpy.asarray(tokens, "int32"),
+    jax.numpy.array([len(side) for side, _ in rows], "int32"),
+    jax.numpy.array([start for _, start in rows], "int32"),
+    max_response=RESPONSE,
+    closing=closing,
+  ).reshape(-1, 2)
 
 
-def together(backbone, params, batch, closing=0):
-  return reward_lib.pair_scores(
+def together(backbone, params, closing=0, shared=True):
+  """The same scores from rows that hold several pairs."""
+  batch = Layout(responses=2, shared=shared, targets=True, pad_id=1).pack(
+    pairs(), PLAN, room=3
+  )
+  scores = roles.packed_scores(
     backbone, params, batch, max_response=RESPONSE, closing=closing
   )
+  return scores[batch.valid][np.argsort(batch.index[batch.valid])]
 
 
 @pytest.mark.parametrize("family", ["llama_tiny", "gemma3_tiny"])
@@ -79,12 +81,11 @@ def together(backbone, params, batch, closing=0):
 def test_scores_and_gradients_are_those_of_each_side_alone(family, likelihood):
   backbone = roles.Backbone(toys.config(family), SPEC)
   trainable, frozen = role(backbone.config, likelihood)
-  batch = pairs()
-  weights = np.random.default_rng(4).normal(size=2 * len(PROMPTS))
+  weights = np.random.default_rng(4).normal(size=(len(PROMPTS), 2))
 
   def weighed(score, trainable):
     params = params_lib.combine(trainable, frozen)
-    scores = score(backbone, params, batch)
+    scores = score(backbone, params)
     return (weights * scores).sum(), scores
 
   (expected, found) = (
@@ -111,29 +112,42 @@ def test_a_closing_is_no_part_of_the_response():
   backbone = roles.Backbone(toys.config("llama_tiny"), SPEC)
   params = params_lib.combine(*role(backbone.config, True))
   apart, closed, whole = (
-    jax.jit(functools.partial(score, backbone, closing=closing))(
-      params, pairs()
-    )
+    jax.jit(functools.partial(score, backbone, closing=closing))(params)
     for score, closing in ((alone, 1), (together, 1), (together, 0))
   )
   np.testing.assert_allclose(closed, apart, **FLOAT32)
-  filled = np.concatenate([CHOSEN, REJECTED]) > 0
+  filled = np.stack([CHOSEN, REJECTED], axis=1) > 0
   assert np.abs(closed - whole)[filled].min() > 1e-4
 
 
-def flops(score, backbone, params):
-  """Floating-point operations that XLA counts in scoring all pairs."""
-  lowered = jax.jit(functools.partial(score, backbone)).lower(params, pairs())
-  return lowered.cost_analysis()["flops"]
+def test_rows_for_a_kernel_without_masks(monkeypatch):
+  """Each response has its own copy of the prompt, in a segment of its own."""
+  backbone = roles.Backbone(toys.config("llama_tiny"), SPEC)
+  params = params_lib.combine(*role(backbone.config, True))
+  asked = []
+
+  def hidden_states(*args, contiguous, **kwargs):
+    asked.append(contiguous)
+    return roles.hidden_states(*args, contiguous=contiguous, **kwargs)
+
+  monkeypatch.setattr(packed_lib, "shares_prompts", lambda config: False)
+  monkeypatch.setattr(packed_lib, "hidden_states", hidden_states)
+  found = jax.jit(functools.partial(together, backbone, shared=False))(params)
+  assert asked == [True]
+  expected = jax.jit(functools.partial(alone, backbone))(params)
+  np.testing.assert_allclose(found, expected, **FLOAT32)
 
 
-def test_a_prompt_is_computed_once_where_that_saves():
-  backbone = roles.Backbone(toys.config("tiny"), SPEC)
-  params = params_lib.combine(*role(backbone.config, False))
-  shared, apart = (
-    flops(score, backbone, params) for score in (together, alone)
-  )
-  # 10 + 4 columns instead of 2 x 10; the attention of long rows costs more.
-  assert 0.65 < shared / apart < 0.8
-  wide = functools.partial(reward_lib.pair_scores, max_response=6)
-  assert 0.95 < flops(wide, backbone, params) / apart < 1.05
+def test_which_kernel_lets_responses_share_a_prompt():
+  config = toys.config("llama_tiny")
+  assert roles.shares_prompts(config) and roles.row_block(config) == 1
+  splash = toys.config("llama_tiny", attention="splash")
+  assert not roles.shares_prompts(splash) and roles.row_block(splash) == 128
+
+
+def test_a_head_of_likelihood_needs_targets():
+  backbone = roles.Backbone(toys.config("llama_tiny"), SPEC)
+  params = params_lib.combine(*role(backbone.config, True))
+  batch = Layout(responses=2).pack(pairs(), PLAN, room=3)
+  with pytest.raises(ValueError, match="pack them with targets=True"):
+    roles.packed_scores(backbone, params, batch, max_response=RESPONSE)

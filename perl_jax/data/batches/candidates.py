@@ -1,6 +1,6 @@
-"""Responses to score: one row of a batch for each response of a record.
+"""Responses to score: an item of a batch for each response of a record.
 
-Their batches are `labelled.LabelledBatch`; a response without a label has 0.
+A response without a label has 0.
 """
 
 from collections.abc import Iterable

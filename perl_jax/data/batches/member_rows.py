@@ -9,11 +9,7 @@ Reference: Friedman and Hall 2007, On bagging and nonlinear estimation, J. Stat.
 Plan. Inference 137, section 3.
 """
 
-from typing import Any, NamedTuple, TypeVar
-
 import numpy as np
-
-Batch = TypeVar("Batch", bound=NamedTuple)
 
 
 class Subsets:
@@ -29,7 +25,7 @@ class Subsets:
     """Samples the random numbers.
 
     Args:
-      rows: Number of training rows that the `index` of a batch points into.
+      rows: Number of training rows.
       members: Number of members.
       share: Fraction of a batch's rows that each member takes, in (0, 1].
       seed: Seed of the random numbers.
@@ -38,18 +34,13 @@ class Subsets:
     generator = np.random.default_rng((seed, members))
     self._numbers = generator.random((members, rows), np.float32)
 
-  def __call__(self, batch: Batch) -> Batch:
-    """Returns the batch with leaves `[C, members, ...]`, C = round(share B).
+  def __call__(self, index: np.ndarray) -> np.ndarray:
+    """Places in a batch of each member's rows, `[members, C]`, ascending.
 
-    Each member's rows keep their order. Axis 0 is the axis of rows, as in any
-    batch, so that it can be sharded over the mesh.
+    Args:
+      index: Position of each row of the batch in the data, `[B]`; C is
+        round(share B).
     """
-    count = round(self.share * len(batch.index))
-    numbers = np.where(batch.valid, self._numbers[:, batch.index], np.inf)
-    order = np.argsort(numbers, axis=1, kind="stable")[:, :count]
-    chosen = np.sort(order, axis=1).T
-
-    def take(leaf: Any) -> Any:
-      return leaf[chosen]
-
-    return type(batch)(*map(take, batch))
+    count = round(self.share * len(index))
+    order = np.argsort(self._numbers[:, index], axis=1, kind="stable")
+    return np.sort(order[:, :count], axis=1)

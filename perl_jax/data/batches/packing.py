@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from perl_jax.data.batches import row_plans
 from perl_jax.data.batches.demonstrations import TargetBatch
 
 
@@ -45,20 +46,7 @@ def pack_dialogues(
     for tokens, mask in encoded
     for window in _windows(tokens, mask, length, prefix)
   ]
-  order = sorted(range(len(windows)), key=lambda i: (-len(windows[i][0]), i))
-  rows: list[list[int]] = []
-  open_rows: list[tuple[int, int]] = []  # (tokens left, row), ascending
-  for i in order:
-    size = len(windows[i][0])
-    place = bisect.bisect_left(open_rows, (size, -1))
-    if place == len(open_rows):
-      rows.append([i])
-      left, row = length - size, len(rows) - 1
-    else:
-      left, row = open_rows.pop(place)
-      rows[row].append(i)
-      left -= size
-    bisect.insort(open_rows, (left, row))
+  rows = row_plans.best_fit([len(tokens) for tokens, _ in windows], length)
   return [_packed_row([windows[i] for i in row], length) for row in rows]
 
 

@@ -1,43 +1,13 @@
 """Preference pairs: a prompt with a chosen and a rejected response."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
-
-import numpy as np
 
 from perl_jax.data import records
 from perl_jax.data.batches import common
 from perl_jax.data.records import text_of
 from perl_jax.data.text.tokenization import Tokenization
 from perl_jax.data.unusable import Unusable
-
-
-class PreferenceBatch(NamedTuple):
-  """Pairs of prompts followed by a response, padded on the right.
-
-  Attributes:
-    chosen_tokens: `[B, T]`, int32.
-    chosen_lengths: `[B]`, int32; tokens of prompt and response.
-    rejected_tokens: `[B, T]`, int32; begins with the same prompt as chosen.
-    rejected_lengths: `[B]`, int32; tokens of prompt and response.
-    prompt_lengths: `[B]`, int32; tokens of the prompt that both begin with.
-    valid: `[B]`, bool; false on padding rows.
-    index: `[B]`, int32; position of the record in the data, -1 if not valid.
-  """
-
-  chosen_tokens: np.ndarray
-  chosen_lengths: np.ndarray
-  rejected_tokens: np.ndarray
-  rejected_lengths: np.ndarray
-  prompt_lengths: np.ndarray
-  valid: np.ndarray
-  index: np.ndarray
-
-  @property
-  def num_tokens(self) -> int:
-    """Number of tokens without padding, the prompt counted on both sides."""
-    both = self.chosen_lengths + self.rejected_lengths
-    return int(both[self.valid].sum())
 
 
 class EncodedPreference(NamedTuple):
@@ -59,31 +29,30 @@ class EncodedPreference(NamedTuple):
     return self.length - self.prompt_length
 
   @property
+  def prompt(self) -> list[int]:
+    """The tokens that both sequences begin with."""
+    return self.chosen[: self.prompt_length]
+
+  @property
+  def responses(self) -> tuple[list[int], list[int]]:
+    """The chosen and the rejected response."""
+    start = self.prompt_length
+    return self.chosen[start:], self.rejected[start:]
+
+  @property
+  def label(self) -> float:
+    """A pair has none: 0."""
+    return 0.0
+
+  @property
   def parts(self) -> list[common.Part]:
     """The prompt and both responses."""
+    chosen, rejected = self.responses
     return [
-      ("prompt", self.chosen[: self.prompt_length], False),
-      ("chosen", self.chosen[self.prompt_length :], True),
-      ("rejected", self.rejected[self.prompt_length :], True),
+      ("prompt", self.prompt, False),
+      ("chosen", chosen, True),
+      ("rejected", rejected, True),
     ]
-
-
-def collate_preferences(
-  rows: Sequence[EncodedPreference],
-  length: int,
-  batch_size: int | None = None,
-  pad_id: int = 0,
-) -> PreferenceBatch:
-  """Pads pairs on the right to `length`, and the batch to `batch_size` rows."""
-  size = common.padded_size(rows, batch_size)
-  chosen = common.pad([row.chosen for row in rows], length, size, pad_id)
-  rejected = common.pad([row.rejected for row in rows], length, size, pad_id)
-  return PreferenceBatch(
-    *chosen,
-    *rejected,
-    common.prompt_lengths(rows, size),
-    *common.validity(rows, size),
-  )
 
 
 def encode_preferences(

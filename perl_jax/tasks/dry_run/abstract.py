@@ -16,7 +16,8 @@ from jax.sharding import PartitionSpec as P
 
 from perl_jax import params as params_lib
 from perl_jax import roles, sharding, steps
-from perl_jax.data import batches
+from perl_jax.data.batches import packed_responses, row_plans
+from perl_jax.data.batches import prompts as prompts_lib
 from perl_jax.interop.storage import Storage
 from perl_jax.models import quantization
 from perl_jax.models.config import ModelConfig
@@ -25,6 +26,7 @@ from perl_jax.tasks.dry_run.programs import Program, StagePrograms
 from perl_jax.tasks.initial import trainable as trainable_lib
 from perl_jax.tasks.initial.model import Start
 from perl_jax.tasks.settings import shared
+from perl_jax.tasks.training import batching
 from perl_jax.tasks.training.compiled import Compiled
 
 
@@ -112,11 +114,47 @@ class AbstractStage:
     )
     return self.laid_out(state)
 
-  def batch(self, kind: str) -> Any:
-    """A batch of the greatest length; `kind` is a key of `batches.KINDS`."""
-    shape, data = batches.KINDS[kind], self.config.data
+  def prompts(self) -> Any:
+    """A batch of prompts of the greatest length."""
+    length = self.config.data.prompt_len
     return self.host_batch(
-      shape.collate([], data[shape.limit], self.config.batch_size)
+      prompts_lib.collate_prompts([], length, self.config.batch_size)
+    )
+
+  def responses(
+    self, kind: str, *, targets: bool, share: float = 1.0, members: int = 0
+  ) -> Any:
+    """A batch of items that are all as long as the config allows.
+
+    Args:
+      kind: A key of `batches.KINDS`, of records with responses.
+      targets: Whether the probabilities of responses are asked for.
+      share: Share of the rows of a batch that is in it.
+      members: Number of members that have rows of their own; 0 for none.
+    """
+    config, data = self.config, self.config.data
+    layout = batching.Packing.of(self.model, targets=targets).layout(kind, 0)
+    response = self.max_targets or data.response_len
+    more = layout.responses - 1
+    item = data.max_len + more * (response if layout.shared else data.max_len)
+    items = round(share * config.batch_size)
+    multiple = config.microbatches * sharding.shards(sharding.BATCH_AXES)
+    rows = row_plans.row_count(items, item, multiple)
+    most = -(-items // rows)
+    shapes = layout.shape(
+      rows,
+      row_plans.most_in_a_row(items, rows),
+      most * item,
+      most * layout.responses * response,
+    )
+    own = (members,) if members else ()
+    return self.rows(
+      packed_responses.PackedResponses(
+        **{
+          name: jax.ShapeDtypeStruct((rows, *own, *shape[1:]), dtype)
+          for name, (shape, dtype) in shapes.items()
+        }
+      )
     )
 
   def host_batch(self, batch: Any) -> Any:

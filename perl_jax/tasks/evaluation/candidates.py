@@ -19,7 +19,7 @@ from perl_jax.tasks.evaluation import (
   rewardbench,
   rm_bench,
 )
-from perl_jax.tasks.training import inputs
+from perl_jax.tasks.training import batching
 from perl_jax.tasks.training.compiled import Compiled
 
 _PAIR = ("chosen", "rejected")
@@ -60,7 +60,7 @@ class Scored(NamedTuple):
 def score(
   scorer: Compiled,
   role: roles.Role,
-  data: inputs.Inputs,
+  data: batching.Inputs,
   mesh: jax.sharding.Mesh,
   *,
   combine: str = "mean",

@@ -15,7 +15,7 @@ from perl_jax.tasks.rollouts import engine as engine_lib
 from perl_jax.tasks.rollouts import metrics as rollout_metrics
 from perl_jax.tasks.rollouts import rewards
 from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import inputs, watch
+from perl_jax.tasks.training import batching, watch
 
 
 class PolicyEvaluator:
@@ -156,7 +156,7 @@ def evaluator(
   engine: engine_lib.Engine,
   *,
   mesh: jax.sharding.Mesh,
-  data: inputs.Inputs,
+  data: batching.Inputs,
   tokenization: tokenization_lib.Tokenization,
   key: jax.Array,
 ) -> PolicyEvaluator:

@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from perl_jax import classification, hosts, roles, sharding, steps
+from perl_jax import classification, hosts, roles, sharding
 from perl_jax import params as params_lib
-from perl_jax.data.batches.preferences import PreferenceBatch
 from perl_jax.objectives import ensembles
 from perl_jax.tasks.initial.model import Start
-from perl_jax.tasks.training import inputs
+from perl_jax.tasks.training import batching
 from perl_jax.tasks.training.compiled import Compiled
 
 SCORES = "scores.jsonl"
@@ -28,32 +27,36 @@ def make_scorer(
   members: int = 1,
   closing: int = 0,
 ):
-  """Returns `score(trainable, frozen, tokens, lengths, prompt_lengths)`.
+  """Returns `score(trainable, frozen, batch)` of `PackedResponses`.
 
-  It gives the scores of a batch, `[B]` float32, or `[members, B]` of an
-  ensemble.
+  It gives the scores of a batch, `[N, P, K]` float32, or `[members, N, P, K]`
+  of an ensemble; see `roles.packed_scores`.
 
   Args:
     backbone: Model and adapter shape.
-    max_response: At least the number of response tokens of any row.
+    max_response: At least the number of tokens of any response.
     members: Number of models in the ensemble.
-    closing: Number of tokens of a row after its response.
+    closing: See `roles.packed_scores`.
   """
 
-  def score(trainable, frozen, tokens, lengths, prompt_lengths):
-    return steps.reward_scores(
+  def score(trainable, frozen, batch):
+    return roles.packed_scores(
       backbone,
       params_lib.combine(trainable, frozen),
-      tokens,
-      lengths,
-      prompt_lengths,
+      batch,
       max_response=max_response,
       closing=closing,
     )
 
   if members > 1:
-    return jax.vmap(score, in_axes=(0, None, None, None, None))
+    return jax.vmap(score, in_axes=(0, None, None))
   return score
+
+
+def packing_of(reward: Start) -> batching.Packing:
+  """How rows are packed that a reward model scores."""
+  head = (reward.role.head or {}).get(params_lib.HEAD, {})
+  return batching.Packing.of(reward.config, targets="likelihood" in head)
 
 
 def is_closed(reward: Start) -> bool:
@@ -69,7 +72,7 @@ def compiled_scorer(
   Args:
     reward: The reward model.
     role: Its role on the mesh.
-    longest: At least the number of response tokens of any row.
+    longest: At least the number of tokens of any response.
     name: What the log calls it.
   """
   closing = len(reward.load_tokenizer().closing) if is_closed(reward) else 0
@@ -81,7 +84,7 @@ def compiled_scorer(
 def score_rows(
   score: Compiled,
   role: roles.Role,
-  data: inputs.Inputs,
+  data: batching.Inputs,
   mesh: jax.sharding.Mesh,
   *,
   combine: str = "mean",
@@ -111,7 +114,7 @@ def score_rows(
 def score_batches(
   score: Compiled,
   role: roles.Role,
-  data: inputs.Inputs,
+  data: batching.Inputs,
   mesh: jax.sharding.Mesh,
 ) -> dict[int, dict[str, Any]]:
   """Scores of the rows of all batches, by a row's index.
@@ -128,29 +131,13 @@ def score_batches(
   found, trees = {}, (role.trainable, role.frozen)
   for batch in data.held_out("scoring rows"):
     device = sharding.place_batch(mesh, batch)
-    if isinstance(device, PreferenceBatch):
-      columns = {
-        side: score(*trees, tokens, lengths, device.prompt_lengths)
-        for side, tokens, lengths in (
-          ("chosen", device.chosen_tokens, device.chosen_lengths),
-          ("rejected", device.rejected_tokens, device.rejected_lengths),
-        )
-      }
-    else:
-      columns = {
-        "score": score(
-          *trees,
-          device.tokens,
-          device.lengths,
-          device.prompt_lengths,
-        ),
-        "label": device.labels,
-      }
-    batch, columns = hosts.to_host((device, columns))
-    for row in np.flatnonzero(batch.valid):
-      found[int(batch.index[row])] = {
-        name: column[..., row].tolist() for name, column in columns.items()
-      }
+    batch, scores = hosts.to_host((device, score(*trees, device)))
+    for at in zip(*np.nonzero(batch.valid), strict=True):
+      if batch.last.shape[-1] == 1:
+        own = {"score": scores[..., *at, 0], "label": batch.labels[at]}
+      else:
+        own = {side: scores[..., *at, k] for k, side in enumerate(_SIDES[:2])}
+      found[int(batch.index[at])] = {k: x.tolist() for k, x in own.items()}
   return found
 
 

@@ -1,13 +1,11 @@
 """A judge that is a reward model: the response with the higher score wins."""
 
-import functools
-import math
 from collections.abc import Sequence
 
 import jax
 
 from perl_jax import roles, sharding
-from perl_jax.data import batches, loader, records, unusable
+from perl_jax.data import batches, packed_loader, records, unusable
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.tasks.evaluation import reward_model
 from perl_jax.tasks.initial import roles as initial_roles
@@ -17,7 +15,7 @@ from perl_jax.tasks.judging import statistics
 from perl_jax.tasks.judging.pairs import Both, Opinion, Pair
 from perl_jax.tasks.settings import judge as settings
 from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import inputs, reported
+from perl_jax.tasks.training import batching, inputs, reported
 from perl_jax.tasks.training.compiled import Compiled
 
 _KIND = "preferences"
@@ -99,6 +97,7 @@ class RewardJudge:
       self._start.load_tokenizer(),
       longest=self._start.config.max_len,
       closed=reward_model.is_closed(self._start),
+      packing=reward_model.packing_of(self._start),
       batch_size=self._batch_size,
       mesh=self._mesh,
     )
@@ -143,9 +142,10 @@ def held_out(
   *,
   longest: int,
   closed: bool,
+  packing: batching.Packing,
   batch_size: int,
   mesh: jax.sharding.Mesh,
-) -> inputs.Inputs:
+) -> batching.Inputs:
   """Pairs as validation rows: the policy's response is the "chosen" one.
 
   Args:
@@ -153,6 +153,7 @@ def held_out(
     tokenization: Tokenizer of the reward model.
     longest: Most tokens of a row.
     closed: Whether the model reads whole conversations.
+    packing: How pairs are packed into rows.
     batch_size: Pairs in a batch.
     mesh: Mesh that batches are placed on.
   """
@@ -169,15 +170,15 @@ def held_out(
   buckets = [longest]
   while buckets[-1] // 2 >= _SMALLEST:
     buckets.append(buckets[-1] // 2)
-  collate = functools.partial(shape.collate, pad_id=tokenization.pad_id)
-  shares = sharding.held_shards(mesh)
-  return inputs.Inputs(
+  layout = packing.layout(_KIND, tokenization.pad_id)
+  batches_ = packed_loader.EvalBatches(
+    layout, encoded, lengths, batch_size, buckets, *sharding.held_shards(mesh)
+  )
+  return batching.Inputs(
     None,
-    lambda: loader.eval_batches(
-      encoded, lengths, batch_size, buckets, collate, *shares
-    ),
+    batches_,
     rows if encoded else [],
     counts={},
     max_targets=max((row.response_length for row in encoded), default=0),
-    validation_batches=math.ceil(len(encoded) / batch_size),
+    validation_batches=len(batches_),
   )

@@ -14,7 +14,7 @@ from perl_jax.tasks.judging.pairs import Pair
 from perl_jax.tasks.rollouts.engine import Engine
 from perl_jax.tasks.settings import judge as settings
 from perl_jax.tasks.settings import shared, streams
-from perl_jax.tasks.training import inputs, reported
+from perl_jax.tasks.training import batching, inputs, reported
 
 OTHER = "other"  # another run, beside "anchor" and "reference"
 
@@ -147,7 +147,7 @@ def _evaluator(
   mesh: jax.sharding.Mesh,
   backbone: roles.Backbone,
   tokenization: tokenization_lib.Tokenization,
-  data: inputs.Inputs,
+  data: batching.Inputs,
 ) -> policy_evaluation.PolicyEvaluator:
   spec = shared.evaluation_spec(config, tokenization)
   return policy_evaluation.evaluator(
@@ -160,7 +160,7 @@ def _evaluator(
   )
 
 
-def require_references(config: shared.Config, data: inputs.Inputs) -> None:
+def require_references(config: shared.Config, data: batching.Inputs) -> None:
   """Checks that there is something to compare with in the data.
 
   Raises:

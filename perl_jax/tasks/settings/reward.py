@@ -1,5 +1,6 @@
 """Settings of the reward stage: its loss, head and ensemble."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -135,17 +136,17 @@ def require_different(config: shared.Config, start: roles.Role) -> None:
     )
 
 
-def own_rows(config: shared.Config, rows: int) -> Callable[[Any], Any] | None:
+def own_rows(
+  config: shared.Config,
+) -> Callable[[int], member_rows.Subsets] | None:
   """Picks each member's rows of a batch; None where all see the same rows.
 
-  Args:
-    config: Config of the stage.
-    rows: Number of training rows that the `index` of a batch points into.
+  The function takes the number of training rows.
   """
   if config.ensemble == 1 or config.member_share == 1:
     return None
-  return member_rows.Subsets(
-    rows,
+  return functools.partial(
+    member_rows.Subsets,
     members=config.ensemble,
     share=config.member_share,
     seed=config.seed,

@@ -2,73 +2,32 @@
 
 import dataclasses
 import functools
-import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
 
-from perl_jax import hosts, sharding
-from perl_jax.data import batches, fingerprints, loader, records, unusable
+from perl_jax import hosts
+from perl_jax.data import (
+  batches,
+  fingerprints,
+  records,
+  unusable,
+)
 from perl_jax.data.batches import common as batch_common
-from perl_jax.data.batches import demonstrations, packing
+from perl_jax.data.batches import demonstrations
+from perl_jax.data.batches import packing as packing_lib
+from perl_jax.data.batches import prompts as prompts_lib
 from perl_jax.data.sources import registry
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.reporting import phases
 from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import preview, watch
+from perl_jax.tasks.training import batching, preview
 
 Config = shared.Config
 _TRAINING, _VALIDATION = "training rows", "validation rows"
-
-
-@dataclasses.dataclass(frozen=True)
-class Inputs:
-  """Batches of one stage, as numpy arrays of this process.
-
-  Attributes:
-    train: Endless iterator over training batches, with a position that can be
-      saved (`loader.TrainBatches`); None if only validation rows were read.
-    validation: Function that returns one pass over the validation batches.
-    rows: Validation records that the batches' `index` points into.
-    counts: How many rows the source and the tokenisation repaired, dropped or
-      cut, by reason.
-    max_targets: Largest number of targets in a packed row, or of tokens in a
-      response; 0 for prompts.
-    train_rows: Training records that the batches' `index` points into; empty
-      for packed rows, which have no index.
-    validation_batches: Number of batches in a pass over the validation rows.
-    fingerprints: SHA-256 of the encoded rows, by what they are for.
-  """
-
-  train: Any
-  validation: Callable[[], Iterator[Any]]
-  rows: list[Any]
-  counts: dict[str, int]
-  max_targets: int = 0
-  train_rows: Sequence[Any] = ()
-  validation_batches: int = 0
-  fingerprints: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-  def held_out(self, doing: str) -> Iterator[Any]:
-    """A pass over the validation batches, shown as a phase of that name.
-
-    Raises:
-      watch.Stop: A loop is under way and is to stop.
-    """
-    count = self.validation_batches
-    for batch in phases.track(self.validation(), doing, count):
-      watch.look()
-      yield batch
-
-
-class Encoded(NamedTuple):
-  """Rows for a loader to batch, and the number of tokens of each."""
-
-  rows: list[Any]
-  lengths: list[int]
 
 
 def load(data: Config, kind: str, seed: int) -> records.Splits:
@@ -128,7 +87,7 @@ def require_room(config: Config, max_len: int, closing: int = 0) -> None:
 
 def targets(
   config: Config, tokenization: tokenization_lib.Tokenization
-) -> Inputs:
+) -> batching.Inputs:
   """Reads dialogues and packs them into rows for language modelling.
 
   Rows have `config.data.max_len` tokens.
@@ -150,7 +109,7 @@ def targets(
       preview.show(config.data.preview, parts, tokenization)
     refused = Counter(unusable_dropped=bad.counts.get(batch_common.REFUSED, 0))
     refused["split_turns"] = len(encoded) - len(rows) + len(bad)
-    packed = packing.pack_dialogues(encoded, length, tokenization.beginning)
+    packed = packing_lib.pack_dialogues(encoded, length, tokenization.beginning)
     return packed, refused
 
   train, refused = pack(splits.train, "training")
@@ -162,10 +121,10 @@ def targets(
       f" batch_size={config.batch_size}. Lower batch_size or data.max_len, or"
       " give more dialogues (data.*)."
     )
-  found = _batched(
+  found = batching.padded(
     config,
-    Encoded(train, [length] * len(train)),
-    Encoded(validation, [length] * len(validation)),
+    batching.Encoded(train, [length] * len(train)),
+    batching.Encoded(validation, [length] * len(validation)),
     (length,),
     demonstrations.collate_targets,
   )
@@ -187,8 +146,9 @@ def read(
   train: bool = True,
   closed: bool = False,
   splits: records.Splits | None = None,
-) -> Inputs:
-  """Reads one kind of record into batches padded to `config.data.buckets`.
+  packing: batching.Packing = batching.PLAIN,
+) -> batching.Inputs:
+  """Reads one kind of record into batches of the lengths `config.data.buckets`.
 
   Args:
     config: The stage's config.
@@ -198,6 +158,7 @@ def read(
     closed: Whether rows are conversations that their responses end, as the chat
       template writes them.
     splits: The records; None reads those of `config.data`.
+    packing: How rows with responses are packed; prompts are padded.
 
   Raises:
     ValueError: The source lacks the kind, there are no rows, or one is wrong.
@@ -220,7 +181,7 @@ def read(
     )
     _report(bad, len(records_), side)
     cut["unusable_dropped"] = bad.counts.get(batch_common.REFUSED, 0)
-    return Encoded(rows, [row.length for row in rows]), cut
+    return batching.Encoded(rows, [row.length for row in rows]), cut
 
   validation, lost = encoded(held_out, held)
   counts["validation_too_long_dropped"] = lost["too_long_dropped"]
@@ -231,13 +192,8 @@ def read(
     counts |= cut
     parts = (row.parts for row in training.rows)
     preview.show(config.data.preview, parts, tokenization)
-  smaller = [b for b in config.data.buckets if b < longest]
-  found = _batched(
-    config,
-    training,
-    validation,
-    (*smaller, longest),
-    functools.partial(shape.collate, pad_id=tokenization.pad_id),
+  found = _batches_of(
+    config, kind, tokenization, training, validation, packing, len(splits.train)
   )
   both = [*validation.rows, *(training.rows if training else ())]
   return dataclasses.replace(
@@ -256,8 +212,31 @@ def read(
   )
 
 
+def _batches_of(
+  config, kind, tokenization, training, validation, packing, train_rows
+) -> batching.Inputs:
+  """Padded batches of prompts, and packed ones of prompts with responses."""
+  longest = config.data[batches.KINDS[kind].limit]
+  buckets = (*(b for b in config.data.buckets if b < longest), longest)
+  given = config, training, validation, buckets
+  if not batches.KINDS[kind].responses:
+    pad_id = tokenization.pad_id
+    collate = functools.partial(prompts_lib.collate_prompts, pad_id=pad_id)
+    return batching.padded(*given, collate)
+  members = None
+  if training is not None and packing.own_rows is not None:
+    members = packing.own_rows(train_rows)
+  layout = packing.layout(kind, tokenization.pad_id)
+  return batching.packed(*given, layout, members)
+
+
 def place(data: Config, name: str) -> str:
-  """Where rows lie, for people to read; `name` as in `Inputs.fingerprints`."""
+  """Where rows lie, for people to read.
+
+  Args:
+    data: `config.data`.
+    name: A key of `batching.Inputs.fingerprints`.
+  """
   where = data.path or data.dir or f"generated: {data.name}"
   if name.startswith(_VALIDATION) and data.validation_path:
     where = data.validation_path
@@ -267,7 +246,7 @@ def place(data: Config, name: str) -> str:
 def _fingerprints(
   kind, train, validation, train_records=(), held_out=()
 ) -> dict[str, str]:
-  """`Inputs.fingerprints`; the records are those of the rows, in full.
+  """`batching.Inputs.fingerprints`; the records are those of the rows, in full.
 
   Of a prompt more is used than its tokens: a reward function reads its record.
   """
@@ -310,32 +289,3 @@ def log_counts(counts: dict[str, int]) -> None:
   """Logs how many rows were read, repaired, dropped or cut."""
   items = (f"{k}={v}" for k, v in sorted(counts.items()))
   logging.info("data: %s", ", ".join(items))
-
-
-def _batched(
-  config: Config,
-  train: Encoded | None,
-  validation: Encoded,
-  buckets: tuple[int, ...],
-  collate: Callable[..., Any],
-) -> Inputs:
-  for name, found in (("training", train), ("validation", validation)):
-    if found is not None and not found.rows:
-      raise ValueError(
-        f"config.data.name={config.data.name!r} gave no {name} rows. Check"
-        " data.path / data.validation_path, data.folds and data.limit."
-      )
-  shares = sharding.held_shards(shared.make_mesh(config))
-  endless = None
-  if train is not None:
-    endless = loader.train_batches(
-      *train, config.batch_size, buckets, collate, config.seed, *shares
-    )
-
-  def fresh():
-    return loader.eval_batches(
-      *validation, config.eval.batch_size, buckets, collate, *shares
-    )
-
-  count = math.ceil(len(validation.rows) / config.eval.batch_size)
-  return Inputs(endless, fresh, rows=[], counts={}, validation_batches=count)

@@ -23,7 +23,7 @@ from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.tasks.initial import manifest, saved
 from perl_jax.tasks.initial.model import Start
 from perl_jax.tasks.settings import reward_functions, shared
-from perl_jax.tasks.training import changes, inputs
+from perl_jax.tasks.training import batching, changes, inputs
 
 ENTRY = changes.ENTRY
 _BASE = "base"
@@ -51,7 +51,7 @@ def of_run(
   config: shared.Config,
   start: Start,
   tokenization: tokenization_lib.Tokenization,
-  read: Sequence[inputs.Inputs],
+  read: Sequence[batching.Inputs],
   reward: Start | None = None,
   judge: Mapping[str, tuple[str, str]] | None = None,
 ) -> Standing:
@@ -84,7 +84,7 @@ def of_run(
 def of_evaluation(
   config: shared.Config,
   starts: Mapping[str, Start],
-  read: Sequence[inputs.Inputs],
+  read: Sequence[batching.Inputs],
   more: Mapping[str, tuple[str, str]] | None = None,
 ) -> Standing:
   """What an evaluation stands on; all processes have to call it.
@@ -123,7 +123,7 @@ def _standing(
   config: shared.Config,
   entries: dict[str, tuple[str, str]],
   reward: Start | None,
-  read: Sequence[inputs.Inputs],
+  read: Sequence[batching.Inputs],
 ) -> Standing:
   """With what all runs have in common: what scores, and the rows."""
   if reward is not None:

@@ -1,6 +1,5 @@
-"""Labelled responses: padding on the right, and responses that are too long."""
+"""Labelled responses: their items, and responses that are too long."""
 
-import numpy as np
 import pytest
 
 from perl_jax.data import records
@@ -8,17 +7,10 @@ from perl_jax.data.batches import labelled
 from tests.data.batches import cases
 
 
-def test_collated_labelled_rows_are_padded_on_the_right():
-  batch = labelled.collate_labelled(
-    [labelled.EncodedLabelled([1, 2], 1, 1.0, 3)], 3, 2
-  )
-  assert batch.tokens.tolist() == [[1, 2, 0], [0, 0, 0]]
-  assert batch.labels.tolist() == [1.0, 0.0]
-  assert batch.labels.dtype == np.float32
-  assert batch.lengths.tolist() == [2, 1]
-  assert batch.prompt_lengths.tolist() == [1, 1]
-  assert batch.valid.tolist() == [True, False]
-  assert batch.index.tolist() == [3, -1]
+def test_an_item_is_a_prompt_with_one_response():
+  row = labelled.EncodedLabelled([1, 2, 5], 1, 1.0, 3)
+  assert (row.prompt, row.responses) == ([1], ([2, 5],))
+  assert (row.length, row.response_length) == (3, 2)
 
 
 def test_labelled_rows_end_with_the_stop_token(tokenization):

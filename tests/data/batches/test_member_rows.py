@@ -2,48 +2,30 @@
 
 import numpy as np
 
-from perl_jax.data.batches import labelled, member_rows
+from perl_jax.data.batches import member_rows
 
 
-def batch_of(index, valid=None):
-  index = np.asarray(index, np.int32)
-  n = len(index)
-  return labelled.LabelledBatch(
-    tokens=np.stack([index * 10 + t for t in range(3)], axis=1),
-    lengths=index + 1,
-    prompt_lengths=np.ones(n, np.int32),
-    labels=(index % 2).astype(np.float32),
-    valid=np.ones(n, bool) if valid is None else np.asarray(valid),
-    index=index,
-  )
-
-
-def test_a_member_has_whole_rows_of_the_batch():
+def test_a_member_has_rows_of_the_batch():
   pick = member_rows.Subsets(100, members=3, share=0.5, seed=0)
-  found = pick(batch_of(range(40, 56)))
-  assert found.index.shape == found.valid.shape == (8, 3)
-  assert found.tokens.shape == (8, 3, 3)
-  for k in range(3):
-    index = found.index[:, k]
-    assert sorted(set(index)) == list(index)  # in order, none twice
-    assert set(index) <= set(range(40, 56))
-    expected = batch_of(index)
-    for leaf, other in zip(found, expected, strict=True):
-      np.testing.assert_array_equal(leaf[:, k], other)
-  assert len({tuple(found.index[:, k]) for k in range(3)}) == 3
+  found = pick(np.arange(40, 56))
+  assert found.shape == (3, 8)
+  for places in found:
+    assert sorted(set(places)) == list(places)  # in order, none twice
+    assert set(places) <= set(range(16))
+  assert len(set(map(tuple, found))) == 3
+
+
+def test_a_row_keeps_its_number_wherever_it_is_in_a_batch():
+  pick = member_rows.Subsets(100, members=3, share=0.5, seed=0)
+  index = np.arange(40, 56)
+  for one, other in zip(pick(index), pick(index[::-1]), strict=True):
+    assert set(index[one]) == set(index[::-1][other])
 
 
 def test_the_share_is_that_of_the_batch():
-  whole = batch_of(range(16))
   for share, count in ((1.0, 16), (0.5, 8), (0.3, 5)):
     pick = member_rows.Subsets(16, members=2, share=share, seed=0)
-    assert pick(whole).index.shape == (count, 2)
-
-
-def test_rows_that_fill_up_come_last():
-  pick = member_rows.Subsets(16, members=2, share=0.5, seed=0)
-  found = pick(batch_of([*range(4), -1, -1, -1, -1], [True] * 4 + [False] * 4))
-  assert found.valid.all()
+    assert pick(np.arange(16)).shape == (2, count)
 
 
 def test_a_member_meets_nearly_the_same_rows_in_every_epoch():
@@ -53,9 +35,8 @@ def test_a_member_meets_nearly_the_same_rows_in_every_epoch():
   seen = np.zeros((2, 512))
   for _ in range(10):
     for index in rng.permutation(512).reshape(16, 32):
-      found = pick(batch_of(index))
-      for k in range(2):
-        seen[k, found.index[:, k]] += 1
+      for k, places in enumerate(pick(index)):
+        seen[k, index[places]] += 1
   assert seen.sum() == 2 * 10 * 256
   # Rows that come by chance alone would lie at 5 of 10, give or take 1.6.
   always_or_never = np.mean((seen <= 1) | (seen >= 9))
@@ -65,9 +46,8 @@ def test_a_member_meets_nearly_the_same_rows_in_every_epoch():
 
 
 def test_it_follows_the_seed():
-  batch = batch_of(range(16))
   one, same, other = (
-    member_rows.Subsets(16, members=2, share=0.5, seed=seed)(batch).index
+    member_rows.Subsets(16, members=2, share=0.5, seed=seed)(np.arange(16))
     for seed in (1, 1, 2)
   )
   np.testing.assert_array_equal(one, same)

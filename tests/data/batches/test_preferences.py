@@ -1,21 +1,14 @@
-"""Pairs of responses: one shared prompt, padding, and pairs too long."""
+"""Pairs of responses: one shared prompt, and pairs too long."""
 
 from perl_jax.data import records
 from perl_jax.data.batches import preferences
 from tests.data.batches import cases
 
 
-def test_collated_preferences():
-  rows = [preferences.EncodedPreference([1, 2, 3], [1, 4], 1, 17)]
-  assert rows[0].length == 3 and rows[0].response_length == 2
-  batch = preferences.collate_preferences(rows, 4, 2, pad_id=8)
-  assert batch.chosen_tokens.tolist() == [[1, 2, 3, 8], [8, 8, 8, 8]]
-  assert batch.chosen_lengths.tolist() == [3, 1]
-  assert batch.rejected_tokens.tolist() == [[1, 4, 8, 8], [8, 8, 8, 8]]
-  assert batch.rejected_lengths.tolist() == [2, 1]
-  assert batch.prompt_lengths.tolist() == [1, 1]
-  assert batch.valid.tolist() == [True, False]
-  assert batch.index.tolist() == [17, -1]
+def test_an_item_is_a_prompt_with_two_responses():
+  row = preferences.EncodedPreference([1, 2, 3], [1, 4], 1, 17)
+  assert (row.prompt, row.responses) == ([1], ([2, 3], [4]))
+  assert row.length == 3 and row.response_length == 2
 
 
 def test_both_responses_follow_the_same_shortened_prompt(tokenization):

@@ -7,13 +7,19 @@ import numpy as np
 import pytest
 
 from perl_jax import params, sharding, tasks
+from perl_jax.data import packed_loader
+from perl_jax.data.batches.labelled import EncodedLabelled
+from perl_jax.data.batches.member_rows import Subsets
+from perl_jax.data.batches.preferences import EncodedPreference
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.models import presets
 from perl_jax.models.config import ModelConfig
 from perl_jax.planning import estimate
 from perl_jax.tasks import plan
+from perl_jax.tasks.dry_run import abstract as abstract_lib
+from perl_jax.tasks.training import batching, inputs
 from perl_jax.tasks.training import compiled as compiled_lib
-from perl_jax.tasks.training import inputs
+from tests import toys
 from tests.tasks import tiny
 
 MODEL = presets.preset("tiny", vocab_size=400, max_len=136)
@@ -76,7 +82,7 @@ def test_a_plan_is_of_what_the_task_compiles(
   original = compiled_lib.Compiled.__call__
 
   def remember(self, *args):
-    called.setdefault(self.name, (self, jax.tree.map(np.shape, args)))
+    called.setdefault(self.name, (self, jax.tree.map(spec, args)))
     return original(self, *args)
 
   monkeypatch.setattr(compiled_lib.Compiled, "__call__", remember)
@@ -92,31 +98,51 @@ def test_a_plan_is_of_what_the_task_compiles(
   tasks.run(config, tmp_path / task)
   described = json.loads((tmp_path / task / "model.json").read_text())
   model = ModelConfig.from_dict(described["model"])
-  # How long rows and responses are, the data decide.
-  made = plan.make_stage(
-    tiny.override(config, lengths(task, called)),
-    model,
-    sharding.make_mesh(**config.mesh.to_dict()),
-    max_targets=max_targets(task, config, start),
-  )
-  programs = made.programs()
-  assert [p.name for p in programs][-1] == "learn"
-  for program in programs:
-    with jax.set_mesh(made.mesh):
+  most = max_targets(task, config, start)
+  mesh = sharding.make_mesh(**config.mesh.to_dict())
+
+  def programs(args):
+    # How long rows and responses are, the data decide.
+    monkeypatch.setattr(
+      abstract_lib.AbstractStage,
+      "responses",
+      lambda self, *_, **__: self.rows(pairs_of(args[2])),
+    )
+    fields = tiny.override(config, lengths(task, called))
+    made = plan.make_stage(fields, model, mesh, max_targets=most)
+    return {p.function.name: p for p in made.programs()}
+
+  names = list(programs(next(iter(called.values()))[1]))
+  assert len(names) == {"sft": 1, "reward": 1, "dpo": 2}.get(task, len(names))
+  for name in names:
+    real, args = called[name]
+    program = programs(args)[name]
+    with jax.set_mesh(mesh):
       lowered = program.function.jitted(*program.args).lower(*program.args)
       memory = lowered.compile().memory_analysis()
-    real, shapes = called[program.function.name]
-    assert jax.tree.map(np.shape, program.args) == shapes, program.name
-    assert estimate.peak_bytes(memory) == real.peak_bytes, program.name
+    found, expected = (jax.tree.map(np.shape, x) for x in (program.args, args))
+    assert found == expected, name
+    assert estimate.peak_bytes(memory) == real.peak_bytes, name
+
+
+def spec(array):
+  return jax.ShapeDtypeStruct(
+    np.shape(array), getattr(array, "dtype", np.int32)
+  )
+
+
+def pairs_of(batch):
+  """The packed rows of an argument of a step or of log-probs."""
+  return getattr(batch, "pairs", batch)
 
 
 def lengths(task, called):
   """Fields of `data` that give batches as long as those of a run."""
   if task == "rl":
-    return {"data.prompt_len": called["sample"][1][2][1]}
-  batch = called[f"{task} step"][1][2]
-  batch = batch.pairs if task == "dpo" else batch
-  return {"data.max_len": batch[0][1]}
+    return {"data.prompt_len": called["sample"][1][2].shape[1]}
+  if task == "sft":
+    return {"data.max_len": called["sft step"][1][2][0].shape[1]}
+  return {}
 
 
 def max_targets(task, config, start):
@@ -196,3 +222,28 @@ def test_the_base_is_spread_and_the_cache_too():
   keys = 2 * 8 * (88 + 12) * 2 * 8 * 4  # L B S K H, float32
   assert alone.cache_bytes() == 2 * keys
   assert "reward" not in alone.held
+
+
+@pytest.mark.parametrize("kind", ["preferences", "labelled"])
+@pytest.mark.parametrize("members", [0, 3])
+def test_abstract_batches_are_those_of_full_rows(kind, members):
+  """As the loader packs them, where all are as long as can be."""
+  config = tiny.config("reward", data__max_len=20, batch_size=8, microbatches=2)
+  model = toys.config("tiny")
+  mesh = sharding.make_mesh(data=2, fsdp=1, tensor=1)
+  stage = abstract_lib.AbstractStage(config, model, mesh, {}, max_targets=6)
+  share = 0.5 if members else 1.0
+  with jax.set_mesh(mesh):
+    found = stage.responses(kind, targets=True, share=share, members=members)
+  if kind == "labelled":
+    rows = [EncodedLabelled([1] * 20, 14, 0.0, i) for i in range(8)]
+  else:
+    rows = [EncodedPreference([1] * 20, [1] * 20, 14, i) for i in range(8)]
+  layout = batching.Packing(targets=True).layout(kind, 0)
+  subsets = members and Subsets(8, members=members, share=share, seed=0)
+  pack = packed_loader.train_packer(
+    layout, rows, 8, 4, (0, 1), 2, subsets or None
+  )
+  for name, array in pack(rows, 0, 8)._asdict().items():
+    assert getattr(found, name).shape == array.shape, name
+    assert getattr(found, name).dtype == array.dtype, name

@@ -14,7 +14,8 @@ from perl_jax.data import batches as batches_lib
 from perl_jax.data.records import Prompt
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.data.text import train_tokenizer
-from perl_jax.tasks.training import begin, inputs
+from perl_jax.segments import PREFIX
+from perl_jax.tasks.training import batching, begin, inputs
 from tests.data.sources.jsonl.cases import GOOD
 from tests.data.text import families
 from tests.data.text.messages import assistant, user
@@ -71,13 +72,26 @@ def test_batches_come_in_buckets_and_know_their_rows(rows, tokenization, kind):
   widths = set()
   for batch in itertools.islice(found.train, 20):
     widths.add(batch[0].shape)
-    assert batch.valid.all()
-  assert {width for _, width in widths} <= {16, 32, 64}
+    assert batch.valid.sum() == 8
+  if kind == "prompts":
+    assert {width for _, width in widths} <= {16, 32, 64}
+    assert all(size == 8 for size, _ in widths)
+  else:  # about two in a row
+    assert all(size == 4 for size, _ in widths)
   assert len(widths) > 1
-  assert all(size == 8 for size, _ in widths)
   seen = [i for b in found.validation() for i in b.index[b.valid].tolist()]
   assert sorted(seen) == list(range(len(found.rows)))
   assert found.rows and found.counts["truncated_rows"] == 0
+
+
+def test_responses_are_packed_as_asked(rows, tokenization):
+  packing = batching.Packing(shared=False, targets=True, block=128)
+  found = inputs.read(
+    config(rows), tokenization, "preferences", packing=packing
+  )
+  for batch in (next(found.train), next(found.validation())):
+    assert batch.tokens.shape[1] % 128 == 0 and batch.targets.size
+    assert batch.segments.max() < PREFIX
 
 
 def test_a_pass_over_held_out_rows_is_a_phase(rows, tokenization, monkeypatch):

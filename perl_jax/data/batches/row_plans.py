@@ -1,0 +1,108 @@
+"""Which sequences share a row: packing by length, without any tokens.
+
+All of it depends on the lengths alone, so that every process of a run comes to
+the same plan.
+"""
+
+import bisect
+import heapq
+from collections.abc import Sequence
+
+# Rows hold this many items, or fewer where they would be longer than about so
+# many columns. More in a row would leave less padding, but attention costs more
+# the longer a row is: with XLA on a CPU, rows of 1,000 columns spend as much
+# time in it as in all the rest.
+_ITEMS, _COLUMNS = 2, 1024
+
+
+def row_count(items: int, length: int, multiple: int) -> int:
+  """Number of rows for so many items.
+
+  Args:
+    items: Number of items, a multiple of `multiple`.
+    length: Tokens of an item, such as their mean.
+    multiple: The number of rows is a multiple of this one.
+  """
+  in_a_row = min(max(_COLUMNS // max(length, 1), 1), _ITEMS)
+  # Rows with the same number of items are the easiest to make equally long.
+  even = [n for n in range(multiple, items + 1, multiple) if items % n == 0]
+  wanted = items / in_a_row
+  return min(even or [multiple], key=lambda n: abs(n - wanted))
+
+
+def cost(rows: int, length: int) -> float:
+  """What so many rows cost, in columns of short rows: N L (1 + L / 1024)."""
+  return rows * length * (1 + length / _COLUMNS)
+
+
+def most_in_a_row(items: int, rows: int) -> int:
+  """Room for items in each row: twice as many as there are on average."""
+  return 2 * -(-items // rows)
+
+
+def rounded(length: int, block: int = 1) -> int:
+  """The next of few lengths, at most a sixteenth above, but a multiple of 8.
+
+  There are sixteen between a power of two and the next, so that few programs
+  are compiled. The result is a multiple of `block`, too.
+  """
+  step = max(2 ** (max(length - 1, 1).bit_length() - 5), 8, block)
+  return -(-length // step) * step
+
+
+def balanced(lengths: Sequence[int], rows: int) -> list[list[int]]:
+  """Puts all items into so many rows, whose lengths are nearly equal.
+
+  The longest item goes first, each into the row that is shortest so far
+  (Graham 1969, Bounds on multiprocessing timing anomalies).
+
+  Args:
+    lengths: Tokens of each item.
+    rows: Number of rows.
+
+  Returns:
+    The numbers of the items of each row; at most `most_in_a_row` of them.
+  """
+  found: list[list[int]] = [[] for _ in range(rows)]
+  room = most_in_a_row(len(lengths), rows)
+  shortest = [(0, row) for row in range(rows)]
+  for item in _longest_first(lengths):
+    length, row = heapq.heappop(shortest)
+    found[row].append(item)
+    if len(found[row]) < room:
+      heapq.heappush(shortest, (length + lengths[item], row))
+  return found
+
+
+def best_fit(
+  lengths: Sequence[int], columns: int, most: int | None = None
+) -> list[list[int]]:
+  """Puts items into rows of so many columns (best fit decreasing).
+
+  Args:
+    lengths: Tokens of each item, at most `columns`.
+    columns: Tokens that a row has room for.
+    most: Most items of a row; None sets no limit.
+
+  Returns:
+    The numbers of the items of each row.
+  """
+  rows: list[list[int]] = []
+  open_rows: list[tuple[int, int]] = []  # (tokens left, row), ascending
+  for item in _longest_first(lengths):
+    size = lengths[item]
+    place = bisect.bisect_left(open_rows, (size, -1))
+    if place == len(open_rows):
+      rows.append([item])
+      left, row = columns - size, len(rows) - 1
+    else:
+      left, row = open_rows.pop(place)
+      rows[row].append(item)
+      left -= size
+    if most is None or len(rows[row]) < most:
+      bisect.insort(open_rows, (left, row))
+  return rows
+
+
+def _longest_first(lengths: Sequence[int]) -> list[int]:
+  return sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))

@@ -1,0 +1,177 @@
+"""Batches of prompts with their responses, packed into rows.
+
+Which items are in a training batch is the loader's matter, as for padded rows;
+in which row they are depends on their lengths alone, see `row_plans`.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from perl_jax.data.batches import row_plans
+from perl_jax.data.batches.common import bucket_for
+from perl_jax.data.batches.member_rows import Subsets
+from perl_jax.data.batches.packed_responses import (
+  Item,
+  Layout,
+  PackedResponses,
+)
+from perl_jax.data.loader import rows_of
+
+Plan = Sequence[Sequence[int]]
+# Rows of an evaluation are so many times as long as they have to be, whichever
+# is the cheapest: in longer rows items fit together better.
+_LONGER = (1.0, 1.1, 1.25, 1.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainPacker:
+  """Makes a training batch of its items; the `collate` of `train_batches`.
+
+  Attributes:
+    layout: How items lie in rows.
+    rows: N, rows of the global batch.
+    room: P, most items of a row.
+    shards, shard_count: What this process reads; see `loader.train_batches`.
+    members: Picks the items of each member of an ensemble. A batch then has
+      leaves `[N, members, ...]`; None makes one batch of all items.
+  """
+
+  layout: Layout
+  rows: int
+  room: int
+  shards: Sequence[int] = (0,)
+  shard_count: int = 1
+  members: Subsets | None = None
+
+  def __call__(
+    self, items: Sequence[Item], length: int, batch_size: int
+  ) -> PackedResponses:
+    """Packs all items of a batch, and fills the rows of this process."""
+    del length, batch_size  # rows are as long as they need to be
+    if self.members is None:
+      return self._pack([items])[0]
+    places = self.members(np.array([item.index for item in items]))
+    packed = self._pack([[items[i] for i in mine] for mine in places])
+    return PackedResponses(
+      *(np.stack(arrays, axis=1) for arrays in zip(*packed, strict=True))
+    )
+
+  def _pack(self, groups: Sequence[Sequence[Item]]) -> list[PackedResponses]:
+    """Batches of the same shape, one for each group of items."""
+    plans = []
+    for items in groups:
+      lengths = [self.layout.length(item) for item in items]
+      plans.append(row_plans.balanced(lengths, self.rows))
+    mine = rows_of(self.shards, self.shard_count, self.rows)
+    pairs = list(zip(groups, plans, strict=True))
+    least = np.max([self.layout.needed(*pair) for pair in pairs], axis=0)
+    return [
+      self.layout.pack(items, plan, self.room, mine, least)
+      for items, plan in pairs
+    ]
+
+
+def train_packer(
+  layout: Layout,
+  items: Sequence[Item],
+  batch_size: int,
+  multiple: int,
+  shards: Sequence[int] = (0,),
+  shard_count: int = 1,
+  members: Subsets | None = None,
+) -> TrainPacker:
+  """The packer of a run, with a number of rows that suits its data.
+
+  Args:
+    layout: How items lie in rows.
+    items: All training items.
+    batch_size: Items of a global batch.
+    multiple: The number of rows is a multiple of it: the microbatches, each cut
+      into the parts that the mesh asks for.
+    shards, shard_count, members: See `TrainPacker`.
+  """
+  if members is not None:
+    batch_size = round(members.share * batch_size)
+  mean = sum(map(layout.length, items)) / max(len(items), 1)
+  rows = row_plans.row_count(batch_size, int(mean), multiple)
+  room = row_plans.most_in_a_row(batch_size, rows)
+  return TrainPacker(layout, rows, room, shards, shard_count, members)
+
+
+class EvalBatches:
+  """Passes over all items, each of them once, from short to long.
+
+  Items of one bucket are packed into rows of one length, so that few programs
+  are compiled. What does not fill a batch is packed with those of the next
+  bucket. A pass is an iterator: call the object for each.
+  """
+
+  def __init__(
+    self,
+    layout: Layout,
+    items: Sequence[Item],
+    lengths: Sequence[int],
+    batch_size: int,
+    buckets: Sequence[int],
+    shards: Sequence[int] = (0,),
+    shard_count: int = 1,
+  ):
+    """Plans the batches.
+
+    Args:
+      layout: How items lie in rows.
+      items: The items.
+      lengths: Length by which each is in a bucket.
+      batch_size: Items in a batch, about.
+      buckets: Most lengths of each kind of batch.
+      shards, shard_count: What this process reads; see `loader.train_batches`.
+
+    Raises:
+      ValueError: An item is longer than every bucket, or the batch size cannot
+        be cut into the parts.
+    """
+    rows_of(shards, shard_count, batch_size)
+    self._layout, self._items = layout, items
+    sizes = [layout.length(item) for item in items]
+    mean = int(sum(sizes) / max(len(sizes), 1))
+    rows = row_plans.row_count(batch_size, mean, shard_count)
+    self._mine = rows_of(shards, shard_count, rows)
+    self._room = row_plans.most_in_a_row(batch_size, rows)
+    groups: dict[int, list[int]] = {}
+    for i, length in enumerate(lengths):
+      groups.setdefault(bucket_for(length, buckets), []).append(i)
+    self._plans: list[tuple[int, Plan]] = []
+    left: list[int] = []
+    for number, bucket in enumerate(sorted(groups), 1):
+      last = number == len(groups)
+      left = self._plan([*left, *groups[bucket]], sizes, rows, batch_size, last)
+
+  def _plan(self, group, sizes, rows, batch_size, last) -> list[int]:
+    """Plans batches of a bucket's items; returns those that fill none."""
+    own = [sizes[i] for i in group]
+    shortest = max(max(own), round(sum(own) / len(own) * batch_size / rows))
+    columns = [
+      row_plans.rounded(round(times * shortest), self._layout.block)
+      for times in _LONGER
+    ]
+    fits = {n: row_plans.best_fit(own, n, self._room) for n in columns}
+    length = min(fits, key=lambda n: row_plans.cost(len(fits[n]), n))
+    plan = [[group[i] for i in row] for row in fits[length]]
+    end = len(plan) if last else len(plan) - len(plan) % rows
+    for start in range(0, end, rows):
+      batch = plan[start : start + rows]
+      batch += [[] for _ in range(rows - len(batch))]
+      self._plans.append((length, batch))
+    return [i for row in plan[end:] for i in row]
+
+  def __len__(self) -> int:
+    return len(self._plans)
+
+  def __call__(self) -> Iterator[PackedResponses]:
+    """The batches of a pass, the rows of this process."""
+    for length, plan in self._plans:
+      yield self._layout.pack(
+        self._items, plan, self._room, self._mine, (length, 0)
+      )

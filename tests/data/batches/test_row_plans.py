@@ -1,0 +1,69 @@
+"""Which items share a row: all of them once, and little padding."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perl_jax.data.batches import row_plans
+
+lengths = st.lists(st.integers(1, 300), min_size=1, max_size=60)
+
+
+@given(lengths, st.integers(1, 8))
+def test_balanced_rows_have_every_item_once(sizes, rows):
+  plan = row_plans.balanced(sizes, rows)
+  assert sorted(i for row in plan for i in row) == list(range(len(sizes)))
+  assert len(plan) == rows
+  room = row_plans.most_in_a_row(len(sizes), rows)
+  assert max(map(len, plan)) <= room
+
+
+def test_balanced_rows_are_nearly_equal():
+  """Graham's bound: 4/3 of the best, which is at least the mean."""
+  rng = np.random.default_rng(0)
+  for _ in range(20):
+    sizes = rng.integers(50, 400, 32).tolist()
+    loads = [sum(sizes[i] for i in row) for row in row_plans.balanced(sizes, 8)]
+    assert max(loads) <= 4 / 3 * max(sum(sizes) / 8, max(sizes))
+    assert max(loads) < 1.15 * sum(sizes) / 8
+
+
+@given(lengths, st.integers(1, 5))
+def test_best_fit_never_overfills(sizes, most):
+  rows = row_plans.best_fit(sizes, 300, most)
+  assert sorted(i for row in rows for i in row) == list(range(len(sizes)))
+  assert all(sum(sizes[i] for i in row) <= 300 for row in rows)
+  assert all(0 < len(row) <= most for row in rows)
+
+
+def test_best_fit_by_hand():
+  """The longest first, each into the row with the least room that has some."""
+  assert row_plans.best_fit([3, 7, 6, 4], 10) == [[1, 0], [2, 3]]
+  assert row_plans.best_fit([2, 2, 2, 2], 10, most=3) == [[0, 1, 2], [3]]
+
+
+@given(st.integers(1, 5000), st.sampled_from([1, 128]))
+def test_lengths_are_rounded_up_to_few(length, block):
+  found = row_plans.rounded(length, block)
+  assert length <= found < length + max(8, length / 16 + 1, block)
+  assert found % block == 0
+
+
+def test_sixteen_lengths_between_powers_of_two():
+  assert len({row_plans.rounded(n) for n in range(257, 513)}) == 16
+
+
+@pytest.mark.parametrize(
+  "items, length, multiple, rows",
+  [
+    (32, 200, 4, 16),  # two in a row
+    (48, 200, 16, 16),  # or three, where the parts of a batch leave no other
+    (32, 700, 1, 32),  # not above some 1,024 columns
+    (32, 3000, 1, 32),  # long items are in a row alone
+    (8, 50, 8, 8),
+    (5, 50, 2, 2),  # no number of rows is even
+  ],
+)
+def test_number_of_rows(items, length, multiple, rows):
+  assert row_plans.row_count(items, length, multiple) == rows
