@@ -91,6 +91,7 @@ def main() -> None:
   parser.add_argument("--data_dir", default="")
   parser.add_argument("--max_len", type=int, default=256)
   parser.add_argument("--buckets", default="96,128,192")
+  parser.add_argument("--batch_sizes", default="16,32,64")
   parser.add_argument("--microbatches", type=int, default=4)
   given = parser.parse_args()
   config = reward_config.get_config(given.data)
@@ -105,7 +106,7 @@ def main() -> None:
   buckets = (*map(int, given.buckets.split(",")), given.max_len)
   layout = batching.Packing().layout(kind, tokenization.pad_id)
   print(results.in_line(results.machine()))
-  for batch_size in (16, 32, 64):
+  for batch_size in map(int, given.batch_sizes.split(",")):
     found = shares(
       items,
       lengths,

@@ -55,6 +55,7 @@ BENCHMARKS: Mapping[str, Sequence[str] | str] = {
   "reward_baseline": (),
   "pair_baseline": (),
   "likelihood_margin": (f"--base={places.BASE}",),
+  "padding": (f"--base={places.BASE}", "--batch_sizes=4"),
   "from_nothing": "ten minutes; tests/nightly/test_from_nothing.py",
   "paper": "hours; --show is run",
   "compare_reward": "five folds; tests/benchmarks/test_compare_reward.py",
