@@ -93,12 +93,17 @@ def test_a_curve_has_a_row_for_each_run_and_gaps_where_it_has_no_point():
   np.testing.assert_allclose(values[0, :2] - values[1, :2], 0.1)
 
 
-@pytest.fixture(scope="module")
-def text():
+def compared():
+  """The page of three seeds of LoRA and three of full tuning."""
   shifts = (-0.1, 0.0, 0.1)
   found = [run(seed, shift=s) for seed, s in enumerate(shifts)]
   found += [run(seed, tuning="full", shift=s) for seed, s in enumerate(shifts)]
   return comparison.render("compared", settings.gather(found, PATHS), PATHS)
+
+
+@pytest.fixture(scope="module")
+def text():
+  return compared()
 
 
 def rows_of(text):
