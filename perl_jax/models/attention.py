@@ -97,27 +97,64 @@ def attend(
   Returns:
     `[B, T, N * H]` in the dtype of `v`.
   """
+  if not causal:
+    return attend_cached(
+      q,
+      k.swapaxes(1, 2),
+      v.swapaxes(1, 2),
+      attention_mask,
+      scale=scale,
+      softcap=softcap,
+    )
   batch, length, heads, head_dim = q.shape
   kv_heads = k.shape[2]
   q = q.reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
 
   def weights(scores, mask):
-    scores = scores * scale
-    if softcap is not None:
-      scores = softcap * jnp.tanh(scores / softcap)
-    # A large finite value, not -inf: a fully masked row must not become NaN.
-    scores = jnp.where(mask[:, None, None], scores, -1e30)
-    return jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    seen = mask[:, None, None]
+    return _weights(scores, seen, scale, softcap).astype(v.dtype)
 
-  if causal:
-    out = _attend_in_blocks(q, k, v, attention_mask, weights)
-  else:
-    # No gradient: a cache is read as it lies.
-    scores = jnp.einsum(
-      "BTKGH,BSKH->BKGTS", q, k, preferred_element_type=jnp.float32
-    )
-    out = jnp.einsum("BKGTS,BSKH->BTKGH", weights(scores, attention_mask), v)
+  out = _attend_in_blocks(q, k, v, attention_mask, weights)
   return out.reshape(batch, length, heads * head_dim)
+
+
+def attend_cached(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  attention_mask: jax.Array,
+  *,
+  scale: float,
+  softcap: float | None,
+) -> jax.Array:
+  """`attend` to the keys of a cache, `[B, K, S, H]`, read as they lie.
+
+  Each head's keys and values are the right operand of a product whose rows are
+  the queries of the head's group, so that no product needs a copy of them.
+  """
+  batch, length, heads, head_dim = q.shape
+  kv_heads = k.shape[1]
+  rows = length * heads // kv_heads
+  # [B, K, T G, H]
+  q = q.reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
+  q = q.swapaxes(1, 2).reshape(batch, kv_heads, rows, head_dim)
+  scores = jnp.einsum("BKRH,BKSH->BKRS", q, k, preferred_element_type="float32")
+  scores = scores.reshape(batch, kv_heads, length, -1, k.shape[2])
+  seen = attention_mask[:, None, :, None]
+  weights = _weights(scores, seen, scale, softcap).astype(v.dtype)
+  out = matmul(weights.reshape(batch, kv_heads, rows, -1), v)
+  out = out.reshape(batch, kv_heads, length, -1, head_dim).swapaxes(1, 2)
+  return out.reshape(batch, length, heads * head_dim)
+
+
+def _weights(scores, seen, scale, softcap):
+  """Softmax of scores over the keys that are seen, in float32."""
+  scores = scores * scale
+  if softcap is not None:
+    scores = softcap * jnp.tanh(scores / softcap)
+  # A large finite value, not -inf: a fully masked row must not become NaN.
+  scores = jnp.where(seen, scores, -1e30)
+  return jax.nn.softmax(scores, axis=-1)
 
 
 def _attend_in_blocks(q, k, v, attention_mask, weights):

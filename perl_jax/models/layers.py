@@ -100,11 +100,11 @@ def rotate(x: jax.Array, rotary: Rotary) -> jax.Array:
 
 
 class KVSlots(NamedTuple):
-  """Key/value cache of all layers, and where this pass writes.
+  """Key/value cache of a stack of layers, and where this pass writes.
 
   Attributes:
-    keys: `[L, B, S, K, H]`.
-    values: `[L, B, S, K, H]`.
+    keys: `[L, B, K, S, H]`.
+    values: `[L, B, K, S, H]`.
     start: First of the S columns that this pass writes, int32 scalar.
   """
 
@@ -118,22 +118,22 @@ class KVSlots(NamedTuple):
     """Returns the cache with one layer's keys and values of this pass.
 
     Args:
-      layer: Index of the layer, int32 scalar.
+      layer: Index of the layer in the stack, int32 scalar.
       keys: `[B, T, K, H]`, written to the T columns from `start`.
       values: `[B, T, K, H]`, written to the same columns.
     """
-    at = (layer, 0, self.start, 0, 0)
+
+    def put(cache, new):
+      new = new.swapaxes(1, 2)[None].astype(cache.dtype)
+      at = (layer, 0, 0, self.start, 0)
+      return jax.lax.dynamic_update_slice(cache, new, at)
+
     return self._replace(
-      keys=jax.lax.dynamic_update_slice(
-        self.keys, keys[None].astype(self.keys.dtype), at
-      ),
-      values=jax.lax.dynamic_update_slice(
-        self.values, values[None].astype(self.values.dtype), at
-      ),
+      keys=put(self.keys, keys), values=put(self.values, values)
     )
 
   def read(self, layer: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the keys and the values of one layer, `[B, S, K, H]` each."""
+    """Returns the keys and the values of one layer, `[B, K, S, H]` each."""
     return (
       jax.lax.dynamic_index_in_dim(self.keys, layer, keepdims=False),
       jax.lax.dynamic_index_in_dim(self.values, layer, keepdims=False),
@@ -217,7 +217,7 @@ class Attention(nn.Module):
       attention_mask=attention_mask,
       segments=segments,
       windowed=windowed,
-      causal=slots is None,
+      cached=slots is not None,
     )
     out = at_cache(out, cfg.num_heads)
     out = sharding.constrain(out, layout.rows, None, layout.widths)
@@ -227,9 +227,12 @@ class Attention(nn.Module):
     return out, slots
 
   def _attend(
-    self, q, k, v, *, attention_mask, segments, windowed, causal
+    self, q, k, v, *, attention_mask, segments, windowed, cached
   ) -> jax.Array:
-    """Attention of queries `[B, T, N, H]` to keys, by the module's kernel."""
+    """Attention of queries `[B, T, N, H]` to keys, by the module's kernel.
+
+    Keys and values are `[B, T, K, H]`, and `[B, K, S, H]` if they are cached.
+    """
     cfg = self.config
     scale = cfg.head_dim**-0.5 if cfg.query_scale is None else cfg.query_scale
     if self.kernel == "splash":
@@ -245,16 +248,13 @@ class Attention(nn.Module):
         windowed=None if alike else windowed,
       )
     if self.kernel == "cudnn":
+      if cached:
+        k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
       return attention_lib.attend_cudnn(q, k, v, attention_mask, scale=scale)
-    return attention_lib.attend(
-      q,
-      k,
-      v,
-      attention_mask,
-      scale=scale,
-      softcap=cfg.attn_softcap,
-      causal=causal,
-    )
+    options = dict(scale=scale, softcap=cfg.attn_softcap)
+    if cached:
+      return attention_lib.attend_cached(q, k, v, attention_mask, **options)
+    return attention_lib.attend(q, k, v, attention_mask, causal=True, **options)
 
 
 class GatedMLP(nn.Module):

@@ -15,68 +15,9 @@ import jax.numpy as jnp
 from perl_jax import sharding
 from perl_jax.models import attention, layers
 from perl_jax.models.config import ModelConfig
+from perl_jax.models.kv_cache import Cache
 from perl_jax.models.lora import LoraSpec
 from perl_jax.segments import PREFIX
-
-
-class Cache(NamedTuple):
-  """Key/value cache of the tokens that were decoded so far.
-
-  Attributes:
-    keys: Keys of all layers, `[L, B, S, K, H]`.
-    values: Values of all layers, `[L, B, S, K, H]`.
-    positions: Position of the token in each column, `[B, S]`, int32.
-    segments: Its segment, 0 where the column is empty, `[B, S]`, int32.
-    length: Column that the next token is written to, the same in each row,
-      int32 scalar: the number written so far, unless a caller uses the columns
-      as a ring buffer.
-  """
-
-  keys: jax.Array
-  values: jax.Array
-  positions: jax.Array
-  segments: jax.Array
-  length: jax.Array
-
-
-def init_cache(config: ModelConfig, batch: int, slots: int) -> Cache:
-  """An empty cache of `slots` columns in the compute dtype.
-
-  On a mesh rows are split over "data" and "fsdp" and K/V heads over "tensor",
-  each as far as it divides: a single head, or 8 heads on 16 devices of
-  "tensor", are replicated.
-
-  Args:
-    config: Shapes and switches of the model.
-    batch: Number of rows, `B`.
-    slots: Number of columns, `S`.
-  """
-  shape = (
-    config.num_layers,
-    batch,
-    slots,
-    config.num_kv_heads,
-    config.head_dim,
-  )
-
-  def empty():
-    return sharding.constrain(
-      jnp.zeros(shape, config.dtype),
-      *(None, sharding.BATCH_AXES, None, sharding.HEAD_AXIS),
-    )
-
-  def nowhere():
-    return sharding.constrain(
-      jnp.zeros((batch, slots), jnp.int32), sharding.BATCH_AXES
-    )
-
-  return Cache(
-    keys=empty(),
-    values=empty(),
-    positions=nowhere(),
-    segments=nowhere(),
-    length=jnp.zeros((), jnp.int32),
-  )
 
 
 class LayerInputs(NamedTuple):
@@ -208,6 +149,22 @@ def _layer_stack(
   return stack(config, lora, kernel, deterministic, layout, name="layers")
 
 
+def _layer_by_layer(
+  modules: tuple, x: jax.Array, slots: layers.KVSlots, shared: SharedInputs
+) -> tuple[jax.Array, layers.KVSlots]:
+  """The blocks one after another, on layers that are split; no gradient."""
+  kept = []
+  for i, windowed in enumerate(modules[0].layer_is_windowed):
+    here = layers.KVSlots(slots.keys[i], slots.values[i], slots.start)
+    block = Block(*modules, name=f"layers_{i}")
+    (x, here), _ = block((x, here), LayerInputs(0, windowed), shared)
+    kept.append(here)
+  return x, slots._replace(
+    keys=tuple(here.keys for here in kept),
+    values=tuple(here.values for here in kept),
+  )
+
+
 class Transformer(nn.Module):
   """Maps tokens to final hidden states; `roles` computes logits from them.
 
@@ -284,8 +241,11 @@ class Transformer(nn.Module):
       index=jnp.arange(cfg.num_layers),
       windowed=jnp.asarray(cfg.layer_is_windowed),
     )
-    stack = _layer_stack(cfg, self.lora, kernel, deterministic, layout)
-    (x, slots), _ = stack((x, slots), per_layer, shared)
+    modules = cfg, self.lora, kernel, deterministic, layout
+    if cache is not None and isinstance(cache.keys, tuple):
+      x, slots = _layer_by_layer(modules, x, slots, shared)
+    else:
+      (x, slots), _ = _layer_stack(*modules)((x, slots), per_layer, shared)
     x = layers.RMSNorm(cfg.norm_eps, cfg.norm_plus_one, name="final_norm")(x)
     if cache is not None:
       cache = Cache(

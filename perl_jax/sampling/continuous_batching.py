@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from perl_jax import roles, sharding
-from perl_jax.models import transformer
+from perl_jax.models import kv_cache
 from perl_jax.sampling.draw import Policy, Samples, no_samples
 
 
@@ -27,7 +27,7 @@ class SlotState(NamedTuple):
     admitted: Number of prompts that were prefilled so far, int32 scalar.
   """
 
-  cache: transformer.Cache
+  cache: kv_cache.Cache
   logits: jax.Array
   sample: jax.Array
   drawn: jax.Array
@@ -70,6 +70,7 @@ def decode_continuously(
   prefiller, policy = policy, policy.to_decode()
   if spec.refill_size // spec.group % sharding.shards(sharding.BATCH_AXES):
     prefiller = policy
+  policy = policy.with_layers_split()
 
   def nothing_to_refill(slots):
     """Whether no prompt waits, or too few slots are free to refill them."""
@@ -98,12 +99,11 @@ def decode_continuously(
 
 
 def _free_slots(policy, prompts, total) -> SlotState:
-  config, spec = policy.backbone.config, policy.spec
-  columns = prompts.shape[1] + spec.response_len
+  spec, vocab = policy.spec, policy.backbone.config.vocab_size
   return SlotState(
-    cache=transformer.init_cache(config, spec.slots, columns),
+    cache=policy.cache(spec.slots, prompts.shape[1] + spec.response_len),
     logits=sharding.constrain(
-      jnp.zeros((spec.slots, config.vocab_size), jnp.float32), *policy.layout
+      jnp.zeros((spec.slots, vocab), jnp.float32), *policy.layout
     ),
     sample=jnp.full((spec.slots,), total, jnp.int32),
     drawn=jnp.zeros((spec.slots,), jnp.int32),
@@ -152,8 +152,10 @@ def _refill(prefiller, policy, prompts, lengths, slots: SlotState) -> SlotState:
   rows = slots.admitted + jnp.arange(count)
   index = jnp.minimum(rows, batch - 1)
   prompt = roles.left_padded(prompts[index], lengths[index])
-  cache = transformer.init_cache(policy.backbone.config, count, prompt_len)
+  cache = prefiller.cache(count, prompt_len)
   hidden, new = prefiller.forward(prompt, cache)
+  if policy.split:
+    new = new.split()
 
   sample = (group * rows[:, None] + jnp.arange(group)).reshape(-1)
   free_first = jnp.argsort(slots.sample < total, stable=True)
@@ -165,11 +167,11 @@ def _refill(prefiller, policy, prompts, lengths, slots: SlotState) -> SlotState:
 
   def put_layers(array, rows):
     rows = jnp.repeat(rows, group, axis=1)
-    return array.at[:, into, :prompt_len].set(rows, mode="drop")
+    return array.at[:, into, :, :prompt_len].set(rows, mode="drop")
 
   cache = old._replace(
-    keys=put_layers(old.keys, new.keys),
-    values=put_layers(old.values, new.values),
+    keys=jax.tree.map(put_layers, old.keys, new.keys),
+    values=jax.tree.map(put_layers, old.values, new.values),
     positions=put(old.positions, jnp.pad(new.positions, ring)),
     segments=put(old.segments, jnp.pad(new.segments, ring)),
   )

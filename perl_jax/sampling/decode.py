@@ -7,7 +7,6 @@ import jax.numpy as jnp
 
 from perl_jax import params as params_lib
 from perl_jax import roles, sharding
-from perl_jax.models import transformer
 from perl_jax.sampling import continuous_batching, draw
 
 
@@ -65,37 +64,43 @@ def _decode_at_once(
   rows = keys.shape[0]
   segment, members = roles.segments_of(group)
   prompt = roles.left_padded(prompts, lengths, segment=segment)
-  cache = transformer.init_cache(
-    policy.backbone.config, batch, prompt_len + group * time
-  )
-  hidden, cache = policy.forward(prompt, cache)
-  policy = policy.to_decode()
+  hidden, cache = policy.forward(prompt, policy.cache(batch, prompt_len))
+  cache = cache.grown(group * time)
+  policy = policy.to_decode().with_layers_split()
+  if policy.split:
+    cache = cache.split()
   if group > 1:
     hidden = jnp.repeat(hidden, group, axis=0)
 
   def unfinished(state):
-    samples, *_ = state
-    return (samples.steps < time) & ~jnp.all(samples.stopped)
+    samples, _ = state
+    read = samples.steps - 1
+    return (read < time - 1) & ~jnp.all(samples.stopped)
+
+  def draw_next(samples, hidden):
+    """Adds the token that follows hidden states `[B * G, D]`."""
+    tokens, mask, done, logprobs, step = samples
+    steps = jnp.broadcast_to(step, rows)
+    drawn, logprob = policy.draw(policy.logits(hidden), keys, steps)
+    return draw.Samples(
+      tokens.at[:, step].set(jnp.where(done, spec.pad_id, drawn)),
+      mask.at[:, step].set(~done),
+      done | policy.stops(drawn),
+      logprobs.at[:, step].set(jnp.where(done, 0.0, logprob)),
+      step + 1,
+    )
 
   def decode(state):
-    (tokens, mask, done, logprobs, step), cache, logits = state
-    drawn, logprob = policy.draw(logits, keys, jnp.broadcast_to(step, rows))
-    token = jnp.where(done, spec.pad_id, drawn)
-    tokens = tokens.at[:, step].set(token)
-    logprobs = logprobs.at[:, step].set(jnp.where(done, 0.0, logprob))
-    mask = mask.at[:, step].set(~done)
+    samples, cache = state
+    at = samples.steps - 1
     sequence = roles.Sequence(
-      token.reshape(batch, group),
-      jnp.broadcast_to((lengths + step)[:, None], (batch, group)),
-      (~done).reshape(batch, group) * members,
+      samples.tokens[:, at].reshape(batch, group),
+      jnp.broadcast_to((lengths + at)[:, None], (batch, group)),
+      samples.mask[:, at].reshape(batch, group) * members,
     )
-    done |= policy.stops(token) & ~done
     hidden, cache = policy.forward(sequence, cache, last=group)
-    return (
-      draw.Samples(tokens, mask, done, logprobs, step + 1),
-      cache,
-      policy.logits(hidden),
-    )
+    return draw_next(samples, hidden), cache
 
-  state = (draw.no_samples(spec, rows), cache, policy.logits(hidden))
+  # The model reads no token that is the last of all responses.
+  state = (draw_next(draw.no_samples(spec, rows), hidden), cache)
   return jax.lax.while_loop(unfinished, decode, state)[0]

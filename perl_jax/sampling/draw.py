@@ -8,8 +8,9 @@ import jax.numpy as jnp
 
 from perl_jax import params as params_lib
 from perl_jax import roles, sharding
-from perl_jax.models import transformer
+from perl_jax.models import attention, kv_cache
 from perl_jax.objectives import language_model
+from perl_jax.sampling import noise
 
 LAYOUTS = ("auto", "train", "decode")
 
@@ -38,6 +39,10 @@ class SamplingSpec:
       "train" each step gathers what is split over "fsdp". With "decode" the
       parameters are resharded into a second copy once a call, and prompts are
       prefilled with the first. "auto" is "decode" where "fsdp" is above 1.
+    split: Whether decoding reads the layers from arrays of their own, made once
+      a call; see `kv_cache.split_layers`. It takes a second copy of them, and
+      more to compile. None does so on a CPU, whose products would copy each
+      layer out of the stack at each token, unless a mesh spreads the layers.
   """
 
   response_len: int
@@ -52,6 +57,7 @@ class SamplingSpec:
   refill: int = 0
   merge: bool = False
   layout: str = "auto"
+  split: bool | None = None
 
   def __post_init__(self):
     if not self.greedy and not self.temperature > 0:
@@ -158,12 +164,14 @@ class Policy(NamedTuple):
     spec: How to sample.
     body: Parameters without a scalar head.
     layout: Sharding that the parameters are in.
+    split: Whether `body` has its layers split, as the cache then has to be.
   """
 
   backbone: roles.Backbone
   spec: SamplingSpec
   body: params_lib.Params
   layout: sharding.Layout = sharding.TRAIN
+  split: bool = False
 
   def to_decode(self) -> "Policy":
     """The same policy, its parameters resharded as `spec.layout` says."""
@@ -177,9 +185,25 @@ class Policy(NamedTuple):
       body=sharding.reshard(self.body, layout), layout=layout
     )
 
+  def with_layers_split(self) -> "Policy":
+    """The same policy with its layers split, if `spec.split` says so."""
+    split = self.spec.split
+    if split is None:
+      alone = jax.sharding.get_abstract_mesh().size <= 1
+      split = alone and attention.platform()[0] == "cpu"
+    if not split:
+      return self
+    body = kv_cache.split_layers(self.backbone.config, self.body)
+    return self._replace(body=body, split=True)
+
+  def cache(self, rows: int, columns: int) -> kv_cache.Cache:
+    """An empty cache to run this policy with."""
+    cache = kv_cache.init_cache(self.backbone.config, rows, columns)
+    return cache.split() if self.split else cache
+
   def forward(
-    self, sequence: roles.Sequence, cache: transformer.Cache, last: int = 1
-  ) -> tuple[jax.Array, transformer.Cache]:
+    self, sequence: roles.Sequence, cache: kv_cache.Cache, last: int = 1
+  ) -> tuple[jax.Array, kv_cache.Cache]:
     """Runs the model on tokens that follow those in the cache.
 
     Returns:
@@ -213,7 +237,7 @@ class Policy(NamedTuple):
     """
     spec = self.spec
     if spec.greedy:
-      tokens = jnp.argmax(logits, axis=-1)
+      tokens = noise.argmax(logits)
       scaled = logits / (spec.temperature if spec.temperature > 0 else 1.0)
     else:
       scaled = logits / spec.temperature
@@ -221,8 +245,8 @@ class Policy(NamedTuple):
       keys = jax.vmap(jax.random.fold_in)(keys, steps)
       # Noise is made where its logits are.
       keys = sharding.constrain(keys, self.layout.rows)
-      tokens = jax.vmap(jax.random.categorical)(keys, scaled)
-    tokens = sharding.constrain(tokens.astype(jnp.int32), self.layout.rows)
+      tokens = noise.draw(keys, scaled)
+    tokens = sharding.constrain(tokens, self.layout.rows)
     chosen = jnp.take_along_axis(scaled, tokens[:, None], axis=1)[:, 0]
     return tokens, chosen - jax.nn.logsumexp(scaled, axis=-1)
 

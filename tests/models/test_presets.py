@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from perl_jax import params as params_lib
-from perl_jax.models import presets, transformer
+from perl_jax.models import kv_cache, presets, transformer
 from perl_jax.models.lora import LoraSpec
 from tests import toys
 
@@ -80,12 +80,12 @@ def test_output_and_cache_shapes(name):
     module = transformer.Transformer(cfg)
     return module.apply({"params": params}, one, one, one, cache=cache)
 
-  cache = jax.eval_shape(lambda: transformer.init_cache(cfg, batch, slots))
+  cache = jax.eval_shape(lambda: kv_cache.init_cache(cfg, batch, slots))
   hidden, grown = jax.eval_shape(run, toys.shapes(cfg), cache)
   assert hidden.shape == (batch, time, cfg.width)
   assert hidden.dtype == cfg.dtype
   assert grown == cache
-  expected = (cfg.num_layers, batch, slots, cfg.num_kv_heads, cfg.head_dim)
+  expected = (cfg.num_layers, batch, cfg.num_kv_heads, slots, cfg.head_dim)
   assert grown.keys.shape == grown.values.shape == expected
 
 

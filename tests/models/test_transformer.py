@@ -14,7 +14,7 @@ import pytest
 
 from perl_jax import params as params_lib
 from perl_jax import roles
-from perl_jax.models import transformer
+from perl_jax.models import kv_cache, transformer
 from perl_jax.objectives import language_model
 from perl_jax.segments import PREFIX
 from tests import toys
@@ -215,7 +215,7 @@ def decode(cfg, params, arrays, prompt):
   def run(cache, columns):
     return module.apply({"params": params}, *columns, cache=cache)
 
-  cache = transformer.init_cache(cfg, batch, time)
+  cache = kv_cache.init_cache(cfg, batch, time)
   first, cache = run(cache, [x[:, :prompt] for x in arrays])
 
   def step(cache, columns):

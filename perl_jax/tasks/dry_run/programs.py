@@ -66,7 +66,7 @@ class StagePrograms:
     return {k: estimate.device_bytes(tree) for k, tree in self.held.items()}
 
   def cache_bytes(self) -> int:
-    """Bytes of the KV cache on one device; see `transformer.init_cache`."""
+    """Bytes of the KV cache on one device; see `kv_cache.init_cache`."""
     if self.cache is None:
       return 0
     keys = self.cache.keys

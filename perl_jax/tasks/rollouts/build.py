@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from perl_jax import params as params_lib
 from perl_jax import roles, scoring, steps
 from perl_jax.data.batches.prompts import PromptBatch
-from perl_jax.models import transformer
+from perl_jax.models import kv_cache
 from perl_jax.sampling import Samples
 from perl_jax.tasks.rollouts import engine as engine_lib
 from perl_jax.tasks.settings.rl import RLSettings
@@ -161,9 +161,7 @@ class IterationPrograms:
       prompts = spec.slots // spec.group
     length = prompt_len + spec.group * spec.response_len
     config = self.anchor.backbone.config
-    return jax.eval_shape(
-      lambda: transformer.init_cache(config, prompts, length)
-    )
+    return jax.eval_shape(lambda: kv_cache.init_cache(config, prompts, length))
 
 
 def build(
