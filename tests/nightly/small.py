@@ -63,6 +63,7 @@ BENCHMARKS: Mapping[str, Sequence[str] | str] = {
   "rl_memory": PLANS,
   "efficiency": PLANS,
   "rl_speed": PEERS,
+  "decoding": "minutes; tests/benchmarks/test_decoding.py",
   "lora_vs_full": "minutes; tests/benchmarks/test_lora_vs_full.py",
   "checkpoint_cost": "minutes; tests/benchmarks/test_checkpoint_cost.py",
   "soak": "an hour; tests/benchmarks/test_soak.py",
