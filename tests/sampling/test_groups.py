@@ -230,7 +230,11 @@ def test_merged_decoding_multiplies_by_no_adapter():
   adapted = len([p for p in params_lib.flatten(params) if "lora_a" in p])
   assert products(params, merge=True) == products(base) + adapted
   # In the prefill and in a step.
-  assert products(params) == products(base) + 4 * adapted
+  stacked = products(params, split=False)
+  assert stacked == products(base, split=False) + 4 * adapted
+  # Layers that are split are written out in a step.
+  layers = backbone.config.num_layers
+  assert products(params) == products(base) + 2 * (1 + layers) * adapted
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Paths of a config: which fields are one, and "~" in them."""
 
+import importlib
 import sys
 
 import pytest
@@ -100,7 +101,8 @@ def test_a_package_that_is_missing_is_said(
 ):
   monkeypatch.chdir(tmp_path)
   monkeypatch.setitem(sys.modules, package, None)
-  monkeypatch.setattr(sys.modules["fsspec.registry"], "registry", {})
+  registry = importlib.import_module("fsspec.registry")
+  monkeypatch.setattr(registry, "registry", {})
   address = f"{scheme}://bucket/run"
   wrong = f"{address} is .* pip install {package}, or perl_jax.{extra}"
   with pytest.raises(ValueError, match=wrong):

@@ -133,7 +133,7 @@ def _of_row(
         where,
         "response",
         "missing: there is a prompt, and nothing to score. Responses are"
-        " written by perl_jax --config=generate.",
+        " written by configs/generate.py, --config=generate.",
         "which have no response",
       )
     record, others = jsonl_rows.parse(fields, where, shape, ignore)
