@@ -9,7 +9,6 @@ model that is trained from it should be better than that. The held-out rows are
 those of `configs/reward.py`, in the same fold.
 """
 
-import argparse
 import json
 import tempfile
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import results
+from benchmarks import flags, results
 from configs import dpo as dpo_config
 from perl_jax import classification, tasks
 from perl_jax.interop import packages
@@ -83,20 +82,13 @@ def _lengths(read: batching.Inputs) -> np.ndarray:
   """Tokens of the replies in the order of the rows, `[2, n]`."""
   found = {}
   for batch in read.held_out("counting tokens"):
-    for at in zip(*np.nonzero(batch.valid), strict=True):
-      found[int(batch.index[at])] = batch.counts[at]
+    found |= {index: batch.counts[at] for index, at in batch.places()}
   return np.array([found[i] for i in sorted(found)]).T
 
 
 def main() -> None:
   """Prints what it measures as one JSON object."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument("--base", required=True)
-  parser.add_argument("--data", default="hh_rlhf")
-  parser.add_argument("--data_dir", default="")
-  parser.add_argument("--max_len", type=int, default=256)
+  parser = flags.of_rows(__doc__)
   given = parser.parse_args()
   fields = {
     "base": given.base,

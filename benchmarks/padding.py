@@ -12,10 +12,9 @@ in it. `tokens` are those computed for a row of the data, with all of its
 responses. Only lengths are read: no model runs.
 """
 
-import argparse
 from collections.abc import Sequence
 
-from benchmarks import results
+from benchmarks import flags, results
 from configs import reward as reward_config
 from perl_jax.data import batches, loader, packed_loader
 from perl_jax.data.batches.common import bucket_for
@@ -83,13 +82,7 @@ def shares(
 
 def main() -> None:
   """Prints a row for each batch size."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument("--base", required=True)
-  parser.add_argument("--data", default="hh_rlhf")
-  parser.add_argument("--data_dir", default="")
-  parser.add_argument("--max_len", type=int, default=256)
+  parser = flags.of_rows(__doc__)
   parser.add_argument("--buckets", default="96,128,192")
   parser.add_argument("--batch_sizes", default="16,32,64")
   parser.add_argument("--microbatches", type=int, default=4)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import hugging_face_copy, process, results
+from benchmarks import flags, hugging_face_copy, process, results
 from configs import reward as reward_config
 from perl_jax import classification, tasks
 from perl_jax.data.batches.packed_responses import PackedResponses, unpack
@@ -154,12 +154,7 @@ def rewards(model: Any, pairs: Sequence[Pair], pad_id: int) -> np.ndarray:
 
 def main() -> None:
   """Trains, scores the held-out pairs, and prints what was measured."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument("--base", required=True)
-  parser.add_argument("--data", default="hh_rlhf")
-  parser.add_argument("--data_dir", default="")
+  parser = flags.of_rows(__doc__)
   parser.add_argument("--tuning", choices=("lora", "full"), default="lora")
   parser.add_argument(
     "--targets", choices=("attention", "all"), default="attention"
@@ -169,7 +164,6 @@ def main() -> None:
   parser.add_argument("--steps", type=int, default=70)
   parser.add_argument("--warmup", type=int, default=4)
   parser.add_argument("--batch", type=int, default=16)
-  parser.add_argument("--max_len", type=int, default=256)
   parser.add_argument("--seed", type=int, default=0)
   given = parser.parse_args()
   machine = results.machine()

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from perl_jax import params as params_lib
-from perl_jax import roles, scoring, steps
+from perl_jax import roles, scoring
 from perl_jax.models.lora import LoraSpec
-from tests import toys
+from tests import padded, toys
 from tests.models import reference
 from tests.scored import (
   ACROSS_PROGRAMS,
@@ -95,7 +95,7 @@ def test_rewards_equal_numpy_and_the_layout_of_training():
       rtol=2e-5,
       atol=2e-5,
     )
-  score = functools.partial(steps.reward_scores, BACKBONE, max_response=8)
+  score = functools.partial(padded.reward_scores, BACKBONE, max_response=8)
   trained = jax.jit(score)(params, tokens, totals, lengths)
   np.testing.assert_allclose(found, trained, **ACROSS_PROGRAMS)
 

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 
 from perl_jax import params as params_lib
-from perl_jax import roles, scoring, steps
+from perl_jax import roles, scoring
+from tests import padded
 from tests.models import reference
 from tests.scored import (
   ACROSS_PROGRAMS,
@@ -123,7 +124,7 @@ def test_likelihood_is_of_the_response_without_its_closing():
   for row, total in enumerate(totals):
     prompt = prompts[row, 4 - lengths[row] :]
     tokens[row, :total] = [*prompt, *wide[row, read[row]]]
-  score = functools.partial(steps.reward_scores, BACKBONE, max_response=8)
+  score = functools.partial(padded.reward_scores, BACKBONE, max_response=8)
   behind = read.sum(axis=1) - mask.sum(axis=1)
   # The stop token is the response's own, unless it was cut.
   for closing, count in ((2, 3), (3, 2)):

@@ -60,17 +60,17 @@ class TrainPacker:
 
   def _pack(self, groups: Sequence[Sequence[Item]]) -> list[PackedResponses]:
     """Batches of the same shape, one for each group of items."""
-    plans = []
-    for items in groups:
-      lengths = [self.layout.length(item) for item in items]
-      plans.append(row_plans.balanced(lengths, self.rows))
+    plans = [
+      row_plans.balanced(list(map(self.layout.length, items)), self.rows)
+      for items in groups
+    ]
     mine = rows_of(self.shards, self.shard_count, self.rows)
     pairs = list(zip(groups, plans, strict=True))
-    least = np.max([self.layout.needed(*pair) for pair in pairs], axis=0)
-    return [
-      self.layout.pack(items, plan, self.room, mine, least)
-      for items, plan in pairs
-    ]
+    lengths, targets = zip(
+      *(self.layout.needed(*pair) for pair in pairs), strict=True
+    )
+    needed = max(lengths), max(targets)
+    return [self.layout.pack(*pair, self.room, mine, needed) for pair in pairs]
 
 
 def train_packer(
@@ -142,7 +142,7 @@ class EvalBatches:
     groups: dict[int, list[int]] = {}
     for i, length in enumerate(lengths):
       groups.setdefault(bucket_for(length, buckets), []).append(i)
-    self._plans: list[tuple[int, Plan]] = []
+    self._plans: list[tuple[Plan, tuple[int, int]]] = []
     left: list[int] = []
     for number, bucket in enumerate(sorted(groups), 1):
       last = number == len(groups)
@@ -163,7 +163,8 @@ class EvalBatches:
     for start in range(0, end, rows):
       batch = plan[start : start + rows]
       batch += [[] for _ in range(rows - len(batch))]
-      self._plans.append((length, batch))
+      _, targets = self._layout.needed(self._items, batch)
+      self._plans.append((batch, (length, targets)))
     return [i for row in plan[end:] for i in row]
 
   def __len__(self) -> int:
@@ -171,7 +172,5 @@ class EvalBatches:
 
   def __call__(self) -> Iterator[PackedResponses]:
     """The batches of a pass, the rows of this process."""
-    for length, plan in self._plans:
-      yield self._layout.pack(
-        self._items, plan, self._room, self._mine, (length, 0)
-      )
+    for plan, needed in self._plans:
+      yield self._layout.pack(self._items, plan, self._room, self._mine, needed)

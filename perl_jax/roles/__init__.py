@@ -14,7 +14,7 @@ from perl_jax.roles.backbone import (
   init_base,
   init_head,
 )
-from perl_jax.roles.closing import Closed, Closing, closed, without_closing
+from perl_jax.roles.closing import Closed, Closing, closed
 from perl_jax.roles.outputs import (
   response_kl,
   response_logprobs,
@@ -61,5 +61,4 @@ __all__ = [
   "shares_prompts",
   "target_logprobs",
   "with_response",
-  "without_closing",
 ]

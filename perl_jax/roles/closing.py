@@ -93,15 +93,3 @@ def closed(
   if closing is None:
     return Closed(responses, mask, mask)
   return closing.append(responses, mask)
-
-
-def without_closing(mask: jax.Array, count: int) -> jax.Array:
-  """A mask without the last `count` columns that it keeps of each row.
-
-  Args:
-    mask: `[B, T]`, bool; the columns that it keeps of a row are contiguous.
-    count: Number of columns to leave out.
-  """
-  if not count:
-    return mask
-  return mask & jnp.pad(mask[:, count:], ((0, 0), (0, count)))

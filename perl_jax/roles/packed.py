@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from perl_jax import params as params_lib
 from perl_jax.models import attention
 from perl_jax.models.config import ModelConfig
-from perl_jax.objectives import language_model
+from perl_jax.objectives import language_model, masked
 from perl_jax.roles import outputs
 from perl_jax.roles.backbone import Backbone, Params, hidden_states
 from perl_jax.roles.sequences import Sequence
@@ -105,7 +105,7 @@ def packed_logprobs(
   """
   hidden = _hidden(backbone, params, batch, key)
   found, mask = _of_responses(backbone, params, batch, hidden, max_response, 0)
-  return jnp.sum(jnp.where(mask, found, 0.0), axis=1).reshape(batch.last.shape)
+  return masked.masked_sum(found, mask, axis=1).reshape(batch.last.shape)
 
 
 def _hidden(backbone, params, batch, key):

@@ -5,7 +5,7 @@ from perl_jax.steps.ensemble import init_ensemble, make_ensemble_step
 from perl_jax.steps.estimator import Estimator, Experience, prepare
 from perl_jax.steps.finite import Fault, describe_fault
 from perl_jax.steps.language_model import language_model_loss
-from perl_jax.steps.reward import pairwise_loss, pointwise_loss, reward_scores
+from perl_jax.steps.reward import pairwise_loss, pointwise_loss
 from perl_jax.steps.rl import Frozen, policy_loss
 from perl_jax.steps.train import (
   LossFn,
@@ -35,5 +35,4 @@ __all__ = [
   "pointwise_loss",
   "policy_loss",
   "prepare",
-  "reward_scores",
 ]

@@ -241,8 +241,7 @@ def score_pairs(logprobs, role: roles.Role, data, mesh) -> np.ndarray:
     device = sharding.place_batch(mesh, batch)
     scores = logprobs(role.trainable, role.frozen, device)
     batch, scores = hosts.to_host((device, scores))
-    for at in zip(*np.nonzero(batch.valid), strict=True):
-      found[int(batch.index[at])] = scores[at]
+    found |= {index: scores[at] for index, at in batch.places()}
   return np.stack([found[i] for i in sorted(found)], axis=1)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from perl_jax import checkpoint, hosts, params, roles, sharding, steps
 from perl_jax.models.lora import LoraSpec
-from tests import toys
+from tests import padded, toys
 
 # Wide, so that files around the arrays do not hide what the arrays take.
 CONFIG = toys.config("small", vocab_size=400)
@@ -171,7 +171,7 @@ def test_scores_are_the_same_after_a_reload(tmp_path):
   @jax.jit
   def scores(trainable):
     tree = params.combine(trainable, frozen)
-    return steps.reward_scores(
+    return padded.reward_scores(
       BACKBONE, tree, tokens, lengths, lengths - 1, max_response=1
     )
 

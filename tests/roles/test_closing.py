@@ -62,12 +62,3 @@ def test_without_a_closing_a_response_is_read_as_it_is():
   found = roles.closed(None, responses, mask)
   assert found.tokens is responses
   assert found.mask is mask and found.response_mask is mask
-
-
-@pytest.mark.parametrize("count", [0, 1, 2])
-def test_a_mask_without_its_end(count):
-  rows = np.array([[0, 1, 1, 1, 0], [0, 0, 1, 0, 0], [1, 1, 0, 0, 0]], bool)
-  expected = rows.copy()
-  for row in expected:
-    row[np.flatnonzero(row)[max(0, row.sum() - count) :]] = False
-  np.testing.assert_array_equal(roles.without_closing(rows, count), expected)

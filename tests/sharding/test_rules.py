@@ -14,7 +14,7 @@ from perl_jax import optim, roles, sharding, steps
 from perl_jax import params as params_lib
 from perl_jax.models import presets
 from perl_jax.models.lora import LoraSpec
-from tests import toys
+from tests import padded, toys
 
 LORA = LoraSpec(rank=4, targets="all")
 MESHES = {
@@ -195,7 +195,7 @@ def score(params, tokens, lengths):
     scores = roles.response_logprobs(
       BACKBONE, params, sequence, response_len=4, temperature=1.0
     )
-    rewards = steps.reward_scores(
+    rewards = padded.reward_scores(
       BACKBONE, params | head, tokens, lengths, lengths - 1, max_response=1
     )
     return jnp.sum(rewards**2), (scores.logprobs, rewards)

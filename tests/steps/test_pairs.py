@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from perl_jax import params as params_lib
-from perl_jax import roles, steps
+from perl_jax import roles
 from perl_jax.data.batches.packed_responses import Layout
 from perl_jax.data.batches.preferences import EncodedPreference
 from perl_jax.models.lora import LoraSpec
 from perl_jax.roles import packed as packed_lib
-from tests import toys
+from tests import padded, toys
 
 SPEC = LoraSpec(rank=2, alpha=2.0)
 WIDTH, RESPONSE = 10, 4
@@ -54,7 +54,7 @@ def alone(backbone, params, closing=0):
     for side in (pair.chosen, pair.rejected)
   ]
   tokens = np.array([side + [1] * (WIDTH - len(side)) for side, _ in rows])
-  return steps.reward_scores(
+  return padded.reward_scores(
     backbone,
     params,
     jax.numpy.asarray(tokens, "int32"),

@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from perl_jax import params, roles, steps
+from perl_jax import params, roles
 from perl_jax.data.sources.coffee_bar import rows as rows_lib
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.tasks.evaluation import reward_model as reward_evaluation
 from perl_jax.tasks.initial import restore
 from perl_jax.tasks.settings import reward as reward_settings
+from tests import padded
 from tests.tasks import tiny
 
 
@@ -22,7 +23,7 @@ def test_scores_are_those_of_the_reported_checkpoint(reward_run):
   tokenization = tokenization_lib.load_tokenizer(start.tokenizer)
   backbone = roles.Backbone(start.config, start.role.lora)
   score = jax.jit(
-    lambda tokens, lengths: steps.reward_scores(
+    lambda tokens, lengths: padded.reward_scores(
       backbone, tree, tokens, lengths, lengths - 1, max_response=1
     )
   )

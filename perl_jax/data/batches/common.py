@@ -1,7 +1,6 @@
 """What all kinds of batches share: encoding a record, lengths and padding."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -245,13 +244,6 @@ def pad(
     tokens[i, start : start + len(sequence)] = sequence
     lengths[i] = len(sequence)
   return tokens, lengths
-
-
-def prompt_lengths(rows: Sequence[Any], batch_size: int) -> np.ndarray:
-  """Returns prompt lengths in tokens, `[B]` int32; 1 on padding rows."""
-  lengths = np.ones(batch_size, np.int32)
-  lengths[: len(rows)] = [row.prompt_length for row in rows]
-  return lengths
 
 
 def validity(rows: Sequence, batch_size: int) -> tuple[np.ndarray, np.ndarray]:

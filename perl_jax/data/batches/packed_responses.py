@@ -14,7 +14,7 @@ response continues the segment of its prompt.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -70,6 +70,11 @@ class PackedResponses(NamedTuple):
   def num_tokens(self) -> int:
     """Number of tokens without padding, a shared prompt counted once."""
     return int((self.segments != 0).sum())
+
+  def places(self) -> Iterator[tuple[int, tuple[int, int]]]:
+    """(`index`, (n, p)) of each item of a batch on the host."""
+    for n, p in zip(*np.nonzero(self.valid), strict=True):
+      yield int(self.index[n, p]), (n, p)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +152,7 @@ class Layout:
     plan: Sequence[Sequence[int]],
     room: int,
     mine: Sequence[int] | None = None,
-    least: Sequence[int] = (0, 0),
+    needed: tuple[int, int] | None = None,
   ) -> PackedResponses:
     """Lays items out in rows.
 
@@ -156,10 +161,10 @@ class Layout:
       plan: The numbers of the items of each row of the global batch.
       room: P.
       mine: The rows that are filled and returned; all by default.
-      least: The least that `needed` is taken to be.
+      needed: As `needed` gives it, or more; None asks it.
     """
     mine = range(len(plan)) if mine is None else mine
-    needed = np.maximum(self.needed(items, plan), least).tolist()
+    needed = needed or self.needed(items, plan)
     shape = self.shape(len(mine), room, *needed)
     batch = PackedResponses(**{k: np.zeros(*v) for k, v in shape.items()})
     batch.tokens.fill(self.pad_id)
@@ -178,14 +183,13 @@ def unpack(batch: PackedResponses) -> dict[int, list[list[int]]]:
     batch: A batch on the host, without members.
   """
   found = {}
-  for n, p in zip(*np.nonzero(batch.valid), strict=True):
-    sequences = []
+  for index, (n, p) in batch.places():
+    sequences = found[index] = []
     for last in batch.last[n, p]:
       segment = batch.segments[n, last]
       mine = np.isin(batch.segments[n], (segment, segment - segment % PREFIX))
       mine &= batch.segments[n] != 0
       sequences.append(batch.tokens[n, mine].tolist())
-    found[int(batch.index[n, p])] = sequences
   return found
 
 

@@ -132,12 +132,12 @@ def score_batches(
   for batch in data.held_out("scoring rows"):
     device = sharding.place_batch(mesh, batch)
     batch, scores = hosts.to_host((device, score(*trees, device)))
-    for at in zip(*np.nonzero(batch.valid), strict=True):
+    for index, at in batch.places():
       if batch.last.shape[-1] == 1:
         own = {"score": scores[..., *at, 0], "label": batch.labels[at]}
       else:
         own = {side: scores[..., *at, k] for k, side in enumerate(_SIDES[:2])}
-      found[int(batch.index[at])] = {k: x.tolist() for k, x in own.items()}
+      found[index] = {k: x.tolist() for k, x in own.items()}
   return found
 
 

@@ -127,13 +127,8 @@ def padded(
   Raises:
     ValueError: There are no rows.
   """
-  _require_rows(config, train, validation)
-  shares = sharding.held_shards(shared.make_mesh(config))
-  endless = None
-  if train is not None:
-    endless = loader.train_batches(
-      *train, config.batch_size, buckets, collate, config.seed, *shares
-    )
+  shares = _shares(config, train, validation)
+  endless = _endless(config, train, buckets, collate, shares)
 
   def fresh():
     return loader.eval_batches(
@@ -166,9 +161,8 @@ def packed(
   Raises:
     ValueError: There are no rows.
   """
-  _require_rows(config, train, validation)
-  shares = sharding.held_shards(shared.make_mesh(config))
-  endless = None
+  shares = _shares(config, train, validation)
+  pack = None
   if train is not None:
     pack = packed_loader.train_packer(
       layout,
@@ -178,9 +172,7 @@ def packed(
       *shares,
       members,
     )
-    endless = loader.train_batches(
-      *train, config.batch_size, buckets, pack, config.seed, *shares, whole=True
-    )
+  endless = _endless(config, train, buckets, pack, shares, whole=True)
   fresh = packed_loader.EvalBatches(
     layout, *validation, config.eval.batch_size, buckets, *shares
   )
@@ -189,12 +181,29 @@ def packed(
   )
 
 
-def _require_rows(
+def _endless(config, train, buckets, collate, shares, whole=False):
+  """Endless training batches; None without training rows."""
+  if train is None:
+    return None
+  return loader.train_batches(
+    *train,
+    config.batch_size,
+    buckets,
+    collate,
+    config.seed,
+    *shares,
+    whole=whole,
+  )
+
+
+def _shares(
   config: Config, train: Encoded | None, validation: Encoded
-) -> None:
+) -> tuple[Sequence[int], int]:
+  """The parts of each batch that this process reads, where there are rows."""
   for name, found in (("training", train), ("validation", validation)):
     if found is not None and not found.rows:
       raise ValueError(
         f"config.data.name={config.data.name!r} gave no {name} rows. Check"
         " data.path / data.validation_path, data.folds and data.limit."
       )
+  return sharding.held_shards(shared.make_mesh(config))
