@@ -33,6 +33,7 @@ from perl_jax import sharding
 from perl_jax.models.config import ModelConfig
 from perl_jax.tasks.initial import model as model_lib
 from perl_jax.tasks.training.compiled import Compiled
+from perl_jax.tasks.training.profile import without_python_calls
 
 # A step is clean if other processes used less than this share of the machine.
 ELSEWHERE = 0.04
@@ -290,7 +291,8 @@ def measure(
       for phase, functions in made.phases.items()
     }
     if profile:
-      with jax.profiler.trace(profile):
+      options = without_python_calls()
+      with jax.profiler.trace(profile, profiler_options=options):
         made.run(len(steps) + 1)
   return {
     "steps": steps[warmup:],

@@ -81,9 +81,9 @@ def write_copies(place: Path) -> None:
     parts = BUILDERS[name].PARTS
     rated = [upstream_rows.rated(n, f"order {n}") for n in range(40)]
     upstream_rows.spread(place / "PATH", name, "reward", rated)
-    if "data" in parts:
-      said = [upstream_rows.dialog(n, f"a latte {n}") for n in range(40)]
-      upstream_rows.spread(place / "PATH", name, "data", said)
+    if "dialogs" in parts:
+      said = [upstream_rows.dialog(n, f"a latte {n}") for n in range(200)]
+      upstream_rows.spread(place / "PATH", name, "dialogs", said)
   for part in BUILDERS["hh_rlhf"].PARTS:
     pairs = [upstream_rows.pair(n, part) for n in range(24)]
     upstream_rows.spread(place / "DIR", "hh_rlhf", part, pairs)
