@@ -6,7 +6,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # A worker for each core, up to 8; a file's tests share what they have trained.
-WORKERS := -n auto --maxprocesses 8 --dist loadfile
+# A worker that dies ends the run: after a restart xdist waits for ever, with
+# files kept together.
+WORKERS := -n auto --maxprocesses 8 --dist loadfile --max-worker-restart 0
 
 SHELL_FILES := launch/*.sh launch/slurm.sbatch benchmarks/*.sh .ci/run
 
