@@ -8,11 +8,13 @@ evaluation, and between them as `config.save` says; when they are made changes
 no line.
 """
 
+import collections
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
+import jax
 from absl import logging
 
 from perl_jax import checkpoint as checkpoint_lib
@@ -36,6 +38,25 @@ def first_line(resumed: checkpoint_lib.Resumed | None) -> int:
   if resumed is None:
     return 0
   return int(resumed.state.step) + (UNJUDGED not in resumed.meta)
+
+
+class Dispatched:
+  """Steps that have been dispatched, of which the first may be done."""
+
+  def __init__(self):
+    self._steps = collections.deque()
+
+  def count(self, step: int, results: Any) -> None:
+    """Takes a step, and a tree with the arrays that it will have made."""
+    arrays = [a for a in jax.tree.leaves(results) if hasattr(a, "is_ready")]
+    self._steps.append((step, arrays[:1]))  # those of a program come together
+
+  def done(self) -> int | None:
+    """The last step whose results are there, None if no further one's are."""
+    found = None
+    while self._steps and all(a.is_ready() for a in self._steps[0][1]):
+      found, _ = self._steps.popleft()
+    return found
 
 
 @dataclasses.dataclass
@@ -104,6 +125,7 @@ class Loop:
     self._evaluated: Metrics = {}
     self._saved = first - 1
     self._unseen: Mapping[str, Any] = {}  # metrics that nobody has looked at
+    self._dispatched = Dispatched()
     with watch_lib.kept_by(self.watch), self.profile:
       if self.resumed:
         self.must_change = False
@@ -140,6 +162,7 @@ class Loop:
     self.guard.count(step, batch, metrics)
     self.timing.count(batch, metrics)
     self._unseen = metrics
+    self._dispatched.count(step, metrics)
     due = step % self.eval_every == 0 or step == self.total_steps
     shown = due or step == 1 or step % self.log_every == 0
     save = self.watch.save_is_due(step)
@@ -148,8 +171,8 @@ class Loop:
     if shown:
       metrics |= self.timing.of_steps(step, self.guard.skipped_before)
       self.writer.write(step, metrics)
-    else:
-      self.writer.tick(step)
+    elif (done := self._dispatched.done()) is not None:
+      self.writer.tick(done)
     if due:
       self._judge(step, metrics)
     elif save:
