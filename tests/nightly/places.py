@@ -82,7 +82,7 @@ def write_copies(place: Path) -> None:
     rated = [upstream_rows.rated(n, f"order {n}") for n in range(40)]
     upstream_rows.spread(place / "PATH", name, "reward", rated)
     if "dialogs" in parts:
-      said = [upstream_rows.dialog(n, f"a latte {n}") for n in range(200)]
+      said = [upstream_rows.dialog(n, f"a latte {n}") for n in range(2000)]
       upstream_rows.spread(place / "PATH", name, "dialogs", said)
   for part in BUILDERS["hh_rlhf"].PARTS:
     pairs = [upstream_rows.pair(n, part) for n in range(24)]

@@ -104,5 +104,9 @@ def serving(
       raise
     finally:
       process.stdin.close()
-      status = process.wait(TIMEOUT)
+      try:
+        status = process.wait(TIMEOUT)
+      except subprocess.TimeoutExpired:
+        process.kill()  # nobody waits for it without an end
+        raise
     assert status == 0, f"llama.cpp ended with {status}"

@@ -7,6 +7,7 @@ first line that it prints is the address.
 """
 
 import json
+import os
 import sys
 
 import xllamacpp
@@ -39,6 +40,10 @@ def main(settings):
   server = xllamacpp.Server(params)
   print(server.listening_address, flush=True)
   sys.stdin.read()
+  # Without the destructor of the server, which may wait for ever for a thread
+  # that has missed its signal.
+  sys.stdout.flush()
+  os._exit(0)
 
 
 if __name__ == "__main__":
