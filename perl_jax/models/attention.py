@@ -40,7 +40,8 @@ def choose(
   """Chooses the kernel for one pass: "xla", "cudnn" or "splash".
 
   `config.attention` names one. XLA takes over where that kernel cannot run:
-  cuDNN needs even lengths; splash needs contiguous segments and no cache.
+  cuDNN needs even lengths; splash needs contiguous segments, and no keys but
+  those of the pass.
   "auto" is splash on a TPU from 128 tokens, which fill a block, cuDNN on an
   NVIDIA GPU in bfloat16 without soft-cap and with heads up to 128 wide, and XLA
   elsewhere.
@@ -49,8 +50,8 @@ def choose(
     config: Shapes and switches of the model.
     queries: Number of queries, `T`.
     keys: Number of keys, `S`.
-    contiguous: Whether all segments are contiguous, as `Transformer.__call__`
-      explains; False with a cache.
+    contiguous: Whether all segments are contiguous and a cache is empty, as
+      `Transformer.__call__` explains.
   """
   asked = config.attention
   if asked == "auto":

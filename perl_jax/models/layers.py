@@ -209,7 +209,8 @@ class Attention(nn.Module):
     q, k = rotate(q, rotary), rotate(k, rotary)
     if slots is not None:
       slots = slots.write(layer, k, v)
-      k, v = slots.read(layer)
+      if self.kernel != "splash":  # it is chosen where there are no others
+        k, v = slots.read(layer)
     out = self._attend(
       q,
       k,

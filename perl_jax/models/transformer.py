@@ -200,8 +200,9 @@ class Transformer(nn.Module):
       cache: If given, the tokens follow those already in it.
       contiguous: Promises that each segment fills columns side by side in the
         order of its positions and that its tokens see no other segment, as in
-        padded and packed rows. Kernels that know columns and segments only, not
-        masks, may then be used; see `attention.choose`.
+        padded and packed rows; and of a cache, that it is empty. Kernels that
+        know columns and segments only, not masks, may then be used; see
+        `attention.choose`.
       deterministic: False turns on LoRA dropout and needs a "dropout" key.
       layout: Sharding of the parameters on a mesh.
 
@@ -230,7 +231,7 @@ class Transformer(nn.Module):
       cfg,
       queries=tokens.shape[1],
       keys=key_positions.shape[1],
-      contiguous=contiguous and cache is None,
+      contiguous=contiguous,
     )
     shared = self._shared_inputs(
       positions, segments, key_positions, key_segments

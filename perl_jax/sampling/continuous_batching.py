@@ -152,8 +152,7 @@ def _refill(prefiller, policy, prompts, lengths, slots: SlotState) -> SlotState:
   rows = slots.admitted + jnp.arange(count)
   index = jnp.minimum(rows, batch - 1)
   prompt = roles.left_padded(prompts[index], lengths[index])
-  cache = prefiller.cache(count, prompt_len)
-  hidden, new = prefiller.forward(prompt, cache)
+  hidden, new = prefiller.prefill(prompt)
   if policy.split:
     new = new.split()
 

@@ -59,12 +59,12 @@ def _decode_at_once(
   The G samples of a prompt share a row of the cache, which grows by G tokens a
   step.
   """
-  spec, (batch, prompt_len) = policy.spec, prompts.shape
+  spec, batch = policy.spec, prompts.shape[0]
   group, time = spec.group, spec.response_len
   rows = keys.shape[0]
   segment, members = roles.segments_of(group)
   prompt = roles.left_padded(prompts, lengths, segment=segment)
-  hidden, cache = policy.forward(prompt, policy.cache(batch, prompt_len))
+  hidden, cache = policy.prefill(prompt)
   cache = cache.grown(group * time)
   policy = policy.to_decode().with_layers_split()
   if policy.split:

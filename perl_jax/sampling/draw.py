@@ -201,17 +201,39 @@ class Policy(NamedTuple):
     cache = kv_cache.init_cache(self.backbone.config, rows, columns)
     return cache.split() if self.split else cache
 
+  def prefill(
+    self, prompts: roles.Sequence
+  ) -> tuple[jax.Array, kv_cache.Cache]:
+    """Runs the model on padded prompts `[B, P]`.
+
+    Returns:
+      Hidden states `[B, D]` of the last token of each row, and a cache of P
+      columns with all tokens in it.
+    """
+    cache = self.cache(*prompts.tokens.shape)
+    return self.forward(prompts, cache, contiguous=True)
+
   def forward(
-    self, sequence: roles.Sequence, cache: kv_cache.Cache, last: int = 1
+    self,
+    sequence: roles.Sequence,
+    cache: kv_cache.Cache,
+    last: int = 1,
+    contiguous: bool = False,
   ) -> tuple[jax.Array, kv_cache.Cache]:
     """Runs the model on tokens that follow those in the cache.
+
+    `contiguous` is the promise that `Transformer.__call__` explains.
 
     Returns:
       Hidden states `[B * last, D]` of the last `last` tokens of each row, and
       the cache with all tokens in it.
     """
     hidden, cache = self.backbone.module(self.body).apply(
-      {"params": self.body}, *sequence, cache=cache, layout=self.layout
+      {"params": self.body},
+      *sequence,
+      cache=cache,
+      contiguous=contiguous,
+      layout=self.layout,
     )
     return hidden[:, -last:].reshape(-1, hidden.shape[-1]), cache
 

@@ -94,12 +94,9 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       before, before_rows = evaluate_policy(first, anchor, None)
       policy_evaluation.require_zero_kl(before)
 
-      def on_pairs(policy):
-        scored = score_pairs(logprobs, policy, data, mesh)
-        return quality(scored, anchored, config)
-
       if not resumed:
-        found = before | on_pairs(first)
+        # The policy is its anchor, as was just seen: no pair is scored again.
+        found = before | quality(anchored, anchored, config)
         writer.write(0, {f"validation/{k}": v for k, v in found.items()})
 
       def evaluate(state, step):
@@ -107,7 +104,8 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
         found, rows = evaluate_policy(policy, anchor, None)
         shown = policy_evaluation.side_by_side(before_rows, rows)
         writer.samples(step, shown[: config.eval.samples])
-        found |= on_pairs(policy)
+        scored = score_pairs(logprobs, policy, data, mesh)
+        found |= quality(scored, anchored, config)
         return {f"validation/{k}": v for k, v in found.items()}
 
       _, evaluated = opened.train(

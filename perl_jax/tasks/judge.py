@@ -34,7 +34,7 @@ from perl_jax.tasks.judging import pairs as pairs_lib
 from perl_jax.tasks.judging.pairs import Both, Pair
 from perl_jax.tasks.settings import judge as settings
 from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import inputs, standing
+from perl_jax.tasks.training import batching, inputs, standing
 
 VERDICTS = "verdicts.jsonl"
 _OUTCOMES = {1.0: "win", 0.0: "tie", -1.0: "loss"}
@@ -46,11 +46,13 @@ class Prepared(NamedTuple):
   Attributes:
     sides: The two that are compared.
     judges: The judges.
+    prompts: The held-out prompts, by the policy's tokenizer.
     stands_on: What all of it is.
   """
 
   sides: sides.Sides
   judges: asking.Judges
+  prompts: batching.Inputs
   stands_on: standing.Standing
 
 
@@ -124,7 +126,7 @@ def prepare(
   judges.read(mesh, both.policy, data.rows)
   starts |= {f"judge {label}": m for label, m in judges.models.items()}
   stands_on = standing.of_evaluation(config, starts, [data], judges.stands_on)
-  return Prepared(both, judges, stands_on)
+  return Prepared(both, judges, data, stands_on)
 
 
 def compare(
@@ -139,7 +141,7 @@ def compare(
   if both.other is not None:
     given[sides.OTHER] = both.other.role
   placed = initial_roles.place(mesh, given | prepared.judges.given)
-  answered = sides.answers(config, mesh, both, placed)
+  answered = sides.answers(config, mesh, both, placed, prepared.prompts)
   if not answered.pairs:
     raise ValueError(
       "There is no prompt that both have answered: the tokenizers leave out"

@@ -72,7 +72,8 @@ class PolicyEvaluator:
 
     Args:
       policy: The policy, on the mesh.
-      anchor: The anchor, on the mesh; None measures no KL and no entropy.
+      anchor: The anchor, on the mesh; None measures no KL and no entropy. The
+        policy itself, the same object, is scored once, and its KL is 0.
       reward: Computes rewards, or None. The first call with it has to be of the
         anchor, if there is one: its responses centre the members of an
         ensemble.
@@ -107,9 +108,11 @@ class PolicyEvaluator:
       logprobs, entropy = self._engine.logprobs(
         policy.trainable, policy.frozen, *args
       )
-      anchor_logprobs, _ = self._engine.logprobs(
-        anchor.trainable, anchor.frozen, *args
-      )
+      anchor_logprobs = logprobs
+      if anchor is not policy:
+        anchor_logprobs, _ = self._engine.logprobs(
+          anchor.trainable, anchor.frozen, *args
+        )
       kl = kl_lib.kl_k1(logprobs, anchor_logprobs)
     measured = None
     if reward is not None:

@@ -66,7 +66,11 @@ class CheckJudge:
 
 
 class ScoreJudge:
-  """A function, or a server, that scores single responses."""
+  """A function, or a server, that scores single responses.
+
+  During a run it is asked at each evaluation, about other responses of the
+  policy and the same ones beside them: the scores of those are kept.
+  """
 
   everywhere = False
 
@@ -78,14 +82,19 @@ class ScoreJudge:
       function: The function with the checks of its results.
     """
     self.label, self._function = label, function
+    self._known: dict[tuple[str, str], float] = {}  # by id of the row and text
 
   def __call__(self, pairs: Sequence[Pair]) -> list[Both]:
     """Opinions of pairs."""
-    rows = [pair.row for pair in pairs] * 2
-    texts = [pair.policy for pair in pairs] + [pair.against for pair in pairs]
+    keys = [(pair.row.id, pair.against) for pair in pairs]
+    new = {k: pair.row for k, pair in zip(keys, pairs, strict=True)}
+    new = {k: row for k, row in new.items() if k not in self._known}
+    rows = [pair.row for pair in pairs] + list(new.values())
+    texts = [pair.policy for pair in pairs] + [text for _, text in new]
     scores = self._function(rows, texts).tolist()
-    half = len(pairs)
-    return list(map(pairs_lib.by_scores, scores[:half], scores[half:]))
+    self._known |= zip(new, scores[len(pairs) :], strict=True)
+    against = [self._known[key] for key in keys]
+    return list(map(pairs_lib.by_scores, scores[: len(pairs)], against))
 
 
 class PairJudge:

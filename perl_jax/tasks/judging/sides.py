@@ -94,6 +94,7 @@ def answers(
   mesh: jax.sharding.Mesh,
   sides: Sides,
   placed: Mapping[str, roles.Role],
+  data: batching.Inputs,
 ) -> Answered:
   """Samples both sides on the held-out prompts, as an evaluation does.
 
@@ -101,16 +102,17 @@ def answers(
     config: Config of the task.
     mesh: Mesh that batches are placed on.
     sides: The models.
+    data: The prompts, by the policy's tokenizer.
     placed: Their roles on the mesh, by "policy", "anchor" and "other".
   """
-  policy, anchor = placed["policy"], placed["anchor"]
+  known = sides.anchor is not sides.policy  # or its KL is to itself
+  policy = placed["policy"]
+  anchor = placed["anchor"] if known else policy
   tokenization = sides.policy.load_tokenizer()
-  data = inputs.read(config, tokenization, "prompts", train=False)
   # One engine serves both: a tree without adapters runs at rank 0.
   backbone = policy.backbone if policy.adapter else anchor.backbone
   evaluate = _evaluator(config, mesh, backbone, tokenization, data)
   measured, rows = evaluate(policy, anchor, None)
-  known = sides.anchor is not sides.policy  # or its KL is to itself
   metrics = {
     f"policy.{name}": value
     for name, value in measured.items()

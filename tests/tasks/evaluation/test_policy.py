@@ -103,10 +103,25 @@ def test_rows_come_back_in_their_order_without_fillers():
 
 
 def test_policy_that_is_its_anchor_has_kl_0_exactly():
-  metrics, rows = evaluated(1)
+  equal = dataclasses.replace(role(1))  # else nothing would be compared
+  metrics, rows = evaluator()(equal, role(1), rewarder())
   assert metrics["kl"] == metrics["kl_per_token"] == 0.0
   assert all(row["kl"] == 0.0 for row in rows)
   assert evaluated(2)[0]["kl"] != 0.0
+
+
+def test_the_policy_as_its_own_anchor_is_scored_once(monkeypatch):
+  calls = []
+
+  def counted(*args):
+    calls.append(args)
+    return real(*args)
+
+  real = engine().logprobs
+  beside = evaluator()(dataclasses.replace(role(1)), role(1), rewarder())
+  monkeypatch.setattr(engine(), "logprobs", counted)
+  assert evaluator()(role(1), role(1), rewarder()) == beside
+  assert len(calls) == len(list(batches()))
 
 
 def test_same_key_gives_the_same_and_another_does_not():

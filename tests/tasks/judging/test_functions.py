@@ -51,6 +51,32 @@ def test_a_function_of_scores_is_a_reward_function(here):
   assert found[0][0].reason == "policy 4, other 1"
 
 
+def test_what_stands_beside_the_policy_is_scored_once(here, tmp_path):
+  judge = here(
+    """
+    def f(prompts, responses, rows):
+      with open("asked.txt", "a") as file:
+        for row, text in zip(rows, responses):
+          print(row["id"], text, file=file)
+      return [len(text) for text in responses]
+    """
+  )
+  asked = tmp_path / "asked.txt"
+  asked.unlink(missing_ok=True)  # of the trial
+  first = toys.pairs(("mine", "other"), ("another", "one"))
+  assert toys.verdicts(judge(first)) == [(-1, -1), (1, 1)]
+  later = toys.pairs(("longer", "other"), ("o", "one"))
+  assert toys.verdicts(judge(later)) == [(1, 1), (-1, -1)]
+  # The row is a part of what is known: the same text to another prompt is new.
+  assert toys.verdicts(judge(toys.pairs(("x", "one")))) == [(-1, -1)]
+  ids = [pair.row.id for pair in first]
+  assert asked.read_text().splitlines() == [
+    f"{ids[0]} mine", f"{ids[1]} another", f"{ids[0]} other", f"{ids[1]} one",
+    f"{ids[0]} longer", f"{ids[1]} o",
+    f"{ids[0]} x", f"{ids[0]} one",
+  ]  # fmt: skip
+
+
 def test_a_function_of_pairs_is_asked_in_both_orders(here):
   judge = here(
     """

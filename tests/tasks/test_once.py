@@ -1,0 +1,56 @@
+"""What does not change between evaluations is computed once: calls, counted."""
+
+import collections
+
+import numpy as np
+import pytest
+
+from perl_jax.tasks.training.compiled import Compiled
+from tests.tasks import tiny
+
+# Eight prompts and eight pairs are held out: an evaluation is one batch.
+ONE = 1
+
+
+@pytest.fixture
+def calls(monkeypatch):
+  """How often compiled functions were called, by their names."""
+  found = collections.Counter()
+  real = Compiled.__call__
+
+  def counted(self, *args):
+    found[self.name] += 1
+    return real(self, *args)
+
+  monkeypatch.setattr(Compiled, "__call__", counted)
+  return found
+
+
+@pytest.mark.slow
+def test_an_sft_model_has_no_anchor_to_score(calls, tmp_path):
+  tiny.run(tmp_path / "run", "sft")
+  assert calls["sample"] == calls["logprobs"] == ONE
+
+
+@pytest.mark.slow
+def test_dpo_scores_no_pair_at_step_0(calls, tmp_path, sft_run):
+  summary = tiny.run(tmp_path / "run", "dpo", policy__init=str(sft_run))
+  evaluations, updates = 2, 4
+  assert calls["dpo log-probs"] == ONE + evaluations * ONE + updates
+  # Policy and anchor at step 0 too: that their KL is 0 has to be shown.
+  assert calls["logprobs"] == 2 * (1 + evaluations) * ONE
+  assert calls["sample"] == (1 + evaluations) * ONE
+  first = tiny.lines(tmp_path / "run")[0]
+  assert first["step"] == 0 and first["validation/margin"] == 0.0
+  np.testing.assert_allclose(first["validation/loss"], np.log(2), rtol=1e-6)
+  assert summary["margin"] != 0.0
+
+
+@pytest.mark.slow
+def test_an_evaluation_scores_the_anchor_once(calls, tmp_path, rl_run):
+  found = tiny.run(tmp_path / "run", "evaluate", policy__init=str(rl_run))
+  assert calls["sample"] == 2 * ONE
+  # The anchor's responses by itself; the policy's by both.
+  assert calls["logprobs"] == 3 * ONE
+  assert found["policy.kl"] != 0.0
+  assert found["policy.length"] > 0 and found["anchor.length"] > 0
