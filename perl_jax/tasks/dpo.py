@@ -6,8 +6,9 @@ prompts of RL, sampled with the same keys, so that the two can be compared.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ from perl_jax.tasks.evaluation import warnings
 from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.rollouts.engine import Engine
 from perl_jax.tasks.settings import shared, streams
+from perl_jax.tasks.training import anchored as anchored_lib
 from perl_jax.tasks.training import batching, begin, inputs, loop, standing
 from perl_jax.tasks.training import workdir as workdir_lib
 from perl_jax.tasks.training.compiled import Compiled
@@ -72,11 +74,6 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
     def policy_of(state):
       return roles.Role(backbone, state.trainable["policy"], frozen)
 
-    def with_anchor(batch):
-      return steps.AnchoredPairs(
-        batch, logprobs(anchor.trainable, frozen, batch)
-      )
-
     with loop.open_run(
       config,
       workdir,
@@ -88,6 +85,9 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       show=("train/loss", "validation/accuracy", "validation/kl"),
     ) as opened:
       resumed, writer = opened.resumed, opened.writer
+      with_anchor = make_with_anchor(
+        config, workdir, stands_on.digests, data, logprobs, anchor, mesh
+      )
       anchored = score_pairs(logprobs, anchor, data, mesh)
       # A fresh policy is evaluated as itself, so that the KL proves something.
       first = anchor if resumed else policy_of(opened.state)
@@ -232,15 +232,40 @@ def make_logprobs(backbone: roles.Backbone, max_response: int):
   return logprobs
 
 
+def make_with_anchor(
+  config, workdir, digests, data, logprobs, anchor, mesh
+) -> Callable[[Any], steps.AnchoredPairs]:
+  """Returns `with_anchor(pairs)` of a training batch on the mesh."""
+  known = anchored_lib.table(
+    config,
+    workdir,
+    digests,
+    data,
+    lambda batches: by_pair(logprobs, anchor, batches, mesh),
+  )
+  if known is not None:
+    of = anchored_lib.looked_up(mesh, known)
+    return lambda batch: steps.AnchoredPairs(batch, of(batch.index))
+  trees = anchor.trainable, anchor.frozen
+  return lambda batch: steps.AnchoredPairs(batch, logprobs(*trees, batch))
+
+
 def score_pairs(logprobs, role: roles.Role, data, mesh) -> np.ndarray:
   """Log-probs in nats of the held-out pairs, `[2, n]`: chosen, rejected."""
+  batches = data.held_out("scoring held-out pairs")
+  found = by_pair(logprobs, role, batches, mesh)
+  return np.stack([found[i] for i in sorted(found)], axis=1)
+
+
+def by_pair(logprobs, role: roles.Role, batches, mesh) -> dict[int, np.ndarray]:
+  """Log-probs in nats by a pair's index, `[2]`: chosen, rejected."""
   found = {}
-  for batch in data.held_out("scoring held-out pairs"):
+  for batch in batches:
     device = sharding.place_batch(mesh, batch)
     scores = logprobs(role.trainable, role.frozen, device)
     batch, scores = hosts.to_host((device, scores))
     found |= {index: scores[at] for index, at in batch.places()}
-  return np.stack([found[i] for i in sorted(found)], axis=1)
+  return found
 
 
 def quality(

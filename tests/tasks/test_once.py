@@ -1,10 +1,12 @@
 """What does not change between evaluations is computed once: calls, counted."""
 
 import collections
+import json
 
 import numpy as np
 import pytest
 
+from perl_jax.tasks.training import anchored
 from perl_jax.tasks.training.compiled import Compiled
 from tests.tasks import tiny
 
@@ -54,3 +56,54 @@ def test_an_evaluation_scores_the_anchor_once(calls, tmp_path, rl_run):
   assert calls["logprobs"] == 3 * ONE
   assert found["policy.kl"] != 0.0
   assert found["policy.length"] > 0 and found["anchor.length"] > 0
+
+
+# 48 pairs in batches of eight: two epochs.
+TWICE = {"steps": 12, "eval_every": 6, "optimizer__learning_rate": 0.05}
+
+
+def scored_pairs(monkeypatch):
+  """The pairs of each batch that is scored for DPO, as they come."""
+  pairs, real = [], Compiled.__call__
+
+  def seen(self, *args):
+    if self.name == "dpo log-probs":
+      pairs.append(int(args[2].valid.sum()))
+    return real(self, *args)
+
+  monkeypatch.setattr(Compiled, "__call__", seen)
+  return pairs
+
+
+@pytest.mark.slow
+def test_the_anchor_scores_a_training_pair_once(monkeypatch, tmp_path, sft_run):
+  fields = {"policy__init": str(sft_run)} | TWICE
+  pairs = scored_pairs(monkeypatch)
+  found = tiny.run(tmp_path / "once", "dpo", **fields)
+  assert sum(pairs) == 48 + 8 + 2 * 8  # training, held out, evaluations
+  content = json.loads((tmp_path / "once" / anchored.FILE).read_text())
+  assert np.shape(content["logprobs"]) == (48, 2)
+
+  # A run that goes on reads them; a file that has changed is not believed.
+  pairs.clear()
+  (tmp_path / "once" / "summary.json").unlink()
+  assert tiny.untimed(tiny.run(tmp_path / "once", "dpo", **fields)) == (
+    tiny.untimed(found)
+  )
+  assert sum(pairs) == 8
+  content["logprobs"][3][1] += 1.0
+  (tmp_path / "once" / anchored.FILE).write_text(json.dumps(content))
+  (tmp_path / "once" / "summary.json").unlink()
+  pairs.clear()
+  tiny.run(tmp_path / "once", "dpo", **fields)
+  assert sum(pairs) == 48 + 8
+
+  # As if each batch were scored as it comes, but for the rows it is in.
+  monkeypatch.setattr(anchored, "table", lambda *args: None)
+  pairs.clear()
+  tiny.run(tmp_path / "each", "dpo", **fields)
+  assert sum(pairs) == 12 * 8 + 8 + 2 * 8
+  mine, theirs = (tiny.lines(tmp_path / name) for name in ("once", "each"))
+  for row, other in zip(mine, theirs, strict=True):
+    for key in {"train/loss", "validation/loss", "validation/margin"} & {*row}:
+      assert row[key] == pytest.approx(other[key], rel=1e-3), key

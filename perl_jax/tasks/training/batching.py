@@ -1,6 +1,7 @@
 """Batches of a stage, from encoded rows: padded, or packed into rows."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -33,6 +34,8 @@ class Inputs:
     train_rows: Training records that the batches' `index` points into; empty
       for packed rows, which have no index.
     validation_batches: Number of batches in a pass over the validation rows.
+    passes: Makes passes over the training rows, with batches as those of
+      validation rows; None if only these were read, or rows are padded.
     fingerprints: SHA-256 of the encoded rows, by what they are for.
   """
 
@@ -43,6 +46,7 @@ class Inputs:
   max_targets: int = 0
   train_rows: Sequence[Any] = ()
   validation_batches: int = 0
+  passes: Callable[[], packed_loader.EvalBatches] | None = None
   fingerprints: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def held_out(self, doing: str) -> Iterator[Any]:
@@ -51,10 +55,18 @@ class Inputs:
     Raises:
       watch.Stop: A loop is under way and is to stop.
     """
-    count = self.validation_batches
-    for batch in phases.track(self.validation(), doing, count):
-      watch.look()
-      yield batch
+    yield from _shown(self.validation(), doing, self.validation_batches)
+
+  def once(self, doing: str) -> Iterator[Any]:
+    """A pass over all training rows, as `held_out` is over the others."""
+    made = self.passes()
+    yield from _shown(made(), doing, len(made))
+
+
+def _shown(batches_: Iterator[Any], doing: str, count: int) -> Iterator[Any]:
+  for batch in phases.track(batches_, doing, count):
+    watch.look()
+    yield batch
 
 
 class Packing(NamedTuple):
@@ -162,8 +174,15 @@ def packed(
     ValueError: There are no rows.
   """
   shares = _shares(config, train, validation)
-  pack = None
+  pack = passes = None
+
+  def made_of(items):
+    return packed_loader.EvalBatches(
+      layout, *items, config.eval.batch_size, buckets, *shares
+    )
+
   if train is not None:
+    passes = functools.partial(made_of, train)
     pack = packed_loader.train_packer(
       layout,
       train.rows,
@@ -173,11 +192,14 @@ def packed(
       members,
     )
   endless = _endless(config, train, buckets, pack, shares, whole=True)
-  fresh = packed_loader.EvalBatches(
-    layout, *validation, config.eval.batch_size, buckets, *shares
-  )
+  fresh = made_of(validation)
   return Inputs(
-    endless, fresh, rows=[], counts={}, validation_batches=len(fresh)
+    endless,
+    fresh,
+    rows=[],
+    counts={},
+    validation_batches=len(fresh),
+    passes=passes,
   )
 
 
