@@ -1,7 +1,7 @@
 """Attention by the kernel that fits the platform: XLA, cuDNN or splash.
 
-All three compute the same function. XLA runs anywhere and materialises the
-scores `[B, N, T, S]`; the fused kernels of cuDNN and Pallas never hold them.
+All three compute the same function. XLA runs anywhere and holds the scores of a
+block of queries; the fused kernels of cuDNN and Pallas never hold any.
 The choice is made while a function is traced, from the mesh in context, so that
 a program compiled ahead of time for a TPU gets its kernel on a host without
 one.
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from perl_jax import sharding
+from perl_jax.models import attention_blocks
 from perl_jax.models.config import ModelConfig
 from perl_jax.models.matmul import matmul
 
@@ -19,11 +20,8 @@ from perl_jax.models.matmul import matmul
 _CUDNN_MAX_HEAD_DIM = 128
 
 # Splash works on blocks of keys whose length is a multiple of the TPU's lanes.
-LANES = 128
+LANES = attention_blocks.LANES
 _BLOCKS = (512, 256, LANES)
-
-# Most blocks of queries in XLA's attention; each is unrolled in the program.
-_MAX_BLOCKS = 4
 
 
 def platform() -> tuple[str, str]:
@@ -115,7 +113,7 @@ def attend(
     seen = mask[:, None, None]
     return _weights(scores, seen, scale, softcap).astype(v.dtype)
 
-  out = _attend_in_blocks(q, k, v, attention_mask, weights)
+  out = attention_blocks.attend(q, k, v, attention_mask, weights)
   return out.reshape(batch, length, heads * head_dim)
 
 
@@ -156,25 +154,6 @@ def _weights(scores, seen, scale, softcap):
   # A large finite value, not -inf: a fully masked row must not become NaN.
   scores = jnp.where(seen, scores, -1e30)
   return jax.nn.softmax(scores, axis=-1)
-
-
-def _attend_in_blocks(q, k, v, attention_mask, weights):
-  """`[B, T, K, G, H]`; each block of queries with the keys up to its end."""
-  q = q.transpose(0, 2, 3, 1, 4)
-  k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
-  out = []
-  for start, end in _query_blocks(q.shape[3]):
-    scores = matmul(q[:, :, :, start:end], k[..., :end], "float32")
-    seen = weights(scores, attention_mask[:, start:end, :end])
-    out.append(matmul(seen, v[:, :, :end]))
-  return jnp.concatenate(out, axis=3).transpose(0, 3, 1, 2, 4)
-
-
-def _query_blocks(length: int) -> list[tuple[int, int]]:
-  """Runs of columns: at most `_MAX_BLOCKS`, of whole `LANES` but the last."""
-  block = LANES * -(-length // (LANES * _MAX_BLOCKS))
-  starts = range(0, length, block)
-  return [(start, min(start + block, length)) for start in starts]
 
 
 def attend_cudnn(

@@ -126,6 +126,50 @@ def test_causal_attention_makes_no_scores_of_later_blocks(rng, time, blocks):
   assert [shape[-2:] for shape in made] == blocks
 
 
+def attention_with_gradient(time, causal):
+  """A jitted `attend` on random arrays, and the arrays."""
+
+  @jax.jit
+  def run(q, k, v, mask):
+    def total(q, k, v):
+      out = attention.attend(
+        q, k, v, mask, scale=0.7, softcap=None, causal=causal
+      )
+      return jnp.sum(jnp.sin(out)), out
+
+    grad = jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)
+    return grad(q, k, v)
+
+  drawn = np.random.default_rng(0)
+  q = drawn.normal(size=(1, time, 2, 4)).astype(np.float32)
+  k, v = drawn.normal(size=(2, 1, time, 1, 4)).astype(np.float32)
+  return run, (q, k, v, np.tri(time, dtype=bool)[None])
+
+
+def test_long_rows_in_parts_equal_all_scores_at_once():
+  """Blocks of 640 queries, in parts of 256 and a rest."""
+  (run, arrays), (whole, _) = (
+    attention_with_gradient(2500, causal) for causal in (True, False)
+  )
+  assert "scan" in str(jax.make_jaxpr(run)(*arrays))
+  found, expected = run(*arrays), whole(*arrays)
+  scale = max(np.max(np.abs(g)) for g in jax.tree.leaves(expected[1]))
+  np.testing.assert_allclose(found[0][1], expected[0][1], rtol=1e-5, atol=1e-5)
+  for mine, theirs in zip(found[1], expected[1], strict=True):
+    np.testing.assert_allclose(mine / scale, theirs / scale, atol=1e-5)
+
+
+def test_memory_of_attention_grows_as_the_row_does():
+  """Less the mask, which is given; scores of all pairs would be four times."""
+  sizes = []
+  for time in (4096, 8192):
+    run, arrays = attention_with_gradient(time, causal=True)
+    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays]
+    sizes.append(run.lower(*shapes).compile().memory_analysis())
+  small, large = (found.temp_size_in_bytes for found in sizes)
+  assert large < 2.5 * small, (small, large)
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_query_that_sees_nothing_is_finite_and_keeps_gradients_finite(
   rng, causal
