@@ -231,6 +231,9 @@ def mesh() -> ConfigDict:
 def stage(task: str, name: str) -> ConfigDict:
   """Fields that every training stage has.
 
+  `members` is the number of adapters that are trained at once on one base, with
+  the seeds `seed`, `seed + 1` and so on; or `vary` lists what they differ in,
+  "optimizer.learning_rate=1e-4,3e-4". docs/members.md
   `fit` says what to do with a run that does not fit in the devices' memory:
   "refuse", "warn" or "off". `nonfinite` says what to do at a loss, gradient or
   update that is not finite: "stop", or "skip" that update, and stop after
@@ -241,6 +244,8 @@ def stage(task: str, name: str) -> ConfigDict:
     {
       "task": task,
       "seed": 0,
+      "members": 1,
+      "vary": "",
       "tuning": config_dict.placeholder(str),
       "base": "",
       "base_dtype": config_dict.placeholder(str),

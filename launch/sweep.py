@@ -15,6 +15,10 @@ command continues a sweep that was interrupted: finished runs are kept, and the
 one that was running resumes. With
 `--submit="sbatch --ntasks=2 launch/slurm.sbatch"` each run is a job instead,
 and the same command later, with `--table`, collects what is there.
+
+With `--together=8` runs that differ in nothing but the seed, learning rates,
+`lora.alpha`, `beta` and `kl.target` are trained up to eight at once, as members
+of one run (docs/members.md): on one base, in the memory of one and a little.
 """
 
 import argparse
@@ -28,31 +32,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # a script has the place of its own file there
 
 from launch import sweep_table  # noqa: E402
+from launch.sweep_grid import Run, grid, jobs_of  # noqa: E402
 from perl_jax.starting import STATUS as STOPPED  # noqa: E402
-
-CLOSING = {"(": ")", "[": "]", "{": "}"}
-
-
-class Run(NamedTuple):
-  """One point of the grid.
-
-  Attributes:
-    name: Name of its directory, such as "lora.rank=4__seed=0".
-    point: Values of the swept fields.
-    arguments: Arguments of `python -m perl_jax.main`, the workdir included.
-    workdir: Directory of the run.
-  """
-
-  name: str
-  point: dict[str, str]
-  arguments: list[str]
-  workdir: pathlib.Path
 
 
 def main(argv: Sequence[str]) -> int:
@@ -63,29 +50,36 @@ def main(argv: Sequence[str]) -> int:
   """
   options, arguments = parse(argv)
   runs = grid(arguments, options.workdir)
+  jobs = jobs_of(runs, options.together)
   if options.dry_run:
-    for run in runs:
-      print(shlex.join(command(run, options.submit)))
+    for job in jobs:
+      print(shlex.join(command(job.run, options.submit)))
     return 0
-  wrong = [] if options.table else refusals(runs)
+  wrong = [] if options.table else refusals([job.run for job in jobs])
   if wrong:
     print("\n".join(f"error: {line}" for line in wrong), file=sys.stderr)
     return 2
   statuses: dict[str, str] = {}
-  for number, run in enumerate(runs, start=1):
+  for number, (run, points) in enumerate(jobs, start=1):
     if options.table:
       break
-    print(f"sweep: {number} of {len(runs)}: {run.name}", flush=True)
+    several = f" ({len(points)} members)" if len(points) > 1 else ""
+    print(f"sweep: {number} of {len(jobs)}: {run.name}{several}", flush=True)
     statuses[run.name] = start(run, options)
     if statuses[run.name] == "stopped":
       print("sweep: stopped; the same command goes on", file=sys.stderr)
       return STOPPED
     if statuses[run.name].startswith("failed") and options.fail_fast:
       break
-  rows = [
-    row_of(run, statuses.get(run.name, "not finished"), options.table)
-    for run in runs
-  ]
+  # In the order of the grid, whatever was trained together.
+  found = {
+    point.name: row_of(
+      point, statuses.get(run.name, "not finished"), options.table
+    )
+    for run, points in jobs
+    for point in points
+  }
+  rows = [found[run.name] for run in runs]
   text = sweep_table.markdown(rows, list(runs[0].point), options.columns)
   options.workdir.mkdir(parents=True, exist_ok=True)
   (options.workdir / "sweep.md").write_text(text, encoding="utf-8")
@@ -122,6 +116,9 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     "--columns", default="", help="of summary.json, with commas; for the table"
   )
   parser.add_argument(
+    "--together", type=int, default=1, help="runs to train at once, as members"
+  )
+  parser.add_argument(
     "--fail_fast", action="store_true", help="stops at the first failed run"
   )
   parser.add_argument(
@@ -142,81 +139,6 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   except ValueError as error:
     parser.error(str(error))
   return options, rest
-
-
-def values_of(text: str) -> list[str]:
-  """The parts of "a,b,(c,d)" between commas outside brackets and quotes.
-
-  Raises:
-    ValueError: A bracket or quote stays open, or a part is empty.
-  """
-  parts, open_, quote = [""], [], ""
-  for letter in text:
-    if quote:
-      quote = "" if letter == quote else quote
-    elif letter in "'\"":
-      quote = letter
-    elif letter in CLOSING:
-      open_.append(CLOSING[letter])
-    elif open_ and letter == open_[-1]:
-      open_.pop()
-    elif letter == "," and not open_:
-      parts.append("")
-      continue
-    parts[-1] += letter
-  if quote or open_:
-    raise ValueError(
-      f"{text!r}: {quote or open_[-1]} is missing. Put quotes around it for the"
-      " shell."
-    )
-  if len(parts) > 1 and "" in parts:
-    raise ValueError(
-      f"{text!r} has an empty value between commas. A tuple needs its brackets,"
-      " a text with commas quotes of its own: \"'a,b'\"."
-    )
-  if len(parts) > 1 and len(set(parts)) < len(parts):
-    raise ValueError(f"{text!r} has a value twice.")
-  return parts
-
-
-def grid(arguments: Sequence[str], workdir: pathlib.Path) -> list[Run]:
-  """All combinations, the last axis changing fastest.
-
-  Raises:
-    ValueError: Nothing is swept, or a field is given twice.
-  """
-  fixed, axes = [], {}
-  for argument in arguments:
-    name, _, text = argument.partition("=")
-    values = values_of(text) if name.startswith("--config.") else [text]
-    if name in axes:
-      raise ValueError(f"{name} is given twice.")
-    if len(values) > 1:
-      axes[name] = values
-    else:
-      fixed.append(argument)
-  if not axes:
-    raise ValueError(
-      "nothing to sweep: give a field several values, --config.FIELD=a,b,c"
-    )
-  names = {argument.partition("=")[0] for argument in fixed}
-  if names & set(axes):
-    raise ValueError(f"{', '.join(names & set(axes))} is given twice.")
-  runs = []
-  for values in itertools.product(*axes.values()):
-    point = {
-      name.removeprefix("--config."): value for name, value in zip(axes, values)
-    }
-    name = "__".join(f"{k}={v}" for k, v in point.items())
-    name = re.sub(r"[^\w.=+-]", "_", name)
-    place = workdir / name
-    overrides = [f"{n}={value}" for n, value in zip(axes, values)]
-    runs.append(
-      Run(name, point, [*fixed, *overrides, f"--workdir={place}"], place)
-    )
-  if len({run.name for run in runs}) < len(runs):
-    raise ValueError("two runs would have one directory: name values apart")
-  return runs
 
 
 def command(run: Run, submit: str) -> list[str]:
@@ -314,9 +236,10 @@ def finished(run: Run) -> bool:
 
 def has_last_checkpoints(workdir: pathlib.Path) -> bool:
   """Whether those of the last step are there, by the configs of its stages."""
-  for path in (workdir / "config.json", *workdir.glob("*/config.json")):
-    if not path.is_file():
-      continue
+  below = ("config.json", "*/config.json", "members/*/config.json")
+  for path in itertools.chain(*map(workdir.glob, below)):
+    if (path.parent / "members").is_dir():
+      continue  # they have them
     steps = json.loads(path.read_text(encoding="utf-8")).get("steps")
     last = path.parent / "checkpoints" / str(steps)
     if steps is not None and not last.is_dir():

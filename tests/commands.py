@@ -15,7 +15,7 @@ import tomllib
 from absl import flags
 from ml_collections import ConfigDict
 
-from launch import sweep
+from launch import sweep, sweep_grid
 from perl_jax import main
 from perl_jax.tasks.settings import overrides
 from tests import documents
@@ -190,7 +190,7 @@ def wrong_flag(flag, page):
     # Several values are an axis of a sweep.
     refusals = [
       overrides.refusal(["main", f"--config={file}", f"{name}={one}"])
-      for one in sweep.values_of(value)
+      for one in sweep_grid.values_of(value)
     ]
     if not any(refusals):
       return None

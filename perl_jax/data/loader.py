@@ -42,14 +42,23 @@ class TrainBatches(Iterator[Batch]):
     identity: dict[str, int],
   ) -> None:
     self.batches_per_epoch = len(batches)
+    self._batches, self._assemble = batches, assemble
     self._identity = identity
     # No threads: a batch costs little, and this way nothing is left running.
     options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    endless = batches.repeat().map(assemble)
-    self._iterator = iter(endless.to_iter_dataset(options))
+    self._endless = batches.repeat().map(assemble)
+    self._iterator = iter(self._endless.to_iter_dataset(options))
 
   def __next__(self) -> Batch:
     return next(self._iterator)
+
+  def again(self) -> "TrainBatches":
+    """The same batches from the first on, with a position of their own."""
+    return TrainBatches(self._batches, self._assemble, self._identity)
+
+  def at(self, number: int) -> Batch:
+    """The batch of a number, from 0; the position stays where it is."""
+    return self._endless[number]
 
   def get_state(self) -> dict[str, int]:
     """Returns the position for a checkpoint, as plain JSON."""

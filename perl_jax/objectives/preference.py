@@ -66,7 +66,7 @@ def dpo_loss(
   rejected_logprobs: jax.Array,
   anchor_chosen_logprobs: jax.Array,
   anchor_rejected_logprobs: jax.Array,
-  beta: float,
+  beta: float | jax.Array,
   label_smoothing: float = 0.0,
   kind: str = "sigmoid",
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -84,7 +84,8 @@ def dpo_loss(
     anchor_chosen_logprobs, anchor_rejected_logprobs: The same under the anchor,
       `[B]`, float32. They get no gradient.
     beta: Cost of a nat of KL, in units of the reward, > 0. Unlike the beta
-      of RL it does not weigh against 1 - beta.
+      of RL it does not weigh against 1 - beta. A scalar array is not checked:
+      its value is not known while it is traced.
     label_smoothing: Share s of pairs that are taken to be labelled the wrong
       way round, in [0, 0.5); conservative DPO. 0 for "ipo".
     kind: "sigmoid" or "ipo".
@@ -102,7 +103,8 @@ def dpo_loss(
   2023 (IPO), arXiv:2310.12036, equation 17; Mitchell 2023, "A note on DPO with
   noisy preferences and relationship to IPO".
   """
-  require_dpo(beta=beta, label_smoothing=label_smoothing, kind=kind)
+  known = 1.0 if isinstance(beta, jax.Array) else beta
+  require_dpo(beta=known, label_smoothing=label_smoothing, kind=kind)
   inputs = [chosen_logprobs, rejected_logprobs]
   anchor = [anchor_chosen_logprobs, anchor_rejected_logprobs]
   chex.assert_rank(chosen_logprobs, 1)

@@ -215,16 +215,22 @@ def _train(module: ModuleType, config: Any, workdir: Path) -> dict[str, float]:
     ValueError: Another run has it.
   """
   from perl_jax.tasks.dry_run import memory_check
-  from perl_jax.tasks.training import finished, lock
+  from perl_jax.tasks.settings import members as members_lib
+  from perl_jax.tasks.training import finished, lock, members
 
-  name = config.task
-  done = finished.summary_of(config, workdir, trains=True)
+  name, several = config.task, members_lib.asked(config)
+  if several:
+    done = members.summary_of(config, workdir)
+  else:
+    done = finished.summary_of(config, workdir, trains=True)
   if done is not None:
     logging.info("%s in %s has finished: nothing is left to do.", name, workdir)
     lock.clear(workdir)
     return done
   with lock.held(workdir):
     memory_check.check(config, TASKS[name].trains, module.programs)
+    if several:
+      return members.run(module.stage, config, workdir)
     return module.run(config, workdir)
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 
 from perl_jax import classification, hosts, roles, sharding, steps
 from perl_jax import params as params_lib
@@ -21,42 +20,61 @@ from perl_jax.tasks.dry_run import abstract as abstract_lib
 from perl_jax.tasks.dry_run.programs import Program, StagePrograms
 from perl_jax.tasks.evaluation import policy as policy_evaluation
 from perl_jax.tasks.evaluation import warnings
-from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.rollouts.engine import Engine
-from perl_jax.tasks.settings import shared, streams
+from perl_jax.tasks.settings import members, shared, streams
 from perl_jax.tasks.training import anchored as anchored_lib
-from perl_jax.tasks.training import batching, begin, inputs, loop, standing
+from perl_jax.tasks.training import (
+  batching,
+  begin,
+  inputs,
+  loop,
+  standing,
+  together,
+)
 from perl_jax.tasks.training import workdir as workdir_lib
 from perl_jax.tasks.training.compiled import Compiled
 
 
 def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   """Trains to `config.steps`, resuming if need be; returns the summary."""
+  return together.alone(stage(config, workdir))
+
+
+def stage(
+  config: shared.Config,
+  workdir: str | Path,
+  member: together.Member = together.ALONE,
+) -> together.Requests[dict[str, float]]:
+  """The run of a config, or of one of several members; see `together`."""
   started = time.perf_counter()
   mesh, optimizer = shared.make_mesh(config), shared.make_optimizer(config)
   check(config, mesh)
   shared.require_backbone(config, "policy")
   with workdir_lib.preparing(config, workdir) as workdir:
     start, tokenization = begin.start(
-      config, "policy", workdir, "preferences", mesh
+      config, "policy", workdir, "preferences", mesh, member
     )
     packing = batching.Packing.of(start.config, targets=True)
-    data = inputs.read(config, tokenization, "preferences", packing=packing)
+    data = begin.read(
+      config,
+      member,
+      lambda: inputs.read(config, tokenization, "preferences", packing=packing),
+    )
     prompts = inputs.read(config, tokenization, "prompts", train=False)
     spec = shared.evaluation_spec(config, tokenization)
-    read = data, prompts
-    stands_on = standing.of_run(config, start, tokenization, read)
+    stands_on = standing.of_run(config, start, tokenization, (data, prompts))
     prepared = begin.prepare(config, workdir, start, "policy", stands_on)
   inputs.log_counts(data.counts)
+  max_response = yield together.Most(data.max_targets)
 
   with jax.set_mesh(mesh):
     summary = prepared.summary
     # With LoRA the anchor is another adapter; with full tuning, a whole copy.
-    anchor = initial_roles.place(mesh, {"anchor": prepared.role})["anchor"]
+    anchor = prepared.placed(mesh, member)
     frozen, backbone = anchor.frozen, anchor.backbone
     state = prepared.state(mesh, optimizer)
     del start, prepared
-    engine = Engine(backbone, spec)
+    engine = member.once(("engine", backbone), lambda: Engine(backbone, spec))
     evaluate_policy = policy_evaluation.evaluator(
       config,
       engine,
@@ -65,9 +83,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       tokenization=tokenization,
       key=streams.policy_evaluation_key(config.seed),
     )
-    logprobs, learn = make_functions(
-      config, backbone, optimizer.transformation, data.max_targets
-    )
+    logprobs, learn = make_functions(config, backbone, max_response, member)
     compiled = (*engine.compiled, logprobs, learn)
     key = streams.key_of(config.seed, streams.Stream.DPO)
 
@@ -83,6 +99,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       stands_on=stands_on.digests,
       best=("validation/loss", "min"),
       show=("train/loss", "validation/accuracy", "validation/kl"),
+      member=member,
     ) as opened:
       resumed, writer = opened.resumed, opened.writer
       with_anchor = make_with_anchor(
@@ -100,15 +117,14 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
         writer.write(0, {f"validation/{k}": v for k, v in found.items()})
 
       def evaluate(state, step):
-        policy = policy_of(state)
-        found, rows = evaluate_policy(policy, anchor, None)
+        found, rows = evaluate_policy(policy_of(state), anchor, None)
         shown = policy_evaluation.side_by_side(before_rows, rows)
         writer.samples(step, shown[: config.eval.samples])
-        scored = score_pairs(logprobs, policy, data, mesh)
+        scored = score_pairs(logprobs, policy_of(state), data, mesh)
         found |= quality(scored, anchored, config)
         return {f"validation/{k}": v for k, v in found.items()}
 
-      _, evaluated = opened.train(
+      _, evaluated = yield from opened.train(
         batches=data.train,
         update=loop.make_update(mesh, learn, frozen, key, with_anchor),
         evaluate=warnings.warned(evaluate, config, workdir),
@@ -144,22 +160,22 @@ def programs(abstract: abstract_lib.AbstractStage) -> StagePrograms:
   logprobs, step = make_functions(
     config,
     policy.backbone,
-    optimizer.transformation,
     abstract.max_targets or config.data.response_len,
+    abstract.member(),
   )
   held = abstract_lib.held_by(state, policy.frozen)
-  held["anchor"] = policy.trainable
+  held = abstract.of_all(held | {"anchor": policy.trainable})
 
   def programs():
     batch = abstract.responses("preferences", targets=True)
     args = policy.trainable, policy.frozen, batch
     pairs = steps.AnchoredPairs(batch, abstract.rows(logprobs.shapes(*args)))
     return [
-      Program("score", logprobs, args, ("base", "anchor")),
+      Program("score", logprobs, args, ("base", "anchor"), abstract.count),
       Program(
         "learn",
         step,
-        (state, policy.frozen, pairs, abstract.key()),
+        abstract.step_args(state, policy.frozen, pairs),
         ("base", "policy", "optimizer"),
       ),
     ]
@@ -170,27 +186,36 @@ def programs(abstract: abstract_lib.AbstractStage) -> StagePrograms:
 def make_functions(
   config: shared.Config,
   backbone: roles.Backbone,
-  optimizer: optax.GradientTransformation,
   max_response: int,
+  member: together.Member = together.ALONE,
 ) -> tuple[Compiled, Compiled]:
   """(`logprobs(trainable, frozen, pairs)`, the training step).
 
-  `max_response` is at least the number of tokens of any response.
+  `max_response` is at least the number of tokens of any response. See
+  `Member.step` for the step.
   """
-  loss = steps.dpo_loss(
-    backbone,
-    max_response=max_response,
-    beta=config.beta,
-    label_smoothing=config.label_smoothing,
-    kind=config.loss,
+
+  def make(values):
+    loss = steps.dpo_loss(
+      backbone,
+      max_response=max_response,
+      beta=values.get("beta", config.beta),
+      label_smoothing=config.label_smoothing,
+      kind=config.loss,
+    )
+    return steps.make_train_step(
+      members.with_alpha(config, values, loss),
+      shared.make_optimizer(config, values=values).transformation,
+      microbatches=config.microbatches,
+    )
+
+  logprobs = member.once(
+    ("log-probs", backbone),
+    lambda: Compiled(
+      make_logprobs(backbone, max_response), name="dpo log-probs"
+    ),
   )
-  step = steps.make_train_step(
-    loss, optimizer, microbatches=config.microbatches
-  )
-  return (
-    Compiled(make_logprobs(backbone, max_response), name="dpo log-probs"),
-    Compiled(step, name="dpo step", donate=(0,)),
-  )
+  return logprobs, member.step(make, name="dpo step")
 
 
 def check(config: shared.Config, mesh: jax.sharding.Mesh) -> None:

@@ -15,7 +15,7 @@ from perl_jax import files, hosts, tasks
 from perl_jax.data.sources import registry
 from perl_jax.hosts import signals
 from perl_jax.reporting import conversations, terminal
-from perl_jax.tasks.settings import shared, tracking
+from perl_jax.tasks.settings import members, shared, tracking
 from perl_jax.tasks.training import finished, lock
 from perl_jax.tasks.training import workdir as workdir_lib
 
@@ -38,6 +38,8 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
     )
   workdir = Path(workdir).absolute()
   configs = {name: stage_config(config, name, workdir) for name in stages}
+  for name, stage in configs.items():
+    members.refuse(stage, f"config.{name}")
   done = finished_run(config, configs, workdir)
   if done is not None:
     logging.info("pipeline in %s has finished: nothing is left.", workdir)

@@ -131,6 +131,7 @@ def stage_config(
     if tuning == "full":
       # A quantised base cannot be trained; the copies are float32 anyway.
       made.base_dtype = "float32"
+      made.members, made.vary = 1, ""  # members are adapters
   # What is left depends on the backbone, and changes no shape.
   return defaults.from_scratch(made)
 

@@ -1,6 +1,7 @@
 """The task `report`: one HTML page about what a run has written.
 
-A workdir is a single stage, or a pipeline with a directory for each stage.
+A workdir is a single stage, or a pipeline with a directory for each stage, or a
+run of several members, which are compared.
 With `config.runs` the page compares several runs, and is all that is written.
 Every file and every key is optional, so a run can be looked at while it is
 still going or after it was killed; a section without data is left out.
@@ -16,6 +17,7 @@ from perl_jax import files as files_lib
 from perl_jax import hosts, json_text, tasks
 from perl_jax.data.sources import registry
 from perl_jax.reporting import comparison, page, settings
+from perl_jax.tasks.initial import saved
 from perl_jax.tasks.settings import paths, shared
 
 _LINES = ("metrics.jsonl", "samples.jsonl", "scores.jsonl", "verdicts.jsonl")
@@ -62,11 +64,16 @@ def render(
     summary: The root's summary; None reads it.
     samples: Whether prompts and responses are shown.
 
+  Members of a run are compared, and shown whole by their own workdirs.
+
   Raises:
     ValueError: None of the files has anything in it, or one is malformed.
     FileNotFoundError: There is no such directory.
   """
   workdir = Path(workdir)
+  members = saved.members(workdir)
+  if members:
+    return _compared(workdir.resolve().name, list(map(str, members)))
   if summary is None and workdir.is_dir():
     summary = _read_object(workdir, "summary")
   stages, config, flat = _read(workdir, summary or {})
@@ -94,6 +101,14 @@ def write_comparison(workdir: str | Path, runs: Sequence[str]) -> Path:
     ValueError: One of them has nothing to report, or a file is malformed.
     FileNotFoundError: One of them is no directory.
   """
+  title = Path(workdir).resolve().name
+  text = _compared(title, runs)
+  Path(workdir).mkdir(parents=True, exist_ok=True)
+  return _write(Path(workdir), text)
+
+
+def _compared(title: str, runs: Sequence[str]) -> str:
+  """The report of several runs; see `write_comparison`."""
   found = []
   for given in runs:
     label, _, places = given.rpartition("=")
@@ -105,11 +120,7 @@ def write_comparison(workdir: str | Path, runs: Sequence[str]) -> Path:
       run = settings.Run(place, fields, stages, flat, label)
       found.append(run)
   gathered = settings.gather(found, paths.OF_STAGES)
-  title = Path(workdir).resolve().name
-  Path(workdir).mkdir(parents=True, exist_ok=True)
-  return _write(
-    Path(workdir), comparison.render(title, gathered, paths.OF_STAGES)
-  )
+  return comparison.render(title, gathered, paths.OF_STAGES)
 
 
 def _members(workdir: Path, config: Mapping[str, object]) -> dict[str, object]:

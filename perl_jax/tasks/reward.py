@@ -6,80 +6,131 @@ backbone, each from its own adapter and on its own rows.
 
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
-import optax
 from absl import logging
+from jax.sharding import Mesh
 
-from perl_jax import files, hosts, roles, sharding
+from perl_jax import files, hosts, roles
 from perl_jax.tasks.dry_run.abstract import AbstractStage
 from perl_jax.tasks.dry_run.programs import StagePrograms
 from perl_jax.tasks.evaluation import reward_model
+from perl_jax.tasks.settings import members, shared, streams
 from perl_jax.tasks.settings import reward as reward_settings
-from perl_jax.tasks.settings import shared, streams
-from perl_jax.tasks.training import batching, begin, inputs, loop, standing
+from perl_jax.tasks.training import (
+  batching,
+  begin,
+  inputs,
+  loop,
+  standing,
+  together,
+)
 from perl_jax.tasks.training import workdir as workdir_lib
 from perl_jax.tasks.training.compiled import Compiled
 
 
+class Read(NamedTuple):
+  """All that a run is made from, before anything is put on the devices.
+
+  Attributes:
+    data: The rows.
+    closing: Number of tokens that are read after a response.
+    prepared: What is trained.
+    stands_on: What all of it is.
+  """
+
+  data: batching.Inputs
+  closing: int
+  prepared: begin.Prepared
+  stands_on: standing.Standing
+
+
+def read(
+  config: shared.Config, workdir: Path, mesh: Mesh, member: together.Member
+) -> Read:
+  """Reads and checks all that a run is made from."""
+  kind = reward_settings.loss_of(config).data
+  start, tokenization = begin.start(
+    config, "reward", workdir, kind, mesh, member
+  )
+  closed = config.score_at == "template"
+  closing = len(tokenization.closing) if closed else 0
+  packing = batching.Packing.of(
+    start.config,
+    targets=config.head == "likelihood",
+    own_rows=reward_settings.own_rows(config),
+  )
+  data = begin.read(
+    config,
+    member,
+    lambda: inputs.read(
+      config, tokenization, kind, closed=closed, packing=packing
+    ),
+  )
+  reward_settings.require_different(config, start.role)
+  if start.role.head is not None and start.score_at != config.score_at:
+    logging.warning(
+      "config.reward.init=%r was trained to be read at the end of the %s, and"
+      " goes on with config.score_at=%r.",
+      config.reward.init,
+      start.score_at,
+      config.score_at,
+    )
+  stands_on = standing.of_run(config, start, tokenization, [data])
+  prepared = begin.prepare(
+    config,
+    workdir,
+    start,
+    "reward",
+    stands_on,
+    head=config.head,
+    members=config.ensemble,
+    score_at=config.score_at,
+  )
+  return Read(data, closing, prepared, stands_on)
+
+
 def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   """Trains to `config.steps`, resuming if need be; returns the summary."""
+  return together.alone(stage(config, workdir))
+
+
+def stage(
+  config: shared.Config,
+  workdir: str | Path,
+  member: together.Member = together.ALONE,
+) -> together.Requests[dict[str, float]]:
+  """The run of a config, or of one of several members; see `together`."""
   started = time.perf_counter()
   mesh, optimizer = shared.make_mesh(config), shared.make_optimizer(config)
   reward_settings.check(config, mesh)
   shared.require_backbone(config, "reward")
-  kind = reward_settings.loss_of(config).data
-  members = config.ensemble
+  models = config.ensemble
   with workdir_lib.preparing(config, workdir) as workdir:
-    start, tokenization = begin.start(config, "reward", workdir, kind, mesh)
-    closed = config.score_at == "template"
-    closing = len(tokenization.closing) if closed else 0
-    packing = batching.Packing.of(
-      start.config,
-      targets=config.head == "likelihood",
-      own_rows=reward_settings.own_rows(config),
-    )
-    data = inputs.read(
-      config, tokenization, kind, closed=closed, packing=packing
-    )
-    reward_settings.require_different(config, start.role)
-    if start.role.head is not None and start.score_at != config.score_at:
-      logging.warning(
-        "config.reward.init=%r was trained to be read at the end of the %s, and"
-        " goes on with config.score_at=%r.",
-        config.reward.init,
-        start.score_at,
-        config.score_at,
-      )
-    stands_on = standing.of_run(config, start, tokenization, [data])
-    prepared = begin.prepare(
-      config,
-      workdir,
-      start,
-      "reward",
-      stands_on,
-      head=config.head,
-      members=members,
-      score_at=config.score_at,
-    )
+    found = read(config, workdir, mesh, member)
+  data, closing, stands_on = found.data, found.closing, found.stands_on
   inputs.log_counts(data.counts)
+  max_targets = yield together.Most(data.max_targets)
 
   with jax.set_mesh(mesh):
+    prepared = found.prepared
     backbone, summary = prepared.role.backbone, prepared.summary
-    frozen = sharding.place(mesh, prepared.role.frozen, share=True)
+    frozen = prepared.base(mesh, member)
     state = prepared.state(mesh, optimizer)
-    del start, prepared
+    del found, prepared
     key = streams.key_of(config.seed, streams.Stream.REWARD)
-    train_step = make_train_step(
-      config, backbone, optimizer.transformation, data.max_targets, closing
-    )
-    score = Compiled(
-      reward_model.make_scorer(backbone, data.max_targets, members, closing),
-      name="reward scores",
+    train_step = make_train_step(config, backbone, max_targets, closing, member)
+    score = member.once(
+      ("scores", backbone),
+      lambda: Compiled(
+        reward_model.make_scorer(backbone, max_targets, models, closing),
+        name="reward scores",
+      ),
     )
 
     def score_rows(trainable):
-      role = roles.Role(backbone, trainable["reward"], frozen, members)
+      role = roles.Role(backbone, trainable["reward"], frozen, models)
       return reward_model.score_rows(score, role, data, mesh)
 
     scored = {}  # rows by step: no checkpoint is scored twice in a process
@@ -98,8 +149,9 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       stands_on=stands_on.digests,
       best=("validation/log_loss", "min"),
       show=("train/loss", "validation/accuracy", "validation/auroc"),
+      member=member,
     ) as opened:
-      state, _ = opened.train(
+      state, _ = yield from opened.train(
         batches=data.train,
         update=loop.make_update(mesh, train_step, frozen, key),
         evaluate=evaluate,
@@ -138,8 +190,8 @@ def programs(abstract: AbstractStage) -> StagePrograms:
   step = make_train_step(
     config,
     role.backbone,
-    optimizer.transformation,
     abstract.max_targets or config.data.response_len,
+    member=abstract.member(),
   )
   return abstract.one_step("reward", role, optimizer, step, batch)
 
@@ -147,16 +199,23 @@ def programs(abstract: AbstractStage) -> StagePrograms:
 def make_train_step(
   config: shared.Config,
   backbone: roles.Backbone,
-  optimizer: optax.GradientTransformation,
   max_response: int,
   closing: int = 0,
+  member: together.Member = together.ALONE,
 ) -> Compiled:
-  """The training step, `step(state, frozen, batch, key)`.
+  """The training step, `step(state, frozen, batch, key)`; see `Member.step`.
 
   `max_response` is at least the number of tokens of any response; see
   `roles.packed_scores` for `closing`.
   """
   make_loss = reward_settings.loss_of(config).make
-  loss = make_loss(backbone, max_response=max_response, closing=closing)
-  step = reward_settings.make_step(config, loss, optimizer)
-  return Compiled(step, name="reward step", donate=(0,))
+
+  def make(values):
+    loss = make_loss(backbone, max_response=max_response, closing=closing)
+    return reward_settings.make_step(
+      config,
+      members.with_alpha(config, values, loss),
+      shared.make_optimizer(config, values=values).transformation,
+    )
+
+  return member.step(make, name="reward step")

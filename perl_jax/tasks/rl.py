@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from perl_jax import params as params_lib
-from perl_jax import roles, steps
+from perl_jax import roles, sharding, steps
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.tasks.dry_run import abstract as abstract_lib
 from perl_jax.tasks.dry_run.programs import Program, StagePrograms
@@ -26,8 +26,8 @@ from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.initial.model import Start
 from perl_jax.tasks.judging import beside
 from perl_jax.tasks.rollouts import build, iteration, rewards
+from perl_jax.tasks.settings import members, shared, streams
 from perl_jax.tasks.settings import rl as rl_settings
-from perl_jax.tasks.settings import shared, streams
 from perl_jax.tasks.training import (
   batching,
   begin,
@@ -35,6 +35,7 @@ from perl_jax.tasks.training import (
   loop,
   standing,
   timing,
+  together,
 )
 from perl_jax.tasks.training import workdir as workdir_lib
 
@@ -67,11 +68,18 @@ def read(
   mesh: Mesh,
   settings: rl_settings.RLSettings,
   judge: beside.Beside,
+  member: together.Member,
 ) -> Read:
   """Reads and checks all that a run is made from."""
-  start, tokenization = begin.start(config, "policy", workdir, "prompts", mesh)
-  reward = read_reward(config, start, tokenization, mesh)
-  data = inputs.read(config, tokenization, "prompts")
+  start, tokenization = begin.start(
+    config, "policy", workdir, "prompts", mesh, member
+  )
+  reward = member.once(
+    "reward", lambda: read_reward(config, start, tokenization, mesh)
+  )
+  data = begin.read(
+    config, member, lambda: inputs.read(config, tokenization, "prompts")
+  )
   functions = rewards.functions_of(config, data.rows)
   judge.read(mesh, start, data.rows)
   value = None
@@ -89,39 +97,44 @@ def read(
 
 def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   """Trains to `config.steps`, resuming if need be; returns the summary."""
+  return together.alone(stage(config, workdir))
+
+
+def stage(
+  config: shared.Config,
+  workdir: str | Path,
+  member: together.Member = together.ALONE,
+) -> together.Requests[dict[str, float]]:
+  """The run of a config, or of one of several members; see `together`."""
   started = time.perf_counter()
   mesh, settings = shared.make_mesh(config), rl_settings.read(config)
   rl_settings.check(config, settings, mesh)
   shared.require_backbone(config, "policy")
   with workdir_lib.preparing(config, workdir) as workdir:
     judge = beside.Beside(config, workdir)
-    found = read(config, workdir, mesh, settings, judge)
+    found = read(config, workdir, mesh, settings, judge, member)
   tokenization, data = found.tokenization, found.data
   settings = settings.with_stops(tokenization)
   inputs.log_counts(data.counts)
+  yield together.Most()  # all have read what they share
 
   with jax.set_mesh(mesh):
     summary, stands_on = found.prepared.summary, found.stands_on
     if found.value is not None:
       summary["value_parameters"] = params_lib.count(found.value)
-    given = judge.given | {"anchor": found.prepared.role}
-    given |= {"reward": found.reward.role} if found.reward else {}
-    placed = initial_roles.place(mesh, given)
-    judge.place(placed, mesh)
-    anchor, model = placed["anchor"], placed.get("reward")
+    anchor, model = place(mesh, found, judge, member)
     state = found.prepared.state(mesh, settings.optimizer, beta=settings.beta)
-    functions = found.functions
-    del found, given, placed
-    built = build.build(settings, anchor, model)
+    built = build_for(config, settings, anchor, model, member)
     rewarder = rewards.make_rewarder(
       config,
       mesh,
       tokenization,
       built.engine,
       model,
-      functions,
+      found.functions,
       unstopped_penalty=config.unstopped_penalty,
     )
+    del found
     evaluate_policy = policy_evaluation.evaluator(
       config,
       built.engine,
@@ -152,6 +165,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       stands_on=stands_on.digests,
       best=judge.best,
       show=("rollout/reward", "rollout/kl", "validation/reward"),
+      member=member,
     )
     with judge.keeping(), opening as opened:
       resumed, writer = opened.resumed, opened.writer
@@ -174,9 +188,9 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
         shown_lib.show_samples(config, shown, step)
         return {f"validation/{k}": v for k, v in found.items()}
 
-      _, evaluated = opened.train(
+      _, evaluated = yield from opened.train(
         batches=data.train,
-        update=iterate,
+        update=iterate.requests,
         evaluate=warnings.warned(evaluate, config, workdir),
         optimizer=settings.optimizer,
         compiled=built.compiled,
@@ -186,6 +200,55 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       summary |= policy_evaluation.compare(before, evaluated)
       summary = opened.finish(summary)
   return summary
+
+
+def place(
+  mesh: Mesh, found: Read, judge: beside.Beside, member: together.Member
+) -> tuple[roles.Role, roles.Role | None]:
+  """(anchor, reward model) on the mesh; with what judges beside them.
+
+  Members of a run have anchors of their own, and share the rest.
+  """
+
+  def rest():
+    given = judge.given | {"anchor": found.prepared.role}
+    given |= {"reward": found.reward.role} if found.reward else {}
+    return initial_roles.place(mesh, given)
+
+  placed = member.once("placed", rest)
+  judge.place(placed, mesh)
+  anchor = placed["anchor"]
+  if member.shared is not None:
+    own = sharding.place(mesh, found.prepared.role.trainable)
+    backbone = found.prepared.role.backbone
+    anchor = dataclasses.replace(anchor, trainable=own, backbone=backbone)
+  return anchor, placed.get("reward")
+
+
+def build_for(
+  config: shared.Config,
+  settings: rl_settings.RLSettings,
+  anchor: roles.Role,
+  reward: roles.Role | None,
+  member: together.Member,
+) -> build.IterationPrograms:
+  """The programs of an iteration, compiled once for all members of a run."""
+
+  def make(values):
+    own = rl_settings.optimizer_of(config, settings.estimator, values)
+    changed = dataclasses.replace(settings, optimizer=own)
+    return build.make_learn(
+      changed,
+      anchor.backbone,
+      lambda loss: members.with_alpha(config, values, loss),
+    )
+
+  learn = member.step(make, name="rl step")
+  built = member.once(
+    ("programs", anchor.backbone),
+    lambda: build.build(settings, anchor, reward, learn),
+  )
+  return dataclasses.replace(built, settings=settings, anchor=anchor)
 
 
 def read_reward(
@@ -214,14 +277,15 @@ def programs(abstract: abstract_lib.AbstractStage) -> StagePrograms:
     trainable["value"] = abstract.role("scalar").trainable
   state = abstract.state(trainable, settings.optimizer, beta=settings.beta)
   held = abstract_lib.held_by(state, policy.frozen)
-  held["anchor"] = policy.trainable
+  held = abstract.of_all(held | {"anchor": policy.trainable})
   if not config.reward.fn:
     reward = abstract.role("scalar", abstract.reward_members)
     if config.reward.score_at != "turn":
       # What most chat templates write after a response has room in this.
       reward = dataclasses.replace(reward, closing=roles.Closing((), (0,)))
     held["reward"] = reward.trainable
-  built = build.build(settings, policy, reward)
+  member = abstract.member()
+  built = build_for(config, settings, policy, reward, member)
   return StagePrograms(
     name="rl",
     mesh=abstract.mesh,
@@ -239,11 +303,13 @@ def _programs(
   """sample, score, prepare and learn, as `Iteration` calls them."""
   estimator, batch = built.settings.estimator, abstract.prompts()
   args = built.sample_args(state.trainable, batch, abstract.key())
-  found = [Program("sample", built.sample, args, ("base", "policy"))]
+  count = abstract.count
+  found = [Program("sample", built.sample, args, ("base", "policy"), count)]
   samples = abstract.rows(built.sample.shapes(*args))
   responses = abstract.rows(jax.eval_shape(built.responses, samples))
   args = built.score_args(state.trainable, batch, responses)
-  found.append(Program("score", built.score, args, ("base", *args[0])))
+  uses = ("base", *args[0])
+  found.append(Program("score", built.score, args, uses, count))
   scores = abstract.rows(built.score.shapes(*args))
   rewards_ = abstract.array(estimator.group, dtype=jnp.float32)
   beta = state.controls["beta"]
@@ -251,7 +317,8 @@ def _programs(
     jax.eval_shape(built.experience, batch, responses, scores, rewards_, beta)
   )
   if built.prepare is not None:
-    found.append(Program("prepare", built.prepare, (experience,), ()))
+    args = (experience,)
+    found.append(Program("prepare", built.prepare, args, (), count))
     experience = abstract.rows(built.prepare.shapes(experience))
   part = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(
@@ -260,7 +327,7 @@ def _programs(
     experience,
   )
   frozen = built.frozen()
-  args = state, frozen, abstract.rows(part), abstract.key()
+  args = abstract.step_args(state, frozen, abstract.rows(part))
   uses = ("base", *state.trainable, "optimizer")
   uses += ("anchor",) if frozen.anchor else ()
   found.append(Program("learn", built.learn, args, uses, estimator.updates))

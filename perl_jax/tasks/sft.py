@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import jax
-import optax
 
 from perl_jax import hosts, roles, sharding, steps
 from perl_jax.data.batches import demonstrations
@@ -16,23 +15,34 @@ from perl_jax.tasks.dry_run.abstract import AbstractStage
 from perl_jax.tasks.dry_run.programs import StagePrograms
 from perl_jax.tasks.evaluation import policy as policy_evaluation
 from perl_jax.tasks.rollouts.engine import Engine
-from perl_jax.tasks.settings import shared, streams
-from perl_jax.tasks.training import begin, inputs, loop, standing
+from perl_jax.tasks.settings import members, shared, streams
+from perl_jax.tasks.training import begin, inputs, loop, standing, together
 from perl_jax.tasks.training import workdir as workdir_lib
 from perl_jax.tasks.training.compiled import Compiled
 
 
 def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   """Trains to `config.steps`, resuming if need be; returns the summary."""
+  return together.alone(stage(config, workdir))
+
+
+def stage(
+  config: shared.Config,
+  workdir: str | Path,
+  member: together.Member = together.ALONE,
+) -> together.Requests[dict[str, float]]:
+  """The run of a config, or of one of several members; see `together`."""
   started = time.perf_counter()
   mesh, optimizer = shared.make_mesh(config), shared.make_optimizer(config)
   shared.check_counts(config, mesh)
   shared.require_backbone(config, "policy")
   with workdir_lib.preparing(config, workdir) as workdir:
     start, tokenization = begin.start(
-      config, "policy", workdir, "demonstrations", mesh
+      config, "policy", workdir, "demonstrations", mesh, member
     )
-    data = inputs.targets(config, tokenization)
+    data = begin.read(
+      config, member, lambda: inputs.targets(config, tokenization)
+    )
     # Read now: what is wrong with them should not be said after the training.
     prompts = None
     if config.eval.rows:
@@ -42,21 +52,23 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
     stands_on = standing.of_run(config, start, tokenization, read)
     prepared = begin.prepare(config, workdir, start, "policy", stands_on)
   inputs.log_counts(data.counts)
+  max_targets = yield together.Most(data.max_targets)
 
   with jax.set_mesh(mesh):
     backbone, summary = prepared.role.backbone, prepared.summary
-    frozen = sharding.place(mesh, prepared.role.frozen, share=True)
+    frozen = prepared.base(mesh, member)
     state = prepared.state(mesh, optimizer)
     del start, prepared
     key = streams.key_of(config.seed, streams.Stream.SFT)
-    train_step = make_train_step(
-      config, backbone, optimizer.transformation, data.max_targets
+    train_step = make_train_step(config, backbone, max_targets, member)
+    eval_step = member.once(
+      ("evaluation", backbone),
+      lambda: Compiled(
+        steps.language_model_loss(backbone, max_targets=max_targets),
+        name="sft evaluation",
+      ),
     )
-    eval_step = Compiled(
-      steps.language_model_loss(backbone, max_targets=data.max_targets),
-      name="sft evaluation",
-    )
-    engine = Engine(backbone, spec)
+    engine = member.once(("engine", backbone), lambda: Engine(backbone, spec))
 
     with loop.open_run(
       config,
@@ -67,6 +79,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       stands_on=stands_on.digests,
       best=("validation/loss", "min"),
       show=("train/loss", "validation/loss", "train/accuracy"),
+      member=member,
     ) as opened:
 
       def evaluate(state, step):
@@ -83,7 +96,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
           found |= {f"validation/{k}": v for k, v in evaluated.items()}
         return found
 
-      _, evaluated = opened.train(
+      _, evaluated = yield from opened.train(
         batches=data.train,
         update=loop.make_update(mesh, train_step, frozen, key),
         evaluate=evaluate,
@@ -110,8 +123,8 @@ def programs(abstract: AbstractStage) -> StagePrograms:
   step = make_train_step(
     config,
     policy.backbone,
-    optimizer.transformation,
     abstract.max_targets or length,
+    abstract.member(),
   )
   return abstract.one_step("policy", policy, optimizer, step, batch)
 
@@ -119,18 +132,23 @@ def programs(abstract: AbstractStage) -> StagePrograms:
 def make_train_step(
   config: shared.Config,
   backbone: roles.Backbone,
-  optimizer: optax.GradientTransformation,
   max_targets: int,
+  member: together.Member = together.ALONE,
 ) -> Compiled:
-  """The training step, `step(state, frozen, batch, key)`.
+  """The training step, `step(state, frozen, batch, key)`; see `Member.step`.
 
   `max_targets` is at least the number of targets of any packed row.
   """
-  loss = steps.language_model_loss(backbone, max_targets=max_targets)
-  step = steps.make_train_step(
-    loss, optimizer, microbatches=config.microbatches
-  )
-  return Compiled(step, name="sft step", donate=(0,))
+
+  def make(values):
+    loss = steps.language_model_loss(backbone, max_targets=max_targets)
+    return steps.make_train_step(
+      members.with_alpha(config, values, loss),
+      shared.make_optimizer(config, values=values).transformation,
+      microbatches=config.microbatches,
+    )
+
+  return member.step(make, name="sft step")
 
 
 def evaluate_loss(eval_step, trainable, frozen, batches, mesh):

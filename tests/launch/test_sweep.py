@@ -22,6 +22,7 @@ spec = importlib.util.spec_from_file_location(
 )
 sweep = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sweep)
+sweep_grid = sys.modules["launch.sweep_grid"]
 
 CONFIG = "--config=configs/reward.py"
 # Stands for a run: writes what one writes, or fails where the rank is 3.
@@ -70,7 +71,7 @@ def runner(tmp_path, monkeypatch):
   ],
 )
 def test_values(text, parts):
-  assert sweep.values_of(text) == parts
+  assert sweep_grid.values_of(text) == parts
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ def test_values(text, parts):
 )
 def test_values_that_are_refused(text, said):
   with pytest.raises(ValueError, match=said):
-    sweep.values_of(text)
+    sweep_grid.values_of(text)
 
 
 def test_grid():

@@ -72,6 +72,7 @@ BENCHMARKS: Mapping[str, Sequence[str] | str] = {
   "estimators": "an hour; tests/benchmarks/test_estimators.py",
   "overoptimisation": "an hour; tests/benchmarks/test_estimators.py",
   "reward_ensemble": "minutes; tests/benchmarks/test_reward_ensemble.py",
+  "members": "minutes; tests/benchmarks/test_members.py",
 }
 TRACKERS = {"wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
 

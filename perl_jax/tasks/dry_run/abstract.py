@@ -5,7 +5,7 @@ lays out its arrays.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ from perl_jax.models.lora import LoraSpec
 from perl_jax.tasks.dry_run.programs import Program, StagePrograms
 from perl_jax.tasks.initial import trainable as trainable_lib
 from perl_jax.tasks.initial.model import Start
+from perl_jax.tasks.settings import members as members_lib
 from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import batching
+from perl_jax.tasks.training import batching, together
 from perl_jax.tasks.training.compiled import Compiled
 
 
@@ -50,6 +51,20 @@ class AbstractStage:
   base: Any
   reward_members: int = 1
   max_targets: int | None = None
+
+  def member(self) -> together.Member:
+    """A member of the run, whose step is that of all; see `Member.step`."""
+    if not members_lib.asked(self.config):
+      return together.ALONE
+    configs = members_lib.configs_of(self.config)
+    values = members_lib.values_of(configs)
+    return together.Member(0, together.Shared(len(configs), values))
+
+  @property
+  def count(self) -> int:
+    """Number of members."""
+    common = self.member().shared
+    return 1 if common is None else common.size
 
   def role(self, head: str = "", members: int = 1) -> roles.Role:
     """A role as `trainable.trainable_role` makes it from a fresh base.
@@ -173,13 +188,36 @@ class AbstractStage:
   ) -> StagePrograms:
     """A stage whose one program is `step(state, frozen, batch, key)`."""
     state = self.state({name: role.trainable}, optimizer, role.members)
-    held = held_by(state, role.frozen)
+    held = self.of_all(held_by(state, role.frozen))
 
     def programs():
-      args = state, role.frozen, batch, self.key()
+      args = self.step_args(state, role.frozen, batch)
       return [Program("learn", step, args, tuple(held))]
 
     return StagePrograms(self.config.task, self.mesh, held, programs)
+
+  def of_all(self, held: Mapping[str, Any]) -> dict[str, Any]:
+    """What all members of a run hold together; they share what is "base"."""
+    common = self.member().shared
+    if common is None:
+      return dict(held)
+    return {
+      k: v if k == "base" else (v,) * common.size for k, v in held.items()
+    }
+
+  def step_args(self, state: Any, frozen: Any, batch: Any) -> tuple[Any, ...]:
+    """Arguments of a training step, of one member or of all."""
+    args, common = (state, frozen, batch, self.key()), self.member().shared
+    if common is None:
+      return args
+    states, _, batches, keys = ((arg,) * common.size for arg in args)
+    values = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=NamedSharding(self.mesh, P())
+      ),
+      dict(common.values),
+    )
+    return states, frozen, batches, keys, values
 
 
 def held_by(state: steps.TrainState, frozen: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from perl_jax.data.text import gguf_metadata, gguf_tokenizer, hugging_face
 from perl_jax.interop import peft, values
 from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
+from perl_jax.tasks.initial import saved as saved_lib
 from perl_jax.tasks.initial import sealed
 from perl_jax.tasks.initial.model import Start
 
@@ -165,6 +166,9 @@ def read_model(workdir: str | Path, field: str) -> dict[str, Any]:
   if not path.is_file():
     below = [d.name for d in Path(workdir).glob("*/") if peft.is_adapter(d)]
     hint = f" Adapters lie below it: {', '.join(sorted(below))}." * bool(below)
+    several = saved_lib.members(workdir)
+    if several:
+      hint = f" It is a run of {len(several)} members: name one, {several[0]}."
     raise FileNotFoundError(
       f"config.{field}={str(workdir)!r}: {path} does not exist. It must be"
       " the workdir of an sft, reward, rl or dpo run, a Hugging Face"

@@ -9,6 +9,8 @@ _META = "meta/metadata"
 # In the metadata of a checkpoint that was evaluated, and not by what the best
 # one is chosen by.
 UNSCORED = "unscored"
+# Directory below the workdir of a run with the workdirs of its members.
+MEMBERS = "members"
 
 
 class Saved(NamedTuple):
@@ -23,6 +25,15 @@ class Saved(NamedTuple):
   step: int
   meta: dict[str, Any]
   judged: bool
+
+
+def members(workdir: str | Path) -> list[Path]:
+  """The workdirs of the members of a run, in their order; none of others."""
+  found = (Path(workdir) / MEMBERS).glob("*")
+  return sorted(
+    (path for path in found if path.name.isdigit()),
+    key=lambda path: int(path.name),
+  )
 
 
 def checkpoints(workdir: str | Path) -> list[Saved]:

@@ -7,6 +7,7 @@ trees may be arrays or abstract arrays.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -165,7 +166,10 @@ class IterationPrograms:
 
 
 def build(
-  settings: RLSettings, anchor: roles.Role, reward: roles.Role | None
+  settings: RLSettings,
+  anchor: roles.Role,
+  reward: roles.Role | None,
+  learn: Compiled | None = None,
 ) -> IterationPrograms:
   """The functions of an iteration; each compiles when it is first called.
 
@@ -176,6 +180,7 @@ def build(
     settings: Settings of the run.
     anchor: The policy that the run starts from.
     reward: The reward model, or None if the reward is a function alone.
+    learn: The training step of several members; None makes that of one run.
   """
   backbone, estimator = anchor.backbone, settings.estimator
   temperature = settings.rollout.temperature
@@ -204,11 +209,9 @@ def build(
     prepare = Compiled(
       functools.partial(steps.prepare, estimator), name="advantages"
     )
-  learn = steps.make_train_step(
-    steps.policy_loss(backbone, estimator, temperature=temperature),
-    settings.optimizer.transformation,
-    microbatches=settings.microbatches,
-  )
+  if learn is None:
+    step = make_learn(settings, backbone)
+    learn = Compiled(step, name="rl step", donate=(0,))
   return IterationPrograms(
     settings=settings,
     anchor=anchor,
@@ -217,5 +220,28 @@ def build(
     sample=sample,
     score=Compiled(score, name="scores"),
     prepare=prepare,
-    learn=Compiled(learn, name="rl step", donate=(0,)),
+    learn=learn,
+  )
+
+
+def make_learn(
+  settings: RLSettings,
+  backbone: roles.Backbone,
+  change: Callable[[steps.LossFn], steps.LossFn] = lambda loss: loss,
+) -> Callable[..., Any]:
+  """The training step, `step(state, frozen, experience, key)`.
+
+  Args:
+    settings: Settings of the run.
+    backbone: Model and adapter shape.
+    change: Makes of the loss what is minimised.
+  """
+  temperature = settings.rollout.temperature
+  loss = steps.policy_loss(
+    backbone, settings.estimator, temperature=temperature
+  )
+  return steps.make_train_step(
+    change(loss),
+    settings.optimizer.transformation,
+    microbatches=settings.microbatches,
   )

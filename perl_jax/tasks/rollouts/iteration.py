@@ -15,7 +15,7 @@ from perl_jax.objectives import kl as kl_lib
 from perl_jax.tasks.rollouts import metrics as metrics_lib
 from perl_jax.tasks.rollouts import rewards as rewards_lib
 from perl_jax.tasks.rollouts.build import IterationPrograms
-from perl_jax.tasks.training import nonfinite, profile
+from perl_jax.tasks.training import nonfinite, profile, together
 from perl_jax.tasks.training import watch as watch_lib
 from perl_jax.tasks.training.timing import Clock, Stopwatch
 
@@ -25,7 +25,10 @@ _ORDER = 2**31
 
 
 class Iteration:
-  """`iterate(state, batch, step) -> (state, metrics)` of the training loop."""
+  """`iterate(state, batch, step) -> (state, metrics)`, an update of the loop.
+
+  The loop is given `requests`, where members of a run meet.
+  """
 
   def __init__(
     self,
@@ -57,6 +60,12 @@ class Iteration:
   def __call__(
     self, state: steps.TrainState, batch: Any, step: int
   ) -> tuple[steps.TrainState, dict[str, Any]]:
+    """`requests` of a run of its own."""
+    return together.alone(self.requests(state, batch, step))
+
+  def requests(
+    self, state: steps.TrainState, batch: Any, step: int
+  ) -> together.Requests[tuple[steps.TrainState, dict[str, Any]]]:
     """One iteration.
 
     A run that is told to stop while it samples or scores abandons that; the
@@ -84,12 +93,14 @@ class Iteration:
       watch_lib.wait(samples)
     laps = [watch.lap()]
     with profile.named(profile.SCORING):
-      experience, parts = self._score(state, batch, device, samples)
+      scored = self._score(state, batch, device, samples)
+      experience, parts = yield from scored
       watch_lib.wait((experience, parts))
     laps.append(watch.lap())
     flops = self._learn_flops()
     with profile.named(profile.LEARNING):
-      state, found, faults = self._learn(state, experience, key)
+      learned = self._learn(state, experience, key)
+      state, found, faults = yield from learned
       jax.block_until_ready(state)
     laps.append(watch.lap())
     flops = self._learn_flops() - flops
@@ -143,7 +154,8 @@ class Iteration:
     """(experience, parts of the reward) of sampled responses."""
     programs = self._programs
     longest = hosts.to_host(jnp.max(samples.mask.sum(axis=-1)))
-    responses = programs.responses(samples, int(longest))
+    longest = yield together.Most(int(longest))
+    responses = programs.responses(samples, longest)
     scores = programs.score(
       *programs.score_args(state.trainable, device, responses)
     )
@@ -184,7 +196,9 @@ class Iteration:
           for rows in np.split(np.asarray(order), estimator.minibatches)
         ]
       for part in parts:
-        state, measured = self._programs.learn(state, frozen, part, key)
+        state, measured = yield together.Call(
+          self._programs.learn, (state, frozen, part, key)
+        )
         faults.append(measured.pop("fault"))
         found.append(measured)
     mean = jax.tree.map(lambda *values: sum(values) / len(values), *found)

@@ -108,6 +108,7 @@ _JUDGING = {
 # something else in one task has that task's name before it.
 RANGES: Mapping[str, Range] = {
   "seed": Range(0, 2**32 - 1, whole=True),
+  "members": _count(),
   "steps": _count(),
   "batch_size": _count(),
   "microbatches": _count(),

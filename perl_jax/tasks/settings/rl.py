@@ -90,7 +90,7 @@ def read(config: shared.Config) -> RLSettings:
     raise ValueError(f"config.rollouts.{error}") from error
   return RLSettings(
     estimator=estimator,
-    optimizer=_optimizer(config, estimator),
+    optimizer=optimizer_of(config, estimator),
     sampling=spec,
     rollout=rollout_spec,
     buckets=buckets,
@@ -138,25 +138,33 @@ def _estimator(config: shared.Config) -> steps.Estimator:
     raise ValueError(f"config.{error}") from error
 
 
-def _optimizer(
-  config: shared.Config, estimator: steps.Estimator
+def optimizer_of(
+  config: shared.Config,
+  estimator: steps.Estimator,
+  values: steps.Values | None = None,
 ) -> shared.Optimizer:
   """A chain for each role, so that one's gradient never clips the other's.
 
   The value model has its own learning rate, and trains alone in the first
   `value.warmup_steps` iterations: until it explains some of the returns, the
   policy's gradient mostly follows how difficult the prompts are.
+
+  Args:
+    config: Config of the stage.
+    estimator: Static choices of the update.
+    values: See `shared.make_optimizer`.
   """
   total, value = config.steps * estimator.updates, config.value
   if not estimator.uses_value:
-    return shared.make_optimizer(config, total_steps=total)
+    return shared.make_optimizer(config, total_steps=total, values=values)
   policy = shared.make_optimizer(
     config,
     total_steps=total,
     zero_steps=value.warmup_steps * estimator.updates,
+    values=values,
   )
   own = shared.make_optimizer(
-    config, total_steps=total, learning_rate=value.learning_rate
+    config, total_steps=total, section="value", values=values
   )
   by_role = {"policy": policy.transformation, "value": own.transformation}
   return shared.Optimizer(

@@ -69,7 +69,8 @@ def make_optimizer(
   *,
   total_steps: int | None = None,
   zero_steps: int = 0,
-  **changes: Any,
+  section: str = "optimizer",
+  values: Mapping[str, Any] | None = None,
 ) -> Optimizer:
   """The optimiser of `config.optimizer`.
 
@@ -77,12 +78,15 @@ def make_optimizer(
     config: Config of a stage.
     total_steps: Updates that its schedule spans; None is `config.steps`.
     zero_steps: First updates, with a learning rate of 0.
-    **changes: Values to use instead of those of `config.optimizer`, by field.
+    section: Section whose `learning_rate` it has.
+    values: Numbers to use instead of those of the config, by dotted field; see
+      `settings.members`.
   """
-  fields = config.optimizer.to_dict() | changes
+  fields, rate = config.optimizer.to_dict(), config[section].learning_rate
+  fields.pop("learning_rate")
   schedule = optim.make_schedule(
     name=fields.pop("schedule"),
-    learning_rate=fields.pop("learning_rate"),
+    learning_rate=(values or {}).get(f"{section}.learning_rate", rate),
     warmup_steps=fields.pop("warmup_steps"),
     total_steps=total_steps or config.steps,
     zero_steps=zero_steps,

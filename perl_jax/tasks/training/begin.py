@@ -5,7 +5,7 @@ of it, and the state before the first step.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from absl import logging
@@ -18,10 +18,11 @@ from perl_jax.data.text import train_tokenizer
 from perl_jax.models import presets
 from perl_jax.tasks.initial import adapter, manifest, restore, sealed
 from perl_jax.tasks.initial import model as model_lib
+from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.initial import trainable as trainable_lib
 from perl_jax.tasks.initial.model import Start
 from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import inputs, standing
+from perl_jax.tasks.training import batching, inputs, standing, together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,17 @@ class Prepared:
   role: roles.Role
   trainable: Mapping[str, params_lib.Params]
   summary: dict[str, float]
+
+  def base(self, mesh: Mesh, member: together.Member) -> params_lib.Params:
+    """What the role runs on, on the mesh: one for all members of a run."""
+    return member.once(
+      "base", lambda: sharding.place(mesh, self.role.frozen, share=True)
+    )
+
+  def placed(self, mesh: Mesh, member: together.Member) -> roles.Role:
+    """The role on the mesh, for who does not train it."""
+    role = dataclasses.replace(self.role, frozen=self.base(mesh, member))
+    return initial_roles.place(mesh, {"": role})[""]
 
   def state(
     self, mesh: Mesh, optimizer: shared.Optimizer, **controls: float
@@ -58,7 +70,12 @@ class Prepared:
 
 
 def start(
-  config: shared.Config, role: str, workdir: Path, kind: str, mesh: Mesh
+  config: shared.Config,
+  role: str,
+  workdir: Path,
+  kind: str,
+  mesh: Mesh,
+  member: together.Member = together.ALONE,
 ) -> tuple[Start, tokenization_lib.Tokenization]:
   """What a stage starts from, and its tokenizer.
 
@@ -71,16 +88,37 @@ def start(
       there.
     kind: Kind of records whose text a new tokenizer is trained on.
     mesh: Mesh that a base is read to.
+    member: What the stage has in common with others, which start from the same.
 
   Raises:
     ValueError: The model has a shorter context than the data need, or too few
       embeddings for the tokenizer.
   """
-  found = _start(config, role, workdir, kind, mesh)
+  found = member.once(
+    "start", lambda: _start(config, role, workdir, kind, mesh)
+  )
   # What is trained here is read at the end.
   found = dataclasses.replace(found, unread_id=None)
   inputs.require_room(config, found.config.max_len)
   return found, found.load_tokenizer()
+
+
+def read(
+  config: shared.Config,
+  member: together.Member,
+  make: Callable[[], batching.Inputs],
+) -> batching.Inputs:
+  """The rows of a stage; those of one seed are read once for all members.
+
+  Args:
+    config: Config of the member.
+    member: What it has in common with others.
+    make: Reads them.
+  """
+  found = member.once(("rows", config.seed), make)
+  if member.shared is None:
+    return found
+  return dataclasses.replace(found, train=found.train.again())
 
 
 def prepare(

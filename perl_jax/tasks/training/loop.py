@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
+from rich.console import Console
 
 from perl_jax import checkpoint as checkpoint_lib
 from perl_jax import hosts, sharding, steps
@@ -16,12 +17,20 @@ from perl_jax import params as params_lib
 from perl_jax.hosts import signals
 from perl_jax.tasks.initial import sealed
 from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import nonfinite, profile, standing, stepping
+from perl_jax.tasks.training import (
+  nonfinite,
+  profile,
+  standing,
+  stepping,
+  together,
+)
 from perl_jax.tasks.training import timing as timing_lib
 from perl_jax.tasks.training import watch as watch_lib
 from perl_jax.tasks.training.compiled import Compiled
 
 Metrics = stepping.Metrics
+# Shows nothing.
+_SILENT = Console(quiet=True, force_terminal=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +49,7 @@ class Run:
     costs: Costs of the run, those of the processes before a resume included.
     workdir: Workdir whose files are listed with their SHA-256 at the end; None
       lists none.
+    member: What the run has in common with others.
   """
 
   config: shared.Config
@@ -51,6 +61,7 @@ class Run:
   guard: nonfinite.Guard
   costs: timing_lib.Costs
   workdir: Path | None = None
+  member: together.Member = together.ALONE
 
   def train(
     self,
@@ -64,12 +75,12 @@ class Run:
     costs_of: Sequence[Compiled] | None = None,
     updates: int = 1,
     is_score: Callable[[Metrics], bool] = lambda found: True,
-  ) -> tuple[steps.TrainState, Metrics]:
+  ) -> together.Requests[tuple[steps.TrainState, Metrics]]:
     """Runs a `stepping.Loop` with the state, writers and counts of this run.
 
     Args:
       batches: Iterator with `get_state` and `set_state`.
-      update: `(state, batch, step) -> (state, metrics)`; step counts from 1.
+      update: See `stepping.Loop`.
       evaluate: `(state, step) -> metrics`; may write samples.
       optimizer: Optimiser of the stage; its learning rates are logged.
       compiled: All functions that may compile meanwhile.
@@ -97,7 +108,9 @@ class Run:
       timing=timing,
       checkpointer=self.checkpointer,
       writer=self.writer,
-      watch=watch_lib.Watch(shared.saving_of(self.config)),
+      watch=self.member.once(
+        "watch", lambda: watch_lib.Watch(shared.saving_of(self.config))
+      ),
       resumed=self.resumed,
       eval_every=self.config.eval_every,
       log_every=self.config.log_every,
@@ -107,7 +120,7 @@ class Run:
       is_score=is_score,
       profile=profile.of(self.config, self.workdir),
     )
-    return loop.run()
+    return (yield from loop.requests())
 
   def settle(self) -> None:
     """Waits until all checkpoints are on disk; a signal waits as well."""
@@ -139,6 +152,7 @@ def open_run(
   stands_on: Mapping[str, str],
   best: tuple[str, str],
   show: tuple[str, ...],
+  member: together.Member = together.ALONE,
 ) -> Iterator[Run]:
   """Opens checkpoints and writers, and restores the last state if there is one.
 
@@ -151,6 +165,8 @@ def open_run(
     stands_on: SHA-256 of what the run is made from, by name.
     best: (metric, "min" or "max") that the best checkpoint is kept by.
     show: Metrics on the progress line.
+    member: What the run has in common with others. The first of them has a
+      progress line.
   """
   metric, mode = best
   keep = shared.saving_of(config).keep
@@ -169,6 +185,7 @@ def open_run(
       show=show,
       enabled=hosts.is_primary(),
       written=resumed.meta.get("written") if resumed else None,
+      console=_SILENT if member.number else None,
     ) as writer:
       guard = nonfinite.Guard(
         workdir,
@@ -186,7 +203,7 @@ def open_run(
         "config": shared.as_written(config),
       }
       run = config, state, resumed, saver, writer, mesh, guard, costs
-      yield Run(*run, workdir=workdir)
+      yield Run(*run, workdir=workdir, member=member)
 
 
 def make_update(
@@ -195,12 +212,15 @@ def make_update(
   frozen: params_lib.Params,
   key: jax.Array,
   prepare: Callable[[Any], Any] = lambda batch: batch,
-) -> Callable[[steps.TrainState, Any, int], tuple[steps.TrainState, Metrics]]:
+) -> Callable[
+  [steps.TrainState, Any, int],
+  together.Requests[tuple[steps.TrainState, Metrics]],
+]:
   """Returns `update(state, batch, step)` of a stage with one train step.
 
   Args:
     mesh: Mesh that batches are placed on.
-    train_step: `train_step(state, frozen, batch, key)`.
+    train_step: `train_step(state, frozen, batch, key)`, `Member.step`.
     frozen: The frozen base, on the mesh.
     key: Key of the stage; each step folds in its number.
     prepare: Makes of a batch on the mesh what the step is given.
@@ -209,7 +229,9 @@ def make_update(
   def update(state, batch, step):
     batch = prepare(sharding.place_batch(mesh, batch))
     key_of_step = jax.random.fold_in(key, step)
-    state, found = train_step(state, frozen, batch, key_of_step)
+    state, found = yield together.Call(
+      train_step, (state, frozen, batch, key_of_step)
+    )
     faults = nonfinite.Faults(
       (found.pop("fault"),), lambda: {nonfinite.FROZEN: frozen}
     )

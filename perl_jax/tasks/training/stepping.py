@@ -11,7 +11,7 @@ no line.
 import collections
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, NoReturn
 
 import jax
@@ -22,7 +22,7 @@ from perl_jax import hosts, steps
 from perl_jax import metrics as metrics_lib
 from perl_jax.hosts import signals
 from perl_jax.tasks.initial import saved
-from perl_jax.tasks.training import live, nonfinite, undone
+from perl_jax.tasks.training import live, nonfinite, together, undone
 from perl_jax.tasks.training import profile as profile_lib
 from perl_jax.tasks.training import timing as timing_lib
 from perl_jax.tasks.training import watch as watch_lib
@@ -68,9 +68,9 @@ class Loop:
       update.
     total_steps: Number of updates, those before a resume included.
     batches: Iterator with `get_state` and `set_state`.
-    update: `(state, batch, step) -> (state, metrics)`; step counts from 1. It
-      may raise `watch.Stop` or `UndoneStepError` as long as it has not changed
-      the state.
+    update: `(state, batch, step) -> (state, metrics)`, or the requests that
+      lead to it (`together.Requests`); step counts from 1. It may raise
+      `watch.Stop` or `UndoneStepError` as long as it has not changed the state.
     evaluate: `(state, step) -> metrics`; may write samples at its end.
     timing: Metrics of time and throughput; just made.
     checkpointer: Saves at each evaluation, whose metrics must have its own.
@@ -93,7 +93,9 @@ class Loop:
   total_steps: int
   batches: Any
   update: Callable[
-    [steps.TrainState, Any, int], tuple[steps.TrainState, Metrics]
+    [steps.TrainState, Any, int],
+    tuple[steps.TrainState, Metrics]
+    | together.Requests[tuple[steps.TrainState, Metrics]],
   ]
   evaluate: Callable[[steps.TrainState, int], Metrics]
   timing: timing_lib.StepMetrics
@@ -112,6 +114,12 @@ class Loop:
   )
 
   def run(self) -> tuple[steps.TrainState, Metrics]:
+    """`requests` of a run of its own."""
+    return together.alone(self.requests())
+
+  def requests(
+    self,
+  ) -> together.Requests[tuple[steps.TrainState, Metrics]]:
     """The state after the last step, and its evaluation.
 
     Raises:
@@ -131,7 +139,8 @@ class Loop:
         self.must_change = False
         self._go_on(self.resumed.meta, first - 1)
       for step in range(first, self.total_steps + 1):
-        self._step(step)
+        yield from self._step(step)
+      yield together.Finished(self.checkpointer.wait, self.batches)
     return self.state, self._evaluated
 
   def _go_on(self, meta: Mapping[str, Any], step: int) -> None:
@@ -143,7 +152,7 @@ class Loop:
       self.writer.write(step, line)
       self._judge(step, line)
 
-  def _step(self, step: int) -> None:
+  def _step(self, step: int) -> together.Requests[None]:
     position = self.batches.get_state()
     self.checkpointer.check()
     try:
@@ -151,8 +160,12 @@ class Loop:
       if self.checkpointer.reached_preemption(step):
         raise watch_lib.Stop("a notice of preemption")
       batch = next(self.batches)
+      batch = yield together.Widest(batch, step, self.batches)
       with self.profile.step(step):
-        self.state, metrics = self.update(self.state, batch, step)
+        found = self.update(self.state, batch, step)
+        if isinstance(found, Generator):
+          found = yield from found
+        self.state, metrics = found
     except watch_lib.Stop as stop:
       self._stop(step - 1, position, str(stop))
     except undone.UndoneStepError:

@@ -46,12 +46,19 @@ class Watch:
     self._questions = 1  # since the last answer
     self._silent = 0  # questions that have their answer already
     self._late, self._by = False, ""  # what the answers were so far
+    self._due = (0, False)  # the last step that was asked about
 
   def save_is_due(self, step: int) -> bool:
-    """Whether to save after this step; to be asked once at each of them."""
-    self._ask()
-    every = self._saving.every_steps
-    return self._late or (every > 0 and step % every == 0)
+    """Whether to save after this step; to be asked at each of them.
+
+    All members of a run ask, and get the answer of the first.
+    """
+    if self._due[0] != step:
+      self._ask()
+      every = self._saving.every_steps
+      late = self._late or (every > 0 and step % every == 0)
+      self._due = step, late
+    return self._due[1]
 
   def look(self) -> None:
     """Raises `Stop` if the run is to stop."""
@@ -123,25 +130,25 @@ class Watch:
       pause = min(1.1 * pause, _LONGEST)
 
 
-_watch: Watch | None = None
+# Those of the loops under way: several where a run has members.
+_watches: list[Watch] = []
 
 
 @contextlib.contextmanager
 def kept_by(watch: Watch) -> Iterator[None]:
   """In the block `look` and `wait` ask this watch, and signals wait for it."""
-  global _watch
-  before, _watch = _watch, watch
+  _watches.append(watch)
   try:
     with signals.deferred():
       yield
   finally:
-    _watch = before
+    _watches.remove(watch)
 
 
 def look() -> None:
   """Raises `Stop` if a loop is under way and is to stop."""
-  if _watch is not None:
-    _watch.look()
+  if _watches:
+    _watches[-1].look()
 
 
 def wait(results: Any) -> None:
@@ -150,12 +157,14 @@ def wait(results: Any) -> None:
   Raises:
     Stop: A loop is under way and is to stop; the results are not waited for.
   """
-  if _watch is not None:
-    _watch.wait(results)
+  if _watches:
+    _watches[-1].wait(results)
   else:
     jax.block_until_ready(results)
 
 
 def interrupted() -> contextlib.AbstractContextManager[None]:
   """A block that ends in the middle if a loop is under way and is to stop."""
-  return contextlib.nullcontext() if _watch is None else _watch.interrupted()
+  if not _watches:
+    return contextlib.nullcontext()
+  return _watches[-1].interrupted()

@@ -23,6 +23,8 @@ CONFIG_FILE = "config.json"
 # field goes on as it began.
 ADDED: Mapping[str, Any] = {
   "base": "",
+  "members": 1,
+  "vary": "",
   "conversations": 0,
   "best": "reward",
   "data.ignore": [],

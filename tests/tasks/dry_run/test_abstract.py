@@ -46,8 +46,15 @@ def start(tmp_path_factory, anchor):
   return workdir
 
 
+RATES = "optimizer.learning_rate=0.01,0.02"
+MEMBERS = {
+  "reward-members": {"vary": RATES},
+  "dpo-members": {"vary": f"{RATES} beta=0.1,0.3 lora.alpha=8,16"},
+  "rl-members": {"vary": f"{RATES} value.learning_rate=0.01,0.03"},
+}
 RL = {
   "rl": {},
+  "rl-members": {},
   "rl-ppo": {
     "estimator": "ppo", "ppo__epochs": 2, "ppo__minibatches": 2,
     "microbatches": 2, "whiten": True,
@@ -70,6 +77,7 @@ RL = {
         ("rl-ppo", {"mesh__data": 1}),
         ("rl-grpo", {"mesh__data": 1}),
         ("rl-grpo", SPREAD),
+        *((name, {"mesh__data": 1}) for name in MEMBERS),
       )
     ),
   ],
@@ -88,6 +96,7 @@ def test_a_plan_is_of_what_the_task_compiles(
   monkeypatch.setattr(compiled_lib.Compiled, "__call__", remember)
   fields = {"data__tokenizer": str(start / "tokenizer"), "steps": 1,
             "eval_every": 1, "eval__rows": 8} | mesh  # fmt: skip
+  fields |= MEMBERS.get(name, {})
   if name in RL:
     fields |= RL[name] | {"reward__init": str(start)}
   task = name.split("-")[0]
@@ -96,7 +105,8 @@ def test_a_plan_is_of_what_the_task_compiles(
     fields |= {f"{role}__init": str(anchor)}
   config = tiny.config(task, **fields)
   tasks.run(config, tmp_path / task)
-  described = json.loads((tmp_path / task / "model.json").read_text())
+  place = tmp_path / task / ("members/0" if name in MEMBERS else "")
+  described = json.loads((place / "model.json").read_text())
   model = ModelConfig.from_dict(described["model"])
   most = max_targets(task, config, start)
   mesh = sharding.make_mesh(**config.mesh.to_dict())
@@ -139,6 +149,7 @@ def spec(array):
 
 def pairs_of(batch):
   """The packed rows of an argument of a step or of log-probs."""
+  batch = batch[0] if type(batch) is tuple else batch  # of the first member
   return getattr(batch, "pairs", batch)
 
 

@@ -31,7 +31,7 @@ NO_PATHS = {
   "judge.endpoint.model", "judge.endpoint.key_variable",
   "judge.endpoint.options",
   "kl.estimator", "kl.place", "plan.topology", "plan.stages",
-  "tracking.project", "tracking.run", "push", "base_id",
+  "tracking.project", "tracking.run", "push", "base_id", "vary",
 }  # fmt: skip
 
 
