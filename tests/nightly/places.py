@@ -51,9 +51,11 @@ def write_data(place: Path) -> None:
   lines(place / "pairs.jsonl", pairs)
   lines(place / "rows.jsonl", pairs)
   lines(place / "prompts.jsonl", [{"prompt": text} for text in asked[:3]])
+  # Packed, many of them make a row.
+  more = [f"{i} milk and {i + 3}" for i in range(240)]
   lines(
     place / "demonstrations.jsonl",
-    [{"prompt": [user(t)], "response": [assistant("hello")]} for t in asked],
+    [{"prompt": [user(t)], "response": [assistant("hello")]} for t in more],
   )
   bench = [
     {
@@ -82,7 +84,7 @@ def write_copies(place: Path) -> None:
     rated = [upstream_rows.rated(n, f"order {n}") for n in range(40)]
     upstream_rows.spread(place / "PATH", name, "reward", rated)
     if "dialogs" in parts:
-      said = [upstream_rows.dialog(n, f"a latte {n}") for n in range(2000)]
+      said = [upstream_rows.dialog(n, f"a latte {n}") for n in range(200)]
       upstream_rows.spread(place / "PATH", name, "dialogs", said)
   for part in BUILDERS["hh_rlhf"].PARTS:
     pairs = [upstream_rows.pair(n, part) for n in range(24)]
