@@ -19,9 +19,9 @@ def bucket_server(request):
     yield MEMORY, {}
     return
   process, variables = servers.started(request.param)
-  yield request.param, variables
-  process.kill()
-  process.wait()
+  with process:
+    yield request.param, variables
+    process.kill()
 
 
 @pytest.fixture

@@ -5,17 +5,17 @@ emulator knows no conditions; the one that locks need is added here, in one
 thread, so that it is whole.
 """
 
+import contextlib
 import http
 import os
 import socket
 import subprocess
 import sys
-import time
-import urllib.request
 
 import pytest
 
 BUCKET = "bucket"
+READY = "ready"
 PACKAGES = {
   "gs": ("gcsfs", "gcp_storage_emulator"),
   "s3": ("s3fs", "moto"),
@@ -52,19 +52,15 @@ def started(scheme):
     port = free.getsockname()[1]
   process = subprocess.Popen(
     [sys.executable, "-m", "tests.buckets.servers", scheme, str(port)],
-    stdout=subprocess.DEVNULL,
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
     stderr=subprocess.DEVNULL,
+    text=True,
   )
-  for _ in range(600):
-    try:
-      urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
-      return process, environment(scheme, port)
-    except urllib.error.HTTPError:
-      return process, environment(scheme, port)
-    except OSError:
-      assert process.poll() is None
-      time.sleep(0.1)
-  raise TimeoutError(scheme)
+  if process.stdout.readline().strip() != READY:
+    process.communicate()
+    raise RuntimeError(f"the server of {scheme}:// did not start")
+  return process, environment(scheme, port)
 
 
 def serve_gs(port):
@@ -89,7 +85,7 @@ def serve_gs(port):
   objects._multipart_upload = conditional
   server.create_server(
     "127.0.0.1", port, in_memory=True, default_bucket=BUCKET
-  ).run()
+  ).start()
 
 
 def serve_s3(port):
@@ -99,9 +95,11 @@ def serve_s3(port):
   ThreadedMotoServer("127.0.0.1", port).start()
   os.environ.update(environment("s3", port))
   boto3.client("s3").create_bucket(Bucket=BUCKET)
-  while True:
-    time.sleep(60)
 
 
 if __name__ == "__main__":
-  {"gs": serve_gs, "s3": serve_s3}[sys.argv[1]](int(sys.argv[2]))
+  with contextlib.redirect_stdout(sys.stderr):
+    {"gs": serve_gs, "s3": serve_s3}[sys.argv[1]](int(sys.argv[2]))
+  print(READY, flush=True)
+  sys.stdin.read()  # until whoever has started it is gone
+  os._exit(0)

@@ -77,10 +77,13 @@ def test_an_export_is_a_base(address, store, other_machine):
   from configs import export
 
   tasks.run(tiny.config("sft", steps=2), f"{address}/sft")
-  for form in ("merged", "adapter"):
+  other_machine()
+  tuned = {"policy__init": f"{address}/sft", "tuning": "lora"}
+  tasks.run(tiny.config("sft", steps=2, **tuned), f"{address}/lora")
+  for form, of in (("merged", "sft"), ("adapter", "lora")):
     other_machine()
     config = tiny.override(
-      export.get_config(), {"init": f"{address}/sft", "format": form}
+      export.get_config(), {"init": f"{address}/{of}", "format": form}
     )
     tasks.run(config, f"{address}/{form}")
     other_machine()

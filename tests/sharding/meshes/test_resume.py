@@ -14,7 +14,10 @@ STEPS = {"steps": 8, "eval_every": 4, "batch_size": 8}
 STAGES = {
   # The whole model is trained: parameters and moments are cut by the rules.
   "sft": {"eval__rows": 0},
-  "reward": {"lora__dropout": 0.1},
+  "reward": {},
+  # Masks of dropout are of the rows that pairs are packed into, and meshes with
+  # as many parts of a batch have the same rows.
+  "reward, dropout": {"lora__dropout": 0.1},
 }
 CLOSE = dict(rel=1e-3, abs=1e-5)
 
@@ -24,9 +27,14 @@ def mesh(name):
   return {f"mesh__{axis}": size for axis, size in sizes.items()}
 
 
+def task_of(stage):
+  return stage.partition(",")[0]
+
+
 def fields_of(stage, whole):
   """What a stage trains, and by how much; an adapter starts from the anchor."""
-  start = {"reward__init": str(whole("sft"))} if stage == "reward" else {}
+  is_reward = stage.startswith("reward")
+  start = {"reward__init": str(whole("sft"))} if is_reward else {}
   return STAGES[stage] | STEPS | start
 
 
@@ -37,9 +45,9 @@ def whole(tmp_path_factory):
 
   def make(stage):
     if stage not in made:
-      made[stage] = tmp_path_factory.mktemp(stage) / "run"
+      made[stage] = tmp_path_factory.mktemp(task_of(stage)) / "run"
       fields = fields_of(stage, make)
-      tiny.run(made[stage], stage, **fields, **mesh("data"))
+      tiny.run(made[stage], task_of(stage), **fields, **mesh("data"))
     return made[stage]
 
   return make
@@ -50,7 +58,7 @@ def whole(tmp_path_factory):
   [
     ("sft", "all"),
     pytest.param("sft", "one", marks=pytest.mark.slow),
-    pytest.param("reward", "all", marks=pytest.mark.slow),
+    pytest.param("reward, dropout", "all", marks=pytest.mark.slow),
     pytest.param("reward", "one", marks=pytest.mark.slow),
   ],
 )
@@ -62,7 +70,7 @@ def test_goes_on_on_another_mesh(
   with monkeypatch.context() as patches:
     test_resume.kill_before_batch(patches, 5)
     with pytest.raises(test_resume.Killed):
-      tiny.run(tmp_path / "run", stage, **fields, **mesh("data"))
+      tiny.run(tmp_path / "run", task_of(stage), **fields, **mesh("data"))
   assert tiny.kept(tmp_path / "run") == [4]
 
   restored = []
@@ -76,7 +84,7 @@ def test_goes_on_on_another_mesh(
 
   monkeypatch.setattr(checkpoint.Checkpointer, "restore", restore)
   with caplog.at_level(logging.INFO, "absl"):
-    tiny.run(tmp_path / "run", stage, **fields, **mesh(name))
+    tiny.run(tmp_path / "run", task_of(stage), **fields, **mesh(name))
   assert restored == [4]
   (line,) = (m for m in caplog.messages if "other settings" in m)
   assert f"config.mesh.data: 8 -> {common.MESHES[name][0]}" in line
