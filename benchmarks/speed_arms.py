@@ -33,7 +33,6 @@ from perl_jax import sharding
 from perl_jax.models.config import ModelConfig
 from perl_jax.tasks.initial import model as model_lib
 from perl_jax.tasks.training.compiled import Compiled
-from perl_jax.tasks.training.profile import without_python_calls
 
 # A step is clean if other processes used less than this share of the machine.
 ELSEWHERE = 0.04
@@ -291,8 +290,7 @@ def measure(
       for phase, functions in made.phases.items()
     }
     if profile:
-      options = without_python_calls()
-      with jax.profiler.trace(profile, profiler_options=options):
+      with jax.profiler.trace(profile):
         made.run(len(steps) + 1)
   return {
     "steps": steps[warmup:],

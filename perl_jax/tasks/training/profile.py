@@ -52,11 +52,7 @@ class Profile:
     """
     first, last = self._steps or (0, 0)
     if first <= number <= last and not self._tracing:
-      jax.profiler.start_trace(
-        str(self._place),
-        create_perfetto_trace=True,
-        profiler_options=without_python_calls(),
-      )
+      jax.profiler.start_trace(str(self._place), create_perfetto_trace=True)
       self._tracing = True
     with jax.profiler.StepTraceAnnotation("step", step_num=number):
       yield
@@ -77,18 +73,6 @@ class Profile:
       self._tracing = False
       jax.profiler.stop_trace()
       logging.info("trace: %s", self._place)
-
-
-def without_python_calls() -> jax.profiler.ProfileOptions:
-  """Options of a trace that names phases and operations, not Python's calls.
-
-  The tracer of Python's calls looks at every thread of the process while
-  checkpoints, readers and trackers begin and end some, and has brought
-  processes down by that; it also slows down what it measures.
-  """
-  options = jax.profiler.ProfileOptions()
-  options.python_tracer_level = 0
-  return options
 
 
 def of(config: shared.Config, workdir: Path) -> Profile:
