@@ -171,7 +171,9 @@ def programs(abstract: abstract_lib.AbstractStage) -> StagePrograms:
     args = policy.trainable, policy.frozen, batch
     pairs = steps.AnchoredPairs(batch, abstract.rows(logprobs.shapes(*args)))
     return [
-      Program("score", logprobs, args, ("base", "anchor"), abstract.count),
+      Program(
+        "score", logprobs, args, abstract.uses("base", "anchor"), abstract.count
+      ),
       Program(
         "learn",
         step,

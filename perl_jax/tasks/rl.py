@@ -303,12 +303,12 @@ def _programs(
   """sample, score, prepare and learn, as `Iteration` calls them."""
   estimator, batch = built.settings.estimator, abstract.prompts()
   args = built.sample_args(state.trainable, batch, abstract.key())
-  count = abstract.count
-  found = [Program("sample", built.sample, args, ("base", "policy"), count)]
+  count, uses = abstract.count, abstract.uses("base", "policy")
+  found = [Program("sample", built.sample, args, uses, count)]
   samples = abstract.rows(built.sample.shapes(*args))
   responses = abstract.rows(jax.eval_shape(built.responses, samples))
   args = built.score_args(state.trainable, batch, responses)
-  uses = ("base", *args[0])
+  uses = abstract.uses("base", *args[0])
   found.append(Program("score", built.score, args, uses, count))
   scores = abstract.rows(built.score.shapes(*args))
   rewards_ = abstract.array(estimator.group, dtype=jnp.float32)

@@ -9,6 +9,7 @@ from perl_jax import checkpoint, tasks
 from perl_jax.data import loader
 from perl_jax.hosts import signals
 from perl_jax.tasks.initial import restore
+from perl_jax.tasks.training import inputs
 from tests.tasks import test_export, test_resume, tiny
 
 pytestmark = pytest.mark.slow
@@ -79,12 +80,22 @@ def test_reward_models_by_seed(tmp_path, finished, by_seed):
   apart(by_seed, 0, 1)
 
 
-def test_adapters_by_learning_rate_and_alpha(tmp_path, finished):
-  """Of SFT, whose rows are as long as all others."""
+def test_adapters_by_learning_rate_and_alpha(
+  tmp_path, finished, placed_bases, monkeypatch
+):
+  """Of SFT: rows of one seed are read once, and one base is on the devices."""
+  read, targets = [], inputs.targets
+
+  def spy(config, tokenization):
+    read.append(config.seed)
+    return targets(config, tokenization)
+
+  monkeypatch.setattr(inputs, "targets", spy)
   fields = {"policy__init": str(finished / "sft"), "tuning": "lora"}
   rates, alphas = (0.01, 0.05), (16.0, 48.0)
   vary = "optimizer.learning_rate=0.01,0.05 lora.alpha=16,48"
   tiny.run(tmp_path / "all", "sft", vary=vary, **fields)
+  assert read == [0] and len(placed_bases) == 1
   for k in range(2):
     tiny.run(
       tmp_path / str(k), "sft", optimizer__learning_rate=rates[k],
@@ -184,6 +195,19 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, monkeypatch, finished):
     tiny.untimed(tiny.summary(whole)).keys()
     == tiny.untimed(tiny.summary(broken)).keys()
   )
+
+
+def test_a_finished_run_goes_on_to_more_steps(tmp_path, finished):
+  fields = {
+    "reward__init": str(finished / "sft"), "vary": "seed=0,1",
+    "optimizer__schedule": "constant", **FAST,
+  }  # fmt: skip
+  whole, longer = tmp_path / "whole", tmp_path / "longer"
+  tiny.run(whole, "reward", **fields | {"steps": 6})
+  tiny.run(longer, "reward", **fields)
+  tiny.run(longer, "reward", **fields | {"steps": 6})
+  for k in range(2):
+    test_resume.same(place(whole, k), place(longer, k))
 
 
 def test_a_member_is_an_ordinary_workdir(tmp_path, by_seed, finished):

@@ -205,6 +205,14 @@ class AbstractStage:
       k: v if k == "base" else (v,) * common.size for k, v in held.items()
     }
 
+  def uses(self, *names: str) -> tuple[str, ...]:
+    """Of the trees that are held, those that a program of one member reads.
+
+    Where there are several, each tree but the base is that of all, and the
+    program's own is counted beside it.
+    """
+    return names if self.count == 1 else ("base",)
+
   def step_args(self, state: Any, frozen: Any, batch: Any) -> tuple[Any, ...]:
     """Arguments of a training step, of one member or of all."""
     args, common = (state, frozen, batch, self.key()), self.member().shared

@@ -201,6 +201,13 @@ def test_what_cannot_begin_leaves_nothing(tmp_path):
   assert not (tmp_path / "run").exists()
 
 
+def test_several_processes_are_refused(tmp_path, monkeypatch):
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  with pytest.raises(ValueError, match=r"3 members in 2 processes.*sweep"):
+    run(tmp_path, stage_of(Log()))
+  assert not (tmp_path / "run").exists()
+
+
 def test_a_run_of_its_own_meets_nobody():
   batch = Batches(1).at(2)
 
