@@ -130,6 +130,7 @@ class RLIteration:
     start: model_lib.Start,
     mesh: Mesh,
     clock: Clock = time.perf_counter,
+    sample: Any = None,
   ):
     """Places the roles on the mesh; nothing compiles yet.
 
@@ -139,6 +140,7 @@ class RLIteration:
       mesh: Mesh to train on.
       clock: Returns seconds; `Iteration` reads it before the first phase and
         after each.
+      sample: In place of the sampler; none of its responses has a stop token.
     """
     settings = _never_stopping(rl_settings.read(config), start.config)
     policy = _role(config, start, config.seed)
@@ -153,6 +155,8 @@ class RLIteration:
     self.summary = prepared.summary
     self.state = prepared.state(mesh, settings.optimizer, beta=settings.beta)
     self.programs = build.build(settings, placed["anchor"], placed["reward"])
+    if sample is not None:
+      self.programs = dataclasses.replace(self.programs, sample=sample)
     self._iterate = iteration.Iteration(
       self.programs,
       rewards.Rewarder(

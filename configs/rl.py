@@ -47,6 +47,7 @@ def get_config(arg=None):
     "merge": False,
     "layout": "auto",
     "buckets": (),
+    "by_length": False,
   }
   config.beta = 0.05
   config.kl = {

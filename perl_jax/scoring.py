@@ -92,6 +92,7 @@ def make_scores(
   members: int = 1,
   closing: roles.Closing | None = None,
   microbatches: int = 1,
+  buckets: tuple[int, ...] = (),
 ) -> Callable[..., dict[str, jax.Array]]:
   """Returns `scores(trees, bases, prompts, lengths, responses, mask)`.
 
@@ -112,6 +113,8 @@ def make_scores(
       stacked.
     closing: What the reward model reads after a response, or None.
     microbatches: Number of microbatches that are scored in sequence.
+    buckets: Lengths that the responses of a microbatch are cut to, the longest
+      ones in the first; () leaves them as they are.
   """
 
   def scores(trees, bases, prompts, lengths, responses, mask):
@@ -157,7 +160,7 @@ def make_scores(
       found[name] = masked.keep(values[..., : mask.shape[-1]], mask)
     return found
 
-  return _in_microbatches(scores, microbatches, members)
+  return _in_microbatches(scores, microbatches, members, buckets)
 
 
 class _Rows(NamedTuple):
@@ -262,24 +265,62 @@ def _hidden_states(run, trees, together, members):
   return found
 
 
-def _in_microbatches(scores, microbatches: int, members: int):
+def _in_microbatches(scores, microbatches: int, members: int, buckets):
   """The same function, over the microbatches of a batch in sequence."""
   if microbatches == 1:
     return scores
 
   def run(trees, bases, *arrays):
-    parts = sharding.strided_parts(arrays, microbatches)
-    found = jax.lax.map(lambda part: scores(trees, bases, *part), parts)
+    def score(part):
+      return scores(trees, bases, *part)
 
-    def join(name, array):
-      axis = 1 if name == "reward" and members > 1 else 0
-      array = jnp.moveaxis(array, 0, axis + 1)
-      shape = array.shape
-      return array.reshape(*shape[:axis], -1, *shape[axis + 2 :])
+    if not buckets:
+      parts = sharding.strided_parts(arrays, microbatches)
+      found = jax.lax.map(score, parts)
+      return {name: join(name, array) for name, array in found.items()}
+    longest = sharding.Lengths(buckets, _lengths, _cut)
+    parts, rows = sharding.parts_by_length(
+      arrays, _lengths(arrays), microbatches
+    )
+    room = arrays[-1].shape[-1]
+    found = jax.lax.map(
+      lambda part: longest.on_bucket(
+        lambda cut: padded(score(cut), room), part
+      ),
+      parts,
+    )
+    back = jnp.argsort(rows)
+    return {
+      name: jnp.take(join(name, array), back, axis=batch_axis(name))
+      for name, array in found.items()
+    }
 
-    return {name: join(name, array) for name, array in found.items()}
+  def batch_axis(name):
+    return 1 if name == "reward" and members > 1 else 0
+
+  def join(name, array):
+    axis = batch_axis(name)
+    array = jnp.moveaxis(array, 0, axis + 1)
+    shape = array.shape
+    return array.reshape(*shape[:axis], -1, *shape[axis + 2 :])
+
+  def padded(found, room):
+    def pad(array):
+      return jnp.pad(array, ((0, 0), (0, 0), (0, room - array.shape[-1])))
+
+    return {k: v if k == "reward" else pad(v) for k, v in found.items()}
 
   return run
+
+
+def _lengths(arrays) -> jax.Array:
+  """Tokens of the longest response of each row, `[B]`."""
+  return jnp.max(jnp.sum(arrays[-1], axis=-1), axis=-1)
+
+
+def _cut(arrays, length: int):
+  *prompts, responses, mask = arrays
+  return *prompts, responses[..., :length], mask[..., :length]
 
 
 def penalise_unstopped(

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from perl_jax import params as params_lib
 from perl_jax import roles, scoring
@@ -174,10 +175,16 @@ def test_stacked_roles_and_groups_equal_each_alone():
   np.testing.assert_array_equal(found["anchor"], found["policy"])
 
 
-def test_stacked_roles_in_parts_equal_each_alone():
-  """One response to a prompt, a part of the batch after the other."""
+@pytest.mark.parametrize("buckets", [(), (1, 2, 3, 4, 5, 6)])
+def test_stacked_roles_in_parts_equal_each_alone(buckets):
+  """One response to a prompt, a part of the batch after the other.
+
+  With buckets the longest come first, and go back to where they were.
+  """
   asked, base = roles_of()
-  scores = make_scores(together=TOGETHER, members=MEMBERS, microbatches=4)
+  scores = make_scores(
+    together=TOGETHER, members=MEMBERS, microbatches=4, buckets=buckets
+  )
   found = scores(asked, {"": base}, *in_groups_of_one())
   same_scores(jax.device_get(found), (4 * GROUP, 1))
 

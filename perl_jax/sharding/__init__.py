@@ -19,6 +19,7 @@ from perl_jax.sharding.layout import (
   shards,
   spec_in,
 )
+from perl_jax.sharding.lengths import Lengths, parts_by_length
 from perl_jax.sharding.placing import (
   held_shards,
   local_rows,
@@ -49,6 +50,7 @@ __all__ = [
   "RULES",
   "TRAIN",
   "Layout",
+  "Lengths",
   "constrain",
   "fitting",
   "gather",
@@ -56,6 +58,7 @@ __all__ = [
   "held_shards",
   "local_rows",
   "make_mesh",
+  "parts_by_length",
   "path_string",
   "place",
   "place_batch",

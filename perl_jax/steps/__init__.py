@@ -2,7 +2,12 @@
 
 from perl_jax.steps.dpo import AnchoredPairs, dpo_loss
 from perl_jax.steps.ensemble import init_ensemble, make_ensemble_step
-from perl_jax.steps.estimator import Estimator, Experience, prepare
+from perl_jax.steps.estimator import (
+  Estimator,
+  Experience,
+  lengths_of,
+  prepare,
+)
 from perl_jax.steps.finite import Fault, describe_fault
 from perl_jax.steps.language_model import language_model_loss
 from perl_jax.steps.members import Values, make_members_step, with_scale
@@ -30,6 +35,7 @@ __all__ = [
   "init_ensemble",
   "init_state",
   "language_model_loss",
+  "lengths_of",
   "make_ensemble_step",
   "make_members_step",
   "make_train_step",

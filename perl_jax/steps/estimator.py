@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from perl_jax import names
+from perl_jax import names, sharding
 from perl_jax.objectives import advantages as advantages_lib
 from perl_jax.objectives import kl as kl_lib
 from perl_jax.objectives import masked
@@ -155,6 +155,32 @@ class Experience(NamedTuple):
   values: jax.Array | None = None
   advantages: jax.Array | None = None
   returns: jax.Array | None = None
+
+  @property
+  def lengths(self) -> jax.Array:
+    """Tokens of the longest response of each row, `[B]`, int32."""
+    return jnp.max(jnp.sum(self.response_mask, axis=-1), axis=-1)
+
+  def cut(self, length: int) -> "Experience":
+    """The same with the first `length` tokens of each response."""
+    shape = self.response_mask.shape
+
+    def shorter(array):
+      per_token = array is not None and array.shape == shape
+      return array[..., :length] if per_token else array
+
+    return Experience(*map(shorter, self))
+
+
+def lengths_of(buckets: tuple[int, ...]) -> sharding.Lengths:
+  """How the rows of an `Experience` are cut to the lengths of their responses.
+
+  Args:
+    buckets: Lengths of responses, in ascending order; the last is the longest.
+  """
+  return sharding.Lengths(
+    buckets, lambda batch: batch.lengths, lambda batch, n: batch.cut(n)
+  )
 
 
 def prepare(estimator: Estimator, experience: Experience) -> Experience:

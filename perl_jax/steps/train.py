@@ -68,6 +68,7 @@ def make_train_step(
   optimizer: optax.GradientTransformation,
   *,
   microbatches: int = 1,
+  lengths: sharding.Lengths | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
   """Returns `step(state, frozen, batch, key) -> (state, metrics)`.
 
@@ -77,6 +78,9 @@ def make_train_step(
     optimizer: Optax transformation over the trainable tree.
     microbatches: The batch is cut into this many equal parts, whose gradients
       are added one after the other.
+    lengths: Sorts the rows into microbatches, and cuts each to the length that
+      it needs; None leaves them where they are, as long as they are. Sums and
+      counts are added up all the same, so that only the order of sums differs.
 
   The gradient is d(sum of losses) / d(trainable), divided by the count of
   "loss" over the whole batch. `metrics` holds each mean, the global norms of
@@ -96,13 +100,15 @@ def make_train_step(
   def accumulate(trainable, frozen, batch, key):
     if microbatches == 1:
       return sums_and_grads(trainable, frozen, batch, key)
-    parts = sharding.strided_parts(batch, microbatches)
+    parts, on_part = _microbatches(batch, microbatches, lengths)
     keys = jax.random.split(key, microbatches)
 
-    def add(total, part):
-      return jax.tree.map(
-        jnp.add, total, sums_and_grads(trainable, frozen, *part)
-      ), None
+    def add(total, given):
+      part, key = given
+      found = on_part(
+        lambda cut: sums_and_grads(trainable, frozen, cut, key), part
+      )
+      return jax.tree.map(jnp.add, total, found), None
 
     shapes = jax.eval_shape(
       sums_and_grads,
@@ -135,6 +141,15 @@ def make_train_step(
     ), metrics
 
   return step
+
+
+def _microbatches(batch, count: int, lengths: sharding.Lengths | None):
+  """(parts, `on_part(run, part)`, which gives `run` the columns it needs)."""
+  if lengths is None:
+    parts = sharding.strided_parts(batch, count)
+    return parts, lambda run, part: run(part)
+  parts, _ = sharding.parts_by_length(batch, lengths.of(batch), count)
+  return parts, lengths.on_bucket
 
 
 def means(sums: Sums) -> dict[str, jax.Array]:

@@ -63,6 +63,36 @@ def test_microbatches_change_nothing(name):
     )
 
 
+def test_microbatches_by_length_change_nothing_but_the_columns():
+  """Which rows are added up together does not matter; what is computed does."""
+  *_, whole, metrics = ran("rl")
+  loss_fn, trainable, frozen, batch = case("rl")
+  buckets = 1, 3, batch.responses.shape[-1]
+
+  def counting(trainable, frozen, part, key):
+    columns = jnp.float32(part.responses.shape[-1])
+    return loss_fn(trainable, frozen, part, key) | {"columns": (columns, 1.0)}
+
+  step = steps.make_train_step(
+    counting, sgd(), microbatches=4, lengths=steps.lengths_of(buckets)
+  )
+  parts, part_metrics = jax.device_get(
+    jax.jit(step)(
+      steps.init_state(trainable, sgd()), frozen, batch, jax.random.key(0)
+    )
+  )
+  close_trees(parts.trainable, whole.trainable, trainable)
+  for key, value in metrics.items():
+    np.testing.assert_allclose(
+      part_metrics[key], value, rtol=1e-4, atol=1e-5, err_msg=key
+    )
+  lengths = np.sort(np.asarray(batch.response_mask).sum(-1).max(-1))
+  longest = lengths.reshape(4, -1).max(axis=1)
+  columns = [next(n for n in buckets if n >= long) for long in longest]
+  assert len(set(columns)) > 1
+  assert part_metrics["columns"] == np.mean(columns)
+
+
 def test_microbatches_draw_keys_of_their_own():
   """Equal rows in two parts are dropped out differently."""
   policy, frozen = role(1)

@@ -81,10 +81,11 @@ class IterationPrograms:
     Args:
       samples: Responses, `[B * G, S]`.
       longest: Tokens of the longest one. `T` is the first of
-        `settings.buckets` that has room for it; None is `S`.
+        `settings.buckets` that has room for it; None is `S`, and so is any if
+        each microbatch has its own.
     """
     room = samples.tokens.shape[-1]
-    if longest is not None:
+    if longest is not None and not self.settings.by_length:
       room = next(n for n in self.settings.buckets if n >= longest)
     shape = (-1, self.settings.estimator.group, samples.tokens.shape[-1])
     return tuple(
@@ -203,6 +204,7 @@ def build(
     members=reward.members if reward else 1,
     closing=reward.closing if reward else None,
     microbatches=settings.score_microbatches,
+    buckets=settings.buckets if settings.by_length else (),
   )
   prepare = None
   if estimator.needs_measures:
@@ -244,4 +246,5 @@ def make_learn(
     change(loss),
     settings.optimizer.transformation,
     microbatches=settings.microbatches,
+    lengths=steps.lengths_of(settings.buckets) if settings.by_length else None,
   )

@@ -226,3 +226,9 @@ def _check_together(config: shared.Config, count: int) -> None:
       " loaded for each member. Set config.judge.by='' and judge the members"
       " with configs/judge.py, or use launch/sweep.py."
     )
+  if config.task == "rl" and config.rollouts.by_length:
+    raise ValueError(
+      f"{asked_for} with config.rollouts.by_length=True: members have responses"
+      " of other lengths in one program, which would compute all buckets. Set"
+      " config.rollouts.by_length=False."
+    )

@@ -32,6 +32,8 @@ class RLSettings:
     beta: Weight of the KL to the anchor at the start.
     buckets: Lengths that responses are padded to when they are scored and
       learned from, in ascending order; the last is `data.response_len`.
+    by_length: Whether the rows of a batch are sorted into microbatches by their
+      longest response, and each microbatch is padded to a bucket of its own.
     kl_target: KL in nats per response that beta follows; 0 keeps beta fixed.
     kl_horizon: Number of responses in which beta may change by a fifth; see
       `objectives.kl.adapt_beta`.
@@ -44,6 +46,7 @@ class RLSettings:
   sampling: sampling.SamplingSpec
   rollout: sampling.SamplingSpec
   buckets: tuple[int, ...]
+  by_length: bool
   beta: float
   kl_target: float
   kl_horizon: int
@@ -83,6 +86,7 @@ def read(config: shared.Config) -> RLSettings:
   )
   rollout = config.rollouts.to_dict() | {"group": config.samples_per_prompt}
   buckets = _buckets(rollout.pop("buckets"), config.data.response_len)
+  by_length = rollout.pop("by_length")
   try:
     rollout_spec = dataclasses.replace(spec, **rollout)
   except ValueError as error:
@@ -94,6 +98,7 @@ def read(config: shared.Config) -> RLSettings:
     sampling=spec,
     rollout=rollout_spec,
     buckets=buckets,
+    by_length=by_length,
     beta=config.beta,
     kl_target=config.kl.target,
     kl_horizon=config.kl.horizon,

@@ -139,7 +139,8 @@ ROUNDING = "sums are rounded otherwise than if it had stayed"
 RULES = (
   Rule(
     (
-      "mesh", "rollouts.layout", "rollouts.buckets", "model.remat",
+      "mesh", "rollouts.layout", "rollouts.buckets", "rollouts.by_length",
+      "model.remat",
       "model.scan_unroll", "model.attention", "score_microbatches",
       "eval.batch_size",
     ),

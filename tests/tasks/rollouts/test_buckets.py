@@ -38,6 +38,37 @@ def test_the_longest_has_a_bucket(longest, given, buckets):
   assert rl_settings.read(config).buckets == buckets
 
 
+def test_sorted_microbatches_are_given_all_columns_to_cut():
+  """Each is cut in the program; see `sharding.Lengths`."""
+  programs = programs_of(DR_GRPO)
+  settings = dataclasses.replace(
+    programs.settings, buckets=(1, 12), by_length=True
+  )
+  found = dataclasses.replace(programs, settings=settings)
+  samples = programs.sample(*[None] * 6)
+  for array in found.responses(samples, longest=1):
+    assert array.shape == (PROMPTS, 2, LENGTH)
+  short, *_ = dataclasses.replace(
+    found, settings=dataclasses.replace(settings, by_length=False)
+  ).responses(samples, longest=1)
+  assert short.shape == (PROMPTS, 2, 1)
+
+
+@pytest.mark.slow
+def test_a_run_by_length_learns_the_same(tmp_path, sft_run, reward_run):
+  fields = {
+    "policy__init": str(sft_run), "reward__init": str(reward_run),
+    "microbatches": 4, "score_microbatches": 4, "rollouts__buckets": (2, 4, 8),
+  }  # fmt: skip
+  for name, by_length in (("plain", False), ("sorted", True)):
+    tiny.run(tmp_path / name, "rl", rollouts__by_length=by_length, **fields)
+  plain, sorted_ = (tiny.lines(tmp_path / n) for n in ("plain", "sorted"))
+  for mine, theirs in zip(sorted_, plain, strict=True):
+    for key in ("train/loss", "rollout/kl", "validation/reward"):
+      if key in theirs:
+        assert mine[key] == pytest.approx(theirs[key], rel=1e-3, abs=1e-4), key
+
+
 @pytest.mark.parametrize(("longest", "room"), [(1, 1), (2, 3), (3, 3)])
 def test_responses_are_scored_and_learned_from_on_their_length(longest, room):
   """Padded to the first bucket with room for the longest; none is cut."""

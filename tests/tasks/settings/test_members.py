@@ -57,6 +57,11 @@ def test_the_number_may_be_said_beside_the_lists():
     ("sft", {"vary": "lora.rank=2,4"}, "launch/sweep.py"),
     ("sft", {"vary": "beta=0.1,0.2"}, "not in 'beta'"),
     ("sft", {"vary": "lora.alfa=2,4"}, "Did you mean 'lora.alpha'?"),
+    (
+      "rl",
+      {"members": 2, "rollouts__by_length": True},
+      "compute all buckets",
+    ),
     ("sft", {"vary": "seed=0,1 seed=2,3"}, "has seed twice"),
     ("sft", {"vary": "seed"}, "'seed' is not FIELD=VALUE,VALUE"),
     ("sft", {"vary": "seed=0,,1"}, "is not FIELD=VALUE,VALUE"),
