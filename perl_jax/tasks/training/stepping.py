@@ -181,10 +181,11 @@ class Loop:
     save = self.watch.save_is_due(step)
     if shown or save or due:
       metrics = self._look_at_metrics(step)
+    done = self._dispatched.done()
     if shown:
       metrics |= self.timing.of_steps(step, self.guard.skipped_before)
       self.writer.write(step, metrics)
-    elif (done := self._dispatched.done()) is not None:
+    elif done is not None:
       self.writer.tick(done)
     if due:
       self._judge(step, metrics)

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 from perl_jax.tasks.training import stepping
+from tests.tasks.training import test_loop
 
 
 class Result:
@@ -25,3 +26,11 @@ def test_a_step_counts_once_its_results_are_there():
   late.ready = True
   assert steps.done() == 4
   assert steps.done() is None
+
+
+def test_nothing_is_kept_of_steps_with_a_line(tmp_path, monkeypatch):
+  """Who writes a line of every step holds no array of the steps before."""
+  steps = stepping.Dispatched()
+  monkeypatch.setattr(stepping, "Dispatched", lambda: steps)
+  test_loop.run(tmp_path, log_every=1)
+  assert not steps._steps
