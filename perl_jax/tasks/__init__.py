@@ -31,7 +31,8 @@ class Task:
       makes none.
     trains: Role in its checkpoints that its config starts from, "policy" or
       "reward"; "" if it trains nothing. The module of a task that trains offers
-      `programs(abstract)` beside `run`.
+      `stage(config, workdir, member)` and `programs(abstract)` in the place of
+      `run`.
     data: Kind of records that it learns from. A reward model's is that of
       `config.loss`.
   """
@@ -216,7 +217,7 @@ def _train(module: ModuleType, config: Any, workdir: Path) -> dict[str, float]:
   """
   from perl_jax.tasks.dry_run import memory_check
   from perl_jax.tasks.settings import members as members_lib
-  from perl_jax.tasks.training import finished, lock, members
+  from perl_jax.tasks.training import finished, lock, members, together
 
   name, several = config.task, members_lib.asked(config)
   if several:
@@ -231,7 +232,7 @@ def _train(module: ModuleType, config: Any, workdir: Path) -> dict[str, float]:
     memory_check.check(config, TASKS[name].trains, module.programs)
     if several:
       return members.run(module.stage, config, workdir)
-    return module.run(config, workdir)
+    return together.alone(module.stage(config, workdir))
 
 
 def resolved(config: Any, workdir: str | Path) -> Any:

@@ -91,17 +91,12 @@ def read(
   return Read(data, closing, prepared, stands_on)
 
 
-def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
-  """Trains to `config.steps`, resuming if need be; returns the summary."""
-  return together.alone(stage(config, workdir))
-
-
 def stage(
   config: shared.Config,
   workdir: str | Path,
   member: together.Member = together.ALONE,
 ) -> together.Requests[dict[str, float]]:
-  """The run of a config, or of one of several members; see `together`."""
+  """Trains to `config.steps`, resuming if need be; see `together`."""
   started = time.perf_counter()
   mesh, optimizer = shared.make_mesh(config), shared.make_optimizer(config)
   reward_settings.check(config, mesh)

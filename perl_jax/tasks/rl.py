@@ -95,17 +95,12 @@ def read(
   return Read(tokenization, data, functions, reward, value, prepared, stands_on)
 
 
-def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
-  """Trains to `config.steps`, resuming if need be; returns the summary."""
-  return together.alone(stage(config, workdir))
-
-
 def stage(
   config: shared.Config,
   workdir: str | Path,
   member: together.Member = together.ALONE,
 ) -> together.Requests[dict[str, float]]:
-  """The run of a config, or of one of several members; see `together`."""
+  """Trains to `config.steps`, resuming if need be; see `together`."""
   started = time.perf_counter()
   mesh, settings = shared.make_mesh(config), rl_settings.read(config)
   rl_settings.check(config, settings, mesh)

@@ -12,7 +12,7 @@ from perl_jax import tasks
 from perl_jax.hosts import signals
 from perl_jax.tasks import pipeline, sft
 from perl_jax.tasks.dry_run import memory_check
-from perl_jax.tasks.training import lock, loop, timing
+from perl_jax.tasks.training import lock, loop, timing, together
 from perl_jax.tasks.training import workdir as workdir_lib
 from tests.tasks import tiny
 from tests.tasks.training.test_loop import Saver, opened
@@ -47,12 +47,13 @@ def ran(monkeypatch):
   """Workdirs in which a stage has been started instead of taken as finished."""
   found = []
 
-  def run(config, workdir):
+  def stage(config, workdir):
     assert (workdir / lock.LOCK_FILE).is_file()
     found.append(workdir)
+    yield together.Most()
     return {}
 
-  monkeypatch.setattr(sft, "run", run)
+  monkeypatch.setattr(sft, "stage", stage)
   monkeypatch.setattr(memory_check, "check", lambda *_: None)
   return found
 

@@ -13,7 +13,7 @@ import sys
 import pytest
 
 from perl_jax import tasks
-from perl_jax.tasks.training import loop, standing
+from perl_jax.tasks.training import loop, standing, together
 from tests.tasks import tiny
 from tests.tasks.initial.test_adapter import write_adapter, write_base
 
@@ -87,10 +87,14 @@ class Run:
     shutil.rmtree(self.root / name)
     shutil.copytree(self.root / other, self.root / name)
 
+  def train(self, config):
+    stage = tasks.TASKS[self.task].module().stage
+    together.alone(stage(config, self.workdir))
+
   def prepare(self, **changes):
     config = tiny.config(self.task, "jsonl", **self.fields, **changes)
     with pytest.raises(Stop):
-      tasks.TASKS[self.task].module().run(config, self.workdir)
+      self.train(config)
     return self.found
 
   def save(self, step=2, **changes):
@@ -104,7 +108,7 @@ class Run:
     before = tiny.tree(self.workdir)
     config = tiny.config(self.task, "jsonl", **self.fields)
     with pytest.raises(ValueError) as caught:
-      tasks.TASKS[self.task].module().run(config, self.workdir)
+      self.train(config)
     message = str(caught.value)
     for text in (str(self.workdir), "step 2", "--workdir", *texts):
       assert text in message, message
