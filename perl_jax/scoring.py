@@ -315,7 +315,7 @@ def _in_microbatches(scores, microbatches: int, members: int, buckets):
 
 def _lengths(arrays) -> jax.Array:
   """Tokens of the longest response of each row, `[B]`."""
-  return jnp.max(jnp.sum(arrays[-1], axis=-1), axis=-1)
+  return masked.longest(arrays[-1])
 
 
 def _cut(arrays, length: int):

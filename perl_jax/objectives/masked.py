@@ -148,3 +148,15 @@ def _center(values: jax.Array, mask: jax.Array, axis: Axis) -> jax.Array:
     mask, axis, keepdims=True
   )
   return keep(offsets - offset_mean, mask)
+
+
+def longest(mask: jax.Array) -> jax.Array:
+  """Entries that are kept of the sequence with the most, for each row.
+
+  Args:
+    mask: `[B, G, T]`, bool: G sequences in each row.
+
+  Returns:
+    `[B]`, int32.
+  """
+  return jnp.max(jnp.sum(mask, axis=-1), axis=-1)

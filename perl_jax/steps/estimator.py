@@ -156,11 +156,6 @@ class Experience(NamedTuple):
   advantages: jax.Array | None = None
   returns: jax.Array | None = None
 
-  @property
-  def lengths(self) -> jax.Array:
-    """Tokens of the longest response of each row, `[B]`, int32."""
-    return jnp.max(jnp.sum(self.response_mask, axis=-1), axis=-1)
-
   def cut(self, length: int) -> "Experience":
     """The same with the first `length` tokens of each response."""
     shape = self.response_mask.shape
@@ -179,7 +174,7 @@ def lengths_of(buckets: tuple[int, ...]) -> sharding.Lengths:
     buckets: Lengths of responses, in ascending order; the last is the longest.
   """
   return sharding.Lengths(
-    buckets, lambda batch: batch.lengths, lambda batch, n: batch.cut(n)
+    buckets, lambda batch: masked.longest(batch.response_mask), Experience.cut
   )
 
 
