@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-# Fields in which members of a run may differ.
+# Fields in which members of a run may differ: `settings.members.FIELDS`, which
+# is not imported, as a sweep may be started where JAX is not installed.
 TOGETHER = (
   "seed", "optimizer.learning_rate", "value.learning_rate", "lora.alpha",
   "beta", "kl.target",

@@ -57,7 +57,7 @@ def with_scale(loss_fn: LossFn, factor: jax.Array) -> LossFn:
 
   Args:
     loss_fn: Loss with adapters of a static scale.
-    factor: What it is multiplied with, a float32 scalar.
+    factor: Number that the scale is multiplied with, a float32 scalar.
   """
 
   def scaled(trainable, frozen, batch, key):

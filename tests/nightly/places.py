@@ -43,19 +43,18 @@ def lines(path: Path, rows: list) -> None:
 
 def write_data(place: Path) -> None:
   """Files of rows, in the shapes that the pages speak of."""
-  asked = [f"{i} milk and {i + 3}" for i in range(24)]
+  asked = [f"{i} milk and {i + 3}" for i in range(240)]
   pairs = [
     {"prompt": text, "chosen": "hello there", "rejected": "what?"}
-    for text in asked
+    for text in asked[:24]
   ]
   lines(place / "pairs.jsonl", pairs)
   lines(place / "rows.jsonl", pairs)
   lines(place / "prompts.jsonl", [{"prompt": text} for text in asked[:3]])
   # Packed, many of them make a row.
-  more = [f"{i} milk and {i + 3}" for i in range(240)]
   lines(
     place / "demonstrations.jsonl",
-    [{"prompt": [user(t)], "response": [assistant("hello")]} for t in more],
+    [{"prompt": [user(t)], "response": [assistant("hello")]} for t in asked],
   )
   bench = [
     {

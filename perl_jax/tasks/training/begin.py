@@ -88,7 +88,7 @@ def start(
       there.
     kind: Kind of records whose text a new tokenizer is trained on.
     mesh: Mesh that a base is read to.
-    member: What the stage has in common with others, which start from the same.
+    member: The member that starts; what it starts from is read once for all.
 
   Raises:
     ValueError: The model has a shorter context than the data need, or too few
@@ -112,8 +112,8 @@ def read(
 
   Args:
     config: Config of the member.
-    member: What it has in common with others.
-    make: Reads them.
+    member: The member whose rows they are.
+    make: `make()` reads the rows.
   """
   found = member.once(("rows", config.seed), make)
   if member.shared is None:

@@ -49,7 +49,7 @@ class Run:
     costs: Costs of the run, those of the processes before a resume included.
     workdir: Workdir whose files are listed with their SHA-256 at the end; None
       lists none.
-    member: What the run has in common with others.
+    member: The member of a run that it is, or a run of its own.
   """
 
   config: shared.Config
@@ -165,8 +165,7 @@ def open_run(
     stands_on: SHA-256 of what the run is made from, by name.
     best: (metric, "min" or "max") that the best checkpoint is kept by.
     show: Metrics on the progress line.
-    member: What the run has in common with others. The first of them has a
-      progress line.
+    member: The member of a run that it is; the first has a progress line.
   """
   metric, mode = best
   keep = shared.saving_of(config).keep

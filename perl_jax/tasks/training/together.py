@@ -43,7 +43,7 @@ class Finished:
 
   Attributes:
     settle: Waits until what the member has saved is on disk.
-    batches: What its batches came from; see `Widest`.
+    batches: The stage's iterator of batches; see `Widest`.
   """
 
   settle: Callable[[], None]
@@ -60,7 +60,8 @@ class Widest:
   Attributes:
     batch: The member's batch, on the host.
     step: The step that it is for, from 1.
-    batches: What it comes from; `at(step - 1)` is that of a step.
+    batches: The stage's iterator of batches; its `at(step - 1)` is the batch of
+      a step.
   """
 
   batch: Any
@@ -129,7 +130,7 @@ class Member:
 
   Attributes:
     number: Its number, from 0.
-    shared: What it has in common with others; None if there are none.
+    shared: What all members of the run use; None for a run of its own.
   """
 
   number: int = 0
@@ -139,8 +140,8 @@ class Member:
     """What all members share: the first one makes it.
 
     Args:
-      name: What it is called, with all that it depends on and members may have
-        apart.
+      name: Key that it is kept by, with all that it depends on and in which
+        members may differ.
       make: Makes it.
     """
     if self.shared is None:

@@ -42,7 +42,6 @@ def main(settings):
   sys.stdin.read()
   # Without the destructor of the server, which may wait for ever for a thread
   # that has missed its signal.
-  sys.stdout.flush()
   os._exit(0)
 
 
