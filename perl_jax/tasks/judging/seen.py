@@ -5,7 +5,8 @@ that was trained on the same rows makes many of the same errors, and would call
 that better. So a judge should have seen other rows.
 
 Rows are the same if their fingerprints in the checkpoints are, or if they were
-read from the same place with the same seed, in the same fold.
+read from the same place, unless they are of other folds of one division. Rows
+that are generated are the same if their seed is.
 """
 
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from perl_jax import buckets
+from perl_jax.data.sources import registry
 from perl_jax.tasks.initial import saved
 from perl_jax.tasks.settings import paths
 from perl_jax.tasks.training import changes
@@ -21,21 +23,45 @@ from perl_jax.tasks.training import workdir as workdir_lib
 
 SAME, OTHER, UNKNOWN = "same", "other", "unknown"
 _RATED = ("training rows (preferences)", "training rows (labelled)")
-# What says which rows a source gives; not how many of them, or their tokens.
-_PLACE = ("name", "folds", "columns", "margin", "threshold")
-_PATHS = ("dir", "path", "validation_path")
+# What the folds of a file's rows follow from, beside its rows. How many of them
+# are drawn, and how long they may be, says nothing of which they are.
+_DIVISION = ("folds", "columns", "margin", "threshold")
+
+
+class Part(NamedTuple):
+  """The folds of a source's rows that a stage was trained on.
+
+  Attributes:
+    place: What tells the rows of the source from others.
+    division: What tells its folds from those of another division of it.
+    folds: Numbers of the folds.
+    workdir: Workdir of the stage.
+  """
+
+  place: str
+  division: str
+  folds: frozenset[int]
+  workdir: str
+
+  def meets(self, other: "Part") -> bool:
+    """Whether a row may be in both: two divisions of a place share rows."""
+    if self.place != other.place:
+      return False
+    return self.division != other.division or bool(self.folds & other.folds)
 
 
 class Rated(NamedTuple):
   """The rated rows that a model learned from, itself or by its reward model.
 
   Attributes:
-    rows: {what tells the rows from others: workdir that was trained on them}.
+    rows: {fingerprint of rows: workdir that was trained on them}.
     unknown: Workdirs and models of which that is not known.
+    parts: Where rows were read from.
   """
 
   rows: Mapping[str, str]
   unknown: tuple[str, ...]
+  parts: tuple[Part, ...] = ()
 
 
 def rated(workdir: str) -> Rated:
@@ -45,6 +71,7 @@ def rated(workdir: str) -> Rated:
     workdir: Workdir of a stage, or a model of others.
   """
   rows: dict[str, str] = {}
+  parts: list[Part] = []
   unknown, done, left = [], set(), [str(workdir)]
   while left:
     place = left.pop(0)
@@ -61,9 +88,9 @@ def rated(workdir: str) -> Rated:
     names = [name for name in _RATED if name in digests]
     rows |= {digests[name]: place for name in names}
     if names or config.get("task") in ("reward", "dpo"):
-      rows |= dict.fromkeys(_described(config), place)
+      parts.append(_part(config, place))
     left += _starts(config, path)
-  return Rated(rows, tuple(unknown))
+  return Rated(rows, tuple(unknown), tuple(parts))
 
 
 def _starts(config: Mapping[str, Any], workdir: Path) -> list[str]:
@@ -83,20 +110,21 @@ def _starts(config: Mapping[str, Any], workdir: Path) -> list[str]:
   return found
 
 
-def _described(config: Mapping[str, Any]) -> list[str]:
-  """What tells the rows that it was trained on from others, by fold."""
-  data = config.get("data", {})
-  told: dict[str, Any] = {name: data.get(name) for name in _PLACE}
-  told |= {
-    name: paths.absolute(data[name]) for name in _PATHS if data.get(name)
-  }
-  told["seed"] = config.get("seed")
+def _part(config: Mapping[str, Any], workdir: str) -> Part:
+  """The rows of a source that a stage with this config was trained on."""
+  data, seed = config.get("data", {}), config.get("seed")
+  source = registry.describe().get(data.get("name"))
+  if source is not None and not {"path", "data_dir"} & set(source.options):
+    # Generated from the seed, and not divided into folds.
+    place = json.dumps([data.get("name"), seed])
+    return Part(place, "", frozenset([0]), workdir)
+  path = paths.absolute(data["path"]) if data.get("path") else ""
+  place = json.dumps([data.get("name"), path])
+  division = [seed, *(data.get(name) for name in _DIVISION)]
   held_out = set() if data.get("validation_path") else {data.get("fold")}
   trained = set(range(data.get("folds") or 1)) - held_out
-  return [
-    json.dumps(told | {"fold": fold}, sort_keys=True)
-    for fold in data.get("train_folds") or trained
-  ]
+  folds = frozenset(data.get("train_folds") or trained)
+  return Part(place, json.dumps(division), folds, workdir)
 
 
 def compare(judge: Rated, judged: Rated) -> tuple[str, str]:
@@ -106,13 +134,16 @@ def compare(judge: Rated, judged: Rated) -> tuple[str, str]:
     judge: Rows that the reward model that judges has seen.
     judged: Rows by which the policy, or both that are compared, have learned.
   """
-  common = sorted(set(judge.rows) & set(judged.rows))
+  common = [judged.rows[digest] for digest in judge.rows.keys() & judged.rows]
+  common += [
+    theirs.workdir
+    for theirs in judged.parts
+    if any(ours.meets(theirs) for ours in judge.parts)
+  ]
   if common:
-    return (
-      SAME,
-      f"{judged.rows[common[0]]} was trained on some of the same rows",
-    )
-  unknown = (*judged.unknown, *(judge.unknown if not judge.rows else ()))
+    return SAME, f"{min(common)} was trained on some of the same rows"
+  known = judge.rows or judge.parts
+  unknown = (*judged.unknown, *(() if known else judge.unknown))
   if unknown:
     return UNKNOWN, f"what {', '.join(unknown)} has learned from is not known"
   return OTHER, "nobody in question was trained on its rows"
@@ -121,4 +152,5 @@ def compare(judge: Rated, judged: Rated) -> tuple[str, str]:
 def both(first: Rated, second: Rated) -> Rated:
   """The rows of two that are compared."""
   rows = dict(first.rows) | dict(second.rows)
-  return Rated(rows, (*first.unknown, *second.unknown))
+  unknown = (*first.unknown, *second.unknown)
+  return Rated(rows, unknown, (*first.parts, *second.parts))

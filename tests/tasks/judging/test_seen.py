@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from perl_jax.data import splits
 from perl_jax.tasks.judging import seen
 from perl_jax.tasks.training import changes
 
@@ -71,12 +72,56 @@ def test_the_same_rows_in_other_tokens(write, policy):
   [
     {"data": elsewhere()},
     {"data": DATA | {"fold": 1, "train_folds": [0]}},
-    {"seed": 1},
   ],
 )
 def test_other_rows(write, policy, changed):
   other = write("other", "reward", "d9", reward="", **changed)
   assert compare(other, policy) == seen.OTHER
+
+
+@pytest.mark.parametrize(
+  "changed",
+  [
+    {"seed": 1},
+    {"seed": 1, "data": DATA | {"fold": 1, "train_folds": [0]}},
+    {"data": DATA | {"folds": 10, "fold": 1, "train_folds": [0]}},
+    {"data": DATA | {"margin": 0.5, "fold": 1, "train_folds": [0]}},
+    {"data": DATA | {"validation_path": "/d/v.jsonl"}},
+  ],
+)
+def test_another_division_of_a_file_is_of_the_same_rows(write, policy, changed):
+  """Its folds are others, so that every one has rows of every other one."""
+  other = write("other", "reward", "d9", reward="", **changed)
+  assert compare(other, policy) == seen.SAME
+
+
+def test_two_divisions_of_a_file_do_share_rows():
+  """As `seen` takes it: of two seeds each fold meets each."""
+  groups = [str(n) for n in range(200)]
+  one, other = (
+    splits.assign_folds(groups, folds=5, seed=seed) for seed in (0, 1)
+  )
+  assert len({(one[g], other[g]) for g in groups}) == 25
+
+
+@pytest.mark.parametrize(
+  ("data", "seed", "same"),
+  [
+    ({"name": "coffee_bar", "folds": 5, "fold": 0}, 1, seen.OTHER),
+    # The fold does not divide what is generated.
+    ({"name": "coffee_bar", "folds": 2, "fold": 1}, 0, seen.SAME),
+    ({"name": "hh_rlhf", "dir": "copy", "folds": 5, "fold": 0}, 1, seen.SAME),
+    ({"name": "hh_rlhf", "dir": "copy", "folds": 5, "fold": 0,
+      "train_folds": [1]}, 0, seen.OTHER),
+  ],
+)  # fmt: skip
+def test_a_seed_makes_other_rows_only_where_they_are_generated(
+  write, data, seed, same
+):
+  ours = {"folds": 5, "fold": 0, "train_folds": [2, 3], "dir": ""}
+  dpo = write("dpo", "dpo", "d1", data={**data, **ours}, policy="")
+  judge = write("judge", "reward", "d2", data=data, seed=seed, reward="")
+  assert compare(judge, dpo) == same
 
 
 @pytest.mark.parametrize(
