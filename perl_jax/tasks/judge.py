@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from perl_jax import checkpoint, files, hosts, tasks
+from perl_jax import files, hosts, tasks
 from perl_jax import metrics as metrics_lib
 from perl_jax.hosts import signals
 from perl_jax.reporting import phases, terminal
@@ -34,7 +34,7 @@ from perl_jax.tasks.judging import pairs as pairs_lib
 from perl_jax.tasks.judging.pairs import Both, Pair
 from perl_jax.tasks.settings import judge as settings
 from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import batching, inputs, standing
+from perl_jax.tasks.training import batching, inputs, reported, standing
 
 VERDICTS = "verdicts.jsonl"
 _OUTCOMES = {1.0: "win", 0.0: "tie", -1.0: "loss"}
@@ -199,11 +199,7 @@ def numbers(
   for first, second in itertools.combinations(outcomes, 2):
     found = statistics.agreement(outcomes[first], outcomes[second])
     summary |= {f"by.{first}_and_{second}.{k}": v for k, v in found.items()}
-  for init, which in prepared.sides.checkpoints.items():
-    side = "policy" if init == config.policy.init else prepared.sides.name
-    if (Path(init) / checkpoint.DIRECTORY).is_dir():
-      summary[f"{side}.checkpoint_step"] = checkpoint.step_of(init, which)
-  return summary
+  return summary | reported.steps_of(prepared.sides.checkpoints)
 
 
 def as_json(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from perl_jax import files, sharding, tasks
+from perl_jax import checkpoint, files, sharding, tasks
 from perl_jax.data.sources import registry
 from perl_jax.tasks import judge
 from perl_jax.tasks.initial import roles as initial_roles
@@ -60,6 +60,21 @@ def test_a_run_against_itself_is_a_tie_and_against_the_data(finished, tmp_path):
   )
   assert all(row["against"] == row["reference"] for row in rows)
   assert found["by.gold.loss_rate"] == 1.0 - found["policy.gold"]
+
+
+def test_two_checkpoints_of_one_run(rl_run, tmp_path):
+  """The best one against the last: each side says which step it is of."""
+  found = tiny.run(
+    tmp_path / "run",
+    "judge",
+    policy__init=str(rl_run),
+    policy__checkpoint="last",
+    against__init=str(rl_run),
+    against__checkpoint="best",
+  )
+  for side, which in (("policy", "last"), ("other", "best")):
+    step = checkpoint.step_of(rl_run, which)
+    assert found[f"{side}.checkpoint_step"] == step
 
 
 def test_the_policys_own_reward_model_is_refused(

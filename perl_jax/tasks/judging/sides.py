@@ -28,14 +28,15 @@ class Sides(NamedTuple):
     anchor: The model that the policy was trained from; the policy itself where
       that is not known.
     other: The other run's model, or None.
-    checkpoints: Which checkpoint was read, "best" or "last", by the workdir.
+    checkpoints: By side, the workdir that was read and which checkpoint of it,
+      "best" or "last".
   """
 
   name: str
   policy: Start
   anchor: Start
   other: Start | None
-  checkpoints: Mapping[str, str]
+  checkpoints: Mapping[str, tuple[str, str]]
 
 
 class Answered(NamedTuple):
@@ -63,14 +64,13 @@ def load(config: shared.Config, mesh: jax.sharding.Mesh) -> Sides:
   options = model.read_options(config, mesh)
   chosen = {}
 
-  def read(init, which, field, shared_with=None):
-    data = config.data.to_dict()
-    chosen[init] = reported.checkpoint_of(init, which, data)
-    return restore.load(
-      init, chosen[init], "policy", field, shared_with, options
-    )
+  def read(side, section, field, shared_with=None):
+    init, data = section.init, config.data.to_dict()
+    which = reported.checkpoint_of(init, section.checkpoint, data)
+    chosen[side] = init, which
+    return restore.load(init, which, "policy", field, shared_with, options)
 
-  policy = read(config.policy.init, config.policy.checkpoint, "policy.init")
+  policy = read("policy", config.policy, "policy.init")
   inputs.require_room(config, policy.config.max_len)
   anchor, other = restore.load_anchor(config, policy, options), None
   against = config.against.init
@@ -82,8 +82,7 @@ def load(config: shared.Config, mesh: jax.sharding.Mesh) -> Sides:
       " model as config.against.init, or 'reference'."
     )
   if against not in (settings.ANCHOR, settings.REFERENCE):
-    which = config.against.checkpoint
-    other = read(against, which, "against.init", policy)
+    other = read(OTHER, config.against, "against.init", policy)
     inputs.require_room(config, other.config.max_len)
   name = OTHER if other is not None else against
   return Sides(name, policy, anchor, other, chosen)
