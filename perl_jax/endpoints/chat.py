@@ -19,6 +19,12 @@ from perl_jax.endpoints.client import Client, EndpointError, in_parallel
 _PATH = "/chat/completions"
 # Words of a status of 400 that is about what the message says.
 _FILTERED = ("content_filter", "content_policy", "content management policy")
+# Words of a status that is about a message longer than the model reads.
+_TOO_LONG = ("context length", "context size", "context window")
+_TOO_LONG += ("context_length", "context_size", "prompt is too long")
+_OF_LENGTH = (400, 413, 422)
+# Answers that may be others next time: the model has not been heard.
+_NOT_KEPT = ("too_long", "nothing")
 
 
 class Answer(NamedTuple):
@@ -26,8 +32,9 @@ class Answer(NamedTuple):
 
   Attributes:
     text: The text; of a refusal, its reason if one was given.
-    ended: "stop", "length" (it was cut), or "refused" (a refusal, or a filter
-      of the provider).
+    ended: "stop", "length" (it was cut), "refused" (a refusal, or a filter of
+      the provider), "too_long" (the model does not read so much), or "nothing"
+      (a completion without any choice).
   """
 
   text: str
@@ -73,7 +80,8 @@ class Chat:
       options: Fields of a request beside its messages, such as "model".
       parallel: Requests that are under way at once.
       known: Answers of an earlier run, by `key_of`.
-      on_answer: Called with each new answer and its key, one call at a time.
+      on_answer: Called with each new answer of the model and its key, one call
+        at a time.
     """
     self._client, self._options = client, dict(options)
     self._parallel, self._on_answer = parallel, on_answer
@@ -105,14 +113,18 @@ class Chat:
     try:
       found = self._client.post(self._body(text))
     except EndpointError as error:
-      filtered = any(word in str(error).lower() for word in _FILTERED)
-      if error.status != 400 or not filtered:
+      said = str(error).lower()
+      if error.status == 400 and any(word in said for word in _FILTERED):
+        answer = Answer("", "refused")
+      elif error.status in _OF_LENGTH and any(w in said for w in _TOO_LONG):
+        answer = Answer(str(error), "too_long")
+      else:
         raise
-      answer = Answer("", "refused")
     else:
       answer = self._read(found)
-    with self._lock:
-      self._on_answer(self.key_of(text), answer)
+    if answer.ended not in _NOT_KEPT:
+      with self._lock:
+        self._on_answer(self.key_of(text), answer)
     return answer
 
   def _body(self, text: str) -> dict[str, Any]:
@@ -121,9 +133,15 @@ class Chat:
     return {"messages": [{"role": "user", "content": text}], **self._options}
 
   def _read(self, found: Any) -> Answer:
+    answered = isinstance(found, dict) and not found.get("error")
+    if answered and found.get("choices", "absent") in ([], None):
+      # So do some providers where a filter or a limit left nothing to say.
+      return Answer("The completion has no choice.", "nothing")
     try:
       choice = found["choices"][0]
       message, why = choice["message"], choice.get("finish_reason")
+      if message is None and why == "content_filter":
+        message = {}
       text, refusal = message.get("content"), message.get("refusal")
     except (LookupError, TypeError, AttributeError):
       text = refusal = why = message = None

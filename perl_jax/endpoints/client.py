@@ -24,6 +24,8 @@ RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 # Environment variable with a key that is sent as "Authorization: Bearer KEY".
 KEY_VARIABLE = "PERL_JAX_ENDPOINT_KEY"
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
+# A server that asks for a longer wait is not waited for.
+_MOST_ASKED = 3600.0
 _MOST_BYTES, _MOST_OF_ERROR = 2**26, 2**16
 
 
@@ -106,6 +108,7 @@ class Client:
       )
     self.url = url
     self._key_variable, self._key = key_variable, _key_in(key_variable)
+    self._forms = _forms_of(self._key)
     self._request_seconds, self._tries = request_seconds, tries
     self._sleep, self._clock = sleep, clock
     self._headers = {"Content-Type": "application/json"}
@@ -136,23 +139,31 @@ class Client:
       left = deadline - self._clock()
       if left <= 0:
         raise EndpointError(f"{self.url}: no time is left to ask.")
-      asked = None
+      asked = refusal = None
       try:
         return self._once(body, min(self._request_seconds, left))
       except urllib.error.HTTPError as error:
         with error:
-          problem = f"{error.code} {error.reason}{self._text_of(error)}"
+          reason = self.without_key(str(error.reason))
+          problem = f"{error.code} {reason}{self._text_of(error)}"
           if error.code not in RETRIED:
             refusal = EndpointError(
               f"{self.url} answered {problem}{self._hint(error)}"
             )
             refusal.status = error.code
-            raise refusal from error
           asked = _asked_wait(error.headers.get("Retry-After"))
       except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         problem = self.without_key(str(reason)) or type(reason).__name__
+      if refusal is not None:
+        # Out of the handler: the error that was caught may repeat the key.
+        raise refusal
       pause = wait if asked is None else asked
+      if pause > _MOST_ASKED:
+        raise EndpointError(
+          f"{self.url} answered {problem} and asks to wait {pause:g} seconds."
+          " Run the same command again then."
+        )
       if tried == self._tries or self._clock() + pause >= deadline:
         break
       logging.warning("%s: %s; trying again in %g s.", self.url, problem, pause)
@@ -182,7 +193,9 @@ class Client:
 
   def without_key(self, text: str) -> str:
     """A text of the server without the key, which it may have repeated."""
-    return text.replace(self._key, "(the key)") if self._key else text
+    for form in self._forms:
+      text = text.replace(form, "(the key)")
+    return text
 
   def _once(self, body: bytes, seconds: float) -> Any:
     request = urllib.request.Request(self.url, body, self._headers)
@@ -224,15 +237,27 @@ def _key_in(variable: str) -> str:
   return key
 
 
+def _forms_of(key: str) -> list[str]:
+  """The key as a server may write it: as it is, in JSON, in an address."""
+  if not key:
+    return []
+  in_json = json.dumps(key)[1:-1]
+  forms = [key, in_json, in_json.replace("/", "\\/")]
+  forms += [urllib.parse.quote(key), urllib.parse.quote(key, safe="")]
+  return sorted({*forms}, key=len, reverse=True)
+
+
 def _asked_wait(header: str | None) -> float | None:
   """Seconds that a Retry-After asks for, as a number or a date; or None."""
   if header is None:
     return None
-  if header.strip().isdigit():
+  if header.strip().isdecimal():
     return float(header)
   try:
     date = email.utils.parsedate_to_datetime(header)
   except ValueError:
     return None
+  if date.tzinfo is None:  # of a date with -0000, or without a zone
+    date = date.replace(tzinfo=datetime.UTC)
   now = datetime.datetime.now(datetime.UTC)
   return max(0.0, (date - now).total_seconds())

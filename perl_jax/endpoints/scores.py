@@ -113,7 +113,7 @@ class Scorer:
     url = self._client.url
     scores = answer.get("scores") if isinstance(answer, dict) else answer
     if not isinstance(scores, list):
-      shown = json.dumps(answer)[:200]
+      shown = self._client.without_key(json.dumps(answer))[:200]
       raise EndpointError(
         f"{url} answered {shown}, in which there is no list of scores. It must"
         ' answer {"scores": [number, ...]}.'
@@ -127,9 +127,10 @@ class Scorer:
     for score, conversation in zip(scores, conversations, strict=True):
       if not _is_finite(score):
         text = conversation[-1]["content"][:200]
+        shown = self._client.without_key(repr(score))[:200]
         raise EndpointError(
-          f"{url} answered with {score!r} for the response {text!r}. A score"
-          " must be a finite number."
+          f"{url} answered with {shown} for the response {text!r}. A score must"
+          " be a finite number."
         )
     return scores
 

@@ -11,8 +11,9 @@ class Server:
 
   Attributes:
     url: Address.
-    plan: `(status, headers, body, seconds)` of the next answers; a body of
-      None is the scores. When it is empty, scores are answered.
+    plan: `(status, headers, body, seconds)` of the next answers; a status may
+      be `(status, reason)`, and a body of None is the scores. When it is empty,
+      scores are answered.
     asked: JSON of the requests so far.
     headers: Their headers.
     released: Ends the waiting of slow answers.
@@ -46,7 +47,9 @@ def serving():
       if body is None:
         body = found.answer(request)
       with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        self.send_response(status)
+        self.send_response(
+          *(status if isinstance(status, tuple) else (status,))
+        )
         for name, value in headers.items():
           self.send_header(name, value)
         self.send_header("Content-Length", str(len(body.encode())))

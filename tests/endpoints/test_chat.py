@@ -1,6 +1,7 @@
 """Chat completions from a real HTTP server that answers as it is told."""
 
 import json
+import urllib.parse
 
 import pytest
 
@@ -80,6 +81,8 @@ def test_a_busy_server_is_asked_again(server):
   [
     (completion(None, refusal="I can not"), ("I can not", "refused")),
     (completion("", "content_filter"), ("", "refused")),
+    ('{"choices": [{"message": null, "finish_reason": "content_filter"}]}',
+     ("", "refused")),
     (completion("A bec", "length"), ("A bec", "length")),
     (completion(None, "length"), ("", "length")),
     (completion([{"text": "A"}, {"text": "!"}]), ("A!", "stop")),
@@ -102,13 +105,46 @@ def test_a_filter_of_the_provider_is_a_refusal_and_other_errors_are_not(server):
 
 @pytest.mark.parametrize(
   "body",
-  ['{"error": "x"}', "[]", '"A"', '{"choices": []}', completion(3),
+  ['{"error": "x"}', "[]", '"A"', "{}", completion(3),
+   '{"choices": [], "error": "x"}',
    '{"choices": [{"message": null}]}', '{"choices": [null]}'],
 )  # fmt: skip
 def test_what_is_no_chat_completion(server, body):
   server.plan.append((200, {}, body, 0))
   with pytest.raises(endpoints.EndpointError, match="no chat completion"):
     list(chat_of(server).ask(["a"]))
+
+
+@pytest.mark.parametrize(
+  "status, body",
+  [
+    (400, '{"error": {"code": "context_length_exceeded", "message": "m"}}'),
+    (400, "This model's maximum context length is 8192 tokens."),
+    (400, "the request exceeds the available context size"),
+    (413, "Prompt is too long: 9 tokens > 8 maximum"),
+  ],
+)
+def test_one_message_that_is_too_long_is_no_end_of_the_others(
+  server, status, body
+):
+  """It is asked about again next time: the model may read more by then."""
+  kept = {}
+  server.plan += [(status, {}, body, 0)]
+  chat = chat_of(server, parallel=1, on_answer=kept.__setitem__)
+  long, other = chat.ask(["a", "b"])
+  assert long.ended == "too_long" and body in long.text.replace("\\'", "'")
+  assert other == endpoints.Answer("B", "stop")
+  assert list(kept.values()) == [other]
+
+
+@pytest.mark.parametrize("body", ['{"choices": []}', '{"choices": null}'])
+def test_a_completion_without_a_choice_says_nothing(server, body):
+  kept = {}
+  server.plan += [(200, {}, body, 0)]
+  chat = chat_of(server, parallel=1, on_answer=kept.__setitem__)
+  answers = list(chat.ask(["a", "b"]))
+  assert [a.ended for a in answers] == ["nothing", "stop"]
+  assert list(kept.values()) == answers[1:]
 
 
 def test_half_of_a_surrogate_pair_can_be_asked_about(server):
@@ -152,6 +188,10 @@ def test_a_key_is_sent_and_nowhere_said(server, monkeypatch, caplog):
   for status, headers, body in (
     (401, {}, f"wrong key {SECRET}"),
     (401, {}, many),
+    ((401, f"wrong key {SECRET}"), {}, ""),
+    (401, {}, json.dumps({"key": SECRET}).replace("/", "\\/")),
+    (401, {}, f"no {urllib.parse.quote(SECRET)}"),
+    (401, {}, f"no {urllib.parse.quote(SECRET, safe='')}"),
     (307, {"Location": f"http://x/{SECRET}"}, ""),
     (503, {}, f"busy {SECRET}"),
     (200, {}, f"<html>{SECRET}"),
@@ -162,7 +202,8 @@ def test_a_key_is_sent_and_nowhere_said(server, monkeypatch, caplog):
     chat = chat_of(server, tries=2, key_variable="MY_JUDGE_KEY")
     with pytest.raises(endpoints.EndpointError) as caught:
       list(chat.ask(["a"]))
-    assert SECRET[:8] not in everything(caught.value)
+    for form in (SECRET[:8], "secret"):
+      assert form not in everything(caught.value)
     server.plan.clear()
   assert SECRET[:8] not in caplog.text
   for body in (completion(f"it is {SECRET}"), completion(None, refusal=SECRET)):

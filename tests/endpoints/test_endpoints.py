@@ -93,6 +93,22 @@ def test_a_server_says_how_long_to_wait(server):
   assert waits[0] == 7.0 and 30 < waits[1] <= 50 and waits[2] == 2.0
 
 
+@pytest.mark.parametrize("zone", ["-0000", ""])
+def test_a_date_without_a_zone_is_one_of_greenwich(server, zone):
+  waits = []
+  date = email.utils.formatdate(time.time() + 50).replace("-0000", zone)
+  server.plan += [(503, {"Retry-After": date.strip()}, "", 0)]
+  assert ask(scorer_of(server, waits), "abc") == [3]
+  assert 30 < waits[0] <= 50
+
+
+def test_a_server_that_asks_for_a_day_is_not_waited_for(server):
+  waits = []
+  server.plan += [(429, {"Retry-After": "86400"}, "quota", 0)]
+  failed(scorer_of(server, waits), "429", "quota", "wait 86400 seconds")
+  assert waits == [] and len(server.asked) == 1
+
+
 def test_it_gives_up(server):
   server.plan += [(503, {}, "busy", 0)] * 3
   failed(
@@ -160,6 +176,17 @@ def test_answers_that_are_no_scores(server, body, text):
   scorer = scorer_of(server)
   failed(scorer, server.url, text, responses=("a", "bb"))
   assert ask(scorer, "a", "bb") == [1, 2]  # nothing of it was kept
+
+
+@pytest.mark.parametrize(
+  "body", ['{"error": "SECRET-1"}', '{"scores": ["SECRET-1"]}', "SECRET-1"]
+)
+def test_a_key_that_the_server_repeats_is_not_said(server, monkeypatch, body):
+  monkeypatch.setenv("PERL_JAX_ENDPOINT_KEY", "SECRET-1")
+  server.plan.append((200, {}, body, 0))
+  with pytest.raises(endpoints.EndpointError, match="the key") as caught:
+    ask(scorer_of(server), "a")
+  assert "SECRET-1" not in str(caught.value)
 
 
 def test_a_key_is_sent_and_never_part_of_an_address(server, monkeypatch):

@@ -28,20 +28,33 @@ _NEEDED, _KNOWN = ("prompt", "a", "b"), ("prompt", "a", "b", "reference")
 _PLACE = re.compile(r"\{([a-z_]+)\}")
 # A verdict in words of small letters: alone, or with a few that add nothing.
 _VERDICT = re.compile(
-  r"(?:(?:(?:my |the )?(?:final )?(?:verdict|answer|winner) )?(?:is )?)"
+  r"(?:(?:my |the )?(?:final |better |best )?"
+  r"(?:verdict|answer|winner|choice|response|one) )?(?:is |it is |it s )?"
   r"(?:(?:the )?(?:response|assistant|option) )?(?P<word>a|b|tie|a tie)"
-  r"(?: wins| is better| is the (?:better response|better one|winner))?"
+  r"(?: wins| is (?:clearly |slightly |much )?better"
+  r"| is the (?:winner|(?:better|best) (?:response|answer|one)))?"
 )
 _WORDS = {"a": statistics.WIN, "b": statistics.LOSS, "tie": statistics.TIE}
+# A verdict in the brackets of MT-Bench, whose C is a tie.
+_MARKED = re.compile(r"\[\[\s*(a|b|c|tie)\s*\]\]")
+_MARKS = _WORDS | {"c": statistics.TIE}
+# Names of the verdict in an answer that is a JSON object, and what may be
+# around that; where the thoughts of a model end that thinks aloud.
+_NAMES = ("verdict", "winner", "answer")
+_FENCE = re.compile(r"^```\w*\s*|\s*```$")
+_THOUGHT = "</think>"
 # How models begin that will not answer.
 _REFUSAL = re.compile(
   r"\W*(?:i'?m (?:very )?sorry|i am (?:very )?sorry|sorry\b|i (?:can'?t|cannot|"
   r"can not|won'?t|will not|must decline)|i'?m (?:not able|unable)|i am (?:not"
-  r" able|unable)|as an ai\b)",
+  r" able|unable)|i apologi[sz]e|my apologies|as an ai\b|as a(?: large)?"
+  r" language model\b)",
   re.IGNORECASE,
 )
-# What has no business in a field that is written down.
-_SECRETS = {"api_key", "apikey", "key", "authorization", "access_token"}
+# What has no business in a field that is written down, wherever it stands; and
+# what has none as a field of the request itself.
+_SECRETS = {"api_key", "apikey", "x_api_key", "authorization", "access_token"}
+_SECRETS_ABOVE = {*_SECRETS, "key", "token"}
 
 
 class Template:
@@ -94,23 +107,48 @@ class Template:
 def read_verdict(answer: endpoints.Answer) -> tuple[float, str]:
   """(verdict, fault) of an answer; the verdict is 1 for A and -1 for B.
 
-  The last line that is not empty has to be A, B or tie; marks around it and a
-  few words are allowed, such as "**Verdict:** B" or "Response A is better.".
-  Of an answer that was cut, that line may be the beginning of another one.
+  The last line with a letter has to be A, B or tie; marks around it and a few
+  words are allowed, such as "**Verdict:** B" or "Response A is better.". Or it
+  has a verdict in double brackets, "So I choose [[A]].", where [[C]] is a tie
+  as in MT-Bench. Or the answer is a JSON object with a `verdict`. What a model
+  thinks aloud before its answer is not read. Of an answer that was cut, the
+  last line may be the beginning of another one.
   """
   if answer.ended == "refused":
     return statistics.NONE, pairs_lib.REFUSED
-  if answer.ended == "length":
+  if answer.ended in ("length", "too_long"):
     return statistics.NONE, pairs_lib.CUT
-  lines = [line.strip() for line in answer.text.splitlines() if line.strip()]
-  if lines and "?" not in lines[-1]:
-    words = " ".join(re.findall(r"[^\W_]+", lines[-1].lower()))
-    found = _VERDICT.fullmatch(words)
-    if found:
-      return _WORDS[found["word"].removeprefix("a ")], ""
-  if _REFUSAL.match(answer.text.replace("\u2019", "'")):
+  if answer.ended == "nothing":
+    return statistics.NONE, pairs_lib.UNPARSABLE
+  said = answer.text.rpartition(_THOUGHT)[2].strip()
+  named = _in_object(said)
+  lines = [line for line in said.splitlines() if re.search(r"[^\W_]", line)]
+  last = named if named is not None else lines[-1] if lines else ""
+  verdict = None if "?" in last else _verdict_in(last.lower())
+  if verdict is not None:
+    return verdict, ""
+  if _REFUSAL.match(said.replace("\u2019", "'")):
     return statistics.NONE, pairs_lib.REFUSED
   return statistics.NONE, pairs_lib.UNPARSABLE
+
+
+def _verdict_in(line: str) -> float | None:
+  """The verdict of a line in small letters; None if it says none, or two."""
+  found = _VERDICT.fullmatch(" ".join(re.findall(r"[^\W_]+", line)))
+  if found:
+    return _WORDS[found["word"].removeprefix("a ")]
+  marked = {_MARKS[mark] for mark in _MARKED.findall(line)}
+  return marked.pop() if len(marked) == 1 else None
+
+
+def _in_object(text: str) -> str | None:
+  """The verdict of an answer that is a JSON object; None if it is none."""
+  try:
+    found = json_text.parse(_FENCE.sub("", text))
+  except json_text.Fault:
+    return None
+  values = [found.get(n) for n in _NAMES] if isinstance(found, dict) else []
+  return next((value for value in values if isinstance(value, str)), None)
 
 
 class ChatJudge:
@@ -234,17 +272,32 @@ def _more(text: str, section: str) -> dict[str, Any]:
   try:
     found = json_text.parse(text)
   except json_text.Fault as error:
-    raise ValueError(f"{where}={text!r}: {error.what}.") from error
+    # The text is not shown: somebody may have written a key into it.
+    raise ValueError(f"{where}: {error.what}.") from None
   if not isinstance(found, dict):
     raise ValueError(
-      f"{where}={text!r} must be a JSON object, such as"
+      f"{where} is {type(found).__name__} and must be a JSON object, such as"
       f" {json.dumps({'max_tokens': None, 'max_completion_tokens': 2048})}."
     )
-  secret = sorted(name for name in found if name.lower() in _SECRETS)
+  secret = _secret_in(found, _SECRETS_ABOVE)
   if secret:
     raise ValueError(
-      f"{where} has the field {secret[0]!r}; what is in it would be written to"
+      f"{where} has the field {secret!r}; what is in it would be written to"
       " config.json. Put a key into an environment variable, and its name into"
       f" {section}.key_variable."
     )
   return found
+
+
+def _secret_in(value: Any, secrets: set[str]) -> str:
+  """The first field, however deep, that is called like a secret; or ""."""
+  if isinstance(value, list):
+    return next(filter(None, (_secret_in(v, secrets) for v in value)), "")
+  if not isinstance(value, dict):
+    return ""
+  for name, below in value.items():
+    plain = name.lower().replace("-", "_")
+    found = name if plain in secrets else _secret_in(below, _SECRETS)
+    if found:
+      return found
+  return ""

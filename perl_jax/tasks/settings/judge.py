@@ -22,6 +22,7 @@ _FORMS = (
 )
 ANCHOR, REFERENCE = "anchor", "reference"
 SAME_ROWS = ("refuse", "warn")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # What the best checkpoint of RL is kept by.
 BEST = ("reward", "judge")
 
@@ -200,5 +201,13 @@ def _check_asking(section: Section) -> None:
   if same_rows not in SAME_ROWS:
     raise ValueError(
       f"{section.path}.same_rows={same_rows!r}: choose one of {SAME_ROWS}."
+    )
+  name, where = section.fields.endpoint.key_variable, f"{section.path}.endpoint"
+  if name and not _VARIABLE.fullmatch(name):
+    # It is not shown: somebody may have written the key itself here.
+    raise ValueError(
+      f"{where}.key_variable is no name of an environment variable. Give the"
+      " NAME of the one that holds the key, such as OPENAI_API_KEY, and its"
+      " value to the shell: export NAME=..."
     )
   reward_settings.check_reading(section.fields.reward, f"{section.path}.reward")

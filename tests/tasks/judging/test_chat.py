@@ -29,7 +29,19 @@ WIN, TIE, LOSS = statistics.WIN, statistics.TIE, statistics.LOSS
     ("B is polite, and A is right.\n\nA", WIN),
     ("A\nOn second thoughts:\nB", LOSS),
     ("I'm sorry, but both are bad.\ntie", TIE), ("_B_", LOSS),
-    ("Verdict: a tie", TIE), ("A tie!", TIE),
+    ("Verdict: a tie", TIE), ("A tie!", TIE), ("It's a tie.", TIE),
+    ("The better response is B.", LOSS), ("Response A is slightly better", WIN),
+    ("Final answer: **A**\n---", WIN), ("```\nB\n```", LOSS),
+    # In the brackets of MT-Bench, whose C is a tie.
+    ("[[C]]", TIE), ("B is wrong. My final verdict is: [[A]].", WIN),
+    ("I choose [[B]], as [[b]] is right", LOSS), ("[[tie]]", TIE),
+    # An object, as with a response_format.
+    ('{"verdict": "A"}', WIN), ('{"verdict": "B", "why": "A is rude."}', LOSS),
+    ('{"why": "A, or B?", "winner": "Response B"}', LOSS),
+    ('```json\n{\n  "why": "x",\n  "verdict": "tie"\n}\n```', TIE),
+    # What a model thinks aloud is no answer.
+    ("<think>I cannot say. B?\n</think>\n\nA", WIN),
+    ("<think>\nB\n</think>{\"verdict\": \"A\"}", WIN),
   ],
 )  # fmt: skip
 def test_what_is_a_verdict(text, verdict):
@@ -53,6 +65,17 @@ def test_what_is_a_verdict(text, verdict):
     ("A?", "stop", "unparsable"),
     ("A/B", "stop", "unparsable"),
     ("Not A", "stop", "unparsable"),
+    ("I waver between [[A]] and [[B]]", "stop", "unparsable"),
+    ("[[A]] it is.\nOr is it?", "stop", "unparsable"),
+    ("Is it [[A]]?", "stop", "unparsable"),
+    ("[[D]]", "stop", "unparsable"),
+    ('{"verdict": "both", "winner": "A"}', "stop", "unparsable"),
+    ('{"verdict": "A", "verdict": "B"}', "stop", "unparsable"),
+    ("<think>\nA\n</think>", "stop", "unparsable"),
+    ("<think>A.</think>I'm sorry, I can't.", "stop", "refused"),
+    ("I apologize, but no.", "stop", "refused"),
+    ("longer than it reads", "too_long", "cut"),
+    ("A", "nothing", "unparsable"),
     ("I'm sorry, I can't compare these.", "stop", "refused"),
     ("I\u2019m sorry, but no.", "stop", "refused"),
     ("I cannot help with that.", "stop", "refused"),
@@ -155,14 +178,17 @@ def test_no_verdict_in_one_order_is_none(server):
 
 def test_fields_of_a_request(server):
   server.answer = lambda request: test_chat.completion("A")
+  schema = {"properties": {"key": {"type": "string"}}}
   options = {"max_tokens": None, "max_completion_tokens": 9, "seed": 1}
+  options |= {"response_format": schema}
   judge = judge_of(
     server, "endpoint:large", temperature=None, options=json.dumps(options)
   )
   judge(toys.pairs(("x", "y")))
   assert judge.label == "endpoint_large"
   sent = server.asked[0]
-  assert sent.keys() == {"model", "max_completion_tokens", "seed", "messages"}
+  told = {"model", "max_completion_tokens", "seed", "messages"}
+  assert sent.keys() == told | {"response_format"}
   assert sent["model"] == "large"
   judge_of(server, max_tokens=0)(toys.pairs(("x", "y")))
   assert "max_tokens" not in server.asked[-1]
@@ -188,8 +214,14 @@ def test_what_was_answered_before_a_kill_is_not_asked_again(server):
     ({"url": "http://h/v1?key=1"}, "environment variable"),
     ({"key_variable": "NOBODY_HAS_SET_THIS"}, "is not set"),
     ({"options": "{"}, "config.endpoint.options"),
+    ({"options": "{'api_key': 'sk-1'}"}, "config.endpoint.options: not valid"),
     ({"options": "[]"}, "must be a JSON object"),
+    ({"options": '"sk-1"'}, "must be a JSON object"),
     ({"options": '{"api_key": "sk-1"}'}, "config.endpoint.key_variable"),
+    (
+      {"options": '{"extra": [{"X-Api-Key": "sk-1"}]}'},
+      "has the field 'X-Api-Key'",
+    ),
   ],
 )
 def test_fields_that_cannot_be(server, fields, text):

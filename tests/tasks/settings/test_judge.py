@@ -75,6 +75,10 @@ def test_names_that_are_none(text, data_set, texts):
     ({"against": {"init": "ancor"}}, "Did you mean 'anchor'?"),
     ({"against": {"init": "/no/such"}}, "there is no such workdir"),
     ({"same_rows": "no"}, "config.same_rows='no': choose one of"),
+    (
+      {"endpoint": {"key_variable": "sk-123"}},
+      "config.endpoint.key_variable is no name of an environment variable",
+    ),
   ],
 )
 def test_fields(fields, text):
@@ -85,6 +89,7 @@ def test_fields(fields, text):
   with pytest.raises(ValueError) as caught:
     judge.check(found)
   assert text in str(caught.value)
+  assert "sk-123" not in str(caught.value)
 
 
 def beside(**fields):
@@ -110,6 +115,8 @@ def test_a_judge_beside_the_reward():
     ({"judge": {"by": "golt"}}, "config.judge.by: 'golt' is no judge."),
     ({"judge": {"by": '("gold", "mine:f")'}}, "names 2 judges"),
     ({"judge": {"same_rows": "no"}}, "config.judge.same_rows='no'"),
+    ({"judge": {"endpoint": {"key_variable": "a key"}}},
+     "config.judge.endpoint.key_variable is no name"),
     ({"judge": {"reward": {"combine": "max"}}},
      "config.judge.reward.combine='max': choose one of"),
   ],
