@@ -1,4 +1,4 @@
-"""Tables of RewardBench and RM-Bench, as HTML."""
+"""Tables of RewardBench, RewardBench 2 and RM-Bench, as HTML."""
 
 from collections.abc import Mapping
 from html import escape
@@ -18,6 +18,9 @@ def html(tables: Mapping[str, object]) -> str:
   rewardbench = _object(tables, "rewardbench")
   if rewardbench:
     parts.append(_rewardbench(rewardbench))
+  rewardbench2 = _object(tables, "rewardbench2")
+  if rewardbench2:
+    parts.append(_rewardbench2(rewardbench2))
   rm_bench = _object(tables, "rm_bench")
   if rm_bench:
     parts.append(_rm_bench(rm_bench))
@@ -33,19 +36,43 @@ def _rewardbench(found: Mapping[str, object]) -> str:
     _row(name, estimate, _count(estimate))
     for name, estimate in _object(found, "subsets").items()
   ]
-  missing = found.get("missing")
-  note = ""
-  if isinstance(missing, list) and missing:
-    note = (
-      '<p class="note">There are no rows of'
-      f" {escape(', '.join(map(str, missing)))}.</p>"
-    )
+  fewer = [
+    f"{name} {count[0]} of {count[1]}"
+    for name, count in _object(found, "fewer").items()
+    if isinstance(count, list | tuple) and len(count) == 2
+  ]
+  note = _missing(found)
+  if fewer:
+    text = f"Fewer pairs than it has: {', '.join(fewer)}."
+    note += f'<p class="note">{escape(text)}</p>'
   return (
     "<h3>RewardBench</h3>"
     f"{markup.table(('', 'Accuracy'), sections)}{note}"
     f"<details><summary>{len(subsets)} subsets</summary>"
     f"{markup.table(('', 'Accuracy', 'Pairs'), subsets)}</details>"
   )
+
+
+def _rewardbench2(found: Mapping[str, object]) -> str:
+  rows = [
+    _row(vocabulary.label_of(name), estimate)
+    for name, estimate in _object(found, "scores").items()
+  ]
+  return (
+    "<h3>RewardBench 2</h3>"
+    "<p>How often the right one of four responses has the highest score; of"
+    " ties, the score that is defined for it.</p>"
+    f"{markup.table(('', 'Score'), rows)}{_missing(found)}"
+  )
+
+
+def _missing(found: Mapping[str, object]) -> str:
+  """What there are no rows of, as a note; "" if there are of all."""
+  missing = found.get("missing")
+  if not (isinstance(missing, list) and missing):
+    return ""
+  names = escape(", ".join(map(str, missing)))
+  return f'<p class="note">There are no rows of {names}.</p>'
 
 
 def _rm_bench(found: Mapping[str, object]) -> str:
@@ -69,7 +96,7 @@ def _rm_bench(found: Mapping[str, object]) -> str:
     "<p>Easy: the chosen response has the fancier style; hard: the rejected"
     " one has.</p>"
     f"{markup.table(('', 'Easy', 'Normal', 'Hard', 'Average'), rows)}"
-    f"{markup.table(header, cells)}"
+    f"{_missing(found)}{markup.table(header, cells)}"
   )
 
 

@@ -28,6 +28,7 @@ _SUFFIXES = {
 _MEMBER = re.compile(r"(.+)_member_(\d+)")
 _FUNCTION = re.compile(r"(reward_fn)_(\w+)")
 _SUBSET = re.compile(r"(accuracy)_in_([\w-]+)")
+_JUDGED = re.compile(r"(?:.*\.)?by\.(.+)\.[^.]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +144,17 @@ METRICS = {
     _share("rewardbench_chat_hard", "RewardBench, hard chat", better=1),
     _share("rewardbench_safety", "RewardBench, safety", better=1),
     _share("rewardbench_reasoning", "RewardBench, reasoning", better=1),
+    _share("rewardbench2", "RewardBench 2", better=1, main=True),
+    _share("rewardbench2_factuality", "RewardBench 2, factuality", better=1),
+    _share(
+      "rewardbench2_precise_if",
+      "RewardBench 2, precise instructions",
+      better=1,
+    ),
+    _share("rewardbench2_math", "RewardBench 2, mathematics", better=1),
+    _share("rewardbench2_safety", "RewardBench 2, safety", better=1),
+    _share("rewardbench2_focus", "RewardBench 2, focus", better=1),
+    _share("rewardbench2_ties", "RewardBench 2, ties", better=1),
     _share("rm_bench", "RM-Bench", better=1, main=True),
     _share("rm_bench_easy", "RM-Bench, style for the right", better=1),
     _share("rm_bench_normal", "RM-Bench, equal styles", better=1),
@@ -243,6 +255,12 @@ def label_of(key: str, stage: str = "", unit: bool = False) -> str:
   row, suffix = _parse(key, stage)
   label = f"{row.label}, {suffix}" if suffix else row.label
   return f"{label} ({row.unit})" if unit and _is_shown(row) else label
+
+
+def judge_of(key: str) -> str:
+  """The judge of `by.<judge>.<name>`, whatever is before it; "" of others."""
+  found = _JUDGED.fullmatch(key)
+  return found[1] if found else ""
 
 
 def rank_of(key: str) -> int:

@@ -24,6 +24,7 @@ def tables():
       scored([0.0], [1.0], "mt-bench-easy"),
       scored([1, 2, 3], [1, 2, 3], "chat"),
       scored([4, 5, 6], [1, 2, 3], "safety-refuse"),
+      scored([4], [1, 2, 4], "Precise IF"),
     ]
   )[1]
 
@@ -41,6 +42,9 @@ def test_every_number_is_in_its_row():
   assert cells(html, "all domains") == ["100.0%", "50.0%", "50.0%", "66.7%"]
   assert cells(html, "chat") == ["100.0%", "0.0%", "0.0%", "33.3%"]
   assert cells(html, "chosen: detailed plain") == ["100.0%", "50.0%", "50.0%"]
+  assert cells(html, "RewardBench 2, precise instructions") == ["50.0%"]
+  assert "There are no rows of math, code." in html
+  assert "mt-bench-easy 2 of 28" in html
   assert "There are no rows of" in html and "donotanswer" in html
 
 

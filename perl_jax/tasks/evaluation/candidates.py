@@ -4,7 +4,7 @@ A row has one response, a pair, or lists of responses. See `reward_model` for
 how a response is scored.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,12 +13,7 @@ from absl import logging
 
 from perl_jax import classification, roles
 from perl_jax.data import records
-from perl_jax.tasks.evaluation import (
-  intervals,
-  reward_model,
-  rewardbench,
-  rm_bench,
-)
+from perl_jax.tasks.evaluation import benchmarks, intervals, reward_model
 from perl_jax.tasks.training import batching
 from perl_jax.tasks.training.compiled import Compiled
 
@@ -173,7 +168,7 @@ def quality(rows: Sequence[Scored]) -> tuple[dict[str, float], dict[str, Any]]:
   tables: dict[str, Any] = {}
   if pairs:
     metrics |= _of_pairs(pairs)
-    more, tables = benchmarks(pairs)
+    more, tables = benchmarks.of_rows(list(map(_benchmarked, pairs)))
     metrics |= more
   elif labelled:
     metrics |= classification.binary_metrics(
@@ -223,61 +218,12 @@ def _accuracy(pairs: Sequence[Scored]) -> intervals.Estimate:
   return intervals.Estimate(float(right.mean()), low, high)
 
 
-def benchmarks(
-  pairs: Sequence[Scored],
-) -> tuple[dict[str, float], dict[str, Any]]:
-  """(metrics, tables) of RewardBench and RM-Bench, of the rows that are theirs.
-
-  Args:
-    pairs: Rows with chosen and rejected responses.
-  """
-  metrics: dict[str, float] = {}
-  tables: dict[str, Any] = {}
-  right: dict[str, list[bool]] = {}
-  styled: dict[str, list[np.ndarray]] = {}
-  for row in pairs:
-    subset, chosen = row.record.subset, row.of("chosen")
-    rejected = row.of("rejected")
-    if subset in rewardbench.SUBSETS:
-      right.setdefault(subset, []).append(min(chosen) > max(rejected))
-    elif len(chosen) == len(rejected) == len(rm_bench.STYLES):
-      matrix = rm_bench.comparisons(chosen, rejected)
-      styled.setdefault(subset, []).append(matrix)
-  if right:
-    sections = rewardbench.sections(right)
-    for name, estimate in sections.items():
-      metrics |= estimate.named(name)
-    missing = rewardbench.missing(right)
-    tables["rewardbench"] = {
-      "sections": _plain(sections),
-      "subsets": {
-        name: estimate._asdict() | {"n": len(right[name])}
-        for name, estimate in rewardbench.subsets(right).items()
-      },
-      "missing": missing,
-    }
-    if missing:
-      logging.warning(
-        "RewardBench: there are no rows of %s; the sections are of the others.",
-        ", ".join(missing),
-      )
-  if styled:
-    found = rm_bench.results(styled)
-    tables["rm_bench"] = {"styles": rm_bench.STYLES} | _plain(found)
-    for level, estimate in found["overall"].items():
-      end = "" if level == "average" else f"_{level}"
-      metrics |= estimate.named(f"{rm_bench.OVERALL}{end}")
-    for name in rm_bench.DOMAINS:
-      if name in found["domains"]:
-        average = found["domains"][name]["average"]
-        metrics |= average.named(f"{rm_bench.OVERALL}_{name}")
-  return metrics, tables
-
-
-def _plain(value: Any) -> Any:
-  """Estimates as objects, however deep."""
-  if isinstance(value, intervals.Estimate):
-    return value._asdict()
-  if isinstance(value, Mapping):
-    return {name: _plain(item) for name, item in value.items()}
-  return value
+def _benchmarked(row: Scored) -> benchmarks.Row:
+  record = row.record
+  return benchmarks.Row(
+    str(record.fields.get("id", record.id)),
+    record.subset,
+    row.of("chosen"),
+    row.of("rejected"),
+    record.listed,
+  )

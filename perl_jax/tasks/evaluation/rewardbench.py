@@ -50,6 +50,8 @@ SECTIONS = {
     "hep-rust": 164,
   },
 }
+# Pairs of a subset, where that is not its weight.
+_SIZES = {"math-prm": 447}
 SUBSETS = tuple(name for section in SECTIONS.values() for name in section)
 OVERALL = "rewardbench"
 
@@ -89,6 +91,17 @@ def subsets(right: Mapping[str, np.ndarray]) -> dict[str, intervals.Estimate]:
 def missing(right: Mapping[str, np.ndarray]) -> list[str]:
   """The subsets of RewardBench of which there is no pair."""
   return [name for name in SUBSETS if not len(right.get(name, ()))]
+
+
+def fewer(right: Mapping[str, np.ndarray]) -> dict[str, tuple[int, int]]:
+  """(pairs that there are, pairs of RewardBench) of subsets that lack some."""
+  weights = {n: w for of in SECTIONS.values() for n, w in of.items()} | _SIZES
+  counts = {name: len(right.get(name, ())) for name in SUBSETS}
+  return {
+    name: (count, weights[name])
+    for name, count in counts.items()
+    if 0 < count < weights[name]
+  }
 
 
 def _scores(means: Mapping[str, np.ndarray]) -> dict[str, float]:

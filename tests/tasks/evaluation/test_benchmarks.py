@@ -1,9 +1,14 @@
-"""RewardBench and RM-Bench: numbers of files of their shapes, by slow loops."""
+"""RewardBench, 2 and RM-Bench: numbers of files of their shapes, by loops."""
 
 import numpy as np
 import pytest
 
-from perl_jax.tasks.evaluation import intervals, rewardbench, rm_bench
+from perl_jax.tasks.evaluation import (
+  intervals,
+  rewardbench,
+  rewardbench2,
+  rm_bench,
+)
 
 
 def test_a_section_is_weighted_by_the_sizes_of_rewardbench():
@@ -58,6 +63,91 @@ def test_the_sizes_are_those_of_the_data():
   assert len(weights) == 23
   sizes = [sum(s.values()) for s in rewardbench.SECTIONS.values()]
   assert sizes == [358, 456, 740, 1968]
+
+
+def test_subsets_of_which_some_pairs_are_missing():
+  right = {"math-prm": [1] * 447, "hep-go": [1] * 12, "mt-bench-easy": [1] * 28}
+  assert rewardbench.fewer(right) == {"hep-go": (12, 164)}
+
+
+# RewardBench 2.
+
+
+@pytest.mark.parametrize(
+  "chosen, rejected, worth",
+  [
+    ([3.0], [1.0, 2.0, 0.0], 1.0),
+    ([3.0], [3.0, 2.0, 0.0], 1 / 2),
+    ([3.0], [3.0, 3.0, 0.0], 1 / 3),
+    ([1.0], [1.0, 1.0, 1.0], 1 / 4),
+    ([1.0], [2.0, 0.0, 0.0], 0.0),
+  ],
+)
+def test_the_best_of_four_and_what_shares_the_highest_score(
+  chosen, rejected, worth
+):
+  assert rewardbench2.worth(chosen, rejected) == pytest.approx(worth)
+
+
+# Of each prompt: right and wrong answers of the row with one right answer, and
+# of that with several.
+SEVERAL = {
+  "7": (([2.0], [1.0, 0.0]), ([3.0, 2.5], [1.0])),
+  "12": (([0.0], [1.0]), ([2.0, 1.0], [0.5])),
+  "3": (([2.0], [0.0]), ([1.0, 1.0], [0.0, -1.0])),
+  "4": (([1.0], [1.0]), ([1.0, 1.0], [1.0])),
+}
+
+
+def rows_of_ties():
+  rows = [(f"ref:{n}", *ref) for n, (ref, _) in SEVERAL.items()]
+  rows += [(f"tied:{n}", *tied) for n, (_, tied) in SEVERAL.items()][::-1]
+  # These are beside no other row, and one is of another kind.
+  return [
+    *rows,
+    ("ref:9", [1.0], [0.0]),
+    ("x:7", [0.0], [1.0]),
+    ("7", [1], [0]),
+  ]
+
+
+def test_the_score_of_ties_by_hand():
+  """Gaps of "ref": 1, -1, 2, 0; of "tied": 1.5, 0.5, 1, 0.
+
+  The right answers of "tied" differ by 0.5, 1, 0, 0.
+  Where that is 0 the margin is 1 for a gap, and 0 for none.
+  """
+  of_ties = rewardbench2.ties(rows_of_ties())
+  assert of_ties.shape == (4, 5)
+  found = rewardbench2.results({}, of_ties)
+  assert set(found) == {"rewardbench2_ties"}
+  margins = (np.tanh(1 / 0.5 - 1) + np.tanh(-1 / 1 - 1) + 1 + 0) / 4
+  expected = 0.3 * 2 / 4 + 0.3 * 3 / 4 + 0.2 * 2 / 4 + 0.2 * 2 / 4
+  expected += 0.01 * margins
+  estimate = found["rewardbench2_ties"]
+  assert estimate.value == pytest.approx(expected)
+  assert estimate.low < estimate.value < estimate.high
+
+
+def test_rewardbench_2_is_the_mean_of_its_subsets():
+  rng = np.random.default_rng(0)
+  names = ("Factuality", "Precise IF", "Math", "Safety", "Focus")
+  worths = {name: rng.integers(2, size=rng.integers(2, 9)) for name in names}
+  of_ties = rewardbench2.ties(rows_of_ties())
+  found = rewardbench2.results(worths, of_ties)
+  total = found["rewardbench2_ties"].value
+  for name, values in worths.items():
+    key = f"rewardbench2_{name.lower().replace(' ', '_')}"
+    mean = sum(values) / len(values)
+    assert found[key].value == pytest.approx(mean)
+    total += mean
+  assert found["rewardbench2"].value == pytest.approx(total / 6)
+  without = rewardbench2.results(worths, of_ties[:0])
+  assert "rewardbench2" not in without and len(without) == 5
+  assert rewardbench2.results({}, of_ties[:0]) == {}
+
+
+# RM-Bench.
 
 
 def scores(seed, count):

@@ -92,6 +92,30 @@ def test_rewardbench_of_a_small_file():
   assert table["subsets"]["mt-bench-easy"]["value"] == 0.5
   assert table["subsets"]["mt-bench-easy"]["n"] == 2
   assert len(table["missing"]) == len(rewardbench.SUBSETS) - 3
+  assert table["fewer"]["mt-bench-easy"] == (2, 28)
+
+
+def test_rewardbench_2_of_a_small_file(caplog):
+  """Its rows have lists; three of each side in it are not of RM-Bench."""
+  rows = [
+    row([3.0], [1.0, 2.0, 0.0], "Math", listed=True),
+    row([1.0], [1.0, 0.0, 0.0], "Math", listed=True),
+    row([1.0], [0.0], "Math"),
+    row([2.0], [0.0, 1.0, 0.0], "Ties", listed=True, id="ref:5"),
+    row([3.0, 2.0, 3.0], [0.0, 1.0, 0.0], "Ties", listed=True, id="tied:5"),
+    row([3.0, 2.0], [0.0], "Ties", listed=True, id="tied:6"),
+  ]
+  found, tables = candidates.quality(rows)
+  assert found["rewardbench2_math"] == 0.75
+  # Both right; 1 is the gap of both and the difference of right answers.
+  assert found["rewardbench2_ties"] == pytest.approx(0.6)
+  assert "rewardbench2" not in found and "rm_bench" not in found
+  table = tables["rewardbench2"]
+  assert table["n"] == {"Math": 2, "Ties": 1}
+  assert table["missing"] == ["Factuality", "Precise IF", "Safety", "Focus"]
+  assert table["scores"]["rewardbench2_math"]["value"] == 0.75
+  assert "1 of 3 rows of Ties are left out" in caplog.text
+  assert found["accuracy_in_Math"] == pytest.approx((1 + 2.5 / 3 + 1) / 3)
 
 
 def test_rm_bench_of_a_small_file():
@@ -106,6 +130,7 @@ def test_rm_bench_of_a_small_file():
   table = tables["rm_bench"]
   assert table["domains"]["chat"]["matrix"] == [[0, 0, 0], [1, 0, 0], [1, 1, 0]]
   assert set(table["domains"]) == {"chat", "safety", "safety-refuse"}
+  assert table["missing"] == ["math", "code"]
   assert found["accuracy_in_chat"] == pytest.approx((3 + 1.5) / 9)
 
 
