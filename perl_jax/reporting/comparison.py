@@ -5,7 +5,7 @@ spread over its seeds as a band.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from html import escape
 
 import numpy as np
@@ -22,6 +22,12 @@ from perl_jax.reporting import (
 
 # Rows of the table of LoRA against full tuning that are ratios: what they cost.
 _COSTS = ("trainable_parameters", "seconds", "peak_bytes")
+# What those who train nothing say of a policy and of a reward model.
+_JUDGED = ("win_rate_ties_half", "win_rate_length_controlled")
+_OF_MODELS = {
+  "policy": (*vocabulary.INDEPENDENT, "reward", "kl"),
+  "reward_model": ("accuracy", "auroc"),
+}
 # Fields that go with the kind of tuning: each kind has its own best ones.
 _OF_TUNING = ("tuning", "learning_rate", "lora")
 
@@ -69,7 +75,7 @@ def _stages(found: Sequence[settings.Setting]) -> list[str]:
 def _keys(found: Sequence[settings.Setting]) -> list[str]:
   """Keys of the summaries that matter, the most telling first."""
   keys = {key for s in found for run in s.runs for key in run.summary}
-  told = [key for key in keys if _is_result(key)]
+  told = [key for key in keys if _is_result(key) and not _repeats(key, keys)]
   return sorted(told, key=lambda key: (vocabulary.rank_of(key), key))
 
 
@@ -82,8 +88,23 @@ def _is_result(key: str) -> bool:
     return False  # ends of an interval
   if name.endswith("_after") or name in ("kl", "trainable_parameters"):
     return True
+  of, _, last = name.rpartition(".")
+  if of:  # of a judge, or of one of several models
+    wanted = _JUDGED if of.startswith("by.") else _OF_MODELS.get(of, ())
+    return last in wanted
   metric = vocabulary.row_of(key)
   return metric.main and metric.name.split(".")[-1] == name
+
+
+def _repeats(key: str, keys: Collection[str]) -> bool:
+  """Whether an evaluation has measured again what a stage says of itself."""
+  stage, *model, name = key.split(".")
+  if stage != "evaluate" or not model:
+    return False
+  if model == ["reward_model"]:
+    return f"reward.{name}" in keys
+  measured = "kl" if name == "kl" else f"{name}_after"
+  return any(k.split(".")[1:] == [measured] for k in keys)
 
 
 def spread(key: str, values: np.ndarray) -> str:
@@ -94,6 +115,17 @@ def spread(key: str, values: np.ndarray) -> str:
   if len(values) > 1 and values.std():
     text += f" ± {_number(key, float(values.std(ddof=1)))}"
   return text
+
+
+def _measured(key: str, setting: settings.Setting) -> str:
+  """Mean and deviation of a setting; of a single run its own interval."""
+  values = setting.values(key)
+  ends = [setting.values(f"{key}{end}") for end in ("_low", "_high")]
+  text = spread(key, values)
+  if len(values) != 1 or not all(map(len, ends)):
+    return text
+  low, high = (_number(key, float(end[0])) for end in ends)
+  return f"{text} ({low} to {high})"
 
 
 def _number(key: str, value: float) -> str:
@@ -112,8 +144,7 @@ def _results(found: Sequence[settings.Setting]) -> str:
   rows = []
   for key in keys:
     cells = "".join(
-      f'<td class="number">{escape(spread(key, s.values(key)))}</td>'
-      for s in found
+      f'<td class="number">{escape(_measured(key, s))}</td>' for s in found
     )
     name = f"{_stage_of(key)}: {_name(key)}"
     rows.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
@@ -122,7 +153,8 @@ def _results(found: Sequence[settings.Setting]) -> str:
   header = ["", *(f"{s.label} ({len(s.runs)})" for s in found)]
   note = (
     "<p>Means over the runs of a setting, whose number is in brackets, and"
-    " their standard deviation.</p>"
+    " their standard deviation; of a single run its 95% interval, where it has"
+    " one.</p>"
   )
   return note + markup.table([escape(text) for text in header], rows)
 
@@ -201,7 +233,9 @@ def _tuning(found: Sequence[settings.Setting], paths: Sequence[str]) -> str:
 def _name(key: str) -> str:
   """Label of a key; times and sizes have their unit beside the number."""
   has_unit = vocabulary.row_of(key).unit in ("s", "bytes")
-  return vocabulary.label_of(key, unit=not has_unit)
+  label = vocabulary.label_of(key, unit=not has_unit)
+  judge = vocabulary.judge_of(key)
+  return f"{label}, by {judge}" if judge else label
 
 
 def _change(key: str, by: float) -> str:
@@ -238,6 +272,8 @@ def _compared(
   if others:
     return ""
   stage = tuned[-1].rpartition(".")[0]
+  if stage == "policy":  # of which this is a judgement, or an evaluation
+    return str(lora.value("task"))
   return stage or str(lora.value("task") or _stages([lora])[-1])
 
 

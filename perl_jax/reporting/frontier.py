@@ -14,6 +14,9 @@ from perl_jax.reporting import lines, markup, settings, svg, vocabulary
 
 _KL, _X_LABEL = "validation/kl", "KL to the anchor (nats)"
 _BETA = "beta"
+# Stages that measure a policy once, and under which names.
+_ONCE, _KL_ONCE = ("judge", "evaluate"), "policy.kl"
+_WIN_RATE = "win_rate_ties_half"
 
 
 def render(
@@ -40,6 +43,8 @@ def render(
         if (line := _along(setting, stage, name, colour, kind)) is not None
       ]
       label = vocabulary.label_of(name, stage)
+      judge = vocabulary.judge_of(name)
+      label += f", by {judge}" if judge else ""
       drawn.append(
         lines.figure(
           stage,
@@ -47,7 +52,7 @@ def render(
           along,
           _X_LABEL,
           kind="against-kl",
-          title=f"{label}, along training",
+          title=label if stage in _ONCE else f"{label}, along training",
         )
       )
       across = list(_across(found, stage, name, paths))
@@ -59,7 +64,9 @@ def render(
             across,
             _X_LABEL,
             kind="across-beta",
-            title=f"{label}, at the end, by beta",
+            title=f"{label}, by beta"
+            if stage in _ONCE
+            else f"{label}, at the end, by beta",
           )
         )
   return markup.figures(drawn, large=True) if drawn else ""
@@ -71,17 +78,37 @@ def names_of(found: Sequence[settings.Setting], stage: str) -> list[str]:
   def has(name: str) -> bool:
     return any(_points(s, stage, name)[0].size for s in found)
 
-  check = [name for name in vocabulary.CHECKS if has(name)][:1]
-  told = [*check, *(["win_rate"] if has("win_rate") else [])]
-  return told or [name for name in ("reward",) if has(name)]
+  before = "policy." if stage in _ONCE else ""
+  judged = _judged(found, stage) if stage in _ONCE else ["win_rate"]
+  checks = (before + name for name in vocabulary.CHECKS)
+  told = [*[name for name in checks if has(name)][:1], *filter(has, judged)]
+  return told or [name for name in (f"{before}reward",) if has(name)]
+
+
+def _judged(found: Sequence[settings.Setting], stage: str) -> list[str]:
+  """Names of the win rates by all judges, as the task `judge` writes them."""
+  names = dict.fromkeys(
+    name
+    for setting in found
+    for run in setting.runs
+    for rows in run.stages
+    if rows.name == stage
+    for row in rows.metrics
+    for name in row
+  )
+  wanted = (n for n in names if n.rpartition(".")[2] == _WIN_RATE)
+  return [name for name in wanted if vocabulary.judge_of(name)]
 
 
 def _points(
   setting: settings.Setting, stage: str, name: str
 ) -> tuple[np.ndarray, np.ndarray]:
   """(KL `[n]`, mean over seeds; values `[runs, n]`) at the steps with both."""
-  steps, kl = setting.curve(stage, _KL)
-  at, values = setting.curve(stage, f"validation/{name}")
+  keys = (_KL, f"validation/{name}")
+  if stage in _ONCE:
+    keys = (_KL_ONCE, name)
+  steps, kl = setting.curve(stage, keys[0])
+  at, values = setting.curve(stage, keys[1])
   both = np.intersect1d(steps, at)
   kl, values = kl[:, np.isin(steps, both)], values[:, np.isin(at, both)]
   kl = np.where(np.isfinite(values), kl, np.nan)

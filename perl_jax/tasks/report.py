@@ -116,11 +116,48 @@ def _compared(title: str, runs: Sequence[str]) -> str:
       path = Path(place).expanduser()
       summary = _read_object(path, "summary") if path.is_dir() else {}
       stages, config, flat = _read(path, summary)
-      fields = settings.flat(config) | _members(path, config)
+      fields = _fields(path, config)
       run = settings.Run(place, fields, stages, flat, label)
       found.append(run)
   gathered = settings.gather(found, paths.OF_STAGES)
   return comparison.render(title, gathered, paths.OF_STAGES)
+
+
+def _fields(workdir: Path, config: Mapping[str, object]) -> dict[str, object]:
+  """What a run is compared by: its config, and what that stands on.
+
+  A judgement or an evaluation has the fields of its policy in the place of
+  where that lies, "policy.beta"; its seed is that of both.
+  """
+  fields = settings.flat(config) | _members(workdir, config)
+  if config.get("task") not in ("judge", "evaluate"):
+    return fields
+  place = _start(workdir, config, "policy")
+  made = json_text.object_or_none(place / "config.json") if place else None
+  if not made:
+    return fields
+  del fields["policy.init"]
+  own = settings.flat(made) | _members(place, made)
+  seeds = fields.pop(settings.SEED, None), own.pop(settings.SEED, None)
+  return (
+    fields
+    | {f"policy.{name}": value for name, value in own.items()}
+    | {settings.SEED: seeds}
+  )
+
+
+def _start(
+  workdir: Path, config: Mapping[str, object], role: str
+) -> Path | None:
+  """Where a role of a run was read from; None if it was not, or is gone."""
+  section = config.get(role)
+  init = section.get("init") if isinstance(section, Mapping) else ""
+  if not isinstance(init, str) or not init:
+    return None
+  place = Path(paths.absolute(init))
+  if not place.is_dir():  # the command was started elsewhere
+    place = workdir.resolve().parent / place.name
+  return place
 
 
 def _members(workdir: Path, config: Mapping[str, object]) -> dict[str, object]:
@@ -129,13 +166,9 @@ def _members(workdir: Path, config: Mapping[str, object]) -> dict[str, object]:
   A single one and an ensemble may lie under names that end alike. Nothing where
   the reward model is gone; a pipeline has the field in its config.
   """
-  reward = config.get("reward")
-  init = reward.get("init") if isinstance(reward, Mapping) else ""
-  if config.get("task") != "rl" or not isinstance(init, str) or not init:
+  place = _start(workdir, config, "reward")
+  if config.get("task") != "rl" or place is None:
     return {}
-  place = Path(paths.absolute(init))
-  if not place.is_dir():  # the command was started elsewhere
-    place = workdir.resolve().parent / place.name
   found = json_text.object_or_none(place / "model.json") or {}
   name = "ensemble"
   return {f"reward.{name}": found[name]} if name in found else {}

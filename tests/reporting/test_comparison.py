@@ -150,6 +150,61 @@ def test_settings_that_differ_in_more_are_not_lora_against_full():
   assert "LoRA against full" not in comparison.render("x", found, PATHS)
 
 
+def judged(path, rate, **config):
+  """A judgement of a policy by two judges, as the task `judge` leaves it."""
+  numbers = {"win_rate": rate - 0.1, "win_rate_ties_half": rate}
+  numbers |= {"win_rate_ties_half_low": rate - 0.05}
+  numbers |= {"win_rate_ties_half_high": rate + 0.05}
+  summary = {
+    f"judge.by.{judge}.{name}": value
+    for judge in ("gold", "other.one")
+    for name, value in numbers.items()
+  }
+  summary |= {"judge.n": 9, "judge.policy.kl": 3.0, "judge.anchor.length": 7.0}
+  fields = {"task": "judge", "seed": 0, "policy": {"init": path}} | config
+  return settings.Run(path, settings.flat(fields), [], summary)
+
+
+def test_judged_policies_are_compared_by_their_judges():
+  found = settings.gather([judged("a", 0.5), judged("b", 0.7)], PATHS)
+  rows = rows_of(comparison.render("x", found, PATHS))
+  for judge in ("gold", "other.one"):
+    assert [
+      f"judge: win rate, a tie as half, by {judge}",
+      "50.0% (45.0% to 55.0%)",
+      "70.0% (65.0% to 75.0%)",
+    ] in rows
+  assert ["judge: KL to the anchor (nats)", "3.000", "3.000"] in rows
+  assert not any("length" in row[0] for row in rows)
+
+
+def test_evaluations_are_compared_and_repeat_no_stage():
+  measured = {
+    "evaluate.n": 9,
+    "evaluate.policy.gold": 0.8,
+    "evaluate.policy.kl": 3.0,
+    "evaluate.anchor.gold": 0.4,
+    "evaluate.reward_model.accuracy": 0.6,
+  }
+  alone = [
+    settings.Run(path, {"task": "evaluate", "x": path}, [], measured)
+    for path in "ab"
+  ]
+  found = rows_of(comparison.render("x", settings.gather(alone, ()), ()))
+  assert ["evaluate: gold success", "80.0%", "80.0%"] in found
+  assert ["evaluate: accuracy", "60.0%", "60.0%"] in found
+  piped = [
+    one._replace(
+      summary=measured
+      | {"rl.gold_after": 0.8, "rl.kl": 3.0, "reward.accuracy": 0.6}
+    )
+    for one in alone
+  ]
+  found = rows_of(comparison.render("x", settings.gather(piped, ()), ()))
+  assert ["rl: gold success, after", "80.0%", "80.0%"] in found
+  assert not any(row[0].startswith("evaluate") for row in found)
+
+
 def test_a_band_is_drawn_for_several_seeds_only(text):
   def bands(text):
     return len(re.findall(r"FillBetween|PolyCollection", text))

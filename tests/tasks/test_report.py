@@ -231,3 +231,56 @@ def test_a_single_reward_model_and_an_ensemble_are_told_apart(tmp_path):
   text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
   assert "4 runs of 2 settings" in text
   assert "ensemble 1" in text and "ensemble 4" in text
+
+
+def write_judged(root, beta, seed, tuning="lora"):
+  """An RL run, and a judgement of its policy made from elsewhere."""
+  name = f"{tuning}_{beta}_{seed}"
+  fields = {"task": "rl", "seed": seed, "beta": beta, "tuning": tuning}
+  policy = root / f"rl_{name}"
+  policy.mkdir(parents=True)
+  files.write_json(policy / "config.json", fields)
+  judged = root / f"judge_{name}"
+  judged.mkdir()
+  fields = {"task": "judge", "seed": 0, "judges": "gold"}
+  fields["policy"] = {"init": f"elsewhere/rl_{name}", "checkpoint": "auto"}
+  files.write_json(judged / "config.json", fields)
+  found = {"policy.kl": 1 / beta, "by.gold.win_rate": 0.5}
+  found["by.gold.win_rate_ties_half"] = 0.5 + beta + seed / 20
+  files.write_jsonl(judged / "metrics.jsonl", [{"step": 1} | found])
+  files.write_json(judged / "summary.json", found | {"n": 9})
+  return str(judged)
+
+
+def compared(tmp_path, *places):
+  wanted = config.get_config()
+  wanted.runs = places
+  report.run(wanted, tmp_path / "out")
+  text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+  runs.Checker(text)
+  return text
+
+
+def test_judgements_are_compared_by_what_their_policies_were(tmp_path):
+  """Seeds of the policies are repetitions, and beta is across the frontier."""
+  places = [
+    write_judged(tmp_path, beta, seed) for beta in (0.4, 0.1) for seed in (0, 1)
+  ]
+  text = compared(tmp_path, *places)
+  assert "4 runs of 2 settings" in text
+  assert "<code>policy.beta</code>" in text
+  assert "Win rate, a tie as half, by gold, by beta" in text
+  assert "92.5% ± 3.5%" in text and "62.5% ± 3.5%" in text
+  assert "(seed (0, 1))" in text
+  # Where a policy is gone, it is what its path is called.
+  for path in tmp_path.glob("rl_*"):
+    shutil.rmtree(path)
+  text = compared(tmp_path, *places)
+  assert "4 runs of 4 settings" in text and "policy.init" in text
+  assert "Win rate, a tie as half, by gold" in text and "by beta" not in text
+
+
+def test_judged_policies_of_lora_and_full_tuning(tmp_path):
+  places = [write_judged(tmp_path, 0.1, 0, kind) for kind in ("lora", "full")]
+  text = compared(tmp_path, *places)
+  assert "LoRA against full tuning" in runs.headings(text)
