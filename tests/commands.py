@@ -210,6 +210,16 @@ def fields():
 
 
 @functools.cache
+def defaults(name):
+  """Values of the fields of a config file, for one's own rows if it has any."""
+  get_config = runpy.run_path(str(documents.ROOT / f"configs/{name}.py"))[
+    "get_config"
+  ]
+  known = overrides.fields(get_config(None if name == "export" else "jsonl"))
+  return {k: v for k, v in known if not isinstance(v, ConfigDict)}
+
+
+@functools.cache
 def known_flags():
   """Flags of everything of ours that a page can speak of."""
   known = {"--help", *(f"--{name}" for name in flags.FLAGS)}

@@ -22,12 +22,30 @@ _FOLDERS = ("perl_jax", "tests", "configs", "launch", "benchmarks", "docs")
 _FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 _LINK = re.compile(r"\]\(([^()\s]+)\)")
+# Whose names stand in the first column of a table, beside ours.
+_OTHERS = ("TRL", "PEFT", "Tunix")
 _HEADING = re.compile(r"^#+ +(.+?) *#*$", re.MULTILINE)
 # How the commands begin that are checked.
 PROGRAMS = re.compile(
   r"(python -m|python launch/|perl_jax -|make [a-z]|launch/[a-z]|sbatch "
   r"|bash [a-z]|pip install )"
 )
+
+
+class Equivalent(NamedTuple):
+  """A row of a table of equivalents.
+
+  Attributes:
+    heading: The heading above the table.
+    theirs: The cell with the other project's names.
+    here: The cell with ours.
+    differs: The cell behind them, "" if there is none.
+  """
+
+  heading: str
+  theirs: str
+  here: str
+  differs: str
 
 
 class Command(NamedTuple):
@@ -122,12 +140,40 @@ def fields(page: str) -> Iterator[str]:
       column = None
     elif cells[1] == "field":
       column = 1
-    elif cells[1:3] in [[other, "here"] for other in ("TRL", "PEFT", "Tunix")]:
+    elif cells[1:3] in [[other, "here"] for other in _OTHERS]:
       column = 2
     elif column is not None:
       for name in _SPAN.findall(cells[column]):
         if re.fullmatch(r"[a-z_]+(\.[a-z_0-9]+)*(\.\*)?", name):
           yield name
+
+
+def equivalents(page: str) -> Iterator[Equivalent]:
+  """Rows of the tables that have another project's names beside ours."""
+  heading, inside = "", False
+  for line in prose(page).splitlines():
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
+    if line.startswith("#"):
+      heading = line.lstrip("# ")
+    if not cells:
+      inside = False
+    elif cells[:2] in [[other, "here"] for other in _OTHERS]:
+      inside = True
+    elif inside and not line.startswith("| ---"):
+      yield Equivalent(heading, *(*cells, "")[:3])
+
+
+def defaults(cell: str) -> Iterator[tuple[str, str]]:
+  """Names with what stands in brackets behind them: "`seed` (0)"."""
+  yield from re.findall(r"`([a-z_.0-9]+)` \(([^() ]+)\)", cell)
+
+
+def dotted(text: str) -> Iterator[str]:
+  """Names such as `data.max_len` in a text, without names of files."""
+  files = (".jsonl", ".json", ".html", ".py")
+  for name in _SPAN.findall(text):
+    if re.fullmatch(r"[a-z_]+(\.[a-z_0-9]+)+", name):
+      yield from () if name.endswith(files) else (name,)
 
 
 def paths(page: str) -> Iterator[str]:

@@ -116,6 +116,75 @@ def test_tables_of_fields(page):
     ), f"{page}: no config has {name}"
 
 
+# The pages that are for users of another project, and what their tables are of:
+# headings by the configs whose fields stand under them.
+FROM = ("docs/from-trl.md", "docs/from-tunix.md")
+TRAINING = ("sft", "reward", "rl", "dpo")
+TABLES = {
+  "From TRL": TRAINING,
+  "From Tunix": TRAINING,
+  "All trainers: `TrainingArguments`, `ModelConfig`": (*TRAINING, "export"),
+  "`LoraConfig`": TRAINING,
+  "`SFTConfig`": ("sft",),
+  "`RewardConfig`": ("reward",),
+  "`RLOOConfig`, `GRPOConfig`": ("rl",),
+  "`PPOConfig`": ("rl",),
+  "`DPOConfig`": ("dpo",),
+  "`ClusterConfig`, `RLTrainingConfig`, `TrainingConfig`": TRAINING,
+  "`RolloutConfig`": ("rl",),
+  "`GRPOConfig`, `PPOConfig`": ("rl",),
+  "`DPOTrainingConfig`, LoRA": ("dpo",),
+}
+
+
+def wrong_equivalents(text):
+  """Fields of tables of equivalents that are not there, or begin otherwise."""
+  wrong = []
+  for row in documents.equivalents(text):
+    configs = [commands.defaults(name) for name in TABLES[row.heading]]
+    known = set().union(*configs)
+    wrong += [
+      f"{row.theirs}: there is no {name}"
+      for name in documents.dotted(f"{row.here} {row.differs}")
+      if name not in known
+    ]
+    for name, said in documents.defaults(f"{row.here} {row.differs}"):
+      found = {str(config[name]) for config in configs if name in config}
+      if found != {said}:
+        wrong.append(f"{row.theirs}: {name} is {found}, not {said}")
+  return wrong
+
+
+@pytest.mark.parametrize("page", FROM)
+def test_equivalents_are_there_and_have_the_defaults_that_are_said(page):
+  text = documents.text(documents.ROOT / page)
+  headings = {row.heading for row in documents.equivalents(text)}
+  assert len(headings) > 3
+  assert wrong_equivalents(text) == []
+  unknown = set(documents.dotted(documents.prose(text))) - set().union(
+    *commands.fields().values()
+  )
+  assert unknown <= {"trl.rewards", "tunix.cli"}
+
+
+@pytest.mark.parametrize(
+  "cells, said",
+  [
+    ("`beta` (0.1)", []),
+    ("`beta` (0.05)", ["x: beta is {'0.1'}, not 0.05"]),
+    ("`data.max_len` (512), `save.keep` (3)",
+     ["x: save.keep is {'2'}, not 3"]),
+    ("| as `data.max_length` says", ["x: there is no data.max_length"]),
+    ("`ppo.epochs` | of RL alone", ["x: there is no ppo.epochs"]),
+    ("`betta` (0.1)", ["x: betta is set(), not 0.1"]),
+    ("| in `samples.jsonl`", []),
+  ],
+)  # fmt: skip
+def test_slips_in_equivalents_are_found(cells, said):
+  page = f"## `DPOConfig`\n\n| TRL | here | |\n| --- |\n| x | {cells} |\n"
+  assert wrong_equivalents(page) == said
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
   text = documents.text(documents.ROOT / page)

@@ -46,6 +46,28 @@ def test_expected_values(seed):
   assert abs(mean[1] - exact) > 1e-3
 
 
+def test_k2_has_the_gradient_of_k3_times_the_ratio():
+  """In the first update: so docs/from-trl.md says of what TRL has in its loss.
+
+  r (exp(q - p) - (q - p) - 1), r = exp(p - stopgrad p); k3 alone has another.
+  """
+  p, q = jnp.log(jnp.array(distributions(3), jnp.float32))[:, None]
+
+  def in_trl(p, corrected):
+    k3 = jnp.exp(q - p) - (q - p) - 1
+    ratio = jnp.exp(p - jax.lax.stop_gradient(p))
+    return jnp.sum(k3 * ratio if corrected else k3)
+
+  found = {
+    name: jax.grad(lambda p, n=name: jnp.sum(kl.kl_loss(n, p, q)))(p)
+    for name in ("k2", "k3")
+  }
+  with_ratio, without = (jax.grad(in_trl)(p, c) for c in (True, False))
+  np.testing.assert_allclose(found["k2"], with_ratio, rtol=1e-4, atol=1e-6)
+  np.testing.assert_allclose(found["k3"], without, rtol=1e-4, atol=1e-6)
+  assert np.abs(with_ratio - without).max() > 0.1
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_expected_gradients_as_a_loss(seed):
   """The last column of the table in the module docstring."""
