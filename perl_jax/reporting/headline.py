@@ -184,7 +184,7 @@ def _single(result: str, summary: Mapping[str, object], key: str) -> Row:
 
 def _between(key: str, low: object, high: object) -> str:
   """An interval in brackets; "" without one."""
-  if low is None or high is None:
+  if math.isnan(numbers.number(low)) or math.isnan(numbers.number(high)):
     return ""
   return f" ({numbers.show(key, low)} to {numbers.show(key, high)})"
 

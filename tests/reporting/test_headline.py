@@ -98,3 +98,10 @@ def test_a_judge_during_rl():
     "Win rate against the anchor, a tie as half rose from 50.0% to 62.0%, at a"
     " KL of 2.5 nats to the anchor."
   )
+
+
+def test_a_judge_without_a_verdict_has_no_interval():
+  rate = "judge.by.endpoint.win_rate_ties_half"
+  summary = {rate: "nan", f"{rate}_low": "nan", f"{rate}_high": "nan"}
+  (row,) = headline.rows(summary, {"judge": "Judged policy"})
+  assert row.after == "n/a"
