@@ -138,11 +138,11 @@ def _fields(workdir: Path, config: Mapping[str, object]) -> dict[str, object]:
     return fields
   del fields["policy.init"]
   own = settings.flat(made) | _members(place, made)
-  seeds = fields.pop(settings.SEED, None), own.pop(settings.SEED, None)
+  seed = f"{own.pop(settings.SEED, None)} of the policy, {config.get('seed')}"
   return (
     fields
     | {f"policy.{name}": value for name, value in own.items()}
-    | {settings.SEED: seeds}
+    | {settings.SEED: seed}
   )
 
 

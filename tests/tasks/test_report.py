@@ -271,7 +271,7 @@ def test_judgements_are_compared_by_what_their_policies_were(tmp_path):
   assert "<code>policy.beta</code>" in text
   assert "Win rate, a tie as half, by gold, by beta" in text
   assert "92.5% ± 3.5%" in text and "62.5% ± 3.5%" in text
-  assert "(seed (0, 1))" in text
+  assert "(seed 1 of the policy, 0)" in text
   # Where a policy is gone, it is what its path is called.
   for path in tmp_path.glob("rl_*"):
     shutil.rmtree(path)
