@@ -11,7 +11,7 @@ that are generated are the same if their seed is.
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from perl_jax import buckets
@@ -32,21 +32,28 @@ class Part(NamedTuple):
   """The folds of a source's rows that a stage was trained on.
 
   Attributes:
-    place: What tells the rows of the source from others.
+    place: Name of the source, and what tells its rows from others: the seed of
+      what is generated, else the path.
     division: What tells its folds from those of another division of it.
     folds: Numbers of the folds.
     workdir: Workdir of the stage.
   """
 
-  place: str
+  place: tuple[str, str]
   division: str
   folds: frozenset[int]
   workdir: str
 
   def meets(self, other: "Part") -> bool:
-    """Whether a row may be in both: two divisions of a place share rows."""
+    """Whether a row may be in both.
+
+    Two divisions of a place share rows, and so do a directory and a file in it.
+    """
     if self.place != other.place:
-      return False
+      (name, path), (other_name, other_path) = self.place, other.place
+      above = (*PurePath(path).parents, *PurePath(other_path).parents)
+      both = {PurePath(path), PurePath(other_path)}
+      return name == other_name and not both.isdisjoint(above)
     return self.division != other.division or bool(self.folds & other.folds)
 
 
@@ -116,10 +123,10 @@ def _part(config: Mapping[str, Any], workdir: str) -> Part:
   source = registry.describe().get(data.get("name"))
   if source is not None and not {"path", "data_dir"} & set(source.options):
     # Generated from the seed, and not divided into folds.
-    place = json.dumps([data.get("name"), seed])
+    place = data["name"], f"seed {seed}"
     return Part(place, "", frozenset([0]), workdir)
   path = paths.absolute(data["path"]) if data.get("path") else ""
-  place = json.dumps([data.get("name"), path])
+  place = str(data.get("name")), path
   division = [seed, *(data.get(name) for name in _DIVISION)]
   held_out = set() if data.get("validation_path") else {data.get("fold")}
   trained = set(range(data.get("folds") or 1)) - held_out

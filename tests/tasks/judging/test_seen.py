@@ -72,6 +72,8 @@ def test_the_same_rows_in_other_tokens(write, policy):
   [
     {"data": elsewhere()},
     {"data": DATA | {"fold": 1, "train_folds": [0]}},
+    {"data": DATA | {"path": "/d/a"}},
+    {"data": DATA | {"path": "/e"}},
   ],
 )
 def test_other_rows(write, policy, changed):
@@ -87,6 +89,8 @@ def test_other_rows(write, policy, changed):
     {"data": DATA | {"folds": 10, "fold": 1, "train_folds": [0]}},
     {"data": DATA | {"margin": 0.5, "fold": 1, "train_folds": [0]}},
     {"data": DATA | {"validation_path": "/d/v.jsonl"}},
+    {"data": DATA | {"path": "/d"}},
+    {"data": DATA | {"path": "/d", "train_folds": [0], "fold": 1}},
   ],
 )
 def test_another_division_of_a_file_is_of_the_same_rows(write, policy, changed):
