@@ -7,6 +7,7 @@ import http.client
 import json
 import math
 import os
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -51,16 +52,43 @@ def in_parallel(
 ) -> Iterator[B]:
   """`ask` of all items, in their order; the first error ends it.
 
+  An error is raised as soon as it is there, though an item before it may still
+  be waited for. Whoever waits then for a busy server keeps no process alive.
+
   Args:
     ask: Called in threads.
     items: Arguments of `ask`, one for each call.
     parallel: How many calls are under way at once.
   """
-  pool = concurrent.futures.ThreadPoolExecutor(parallel)
+  given = list(items)
+  results = [concurrent.futures.Future() for _ in given]
+  failed: concurrent.futures.Future = concurrent.futures.Future()
+  left, lock, over = iter(range(len(given))), threading.Lock(), False
+
+  def work():
+    while not over:
+      with lock:
+        place = next(left, None)
+      if place is None:
+        return
+      try:
+        results[place].set_result(ask(given[place]))
+      except BaseException as error:
+        with lock:
+          if not failed.done():
+            failed.set_exception(error)
+        return
+
+  for _ in range(min(parallel, len(given))):
+    threading.Thread(target=work, daemon=True).start()
   try:
-    yield from pool.map(ask, items)
+    for result in results:
+      concurrent.futures.wait(
+        (result, failed), return_when=concurrent.futures.FIRST_COMPLETED
+      )
+      yield result.result() if result.done() else failed.result()
   finally:
-    pool.shutdown(wait=False, cancel_futures=True)
+    over = True
 
 
 class Client:

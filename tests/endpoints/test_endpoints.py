@@ -1,11 +1,13 @@
 """The client and the scorer against a real server; no wait is waited for."""
 
 import email.utils
+import threading
 import time
 
 import pytest
 
 from perl_jax import endpoints
+from perl_jax.endpoints.client import in_parallel
 from tests.endpoints.server import serving
 
 
@@ -107,6 +109,25 @@ def test_a_server_that_asks_for_a_day_is_not_waited_for(server):
   server.plan += [(429, {"Retry-After": "86400"}, "quota", 0)]
   failed(scorer_of(server, waits), "429", "quota", "wait 86400 seconds")
   assert waits == [] and len(server.asked) == 1
+
+
+def test_an_error_is_said_while_others_wait():
+  released, daemons = threading.Event(), []
+
+  def ask(item):
+    daemons.append(threading.current_thread().daemon)
+    if item == "busy":
+      assert released.wait(10), "it was waited for"
+    if item == "wrong":
+      raise endpoints.EndpointError("no such model")
+    return item
+
+  found = in_parallel(ask, ["right", "busy", "wrong", *"abc"], 2)
+  assert next(found) == "right"
+  with pytest.raises(endpoints.EndpointError, match="no such model"):
+    list(found)
+  released.set()
+  assert daemons == [True] * 3  # and nobody asks for the rest
 
 
 def test_it_gives_up(server):
