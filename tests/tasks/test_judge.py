@@ -136,7 +136,9 @@ def test_a_run_that_failed_goes_on_where_it_was(answered, server, tmp_path):
   fields = {"judges": "endpoint", "endpoint__parallel": 1}
   server.plan += [(200, {}, None, 0)] * 3 + [(404, {}, "gone", 0)]
   workdir = tmp_path / "run"
-  with pytest.raises(ValueError, match="answered 404"):
+  with pytest.raises(
+    ValueError, match=r"^config\.endpoint: http.*answered 404"
+  ):
     tasks.run(config(server, **fields), workdir)
   kept = answers_file.read(workdir)
   assert len(kept) >= 3 and not (workdir / "summary.json").exists()
@@ -150,6 +152,32 @@ def test_a_run_that_failed_goes_on_where_it_was(answered, server, tmp_path):
   times = collections.Counter(map(key_of, texts))
   assert len(times) == 8 and kept.keys() < times.keys()
   assert all(times[key] == 1 for key in kept)
+
+
+def test_how_a_judge_is_asked_may_change(answered, server, tmp_path, caplog):
+  """A server that cannot keep up, and one that is elsewhere."""
+  workdir, fields = tmp_path / "run", {"judges": "endpoint"}
+  server.plan += [(200, {}, None, 0)] * 3 + [(404, {}, "gone", 0)]
+  with pytest.raises(ValueError, match="answered 404"):
+    tasks.run(config(server, endpoint__parallel=1, **fields), workdir)
+  server.plan.clear()
+  kept, asked = answers_file.read(workdir), len(server.asked)
+  calmer = {"endpoint__parallel": 2, "endpoint__request_seconds": 500.0}
+  found = tasks.run(config(server, **calmer, **fields), workdir)
+  assert found["by.endpoint.win_rate_ties_half"] == 0.5
+  assert len(server.asked) == asked + 8 - len(kept)
+  asked, before = len(server.asked), tiny.tree(workdir)
+  again = tasks.run(config(server, timeout=7.0, **fields), workdir)
+  assert again["n"] == 5 and tiny.tree(workdir) == before
+  with serving() as other:
+    other.answer = judging_chat.shorter
+    tasks.run(config(other, **fields), workdir)
+    assert len(other.asked) == 8 and len(server.asked) == asked
+  with pytest.raises(ValueError, match=r"config\.endpoint\.model: 'small' ->"):
+    tasks.run(
+      config(endpoint__url=server.url, endpoint__model="large", **fields),
+      workdir,
+    )
 
 
 def test_what_has_changed_is_judged_anew(

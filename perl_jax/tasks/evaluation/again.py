@@ -99,11 +99,13 @@ def summary_of(
   if done is None:
     return None
   noted = json_text.object_or_none(workdir / STANDS_ON)
-  compared = tuple(f"config.{field}: " for field in paths.OF_STAGES)
+  # What lies at a path is compared below, and how somebody was asked is past.
+  fields = (*paths.OF_STAGES, *changes.HOW_ASKED)
+  compared = tuple(f"config.{field}: " for field in fields)
   changed = [
     line
     for line in workdir_lib.require_same(config, workdir)
-    if not line.startswith(compared)  # with what lies there, below
+    if not line.startswith(compared)
   ]
   if noted is None:
     changed.append(f"{STANDS_ON}, which says what it was made from, is gone")

@@ -156,25 +156,40 @@ class ChatJudge:
 
   everywhere = False
 
-  def __init__(self, label: str, chat: endpoints.Chat, template: Template):
+  def __init__(
+    self,
+    label: str,
+    chat: endpoints.Chat,
+    template: Template,
+    section: str = "config.endpoint",
+  ):
     """Binds model and template.
 
     Args:
       label: What the metrics call it.
       chat: Asks the model.
       template: The text that it is shown.
+      section: Config fields that errors name.
     """
     self.label, self._chat, self._template = label, chat, template
+    self._section = section
 
   def __call__(self, pairs: Sequence[Pair]) -> list[Both]:
-    """Opinions of pairs; each answer is a reason as it is."""
+    """Opinions of pairs; each answer is a reason as it is.
+
+    Raises:
+      ValueError: The server failed; what was answered is kept.
+    """
     texts = [
       self._template.fill(pair, swapped)
       for pair in pairs
       for swapped in (False, True)
     ]
     doing = f"asking {self.label}"
-    answers = list(phases.track(self._chat.ask(texts), doing, len(texts)))
+    try:
+      answers = list(phases.track(self._chat.ask(texts), doing, len(texts)))
+    except endpoints.EndpointError as error:
+      raise ValueError(f"{self._section}: {error}") from None
     found = []
     for first, last in zip(answers[::2], answers[1::2], strict=True):
       verdict, fault = read_verdict(first)
@@ -240,7 +255,8 @@ def load(
     known=known,
     on_answer=on_answer,
   )
-  return ChatJudge(named.label, chat, template_of(endpoint.template, where))
+  template = template_of(endpoint.template, where)
+  return ChatJudge(named.label, chat, template, where)
 
 
 def template_of(path: str, section: str = "config.endpoint") -> Template:

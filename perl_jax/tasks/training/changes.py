@@ -134,6 +134,11 @@ def _judged(change: Change) -> str:
   )
 
 
+# How judges of the task `judge` are asked, not what or whom.
+HOW_ASKED = (
+  "timeout", "endpoint.key_variable", "endpoint.parallel",
+  "endpoint.request_seconds",
+)  # fmt: skip
 _LEARNED = "it changes what is learned"
 ROUNDING = "sums are rounded otherwise than if it had stayed"
 RULES = (
@@ -158,8 +163,8 @@ RULES = (
   ),
   Rule(
     (
-      "judge.timeout", "judge.endpoint.url", "judge.endpoint.key_variable",
-      "judge.endpoint.parallel", "judge.endpoint.request_seconds",
+      *HOW_ASKED, "endpoint.url", "judge.endpoint.url",
+      *(f"judge.{field}" for field in HOW_ASKED),
     ),
     "it changes how the judge is asked",
   ),
