@@ -6,8 +6,8 @@
 Rows are pairs, lists of chosen and rejected responses, single responses, or
 conversations. `scores.jsonl` has every row with its score, in their order. Of
 pairs the summary has the accuracy, by `subset` too; of files of RewardBench (1
-and 2) and RM-Bench, what these benchmarks define. `field` is what the score is called. Takes
-seconds for some hundred rows. See docs/generate-and-score.md.
+and 2) and RM-Bench, what these benchmarks define. `field` is what the score is
+called. Takes seconds for some hundred rows. See docs/generate-and-score.md.
 """
 
 from configs import common
