@@ -89,6 +89,12 @@ def grid(arguments: Sequence[str], workdir: pathlib.Path) -> list[Run]:
   for argument in arguments:
     name, _, text = argument.partition("=")
     values = values_of(text) if name.startswith("--config.") else [text]
+    if name == "--config.vary" and len(values) > 1:
+      raise ValueError(
+        f"{name} has commas of its own. Give its fields as axes of the grid,"
+        " such as --config.seed=0,1, with --together=8; or put quotes around it"
+        " for the shell and for the sweep: \"--config.vary='seed=0,1'\"."
+      )
     if name in axes:
       raise ValueError(f"{name} is given twice.")
     if len(values) > 1:

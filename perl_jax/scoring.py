@@ -267,7 +267,7 @@ def _hidden_states(run, trees, together, members):
 
 def _in_microbatches(scores, microbatches: int, members: int, buckets):
   """The same function, over the microbatches of a batch in sequence."""
-  if microbatches == 1:
+  if microbatches == 1 and not buckets:
     return scores
 
   def run(trees, bases, *arrays):

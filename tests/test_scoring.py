@@ -175,18 +175,63 @@ def test_stacked_roles_and_groups_equal_each_alone():
   np.testing.assert_array_equal(found["anchor"], found["policy"])
 
 
-@pytest.mark.parametrize("buckets", [(), (1, 2, 3, 4, 5, 6)])
-def test_stacked_roles_in_parts_equal_each_alone(buckets):
-  """One response to a prompt, a part of the batch after the other.
-
-  With buckets the longest come first, and go back to where they were.
-  """
+def test_stacked_roles_in_parts_equal_each_alone():
+  """One response to a prompt, a part of the batch after the other."""
   asked, base = roles_of()
-  scores = make_scores(
-    together=TOGETHER, members=MEMBERS, microbatches=4, buckets=buckets
-  )
+  scores = make_scores(together=TOGETHER, members=MEMBERS, microbatches=4)
   found = scores(asked, {"": base}, *in_groups_of_one())
   same_scores(jax.device_get(found), (4 * GROUP, 1))
+
+
+def test_parts_by_length_equal_each_alone():
+  """Rows are sorted by their longest response, and go back to their places."""
+  asked, base = roles_of()
+  scores = make_scores(
+    together=TOGETHER, members=MEMBERS, microbatches=2, buckets=(4, 6)
+  )
+  # Longest responses of 0, 6, 6 and 4 tokens, the second one in one row.
+  turned = [np.roll(array, 1, axis=0) for array in grouped()]
+  found = jax.device_get(scores(asked, {"": base}, *turned))
+  found = {
+    name: np.roll(array, -1, axis=1 if name == "reward" else 0)
+    for name, array in found.items()
+  }
+  same_scores(found, (4, GROUP))
+
+
+@pytest.mark.parametrize(("parts", "buckets"), [(1, [6]), (2, [4, 6])])
+def test_parts_by_length_compute_the_columns_of_their_buckets(
+  parts, buckets, monkeypatch
+):
+  """Of two prompts the longest responses have 6 tokens, of the others 4."""
+  asked, base = roles_of()
+  scores = scoring.make_scores(
+    BACKBONE,
+    temperature=TEMPERATURE,
+    together=(),
+    microbatches=parts,
+    buckets=(4, 6, 9),
+  )
+  real, computed = roles.hidden_states, []
+
+  def spy(backbone, params, sequence, **options):
+    columns = sequence.tokens.shape[1]
+    jax.debug.callback(lambda _: computed.append(columns), sequence.tokens)
+    return real(backbone, params, sequence, **options)
+
+  monkeypatch.setattr(roles, "hidden_states", spy)
+  prompts, lengths, *responses = grouped()
+  wide = [np.pad(x, ((0, 0), (0, 0), (0, 3))) for x in responses]
+  given = {"anchor": asked["anchor"]}, {"": base}, prompts, lengths, *wide
+  found = jax.block_until_ready(jax.jit(scores)(*given))
+  jax.effects_barrier()
+  assert sorted(computed) == [4 + GROUP * n for n in buckets]
+  expected = each_alone()["anchor"].reshape(4, GROUP, RESPONSE_LEN)
+  np.testing.assert_allclose(
+    found["anchor"],
+    np.pad(expected, ((0, 0), (0, 0), (0, 3))),
+    **ACROSS_PROGRAMS,
+  )
 
 
 def test_a_reward_model_on_another_base_is_asked_apart():

@@ -98,17 +98,19 @@ def make_train_step(
     return sums, grads
 
   def accumulate(trainable, frozen, batch, key):
+    def of_part(part, key):
+      def run(cut):
+        return sums_and_grads(trainable, frozen, cut, key)
+
+      return lengths.on_bucket(run, part) if lengths else run(part)
+
     if microbatches == 1:
-      return sums_and_grads(trainable, frozen, batch, key)
-    parts, on_part = _microbatches(batch, microbatches, lengths)
+      return of_part(batch, key)
+    parts = _microbatches(batch, microbatches, lengths)
     keys = jax.random.split(key, microbatches)
 
     def add(total, given):
-      part, key = given
-      found = on_part(
-        lambda cut: sums_and_grads(trainable, frozen, cut, key), part
-      )
-      return jax.tree.map(jnp.add, total, found), None
+      return jax.tree.map(jnp.add, total, of_part(*given)), None
 
     shapes = jax.eval_shape(
       sums_and_grads,
@@ -144,12 +146,10 @@ def make_train_step(
 
 
 def _microbatches(batch, count: int, lengths: sharding.Lengths | None):
-  """(parts, `on_part(run, part)`, which gives `run` the columns it needs)."""
   if lengths is None:
-    parts = sharding.strided_parts(batch, count)
-    return parts, lambda run, part: run(part)
+    return sharding.strided_parts(batch, count)
   parts, _ = sharding.parts_by_length(batch, lengths.of(batch), count)
-  return parts, lengths.on_bucket
+  return parts
 
 
 def means(sums: Sums) -> dict[str, jax.Array]:

@@ -98,7 +98,7 @@ def stage(
     ) as opened:
       resumed, writer = opened.resumed, opened.writer
       with_anchor = make_with_anchor(
-        config, workdir, stands_on.digests, data, logprobs, anchor, mesh
+        config, workdir, stands_on.digests, data, logprobs, anchor, mesh, member
       )
       anchored = score_pairs(logprobs, anchor, data, mesh)
       # A fresh policy is evaluated as itself, so that the KL proves something.
@@ -255,16 +255,18 @@ def make_logprobs(backbone: roles.Backbone, max_response: int):
 
 
 def make_with_anchor(
-  config, workdir, digests, data, logprobs, anchor, mesh
+  config, workdir, digests, data, logprobs, anchor, mesh, member
 ) -> Callable[[Any], steps.AnchoredPairs]:
   """Returns `with_anchor(pairs)` of a training batch on the mesh."""
-  known = anchored_lib.table(
-    config,
-    workdir,
-    digests,
-    data,
-    lambda batches: by_pair(logprobs, anchor, batches, mesh),
-  )
+
+  def score(batches):
+    # Members of one seed have the same anchor and the same pairs.
+    return member.once(
+      ("pairs", config.seed, anchor.backbone),
+      lambda: by_pair(logprobs, anchor, batches, mesh),
+    )
+
+  known = anchored_lib.table(config, workdir, digests, data, score)
   if known is not None:
     of = anchored_lib.looked_up(mesh, known)
     return lambda batch: steps.AnchoredPairs(batch, of(batch.index))

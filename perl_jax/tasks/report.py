@@ -73,14 +73,14 @@ def render(
   workdir = Path(workdir)
   members = saved.members(workdir)
   if members:
-    return _compared(workdir.resolve().name, list(map(str, members)))
+    return _compared(paths.name_of(workdir.resolve()), list(map(str, members)))
   if summary is None and workdir.is_dir():
     summary = _read_object(workdir, "summary")
   stages, config, flat = _read(workdir, summary or {})
   if not samples:
     stages = [stage._replace(samples=(), verdicts=()) for stage in stages]
   return page.render(
-    title=workdir.resolve().name,
+    title=paths.name_of(workdir.resolve()),
     when=_when(workdir),
     summary={k: v for k, v in flat.items() if k != "command"},
     stages=stages,

@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from perl_jax import buckets, files, tasks
+from perl_jax import buckets, checkpoint, files, tasks
 from perl_jax.tasks.training import lock
 from tests.buckets import fixtures, servers
-from tests.tasks import tiny
+from tests.tasks import test_resume, tiny
 
 pytestmark = [
   *servers.WARNINGS,
@@ -108,6 +108,52 @@ def test_an_export_is_a_base(address, store, other_machine):
   # The base is found by what the workdir says of it.
   config = tiny.config("evaluate", policy__init=f"{address}/again")
   assert tasks.run(config, f"{address}/judged")
+
+
+@pytest.mark.parametrize("bucket_server", fixtures.REAL[:1], indirect=True)
+def test_members_go_on_elsewhere(
+  address, store, other_machine, tmp_path, monkeypatch
+):
+  """Killed where one member has saved and one has not; then one is used."""
+  tasks.run(tiny.config("sft", steps=2), f"{address}/sft")
+  fields = {"reward__init": f"{address}/sft", "members": 2}
+  config = tiny.config("reward", **fields, **test_resume.STEPS)
+  real = checkpoint.Checkpointer.save
+
+  def save(self, step, *args):
+    if step == 4 and self.path(step).parents[1].name == "1":
+      raise test_resume.Killed
+    real(self, step, *args)
+
+  other_machine()
+  with monkeypatch.context() as patches:
+    patches.setattr(checkpoint.Checkpointer, "save", save)
+    with pytest.raises(test_resume.Killed):
+      tasks.run(config, f"{address}/run")
+  names = store.listed()
+  made = {name.partition("/trainable")[0] for name in names}
+  assert "run/members/0/checkpoints/4" in made
+  assert "run/members/1/checkpoints/2" in made
+  assert "run/members/1/checkpoints/4" not in made
+  left = {name for name in names if name.startswith("run/")}
+  assert not any("lock" in name or "summary" in name for name in left)
+
+  other_machine()
+  found = tasks.run(config, f"{address}/run")
+  assert found["members"] == 2
+  other_machine()
+  assert tasks.run(config, f"{address}/run") == found  # nothing is left to do
+  from configs import report
+
+  tasks.run(report.get_config().lock(), f"{address}/run")
+  assert b"members/1" in store.read("run/report.html")
+  tasks.run(config, tmp_path / "whole")
+  there = buckets.fetch(f"{address}/run")
+  for name in ("members/0", "members/1"):
+    test_resume.same(tmp_path / "whole" / name, there / name)
+  other_machine()
+  member = tiny.config("evaluate", reward__init=f"{address}/run/members/1")
+  assert tasks.run(member, tmp_path / "evaluated")
 
 
 SCRIPT = """

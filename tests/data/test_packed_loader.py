@@ -88,7 +88,34 @@ def test_each_member_has_its_own_items():
     own = [batch.index[:, k][batch.valid[:, k]].tolist() for k in range(3)]
     assert [len(set(mine)) for mine in own] == [16] * 3
     assert all(set(mine) < whole for mine in own)
+    index = np.array(sorted(whole))
+    for mine, places in zip(own, subsets(index), strict=True):
+      assert sorted(mine) == index[places].tolist()
     assert len(set(map(tuple, map(sorted, own)))) == 3
+
+
+@pytest.mark.parametrize("longer", [0, 1])
+def test_members_have_rows_as_wide_as_the_widest(longer):
+  def pair(index):
+    size = 40 if index // 2 == longer else 2
+    return EncodedPreference([1] * (1 + size), [1, 2], 1, index)
+
+  def halves(index):
+    return np.array([[0, 1], [2, 3]])
+
+  layout = Layout(responses=2, targets=True)
+  pack = packed_loader.TrainPacker(layout, rows=1, room=2, members=halves)
+  items = [pair(i) for i in range(4)]
+  batch = pack(items, 0, 4)
+  for k in range(2):
+    alone = layout.pack(items[2 * k :][:2], [[0, 1]], 2)
+    used = alone.segments.shape[1]
+    assert batch.segments.shape[2] >= used
+    np.testing.assert_array_equal(batch.segments[:, k, :used], alone.segments)
+    count = alone.counts.sum()
+    np.testing.assert_array_equal(
+      batch.targets[0, k, :count], alone.targets[0, :count]
+    )
 
 
 @pytest.mark.parametrize("count", [1, 5, 64, 200])

@@ -45,6 +45,14 @@ def test_no_more_at_once_than_asked_for():
   assert [job.points for job in sweep.jobs_of(runs, 1)] == [[r] for r in runs]
 
 
+def test_a_list_of_members_is_no_axis():
+  arguments = [CONFIG, "--config.vary=seed=0,1", "--config.lora.rank=2,4"]
+  with pytest.raises(ValueError, match="--together=8"):
+    sweep.grid(arguments, pathlib.Path("s"))
+  arguments[1] = "--config.vary='seed=0,1'"
+  assert len(sweep.grid(arguments, pathlib.Path("s"))) == 2
+
+
 def test_fields_of_members_are_those_of_the_package():
   assert sweep_grid.TOGETHER == members.FIELDS
 

@@ -143,7 +143,9 @@ def attention_with_gradient(time, causal):
   drawn = np.random.default_rng(0)
   q = drawn.normal(size=(1, time, 2, 4)).astype(np.float32)
   k, v = drawn.normal(size=(2, 1, time, 1, 4)).astype(np.float32)
-  return run, (q, k, v, np.tri(time, dtype=bool)[None])
+  segments = np.sort(drawn.integers(0, 5, time))  # of a packed row
+  mask = np.tri(time, dtype=bool) & (segments[:, None] == segments)
+  return run, (q, k, v, mask[None])
 
 
 def test_long_rows_in_parts_equal_all_scores_at_once():

@@ -67,7 +67,7 @@ def test_microbatches_by_length_change_nothing_but_the_columns():
   """Which rows are added up together does not matter; what is computed does."""
   *_, whole, metrics = ran("rl")
   loss_fn, trainable, frozen, batch = case("rl")
-  buckets = 1, 3, batch.responses.shape[-1]
+  buckets = 3, batch.responses.shape[-1]
 
   def counting(trainable, frozen, part, key):
     columns = jnp.float32(part.responses.shape[-1])
@@ -91,6 +91,31 @@ def test_microbatches_by_length_change_nothing_but_the_columns():
   columns = [next(n for n in buckets if n >= long) for long in longest]
   assert len(set(columns)) > 1
   assert part_metrics["columns"] == np.mean(columns)
+
+
+@pytest.mark.parametrize(("parts", "columns"), [(1, [5]), (2, [5, 3])])
+def test_a_batch_in_one_part_is_cut_as_well(parts, columns):
+  """Values of the longest rows are 1, those of the others 2; none is lost."""
+
+  def loss_fn(trainable, frozen, part, key):
+    total = jnp.sum(part.values * part.response_mask) * trainable["w"]
+    made = jnp.float32(part.values.shape[-1])
+    return {"loss": (total, jnp.float32(8)), "columns": (made, 1.0)}
+
+  mask = np.arange(9) < np.array([2, 5, 3, 4])[:, None, None]
+  batch = steps.Experience(*[None] * 12)._replace(
+    prompts=np.zeros((4, 2)),
+    response_mask=mask,
+    values=np.broadcast_to(np.float32([2, 1, 2, 1])[:, None, None], mask.shape),
+  )
+  step = steps.make_train_step(
+    loss_fn, sgd(), microbatches=parts, lengths=steps.lengths_of((3, 5, 9))
+  )
+  state = steps.init_state({"w": jnp.float32(3)}, sgd())
+  state, metrics = jax.jit(step)(state, {}, batch, jax.random.key(0))
+  # 2 (2 + 3) + 5 + 4, and a count of 8 in each part.
+  assert state.trainable["w"] == 3 - 19 / (8 * parts)
+  assert metrics["columns"] == np.mean(columns)
 
 
 def test_microbatches_draw_keys_of_their_own():

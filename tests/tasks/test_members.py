@@ -10,9 +10,10 @@ from perl_jax.data import loader
 from perl_jax.hosts import signals
 from perl_jax.tasks.initial import restore
 from perl_jax.tasks.training import inputs
-from tests.tasks import test_export, test_resume, tiny
+from tests.tasks import test_export, test_nonfinite, test_resume, tiny
 
 pytestmark = pytest.mark.slow
+poison = test_nonfinite.poison
 
 # What is summed in another order, over 4 steps: in float32.
 RELATIVE, ABSOLUTE = 1e-3, 2e-5
@@ -197,6 +198,34 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, monkeypatch, finished):
   )
 
 
+def test_one_that_is_not_finite_goes_on_at_a_lower_rate(
+  tmp_path, finished, poison
+):
+  workdir = tmp_path / "run"
+
+  def run(*rates):
+    first, second = rates
+    return tiny.run(
+      workdir, "reward", reward__init=str(finished / "sft"),
+      vary=f"optimizer.learning_rate={first},{second}",
+    )  # fmt: skip
+
+  poison(6)  # that of the second one's third step
+  with pytest.raises(FloatingPointError, match="Member 1: Step 3: the loss"):
+    run(0.01, 0.02)
+  assert [max(tiny.kept(place(workdir, k))) for k in range(2)] == [3, 2]
+  poison()
+  with pytest.raises(ValueError, match=r"members/0 belongs .*0.01 -> 0.005"):
+    run(0.005, 0.02)
+  assert run(0.01, 0.005)["members"] == 2
+  for k, rate in enumerate((0.01, 0.005)):
+    assert [x["step"] for x in tiny.lines(place(workdir, k))] == [
+      1, 2, 2, 3, 4, 4,
+    ]  # fmt: skip
+    config = json.loads((place(workdir, k) / "config.json").read_text())
+    assert config["optimizer"]["learning_rate"] == rate
+
+
 def test_a_finished_run_goes_on_to_more_steps(tmp_path, finished):
   fields = {
     "reward__init": str(finished / "sft"), "vary": "seed=0,1",
@@ -239,7 +268,8 @@ def test_a_member_is_an_ordinary_workdir(tmp_path, by_seed, finished):
   )  # fmt: skip
   assert judged
   report = tasks.TASKS["report"].module()
-  assert "Reward model" in report.write_report(member).read_text()
+  text = report.write_report(member).read_text()
+  assert "Reward model" in text and "<title>run/1" in text
 
 
 def test_the_run_itself_is_no_model(tmp_path, by_seed):

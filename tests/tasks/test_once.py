@@ -98,6 +98,14 @@ def test_the_anchor_scores_a_training_pair_once(monkeypatch, tmp_path, sft_run):
   tiny.run(tmp_path / "once", "dpo", **fields)
   assert sum(pairs) == 48 + 8
 
+  # Members of one seed share the anchor's; each has a file of them.
+  pairs.clear()
+  vary = {"vary": "beta=0.1,0.3"}
+  tiny.run(tmp_path / "all", "dpo", **fields, **vary)
+  assert sum(pairs) == 48 + 2 * (8 + 2 * 8)
+  files = [tmp_path / "all/members" / str(k) / anchored.FILE for k in range(2)]
+  assert files[0].read_text() == files[1].read_text()
+
   # As if each batch were scored as it comes, but for the rows it is in.
   monkeypatch.setattr(anchored, "table", lambda *args: None)
   pairs.clear()

@@ -4,13 +4,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from perl_jax import checkpoint, checksums, json_text
+from perl_jax.tasks.settings import paths
 
 _META = "meta/metadata"
 # In the metadata of a checkpoint that was evaluated, and not by what the best
 # one is chosen by.
 UNSCORED = "unscored"
-# Directory below the workdir of a run with the workdirs of its members.
-MEMBERS = "members"
 
 
 class Saved(NamedTuple):
@@ -29,7 +28,7 @@ class Saved(NamedTuple):
 
 def members(workdir: str | Path) -> list[Path]:
   """The workdirs of the members of a run, in their order; none of others."""
-  found = (Path(workdir) / MEMBERS).glob("*")
+  found = (Path(workdir) / paths.MEMBERS).glob("*")
   return sorted(
     (path for path in found if path.name.isdigit()),
     key=lambda path: int(path.name),

@@ -14,6 +14,7 @@ for all.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -36,6 +37,12 @@ _WAY_OUT = (
 def asked(config: shared.Config) -> bool:
   """Whether a config is of several members."""
   return bool(config.get("vary")) or config.get("members", 1) > 1
+
+
+def number_of(config: Mapping[str, Any]) -> int:
+  """Number of members of a config, whether or not they can be trained."""
+  first, *_ = config.get("vary", "").split() or [""]
+  return len(first.split(",")) if first else config.get("members", 1)
 
 
 def refuse(config: shared.Config, where: str) -> None:

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -17,12 +18,22 @@ OF_STAGES = (
   "endpoint.template", "judge.endpoint.template",
 )  # fmt: skip
 PATHS = (*OF_STAGES, "init", "model")
+# Directory below the workdir of a run with the workdirs of its members.
+MEMBERS = "members"
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 # Fields that take addresses of the Hugging Face hub, and what begins them.
 _HUB, _OF_HUB = ("data.path", "data.validation_path"), "hf://"
 # Fields that name workdirs among other words.
 _AMONG = ("runs", "judges", "judge.by")
 _IN_BUCKET = re.compile(r"(?:gs|s3)://[^\s,=]+")
+
+
+def name_of(workdir: Path) -> str:
+  """What people call a run by: its directory; "RUN/1" of a member."""
+  path = workdir.absolute()
+  if path.name.isdigit() and path.parent.name == MEMBERS:
+    return f"{path.parents[1].name}/{path.name}"
+  return path.name
 
 
 def check(config: ConfigDict, workdir: str) -> None:

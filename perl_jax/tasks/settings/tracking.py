@@ -5,7 +5,7 @@ from pathlib import Path
 
 from perl_jax import names
 from perl_jax.reporting import trackers
-from perl_jax.tasks.settings import shared
+from perl_jax.tasks.settings import paths, shared
 
 
 def tracking_of(
@@ -14,7 +14,8 @@ def tracking_of(
   """What the fields `trackers` and `tracking` ask for; None for no tracker.
 
   A run is called as its workdir if `tracking.run` is "". What stands before the
-  last "/" of its name is its group: the pipeline's name, for its stages.
+  last "/" of its name is its group: the pipeline's name, for its stages, or the
+  run's, for its members.
 
   Args:
     config: Config of the run.
@@ -57,4 +58,4 @@ def tracking_of(
 
 def run_name(config: shared.Config, workdir: Path) -> str:
   """The name of a run in its trackers."""
-  return config.tracking.run or workdir.absolute().name
+  return config.tracking.run or paths.name_of(workdir)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from perl_jax.tasks.initial import saved, sealed
-from perl_jax.tasks.settings import paths
+from perl_jax.tasks.settings import members, paths
 from perl_jax.tasks.training import nonfinite
 
 ABSENT = "(absent)"
@@ -120,6 +120,13 @@ def _elsewhere(change: Change) -> str:
   )
 
 
+def _of_members(change: Change) -> str:
+  made = len(saved.members(change.workdir))
+  if made and members.number_of(change.config) == made:
+    return ""
+  return _LEARNED
+
+
 def _judged(change: Change) -> str:
   if change.before == ABSENT or not change.config["judge"]["by"]:
     return ""
@@ -187,6 +194,11 @@ RULES = (
     _optimizer,
   ),
   Rule(("steps",), "the run ends there", _steps),
+  Rule(
+    ("members", "vary"),
+    "each member is compared with what it was",
+    _of_members,
+  ),
   Rule(
     paths.OF_STAGES,
     "what lies there is compared with what it was",

@@ -15,11 +15,18 @@ import jax
 
 from perl_jax import files
 from perl_jax.hosts import signals
-from perl_jax.tasks.initial import saved
+from perl_jax.tasks.initial import sealed
 from perl_jax.tasks.settings import members as settings
-from perl_jax.tasks.settings import shared
+from perl_jax.tasks.settings import paths, shared
 from perl_jax.tasks.training import finished, lock, together, undone, watch
 from perl_jax.tasks.training import workdir as workdir_lib
+
+# What a member ends with whose numbers are not finite.
+_OTHERS = (
+  "The others have saved what they have learned. They keep their rates: a lower"
+  " one of this member alone is a value of its own in"
+  " --config.vary='... optimizer.learning_rate=RATE,RATE'."
+)
 
 Stage = Callable[
   [shared.Config, Path, together.Member], together.Requests[dict[str, Any]]
@@ -28,7 +35,7 @@ Stage = Callable[
 
 def place_of(workdir: Path, number: int) -> Path:
   """The workdir of a member."""
-  return workdir / saved.MEMBERS / str(number)
+  return workdir / paths.MEMBERS / str(number)
 
 
 def summary_of(
@@ -93,10 +100,12 @@ def run(
         turns.begin(number, requests)
     common.made.clear()  # what was read is held by those who still need it
     # The mesh of every member, so that one which ends leaves it to the others.
-    with jax.set_mesh(shared.make_mesh(config)):
+    with jax.set_mesh(shared.make_mesh(config)), contextlib.closing(turns):
       summaries |= turns.to_the_end()
   summary = _summary(summaries)
-  files.write_json(workdir / finished.SUMMARY, summary)  # the last of all
+  with signals.deferred():  # it is done in a moment, and not left half done
+    files.write_json(workdir / finished.SUMMARY, summary)  # the last of all
+    sealed.write(workdir)
   return summary
 
 
@@ -107,7 +116,7 @@ def _summary(summaries: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     found[name] = max(own.get(name, 0) for own in summaries.values())
   for number in sorted(summaries):
     for name, value in summaries[number].items():
-      found[f"{saved.MEMBERS}.{number}.{name}"] = value
+      found[f"{paths.MEMBERS}.{number}.{name}"] = value
   return found
 
 
@@ -127,16 +136,23 @@ class _Turns:
     self._requests[number] = requests
     self._asked[number] = next(requests)
 
+  def close(self) -> None:
+    """Ends the members that have not ended, in the mesh that they are in."""
+    for number in sorted(self._requests, reverse=True):
+      self._requests[number].close()
+
   def to_the_end(self) -> dict[int, dict[str, Any]]:
     """Answers all requests; returns the summaries of the members.
 
     Raises:
       signals.Stopped: The run was told to stop; what each member has learned is
         saved.
+      FloatingPointError: A number of a member is not finite; what the others
+        have learned is saved.
     """
     while self._asked:
       answers = self._answers(self._next())
-      stopped = None
+      stopped: BaseException | None = None
       for number in sorted(answers):
         try:
           self._asked[number] = self._requests[number].send(answers[number])
@@ -145,6 +161,11 @@ class _Turns:
           del self._asked[number]
         except (signals.Stopped, undone.UndoneStepError) as error:
           stopped = stopped or error
+          del self._asked[number]
+        except FloatingPointError as error:
+          stopped = stopped or FloatingPointError(
+            f"Member {number}: {error} {_OTHERS}"
+          )
           del self._asked[number]
         except watch.Stop as stop:
           # It has no step under way, and others do: a signal waits for these.

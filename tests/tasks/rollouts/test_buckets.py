@@ -6,8 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from perl_jax import sampling
+from perl_jax import roles, sampling, scoring, steps
+from perl_jax.models.lora import LoraSpec
+from perl_jax.tasks.rollouts import build
 from perl_jax.tasks.settings import rl as rl_settings
+from tests import toys
 from tests.tasks import tiny
 from tests.tasks.rollouts.test_iteration import (
   DR_GRPO,
@@ -52,6 +55,41 @@ def test_sorted_microbatches_are_given_all_columns_to_cut():
     found, settings=dataclasses.replace(settings, by_length=False)
   ).responses(samples, longest=1)
   assert short.shape == (PROMPTS, 2, 1)
+
+
+@pytest.mark.parametrize("by_length", [False, True])
+def test_scores_and_updates_are_told_of_lengths(monkeypatch, by_length):
+  given = {}
+
+  def noted(name):
+    def make(*_, **options):
+      given[name] = options
+      return lambda: None
+
+    return make
+
+  monkeypatch.setattr(scoring, "make_scores", noted("score"))
+  monkeypatch.setattr(steps, "make_train_step", noted("learn"))
+  config = tiny.config(
+    "rl", rollouts__by_length=by_length, rollouts__buckets=(4,)
+  )
+  backbone = roles.Backbone(toys.config("tiny"), LoraSpec(rank=2, alpha=2.0))
+  build.build(rl_settings.read(config), roles.Role(backbone, 1, {}), None)
+  if not by_length:
+    assert given["score"]["buckets"] == () and not given["learn"]["lengths"]
+    return
+  assert given["score"]["buckets"] == (4, 12)
+  lengths = given["learn"]["lengths"]
+  assert lengths.buckets == (4, 12)
+  experience = steps.Experience(*[None] * 12)._replace(
+    prompts=np.zeros((2, 9)),
+    response_mask=np.arange(12) < np.array([[[3], [5]], [[2], [0]]]),
+    values=np.arange(48).reshape(2, 2, 12),
+  )
+  np.testing.assert_array_equal(lengths.of(experience), [5, 2])
+  cut = lengths.cut(experience, 4)
+  assert cut.prompts.shape == (2, 9)
+  np.testing.assert_array_equal(cut.values, experience.values[..., :4])
 
 
 @pytest.mark.slow

@@ -32,6 +32,7 @@ def test_lists_are_read_side_by_side():
     "dpo", vary="beta=0.1,0.1,0.3 --config.optimizer.learning_rate=1e-4,2e-4,1"
   )
   assert [own.seed for own in found] == [0, 0, 0]
+  assert not any(map(members.asked, found))
   assert [own.beta for own in found] == [0.1, 0.1, 0.3]
   values = members.values_of(found)
   assert {k: list(map(float, v)) for k, v in values.items()} == {

@@ -42,6 +42,11 @@ def test_the_name_says_the_group(installed):
   assert (found.run, found.group) == ("sweep 3/rank 4", "sweep 3")
 
 
+def test_a_member_is_called_after_its_run(installed):
+  found = asked(workdir="runs/rates/members/1", trackers=("wandb",))
+  assert (found.run, found.group) == ("rates/1", "rates")
+
+
 def test_an_unknown_tracker_is_refused(installed):
   with pytest.raises(ValueError, match="Did you mean 'mlflow'"):
     asked(trackers=("ml-flow",))

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from perl_jax.tasks.training import changes
+from perl_jax.tasks.settings import members as settings
+from perl_jax.tasks.training import changes, members, nonfinite
 from perl_jax.tasks.training import workdir as workdir_lib
 from tests.tasks import tiny
 
@@ -163,6 +164,44 @@ def test_a_schedule_that_ends_with_the_steps(tmp_path):
   assert "config.steps: 5 -> 6: the cosine schedule falls to 0" in message
   assert f"--config.reward.init={workdir} and another --workdir" in message
   assert "add --config.steps=5." in message
+
+
+def test_members_are_each_compared_with_what_they_were(tmp_path):
+  """A lower rate is for one that has met a number which is not finite."""
+
+  def config(rates, seeds="0,1"):
+    vary = f"seed={seeds} optimizer.learning_rate={rates}"
+    return tiny.config("reward", tuning="lora", vary=vary)
+
+  def place(number):
+    return members.place_of(workdir, number)
+
+  first = config("0.01,0.02")
+  workdir = written(tmp_path / "run", first)
+  for number, own in enumerate(settings.configs_of(first)):
+    written(place(number), own)
+    saved(place(number), 2)
+  lower = config("0.01,0.005")
+  assert "config.optimizer.learning_rate: 0.02 -> 0.005" in refusal(
+    place(1), settings.configs_of(lower)[1]
+  )
+  (place(1) / nonfinite.DIRECTORY).mkdir()
+  (place(1) / nonfinite.DIRECTORY / nonfinite.STOP).write_text('{"step": 3}')
+  goes_on(workdir, lower)
+  for number, own in enumerate(settings.configs_of(lower)):
+    goes_on(place(number), own)
+  both = config("0.001,0.005")
+  assert "config.optimizer.learning_rate" in refusal(
+    place(0), settings.configs_of(both)[0]
+  )
+  assert "config.vary: " in refusal(workdir, config("1,2,3", "0,1,2"))
+  assert "config.vary: " in refusal(workdir, tiny.config("reward"))
+
+
+def test_a_run_has_no_members_later(tmp_path):
+  workdir = written(tmp_path / "run", tiny.config("reward", tuning="lora"))
+  other = tiny.config("reward", tuning="lora", members=2)
+  assert "config.members: 1 -> 2" in refusal(workdir, other)
 
 
 def test_one_path_in_several_spellings(tmp_path, monkeypatch):

@@ -10,6 +10,8 @@ import pytest
 from perl_jax import steps
 from perl_jax.data.batches import prompts
 from perl_jax.hosts import signals
+from perl_jax.tasks.initial import sealed
+from perl_jax.tasks.settings import shared
 from perl_jax.tasks.training import members, together, watch
 from tests.tasks import tiny
 
@@ -64,14 +66,15 @@ def stage_of(log, first=(0, 0, 0), ends=lambda number, step: None):
     state = steps.TrainState(jnp.float32(100 * first[number]), (), 0)
     state = state._replace(step=jnp.int32(first[number]))
     try:
-      for step in range(first[number] + 1, LAST + 1):
-        ends(number, step)
-        batch = batches.at(step - 1)
-        batch = yield together.Widest(batch, step, batches)
-        args = state, jnp.float32(1.0), batch, jax.random.key(0)
-        state, found = yield together.Call(step_fn, args)
-        log.events.append((step, number, batch.tokens.shape[1]))
-        np.testing.assert_array_equal(found["sum"], state.trainable)
+      with jax.set_mesh(shared.make_mesh(config)):
+        for step in range(first[number] + 1, LAST + 1):
+          ends(number, step)
+          batch = batches.at(step - 1)
+          batch = yield together.Widest(batch, step, batches)
+          args = state, jnp.float32(1.0), batch, jax.random.key(0)
+          state, found = yield together.Call(step_fn, args)
+          log.events.append((step, number, batch.tokens.shape[1]))
+          np.testing.assert_array_equal(found["sum"], state.trainable)
       yield together.Finished(
         lambda: log.events.append(("settle", number)), batches
       )
@@ -145,6 +148,12 @@ def test_one_that_is_ahead_waits_and_lends_its_widths(tmp_path):
   ]  # fmt: skip
 
 
+def test_any_of_them_may_be_ahead(tmp_path):
+  found = run(tmp_path, stage_of(Log(), first=(LAST, 0, 3)))
+  sums = [found[f"members.{k}.sum"] for k in range(3)]
+  assert sums == [added(1, first=LAST), added(2), added(3, first=3)]
+
+
 def test_all_save_when_one_is_told_to_stop(tmp_path):
   def ends(number, step):
     if (number, step) == (2, 3):
@@ -177,16 +186,41 @@ def test_one_that_has_no_step_under_way_is_told_to_stop(tmp_path):
   ]  # fmt: skip
 
 
+def test_others_save_where_a_number_of_one_is_not_finite(tmp_path):
+  """Also one that has its step only after the error of another."""
+
+  def ends(number, step):
+    if (number, step) == (1, 3):
+      raise FloatingPointError("a NaN.")
+
+  log = Log()
+  with pytest.raises(FloatingPointError, match=r"Member 1: a NaN\. .*vary="):
+    run(tmp_path, stage_of(log, ends=ends))
+  assert [e for e in log.events if e[0] in (2, 3, "saved")] == [
+    (2, 0, 4), (2, 1, 4), (2, 2, 4), ("saved", 0), ("saved", 2),
+  ]  # fmt: skip
+  assert not (tmp_path / "run/summary.json").exists()
+  assert not list((tmp_path / "run").rglob("lock.json"))
+
+
+def test_a_summary_that_is_written_anew_is_whole(tmp_path):
+  """As by a run whose member has lost its last checkpoint."""
+  for first in ((0, 0, 0), (0, 1, 2)):
+    run(tmp_path, stage_of(Log(), first=first))
+    sealed.require(tmp_path / "run", "config.json", "summary.json")
+
+
 def test_an_error_closes_all_in_order(tmp_path):
   def ends(number, step):
     if (number, step) == (0, 2):
-      raise FloatingPointError("a NaN")
+      raise ValueError("a loss")
 
   log = Log()
-  with pytest.raises(FloatingPointError, match="a NaN"):
+  with pytest.raises(ValueError, match="a loss"):
     run(tmp_path, stage_of(log, ends=ends))
   closed = [number for event, number, *_ in log.events if event == "close"]
   assert closed == [0, 2, 1]
+  assert jax.sharding.get_mesh().empty
   assert not list((tmp_path / "run").rglob("lock.json"))
 
 
