@@ -35,9 +35,11 @@ _VERDICT = re.compile(
   r"| is the (?:winner|(?:better|best) (?:response|answer|one)))?"
 )
 _WORDS = {"a": statistics.WIN, "b": statistics.LOSS, "tie": statistics.TIE}
-# A verdict in the brackets of MT-Bench, whose C is a tie.
-_MARKED = re.compile(r"\[\[\s*(a|b|c|tie)\s*\]\]")
-_MARKS = _WORDS | {"c": statistics.TIE}
+# A verdict in the brackets of MT-Bench, whose C is a tie, and of Arena-Hard.
+_MARKED = re.compile(r"\[\[\s*(a|b|c|tie|a>{1,2}b|b>{1,2}a|a=b)\s*\]\]")
+_MARKS = _WORDS | {"c": statistics.TIE, "a=b": statistics.TIE}
+_MARKS |= dict.fromkeys(("a>b", "a>>b"), statistics.WIN)
+_MARKS |= dict.fromkeys(("b>a", "b>>a"), statistics.LOSS)
 # Names of the verdict in an answer that is a JSON object, and what may be
 # around that; where the thoughts of a model end that thinks aloud.
 _NAMES = ("verdict", "winner", "answer")
@@ -110,9 +112,9 @@ def read_verdict(answer: endpoints.Answer) -> tuple[float, str]:
   The last line with a letter has to be A, B or tie; marks around it and a few
   words are allowed, such as "**Verdict:** B" or "Response A is better.". Or it
   has a verdict in double brackets, "So I choose [[A]].", where [[C]] is a tie
-  as in MT-Bench. Or the answer is a JSON object with a `verdict`. What a model
-  thinks aloud before its answer is not read. Of an answer that was cut, the
-  last line may be the beginning of another one.
+  as in MT-Bench, or [[A>>B]] as in Arena-Hard. Or the answer is a JSON object
+  with a `verdict`. What a model thinks aloud before its answer is not read. Of
+  an answer that was cut, the last line may be the beginning of another one.
   """
   if answer.ended == "refused":
     return statistics.NONE, pairs_lib.REFUSED

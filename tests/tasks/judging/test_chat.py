@@ -35,6 +35,9 @@ WIN, TIE, LOSS = statistics.WIN, statistics.TIE, statistics.LOSS
     # In the brackets of MT-Bench, whose C is a tie.
     ("[[C]]", TIE), ("B is wrong. My final verdict is: [[A]].", WIN),
     ("I choose [[B]], as [[b]] is right", LOSS), ("[[tie]]", TIE),
+    # In those of Arena-Hard.
+    ("My final verdict is: [[A>>B]]", WIN), ("[[A>B]].", WIN),
+    ("[[A=B]]", TIE), ("[[B>A]]", LOSS), ("[[B>>A]]", LOSS),
     # An object, as with a response_format.
     ('{"verdict": "A"}', WIN), ('{"verdict": "B", "why": "A is rude."}', LOSS),
     ('{"why": "A, or B?", "winner": "Response B"}', LOSS),
@@ -69,6 +72,8 @@ def test_what_is_a_verdict(text, verdict):
     ("[[A]] it is.\nOr is it?", "stop", "unparsable"),
     ("Is it [[A]]?", "stop", "unparsable"),
     ("[[D]]", "stop", "unparsable"),
+    ("[[A>B]] or [[B>A]]", "stop", "unparsable"),
+    ("[[A>A]]", "stop", "unparsable"),
     ('{"verdict": "both", "winner": "A"}', "stop", "unparsable"),
     ('{"verdict": "A", "verdict": "B"}', "stop", "unparsable"),
     ("<think>\nA\n</think>", "stop", "unparsable"),
