@@ -138,6 +138,16 @@ def test_bad_input_is_refused_before_a_model_is_read(
   assert not (tmp_path / "run").exists()
 
 
+def test_a_file_that_is_not_there(tmp_path):
+  fields = {"reward__init": "no", "data__path": str(tmp_path / "no.jsonl")}
+  config = tiny.config("score", "jsonl", **fields)
+  with pytest.raises(
+    FileNotFoundError, match=r"^config\.data\.path: .*no\.jsonl does not exist"
+  ):
+    tasks.run(config, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_a_finished_command_is_made_anew_only_for_other_rows(
   tmp_path, reward_run

@@ -52,8 +52,11 @@ def load(config: shared.Config, kind: str) -> records.Splits:
     ignore=data.ignore,
     stated={name: data[name] for name in registry.STATED},
   )
-  with phases.phase(f"reading {data.path}"):
-    found = hosts.primary_first(f"data {kind}", read)
+  try:
+    with phases.phase(f"reading {data.path}"):
+      found = hosts.primary_first(f"data {kind}", read)
+  except FileNotFoundError as error:
+    raise FileNotFoundError(f"config.data.path: {error}") from error
   inputs.log_notes(found.shapes + found.notes)
   return found
 
