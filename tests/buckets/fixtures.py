@@ -2,6 +2,7 @@
 
 import uuid
 
+import fsspec
 import pytest
 
 from perl_jax import buckets
@@ -19,6 +20,8 @@ def bucket_server(request):
     yield MEMORY, {}
     return
   process, variables = servers.started(request.param)
+  # fsspec keeps what it has connected, and an earlier server had another port.
+  fsspec.get_filesystem_class(request.param).clear_instance_cache()
   with process:
     yield request.param, variables
     process.kill()

@@ -18,7 +18,6 @@ from perl_jax.data.text import train_tokenizer
 from perl_jax.models import presets
 from perl_jax.tasks.initial import adapter, manifest, restore, sealed
 from perl_jax.tasks.initial import model as model_lib
-from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.initial import trainable as trainable_lib
 from perl_jax.tasks.initial.model import Start
 from perl_jax.tasks.settings import shared
@@ -47,8 +46,11 @@ class Prepared:
 
   def placed(self, mesh: Mesh, member: together.Member) -> roles.Role:
     """The role on the mesh, for who does not train it."""
-    role = dataclasses.replace(self.role, frozen=self.base(mesh, member))
-    return initial_roles.place(mesh, {"": role})[""]
+    return dataclasses.replace(
+      self.role,
+      trainable=sharding.place(mesh, self.role.trainable),
+      frozen=self.base(mesh, member),
+    )
 
   def state(
     self, mesh: Mesh, optimizer: shared.Optimizer, **controls: float

@@ -176,11 +176,19 @@ ALONE = Member()
 
 
 def alone(requests: Requests[Result]) -> Result:
-  """Runs a stage that nobody else is trained with, and returns its result."""
-  result = None
+  """Runs a stage that nobody else is trained with, and returns its result.
+
+  What fails for a request is raised in the stage, where it was asked for.
+  """
   try:
+    request = next(requests)
     while True:
-      result = requests.send(result).alone()
+      try:
+        result = request.alone()
+      except BaseException as error:
+        request = requests.throw(error)
+      else:
+        request = requests.send(result)
   except StopIteration as end:
     return end.value
 

@@ -253,3 +253,24 @@ def test_a_run_of_its_own_meets_nobody():
     return most, widest, found, nothing
 
   assert together.alone(requests()) == (4, batch, 10, None)
+
+
+def test_what_fails_for_one_is_raised_where_it_was_asked_for():
+  seen = []
+
+  class Request:
+    def alone(self):
+      raise KeyError("no such step")
+
+  def stage():
+    with jax.set_mesh(jax.make_mesh((1,), ("data",))):
+      try:
+        yield Request()
+      except KeyError as error:
+        seen.append(error)
+        raise
+
+  with pytest.raises(KeyError, match="no such step") as kept:
+    together.alone(stage())
+  assert seen == [kept.value]
+  assert jax.sharding.get_mesh().empty
