@@ -56,6 +56,7 @@ def rows(tmp_path_factory):
   return path
 
 
+@pytest.mark.slow
 def test_stops_are_those_of_template_and_generation_config(
   checkpoint, rows, tmp_path
 ):
@@ -110,6 +111,7 @@ def reward_model(checkpoint, rows, tmp_path_factory):
   return root
 
 
+@pytest.mark.slow
 def test_an_exported_reward_model_is_padded_with_no_stop(reward_model):
   """Llama 3 has no pad token: ours is a stop, of which we know the lengths."""
   tokenization = tokenization_lib.load_tokenizer(reward_model / "out")
@@ -125,6 +127,7 @@ def test_an_exported_reward_model_is_padded_with_no_stop(reward_model):
 @pytest.mark.skipif(
   importlib.util.find_spec("torch") is None, reason="PyTorch is not installed"
 )
+@pytest.mark.slow
 def test_transformers_scores_the_stop_token_as_we_do(reward_model):
   import torch
   import transformers

@@ -122,22 +122,9 @@ def on_one_device(name):
   return tokens, metrics, start, jax.device_get(state)
 
 
-QUICK = {("reinforce", "all")}
-
-
-@pytest.mark.parametrize(
-  ("name", "mesh"),
-  [
-    pytest.param(
-      name,
-      mesh,
-      marks=[] if (name, mesh) in QUICK else pytest.mark.slow,
-      id=f"{name}-{mesh}",
-    )
-    for name in ESTIMATORS
-    for mesh in ("data", "fsdp", "all")
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", ["data", "fsdp", "all"])
+@pytest.mark.parametrize("name", ESTIMATORS)
 def test_five_iterations(name, mesh, capfd):
   """Of a leaf's move, 2e-3: Adam divides a gradient by its own size."""
   expected_tokens, expected, start, last = on_one_device(name)

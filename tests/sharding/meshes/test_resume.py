@@ -53,13 +53,14 @@ def whole(tmp_path_factory):
   return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("stage", "name"),
   [
     ("sft", "all"),
-    pytest.param("sft", "one", marks=pytest.mark.slow),
-    pytest.param("reward, dropout", "all", marks=pytest.mark.slow),
-    pytest.param("reward", "one", marks=pytest.mark.slow),
+    ("sft", "one"),
+    ("reward, dropout", "all"),
+    ("reward", "one"),
   ],
 )
 def test_goes_on_on_another_mesh(
