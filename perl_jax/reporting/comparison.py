@@ -299,12 +299,7 @@ def _main_metrics(found: Sequence[settings.Setting], stage: str) -> list[str]:
   """Keys of the metrics that are shown at once, validation before training."""
   keys = {
     key
-    for setting in found
-    for run in setting.runs
-    for rows in run.stages
-    if rows.name == stage
-    for row in rows.metrics
-    for key in row
+    for key in settings.metric_names(found, stage)
     if "/" in key and key.split("/")[0] in vocabulary.COLOURS
   }
   keys = {

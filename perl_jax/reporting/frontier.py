@@ -87,15 +87,7 @@ def names_of(found: Sequence[settings.Setting], stage: str) -> list[str]:
 
 def _judged(found: Sequence[settings.Setting], stage: str) -> list[str]:
   """Names of the win rates by all judges, as the task `judge` writes them."""
-  names = dict.fromkeys(
-    name
-    for setting in found
-    for run in setting.runs
-    for rows in run.stages
-    if rows.name == stage
-    for row in rows.metrics
-    for name in row
-  )
+  names = settings.metric_names(found, stage)
   wanted = (n for n in names if n.rpartition(".")[2] == _WIN_RATE)
   return [name for name in wanted if vocabulary.judge_of(name)]
 

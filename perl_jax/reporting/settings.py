@@ -125,6 +125,26 @@ def differences(
   ]
 
 
+def metric_names(settings: Iterable[Setting], stage: str) -> list[str]:
+  """Keys of all rows of metrics of a stage, in the order of their first row.
+
+  Args:
+    settings: Settings whose runs are read.
+    stage: Name of the stage, such as "rl".
+  """
+  return list(
+    dict.fromkeys(
+      name
+      for setting in settings
+      for run in setting.runs
+      for rows in run.stages
+      if rows.name == stage
+      for row in rows.metrics
+      for name in row
+    )
+  )
+
+
 def label_without(
   setting: Setting,
   fields: Sequence[str],

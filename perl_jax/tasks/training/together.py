@@ -200,7 +200,7 @@ def as_wide(
 
   Args:
     asked: Requests of one step, by the number of the member.
-    ahead: Those of members that have made that step before.
+    ahead: Requests of the members that have made that step before.
   """
   step = asked[min(asked)].step
   made = [other.batches.at(step - 1) for other in ahead]
