@@ -92,7 +92,7 @@ def _of_rewardbench(rows: Sequence[Row]) -> Found:
     for name, estimate in rewardbench.subsets(right).items()
   }
   return metrics, {
-    "sections": plain(sections),
+    "sections": _plain(sections),
     "subsets": subsets,
     "missing": missing,
     "fewer": fewer,
@@ -132,7 +132,7 @@ def _of_rewardbench2(rows: Sequence[Row]) -> Found:
     )
   counts = {name: len(part) for name, part in worths.items()}
   counts |= {rewardbench2.TIES: len(of_ties)} if len(of_ties) else {}
-  return metrics, {"scores": plain(found), "n": counts, "missing": missing}
+  return metrics, {"scores": _plain(found), "n": counts, "missing": missing}
 
 
 def _of_rm_bench(rows: Sequence[Row]) -> Found:
@@ -158,7 +158,8 @@ def _of_rm_bench(rows: Sequence[Row]) -> Found:
       " others.",
       ", ".join(missing),
     )
-  return metrics, {"styles": rm_bench.STYLES, "missing": missing} | plain(found)
+  table = {"styles": rm_bench.STYLES, "missing": missing} | _plain(found)
+  return metrics, table
 
 
 _BENCHMARKS = {
@@ -168,10 +169,10 @@ _BENCHMARKS = {
 }
 
 
-def plain(value: Any) -> Any:
+def _plain(value: Any) -> Any:
   """Estimates as objects, however deep."""
   if isinstance(value, intervals.Estimate):
     return value._asdict()
   if isinstance(value, Mapping):
-    return {name: plain(item) for name, item in value.items()}
+    return {name: _plain(item) for name, item in value.items()}
   return value
