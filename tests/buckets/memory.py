@@ -34,7 +34,8 @@ class Files:
       raise FileNotFoundError(key)
     return self.objects[key][0]
 
-  def pipe_file(self, key, content, mode="overwrite"):
+  def pipe_file(self, key, content, mode="overwrite", chunksize=0):
+    del chunksize
     if not key.startswith(f"{self.bucket}/"):
       raise FileNotFoundError(key)
     with self._lock:

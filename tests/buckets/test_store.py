@@ -43,6 +43,13 @@ def test_files_are_sent_whole_and_in_parts(monkeypatch, store, tmp_path):
     assert store.read(name) == path.read_bytes()
 
 
+@pytest.mark.parametrize("end", [b"\r", b"\n", b"\r\n", b" ", b"\x1c", b""])
+def test_every_byte_of_an_object_is_kept(store, end):
+  for content in (end, b"a\r\rb\n" + end):
+    store.write("object", content)
+    assert store.read("object") == content
+
+
 def test_of_several_one_creates_an_object(store):
   won = []
 

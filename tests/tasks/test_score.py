@@ -89,6 +89,11 @@ def test_benchmarks_are_in_a_file_of_their_own(tmp_path, reward_run):
   assert table["rm_bench"]["domains"]["chat"]["matrix"] == matrix
   hard = (matrix[0][1] + matrix[0][2] + matrix[1][2]) / 3
   assert summary["rm_bench_hard"] == pytest.approx(hard)
+  factual = rows[8]
+  assert factual["subset"] == "Factuality"
+  best = factual["score_chosen"][0] > max(factual["score_rejected"])
+  assert summary["rewardbench2_factuality"] == float(best)
+  assert table["rewardbench2"]["n"]["Ties"] == 1
 
 
 @pytest.mark.slow

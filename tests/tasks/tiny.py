@@ -105,7 +105,7 @@ def run(
 
 
 def score_benchmarks(workdir: Path, reward: str) -> dict[str, float]:
-  """Runs `score` on rows in the shapes of RewardBench and RM-Bench."""
+  """Runs `score` on rows as RewardBench, its second part and RM-Bench have."""
   rows = [
     {
       "prompt": "A fruit?",
@@ -128,6 +128,24 @@ def score_benchmarks(workdir: Path, reward: str) -> dict[str, float]:
       "domain": domain,
     }
     for domain in ("chat", "math", "code", "safety-refuse")
+  ]
+  rows += [
+    {
+      "id": id,
+      "prompt": "A fruit?",
+      "chosen": [f"A {name}." for name in ("plum", "fig")[:right]],
+      "rejected": ["A stone.", "A brick.", "A nail."],
+      "subset": subset,
+    }
+    for id, right, subset in (
+      ("1", 1, "Factuality"),
+      ("2", 1, "Precise IF"),
+      ("3", 1, "Math"),
+      ("4", 1, "Safety"),
+      ("5", 1, "Focus"),
+      ("ref:0", 1, "Ties"),
+      ("tied:0", 2, "Ties"),
+    )
   ]
   path = workdir.with_suffix(".jsonl")
   files.write_jsonl(path, rows)
