@@ -68,25 +68,48 @@ class Cell(NamedTuple):
     group: Its group.
     rate: Its learning rate; None for the config's own.
     seed: Its seed.
+    policy_rate: Where it trains nothing: the learning rate of the policy that
+      it looks at, None for one that has no other.
   """
 
   group: Group
   rate: float | None
   seed: int
+  policy_rate: float | None = None
 
   @property
   def name(self) -> str:
     """Its directory, and the name of its line."""
     rate = "" if self.rate is None else f"rate_{self.rate:g}_"
+    if self.policy_rate is not None:
+      rate += f"policy_rate_{self.policy_rate:g}_"
     return f"{self.group.name}/{rate}seed_{self.seed}"
 
 
 Lines = Mapping[str, Mapping[str, Any]]
 
 
-def trials(group: Group) -> list[Cell]:
-  """One cell for each learning rate, on the first seed."""
-  return [Cell(group, rate, group.seeds[0]) for rate in group.rates or (None,)]
+def trials(group: Group, lines: Lines) -> list[Cell]:
+  """One cell for each learning rate, on the first seed.
+
+  Raises:
+    KeyError: What it starts from has no line yet.
+  """
+  seed, policy_rate = group.seeds[0], _policy_rate(group, lines)
+  return [
+    Cell(group, rate, seed, policy_rate) for rate in group.rates or (None,)
+  ]
+
+
+def seeds(group: Group, lines: Lines) -> list[Cell]:
+  """One cell for each seed, at the chosen rate; raises as `trials`."""
+  rate, policy_rate = chosen(group, lines), _policy_rate(group, lines)
+  return [Cell(group, rate, seed, policy_rate) for seed in group.seeds]
+
+
+def _policy_rate(group: Group, lines: Lines) -> float | None:
+  policy = group.init.get("policy")
+  return chosen(policy, lines) if policy and not group.rates else None
 
 
 def chosen(group: Group, lines: Lines) -> float | None:
@@ -103,18 +126,16 @@ def chosen(group: Group, lines: Lines) -> float | None:
     found = lines[cell.name]["summary"]
     return sign * found[key] - group.kl_weight * found.get("kl", 0.0)
 
-  return max(trials(group), key=value).rate
+  return max(trials(group, lines), key=value).rate
 
 
 def next_cell(groups: Sequence[Group], lines: Lines) -> Cell | None:
   """The first cell that has no line; None if all have one."""
   for group in groups:
-    for cell in trials(group):
+    for cell in trials(group, lines):
       if cell.name not in lines:
         return cell
-    rate = chosen(group, lines)
-    for seed in group.seeds:
-      cell = Cell(group, rate, seed)
+    for cell in seeds(group, lines):
       if cell.name not in lines:
         return cell
   return None
@@ -126,7 +147,8 @@ def starts_from(cell: Cell, lines: Lines) -> dict[str, Cell]:
   for role, group in cell.group.init.items():
     own = role in cell.group.of_seed
     seed = cell.seed if own else group.seeds[0]
-    found[role] = Cell(group, chosen(group, lines), seed)
+    rates = chosen(group, lines), _policy_rate(group, lines)
+    found[role] = Cell(group, rates[0], seed, rates[1])
   return found
 
 
@@ -262,14 +284,16 @@ def markdown(groups: Sequence[Group], lines: Lines) -> str:
     for group in groups:
       if group.stage != stage:
         continue
-      if any(cell.name not in lines for cell in trials(group)):
+      try:
+        cells = seeds(group, lines)
+      except KeyError:
         continue
-      rate = chosen(group, lines)
-      cells = [Cell(group, rate, seed) for seed in group.seeds]
       found = [
         lines[cell.name]["summary"] for cell in cells if cell.name in lines
       ]
-      rows.append((group, rate, found))
+      if found:
+        rate = cells[0].rate or cells[0].policy_rate
+        rows.append((group, rate, found))
     if rows:
       parts.append(_table(stage, rows))
   return "\n\n".join(parts)

@@ -3,6 +3,7 @@
 Runs are not made: what starts them writes a summary instead.
 """
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,18 @@ def test_a_judge_has_its_numbers_and_refusals(place, monkeypatch):
   assert found["judge.win_rate_ties_half"] == 0.5
   assert found["policy.refusal_rate"] == 1 and "cpu_seconds" in found
   assert found["against.refusal_rate"] == 0
+  # A rate that is tried later and is better is judged as well.
+  better = dataclasses.replace(POLICY, rates=(*POLICY.rates, 0.6))
+  monkeypatch.setitem(SUMMARIES["rl"], 0.6, {"reward_after": 2.0, "kl": 0.0})
+  judged = dataclasses.replace(JUDGE, init=JUDGE.init | {"policy": better})
+  table = {"toy": lambda: [ANCHOR, REWARD, better, judged]}
+  monkeypatch.setattr(paper_tables, "TABLES", table)
+  assert run(place, start) == 0
+  rows = files.read_jsonl(place / "lines" / "toy.jsonl")
+  assert [row["cell"] for row in rows if "/judge/" in row["cell"]] == [
+    f"coffee_bar/small/judge/full/policy_rate_{rate}_seed_0"
+    for rate in (0.4, 0.6)
+  ]
 
 
 @pytest.mark.parametrize("table", paper_tables.TABLES)
