@@ -24,9 +24,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from benchmarks import paper_tables, refusals, results
+from benchmarks import paper_cells, paper_tables, refusals, results
+from benchmarks.paper_cells import Cell, Lines
 from benchmarks.paper_tables import Group
 from perl_jax import files, json_text
 from perl_jax.reporting import vocabulary
@@ -61,97 +62,6 @@ _UNITS = {"peak_bytes": ", MiB", "seconds": ", s", "cpu_seconds": ", s"}
 _JUDGE = re.compile(r"by\..*\.(\w+)")
 
 
-class Cell(NamedTuple):
-  """A run of a group.
-
-  Attributes:
-    group: Its group.
-    rate: Its learning rate; None for the config's own.
-    seed: Its seed.
-    policy_rate: Where it trains nothing: the learning rate of the policy that
-      it looks at, None for one that has no other.
-  """
-
-  group: Group
-  rate: float | None
-  seed: int
-  policy_rate: float | None = None
-
-  @property
-  def name(self) -> str:
-    """Its directory, and the name of its line."""
-    rate = "" if self.rate is None else f"rate_{self.rate:g}_"
-    if self.policy_rate is not None:
-      rate += f"policy_rate_{self.policy_rate:g}_"
-    return f"{self.group.name}/{rate}seed_{self.seed}"
-
-
-Lines = Mapping[str, Mapping[str, Any]]
-
-
-def trials(group: Group, lines: Lines) -> list[Cell]:
-  """One cell for each learning rate, on the first seed.
-
-  Raises:
-    KeyError: What it starts from has no line yet.
-  """
-  seed, policy_rate = group.seeds[0], _policy_rate(group, lines)
-  return [
-    Cell(group, rate, seed, policy_rate) for rate in group.rates or (None,)
-  ]
-
-
-def seeds(group: Group, lines: Lines) -> list[Cell]:
-  """One cell for each seed, at the chosen rate; raises as `trials`."""
-  rate, policy_rate = chosen(group, lines), _policy_rate(group, lines)
-  return [Cell(group, rate, seed, policy_rate) for seed in group.seeds]
-
-
-def _policy_rate(group: Group, lines: Lines) -> float | None:
-  policy = group.init.get("policy")
-  return chosen(policy, lines) if policy and not group.rates else None
-
-
-def chosen(group: Group, lines: Lines) -> float | None:
-  """The learning rate whose trial is the best on validation rows.
-
-  Raises:
-    KeyError: A trial has no line yet.
-  """
-  if not group.rates:
-    return None
-  key, sign = group.best
-
-  def value(cell: Cell) -> float:
-    found = lines[cell.name]["summary"]
-    return sign * found[key] - group.kl_weight * found.get("kl", 0.0)
-
-  return max(trials(group, lines), key=value).rate
-
-
-def next_cell(groups: Sequence[Group], lines: Lines) -> Cell | None:
-  """The first cell that has no line; None if all have one."""
-  for group in groups:
-    for cell in trials(group, lines):
-      if cell.name not in lines:
-        return cell
-    for cell in seeds(group, lines):
-      if cell.name not in lines:
-        return cell
-  return None
-
-
-def starts_from(cell: Cell, lines: Lines) -> dict[str, Cell]:
-  """The cells that its roles start from, by role."""
-  found = {}
-  for role, group in cell.group.init.items():
-    own = role in cell.group.of_seed
-    seed = cell.seed if own else group.seeds[0]
-    rates = chosen(group, lines), _policy_rate(group, lines)
-    found[role] = Cell(group, rates[0], seed, rates[1])
-  return found
-
-
 def arguments(cell: Cell, workdir: Path, lines: Lines, data: str) -> list[str]:
   """What a user would type after `python -m perl_jax.main`."""
   group = cell.group
@@ -160,7 +70,7 @@ def arguments(cell: Cell, workdir: Path, lines: Lines, data: str) -> list[str]:
     fields["optimizer.learning_rate"] = cell.rate
   if data and group.data not in ("coffee_bar", "jsonl"):
     fields["data.dir"] = data
-  for role, other in starts_from(cell, lines).items():
+  for role, other in paper_cells.starts_from(cell, lines).items():
     if role == "judges":
       fields[role] = f"reward:{workdir / other.name}"
     else:
@@ -192,7 +102,7 @@ def run(
   start = start or _start
   groups, path = paper_tables.TABLES[table](), LINES / f"{table}.jsonl"
   lines = read(path)
-  while (cell := next_cell(groups, lines)) is not None:
+  while (cell := paper_cells.next_cell(groups, lines)) is not None:
     needed = _missing(cell, workdir, lines)
     given = arguments(needed or cell, workdir, lines, data)
     print(f"{(needed or cell).name}", flush=True)
@@ -217,8 +127,7 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _missing(cell: Cell, workdir: Path, lines: Lines) -> Cell | None:
-  """The first run that it stands on whose workdir is not there."""
-  for other in starts_from(cell, lines).values():
+  for other in paper_cells.starts_from(cell, lines).values():
     if not (workdir / other.name / "summary.json").is_file():
       return _missing(other, workdir, lines) or other
   return None
@@ -285,7 +194,7 @@ def markdown(groups: Sequence[Group], lines: Lines) -> str:
       if group.stage != stage:
         continue
       try:
-        cells = seeds(group, lines)
+        cells = paper_cells.seeds(group, lines)
       except KeyError:
         continue
       found = [

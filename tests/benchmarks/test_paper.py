@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import paper, paper_tables
+from benchmarks import paper, paper_cells, paper_tables
 from benchmarks.paper_tables import Group
 from perl_jax import files
 from perl_jax.tasks.settings import overrides
@@ -206,7 +206,7 @@ def test_a_judge_has_its_numbers_and_refusals(place, monkeypatch):
 def test_the_configs_of_all_tables_have_their_fields(table):
   """Every run of a table, with the first rate as the best one."""
   groups, lines, seen = paper_tables.TABLES[table](), {}, set()
-  while (cell := paper.next_cell(groups, lines)) is not None:
+  while (cell := paper_cells.next_cell(groups, lines)) is not None:
     given = paper.arguments(cell, Path("runs"), lines, "data")
     assert overrides.refusal(["", *given]) in (None, ""), given
     lines[cell.name] = {
