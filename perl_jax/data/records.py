@@ -14,14 +14,18 @@ from typing import Any
 
 # {"role": "system" | "user" | "assistant" | "tool", "content": str}
 # Messages may have further keys, which the chat template renders: "tool_calls",
-# "tool_call_id", "name", "reasoning_content", and on the first one "tools". An
-# assistant's message with "weight": 0 is not a target. One that says nothing
-# besides its calls has `calls_text` as content, for whoever reads texts alone.
+# "tool_call_id", "name", "reasoning_content", and on the first one "tools" and
+# the variables of the chat template. An assistant's message with "weight": 0 is
+# not a target. One that says nothing besides its calls has `calls_text` as
+# content, for whoever reads texts alone.
 Message = dict[str, Any]
+VARIABLES = "chat_template_kwargs"
 # The text of a response, or a message of the assistant with such keys.
 Reply = str | Message
 # Keys of a message whose reply is its text.
-_NO_MORE_THAN_TEXT = {"role", "content", "weight", "tools"}
+_NO_MORE_THAN_TEXT = {"role", "content", "weight", "tools", VARIABLES}
+# Keys of the first message that are about all of them.
+_AROUND = ("tools", VARIABLES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +43,21 @@ class Demonstration:
   group: str
   prompt: tuple[Message, ...]
   turns: tuple[Message, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+  """A text to learn as it is, without a chat template.
+
+  Attributes:
+    id: Name of the row in error messages.
+    group: Key by which rows are split.
+    text: All of it is a target.
+  """
+
+  id: str
+  group: str
+  text: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +137,7 @@ class Candidates:
   fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-Record = Demonstration | Preference | Labelled | Prompt | Candidates
+Record = Demonstration | Text | Preference | Labelled | Prompt | Candidates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +163,12 @@ def reply_of(message: Message) -> Reply:
   """Returns the text of an assistant's message, or itself if it has more."""
   if message.keys() <= _NO_MORE_THAN_TEXT:
     return message["content"]
-  return {k: v for k, v in message.items() if k not in ("weight", "tools")}
+  return {k: v for k, v in message.items() if k not in ("weight", *_AROUND)}
+
+
+def around(message: Message) -> dict[str, Any]:
+  """Returns what the first message has that is about the whole conversation."""
+  return {key: message[key] for key in _AROUND if key in message}
 
 
 def candidates_of(

@@ -114,12 +114,15 @@ def read(config: shared.Config, mesh: jax.sharding.Mesh) -> Read:
       reward.load_tokenizer(),
       kind,
       train=False,
+      notes=True,
       closed=reward_model.is_closed(reward),
       packing=reward_model.packing_of(reward),
     )
   if policy is not None:
     tokenization = policy.load_tokenizer()
-    prompts = inputs.read(config, tokenization, "prompts", train=False)
+    prompts = inputs.read(
+      config, tokenization, "prompts", train=False, notes=True
+    )
   rows = [data for data in (scored, prompts) if data is not None]
   stands_on = standing.of_evaluation(config, starts, rows)
   steps = reported.steps_of(

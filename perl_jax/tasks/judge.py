@@ -115,9 +115,8 @@ def prepare(
     config, named, trial=trial, known=known, on_answer=answered
   )
   both = sides.load(config, mesh)
-  data = inputs.read(
-    config, both.policy.load_tokenizer(), "prompts", train=False
-  )
+  tokenization = both.policy.load_tokenizer()
+  data = inputs.read(config, tokenization, "prompts", train=False, notes=True)
   if both.name == settings.REFERENCE:
     sides.require_references(config, data)
   starts = {"policy": both.policy, "anchor": both.anchor}

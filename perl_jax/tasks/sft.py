@@ -40,7 +40,7 @@ def stage(
     )
     # Read now: what is wrong with them should not be said after the training.
     prompts = None
-    if config.eval.rows:
+    if config.eval.rows and inputs.have_prompts(data.rows):
       prompts = inputs.read(config, tokenization, "prompts", train=False)
     spec = shared.evaluation_spec(config, tokenization)
     read = [data] if prompts is None else [data, prompts]

@@ -189,7 +189,8 @@ def test_greedy_responses_are_those_of_transformers(tmp_path, checkpoint):
     ({"data__path": ""}, PROMPTS, r"config\.data\.path is empty"),
     ({"data__validation_path": "x"}, PROMPTS, r"config\.data\.validation_path"),
     ({}, [{"prompt": ""}], r":1: field 'prompt': is empty"),
-    ({}, [{"text": "a"}], r":1: no field to learn from"),
+    ({}, [{"txt": "a"}], r":1: no field to learn from"),
+    ({}, [{"text": "a"}], r"No prompts .*prompts\.jsonl, which has texts"),
     ({"sampling__temperature": 0.0}, PROMPTS, r"sampling\.greedy"),
   ],
 )

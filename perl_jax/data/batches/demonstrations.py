@@ -66,18 +66,20 @@ def collate_targets(
 
 
 def encode_demonstrations(
-  rows: Iterable[records.Demonstration],
+  rows: Iterable[records.Demonstration | records.Text],
   tokenization: Tokenization,
   bad: Unusable | None = None,
 ) -> list[tuple[list[int], list[bool]]]:
-  """Encodes every dialogue as tokens and a target mask.
+  """Encodes every dialogue or text as tokens and a target mask.
+
+  Of a text every token but the first is a target.
 
   Where the template writes a past assistant turn differently from one that is
   being written (Qwen3), each assistant turn becomes a sequence of its own,
   behind the prompt that a policy would be given for it.
 
   Args:
-    rows: The dialogues.
+    rows: The dialogues and texts.
     tokenization: The tokenizer and its chat template.
     bad: Takes the rows that cannot be encoded. If None, they are errors.
 
@@ -112,9 +114,12 @@ def parts(row: tuple[Sequence[int], Sequence[bool]]) -> list[common.Part]:
 
 
 def _encode(
-  row: records.Demonstration, tokenization: Tokenization
+  row: records.Demonstration | records.Text, tokenization: Tokenization
 ) -> list[tuple[list[int], list[bool]]]:
   """Returns the dialogue, or its turns where the template asks for that."""
+  if isinstance(row, records.Text):
+    tokens = tokenization.encode_text(row.text)
+    return [(tokens, [False] + [True] * (len(tokens) - 1))]
   with contextlib.suppress(UnevenError):
     return [tokenization.encode_dialog(row.prompt, row.turns)]
   return list(_encode_turns(row, tokenization))

@@ -96,7 +96,7 @@ _SOURCES = {
   ),
   "jsonl": Source(
     about="your own rows: JSON, Parquet or Arrow",
-    kinds=tuple(jsonl_rows.SHAPES),
+    kinds=jsonl_rows.KINDS,
     options=("path", "validation_path", "ignore", *STATED, *_FOLDS),
     checks=(),
     licence="yours",

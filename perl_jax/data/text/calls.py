@@ -47,7 +47,7 @@ def holes(
     more = {
       key: value
       for key, value in message.items()
-      if key not in ("role", "content", "weight")
+      if key not in ("role", "content", "weight", records.VARIABLES)
     }
     for key in _TEXTS:
       if key in more:
@@ -59,7 +59,7 @@ def holes(
       ]
       if not records.said(message):
         more["content"] = ""
-    found.append(json.dumps(more) if more else "")
+    found.append(json.dumps(more, ensure_ascii=False) if more else "")
   return tuple(found), texts
 
 

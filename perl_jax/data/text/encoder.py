@@ -1,5 +1,6 @@
 """Encodes pieces of text, in which special tokens stay text, and decodes."""
 
+import copy
 import functools
 import json
 from collections.abc import Callable, Sequence
@@ -36,6 +37,18 @@ class Encoder:
     self.text = functools.lru_cache(1 << 16)(self._encode)
     self.response = functools.lru_cache(1 << 16)(self._encode_response)
     self._check_template()
+
+  def under(self, template: ChatTemplate) -> "Encoder":
+    """Returns an encoder of the same texts for another variant of the template.
+
+    Args:
+      template: The chat template under other variables.
+    """
+    found = copy.copy(self)
+    found._template = template
+    found.response = functools.lru_cache(1 << 16)(found._encode_response)
+    found._check_template()
+    return found
 
   def has_row(self, id_: int) -> bool:
     """Whether a token has a row in the model's embedding."""

@@ -3,7 +3,7 @@
 import contextlib
 import datetime
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -21,7 +21,8 @@ _TODAY = datetime.datetime(2024, 7, 26, tzinfo=datetime.UTC)
 _DIRECTIVES = [f"%{d}" for d in "aAwdbBmyYHIpMSfzZjUWcxXGuVheDFRTr"]
 _DIRECTIVES += [f"%-{d}" for d in "dmyHIMSjUW"]
 
-# Variables of templates. Qwen3 and similar models answer without thinking.
+# Variables of templates, where a row gives no others. Qwen3 and similar models
+# answer without thinking.
 _OPTIONS = {
   "enable_thinking": False,
   "date_string": _TODAY.strftime("%d %b %Y"),
@@ -80,9 +81,12 @@ class Rendering:
     exists: Whether there is a template; without one a prompt is plain text.
   """
 
-  def __init__(self, tokenizer, name: str) -> None:
+  def __init__(
+    self, tokenizer, name: str, variables: Mapping[str, Any] | None = None
+  ) -> None:
     self.name = name
     self._tokenizer = tokenizer
+    self._options = _OPTIONS | (variables or {})
     self._template = _template_of(tokenizer, name)
     self._tool_template = _tool_template_of(tokenizer) or self._template
     self._rendered: dict[str, bool] = {}
@@ -133,7 +137,7 @@ class Rendering:
       list(messages),
       chat_template=self._template,
       add_generation_prompt=True,
-      **_OPTIONS,
+      **self._options,
     )["input_ids"]
 
   def decode(self, ids: Sequence[int]) -> str:
@@ -158,7 +162,7 @@ class Rendering:
     (plain,) = self._tokenizer.apply_chat_template([talk], tokenize=False)
     if plain == self.render(talk, False):
       return None
-    return score_template.with_defaults(self._template, _OPTIONS)
+    return score_template.with_defaults(self._template, self._options)
 
   def ending_with(self, closing: str, stop: str) -> str:
     """Returns the template `fixed` with another end of a conversation.
@@ -197,7 +201,7 @@ class Rendering:
       tools=tools,
       tokenize=False,
       add_generation_prompt=generate,
-      **_OPTIONS,
+      **self._options,
     )[0]
 
   def _given(
@@ -207,6 +211,7 @@ class Rendering:
     tools, given = None, []
     for message in messages:
       message = {k: v for k, v in message.items() if k != "weight"}
+      message.pop(records.VARIABLES, None)
       tools = message.pop("tools", tools)
       if "tool_calls" in message and not records.said(message):
         message["content"] = ""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from perl_jax.data import records
 from perl_jax.data.records import Message
 
 # Encodes a prompt; raises ValueError for messages that the template refuses.
@@ -19,7 +20,7 @@ def drop_turns(
     prompt_ids: Encodes messages as token ids.
     ids: Token ids of `messages`.
     messages: The prompt; a system message at its beginning is kept, and so are
-      the tools.
+      the tools and the variables of the template.
     limit: Most tokens.
 
   Returns:
@@ -31,8 +32,7 @@ def drop_turns(
     candidate = messages[:keep] + messages[start:]
     if messages[start]["role"] == "tool":
       continue  # What it answers would be gone.
-    if "tools" in messages[0]:
-      candidate[0] = {**candidate[0], "tools": messages[0]["tools"]}
+    candidate[0] = {**candidate[0], **records.around(messages[0])}
     try:
       ids = prompt_ids(candidate)
     except ValueError:  # For example, a user must come first.

@@ -7,7 +7,8 @@ template renders for the real messages, so that templates which trim or rewrite
 contents are noticed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from perl_jax.data.records import Message
 from perl_jax.data.text import calls, plans, rendering
@@ -46,7 +47,11 @@ class ChatTemplate:
   """
 
   def __init__(
-    self, tokenizer, name: str, more_stop_ids: Sequence[int]
+    self,
+    tokenizer,
+    name: str,
+    more_stop_ids: Sequence[int],
+    variables: Mapping[str, Any] | None = None,
   ) -> None:
     self.name = name
     self._tokenizer = tokenizer
@@ -55,7 +60,7 @@ class ChatTemplate:
     self.bos_id: int | None = None
     self.prefix: tuple[int, ...] = ()
     self.beginning: tuple[int, ...] = ()
-    self.text = rendering.Rendering(tokenizer, name)
+    self.text = rendering.Rendering(tokenizer, name, variables)
     self.ends_turn = not self.text.exists
     self.closing: tuple[Piece, ...] = ()
     self._plans = plans.Plans(self.text, self.added)
@@ -144,7 +149,7 @@ class ChatTemplate:
       return self._plans.of(roles, generate), {}
     self.text.check(messages)
     for token in self.added.pattern.findall("".join(more)):
-      if self._is_control(token):
+      if self.is_control(token):
         raise ValueError(
           f"A tool or a tool call has the special token {token!r} of"
           f" {self.name} in a name or a description, which would become a real"
@@ -152,7 +157,7 @@ class ChatTemplate:
         )
     return self._plans.of(roles, generate, more), texts
 
-  def _is_control(self, token: str) -> bool:
+  def is_control(self, token: str) -> bool:
     """Whether a token must not occur in a text.
 
     Others, such as <think>, are tokens wherever they occur in a text.
@@ -174,7 +179,7 @@ class ChatTemplate:
     calls_of = [{"role": "tool call", "content": t} for t in texts.values()]
     for message in (*messages, *calls_of):
       for token in self.added.pattern.findall(message["content"]):
-        if not self._is_control(token):
+        if not self.is_control(token):
           continue
         piece = ("token", self.added.ids[token])
         if pieces.count(piece) <= plan.count(piece):

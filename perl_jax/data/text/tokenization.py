@@ -13,19 +13,13 @@ filling the holes gives the tokens. It follows that
 import functools
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from perl_jax.data import records
 from perl_jax.data.records import Message
-from perl_jax.data.text import (
-  agreement,
-  assembling,
-  files,
-  padding,
-  shortening,
-)
-from perl_jax.data.text.encoder import Encoder
-from perl_jax.data.text.template import ChatTemplate, Piece, UnevenError
+from perl_jax.data.text import agreement, files, padding, shortening
+from perl_jax.data.text.template import ChatTemplate
+from perl_jax.data.text.variants import Variants
 
 LONG = ("error", "turns", "cut")
 
@@ -87,36 +81,36 @@ class Tokenization:
     self.name = name
     self.rows = rows
     self.tokenizer = tokenizer
-    self._template = ChatTemplate(tokenizer, name, more_stop_ids)
-    self.template = self._template
-    self.bos_id: int | None = self._template.bos_id
-    self.beginning: tuple[int, ...] = self._template.beginning
-    self.stop_ids: tuple[int, ...] = self._template.stop_ids
+    self._variants = Variants(tokenizer, name, more_stop_ids, rows)
+    plain = self._variants.plain
+    self.template: ChatTemplate = plain.template
+    self.bos_id: int | None = self.template.bos_id
+    self.beginning: tuple[int, ...] = self.template.beginning
+    self.stop_ids: tuple[int, ...] = self.template.stop_ids
     self.vocab_size = 1 + max(
       max(tokenizer.get_vocab().values()), *self.stop_ids
     )
-    self._encoder = Encoder(tokenizer, name, self._template, rows)
     pad, name_of = tokenizer.pad_token_id, tokenizer.convert_ids_to_tokens
     usable = [*reversed(self.stop_ids)]
     usable = usable if pad is None else [pad, *usable]
-    self.pad_id: int = next(filter(self._encoder.has_row, usable))
+    self.pad_id: int = next(filter(plain.encoder.has_row, usable))
     self.unread = None
-    if unread_id is not None and self._encoder.has_row(unread_id):
+    if unread_id is not None and plain.encoder.has_row(unread_id):
       self.unread = unread_id, str(name_of(unread_id))
     self.own_pad = (pad, str(name_of(pad))) if self.pad_id == pad else None
     self.stop = self.stop_ids[0], str(name_of(self.stop_ids[0]))
-    self.ends_turn: bool = self._template.ends_turn
-    self.has_template: bool = self._template.text.exists
-    self.unsaid: str = self._template.responses.unsaid
-    self.closing: tuple[int, ...] = self._after_turn(self._template.closing)
+    self.ends_turn: bool = self.template.ends_turn
+    self.has_template: bool = self.template.text.exists
+    self.unsaid: str = self.template.responses.unsaid
+    self.closing: tuple[int, ...] = plain.after_turn(self.template.closing)
     pads = padding.candidates(
       tokenizer,
       stop_ids=self.stop_ids,
-      used=self._template.tokens(),
+      used=self.template.tokens(),
       last=(self.stop_ids[0], *self.closing)[-1],
     )
-    self.pads = [found for found in pads if self._encoder.has_row(found[0])]
-    agreement.check(self._prompt_ids, self._template.text)
+    self.pads = [found for found in pads if plain.encoder.has_row(found[0])]
+    agreement.check(plain.prompt, self.template.text)
 
   def encode_prompt(
     self,
@@ -147,7 +141,8 @@ class Tokenization:
     if long not in LONG:
       raise ValueError(f"long={long!r} is none of {', '.join(LONG)}.")
     messages = list(messages)
-    prompt_ids = functools.partial(self._prompt_ids, closed=closed)
+    variant = self._variants.of(messages)
+    prompt_ids = functools.partial(variant.prompt, closed=closed)
     ids = prompt_ids(messages)
     flags = {"dropped_turns": 0, "cut_tokens": 0}
     if limit is None or len(ids) <= limit:
@@ -194,21 +189,7 @@ class Tokenization:
     Raises:
       ValueError: The template would rewrite it.
     """
-    if not isinstance(response, str):
-      whole = self._template.text.folded([*messages, response])
-      (_, (_, turn)), texts = self._template.call(whole)
-      ids = self._encoder.turn(assembling.filled(turn, texts), closed)
-      return [*ids, self.stop_ids[0], *(self.closing if closed else ())]
-    responses, stop = self._template.responses, self.stop_ids[0]
-    if not closed:
-      return [*self._encoder.response(responses.turn(response)), stop]
-    text = responses.said(response)
-    if self.ends_turn:
-      return [*self._encoder.response(text, closed), stop, *self.closing]
-    rest = self._template.closing
-    if rest and rest[0][0] == "text":  # It joins with the response.
-      text, rest = text + rest[0][1], rest[1:]
-    return [*self._encoder.response(text, closed), *self._after_turn(rest)]
+    return self._variants.of(messages).response(messages, response, closed)
 
   def encode_dialog(
     self, prompt: Sequence[Message], turns: Sequence[Message]
@@ -229,7 +210,8 @@ class Tokenization:
       ValueError: `turns` has no assistant message, or the dialogue cannot be
         rendered.
     """
-    messages = self._template.text.folded([*prompt, *turns])
+    variant = self._variants.of([*prompt, *turns])
+    messages = variant.template.text.folded([*prompt, *turns])
     roles = tuple(message["role"] for message in messages)
     first = len(messages) - len(turns)
     targets = [
@@ -241,66 +223,37 @@ class Tokenization:
         " the weight 0; the roles are"
         f" {[message['role'] for message in turns]}."
       )
-    last = targets[-1]
-    filled = self._template.fill(messages[:last])
-    if filled is None:
-      raise UnevenError(
-        f"The chat template of {self.name} rewrites a content of this "
-        "dialogue, so its turns cannot be trained on in one pass. Give each "
-        "assistant turn as a row of its own (prompt, response)."
-      )
-    self._template.check_even(messages[:last], first)
-    pieces, contents = filled
-    reply = records.reply_of(messages[last])
-    if isinstance(reply, str):
-      turn: Piece = ("response", last)
-      contents = contents | {last: self._template.responses.turn(reply)}
-    else:
-      turn, texts = self._template.call(messages[: last + 1])
-      contents = contents | texts
-    pieces = (*pieces, turn, ("token", self.stop_ids[0]))
-    return self._assemble(pieces, contents, frozenset(targets))
+    return variant.dialog(messages, first, targets)
 
-  def decode(self, ids: Sequence[int]) -> str:
-    """Returns the text of a response: its tokens before the first stop."""
+  def encode_text(self, text: str) -> list[int]:
+    """Encodes a text as transformers does, with the eos token behind it.
+
+    No chat template is applied: what is a special token in the text is one, and
+    the tokenizer puts before it what it puts before any text. A text that ends
+    with eos gets no second one.
+
+    Raises:
+      ValueError: The model has no embedding for a token.
+    """
+    end = self.tokenizer.eos_token or self.stop[1]
+    whole = text if text.endswith(end) else text + end
+    ids = self.tokenizer(whole, verbose=False)["input_ids"]
+    self._variants.plain.encoder.check(ids)
+    return ids
+
+  def decode(self, ids: Sequence[int], prompt: Sequence[Message] = ()) -> str:
+    """Returns the text of a response: its tokens before the first stop.
+
+    Args:
+      ids: Tokens of the response.
+      prompt: The messages that it answers, for their variables.
+    """
     kept = []
     for id_ in ids:
       if int(id_) in self.stop_ids:
         break
       kept.append(int(id_))
-    text = self._encoder.decode(kept)
-    return self._template.responses.content(text)
-
-  # Encoding.
-
-  def _prompt_ids(
-    self, messages: list[Message], closed: bool = False
-  ) -> list[int]:
-    messages = self._template.text.folded(messages)
-    filled = self._template.fill(messages)
-    if filled is None:
-      filled = (self._template.rewritten(messages), {})
-    pieces, contents = filled
-    if closed:
-      pieces = self._template.without_unsaid(pieces)
-    return self._assemble(pieces, contents, frozenset())[0]
-
-  def _after_turn(self, pieces: Sequence[Piece]) -> tuple[int, ...]:
-    """Returns the tokens of pieces without holes that follow a stop token."""
-    start = len(self._template.prefix) + 1
-    pieces = (("token", self.stop_ids[0]), *pieces)
-    return tuple(self._assemble(pieces, {}, frozenset())[0][start:])
-
-  def _assemble(
-    self,
-    pieces: Sequence[Piece],
-    contents: Mapping[int, str],
-    targets: frozenset[int],
-  ) -> tuple[list[int], list[bool]]:
-    """Returns the tokens of filled pieces, and a mask of those in `targets`."""
-    return assembling.assemble(
-      self._encoder, self._template, pieces, contents, targets
-    )
+    return self._variants.of(prompt).decode(kept)
 
 
 def load_tokenizer(

@@ -138,11 +138,11 @@ def sample(found: Responses) -> dict[str, Any]:
 
 def _asked(record: records.Prompt) -> dict[str, Any]:
   """The id and the prompt of a row, in the fields of users' files."""
+  beside = records.around(record.prompt[0])
   messages = [
-    {k: v for k, v in message.items() if k != "tools"}
+    {k: v for k, v in message.items() if k not in beside}
     | {"content": records.said(message)}
     for message in record.prompt
   ]
   found = {"id": record.fields.get("id", record.id), "prompt": messages}
-  tools = record.prompt[0].get("tools")
-  return found | {"tools": tools} if tools else found
+  return found | beside

@@ -139,7 +139,7 @@ class PolicyEvaluator:
     """What is known of one response without its reward."""
     mask = samples.mask[row]
     ids = samples.tokens[row][mask].tolist()
-    response = self._tokenization.decode(ids)
+    response = self._tokenization.decode(ids, self._rows[index].prompt)
     return {
       "row": index,
       "id": self._rows[index].id,

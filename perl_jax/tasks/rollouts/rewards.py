@@ -144,11 +144,11 @@ class Rewarder:
     for _, _, function in self._functions:
       whole = function.on_primary
       if whole not in texts:
-        texts[whole] = self._texts(args, index, whole)
+        texts[whole] = self._texts(args, index, rows, whole)
       found.append(self._results(function, *texts[whole], rows))
     return found[0] if len(found) == 1 else jnp.stack(found)
 
-  def _texts(self, args, index, whole) -> tuple[np.ndarray, list[str]]:
+  def _texts(self, args, index, rows, whole) -> tuple[np.ndarray, list[str]]:
     """(index, texts of its rows that are no padding), of all processes or one.
 
     `whole` gives the rows of all processes, in their order.
@@ -160,7 +160,10 @@ class Rewarder:
       responses, mask = sharding.local_rows(self._mesh, args[2:])
     real = np.flatnonzero(index >= 0)
     return index, [
-      self._tokenization.decode(responses[i][mask[i]]) for i in real
+      self._tokenization.decode(
+        responses[i][mask[i]], rows[int(index[i])].prompt
+      )
+      for i in real
     ]
 
   def _results(self, function, index, texts, rows) -> jax.Array:

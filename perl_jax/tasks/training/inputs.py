@@ -144,6 +144,7 @@ def read(
   kind: str,
   *,
   train: bool = True,
+  notes: bool = False,
   closed: bool = False,
   splits: records.Splits | None = None,
   packing: batching.Packing = batching.PLAIN,
@@ -155,6 +156,7 @@ def read(
     tokenization: The tokenizer and its chat template.
     kind: A key of `batches.KINDS`.
     train: Whether to make training batches too, not only validation ones.
+    notes: Whether what there is to say of the rows is logged without them, too.
     closed: Whether rows are conversations that their responses end, as the chat
       template writes them.
     splits: The records; None reads those of `config.data`.
@@ -168,7 +170,7 @@ def read(
   held = "validation" if splits is None else "given"
   if splits is None:
     splits = load(config.data, kind, config.seed)
-  if train:
+  if train or notes:
     log_notes(splits.shapes + splits.notes)
   held_out = pick(list(splits.validation), config.eval.rows, config.seed)
   counts = dict(splits.counts)
@@ -260,6 +262,14 @@ def _fingerprints(
         told = of if kind in ("prompts", "candidates") else ()
         found[f"{name} ({kind})"] = fingerprints.of_rows(rows, told)
   return found
+
+
+def have_prompts(rows: Sequence[records.Record]) -> bool:
+  """Whether rows have prompts to answer; logs that texts have none."""
+  if any(not isinstance(row, records.Text) for row in rows):
+    return True
+  log_notes(["held-out rows are texts without prompts: none is answered."])
+  return False
 
 
 def pick(rows: list[Any], count: int, seed: int) -> list[Any]:

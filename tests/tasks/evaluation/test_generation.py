@@ -48,6 +48,20 @@ def test_a_row_for_each_response():
   assert "reward" not in row and "best" not in row
 
 
+def test_tools_and_variables_are_beside_the_prompt_and_read_again(tmp_path):
+  beside = {"tools": [{"name": "look"}], "chat_template_kwargs": {"mode": "a"}}
+  found = responses(response("Plum.", 1.0), prompt=(SYSTEM | beside, USER))
+  (row,) = generation.written(found)
+  assert row["prompt"] == [SYSTEM, USER]
+  assert {key: row[key] for key in beside} == beside
+  path = tmp_path / "best.jsonl"
+  files.write_jsonl(path, [generation.best_row(found, "drop")])
+  read = jsonl_files.load(
+    str(path), "demonstrations", validation_path=str(path)
+  )
+  assert read.train[0].prompt == (SYSTEM | beside, USER)
+
+
 def test_the_best_is_whole_and_the_first_of_equals():
   found = generation.best_row(SEVERAL, "drop")
   assert found["completion"] == "Plum." and found["reward"] == 2.0

@@ -31,9 +31,13 @@ ROWS = [
 
 
 class Words:
-  """Token ids as text."""
+  """Token ids as text, with the prompts that they answer."""
 
-  def decode(self, ids):
+  def __init__(self):
+    self.answered = []
+
+  def decode(self, ids, prompt=()):
+    self.answered.append(prompt)
     return " ".join(map(str, ids))
 
 
@@ -99,6 +103,15 @@ def test_rows_come_back_in_their_order_without_fillers():
   assert all(row["reference"] == "3" for row in rows)
   assert [("even" in row["judgements"]) for row in rows] == [
     True, False, True, False, True
+  ]  # fmt: skip
+
+
+def test_a_response_is_read_as_one_to_its_own_prompt():
+  found = evaluator()
+  found(role(2), role(1), rewarder())
+  prompts = [row.prompt for row in ROWS]
+  assert [prompts.index(p) for p in found._tokenization.answered] == [
+    3, 1, 4, 0, 2
   ]  # fmt: skip
 
 

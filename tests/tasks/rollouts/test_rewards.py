@@ -189,6 +189,17 @@ def test_a_function_alone_sees_the_response_up_to_its_mask():
   assert seen == [("row 3", "7 8"), ("row 0", "1")]
 
 
+def test_a_response_is_read_as_one_to_its_own_prompt():
+  asked = [
+    records.Prompt(f"row {i}", "", ({"role": "user", "content": str(i)},), None)
+    for i in range(4)
+  ]
+  found = rewarder(None, lambda prompts, responses, rows: [1.0, 1.0])
+  with jax.set_mesh(mesh()):
+    found.measure(ARGS, np.array([3, -1, 0], np.int32), asked)
+  assert found._tokenization.answered == [asked[3].prompt, asked[0].prompt]
+
+
 def test_model_and_function_add_up():
   found = parts(rewarder(SCORES[0], length, fn_weight=2.0))
   # "7 8", "9 1" and "1".

@@ -11,7 +11,9 @@ from perl_jax.data.sources.jsonl import keys, messages
 def added(
   talk: tuple[Message, ...], fields: Mapping[str, Any], where: str
 ) -> tuple[tuple[Message, ...], set[str]]:
-  """Adds the system message and the tools that are columns of a row.
+  """Adds what columns of a row say around its messages.
+
+  That is the system message, the tools, and the variables of the template.
 
   Args:
     talk: Messages of the row.
@@ -19,12 +21,12 @@ def added(
     where: File and line, for errors.
 
   Returns:
-    The messages, of which the first has the tools as a key; and the names of
-    the columns.
+    The messages, of which the first has the tools and the variables as keys;
+    and the names of the columns.
 
   Raises:
     UnusableError: A system message is no text, or there are two.
-    ValueError: The tools are no list of objects.
+    ValueError: The tools are no list of objects, or the variables no object.
   """
   if fields.keys().isdisjoint(keys.CONTEXT):
     return talk, set()
@@ -51,7 +53,10 @@ def added(
   tools, columns = keys.tools_of(fields, _refusal(where))
   if tools:
     talk = ({**talk[0], "tools": tools}, *talk[1:])
-  return talk, used | columns
+  variables = keys.variables_of(fields, _refusal(where))
+  if variables:
+    talk = ({**talk[0], records.VARIABLES: variables}, *talk[1:])
+  return talk, used | columns | ({records.VARIABLES} & fields.keys())
 
 
 def reply(message: Message, where: str) -> records.Reply:
@@ -70,8 +75,13 @@ def reply(message: Message, where: str) -> records.Reply:
   return records.reply_of(message)
 
 
-def check_targets(turns: Sequence[Message], where: str) -> None:
+def check_targets(turns: Sequence[Message], field: str, where: str) -> None:
   """Checks that not all answers are masked, and that no earlier one is empty.
+
+  Args:
+    turns: The messages from the first answer on.
+    field: Name of the field that they are in, for errors.
+    where: File and line, for errors.
 
   Raises:
     UnusableError: They are, or one is.
@@ -80,7 +90,7 @@ def check_targets(turns: Sequence[Message], where: str) -> None:
   if not any(map(records.is_target, answers)):
     raise messages.error(
       where,
-      "messages",
+      field,
       "the weight of every answer is 0, so there is nothing to learn.",
       "in which every answer has the weight 0",
     )
@@ -89,7 +99,7 @@ def check_targets(turns: Sequence[Message], where: str) -> None:
     if not text or text.isspace():
       raise messages.error(
         where,
-        "messages",
+        field,
         "has an answer without text before the last one.",
         "in which an answer before the last is empty",
       )

@@ -14,6 +14,8 @@ ANSWERS = ("answer", "ground_truth", "solution", "label")
 # Names that make a shape, and what else people call what they name.
 _OURS = ("prompt", "response", "completion", "chosen", "rejected", "label")
 _OURS += ("messages", "conversations", "instruction")
+# Fields beside which a text is no row of its own.
+_ASKING = ("prompt", "instruction", *rated.RESPONSES)
 _OTHERS = {
   **dict.fromkeys(("question", "query", "problem", "input"), "prompt"),
   **dict.fromkeys(("answer", "output", "reply", "solution"), "response"),
@@ -35,6 +37,10 @@ def about(fields: Fields) -> str:
       sharegpt = any(isinstance(t, dict) and "from" in t for t in fields[name])
       form = "ShareGPT conversations" if sharegpt else "conversations"
       return form + (" with labels" if "label" in fields else "")
+  if "text" in fields and fields.keys().isdisjoint(_ASKING):
+    return "texts"
+  if len(layouts.turns_of(fields)) > 1:
+    return "several turns of a user"
   prompt = "Alpaca instruction" if layouts.is_alpaca(fields) else "prompt"
   if rated.replies_of(fields)[0]:
     return f"{prompt} and several replies with scores"
@@ -63,6 +69,8 @@ def hint(
   """
   if kind == "demonstrations":
     return _hint_for_demonstrations(fields)
+  if kind == "prompts":  # Only texts have none.
+    return f" If a text is a prompt, say so: {option({'text': 'prompt'})}"
   scored = rated.replies_of(fields)[0] or rated.score_of(fields) is not None
   if kind == "preferences" and margin is None and scored:
     return (
@@ -99,8 +107,13 @@ def _hint_for_demonstrations(fields: Fields) -> str:
 
 def renamed(columns: Mapping[str, str]) -> str:
   """Returns how columns get our names, as a sentence with the option."""
-  option = shlex.quote(json.dumps(columns, ensure_ascii=False))
-  return f"Columns get our names with --config.data.columns={option}."
+  return f"Columns get our names with {option(columns)}."
+
+
+def option(columns: Mapping[str, str]) -> str:
+  """Returns the option that gives columns our names."""
+  text = shlex.quote(json.dumps(columns, ensure_ascii=False))
+  return f"--config.data.columns={text}"
 
 
 def suggested(fields: Fields) -> dict[str, str]:

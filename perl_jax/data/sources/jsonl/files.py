@@ -6,13 +6,14 @@ The fields of a line are those of one of these shapes:
   labelled         prompt, response, label            or  messages, label
   demonstrations   prompt, response                   or  messages
   prompts          prompt
+  texts            text, which are demonstrations without a prompt
 
 `completion` is another name for `response`. A prompt is a text (one user
 message) or a list of `{"role", "content"}` messages; a response is a text or a
-list with one assistant message. `chosen` and `rejected` may be lists that hold
-the last message only, or the whole conversation. Without `prompt`, the messages
-that two whole conversations share at the start are the prompt. `messages` is a
-whole conversation.
+list of messages that the assistant ends. `chosen` and `rejected` may be lists
+that hold the last message only, or the whole conversation. Without `prompt`,
+the messages that two whole conversations share at the start are the prompt.
+`messages` is a whole conversation.
 
 A path is a file, or a directory of files, of a format in `formats`; `paths`
 says which files of a directory hold validation rows. The shape of a file is
@@ -29,6 +30,8 @@ Counts that are not 0:
 - equal_dropped: pairs whose replies are the same.
 - empty_dropped: rows with a reply (either, in a pair) without text.
 - unusable_dropped: rows that are malformed, or of another shape.
+- first_turns_only: rows with several turns of a user, of which the first is the
+  prompt.
 - ignored_fields: rows with further fields, of the row or of a message.
 - unused_files: test files, where there are validation files as well.
 - validation_*: the same counts for the validation rows, if they are in files of
@@ -48,6 +51,7 @@ from perl_jax.data.sources.jsonl import forms, paths
 from perl_jax.data.sources.jsonl import reading as reading_lib
 from perl_jax.data.sources.jsonl import rows as jsonl_rows
 from perl_jax.data.sources.jsonl.messages import listed
+from perl_jax.data.sources.jsonl.row import WRONG_LABEL
 
 
 def load(
@@ -71,7 +75,7 @@ def load(
 
   Args:
     path: File or directory.
-    kind: A key of `rows.SHAPES`.
+    kind: One of `rows.KINDS`.
     validation_path: File or directory with the validation rows, instead of a
       fold.
     seed: Seed of the folds.
@@ -87,8 +91,8 @@ def load(
       found), one has a field that cannot be honoured, no file has rows of the
       kind, or they cannot be split.
   """
-  if kind not in jsonl_rows.SHAPES:
-    kinds = listed(jsonl_rows.SHAPES)
+  if kind not in jsonl_rows.KINDS:
+    kinds = listed(jsonl_rows.KINDS)
     raise ValueError(f"There is no kind {kind!r}: it is one of {kinds}.")
   counts: Counter[str] = Counter()
   parts = paths.find_files(path)
@@ -162,7 +166,7 @@ def read(
     part = reading_lib.File(file, asked)
     shape = part.shape
     groups += [record.group for record in part.records]
-    if kind in (shape, "prompts"):  # every record has a prompt
+    if jsonl_rows.holds(shape, kind):
       counts += part.counts
       ignored += part.ignored
       bad.merge(part.unusable)
@@ -180,7 +184,7 @@ def read(
     fields = [
       shape.fields
       for name, shape in jsonl_rows.SHAPES.items()
-      if kind in (name, "prompts")
+      if jsonl_rows.holds(name, kind)
     ]
     raise ValueError(
       f"No {kind} can be made of {' '.join(others)} The fields for {kind}"
@@ -195,6 +199,12 @@ def read(
   bad.check(counts["rows"], f"rows of {path}")
   _check_labels(records, bad, path)
   notes = bad.notes()
+  if counts["first_turns_only"]:
+    notes.append(
+      f"{path}: {counts['first_turns_only']} rows have several turns of a user,"
+      " of which the first is the prompt. The others follow an answer, so they"
+      " are not asked."
+    )
   if ignored and kind != "prompts":  # A reward function is given all fields.
     shares = unusable.shares(ignored.items(), counts["rows"])
     notes.append(f"{path}: fields that are not read: {shares}")
@@ -215,7 +225,7 @@ def _check_labels(
   Raises:
     ValueError: They are, as where labels are 1 and -1.
   """
-  others = bad.counts.get(jsonl_rows.WRONG_LABEL)
+  others = bad.counts.get(WRONG_LABEL)
   labels = {row.label for row in records if isinstance(row, Labelled)}
   if others and len(labels) == 1:
     raise ValueError(

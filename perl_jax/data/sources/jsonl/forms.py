@@ -9,6 +9,7 @@ A user's columns get our names first, and null fields are left out. Then:
   rejected        transcripts, or lists of them; see `pairs`
   responses       replies with scores; become pairs or labels, see `rated`
   messages        that end with the user are a prompt for RL
+  turns           texts of a user, as MT-Bench has them; the first is the prompt
 """
 
 import dataclasses
@@ -34,7 +35,8 @@ Fields = dict[str, Any]
 KNOWN = (
   *("prompt", "response", "completion", "chosen", "rejected", "label"),
   *("messages", "conversations", "instruction", "input", "output", "history"),
-  *("system", "tools", "score", "responses", "scores", "subset"),
+  *("system", "tools", "score", "responses", "scores", "subset", "text"),
+  "turns",
   *described.ANSWERS[:-1],
 )
 
@@ -126,6 +128,7 @@ class Reader:
     about: What the first row is, for the log.
     first: The first row, with our names; empty before it.
     count: Number of rows read.
+    first_turns_only: Number of rows with further turns of a user.
   """
 
   def __init__(
@@ -146,7 +149,7 @@ class Reader:
     self._by_prompt = rated.ByPrompt()
     self.about = ""
     self.first: Fields = {}
-    self.count = 0
+    self.count = self.first_turns_only = 0
 
   def read(self, rows: Iterator[formats.Row], name: str) -> Iterator[Found]:
     """Yields the rows that are made of all rows of a file.
@@ -181,6 +184,8 @@ class Reader:
     fields = self._named(where, fields)
     if not self.about:
       self.about, self.first = described.about(fields), fields
+    fields, further = layouts.first_turn(fields)
+    self.first_turns_only += further > 0
     fields = layouts.as_messages(fields)
     if self._kind != "labelled" and "label" in fields:
       fields = layouts.without_answer(fields)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from perl_jax import json_text
+from perl_jax.data import records
 from perl_jax.data.records import Message
 from perl_jax.data.sources.jsonl import cells
 from perl_jax.data.unusable import UnusableError
@@ -31,14 +32,14 @@ _OLD_CALL, _OLD_TOOLS = "function_call", "functions"
 # Columns with the system message of a row.
 SYSTEM = ("system", "system_prompt", "system_message")
 # Columns with what is around the messages of a row.
-CONTEXT = {*SYSTEM, "tools", _OLD_TOOLS}
+CONTEXT = {*SYSTEM, "tools", _OLD_TOOLS, records.VARIABLES}
 # Columns with the part of a benchmark that a row belongs to: those of
 # RewardBench and of RM-Bench.
 SUBSETS = ("subset", "domain")
 # Keys that a model should see, and that cannot be shown to it.
 SEEN = (
-  "audio", "audios", "chat_template", "chat_template_kwargs", "documents",
-  "history", "image", "image_url", "images", "input_audio", "video", "videos",
+  "audio", "audios", "chat_template", "documents", "history", "image",
+  "image_url", "images", "input_audio", "video", "videos",
 )  # fmt: skip
 # Keys that would change what is learned, and that cannot be honoured.
 _REFUSED = {
@@ -46,7 +47,16 @@ _REFUSED = {
   "training_detail",
 }  # fmt: skip
 _MEANT = {*RENDERED[:2], *WEIGHTS[:3], *SYSTEM, *_REFUSED, "tools"}
+_MEANT |= {records.VARIABLES}
 _MEANT -= {"context"}  # "content" is as good as that.
+# What `apply_chat_template` of transformers takes besides variables.
+ARGUMENTS = {
+  "add_generation_prompt", "chat_template", "continue_final_message",
+  "conversation", "documents", "max_length", "messages", "padding",
+  "return_assistant_tokens_mask", "return_dict", "return_tensors",
+  "sanitize_control_tokens", "tokenize", "tokenizer_kwargs", "tools",
+  "truncation",
+}  # fmt: skip
 
 # Makes an error of the name of a field and what is wrong with it.
 Complain = Callable[[str, str], ValueError]
@@ -127,6 +137,35 @@ def tools_of(
       tools = [{"type": "function", "function": tool} for tool in tools]
     return tools, empty | {key}
   return [], empty
+
+
+def variables_of(
+  fields: Mapping[str, Any], complain: Complain
+) -> dict[str, Any]:
+  """Returns the variables that a row gives to the chat template.
+
+  Raises:
+    ValueError: They are no object, or one is an argument of transformers.
+  """
+  key = records.VARIABLES
+  value = _parsed(fields.get(key), key, complain)
+  if is_absent(value):
+    return {}
+  if not isinstance(value, dict):
+    raise complain(
+      key,
+      "must be an object with variables of the chat template, such as"
+      f' {{"enable_thinking": true}}, but is {json.dumps(value, default=str)}.',
+    )
+  taken = sorted(ARGUMENTS & value.keys())
+  if taken:
+    raise complain(
+      key,
+      f"has {taken[0]!r}, which is an argument of apply_chat_template and no"
+      " variable of a template. Leave it out of the object; tools are a column"
+      " `tools`.",
+    )
+  return _without_nulls(value)
 
 
 def check_ignored(key: str, value: Any, complain: Complain) -> None:

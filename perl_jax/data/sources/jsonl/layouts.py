@@ -6,6 +6,16 @@ from perl_jax.data.sources.jsonl import conversations, rated
 
 Fields = dict[str, Any]
 _CONVERSATIONS = ("conversations", "conversation")
+# Fields of rows whose turns, if any, are no prompts.
+_SAID = {
+  "prompt",
+  "messages",
+  *_CONVERSATIONS,
+  "instruction",
+  "chosen",
+  "rejected",
+}
+_SAID.update(rated.RESPONSES)
 # Fields that may be conversations.
 _TALKS = ("prompt", "messages", "chosen", "rejected", *rated.RESPONSES)
 
@@ -17,6 +27,39 @@ def is_alpaca(fields: Fields) -> bool:
     and "prompt" not in fields
     and "messages" not in fields
   )
+
+
+def turns_of(fields: Fields) -> list[str]:
+  """Returns the turns of a user that a row has to be answered one by one.
+
+  They are a list `turns` of texts (MT-Bench), or of objects with a `content`
+  alone (Arena-Hard); [] of other rows.
+  """
+  turns = fields.get("turns")
+  if not isinstance(turns, list) or not _SAID.isdisjoint(fields):
+    return []
+  said = [
+    turn["content"]
+    if isinstance(turn, dict) and turn.keys() == {"content"}
+    else turn
+    for turn in turns
+  ]
+  return said if all(isinstance(turn, str) for turn in said) else []
+
+
+def first_turn(fields: Fields) -> tuple[Fields, int]:
+  """Returns a row whose prompt is its first turn, and how many turns are left.
+
+  The first item of a list `reference` is the answer to it.
+  """
+  turns = turns_of(fields)
+  if not turns:
+    return fields, 0
+  fields = rated.without(fields, ("turns",)) | {"prompt": turns[0]}
+  references = fields.get("reference")
+  if isinstance(references, list) and references and "answer" not in fields:
+    fields["answer"] = references[0]
+  return fields, len(turns) - 1
 
 
 def as_messages(fields: Fields) -> Fields:

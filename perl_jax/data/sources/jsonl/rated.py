@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from perl_jax.data import records
 from perl_jax.data.sources.jsonl import messages
 
 Fields = dict[str, Any]
@@ -116,7 +117,8 @@ class ByPrompt:
 
   def add(self, where: str, fields: Fields, score: float) -> None:
     """Keeps a row until all are there."""
-    prompt = {n: fields.get(n) for n in ("prompt", "system", "tools")}
+    named = ("prompt", "system", "tools", records.VARIABLES)
+    prompt = {name: fields.get(name) for name in named}
     key = json.dumps(prompt, sort_keys=True, default=str)
     reply = Reply(_first(fields, RESPONSES), score)
     self._rows.setdefault(key, []).append((where, fields, reply))

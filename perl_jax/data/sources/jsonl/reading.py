@@ -49,7 +49,8 @@ class File:
     shape: The shape of most of the first rows.
     about: What the first row is, for the log.
     hint: How records of the kind could be made of the rows, or "".
-    records: Prompts if prompts are asked for, else records of the shape.
+    records: Prompts if prompts are asked for and the rows have them, else
+      records of the shape.
     counts: How many rows were read and dropped.
     ignored: How many rows have each of the fields that are not read.
     unusable: The rows that cannot be used.
@@ -76,6 +77,7 @@ class File:
       except unusable.UnusableError as error:
         self.counts["unusable_dropped"] += 1
         self.unusable.add(str(error), error.reason)
+    self.counts += Counter(first_turns_only=reader.first_turns_only)
     total = self.counts["rows"]
     if not total:
       raise ValueError(_no_rows(file, reader, asked.reading))
@@ -97,8 +99,9 @@ class File:
       raise row.fields
     kind, where, fields = asked.kind, row.where, row.fields
     shape = jsonl_rows.shape_of(fields, where)
-    # Any row has a prompt, but a table of pairs has no labels.
-    if shape != self.shape and kind != "prompts":
+    # Nearly any row has a prompt, but a table of pairs has no labels.
+    taken = kind == "prompts" and jsonl_rows.holds(shape, kind)
+    if shape != self.shape and not taken:
       raise unusable.UnusableError(
         f"{where}: this row has {listed(fields)}, which makes it one"
         f" of {shape}, but the file begins with {self.shape}"
@@ -119,9 +122,7 @@ class File:
       self.counts[dropped] += 1
       self.unusable.add(where, _REASONS[dropped])
     else:
-      self.records.append(
-        _prompt_of(record, row) if kind == "prompts" else record
-      )
+      self.records.append(_prompt_of(record, row) if taken else record)
 
 
 def _no_rows(
@@ -158,14 +159,18 @@ def _why_dropped(record: Record, shape: str) -> str:
 def _prompt_of(record: Record, row: forms.Found) -> Prompt:
   """Returns a record's prompt; the last turn of a dialogue is the reference.
 
-  Without a dialogue, the right answer is, if the row has one.
+  Without a dialogue, the right answer is, if the row has one. A row that says
+  itself what the prompt is has no reference if several messages follow it.
   """
   prompt, reference = record.prompt, None
   if isinstance(record, Demonstration):
-    *before, last = record.prompt + record.turns
-    reply = reply_of(last)
-    prompt, reference = tuple(before), None
-    if isinstance(reply, str):
+    end = len(record.turns) - 1
+    if "messages" not in row.fields:
+      roles = [message["role"] for message in record.turns]
+      end = roles.index("assistant")
+    prompt += record.turns[:end]
+    reply = reply_of(record.turns[end])
+    if isinstance(reply, str) and end + 1 == len(record.turns):
       reference = reply
   elif isinstance(record, Prompt):
     reference = forms.answer_of(row)

@@ -128,6 +128,14 @@ def _of_row(
     made, others = _of_replies(row, ignore)
   else:
     shape = jsonl_rows.shape_of(fields, where)
+    if shape == "texts":
+      raise messages.error(
+        where,
+        "text",
+        "is a whole text, and a score is that of a response to a prompt: give"
+        " `prompt` and `response`, or `messages`.",
+        "which have no response",
+      )
     if shape == "prompts":
       raise messages.error(
         where,

@@ -11,6 +11,7 @@ GOOD = {
   "labelled": {"prompt": "a", "response": "b", "label": 1},
   "demonstrations": {"prompt": "a", "response": "b"},
   "prompts": {"prompt": "a"},
+  "texts": {"text": "a"},
 }
 
 
@@ -27,4 +28,5 @@ def many(shape, count=20):
       "labelled": {"prompt": f"q{n}", "response": "a", "label": n % 2},
       "demonstrations": {"prompt": f"q{n}", "response": "a"},
       "prompts": {"prompt": f"q{n}"},
+      "texts": {"text": f"q{n}"},
     }[shape]

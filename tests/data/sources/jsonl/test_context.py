@@ -1,8 +1,11 @@
 """System messages and tools that are columns; rows that cannot be used."""
 
-import pytest
+import inspect
 
-from perl_jax.data.sources.jsonl import files
+import pytest
+import transformers
+
+from perl_jax.data.sources.jsonl import files, forms, keys
 from tests.data.sources.jsonl import cases
 from tests.data.text.messages import assistant, system, user
 
@@ -23,6 +26,68 @@ def test_a_system_column_is_the_first_message(write, kind, column):
   (row,) = cases.read(path, kind)
   assert row.prompt == (FRENCH, user("Hi"))
   assert row.group == "hi"
+
+
+VARIABLES = {"enable_thinking": True}
+
+
+@pytest.mark.parametrize("kind", ROWS)
+@pytest.mark.parametrize("value", [
+  VARIABLES, VARIABLES | {"mode": None}, '{"enable_thinking": true}',
+], ids=["object", "null within", "text"])  # fmt: skip
+def test_variables_of_the_template_are_on_the_first_message(write, kind, value):
+  path = write(
+    {"chat_template_kwargs": value, "system": "Brief.", **ROWS[kind]}
+  )
+  found = files.load(path, kind, validation_path=path)
+  first, second = found.train[0].prompt
+  assert first == system("Brief.") | {"chat_template_kwargs": VARIABLES}
+  assert second == user("Hi")
+  assert "ignored_fields" not in found.counts
+
+
+@pytest.mark.parametrize("value", [None, {}, "", {"a": None}])
+def test_no_variables_are_none(write, value):
+  path = write({"chat_template_kwargs": value, **ROWS["demonstrations"]})
+  (row,) = cases.read(path, "demonstrations")
+  assert row.prompt == (user("Hi"),)
+
+
+@pytest.mark.parametrize(
+  ("value", "said"),
+  [
+    ([1], r"must be an object .*but is \[1\]"),
+    ("high", 'must be an object .*but is "high"'),
+    ({"tools": [], "a": 1}, "has 'tools', which is an argument"),
+    ({"add_generation_prompt": True}, "has 'add_generation_prompt'"),
+  ],
+)
+def test_variables_that_cannot_be(write, value, said):
+  row = {"chat_template_kwargs": value, **ROWS["prompts"]}
+  pattern = rf"rows\.jsonl:1: field 'chat_template_kwargs': {said}"
+  with pytest.raises(ValueError, match=pattern):
+    files.load(write(row), "prompts")
+
+
+def test_arguments_of_transformers_are_no_variables():
+  taken = inspect.signature(
+    transformers.PreTrainedTokenizerBase.apply_chat_template
+  ).parameters
+  assert {*taken} - {"self", "kwargs"} <= keys.ARGUMENTS
+
+
+def test_rows_with_other_variables_make_no_pair(write):
+  rows = [
+    {"prompt": "Hi", "response": said, "score": score,
+     "chat_template_kwargs": {"enable_thinking": thinking}}
+    for said, score, thinking in (
+      ("a", 3, True), ("b", 1, True), ("c", 0, False))
+  ]  # fmt: skip
+  path = write(*rows)
+  found = files.load(
+    path, "preferences", validation_path=path, reading=forms.Reading(margin=1.0)
+  )
+  assert [(row.chosen, row.rejected) for row in found.train] == [("a", "b")]
 
 
 @pytest.mark.parametrize("value", [None, ""])

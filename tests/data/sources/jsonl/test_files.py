@@ -41,7 +41,7 @@ class TestFiles:
     assert splits[0].counts["rows"] == 12
     assert splits[2].counts["rows"] == 42
 
-  @pytest.mark.parametrize("kind", rows_lib.SHAPES)
+  @pytest.mark.parametrize("kind", rows_lib.KINDS)
   def test_folds_hold_out_every_group_once(self, write, kind):
     path = write(*cases.many(kind), *cases.many(kind))
     held_out = []

@@ -93,6 +93,9 @@ def use(path, kind, held_out, stated):
   )
   for row in loaded.train:
     assert isinstance(row.id, str) and isinstance(row.group, str)
+    if isinstance(row, records.Text):
+      assert row.text.strip()
+      continue
     for message in row.prompt:
       assert isinstance(message["role"], str)
       assert isinstance(message.get("content") or "", str)

@@ -161,7 +161,8 @@ class TestErrors:
       ({"prompt": 3, "response": "a"}, "prompt", "text or a list.* not 3"),
       ({"prompt": " ", "response": "a"}, "prompt", "empty"),
       ({"prompt": []}, "prompt", r"list of .* but is \[\]"),
-      ({"prompt": ["hi"]}, r"prompt\[0\]", 'object, not "hi"'),
+      ({"prompt": [3]}, r"prompt\[0\]", "object, not 3"),
+      ({"prompt": ["hi", "oh"]}, "prompt", r"list of texts.*\"turns\""),
       ({"prompt": [assistant("a")]}, "prompt", "ends with .* assistant"),
       ({"prompt": "a", "response": {"b": 1}}, "response", "not {"),
       (

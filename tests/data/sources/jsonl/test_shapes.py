@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from perl_jax.data.records import Demonstration, Labelled, Preference
+from perl_jax.data.records import Demonstration, Labelled, Preference, Text
 from perl_jax.data.sources.jsonl import files, forms
 from tests.data.sources.jsonl import writing
 
@@ -37,6 +37,8 @@ SHAPES = {name: rest for name, *rest in shapes()}
 
 def shown(record):
   """A record as the page shows it."""
+  if isinstance(record, Text):
+    return f"target: {record.text}"
   lines = [(m["role"], m["content"]) for m in record.prompt]
   if isinstance(record, Demonstration):
     names = {"assistant": "target"}
@@ -66,12 +68,16 @@ def test_a_shape_in_a_format_for_its_stages(tmp_path, name, form):
   whole = "\n\n".join(map(shown, read[kinds[0]].train))
   expected = text.replace("\\n", "\n")
   assert whole == f"{expected}\n\n{expected}"
+  if "prompts" not in kinds:
+    return
   # RL is given the prompt of any stage, once a row, and the row itself.
   prompts = read["prompts"].train
   assert len(prompts) == 2
   assert [p.fields for p in prompts] == [row, row]
   first = read[kinds[0]].train[0]
-  talk = first.prompt + getattr(first, "turns", ())[:-1]
+  talk = first.prompt
+  if "prompt" not in row:  # Of a conversation, all before the last message.
+    talk += getattr(first, "turns", ())[:-1]
   assert all(p.prompt == talk for p in prompts)
   # The log says what the file was taken for.
   assert all(len(split.shapes) == 1 for split in read.values())
@@ -92,7 +98,7 @@ def test_stages_that_a_shape_is_not_for_are_refused(tmp_path):
   """The refusal names what the rows are, and the fields that are needed."""
   for name, (row, _, kinds, stated) in SHAPES.items():
     path = writing.write([row], tmp_path, "rows.jsonl")
-    for kind in {"preferences", "demonstrations"} - set(kinds):
+    for kind in {"preferences", "demonstrations", "prompts"} - set(kinds):
       reading = forms.Reading(
         **{k: v for k, v in stated.items() if k == "threshold"}
       )

@@ -35,6 +35,9 @@ ROWS = {
   "prompt-completion": (
     {"prompt": BRIEF, "completion": BLUE},
     ("demonstrations", "prompts"), BRIEF, BLUE_ONE),
+  "prompt-completion, several messages": (
+    {"prompt": BRIEF, "completion": [assistant("Wait."), user("Well?"), *BLUE]},
+    ("demonstrations",), BRIEF, ("Wait.", "Well?", "It is blue.")),
   "language modeling": (
     {"messages": BRIEF + BLUE},
     ("demonstrations", "prompts"), BRIEF, BLUE_ONE),
@@ -106,13 +109,9 @@ def test_tools_may_be_json_text(tmp_path):
 @pytest.mark.parametrize(
   "row, said",
   [
-    ({"text": "The sky is blue."}, "no field to learn from"),
-    ({"messages": ASKED + BLUE,
-      "chat_template_kwargs": {"enable_thinking": True}},
-     "chat_template_kwargs"),
     ({"messages": ASKED + BLUE, "images": ["a.png"]}, "images"),
-    ({"prompt": ASKED, "completion": [
-        assistant("Wait."), user("Well?"), *BLUE]}, "and one answer"),
+    ({"prompt": ASKED, "completions": ["It is", " blue."],
+      "labels": [True, True]}, "No demonstrations"),
   ],
 )  # fmt: skip
 def test_rows_that_the_page_says_are_not_read(tmp_path, row, said):
