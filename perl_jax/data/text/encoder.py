@@ -96,10 +96,7 @@ class Encoder:
     """
     if not text:
       return ()
-    try:
-      text.encode()
-    except UnicodeEncodeError as error:
-      raise ValueError(f"Text that is not valid Unicode: {error}") from error
+    _check_unicode(text)
     ids = self._outer(text) if first else self._inner(text)
     for id_ in self._never_text.intersection(ids):
       raise ValueError(
@@ -109,6 +106,17 @@ class Encoder:
       )
     self.check(ids)
     return tuple(ids)
+
+  def whole(self, text: str) -> list[int]:
+    """Encodes a text as the tokenizer does by itself, special tokens included.
+
+    Raises:
+      ValueError: The text is not Unicode, or has a token without an embedding.
+    """
+    _check_unicode(text)
+    ids = self._tokenizer(text, verbose=False)["input_ids"]
+    self.check(ids)
+    return ids
 
   def _encode_response(
     self, turn: str, closed: bool = False
@@ -221,6 +229,13 @@ class Encoder:
         "it, which this tokenizer cannot take as text. Remove it."
       )
     return self._ids(self._anchor + text)[1:]
+
+
+def _check_unicode(text: str) -> None:
+  try:
+    text.encode()
+  except UnicodeEncodeError as error:
+    raise ValueError(f"Text that is not valid Unicode: {error}") from error
 
 
 def _never_put_spaces_first(pipeline: object) -> None:

@@ -102,7 +102,7 @@ class Tokenization:
     self.ends_turn: bool = self.template.ends_turn
     self.has_template: bool = self.template.text.exists
     self.unsaid: str = self.template.responses.unsaid
-    self.closing: tuple[int, ...] = plain.after_turn(self.template.closing)
+    self.closing: tuple[int, ...] = plain.closing
     pads = padding.candidates(
       tokenizer,
       stop_ids=self.stop_ids,
@@ -233,13 +233,11 @@ class Tokenization:
     with eos gets no second one.
 
     Raises:
-      ValueError: The model has no embedding for a token.
+      ValueError: It is not Unicode, or a token of it has no embedding.
     """
     end = self.tokenizer.eos_token or self.stop[1]
     whole = text if text.endswith(end) else text + end
-    ids = self.tokenizer(whole, verbose=False)["input_ids"]
-    self._variants.plain.encoder.check(ids)
-    return ids
+    return self._variants.plain.encoder.whole(whole)
 
   def decode(self, ids: Sequence[int], prompt: Sequence[Message] = ()) -> str:
     """Returns the text of a response: its tokens before the first stop.

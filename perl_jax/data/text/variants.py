@@ -25,11 +25,13 @@ class Variant:
   Attributes:
     template: The chat template.
     encoder: Encodes its texts.
+    closing: Tokens that it writes after the stop token; see `Tokenization`.
   """
 
   def __init__(self, template: ChatTemplate, encoder: Encoder) -> None:
     self.template = template
     self.encoder = encoder
+    self.closing = self._after_turn(template.closing)
 
   def prompt(self, messages: list[Message], closed: bool = False) -> list[int]:
     """Returns the tokens of a prompt; see `Tokenization.encode_prompt`."""
@@ -54,18 +56,16 @@ class Variant:
       whole = self.template.text.folded([*messages, response])
       (_, (_, turn)), texts = self.template.call(whole)
       ids = self.encoder.turn(assembling.filled(turn, texts), closed)
-      closing = self.after_turn(self.template.closing) if closed else ()
-      return [*ids, stop, *closing]
+      return [*ids, stop, *(self.closing if closed else ())]
     responses = self.template.responses
     if not closed:
       return [*self.encoder.response(responses.turn(response)), stop]
     text, rest = responses.said(response), self.template.closing
     if self.template.ends_turn:
-      after = self.after_turn(rest)
-      return [*self.encoder.response(text, closed), stop, *after]
+      return [*self.encoder.response(text, closed), stop, *self.closing]
     if rest and rest[0][0] == "text":  # It joins with the response.
       text, rest = text + rest[0][1], rest[1:]
-    return [*self.encoder.response(text, closed), *self.after_turn(rest)]
+    return [*self.encoder.response(text, closed), *self._after_turn(rest)]
 
   def dialog(
     self, messages: list[Message], first: int, targets: Sequence[int]
@@ -101,7 +101,7 @@ class Variant:
     """Returns the text of a response, of its tokens before the first stop."""
     return self.template.responses.content(self.encoder.decode(ids))
 
-  def after_turn(self, pieces: Sequence[Piece]) -> tuple[int, ...]:
+  def _after_turn(self, pieces: Sequence[Piece]) -> tuple[int, ...]:
     """Returns the tokens of pieces without holes that follow a stop token."""
     start = len(self.template.prefix) + 1
     pieces = (("token", self.template.stop_ids[0]), *pieces)

@@ -13,6 +13,7 @@ import json
 import pytest
 import transformers
 
+from perl_jax.data import unusable
 from perl_jax.data.batches import demonstrations, packing, preferences
 from perl_jax.data.sources.jsonl import files
 from perl_jax.data.text import tokenization as tokenization_lib
@@ -30,6 +31,17 @@ MARKED = (
   "{% if effort is defined %}{{ ' /' + effort }}{% endif %}"
   "{{ '<|im_end|>\n' }}{% endif %}{% endfor %}"
   "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+# Families whose templates ask whether to think. Tokens of thoughts may be
+# special ones, which no text becomes.
+THINKING = {
+  name: (FAMILIES | REASONING)[name]
+  for name in ("qwen3", "smollm3", "qwen3_thinking")
+}
+THINKING["qwen3_special"] = dataclasses.replace(
+  FAMILIES["qwen3"],
+  special=(*FAMILIES["qwen3"].special, *FAMILIES["qwen3"].plain),
+  plain=(),
 )
 ASSISTANT = "<|im_start|>assistant\n"
 TEXTS = [
@@ -91,6 +103,23 @@ def test_tokens_of_a_text_in_full(tmp_path):
   assert theirs.convert_ids_to_tokens(tokens) == [
     "<s>", "▁12", "</s>", "a", "</s>",
   ]  # fmt: skip
+
+
+def test_texts_that_no_tokenizer_takes_are_left_out(tmp_path):
+  family = families.write(FAMILIES["qwen2"], tmp_path / "tokenizer")
+  theirs = transformers.AutoTokenizer.from_pretrained(family)
+  ours = tokenization_lib.load_tokenizer(family)
+  read = rows_of(
+    tmp_path, "demonstrations", *[{"text": "a"}] * 5, {"text": "\ud800"}
+  )
+  bad = unusable.Unusable()
+  assert len(demonstrations.encode_demonstrations(read, ours, bad)) == 5
+  assert "rows.jsonl:6: Text that is not valid Unicode" in bad.notes()[0]
+  # A text may have a token that the model has no row for.
+  last = max(theirs.get_vocab().values())
+  small = tokenization_lib.load_tokenizer(family, rows=last)
+  with pytest.raises(ValueError, match=f"embedding of the model has {last}"):
+    small.encode_text(theirs.decode([last]))
 
 
 def test_a_long_text_is_learned_in_windows(tmp_path, marked):
@@ -163,12 +192,12 @@ def test_the_parts_of_a_completion_in_full(tmp_path, marked):
 
 
 @pytest.mark.parametrize("thinking", [True, False])
-@pytest.mark.parametrize("name", ["qwen3", "smollm3", "qwen3_thinking"])
+@pytest.mark.parametrize("name", THINKING)
 def test_a_row_says_whether_the_model_thinks(
   tmp_path, monkeypatch, name, thinking
 ):
   test_reasoning.set_clock(monkeypatch, datetime.datetime(2024, 7, 26))
-  theirs, ours = made(tmp_path, (FAMILIES | REASONING)[name])
+  theirs, ours = made(tmp_path, THINKING[name])
   variables = {"enable_thinking": thinking}
   prompt, completion = [user("hello there")], [assistant("12 mochas")]
   pair = {"chosen": completion, "rejected": [assistant("milk")]}

@@ -18,11 +18,14 @@ _OURS += ("messages", "conversations", "instruction")
 _ASKING = ("prompt", "instruction", *rated.RESPONSES)
 _OTHERS = {
   **dict.fromkeys(("question", "query", "problem", "input"), "prompt"),
+  "prompts": "prompt",
   **dict.fromkeys(("answer", "output", "reply", "solution"), "response"),
   **dict.fromkeys(("target", "completions", "responses"), "response"),
   **dict.fromkeys(("dialog", "dialogue", "chat", "turns"), "messages"),
-  **dict.fromkeys(("preferred", "accepted", "winner"), "chosen"),
-  **dict.fromkeys(("dispreferred", "loser"), "rejected"),
+  **dict.fromkeys(
+    ("preferred", "accepted", "winner", "chosen_responses"), "chosen"
+  ),
+  **dict.fromkeys(("dispreferred", "loser", "rejected_responses"), "rejected"),
 }
 
 

@@ -20,8 +20,12 @@ from tests.data.sources.jsonl import cases
     ({"question": "q", "chosen": "a", "rejected": "b"}, "preferences"),
     ({"prompt": "q", "response": "a", "kto_tag": True}, "labelled"),
     ({"question": "q", "gold": "a"}, "prompts"),
+    # The names of Tunix.
+    ({"prompts": "q", "answer": "a"}, "prompts"),
+    ({"prompts": "q", "chosen_responses": "a", "rejected_responses": "b"},
+     "preferences"),
   ],
-)
+)  # fmt: skip
 def test_the_option_that_is_named_makes_rows(write, row, kind):
   path = write(row)
   with pytest.raises(ValueError, match=r"data\.columns=") as error:
