@@ -144,5 +144,6 @@ def _asked(record: records.Prompt) -> dict[str, Any]:
     | {"content": records.said(message)}
     for message in record.prompt
   ]
-  found = {"id": record.fields.get("id", record.id), "prompt": messages}
+  own = record.fields.get("question_id", record.id)
+  found = {"id": record.fields.get("id", own), "prompt": messages}
   return found | beside

@@ -46,6 +46,8 @@ def test_a_row_for_each_response():
   (row,) = generation.written(responses(response("Plum."), id=7))
   assert row["id"] == 7
   assert "reward" not in row and "best" not in row
+  (row,) = generation.written(responses(response("Plum."), question_id=81))
+  assert row["id"] == 81
 
 
 def test_tools_and_variables_are_beside_the_prompt_and_read_again(tmp_path):
