@@ -214,5 +214,8 @@ def test_a_row_says_whether_the_model_thinks(
   assert theirs.decode(whole[len(tokens) :]).strip() == ""
   assert mask == [i >= len(given) for i in range(len(tokens))]
   read = rows_of(tmp_path, "preferences", row | pair)
-  (row,), _ = preferences.encode_preferences(read, ours, 500)
-  assert row.prompt == given
+  (found,), _ = preferences.encode_preferences(read, ours, 500)
+  assert found.prompt == given
+  # A reward model may read whole conversations, as TRL's does.
+  (found,), _ = preferences.encode_preferences(read, ours, 500, closed=True)
+  assert found.chosen == whole
