@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -106,12 +106,19 @@ def write_bytes(path: str | Path, content: bytes) -> None:
       temporary.unlink(missing_ok=True)
 
 
-def append(file: io.FileIO, rows: Iterable[Mapping[str, object]]) -> bytes:
+def append(
+  file: io.FileIO,
+  rows: Iterable[Mapping[str, object]],
+  *,
+  durable: bool = False,
+) -> bytes:
   """Appends rows to an open JSON-lines file: all of them, or none.
 
   Args:
     file: File that was opened for appending, without a buffer.
     rows: Objects, a line each.
+    durable: Whether to wait until they are on the disk, where they outlive the
+      machine too, and not only this process.
 
   Returns:
     What was appended.
@@ -126,11 +133,25 @@ def append(file: io.FileIO, rows: Iterable[Mapping[str, object]]) -> bytes:
       left = memoryview(content)
       while left:
         left = left[file.write(left) :]
+      if durable:
+        os.fsync(file.fileno())
   except disk.CannotWrite:
     with contextlib.suppress(OSError):
       file.truncate(before)
     raise
   return content
+
+
+def numbers(value: Any) -> Any:
+  """What was read, with the numbers that its strings stand for.
+
+  To be used where no string is a text; see the module on non-finite floats.
+  """
+  if isinstance(value, str):
+    return float(value)
+  if isinstance(value, Mapping):
+    return {key: numbers(item) for key, item in value.items()}
+  return list(map(numbers, value)) if isinstance(value, list) else value
 
 
 def json_line(row: Mapping[str, object]) -> str:

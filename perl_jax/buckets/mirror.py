@@ -2,14 +2,16 @@
 
 Objects cannot be appended to or renamed, and so files are sent whole: whenever
 a checkpoint, a summary or any other file than the lines of a log has changed,
-in an order that leaves a workdir to go on from wherever it is cut off. Lines
-come before the checkpoint that stands on them, and a summary last of all. A
-checkpoint has an object `.unfinished` in it as long as it is being sent.
+and lines alone once a minute. Their order leaves a workdir to go on from
+wherever it is cut off: lines come before the checkpoint that stands on them,
+and a summary last of all. A checkpoint has an object `.unfinished` in it as
+long as it is being sent.
 """
 
 import contextlib
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from perl_jax.buckets import addresses, copies
 from perl_jax.buckets.store import BucketError, Store
 
 LOOK_SECONDS = 2.0
+# Lines that nothing else has come after are sent so often.
+LINES_SECONDS = 60.0
 _SUMMARY, _CONFIG = "summary.json", "config.json"
 # Files that say of others that they are complete, in this order.
 _LAST = ("sha256.txt", "adapter_config.json", _CONFIG, _SUMMARY)
@@ -90,6 +94,7 @@ class Mirror:
     """
     self.path, self._store, self._may_write = path, store, may_write
     self._seen: dict[str, tuple[int, int]] = {}
+    self._sent = time.monotonic()
     self._there: set[str] = set()
 
   def pull(self) -> None:
@@ -133,10 +138,13 @@ class Mirror:
         self.push()
 
   def is_due(self) -> bool:
-    """Whether a file has changed that is not one of lines."""
-    return self._is_workdir() and _telling(self._seen) != _telling(
-      copies.files_below(self.path)
-    )
+    """Whether a file has changed, one of lines a minute ago or more."""
+    here = copies.files_below(self.path)
+    if time.monotonic() - self._sent < LINES_SECONDS:
+      here, seen = _telling(here), _telling(self._seen)
+    else:
+      seen = self._seen
+    return self._is_workdir() and seen != here
 
   def push(self) -> None:
     """Sends what has changed since the last time; see the module.
@@ -168,7 +176,7 @@ class Mirror:
       for name in sorted(names, key=lambda name: -name.count("/")):
         self._send({name})
     # A file that has changed meanwhile has another time by now.
-    self._seen = here
+    self._seen, self._sent = here, time.monotonic()
     objects = self._store.listed()
     self._there = {name for name in objects if not copies.is_lock(name)}
     same = {

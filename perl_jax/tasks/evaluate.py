@@ -61,7 +61,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       config,
       workdir,
       lambda: read(config, mesh),
-      lambda found: _evaluate(config, mesh, workdir, found, started),
+      lambda found, _: _evaluate(config, mesh, workdir, found, started),
     )
 
 

@@ -16,6 +16,7 @@ from perl_jax.data.sources import registry
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.tasks.evaluation import again, generation
 from perl_jax.tasks.evaluation import policy as policy_evaluation
+from perl_jax.tasks.evaluation.so_far import NOTHING, Part, SoFar
 from perl_jax.tasks.initial import adapter, model, restore
 from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.initial.model import Start
@@ -64,13 +65,17 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       config,
       workdir,
       lambda: read(config, mesh, splits),
-      lambda found: _generate(config, mesh, workdir, found, started),
+      lambda found, so_far: _generate(
+        config, mesh, workdir, found, so_far, started
+      ),
     )
 
 
-def _generate(config, mesh, workdir, found: Read, started) -> dict[str, float]:
+def _generate(
+  config, mesh, workdir, found: Read, so_far: SoFar, started
+) -> dict[str, float]:
   """Answers what was read; `started` is `time.perf_counter()` at the start."""
-  summary, answered = generate(config, mesh, found)
+  summary, answered = generate(config, mesh, found, so_far.part("responses"))
   made = files_of(answered, config.unfinished)
   dropped = found.unusable + len(found.prompts.rows) - len(answered)
   summary |= counts_of(answered, made) | {"rows_dropped": dropped}
@@ -208,7 +213,10 @@ def spec_of(
 
 
 def generate(
-  config: shared.Config, mesh: jax.sharding.Mesh, found: Read
+  config: shared.Config,
+  mesh: jax.sharding.Mesh,
+  found: Read,
+  so_far: Part = NOTHING,
 ) -> tuple[dict[str, float], list[generation.Responses]]:
   """(means over the responses, responses by prompt)."""
   tokenization, data = found.policy.load_tokenizer(), found.prompts
@@ -235,7 +243,7 @@ def generate(
     checker=registry.checker(config.data.name),
     key=streams.key_of(config.seed, streams.Stream.GENERATE),
   )
-  metrics, rows = evaluate(placed["policy"], None, rewarder)
+  metrics, rows = evaluate(placed["policy"], None, rewarder, so_far)
   metrics["logprob"] = float(np.mean([row["logprob"] for row in rows]))
   return metrics, generation.grouped(rows, data.rows)
 

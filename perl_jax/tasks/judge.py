@@ -8,7 +8,7 @@ both (PERL, arXiv:2403.10704, judges so), everything else is a tie.
 import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from perl_jax import metrics as metrics_lib
 from perl_jax.hosts import signals
 from perl_jax.reporting import phases, terminal
 from perl_jax.tasks.evaluation import again
+from perl_jax.tasks.evaluation.so_far import SoFar
 from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.initial import sealed
 from perl_jax.tasks.judging import (
@@ -48,12 +49,14 @@ class Prepared(NamedTuple):
     judges: The judges.
     prompts: The held-out prompts, by the policy's tokenizer.
     stands_on: What all of it is.
+    of_judges: Names in it of what the responses do not depend on.
   """
 
   sides: sides.Sides
   judges: asking.Judges
   prompts: batching.Inputs
   stands_on: standing.Standing
+  of_judges: Collection[str]
 
 
 def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
@@ -69,9 +72,9 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   known, answered = answers_file.read(workdir), answers_file.Later()
   trial = not again.has_result(workdir)
 
-  def make(found: Prepared) -> dict[str, float]:
+  def make(found: Prepared, so_far: SoFar) -> dict[str, float]:
     with answers_file.kept(workdir, known) as answered.add:
-      pairs, summary, opinions = compare(config, mesh, named, found)
+      pairs, summary, opinions = compare(config, mesh, named, found, so_far)
     summary |= numbers(config, pairs, opinions, found)
     summary["seconds"] = time.perf_counter() - started
     again.note(workdir, found.stands_on)
@@ -85,7 +88,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       lambda: prepare(config, mesh, named, known, answered, trial),
       make,
       ready=lambda found: found.judges.try_all(),
-      keeps=True,  # answers
+      computed_from=lambda found: found.stands_on.without(found.of_judges),
     )
 
 
@@ -123,9 +126,11 @@ def prepare(
   if both.other is not None:
     starts[sides.OTHER] = both.other
   judges.read(mesh, both.policy, data.rows)
-  starts |= {f"judge {label}": m for label, m in judges.models.items()}
-  stands_on = standing.of_evaluation(config, starts, [data], judges.stands_on)
-  return Prepared(both, judges, data, stands_on)
+  more = dict(judges.stands_on)
+  for label, start in judges.models.items():
+    more |= standing.of_model(f"judge {label}", start, config.policy.init)
+  stands_on = standing.of_evaluation(config, starts, [data], more)
+  return Prepared(both, judges, data, stands_on, more.keys())
 
 
 def compare(
@@ -133,6 +138,7 @@ def compare(
   mesh: jax.sharding.Mesh,
   named: Sequence[settings.Judge],
   prepared: Prepared,
+  so_far: SoFar,
 ) -> tuple[list[Pair], dict[str, float], dict[str, list[Both]]]:
   """(pairs of responses, what was measured of them, opinions by label)."""
   both = prepared.sides
@@ -140,12 +146,13 @@ def compare(
   if both.other is not None:
     given[sides.OTHER] = both.other.role
   placed = initial_roles.place(mesh, given | prepared.judges.given)
-  answered = sides.answers(config, mesh, both, placed, prepared.prompts)
+  answered = sides.answers(config, mesh, both, placed, prepared.prompts, so_far)
   if not answered.pairs:
     raise ValueError(
       "There is no prompt that both have answered: the tokenizers leave out"
       " other prompts as too long. Raise config.data.prompt_len."
     )
+  so_far.begin()  # answers of an endpoint stay, whatever comes
   opinions = {}
   for judge in named:
     with phases.phase(f"judging by {judge.label}"):

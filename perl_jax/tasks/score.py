@@ -11,6 +11,7 @@ from perl_jax import files, hosts
 from perl_jax import metrics as metrics_lib
 from perl_jax.data import records
 from perl_jax.tasks.evaluation import again, candidates, reward_model
+from perl_jax.tasks.evaluation.so_far import NOTHING, Part, SoFar
 from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.initial.model import Start
 from perl_jax.tasks.settings import config_files, shared
@@ -55,13 +56,17 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       config,
       workdir,
       lambda: read(config, mesh, splits),
-      lambda found: _score(config, mesh, workdir, found, started),
+      lambda found, so_far: _score(
+        config, mesh, workdir, found, so_far, started
+      ),
     )
 
 
-def _score(config, mesh, workdir, found: Read, started) -> dict[str, float]:
+def _score(
+  config, mesh, workdir, found: Read, so_far: SoFar, started
+) -> dict[str, float]:
   """Scores what was read; `started` is `time.perf_counter()` at the start."""
-  rows = score(config, mesh, found.reward, found.rows)
+  rows = score(config, mesh, found.reward, found.rows, so_far.part("scores"))
   summary, tables = candidates.quality(rows)
   dropped = found.unusable + len(found.rows.rows) - len(rows)
   summary |= {"rows_dropped": dropped} | found.steps
@@ -151,6 +156,7 @@ def score(
   mesh: jax.sharding.Mesh,
   reward: Start,
   data: batching.Inputs,
+  so_far: Part = NOTHING,
 ) -> list[candidates.Scored]:
   """Scored rows in their order, without those that do not fit."""
   role = initial_roles.place(mesh, {"reward": reward.role})["reward"]
@@ -161,6 +167,7 @@ def score(
     mesh,
     combine=config.reward.combine,
     std_weight=config.reward.std_weight,
+    so_far=so_far,
   )
 
 

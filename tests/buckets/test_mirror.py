@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import socket
+import types
 
 import pytest
 
@@ -114,6 +115,28 @@ def test_only_what_has_changed_is_copied_and_sent(
   again.pull()
   assert moved[1:] == [("download", "config.json")]
   assert (opened.path / "config.json").read_text() == '{"of": "another"}'
+
+
+@pytest.mark.parametrize("bucket_server", [fixtures.MEMORY], indirect=True)
+def test_lines_are_sent_once_a_minute(store, address, opened, monkeypatch):
+  """Where no checkpoint comes; a log or answers, which cost money."""
+  now = [1000.0]
+  clock = types.SimpleNamespace(monotonic=lambda: now[0])
+  monkeypatch.setattr(mirror, "time", clock)
+  write(opened.path, 2, 4)
+  opened.push()
+  for name in ("answers.jsonl", "so_far.jsonl", "tensorboard/tfevents.1"):
+    (opened.path / name).parent.mkdir(exist_ok=True)
+    (opened.path / name).write_text("{}")
+    now[0] += mirror.LINES_SECONDS - 1
+    assert not opened.is_due()
+    now[0] += 1
+    assert opened.is_due()
+    opened.push()
+    assert store.read(name) == b"{}" and not opened.is_due()
+    now[0] += mirror.LINES_SECONDS
+    assert not opened.is_due()  # nothing has come
+    opened.push()
 
 
 @pytest.mark.parametrize("bucket_server", [fixtures.MEMORY], indirect=True)

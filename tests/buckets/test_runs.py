@@ -9,6 +9,7 @@ import time
 import pytest
 
 from perl_jax import buckets, checkpoint, files, tasks
+from perl_jax.tasks.evaluation import policy as policy_evaluation
 from perl_jax.tasks.training import lock
 from tests.buckets import fixtures, servers
 from tests.tasks import test_resume, tiny
@@ -197,3 +198,64 @@ def test_a_run_that_was_killed_goes_on_elsewhere(
   whole = files.read_jsonl(tmp_path / "whole" / "metrics.jsonl")
   for ours, theirs in zip(rows, whole, strict=True):
     assert ours.get("train/loss") == theirs.get("train/loss")
+
+
+GENERATE = """
+import os, signal, sys
+from perl_jax import buckets, tasks
+from perl_jax.buckets import mirror
+from perl_jax.tasks.evaluation import policy
+from tests.tasks import tiny
+
+def evaluate(*args):
+  calls.append(args)
+  while len(calls) == 3:
+    kept = buckets.Store(sys.argv[1]).read("so_far.jsonl") or b""
+    if kept.count(b"\\n") == 3:  # two batches below what they are made from
+      os.kill(os.getpid(), signal.SIGKILL)
+  return real(*args)
+
+calls, real = [], policy.PolicyEvaluator._evaluate_batch
+policy.PolicyEvaluator._evaluate_batch = evaluate
+mirror.LINES_SECONDS = 0.0  # as if each batch took a minute
+tasks.run(tiny.config("generate", **{fields}), sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("bucket_server", fixtures.REAL[:1], indirect=True)
+def test_responses_are_not_lost_with_their_machine(
+  address, other_machine, tmp_path, monkeypatch
+):
+  """Killed in the third of four batches; two are answered elsewhere."""
+  tasks.run(tiny.config("sft", steps=2), f"{address}/sft")
+  fields = {"policy__init": f"{address}/sft", "eval__batch_size": 2}
+  script, workdir = tmp_path / "generate.py", f"{address}/run"
+  script.write_text(GENERATE.replace("{fields}", repr(fields)))
+  monkeypatch.setenv("PYTHONPATH", ".")
+  other_machine()
+  command = [sys.executable, str(script), workdir]
+  done = subprocess.run(command, capture_output=True, text=True)
+  assert done.returncode == -signal.SIGKILL, done.stderr
+  assert {"run/config.json", "run/so_far.jsonl"} <= {
+    *buckets.Store(address).listed()
+  }
+  other_machine()
+  # As if it had been another host, which is silent for long.
+  monkeypatch.setattr(lock, "OLD_SECONDS", -1.0)
+  calls, real = [], policy_evaluation.PolicyEvaluator._evaluate_batch
+
+  def evaluate(*args):
+    calls.append(args)
+    return real(*args)
+
+  monkeypatch.setattr(
+    policy_evaluation.PolicyEvaluator, "_evaluate_batch", evaluate
+  )
+  config = tiny.config("generate", **fields)
+  tasks.run(config, workdir)
+  assert len(calls) == 2
+  there = buckets.Store(workdir)
+  assert not {"so_far.jsonl", "lock.json"} & {*there.listed()}
+  tasks.run(config, tmp_path / "whole")
+  found = there.read("responses.jsonl")
+  assert found == (tmp_path / "whole" / "responses.jsonl").read_bytes()

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 from absl import logging
 
 from perl_jax import checksums, files, hosts, json_text
+from perl_jax.tasks.evaluation import so_far
 from perl_jax.tasks.settings import paths, shared
 from perl_jax.tasks.training import changes, finished, lock
 from perl_jax.tasks.training import workdir as workdir_lib
@@ -45,10 +46,10 @@ def made_once(
   config: shared.Config,
   workdir: Path,
   read: Callable[[], R],
-  make: Callable[[R], dict[str, float]],
+  make: Callable[[R, so_far.SoFar], dict[str, float]],
   *,
   ready: Callable[[R], None] = lambda found: None,
-  keeps: bool = False,
+  computed_from: Callable[[R], Standing] = lambda found: found.stands_on,
 ) -> dict[str, float]:
   """The result that a workdir has, or the one that is made now.
 
@@ -56,9 +57,11 @@ def made_once(
     config: Config of the evaluation, without None in it.
     workdir: Absolute path of its workdir, which is locked while it is made.
     read: Reads and checks all that the result is made from, once.
-    make: Makes the result of it: calls `note`, and writes the summary last.
+    make: Makes the result of it: calls `note`, and writes the summary last. If
+      it fails, what it has written stays if something is kept in the `SoFar`,
+      for the next time, and is removed otherwise.
     ready: Checks what only `make` needs, before an older result is removed.
-    keeps: Whether what `make` has written stays if it fails, for the next time.
+    computed_from: What is kept there is computed from this.
   """
   found = None
   if has_result(workdir):
@@ -71,11 +74,13 @@ def made_once(
     claiming.enter_context(workdir_lib.preparing(config, workdir))
     if found is None:
       found = read()
+    else:
+      so_far.clear(workdir)
+    kept = so_far.SoFar(workdir, computed_from(found), claiming.close)
     ready(found)
     remove(workdir)
-    if keeps:
-      claiming.close()
-    return make(found)
+    with kept:
+      return make(found, kept)
 
 
 def summary_of(
@@ -84,7 +89,7 @@ def summary_of(
   """The result of this very evaluation; None if it has to be made (anew).
 
   What has changed since then is logged. Nothing in the workdir is changed, but
-  for a lock that a killed run has left.
+  for what a run has left that was killed when it had finished.
 
   Args:
     config: Config of the evaluation, without None in it.
@@ -125,6 +130,7 @@ def summary_of(
     "%s in %s has finished: nothing is left to do.", config.task, workdir
   )
   lock.clear(workdir)
+  so_far.clear(workdir)
   return done
 
 

@@ -14,6 +14,7 @@ from absl import logging
 from perl_jax import classification, roles
 from perl_jax.data import records
 from perl_jax.tasks.evaluation import benchmarks, intervals, reward_model
+from perl_jax.tasks.evaluation import so_far as so_far_lib
 from perl_jax.tasks.training import batching
 from perl_jax.tasks.training.compiled import Compiled
 
@@ -60,6 +61,7 @@ def score(
   *,
   combine: str = "mean",
   std_weight: float = 1.0,
+  so_far: so_far_lib.Part = so_far_lib.NOTHING,
 ) -> list[Scored]:
   """Scores the responses of all rows, in the order of the rows.
 
@@ -70,8 +72,9 @@ def score(
     mesh: Mesh that batches are placed on.
     combine: How the members' scores become one; see `reward_model.score_rows`.
     std_weight: Weight of the deviation in "mean_minus_std".
+    so_far: See `reward_model.score_batches`.
   """
-  found = reward_model.score_batches(scorer, role, data, mesh)
+  found = reward_model.score_batches(scorer, role, data, mesh, so_far)
   labelled = all(row.label is not None for row in data.rows)
   kept = ("score", "label") if labelled else ("score",)
   columns = [{name: found[i][name] for name in kept} for i in sorted(found)]

@@ -6,11 +6,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from perl_jax import hosts, roles, sharding
+from perl_jax import files, hosts, roles, sharding
 from perl_jax.data import records
 from perl_jax.data.sources import registry
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.objectives import kl as kl_lib
+from perl_jax.tasks.evaluation import so_far as so_far_lib
 from perl_jax.tasks.rollouts import engine as engine_lib
 from perl_jax.tasks.rollouts import metrics as rollout_metrics
 from perl_jax.tasks.rollouts import rewards
@@ -60,6 +61,7 @@ class PolicyEvaluator:
     policy: roles.Role,
     anchor: roles.Role | None,
     reward: rewards.Rewarder | None,
+    so_far: so_far_lib.Part = so_far_lib.NOTHING,
   ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """(metrics, one record per response in the order of the prompts).
 
@@ -77,19 +79,32 @@ class PolicyEvaluator:
       reward: Computes rewards, or None. The first call with it has to be of the
         anchor, if there is one: its responses centre the members of an
         ensemble.
+      so_far: What an earlier start of this process has measured, and what takes
+        more.
     """
-    found: dict[tuple[int, int], dict[str, Any]] = {}
+    found: dict[int, list[dict[str, Any]]] = {}
     for batch in self._batches():
-      found |= self._evaluate_batch(batch, policy, anchor, reward)
-    rows = [found[i] for i in sorted(found)]
+      prompts = sharding.place_batch(self._mesh, batch)
+      index = hosts.to_host(prompts.index)
+      found |= so_far.batch(
+        index[index >= 0],
+        lambda batch=batch, prompts=prompts: self._evaluate_batch(
+          batch, prompts, policy, anchor, reward
+        ),
+        self._read,
+      )
+    rows = [row for index in sorted(found) for row in found[index]]
     if reward is not None:
       parts = reward.finalise([row.pop("measured") for row in rows])
       rows = [row | found for row, found in zip(rows, parts, strict=True)]
     return summarise(rows), rows
 
-  def _evaluate_batch(self, batch, policy, anchor, reward):
-    group = self._engine.spec.group
-    prompts = device = sharding.place_batch(self._mesh, batch)
+  def _evaluate_batch(self, batch, prompts, policy, anchor, reward):
+    """What is measured of the responses to a batch, by the prompt's index.
+
+    `prompts` is the batch on the mesh.
+    """
+    group, device = self._engine.spec.group, prompts
     if group > 1:
       # Every response beside its prompt, on the process that has the prompt.
       batch = type(batch)(*(np.repeat(field, group, axis=0) for field in batch))
@@ -123,10 +138,11 @@ class PolicyEvaluator:
     batch, samples, kl, entropy, measured = hosts.to_host(
       (device, samples, kl, entropy, measured)
     )
-    found = {}
+    found: dict[int, list[dict[str, Any]]] = {}
     for row in np.flatnonzero(batch.valid):
-      index, number = int(batch.index[row]), int(row) % group
-      found[index, number] = of = self._record(samples, row, index)
+      index = int(batch.index[row])
+      of = self._record(samples, row, index)
+      found.setdefault(index, []).append(of)
       if kl is not None:
         length = samples.mask[row].sum()
         of["kl"] = float(kl[row].sum())
@@ -141,10 +157,6 @@ class PolicyEvaluator:
     ids = samples.tokens[row][mask].tolist()
     response = self._tokenization.decode(ids, self._rows[index].prompt)
     return {
-      "row": index,
-      "id": self._rows[index].id,
-      "prompt": prompt_text(self._rows[index]),
-      "reference": self._rows[index].reference,
       "response": response,
       "logprob": float(samples.logprobs[row].sum()),
       "length": int(mask.sum()),
@@ -152,6 +164,23 @@ class PolicyEvaluator:
       "repetition": rollout_metrics.repetition(ids),
       "judgements": self._checker(self._rows[index], response),
     }
+
+  def _read(self, index, measured) -> list[dict[str, Any]]:
+    """The records of a prompt from what was measured, or read from a file."""
+    row = self._rows[index]
+    asked = {
+      "row": index,
+      "id": row.id,
+      "prompt": prompt_text(row),
+      "reference": row.reference,
+    }
+    found = []
+    for of in measured:
+      numbers = {k: v for k, v in of.items() if k != "response"}
+      found.append(asked | of | files.numbers(numbers))
+      if "measured" in of:
+        found[-1]["measured"] = rewards.Measured.read(of["measured"])
+    return found
 
 
 def evaluator(

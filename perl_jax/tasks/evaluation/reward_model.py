@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from perl_jax import classification, hosts, roles, sharding
+from perl_jax import classification, files, hosts, roles, sharding
 from perl_jax import params as params_lib
 from perl_jax.objectives import ensembles
+from perl_jax.tasks.evaluation import so_far as so_far_lib
 from perl_jax.tasks.initial.model import Start
 from perl_jax.tasks.training import batching
 from perl_jax.tasks.training.compiled import Compiled
@@ -116,6 +117,7 @@ def score_batches(
   role: roles.Role,
   data: batching.Inputs,
   mesh: jax.sharding.Mesh,
+  so_far: so_far_lib.Part = so_far_lib.NOTHING,
 ) -> dict[int, dict[str, Any]]:
   """Scores of the rows of all batches, by a row's index.
 
@@ -127,17 +129,33 @@ def score_batches(
     role: The reward model, on the mesh.
     data: Pairs, labelled rows, or responses to score.
     mesh: Mesh that batches are placed on.
+    so_far: What an earlier start of this process has scored, and what takes
+      more.
   """
-  found, trees = {}, (role.trainable, role.frozen)
+  found = {}
   for batch in data.held_out("scoring rows"):
     device = sharding.place_batch(mesh, batch)
-    batch, scores = hosts.to_host((device, score(*trees, device)))
-    for index, at in batch.places():
-      if batch.last.shape[-1] == 1:
-        own = {"score": scores[..., *at, 0], "label": batch.labels[at]}
-      else:
-        own = {side: scores[..., *at, k] for k, side in enumerate(_SIDES[:2])}
-      found[index] = {k: x.tolist() for k, x in own.items()}
+    batch = hosts.to_host(device)
+    found |= so_far.batch(
+      (index for index, _ in batch.places()),
+      lambda batch=batch, device=device: _score_batch(
+        score, role, batch, device
+      ),
+      lambda _, columns: files.numbers(columns),
+    )
+  return found
+
+
+def _score_batch(score, role, batch, device) -> dict[int, dict[str, Any]]:
+  """Scores by a row's index of a batch, on the host and on the mesh."""
+  scores = hosts.to_host(score(role.trainable, role.frozen, device))
+  found = {}
+  for index, at in batch.places():
+    if batch.last.shape[-1] == 1:
+      own = {"score": scores[..., *at, 0], "label": batch.labels[at]}
+    else:
+      own = {side: scores[..., *at, k] for k, side in enumerate(_SIDES[:2])}
+    found[index] = {k: x.tolist() for k, x in own.items()}
   return found
 
 

@@ -70,7 +70,7 @@ def kept(
   with file:
 
     def add(key: str, answer: Answer) -> None:
-      files.append(file, [row(key, answer)])
+      files.append(file, [row(key, answer)], durable=True)
 
     yield add
   if not path.stat().st_size:

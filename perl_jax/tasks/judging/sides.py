@@ -8,6 +8,7 @@ import jax
 from perl_jax import roles
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.tasks.evaluation import policy as policy_evaluation
+from perl_jax.tasks.evaluation.so_far import SoFar
 from perl_jax.tasks.initial import model, restore
 from perl_jax.tasks.initial.model import Start
 from perl_jax.tasks.judging.pairs import Pair
@@ -94,6 +95,7 @@ def answers(
   sides: Sides,
   placed: Mapping[str, roles.Role],
   data: batching.Inputs,
+  so_far: SoFar,
 ) -> Answered:
   """Samples both sides on the held-out prompts, as an evaluation does.
 
@@ -103,6 +105,7 @@ def answers(
     sides: The models.
     data: The prompts, by the policy's tokenizer.
     placed: Their roles on the mesh, by "policy", "anchor" and "other".
+    so_far: What an earlier start has sampled, and what takes more.
   """
   known = sides.anchor is not sides.policy  # or its KL is to itself
   policy = placed["policy"]
@@ -111,7 +114,7 @@ def answers(
   # One engine serves both: a tree without adapters runs at rank 0.
   backbone = policy.backbone if policy.adapter else anchor.backbone
   evaluate = _evaluator(config, mesh, backbone, tokenization, data)
-  measured, rows = evaluate(policy, anchor, None)
+  measured, rows = evaluate(policy, anchor, None, so_far.part("policy"))
   metrics = {
     f"policy.{name}": value
     for name, value in measured.items()
@@ -128,7 +131,8 @@ def answers(
       other, tokenization = placed[OTHER], sides.other.load_tokenizer()
       own = inputs.read(config, tokenization, "prompts", train=False)
       evaluate = _evaluator(config, mesh, other.backbone, tokenization, own)
-    measured, rows = evaluate(other, other, None)
+    part = so_far.part(sides.name)
+    measured, rows = evaluate(other, other, None, part)
     metrics |= {
       f"{sides.name}.{name}": value
       for name, value in measured.items()

@@ -67,6 +67,13 @@ class Measured(NamedTuple):
     """The raw scores of one response, of arrays on the host."""
     return jax.tree.map(lambda x: x[..., row], self)
 
+  @classmethod
+  def read(cls, values: Sequence[Any]) -> "Measured":
+    """The scores of one response from (model, fn), as JSON has them too."""
+    return cls(
+      *(None if v is None else np.asarray(v, np.float32) for v in values)
+    )
+
 
 class Rewarder:
   """Computes the reward of a run; see the module for the formula.

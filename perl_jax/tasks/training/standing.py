@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from absl import logging
@@ -45,6 +45,11 @@ class Standing:
 
   digests: Mapping[str, str]
   places: Mapping[str, str]
+
+  def without(self, names: Iterable[str]) -> "Standing":
+    """The same, but for what has one of these names."""
+    kept = {k: v for k, v in self.digests.items() if k not in set(names)}
+    return Standing(kept, self.places)
 
 
 def of_run(
@@ -201,6 +206,39 @@ def require_same(workdir: Path, now: Standing) -> None:
       f" what is there now (SHA-256 then -> now):\n  {listed}\n"
       "Put back what was there to go on with it; or give another --workdir, or"
       " remove this one, to train on what is there now. Nothing was changed."
+    )
+
+
+def require_same_so_far(
+  path: Path, before: Mapping[str, str], now: Standing
+) -> None:
+  """Checks that an evaluation goes on from what it was begun with.
+
+  Args:
+    path: The file with what it has computed, for errors.
+    before: SHA-256 of what that was computed from, by name.
+    now: What the evaluation stands on now.
+
+  Raises:
+    ValueError: Something has changed; lists what, and says the ways out.
+  """
+  if before.get(_FUNCTION, "") != now.digests.get(_FUNCTION, ""):
+    logging.warning(
+      "The code of config.reward.fn=%r has changed: rewards that are in %s may"
+      " not be of one function with those to come. Remove the file to compute"
+      " all of them again.",
+      now.places.get(_FUNCTION),
+      path,
+    )
+  before = {k: v for k, v in before.items() if _is_compared(k, now)}
+  changed = differing(before, now)
+  if changed:
+    listed = "\n  ".join(changed)
+    raise ValueError(
+      f"{path} was computed from something else than what is there now (SHA-256"
+      f" then -> now):\n  {listed}\n"
+      "Put back what was there to go on with it; or give another --workdir, or"
+      " remove the file, to begin with what is there now. Nothing was changed."
     )
 
 

@@ -13,9 +13,11 @@ from perl_jax.data.batches.prompts import PromptBatch
 from perl_jax.data.records import Prompt
 from perl_jax.models.lora import LoraSpec
 from perl_jax.tasks.evaluation import policy as policy_evaluation
+from perl_jax.tasks.evaluation import so_far
 from perl_jax.tasks.rollouts import engine as engine_lib
 from perl_jax.tasks.rollouts import metrics as rollout_metrics
-from perl_jax.tasks.rollouts import rewards
+from perl_jax.tasks.rollouts import reward_function, rewards
+from perl_jax.tasks.training import standing
 from tests import toys
 
 SPEC = LoraSpec(rank=2, alpha=2.0)
@@ -135,6 +137,45 @@ def test_the_policy_as_its_own_anchor_is_scored_once(monkeypatch):
   monkeypatch.setattr(engine(), "logprobs", counted)
   assert evaluator()(role(1), role(1), rewarder()) == beside
   assert len(calls) == len(list(batches()))
+
+
+@pytest.mark.parametrize("batch", [0, 1])
+def test_what_was_measured_before_a_kill_is_not_measured_again(
+  tmp_path, monkeypatch, batch
+):
+  """Samples, KL, rewards of a model and of a function: the same bits."""
+
+  def function(prompts, responses, rows):
+    asked.extend(row["id"] for row in rows)
+    return [len(text) / 3 for text in responses]
+
+  def measured(part=so_far.NOTHING):
+    found = reward_function.RewardFunction("letters", function)
+    both = rewards.Rewarder(
+      role(3, head=True), engine().rewards, found,
+      tokenization=Words(), mesh=mesh(),
+    )  # fmt: skip
+    return evaluator()(role(2), role(1), both, part)
+
+  class Killed(BaseException):
+    pass
+
+  def sample(*args):
+    if next(calls, None) is None:
+      raise Killed
+    return real(*args)
+
+  asked, real, calls = [], engine().sample, iter(range(batch))
+  whole, now = measured(), standing.Standing({}, {})
+  kept = so_far.SoFar(tmp_path, now, lambda: None)
+  with monkeypatch.context() as patches, pytest.raises(Killed), kept:
+    patches.setattr(engine(), "sample", sample)
+    measured(kept.part("policy"))
+  asked.clear()
+  with so_far.SoFar(tmp_path, now, lambda: None) as kept:
+    assert measured(kept.part("policy")) == whole
+  rest = ["row 3", "row 1", "row 4", "row 0", "row 2"][4 * batch :]
+  assert asked == rest
 
 
 def test_same_key_gives_the_same_and_another_does_not():
