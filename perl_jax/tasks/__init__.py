@@ -35,6 +35,8 @@ class Task:
       `run`.
     data: Kind of records that it learns from. A reward model's is that of
       `config.loss`.
+    keeps: Whether it trains nothing, and goes on all the same with what it has
+      computed; see `evaluation.so_far`.
   """
 
   name: str
@@ -42,6 +44,7 @@ class Task:
   result: str = ""
   trains: str = ""
   data: str = ""
+  keeps: bool = False
 
   def module(self) -> ModuleType:
     """The command, imported on demand: a report needs no accelerator."""
@@ -62,9 +65,9 @@ TASKS = {
       "preferences",
     ),
     Task("evaluate", "Evaluation", "Evaluation"),
-    Task("judge", "Judges", "Judged policy"),
-    Task("generate", "Responses to prompts"),
-    Task("score", "Scores of rows"),
+    Task("judge", "Judges", "Judged policy", keeps=True),
+    Task("generate", "Responses to prompts", keeps=True),
+    Task("score", "Scores of rows", keeps=True),
     Task("pipeline"),
     Task("report"),
     Task("export"),
@@ -133,7 +136,7 @@ def _kept_in_bucket(task: str, address: str) -> Iterator[Path]:
     )
   if task == "export":
     buckets.require_nothing(address)
-  if not _goes_on(task):
+  if not _goes_on(task) and not TASKS[task].keeps:
     with buckets.mirrored(address) as place:
       yield place
     return

@@ -201,7 +201,7 @@ def test_a_run_that_was_killed_goes_on_elsewhere(
 
 
 GENERATE = """
-import os, signal, sys
+import os, signal, sys, time
 from perl_jax import buckets, tasks
 from perl_jax.buckets import mirror
 from perl_jax.tasks.evaluation import policy
@@ -210,6 +210,7 @@ from tests.tasks import tiny
 def evaluate(*args):
   calls.append(args)
   while len(calls) == 3:
+    time.sleep(0.2)
     kept = buckets.Store(sys.argv[1]).read("so_far.jsonl") or b""
     if kept.count(b"\\n") == 3:  # two batches below what they are made from
       os.kill(os.getpid(), signal.SIGKILL)
@@ -234,7 +235,7 @@ def test_responses_are_not_lost_with_their_machine(
   monkeypatch.setenv("PYTHONPATH", ".")
   other_machine()
   command = [sys.executable, str(script), workdir]
-  done = subprocess.run(command, capture_output=True, text=True)
+  done = subprocess.run(command, capture_output=True, text=True, timeout=100)
   assert done.returncode == -signal.SIGKILL, done.stderr
   assert {"run/config.json", "run/so_far.jsonl"} <= {
     *buckets.Store(address).listed()

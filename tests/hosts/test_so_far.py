@@ -26,11 +26,9 @@ def asked(path):
   )
 
 
-def test_two_processes_answer_the_rest(
-  tmp_path, sft_run, reward_run, run_together, cache
-):
-  """The second dies in the second of two batches, and the first is ended."""
-  workdir = tmp_path / "run"
+def test_two_processes_answer_the_rest(tmp_path, sft_run, reward_run, cache):
+  """The second dies in the second of two batches, and the first ends."""
+  workdir, whole = tmp_path / "run", tmp_path / "whole"
   given = {
     "policy__init": str(sft_run),
     "reward__init": str(reward_run),
@@ -43,20 +41,21 @@ def test_two_processes_answer_the_rest(
   def environment(name, **more):
     return {"PERL_JAX_SEEN": str(tmp_path / name)} | more
 
-  whole = run_together("generate", 2, environment("by_whole"), **given)
-  command = group_lib.arguments("generate", workdir, **given)
-
-  def start(name, **more):
+  def start(name, workdir=workdir, **more):
+    command = group_lib.arguments("generate", workdir, **given)
     return group_lib.Group(
-      command,
+      ["--config=configs/generate.py:coffee_bar", *command[1:]],
       count=2,
       directory=tmp_path / f"logs_{name}",
       environment=cache | environment(name, **more),
     )
 
   # The function is tried twice before the first batch.
+  with start("by_whole", whole) as group:
+    assert group.wait() == [0, 0], "\n".join(group.logs)
   with start("by_killed", PERL_JAX_KILLED_AT="4") as group:
-    assert -signal.SIGKILL in group.wait()
+    ended, killed = group.wait()
+  assert killed == -signal.SIGKILL and ended not in (0, killed), group.logs[0]
   first, second = files.read_jsonl(workdir / "so_far.jsonl")
   assert "stands_on" in first and len(second["rows"]) == 4
   with start("by_rest") as group:

@@ -186,13 +186,16 @@ def test_killed_and_told_to_stop_by_signals(
 def test_a_judge_asks_for_the_rest(tmp_path, monkeypatch, finished):
   """Killed while the second side answers, then while the endpoint does."""
   monkeypatch.setenv("PERL_JAX_ENDPOINT_KEY", "sesame-open-up")
+  mine, code = tmp_path / "mine.py", "def first(prompts, a, b, rows): return "
+  mended = f"{code}list('a' * len(a))\n"
+  mine.write_text(mended)
   workdir, whole = tmp_path / "run", tmp_path / "whole"
   with serving() as server:
     server.answer = judging_chat.shorter
     given = {
       "policy__init": str(finished / "rl"),
       "against__init": str(finished / "sft"),
-      "judges": '("gold", "endpoint")',
+      "judges": f'("{mine}:first", "endpoint")',
       "endpoint__url": server.url,
       "endpoint__model": "small",
       "endpoint__parallel": 1,
@@ -202,10 +205,12 @@ def test_a_judge_asks_for_the_rest(tmp_path, monkeypatch, finished):
     questions = len(server.asked)
     assert questions > 2
     server.asked.clear()
+    mine.write_text(f"{code}['a'] * len(a)\n")
     with monkeypatch.context() as patches, pytest.raises(Killed):
       dies(patches, *COMPUTES["judge"], lambda calls, *_: len(calls) == 3)
       tiny.run(workdir, "judge", **given)
     assert not server.asked
+    mine.write_text(mended)  # which is no reason to sample anew
     with monkeypatch.context() as patches:
       calls = dies(patches, *COMPUTES["judge"], lambda *_: False)
       with monkeypatch.context() as inner, pytest.raises(Killed):
