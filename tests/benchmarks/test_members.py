@@ -5,7 +5,7 @@ import pytest
 from benchmarks import members
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_both_sides_are_measured_on_the_same_batches():
   found = members.run([2], steps=2, microbatches=8)
   one, single = found[2]["members"], found[2]["single"]

@@ -24,7 +24,7 @@ def test_logit_error_leaves_out_what_softmax_does_not_see():
   assert found["logit_error"] == pytest.approx(expected)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_toy_run(tmp_path):
   anchor = dict(tiny.fields("sft"))
   reward = dict(tiny.fields("reward"))

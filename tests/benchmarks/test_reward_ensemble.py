@@ -5,7 +5,7 @@ import pytest
 from benchmarks import reward_ensemble
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_both_sides_are_measured_on_the_same_batches():
   found = reward_ensemble.run(members=2, count=2, microbatches=8, share=0.5)
   one, two = found[1], found[2]

@@ -26,7 +26,7 @@ def test_lengths_fall():
   assert means[0] > 2 * means[-1] and means == sorted(means, reverse=True)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_all_arms_learn_the_same():
   rows = list(shorter.measure(SMALL))
   for row in rows:

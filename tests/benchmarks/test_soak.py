@@ -46,7 +46,7 @@ def test_what_changes_is_seen(tmp_path, changes, wrong):
   assert judged(tmp_path, **changes)["wrong"] == [wrong]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_thirty_iterations(tmp_path):
   """Memory is left out: so early, allocators still grow."""
   found = soak.run(tmp_path, 30, 30)

@@ -235,7 +235,7 @@ def test_responses_are_not_lost_with_their_machine(
   monkeypatch.setenv("PYTHONPATH", ".")
   other_machine()
   command = [sys.executable, str(script), workdir]
-  done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+  done = subprocess.run(command, capture_output=True, text=True, timeout=400)
   assert done.returncode == -signal.SIGKILL, done.stderr
   assert {"run/config.json", "run/so_far.jsonl"} <= {
     *buckets.Store(address).listed()

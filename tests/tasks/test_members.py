@@ -106,7 +106,9 @@ def test_adapters_by_learning_rate_and_alpha(
   apart(tmp_path / "all", 0, 1)
 
 
-@pytest.mark.parametrize("size", [48, 24])
+@pytest.mark.parametrize(
+  "size", [24, pytest.param(48, marks=pytest.mark.nightly)]
+)
 def test_policies_by_beta_and_seed(tmp_path, finished, size):
   """Of DPO, with a warm-up; of less than an epoch, and of more."""
   fields = {

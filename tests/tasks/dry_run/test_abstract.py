@@ -74,11 +74,13 @@ RL = {
       pytest.param(name, mesh, marks=pytest.mark.slow)
       for name, mesh in (
         *((name, SPREAD) for name in ("sft", "reward", "rl", "dpo")),
-        ("rl-ppo", {"mesh__data": 1}),
         ("rl-grpo", {"mesh__data": 1}),
-        ("rl-grpo", SPREAD),
         *((name, {"mesh__data": 1}) for name in MEMBERS),
       )
+    ),
+    *(
+      pytest.param(name, mesh, marks=pytest.mark.nightly)
+      for name, mesh in (("rl-ppo", {"mesh__data": 1}), ("rl-grpo", SPREAD))
     ),
   ],
 )
