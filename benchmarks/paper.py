@@ -127,6 +127,7 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _missing(cell: Cell, workdir: Path, lines: Lines) -> Cell | None:
+  """The first run that it stands on whose workdir is not there."""
   for other in paper_cells.starts_from(cell, lines).values():
     if not (workdir / other.name / "summary.json").is_file():
       return _missing(other, workdir, lines) or other

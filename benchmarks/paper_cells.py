@@ -48,8 +48,11 @@ def trials(group: Group, lines: Lines) -> list[Cell]:
 
 def seeds(group: Group, lines: Lines) -> list[Cell]:
   """One cell for each seed, at the chosen rate; raises as `trials`."""
-  rate, policy_rate = chosen(group, lines), _policy_rate(group, lines)
-  return [Cell(group, rate, seed, policy_rate) for seed in group.seeds]
+  return [_best(group, seed, lines) for seed in group.seeds]
+
+
+def _best(group: Group, seed: int, lines: Lines) -> Cell:
+  return Cell(group, chosen(group, lines), seed, _policy_rate(group, lines))
 
 
 def _policy_rate(group: Group, lines: Lines) -> float | None:
@@ -92,6 +95,5 @@ def starts_from(cell: Cell, lines: Lines) -> dict[str, Cell]:
   for role, group in cell.group.init.items():
     own = role in cell.group.of_seed
     seed = cell.seed if own else group.seeds[0]
-    rates = chosen(group, lines), _policy_rate(group, lines)
-    found[role] = Cell(group, rates[0], seed, rates[1])
+    found[role] = _best(group, seed, lines)
   return found

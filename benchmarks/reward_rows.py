@@ -26,13 +26,17 @@ from typing import Any
 
 import jax
 
-from benchmarks import flags, hugging_face_copy, process, results, stages
-from benchmarks.trl_reward import ATTENTION, Pair, pairs_of
-from configs import reward as reward_config
-from perl_jax import sharding, tasks
+from benchmarks import (
+  flags,
+  hugging_face_copy,
+  process,
+  results,
+  stages,
+  trl_reward,
+)
+from benchmarks.trl_reward import Pair
+from perl_jax import sharding
 from perl_jax.interop import packages
-from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import batching, begin, inputs
 
 SIDES = ("perl_jax", "torch")
 PAIRS = "pairs.json"
@@ -61,31 +65,17 @@ def run(step: Callable[[Any], None], batches: Sequence[Any]) -> dict[str, Any]:
 
 def ours(given: argparse.Namespace) -> dict[str, Any]:
   """Measures this project; writes the pairs of its batches for torch."""
-  config = reward_config.get_config(given.data)
   fields = {
-    "base": packages.resolve(given.base),
-    "data.dir": given.data_dir,
-    "data.max_len": given.max_len,
     "mesh.data": 1,
-    "batch_size": given.batch,
     "microbatches": given.microbatches,
     "lora.rank": given.rank,
     "lora.alpha": 2.0 * given.rank,
   }
-  config.update_from_flattened_dict(fields)
-  mesh = shared.make_mesh(config)
-  with tempfile.TemporaryDirectory() as name, jax.set_mesh(mesh):
-    config = tasks.resolved(config, Path(name))
-    start, tokenization = begin.start(
-      config, "reward", Path(name), "preferences", mesh
-    )
-    packing = batching.Packing.of(start.config, targets=False)
-    data = inputs.read(
-      config, tokenization, "preferences", closed=True, packing=packing
-    )
+  config, mesh, start, _, data = trl_reward.load(given, fields)
+  with jax.set_mesh(mesh):
     stage = stages.RewardStep(config, start, mesh, data.max_targets)
     found = [next(data.train) for _ in range(given.batches)]
-    pairs = [pairs_of(batch) for batch in found]
+    pairs = [trl_reward.pairs_of(batch) for batch in found]
     (given.shared / PAIRS).write_text(json.dumps(pairs))
     batches = [sharding.place_batch(mesh, batch) for batch in found]
     measured = run(lambda batch: stage.run(batch, 1), batches)
@@ -110,30 +100,19 @@ def torchs(given: argparse.Namespace) -> dict[str, Any]:
   model = transformers.AutoModelForSequenceClassification.from_pretrained(
     given.shared, num_labels=1, dtype=torch.float32, pad_token_id=0
   )
-  lora = peft.LoraConfig(
-    task_type="SEQ_CLS",
-    r=given.rank,
-    lora_alpha=2 * given.rank,
-    lora_dropout=0.0,
-    target_modules=[*ATTENTION],
-    modules_to_save=["score"],
+  model = peft.get_peft_model(
+    model, trl_reward.lora(given.rank, trl_reward.ATTENTION)
   )
-  model = peft.get_peft_model(model, lora)
   model.train()
   trained = [p for p in model.parameters() if p.requires_grad]
   optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0, fused=True)
 
   def rewards(sides):
-    width = max(map(len, sides))
-    ids = torch.zeros((len(sides), width), dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, side in enumerate(sides):
-      ids[row, : len(side)] = torch.tensor(side)
-      mask[row, : len(side)] = 1
-    # The last token that is not padding, which no conversation contains.
+    ids, mask = trl_reward.padded(sides, 0)
     hidden = model.base_model.model.model(
       input_ids=ids, attention_mask=mask, use_cache=False
     ).last_hidden_state
+    # Where it ends: token 0 may be in a conversation too.
     last = hidden[torch.arange(len(sides)), mask.sum(1) - 1]
     return model.base_model.model.score(last)[:, 0]
 

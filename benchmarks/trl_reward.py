@@ -13,11 +13,12 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from jax.sharding import Mesh
 
 from benchmarks import flags, hugging_face_copy, process, results
 from configs import reward as reward_config
@@ -25,8 +26,9 @@ from perl_jax import classification, tasks
 from perl_jax.data.batches.packed_responses import PackedResponses, unpack
 from perl_jax.data.text.tokenization import Tokenization
 from perl_jax.interop import packages
+from perl_jax.tasks.initial.model import Start
 from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import begin, inputs
+from perl_jax.tasks.training import batching, begin, inputs
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 LINEAR = (*ATTENTION, "gate_proj", "up_proj", "down_proj")
@@ -40,27 +42,78 @@ def pairs_of(batch: PackedResponses) -> list[Pair]:
   return [(chosen, rejected) for _, (chosen, rejected) in found]
 
 
-def read(
-  given: argparse.Namespace,
-) -> tuple[list[Pair], list[Pair], Tokenization]:
-  """(pairs in the order of training, held-out pairs, their tokenizer)."""
+class Loaded(NamedTuple):
+  """What `configs/reward.py` makes of a base and a data set.
+
+  Attributes:
+    config: The config, resolved.
+    mesh: Mesh that the base is read to.
+    start: The base.
+    tokenization: Its tokenizer.
+    data: The pairs.
+  """
+
+  config: shared.Config
+  mesh: Mesh
+  start: Start
+  tokenization: Tokenization
+  data: batching.Inputs
+
+
+def load(given: argparse.Namespace, fields: Mapping[str, Any]) -> Loaded:
+  """Reads the base and the pairs that flags name, for a run of these fields."""
   config = reward_config.get_config(given.data)
   fields = {
     "base": packages.resolve(given.base),
     "data.dir": given.data_dir,
     "data.max_len": given.max_len,
     "batch_size": given.batch,
-    "eval.batch_size": given.batch,
-    "seed": given.seed,
+    **fields,
   }
   config.update_from_flattened_dict(fields)
   mesh = shared.make_mesh(config)
   with tempfile.TemporaryDirectory() as name:
     config = tasks.resolved(config, Path(name))
-    _, tokenization = begin.start(
+    start, tokenization = begin.start(
       config, "reward", Path(name), "preferences", mesh
     )
-    found = inputs.read(config, tokenization, "preferences", closed=True)
+    packing = batching.Packing.of(start.config, targets=False)
+    data = inputs.read(
+      config, tokenization, "preferences", closed=True, packing=packing
+    )
+  return Loaded(config, mesh, start, tokenization, data)
+
+
+def lora(rank: int, targets: Sequence[str]) -> Any:
+  """PEFT's config of the adapters and the head of a reward model."""
+  import peft
+
+  return peft.LoraConfig(
+    task_type="SEQ_CLS",
+    r=rank,
+    lora_alpha=2 * rank,
+    lora_dropout=0.0,
+    target_modules=[*targets],
+    modules_to_save=["score"],
+  )
+
+
+def padded(sides: Sequence[Sequence[int]], pad_id: int) -> tuple[Any, Any]:
+  """(tokens, mask) of conversations, padded on the right, as torch's."""
+  import torch
+
+  width = max(map(len, sides))
+  ids = [[*side, *[pad_id] * (width - len(side))] for side in sides]
+  mask = [[i < len(side) for i in range(width)] for side in sides]
+  return torch.tensor(ids), torch.tensor(mask).long()
+
+
+def read(
+  given: argparse.Namespace,
+) -> tuple[list[Pair], list[Pair], Tokenization]:
+  """(pairs in the order of training, held-out pairs, their tokenizer)."""
+  fields = {"eval.batch_size": given.batch, "seed": given.seed}
+  *_, tokenization, found = load(given, fields)
   train: list[Pair] = []
   while len(train) < given.steps * given.batch:
     train += pairs_of(next(found.train))
@@ -73,7 +126,6 @@ def trained(
 ):
   """The model that TRL trains on pairs, in their order."""
   import datasets
-  import peft
   import transformers
   import trl
   from torch.utils import data as torch_data
@@ -111,14 +163,7 @@ def trained(
       logging_steps=1,
       use_cpu=True,
     )
-    lora = peft.LoraConfig(
-      task_type="SEQ_CLS",
-      r=given.rank,
-      lora_alpha=2 * given.rank,
-      lora_dropout=0.0,
-      target_modules=[*(LINEAR if given.targets == "all" else ATTENTION)],
-      modules_to_save=["score"],
-    )
+    targets = LINEAR if given.targets == "all" else ATTENTION
     chosen, rejected = ([pair[i] for pair in train] for i in (0, 1))
     rows = datasets.Dataset.from_dict(
       {"chosen_ids": chosen, "rejected_ids": rejected}
@@ -128,7 +173,7 @@ def trained(
       args=arguments,
       train_dataset=rows,
       processing_class=tokenization.tokenizer,
-      peft_config=lora if given.tuning == "lora" else None,
+      peft_config=lora(given.rank, targets) if given.tuning == "lora" else None,
     )
     trainer.train()
     return trainer.model
@@ -142,12 +187,8 @@ def rewards(model: Any, pairs: Sequence[Pair], pad_id: int) -> np.ndarray:
   found = []
   with torch.no_grad():
     for sides in pairs:
-      width = max(map(len, sides))
-      ids = [side + [pad_id] * (width - len(side)) for side in sides]
-      mask = [[i < len(side) for i in range(width)] for side in sides]
-      logits = model(
-        input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask).long()
-      ).logits
+      ids, mask = padded(sides, pad_id)
+      logits = model(input_ids=ids, attention_mask=mask).logits
       found.append(logits[:, 0].float().numpy())
   return np.array(found).T
 

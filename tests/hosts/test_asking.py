@@ -16,7 +16,7 @@ def test_process_0_asks_and_both_know(tmp_path):
   port = group.free_port()
   environment = os.environ | {
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+    "XLA_FLAGS": group.ONE_DEVICE,
   }
   started = [
     subprocess.Popen(

@@ -123,7 +123,7 @@ class Variants:
   """The variants of one tokenizer's chat template; each is made once.
 
   Attributes:
-    plain: That of rows which give no variables.
+    plain: The variant for rows that give no variables.
   """
 
   def __init__(

@@ -197,16 +197,12 @@ def require_same(workdir: Path, now: Standing) -> None:
       now.places[_JUDGE_CODE],
       last.step,
     )
-  before = {k: v for k, v in before.items() if _is_compared(k, now)}
-  changed = differing(before, now)
-  if changed:
-    listed = "\n  ".join(changed)
-    raise ValueError(
-      f"{workdir} was trained up to step {last.step} on something else than"
-      f" what is there now (SHA-256 then -> now):\n  {listed}\n"
-      "Put back what was there to go on with it; or give another --workdir, or"
-      " remove this one, to train on what is there now. Nothing was changed."
-    )
+  _require_unchanged(
+    f"{workdir} was trained up to step {last.step} on",
+    before,
+    now,
+    anew="remove this one, to train on",
+  )
 
 
 def require_same_so_far(
@@ -230,15 +226,34 @@ def require_same_so_far(
       now.places.get(_FUNCTION),
       path,
     )
+  _require_unchanged(
+    f"{path} was computed from",
+    before,
+    now,
+    anew="remove the file, to begin with",
+  )
+
+
+def _require_unchanged(
+  made: str, before: Mapping[str, str], now: Standing, *, anew: str
+) -> None:
+  """Raises if what is compared has changed.
+
+  Args:
+    made: What was made of what was there before: "RESULT was made of".
+    before: SHA-256 of that by name.
+    now: What is there now.
+    anew: The way out that goes on without the result: "remove it, to use".
+  """
   before = {k: v for k, v in before.items() if _is_compared(k, now)}
   changed = differing(before, now)
   if changed:
     listed = "\n  ".join(changed)
     raise ValueError(
-      f"{path} was computed from something else than what is there now (SHA-256"
-      f" then -> now):\n  {listed}\n"
+      f"{made} something else than what is there now (SHA-256 then -> now):\n"
+      f"  {listed}\n"
       "Put back what was there to go on with it; or give another --workdir, or"
-      " remove the file, to begin with what is there now. Nothing was changed."
+      f" {anew} what is there now. Nothing was changed."
     )
 
 
