@@ -44,6 +44,7 @@ class Group:
     seeds: Seeds of the data order, adapters and samples.
     of_seed: Roles of `init` that are taken from the run of the same seed; the
       others are those of the first seed.
+    rate_of: Group whose learning rate it takes, untried; None if its own.
   """
 
   stage: str
@@ -57,6 +58,7 @@ class Group:
   init: Mapping[str, "Group"] = dataclasses.field(default_factory=dict)
   seeds: Sequence[int] = (0,)
   of_seed: Sequence[str] = ()
+  rate_of: "Group | None" = None
 
   @property
   def name(self) -> str:
@@ -249,6 +251,8 @@ def taskmaster() -> list[Group]:
   """SmolLM2-135M-Instruct on rated turns of Taskmaster; needs `--data`.
 
   Coffee on all five folds of `benchmarks.reward_baseline`, Ticketing on one.
+  The learning rate is chosen on one training fold by runs that train on three
+  others, and taken for all.
   """
   lora = "LoRA r8, attention"
   fields = SMOLLM2 | TUNINGS[lora]
@@ -260,19 +264,30 @@ def taskmaster() -> list[Group]:
     "optimizer.warmup_steps": 4,
     "eval.batch_size": 16,
   }
-  return [
+  coffee_steps = {"steps": 60, "eval_every": 60}
+  swept = Group(
+    "reward",
+    "taskmaster_coffee",
+    "SmolLM2-135M, folds 1-3",
+    lora,
+    fields=fields
+    | coffee_steps
+    | {"data.fold": 4, "data.train_folds": (1, 2, 3)},
+    rates=(3e-4, 1e-3),
+    best=_REWARD,
+  )
+  return [swept] + [
     Group(
       "reward",
       data,
       f"SmolLM2-135M, fold {fold}",
       lora,
-      fields=fields | {"steps": steps, "eval_every": steps, "data.fold": fold},
-      rates=(3e-4,),
-      best=_REWARD,
+      fields=fields | steps | {"data.fold": fold},
+      rate_of=swept,
     )
     for data, steps, folds in (
-      ("taskmaster_coffee", 60, range(5)),
-      ("taskmaster_ticketing", 40, range(1)),
+      ("taskmaster_coffee", coffee_steps, range(5)),
+      ("taskmaster_ticketing", {"steps": 40, "eval_every": 40}, range(1)),
     )
     for fold in folds
   ]

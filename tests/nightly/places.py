@@ -25,8 +25,8 @@ BASE, GGUF = (
   "PATH/Qwen2.5-0.5B-Instruct-Q8_0.gguf",
 )
 LENGTHS = {
-  "data__max_len": 100,
-  "data__prompt_len": 80,
+  "data__max_len": 128,
+  "data__prompt_len": 112,
   "data__response_len": 8,
 }
 # Made for comparisons: what a reader would have trained before.

@@ -179,14 +179,16 @@ def _fields(config: Mapping, above: str = "") -> set[str]:
 
 def in_place(words: Sequence[str]) -> list[str]:
   """Words of a command with what is somewhere else on a machine put here."""
-  line = " ".join(words)
   found = [
     re.sub(r"/(?:mnt|shared)/runs", "runs", word).replace(", ...)", ")")
     for word in words
   ]
-  if "--config=rl:jsonl" in line and places.BASE in line:
+  if f"--config.base={places.BASE}" in words:
     # The reader's own reward model, on that base.
-    found = [w.replace("runs/reward", "runs/qwen/reward") for w in found]
+    found = [
+      re.sub(r"(reward.init=)runs/(my/)?reward", r"\1runs/qwen/reward", word)
+      for word in found
+    ]
   return found
 
 
