@@ -64,7 +64,7 @@ TASKS = {
       "policy",
       "preferences",
     ),
-    Task("evaluate", "Evaluation", "Evaluation"),
+    Task("evaluate", "Evaluation", "Evaluation", keeps=True),
     Task("judge", "Judges", "Judged policy", keeps=True),
     Task("generate", "Responses to prompts", keeps=True),
     Task("score", "Scores of rows", keeps=True),

@@ -14,6 +14,7 @@ from perl_jax import files, hosts
 from perl_jax import metrics as metrics_lib
 from perl_jax.tasks.evaluation import again, reward_model
 from perl_jax.tasks.evaluation import policy as policy_evaluation
+from perl_jax.tasks.evaluation.so_far import Part, SoFar
 from perl_jax.tasks.initial import model, restore
 from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.rollouts import rewards
@@ -61,11 +62,15 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       config,
       workdir,
       lambda: read(config, mesh),
-      lambda found, _: _evaluate(config, mesh, workdir, found, started),
+      lambda found, so_far: _evaluate(
+        config, mesh, workdir, found, so_far, started
+      ),
     )
 
 
-def _evaluate(config, mesh, workdir, found: Read, started) -> dict[str, float]:
+def _evaluate(
+  config, mesh, workdir, found: Read, so_far: SoFar, started
+) -> dict[str, float]:
   """Measures what was read; `started` is `time.perf_counter()` at the start."""
   placed = initial_roles.place(
     mesh, {name: start.role for name, start in found.starts.items()}
@@ -80,7 +85,12 @@ def _evaluate(config, mesh, workdir, found: Read, started) -> dict[str, float]:
     if found.scored is not None:
       reward = found.starts["reward"]
       quality, rows = evaluate_reward(
-        config, mesh, reward, placed["reward"], found.scored
+        config,
+        mesh,
+        reward,
+        placed["reward"],
+        found.scored,
+        so_far.part("scores"),
       )
       summary |= {f"reward_model.{k}": v for k, v in quality.items()}
       if hosts.is_primary():
@@ -88,7 +98,7 @@ def _evaluate(config, mesh, workdir, found: Read, started) -> dict[str, float]:
     if found.prompts is not None:
       tokenization = found.starts["policy"].load_tokenizer()
       of_policy, samples = evaluate_policy(
-        config, mesh, tokenization, placed, found.prompts
+        config, mesh, tokenization, placed, found.prompts, so_far
       )
       summary |= of_policy
       writer.samples(0, samples[: config.eval.samples])
@@ -162,7 +172,7 @@ def load(config, mesh, chosen):
   return policy, anchor, reward
 
 
-def evaluate_reward(config, mesh, reward, role, data):
+def evaluate_reward(config, mesh, reward, role, data, so_far: Part):
   """(metrics, scored rows) of a reward model on held-out rows.
 
   `role` is that of `reward` on the mesh.
@@ -174,11 +184,12 @@ def evaluate_reward(config, mesh, reward, role, data):
     mesh,
     combine=config.reward.combine,
     std_weight=config.reward.std_weight,
+    so_far=so_far,
   )
   return reward_model.quality(rows), rows
 
 
-def evaluate_policy(config, mesh, tokenization, placed, data):
+def evaluate_policy(config, mesh, tokenization, placed, data, so_far: SoFar):
   """(metrics, samples side by side) of policy and anchor on held-out prompts.
 
   `placed` holds the roles on the mesh, by name.
@@ -204,8 +215,10 @@ def evaluate_policy(config, mesh, tokenization, placed, data):
     rewarder = rewards.make_rewarder(
       config, mesh, tokenization, engine, reward, functions
     )
-  before, before_rows = evaluate(anchor, anchor, rewarder)
-  after, after_rows = evaluate(policy, anchor, rewarder)
+  before, before_rows = evaluate(
+    anchor, anchor, rewarder, so_far.part("anchor")
+  )
+  after, after_rows = evaluate(policy, anchor, rewarder, so_far.part("policy"))
   summary = {}
   for name, value in after.items():
     summary[f"policy.{name}"] = value

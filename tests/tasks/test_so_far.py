@@ -1,4 +1,4 @@
-"""A killed generate, score or judge goes on: the same bits, nothing twice.
+"""A killed evaluation of any kind goes on: the same bits, nothing twice.
 
 What it leaves is compared with what a command leaves that nobody disturbed,
 file by file, but for times.
@@ -129,6 +129,38 @@ def test_killed_at_every_turn(tmp_path, monkeypatch, given, task):
   run(workdir)
   assert left(workdir) == left(whole)
   assert so_far.NAME not in left(workdir)
+
+
+def test_an_evaluation_goes_on(tmp_path, monkeypatch, finished):
+  """Killed while rows are scored, while the anchor answers, and the policy."""
+  fields = {"eval__rows": 8, "eval__batch_size": 2}
+  for role, stage in (("policy", "rl"), ("reward", "reward")):
+    fields[f"{role}__init"] = str(finished / stage)
+  workdir, whole = tmp_path / "run", tmp_path / "whole"
+
+  def computed(to, answers=None, scores=None):
+    """Batches that are answered and scored, until this many have been."""
+    with monkeypatch.context() as patches:
+      found = [
+        dies(
+          patches, *COMPUTES[task], lambda calls, *_, at=at: len(calls) == at
+        )
+        for task, at in (("generate", answers), ("score", scores))
+      ]
+      if answers is None and scores is None:
+        tiny.run(to, "evaluate", **fields)
+      else:
+        with pytest.raises(Killed):
+          tiny.run(to, "evaluate", **fields)
+    return tuple(map(len, found))
+
+  answers, scores = computed(whole)
+  assert answers == 8 and scores > 2  # four batches of either side
+  assert computed(workdir, scores=2) == (0, 2)
+  assert computed(workdir, answers=3) == (3, scores - 2)
+  assert computed(workdir, answers=3) == (3, 0)
+  assert computed(workdir) == (answers - 6, 0)
+  assert left(workdir) == left(whole)
 
 
 def test_killed_and_told_to_stop_by_signals(

@@ -90,6 +90,7 @@ def score_rows(
   *,
   combine: str = "mean",
   std_weight: float = 1.0,
+  so_far: so_far_lib.Part = so_far_lib.NOTHING,
 ) -> list[dict[str, Any]]:
   """Scores of all validation rows in their order, the rows of scores.jsonl.
 
@@ -101,9 +102,11 @@ def score_rows(
     combine: How the members' scores become one; the scores of each member are
       kept beside it as a list, NAME_members.
     std_weight: Weight of the deviation in "mean_minus_std".
+    so_far: See `score_batches`.
   """
   rows = []
-  for index, columns in sorted(score_batches(score, role, data, mesh).items()):
+  found = score_batches(score, role, data, mesh, so_far)
+  for index, columns in sorted(found.items()):
     record = data.rows[index]
     row = {"id": record.id, "group": record.group}
     if record.subset:
