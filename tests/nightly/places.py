@@ -81,7 +81,8 @@ def write_copies(place: Path) -> None:
   for name in ("taskmaster_coffee", "taskmaster_ticketing"):
     parts = BUILDERS[name].PARTS
     rated = [upstream_rows.rated(n, f"order {n}") for n in range(40)]
-    upstream_rows.spread(place / "PATH", name, "reward", rated)
+    for copy in ("PATH", "DIR"):
+      upstream_rows.spread(place / copy, name, "reward", rated)
     if "dialogs" in parts:
       said = [upstream_rows.dialog(n, f"a latte {n}") for n in range(200)]
       upstream_rows.spread(place / "PATH", name, "dialogs", said)
@@ -107,6 +108,8 @@ def write_runs(place: Path) -> None:
   tiny.run(
     runs / "rl", "rl", policy__init=sft, reward__init=str(runs / "reward")
   )
+  tiny.run(runs / "judge", "judge", policy__init=str(runs / "rl"))
+  tiny.run(runs / "rewards", "reward", reward__init=sft, members=2)
   for name in COMPARED:
     shutil.copytree(runs / "rl", runs / name)
   coffee = {"data__dir": str(place / "PATH")}
