@@ -155,9 +155,9 @@ def join(baseline: Sequence[Row], files: Sequence[Sequence[Row]]) -> Joined:
 
 def _require_fold(rows, by_id, sizes) -> None:
   way_out = (
-    " Train and fit on the same folds: config.seed, config.data.folds and"
-    " config.data.fold of the reward run are --seed, --folds and a fold of"
-    " the baseline, with config.data.limit=0 and config.eval.rows=0."
+    " Train and fit on the same folds: data.split_seed, data.folds and"
+    " data.fold of the reward run's config are --seed, --folds and a fold of"
+    " the baseline, with data.limit=0 and eval.rows=0."
   )
   unknown = [row for row in rows if row.id not in by_id]
   if unknown:

@@ -241,7 +241,7 @@ def cross_validate(
     data: Name of a source with labelled rows.
     folds: Number of folds of the groups.
     seed: Seed of the folds and of the fit. To compare a reward model on the
-      same folds, it has to be its `config.seed`.
+      same folds, it has to be its `data.split_seed`.
     **options: Further arguments of `sources.load`.
 
   Returns:

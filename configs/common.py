@@ -68,6 +68,7 @@ def data(name: str) -> ConfigDict:
       "vocab_size": 4096,
       "folds": 5,
       "fold": 0,
+      "split_seed": 0,
       "train_folds": (),
       "limit": 0,
       "ignore": (),

@@ -41,6 +41,9 @@ from launch import sweep_table  # noqa: E402
 from launch.sweep_grid import Run, grid, jobs_of  # noqa: E402
 from perl_jax.starting import STATUS as STOPPED  # noqa: E402
 
+# A run that is there, or waits in a queue, and is not the one that is meant.
+OTHERWISE = "made with other arguments"
+
 
 def main(argv: Sequence[str]) -> int:
   """Returns the exit status.
@@ -74,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
   # In the order of the grid, whatever was trained together.
   found = {
     point.name: row_of(
-      point, statuses.get(run.name, "not finished"), options.table
+      point, run, statuses.get(run.name, "not finished"), options.table
     )
     for run, points in jobs
     for point in points
@@ -153,17 +156,25 @@ def start(run: Run, options: argparse.Namespace) -> str:
   if finished(run):
     return "finished"
   note = options.workdir / f"{run.name}.submitted"
+  words = command(run, options.submit)
   if options.submit and note.exists() and not options.resubmit:
-    print("sweep: was submitted before; with --resubmit it is again")
-    return "submitted"
-  status = call(command(run, options.submit))
+    if shlex.split(note.read_text()) == words:
+      print("sweep: was submitted before; with --resubmit it is again")
+      return "submitted"
+    print(
+      f"sweep: {note.name} was made by other arguments, and nothing is"
+      " submitted. Give another --workdir; or --resubmit, once that job is over"
+      f" and {run.workdir} is gone."
+    )
+    return OTHERWISE
+  status = call(words)
   if status == STOPPED:
     return "stopped"
   if status:
     return f"failed (exit status {status})"
   if options.submit:
     options.workdir.mkdir(parents=True, exist_ok=True)
-    note.write_text(shlex.join(command(run, options.submit)) + "\n")
+    note.write_text(shlex.join(words) + "\n")
     return "submitted"
   return "finished"
 
@@ -221,8 +232,17 @@ def call(words: Sequence[str]) -> int:
 
 def finished(run: Run) -> bool:
   """Whether a run has results, from exactly these arguments."""
+  return (
+    (run.workdir / "summary.json").is_file()
+    and told_so(run)
+    and has_last_checkpoints(run.workdir)
+  )
+
+
+def told_so(run: Run) -> bool:
+  """Whether a workdir was made by exactly these arguments."""
   told = run.workdir / "command.txt"
-  if not (run.workdir / "summary.json").is_file() or not told.is_file():
+  if not told.is_file():
     return False
   # The flags of several hosts say nothing about what was trained.
   before = {
@@ -231,7 +251,7 @@ def finished(run: Run) -> bool:
     if argument.startswith(("--config", "--workdir"))
   }
   mine = {a for a in run.arguments if a.startswith(("--config", "--workdir"))}
-  return before == mine and has_last_checkpoints(run.workdir)
+  return before == mine
 
 
 def has_last_checkpoints(workdir: pathlib.Path) -> bool:
@@ -248,11 +268,20 @@ def has_last_checkpoints(workdir: pathlib.Path) -> bool:
   return True
 
 
-def row_of(run: Run, status: str, only_look: bool) -> dict[str, Any]:
-  """A run's point, status and summary."""
+def row_of(run: Run, job: Run, status: str, only_look: bool) -> dict[str, Any]:
+  """A run's point, status and summary, if it is of these arguments.
+
+  Args:
+    run: The run, which may be a member.
+    job: The run that was started for it.
+    status: What came of that.
+    only_look: Whether nothing was started.
+  """
   path = run.workdir / "summary.json"
   found = {}
   if path.is_file() and not status.startswith("failed"):
+    if not told_so(job):
+      return run.point | {"status": OTHERWISE}
     found = json.loads(path.read_text(encoding="utf-8"))
     status = "finished" if only_look or status == "not finished" else status
   return run.point | {"status": status} | dict(_plain(found))

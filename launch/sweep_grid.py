@@ -85,7 +85,7 @@ def grid(arguments: Sequence[str], workdir: pathlib.Path) -> list[Run]:
   Raises:
     ValueError: Nothing is swept, or a field is given twice.
   """
-  fixed, axes = [], {}
+  fixed, axes, given = [], {}, set()
   for argument in arguments:
     name, _, text = argument.partition("=")
     values = values_of(text) if name.startswith("--config.") else [text]
@@ -95,8 +95,9 @@ def grid(arguments: Sequence[str], workdir: pathlib.Path) -> list[Run]:
         " such as --config.seed=0,1, with --together=8; or put quotes around it"
         " for the shell and for the sweep: \"--config.vary='seed=0,1'\"."
       )
-    if name in axes:
+    if name in given:
       raise ValueError(f"{name} is given twice.")
+    given.add(name)
     if len(values) > 1:
       axes[name] = values
     else:
@@ -105,9 +106,6 @@ def grid(arguments: Sequence[str], workdir: pathlib.Path) -> list[Run]:
     raise ValueError(
       "nothing to sweep: give a field several values, --config.FIELD=a,b,c"
     )
-  names = {argument.partition("=")[0] for argument in fixed}
-  if names & set(axes):
-    raise ValueError(f"{', '.join(names & set(axes))} is given twice.")
   runs = []
   for values in itertools.product(*axes.values()):
     point = {

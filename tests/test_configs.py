@@ -120,7 +120,7 @@ def test_smollm2_starts_from_a_package_and_has_no_sft():
   assert "sft" not in config and config.conversations > 0
   for stage in ("reward", "rl", "evaluate"):
     assert config[stage].data.name == "hh_rlhf"
-  assert config.rl.optimizer.learning_rate <= 3e-4
+  assert config.rl.optimizer.learning_rate <= 1e-3
   assert config.rl.beta > 0
 
 

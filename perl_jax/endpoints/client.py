@@ -24,6 +24,10 @@ A, B = TypeVar("A"), TypeVar("B")
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 # Environment variable with a key that is sent as "Authorization: Bearer KEY".
 KEY_VARIABLE = "PERL_JAX_ENDPOINT_KEY"
+# Names of keys behind the "?" of an address, as cloud servers have them.
+_SECRETS = {"key", "token", "secret", "password", "passwd", "pwd", "code"}
+_SECRETS |= {"apikey", "auth", "authorization", "sig", "signature"}
+_ENDS = ("_key", "_token", "_secret")
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
 # A server that asks for a longer wait is not waited for.
 _MOST_ASKED = 3600.0
@@ -122,8 +126,9 @@ class Client:
       clock: Returns seconds.
 
     Raises:
-      ValueError: The address is none, or has a password in it, which would be
-        written to config.json and logs; or the key is missing, or is none.
+      ValueError: The address is none, or has a password or a key in it, which
+        would be written to config.json and logs; or the key is missing, or is
+        none.
     """
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -134,6 +139,15 @@ class Client:
         " would be written into logs. Put the key into the environment variable"
         f" {key_variable}: it is sent as 'Authorization: Bearer KEY'."
       )
+    for name, _ in urllib.parse.parse_qsl(parts.query, keep_blank_values=True):
+      plain = name.lower().replace("-", "_")
+      if plain in _SECRETS or plain.endswith(_ENDS):
+        raise ValueError(
+          f"The address of {parts.hostname} has {name!r} behind its '?', which"
+          " would be written into config.json and logs. Put the key into the"
+          f" environment variable {key_variable}: it is sent as 'Authorization:"
+          " Bearer KEY'."
+        )
     self.url = url
     self._key_variable, self._key = key_variable, _key_in(key_variable)
     self._forms = _forms_of(self._key)

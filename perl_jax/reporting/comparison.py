@@ -112,7 +112,7 @@ def spread(key: str, values: np.ndarray) -> str:
   if not len(values):
     return ""
   text = _number(key, float(values.mean()))
-  if len(values) > 1 and values.std():
+  if len(values) > 1 and np.ptp(values):
     text += f" ± {_number(key, float(values.std(ddof=1)))}"
   return text
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from perl_jax import json_text
 from perl_jax.reporting import numbers, vocabulary
 
 Row = Mapping[str, object]
@@ -163,12 +164,12 @@ def _indented(text: object) -> str:
   if not isinstance(text, str):
     return json.dumps(text, indent=2, ensure_ascii=False)
   try:
-    value = json.loads(text)
-  except ValueError:
+    value = json_text.parse(text)
+    if not isinstance(value, dict | list):
+      return text
+    return json.dumps(value, indent=2, ensure_ascii=False)
+  except (ValueError, RecursionError):
     return text
-  if not isinstance(value, dict | list):
-    return text
-  return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def shown(response: object) -> str:

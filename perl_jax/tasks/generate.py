@@ -244,6 +244,7 @@ def generate(
     key=streams.key_of(config.seed, streams.Stream.GENERATE),
   )
   metrics, rows = evaluate(placed["policy"], None, rewarder, so_far)
+  generation.require_finite(rows)
   metrics["logprob"] = float(np.mean([row["logprob"] for row in rows]))
   return metrics, generation.grouped(rows, data.rows)
 

@@ -127,8 +127,10 @@ def prepare(
     starts[sides.OTHER] = both.other
   judges.read(mesh, both.policy, data.rows)
   more = dict(judges.stands_on)
-  for label, start in judges.models.items():
-    more |= standing.of_model(f"judge {label}", start, config.policy.init)
+  for judge in named:
+    if judge.label in judges.models:
+      start = judges.models[judge.label]
+      more |= standing.of_model(f"judge {judge.label}", start, judge.of)
   stands_on = standing.of_evaluation(config, starts, [data], more)
   return Prepared(both, judges, data, stands_on, more.keys())
 

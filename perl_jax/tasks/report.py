@@ -111,8 +111,8 @@ def _compared(title: str, runs: Sequence[str]) -> str:
   """The report of several runs; see `write_comparison`."""
   found = []
   for given in runs:
-    label, _, places = given.rpartition("=")
-    for place in places.split(","):
+    label, places = _labelled(given)
+    for place in places:
       path = Path(place).expanduser()
       summary = _read_object(path, "summary") if path.is_dir() else {}
       stages, config, flat = _read(path, summary)
@@ -121,6 +121,16 @@ def _compared(title: str, runs: Sequence[str]) -> str:
       found.append(run)
   gathered = settings.gather(found, paths.OF_STAGES)
   return comparison.render(title, gathered, paths.OF_STAGES)
+
+
+def _labelled(given: str) -> tuple[str, list[str]]:
+  """(label, directories) of "LABEL=DIR,DIR"; directories may have "=" too."""
+  if Path(given).expanduser().is_dir():
+    return "", [given]
+  label, equals, places = given.partition("=")
+  if not equals or "/" in label:
+    label, places = "", given
+  return label, places.split(",")
 
 
 def _fields(workdir: Path, config: Mapping[str, object]) -> dict[str, object]:
@@ -253,7 +263,9 @@ def _scores(row: Mapping[str, object], field: object) -> dict[str, object]:
   """The scores of a row of task `score`, by the names of an evaluation."""
   names = {"score": field, "chosen": f"{field}_chosen", "label": "label"}
   names["rejected"] = f"{field}_rejected"
-  return {ours: row[name] for ours, name in names.items() if name in row}
+  found = {ours: row[name] for ours, name in names.items() if name in row}
+  label = f"{field}_label"  # the number of one that is a word
+  return found | ({"label": row[label]} if label in row else {})
 
 
 def _notice(config: Mapping[str, object]) -> str:

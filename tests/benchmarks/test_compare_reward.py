@@ -151,8 +151,8 @@ def test_errors_name_the_row_and_the_way_out(tmp_path):
   first, *rest = files[0]
   cases = [
     ([first, first, *rest], f"'{first['id']}'.*row 1 and in .*row 2.*its own"),
-    (rest, "are 39, but fold 0 of the baseline has 40.*config.eval.rows"),
-    ([first | {"id": "new"}, *rest], "no row 'new'.*config.data.fold"),
+    (rest, "are 39, but fold 0 of the baseline has 40.*eval.rows"),
+    ([first | {"id": "new"}, *rest], "no row 'new'.*data.fold"),
     ([first, *rest, *files[1]], r"folds \[0, 1\], not of one"),
     ([first | {"label": 1 - first["label"]}, *rest], "different data"),
     ([first | {"group": "other"}, *rest], "different data"),

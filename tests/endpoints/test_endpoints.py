@@ -216,6 +216,9 @@ def test_a_key_is_sent_and_never_part_of_an_address(server, monkeypatch):
   assert server.headers[0]["Authorization"] == "Bearer secret"
   for url, text in (
     ("http://me:secret@host/x", "PERL_JAX_ENDPOINT_KEY"),
+    ("http://host/x?a=1&api-key=secret", "'api-key'.*PERL_JAX_ENDPOINT_KEY"),
+    ("http://host/x?Access_Token=secret", "'Access_Token'"),
+    ("http://host/x?sig=secret", "'sig'"),
     ("ftp://host/x", "no address"),
     ("http:///x", "no address"),
   ):

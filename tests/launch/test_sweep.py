@@ -115,6 +115,10 @@ def test_grid():
     (["--config.seed=1,2"], "--config=FILE is missing"),
     ([CONFIG, "--config.seed=1,2", "--config.seed=3"], "given twice"),
     ([CONFIG, "--config.seed=1,2", "--config.seed=3,4"], "given twice"),
+    (
+      [CONFIG, "--config.steps=1", "--config.steps=2", "--config.seed=3,4"],
+      "--config.steps is given twice",
+    ),
     ([CONFIG, "--config.seed", "1,2"], "with an equals sign"),
     ([CONFIG, "--config.data.path=a/b,a_b"], "one directory"),
     ([CONFIG, "--config.seed=1,,2"], "empty value"),
@@ -222,13 +226,26 @@ def test_jobs_are_submitted_once_and_collected_later(tmp_path, runner, capsys):
   jobs = note.read_text().splitlines()
   assert len(jobs) == 2 and jobs[0].startswith("--ntasks=2 --config=")
   assert [row["status"] for row in rows(place)] == ["submitted"] * 2
-  (place / "lora.rank=2").mkdir()
-  (place / "lora.rank=2" / "summary.json").write_text(json.dumps({"kl": 0.5}))
+  made = place / "lora.rank=2"
+  made.mkdir()
+  (made / "summary.json").write_text(json.dumps({"kl": 0.5}))
+  words = shlex.split((place / "lora.rank=2.submitted").read_text())[1:]
+  (made / "command.txt").write_text(shlex.join(["python", "-m", "m", *words]))
   assert sweep.main([*arguments, "--table"]) == 0
   assert [row["status"] for row in rows(place)] == ["finished", "not finished"]
   assert rows(place)[0]["kl"] == "0.5"
+  # Other steps: neither submitted, nor given the numbers of those that were.
+  changed = [*arguments, "--config.steps=9"]
+  capsys.readouterr()
+  assert sweep.main(changed) == 0
+  assert "lora.rank=2.submitted was made by other" in capsys.readouterr().out
+  for told in (changed, [*changed, "--table"]):
+    assert sweep.main(told) == 0
+    first = rows(place)[0]
+    assert first["status"] == sweep.OTHERWISE and not first.get("kl")
+  assert len(note.read_text().splitlines()) == 2
   assert sweep.main([*arguments, "--resubmit"]) == 0
-  assert len(note.read_text().splitlines()) == 4
+  assert len(note.read_text().splitlines()) == 3  # one has finished
 
 
 @pytest.mark.slow

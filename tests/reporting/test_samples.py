@@ -43,3 +43,11 @@ def test_a_response_is_right_by_the_first_check_that_it_has():
   row = {"policy_gold": 0.0, "policy_valid_json": 1.0}
   assert samples.is_right(row, "policy") is False
   assert samples.is_right({"policy": "x"}, "policy") is None
+
+
+def test_a_response_of_many_brackets_is_text():
+  """As a policy that has collapsed writes; no JSON is read so deep."""
+  text = "[" * 3000
+  assert samples.shown(text) == text
+  deep = "[" * 900 + "]" * 900
+  assert len(samples.shown(deep)) < 5000

@@ -212,6 +212,36 @@ def test_several_runs_are_compared(tmp_path, workdir):
     assert not (tmp_path / "other").exists()
 
 
+def test_directories_of_a_sweep_have_an_equals_sign(tmp_path, workdir):
+  """With a label, without one, and as the members of a run."""
+  run = shutil.copytree(workdir, tmp_path / "lora.rank=4__seed=0")
+  wanted = config.get_config()
+  for given, label in (
+    (f"{run}", ""),
+    (f"mine={run}", "mine"),
+    (f"{run},{run}", ""),
+  ):
+    wanted.runs = (given,)
+    report.run(wanted, tmp_path / "out")
+    assert label in (tmp_path / "out" / "report.html").read_text()
+  with pytest.raises(FileNotFoundError, match=r"lora\.rank=5"):
+    wanted.runs = (str(tmp_path / "lora.rank=5"),)
+    report.run(wanted, tmp_path / "out")
+
+
+def test_scores_whose_label_is_a_word_are_drawn(tmp_path):
+  rows = [
+    {"id": i, "label": word, "score": float(i), "score_label": number}
+    for i, (word, number) in enumerate([("no", 0.0), ("yes", 1.0)] * 8)
+  ]
+  (tmp_path / "score").mkdir()
+  files.write_jsonl(tmp_path / "score/scores.jsonl", rows)
+  files.write_json(
+    tmp_path / "score/config.json", {"task": "score", "field": "score"}
+  )
+  assert "ROC" in read(tmp_path)
+
+
 def test_a_single_reward_model_and_an_ensemble_are_told_apart(tmp_path):
   """Also where both lie under names that end alike, on another machine."""
   places = []

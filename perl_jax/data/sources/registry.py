@@ -119,6 +119,7 @@ def load(
   seed: int = 0,
   folds: int = 5,
   fold: int = 0,
+  split_seed: int | None = None,
   train_folds: Collection[int] = (),
   validation_path: str = "",
   limit: int = 0,
@@ -135,9 +136,10 @@ def load(
       download them.
     path: File or directory of `jsonl`, or hf:// and the name of a data set.
     cache_dir: Directory of prepared public data sets; see `upstream.read_rows`.
-    seed: Seed of the folds, or of the generator.
+    seed: Seed of the generator, and of pairs that are made from other rows.
     folds: Number of folds of the groups.
     fold: The validation fold, 0 to `folds - 1`.
+    split_seed: Seed of the folds; None takes `seed`.
     train_folds: Folds of the training rows; () is all that are not held out.
     validation_path: File or directory with the validation rows of `jsonl`,
       instead of a fold.
@@ -169,7 +171,10 @@ def load(
   } | (stated or {})  # fmt: skip
   _check_options(name, [o for o, v in given.items() if v] + list(generator))
   split = {
-    "seed": seed, "folds": folds, "fold": fold, "train_folds": train_folds,
+    "seed": seed if split_seed is None else split_seed,
+    "folds": folds,
+    "fold": fold,
+    "train_folds": train_folds,
   }  # fmt: skip
   if name == "coffee_bar":
     loaded = coffee_bar.load(kind, seed=seed, **generator)
@@ -181,21 +186,27 @@ def load(
     with garbage.no_collection():
       loaded = jsonl_files.load(path, kind, **own, **split)
   else:
-    loaded = _load_public(name, kind, data_dir, cache_dir, **split)
+    loaded = _load_public(name, kind, data_dir, cache_dir, seed, **split)
   return _limited(loaded, limit)
 
 
 def _load_public(
-  name: str, kind: str, data_dir: str, cache_dir: str, **split: Any
+  name: str,
+  kind: str,
+  data_dir: str,
+  cache_dir: str,
+  run_seed: int,
+  **split: Any,
 ) -> Splits:
-  read, seed = _READERS[name], split["seed"]
-  rows, counts, groups = read(name, kind, data_dir, cache_dir)
-  assigned = splits.assign_folds(groups, folds=split["folds"], seed=seed)
+  rows, counts, groups = _READERS[name](name, kind, data_dir, cache_dir)
+  assigned = splits.assign_folds(
+    groups, folds=split["folds"], seed=split["seed"]
+  )
   loaded = splits.split_records(rows, counts=counts, assigned=assigned, **split)
   if name == "taskmaster_coffee" and kind != "labelled":
     loaded = _without_rated(loaded, set(groups))
   if name == "taskmaster_coffee" and kind == "preferences":
-    loaded = weak_pairs.weak_preferences(loaded, seed=seed)
+    loaded = weak_pairs.weak_preferences(loaded, seed=run_seed)
   return loaded
 
 

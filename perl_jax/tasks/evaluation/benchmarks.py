@@ -1,7 +1,8 @@
 """RewardBench, RewardBench 2 and RM-Bench of scored rows that are theirs.
 
 A row belongs to RewardBench by its subset, to RewardBench 2 by its subset if it
-has lists of responses, and to RM-Bench if it has three of each side.
+has lists of responses, and to RM-Bench by its domain if it has three responses
+of each side.
 """
 
 from collections.abc import Mapping, Sequence
@@ -59,7 +60,8 @@ def _benchmark_of(row: Row) -> str:
     return rewardbench.OVERALL
   if row.listed and row.subset in rewardbench2.SUBSETS:
     return rewardbench2.OVERALL
-  if len(row.chosen) == len(row.rejected) == len(rm_bench.STYLES):
+  styles = len(row.chosen) == len(row.rejected) == len(rm_bench.STYLES)
+  if styles and rm_bench.domain_of(row.subset) in rm_bench.DOMAINS:
     return rm_bench.OVERALL
   return ""
 

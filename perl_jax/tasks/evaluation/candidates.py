@@ -87,6 +87,8 @@ def score(
     if indices.start not in flat:
       continue  # it does not fit
     of_row = [flat[i] for i in indices]
+    for scores in of_row:
+      reward_model.require_finite(scores, record.id)
     members = None
     if "score_members" in of_row[0]:
       members = [row["score_members"] for row in of_row]
@@ -109,10 +111,11 @@ def check_free(rows: Sequence[records.Candidates], field: str) -> None:
   """
   for row in rows:
     for name in names_of(row, field):
-      if name in row.fields or f"{name}_members" in row.fields:
+      taken = {name, f"{name}_members", f"{field}_label"} & {*row.fields}
+      if taken:
         raise ValueError(
-          f"{row.id}: field {name!r}: scores are written under this name, and"
-          " the row has it already. Give another name, such as"
+          f"{row.id}: field {min(taken)!r}: scores are written under this"
+          " name, and the row has it already. Give another name, such as"
           " --config.field=reward_model."
         )
 
@@ -123,12 +126,15 @@ def written(row: Scored, field: str) -> dict[str, Any]:
   The score is `field`, or of a pair `field`_chosen and `field`_rejected; each
   is a list where the row has lists. Of an ensemble there are those of the
   members as well, under the same names and "_members". A row without an id gets
-  its file and line.
+  its file and line, and one whose label is no number, or has another name, the
+  number that was read as `field`_label.
   """
   record = row.record
   found = dict(record.fields) or _described(record)
   if "id" not in found:
     found = {"id": record.id} | found
+  if record.label is not None and not _is_number(found.get("label")):
+    found[f"{field}_label"] = record.label
   for name, side in zip(
     names_of(record, field),
     _PAIR if row.is_pair else ("response",),
@@ -139,6 +145,10 @@ def written(row: Scored, field: str) -> dict[str, Any]:
       apart = row._replace(scores=row.members)
       found[f"{name}_members"] = _one(record, apart.of(side))
   return found
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _one(record: records.Candidates, values: list[Any]) -> Any:
@@ -202,10 +212,10 @@ def _of_pairs(pairs: Sequence[Scored]) -> dict[str, float]:
   by_subset: dict[str, list[Scored]] = {}
   for row in pairs:
     if row.record.subset:
-      name = reward_model.metric_name(row.record.subset)
-      by_subset.setdefault(name, []).append(row)
+      by_subset.setdefault(row.record.subset, []).append(row)
   if len(by_subset) <= reward_model.MOST_SUBSETS:
-    for name, part in by_subset.items():
+    names = reward_model.metric_names(by_subset)
+    for name, part in zip(names, by_subset.values(), strict=True):
       found |= _accuracy(part).named(f"accuracy_in_{name}")
   return found
 

@@ -5,7 +5,8 @@ as they are: `prompt` and `response`; `prompt` and `completion`; `prompt`,
 `chosen` and `rejected`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from perl_jax.data import records
@@ -50,6 +51,22 @@ class Responses(NamedTuple):
       if row["response"].strip() and (row["stopped"] or unfinished == "keep")
     ]
     return sorted(fit, key=lambda row: -row["reward"])
+
+
+def require_finite(rows: Iterable[Mapping[str, Any]]) -> None:
+  """Checks that rewards, if there are any, can be compared.
+
+  Raises:
+    ValueError: One is no finite number; names the prompt.
+  """
+  for row in rows:
+    if not math.isfinite(row.get("reward", 0.0)):
+      raise ValueError(
+        f"{row['id']}: the reward of a response is {row['reward']}, so that"
+        " none can be called the best. The weights of config.reward.init are"
+        " not finite, or grow too large in its model.dtype: take another of its"
+        " checkpoints, or train it anew."
+      )
 
 
 def grouped(

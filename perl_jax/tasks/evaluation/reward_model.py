@@ -1,6 +1,7 @@
 """Scores a reward model on held-out rows."""
 
 import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from perl_jax import params as params_lib
 from perl_jax.objectives import ensembles
 from perl_jax.tasks.evaluation import so_far as so_far_lib
 from perl_jax.tasks.initial.model import Start
+from perl_jax.tasks.settings import reward_functions
 from perl_jax.tasks.training import batching
 from perl_jax.tasks.training.compiled import Compiled
 
@@ -108,11 +110,31 @@ def score_rows(
   found = score_batches(score, role, data, mesh, so_far)
   for index, columns in sorted(found.items()):
     record = data.rows[index]
+    require_finite(columns, record.id)
     row = {"id": record.id, "group": record.group}
     if record.subset:
       row["subset"] = record.subset
     rows.append(row | columns)
   return combine_rows(rows, combine, std_weight)
+
+
+def require_finite(scores: Mapping[str, Any], row: str) -> None:
+  """Checks that the scores of a row are numbers that can be compared.
+
+  Args:
+    scores: Its entry of `score_batches`.
+    row: Its id.
+
+  Raises:
+    ValueError: One is not; names the row.
+  """
+  for name in _SIDES:
+    if name in scores and not np.isfinite(scores[name]).all():
+      raise ValueError(
+        f"{row}: the reward model's {name} is {scores[name]}. Its weights are"
+        " not finite, or grow too large in its model.dtype: take another of its"
+        " checkpoints, or train it anew."
+      )
 
 
 def score_batches(
@@ -219,7 +241,7 @@ def by_subset(rows: list[dict[str, Any]]) -> dict[str, float]:
   groups: dict[str, list[dict[str, Any]]] = {}
   for row in rows:
     if row.get("subset"):
-      groups.setdefault(metric_name(row["subset"]), []).append(row)
+      groups.setdefault(row["subset"], []).append(row)
   if len(groups) > MOST_SUBSETS:
     logging.info(
       "The rows are of %d subsets, too many to give the accuracy of each.",
@@ -227,16 +249,20 @@ def by_subset(rows: list[dict[str, Any]]) -> dict[str, float]:
     )
     return {}
   found = {}
-  for name, group in groups.items():
+  for name, group in zip(metric_names(groups), groups.values(), strict=True):
     measured = _metrics(group)
     for end in ("", "_low", "_high"):
       found[f"accuracy_in_{name}{end}"] = measured[f"accuracy{end}"]
   return found
 
 
-def metric_name(subset: str) -> str:
-  """A subset's name in metrics: of letters, digits, "-" and "_" alone."""
-  return re.sub(r"[^A-Za-z0-9_-]+", "_", subset)
+def metric_names(subsets: Iterable[str]) -> list[str]:
+  """Names of subsets in metrics: of letters, digits, "-" and "_" alone.
+
+  Two that would have one name are told apart by a number.
+  """
+  names = (re.sub(r"[^\w-]+", "_", subset) for subset in subsets)
+  return reward_functions.distinct(names)
 
 
 def _metrics(rows) -> dict[str, float]:

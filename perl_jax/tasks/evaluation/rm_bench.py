@@ -40,7 +40,8 @@ def comparisons(
 
 def domain_of(name: str) -> str:
   """The domain of a row: "safety-refuse" and "safety-response" are "safety"."""
-  return next((d for d in DOMAINS if name.startswith(d)), name)
+  domain = name.partition("-")[0]
+  return domain if domain in DOMAINS else name
 
 
 def results(rows: Mapping[str, Sequence[np.ndarray]]) -> dict[str, Any]:

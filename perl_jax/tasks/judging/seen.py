@@ -127,11 +127,24 @@ def _part(config: Mapping[str, Any], workdir: str) -> Part:
     return Part(place, "", frozenset([0]), workdir)
   path = paths.absolute(data["path"]) if data.get("path") else ""
   place = str(data.get("name")), path
-  division = [seed, *(data.get(name) for name in _DIVISION)]
-  held_out = set() if data.get("validation_path") else {data.get("fold")}
+  split_seed = data.get("split_seed", seed)  # of older stages their seed
+  division = [split_seed, *(data.get(name) for name in _DIVISION)]
+  held_out = set() if _may_be_apart(data) else {data.get("fold")}
   trained = set(range(data.get("folds") or 1)) - held_out
   folds = frozenset(data.get("train_folds") or trained)
   return Part(place, json.dumps(division), folds, workdir)
+
+
+def _may_be_apart(data: Mapping[str, Any]) -> bool:
+  """Whether held-out rows may be in files of their own, and all folds learned.
+
+  A directory may have such files, and need not be there any more.
+  """
+  path = str(data.get("path") or "")
+  if data.get("validation_path") or path.startswith("hf://"):
+    return True
+  there = Path(paths.absolute(path))
+  return path != "" and (there.is_dir() or there.suffix == "")
 
 
 def compare(judge: Rated, judged: Rated) -> tuple[str, str]:

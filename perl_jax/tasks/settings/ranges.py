@@ -126,6 +126,7 @@ RANGES: Mapping[str, Range] = {
   "data.vocab_size": _count(),
   "data.folds": _count(2, "one of them is held out"),
   "data.fold": _count(0, "folds are counted from 0"),
+  "data.split_seed": _count(0, "it draws the folds"),
   "data.train_folds": _count(0, "folds are counted from 0"),
   "data.limit": _count(0, "0 keeps all rows"),
   "data.margin": _least(0, "0 makes no pairs of scores"),

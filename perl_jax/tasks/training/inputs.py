@@ -33,6 +33,9 @@ _TRAINING, _VALIDATION = "training rows", "validation rows"
 def load(data: Config, kind: str, seed: int) -> records.Splits:
   """Reads the records of one kind from the source that `config.data` names.
 
+  Which rows are held out follows from `data.split_seed`, so that runs with
+  other seeds, one after another or members of one, hold out the same.
+
   Process 0 reads first, so that files which are prepared and cached are
   prepared once.
 
@@ -52,6 +55,7 @@ def load(data: Config, kind: str, seed: int) -> records.Splits:
     seed=seed,
     folds=data.folds,
     fold=data.fold,
+    split_seed=data.split_seed,
     train_folds=data.train_folds,
     limit=data.limit,
     ignore=data.ignore,

@@ -74,4 +74,5 @@ def _held_out(data: Mapping[str, Any]) -> tuple[Any, ...]:
   """
   places = data.get("dir"), data.get("validation_path") or data.get("path")
   spelled = (paths.absolute(place) if place else "" for place in places)
-  return data.get("name"), data.get("folds"), data.get("fold"), *spelled
+  division = data.get("folds"), data.get("fold"), data.get("split_seed", 0)
+  return data.get("name"), *division, *spelled

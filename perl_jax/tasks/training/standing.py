@@ -104,7 +104,8 @@ def of_evaluation(
   for role, start in starts.items():
     if role == "reward":
       continue  # as that of a training
-    entries |= of_model(role, start, config.policy.init)
+    place = config.against.init if role == "other" else config.policy.init
+    entries |= of_model(role, start, place)
   first = next(iter(starts.values()))
   entries["tokenizer"] = _tokenizer(first, first.load_tokenizer())
   return _standing(config, entries, starts.get("reward"), read)

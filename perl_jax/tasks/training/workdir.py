@@ -19,8 +19,8 @@ from perl_jax.tasks.training import changes
 
 CONFIG_FILE = "config.json"
 # Config fields that were added after workdirs of this version were first
-# written, with the value that does what was done before: a workdir without the
-# field goes on as it began.
+# written, with the value that does what was done before, or what gives that by
+# the config of the stage: a workdir without the field goes on as it began.
 ADDED: Mapping[str, Any] = {
   "base": "",
   "members": 1,
@@ -32,6 +32,8 @@ ADDED: Mapping[str, Any] = {
   "data.margin": 0.0,
   "data.threshold": "",
   "data.preview": 0,
+  # The seed of a run was that of its folds.
+  "data.split_seed": lambda stage: stage.get("seed", 0),
   "reward.timeout": 1800.0,
   "nonfinite": "stop",
   "nonfinite_limit": 10,
@@ -238,6 +240,7 @@ def complete(
   mine: Mapping[str, Any],
   meaning: Mapping[str, Any] | None = None,
   path: str = "",
+  stage: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
   """An older config with the fields that were added since, as it meant them.
 
@@ -247,18 +250,19 @@ def complete(
     meaning: What a field that is absent meant, by the end of its dotted name;
       `ADDED` if None.
     path: Dotted name of the part of the config.
+    stage: The config that the part belongs to; None where it is whole.
   """
   meaning = ADDED if meaning is None else meaning
   found = dict(theirs)
   for key, value in mine.items():
     name = f"{path}.{key}" if path else key
     if isinstance(value, Mapping) and isinstance(theirs.get(key), Mapping):
-      found[key] = complete(theirs[key], value, meaning, name)
+      found[key] = complete(theirs[key], value, meaning, name, theirs)
     elif key not in theirs:
       # A pipeline has the fields of a stage below the stage's name.
       for end, meant in meaning.items():
         if f".{name}".endswith(f".{end}"):
-          found[key] = meant
+          found[key] = meant(stage or theirs) if callable(meant) else meant
   return found
 
 

@@ -76,6 +76,19 @@ def test_dialogs_follow_the_folds_of_the_rated_turns(options):
 
 
 @pytest.mark.parametrize("name", ["taskmaster_ticketing", "hh_rlhf", "jsonl"])
+def test_another_seed_holds_out_the_same_rows(options, name):
+  """The seed of a run is not that of its folds."""
+
+  def held_out(**given):
+    split = registry.load(name, "prompts", folds=3, **given, **options[name])
+    return {row.id for row in split.validation}
+
+  assert held_out(seed=1, split_seed=0) == held_out(seed=2, split_seed=0)
+  assert held_out(split_seed=0) != held_out(split_seed=1)
+  assert held_out(seed=1) == held_out(split_seed=1)
+
+
+@pytest.mark.parametrize("name", ["taskmaster_ticketing", "hh_rlhf", "jsonl"])
 def test_folds_hold_out_every_row_once(options, name):
   ids = []
   kind = registry.describe()[name].kinds[0]

@@ -188,3 +188,49 @@ def test_an_evaluation_gives_the_accuracy_of_each_subset():
   assert found["accuracy_in_easy_high"] == pytest.approx(high)
   many = [row | {"subset": str(n)} for n in range(101) for row in rows[:1]]
   assert not any("_in_" in key for key in reward_model.quality(many))
+
+
+def test_subsets_in_any_script_are_told_apart():
+  """Both evaluations; "a b" and "a_b" would have one name."""
+  names = ("\u6570\u5b66", "\u5b89\u5168", "a b", "a_b")
+  scores = ([1.0], [0.0]), ([0.0], [1.0])
+  rows = [row(*scores[i % 2], name) for i, name in enumerate(names)]
+  listed = [
+    {"chosen": x[0][0], "rejected": x[1][0], "subset": name}
+    for x, name in zip(scores * 2, names, strict=True)
+  ]
+  expected = dict(zip((*names[:2], "a_b", "a_b_2"), (1, 0, 1, 0), strict=True))
+  for found in (candidates.quality(rows)[0], reward_model.quality(listed)):
+    assert {
+      key.removeprefix("accuracy_in_"): value
+      for key, value in found.items()
+      if key.startswith("accuracy_in_") and not key.endswith(("_low", "_high"))
+    } == expected
+
+
+def test_three_responses_a_side_alone_are_not_rm_bench():
+  for subset in ("", "chatter", "mathematics", "mine"):
+    mine = row([4, 5, 6], [1, 2, 3], subset, listed=True)
+    found, tables = candidates.quality([mine])
+    assert not tables and not any(key.startswith("rm_bench") for key in found)
+
+
+def test_a_label_that_is_no_number_has_one_beside_it():
+  for fields, more in (
+    ({"label": True}, {"score_label": 1.0}),
+    ({"label": "yes"}, {"score_label": 1.0}),
+    ({"thumb": 1}, {"score_label": 1.0}),
+    ({"label": 1}, {}),
+  ):
+    scored = single(0.5, label=1.0, id=7)
+    scored.record.fields.update(fields)
+    found = candidates.written(scored, "score")
+    assert found == {"id": 7, **fields, "score": 0.5, **more}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, [0.0, np.nan]])
+def test_scores_that_cannot_be_compared_name_their_row(bad):
+  for scores in ({"score": bad}, {"chosen": 1.0, "rejected": bad}):
+    with pytest.raises(ValueError, match=r"rows\.jsonl:3: the reward model's"):
+      reward_model.require_finite(scores, "rows.jsonl:3")
+  reward_model.require_finite({"chosen": 1.0, "rejected": [0.0]}, "a")

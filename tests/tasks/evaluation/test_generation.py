@@ -1,5 +1,7 @@
 """Responses as rows of files: the best, the pairs, and reading them back."""
 
+import math
+
 import pytest
 
 from perl_jax import files
@@ -166,3 +168,13 @@ def test_a_sample_for_people_is_the_best_or_the_first():
   assert found["response_gold"] == 1.0
   found = generation.sample(responses(response("a"), response("b")))
   assert found["response"] == "a" and "response_reward" not in found
+
+
+def test_a_reward_that_is_no_number_is_refused():
+  rows = [response("a", 1.0) | {"id": "p.jsonl:1"}]
+  generation.require_finite([*rows, response("b")])
+  for bad in (math.nan, math.inf):
+    rows.append(response("b", bad) | {"id": "p.jsonl:2"})
+    with pytest.raises(ValueError, match=r"p\.jsonl:2: the reward .* is"):
+      generation.require_finite(rows)
+    rows.pop()

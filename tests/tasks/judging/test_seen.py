@@ -99,6 +99,19 @@ def test_another_division_of_a_file_is_of_the_same_rows(write, policy, changed):
   assert compare(other, policy) == seen.SAME
 
 
+def test_runs_with_other_seeds_have_one_division(write):
+  """`data.split_seed` draws the folds; of older stages it was their seed."""
+  data = DATA | {"split_seed": 0, "fold": 1}
+  one = write("one", "dpo", "d1", data=data | {"train_folds": [2]}, policy="")
+  judge = {"data": data | {"train_folds": [3]}, "reward": ""}
+  assert compare(write("a", "reward", "d2", seed=7, **judge), one) == seen.OTHER
+  judge["data"] = judge["data"] | {"split_seed": 1}
+  assert compare(write("b", "reward", "d3", **judge), one) == seen.SAME
+  del judge["data"]["split_seed"]
+  older = write("c", "reward", "d4", seed=0, **judge)
+  assert compare(older, one) == seen.OTHER
+
+
 def test_two_divisions_of_a_file_do_share_rows():
   """As `seen` takes it: of two seeds each fold meets each."""
   groups = [str(n) for n in range(200)]
@@ -137,6 +150,14 @@ def test_a_seed_makes_other_rows_only_where_they_are_generated(
     ({"folds": 2}, {"folds": 2, "fold": 1}, seen.OTHER),
     # Both train on folds 2, 3 and 4.
     ({}, {"fold": 1}, seen.SAME),
+    # A directory may have files to validate on, and then holds out no fold.
+    ({"path": "/d", "train_folds": [0]}, {"path": "/d"}, seen.SAME),
+    (
+      {"path": "hf://o/d-v0.1", "train_folds": [0]},
+      {"path": "hf://o/d-v0.1"},
+      seen.SAME,
+    ),
+    ({"train_folds": [0], "fold": 1}, {}, seen.OTHER),
     # With a file of its own to validate on, no fold is held out.
     (
       {"validation_path": "/v", "train_folds": [0]},

@@ -163,6 +163,32 @@ def test_an_older_workdir_goes_on_with_a_field_that_was_added(
   assert json.loads(path.read_text())["batch_size"] == 8
 
 
+@pytest.mark.parametrize("task", ["sft", "pipeline"])
+def test_an_older_workdir_has_the_folds_of_its_seed(tmp_path, task):
+  config = tiny.pipeline() if task == "pipeline" else tiny.config(task)
+  stages = [config.sft, config.rl] if task == "pipeline" else [config]
+  config.seed = 3
+  for stage in stages:
+    stage.seed = stage.data.split_seed = 3
+  with workdir_lib.preparing(config, tmp_path):
+    pass
+  path = tmp_path / "config.json"
+  older = json.loads(path.read_text())
+  for part in (older, *(older.get(name, {}) for name in ("sft", "rl"))):
+    part.get("data", {}).pop("split_seed", None)
+  path.write_text(json.dumps(older))
+  with workdir_lib.preparing(config, tmp_path):
+    pass
+  path.write_text(json.dumps(older))
+  for stage in stages:
+    stage.data.split_seed = 0
+  with (
+    pytest.raises(ValueError, match=r"data\.split_seed: 3 -> 0"),
+    workdir_lib.preparing(config, tmp_path),
+  ):
+    pass
+
+
 @pytest.mark.parametrize(
   ("task", "field"), [("reward", "score_at"), ("rl", "reward.score_at")]
 )

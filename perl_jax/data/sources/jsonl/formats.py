@@ -86,7 +86,13 @@ def _json_rows(
   number, name = 0, str(file)
   try:
     if lines.peek(512).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"[":
-      yield from _list_rows(file, lines.read().decode("utf-8-sig"), packed)
+      content = lines.read()
+      try:
+        text = content.decode("utf-8-sig")
+      except UnicodeDecodeError as error:
+        number = content.count(b"\n", 0, error.start) + 1
+        raise
+      yield from _list_rows(file, text, packed)
       return
     # Lines end at \n alone: JSON text may hold U+2028 and the like.
     for number, line in enumerate(lines, 1):

@@ -186,7 +186,7 @@ class Reader:
       self.about, self.first = described.about(fields), fields
     fields, further = layouts.first_turn(fields)
     self.first_turns_only += further > 0
-    fields = layouts.as_messages(fields)
+    fields = layouts.as_messages(fields, where)
     if self._kind != "labelled" and "label" in fields:
       fields = layouts.without_answer(fields)
     if "chosen" in fields or "rejected" in fields:
@@ -276,7 +276,8 @@ class Reader:
     elif self._kind == "preferences" and margin is not None:
       for number, (good, bad) in enumerate(rated.pairs(replies, margin), 1):
         pair = fields | {"chosen": good, "rejected": bad}
-        yield f"{where}#{number}", pairs.apart(layouts.as_messages(pair), where)
+        messages = layouts.as_messages(pair, where)
+        yield f"{where}#{number}", pairs.apart(messages, where)
     else:
       yield where, fields
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from perl_jax.data.sources.jsonl import conversations, rated
+from perl_jax.data.sources.jsonl import conversations, messages, rated
 
 Fields = dict[str, Any]
 _CONVERSATIONS = ("conversations", "conversation")
@@ -62,15 +62,23 @@ def first_turn(fields: Fields) -> tuple[Fields, int]:
   return fields, len(turns) - 1
 
 
-def as_messages(fields: Fields) -> Fields:
-  """Returns a row with its conversations as messages, in fields of `rows`."""
+def as_messages(fields: Fields, where: str) -> Fields:
+  """Returns a row with its conversations as messages, in fields of `rows`.
+
+  Args:
+    fields: The row.
+    where: File and line, for errors.
+
+  Raises:
+    UnusableError: It has a `history` that is no conversation.
+  """
   for name in _CONVERSATIONS:
     if name in fields and "messages" not in fields:
       talk = fields[name]
       fields = rated.without(fields, (name,))
       fields["prompt" if "chosen" in fields else "messages"] = talk
   if is_alpaca(fields):
-    fields = _of_alpaca(fields)
+    fields = _of_alpaca(fields, where)
   changed = {}
   for name, value in fields.items():
     if name in _TALKS:
@@ -87,7 +95,7 @@ def as_messages(fields: Fields) -> Fields:
   return fields | changed if changed else fields
 
 
-def _of_alpaca(fields: Fields) -> Fields:
+def _of_alpaca(fields: Fields, where: str) -> Fields:
   """Returns an Alpaca row as a prompt and a response."""
   # Dolly calls the input a context.
   name = "input" if fields.get("input") else "context"
@@ -102,12 +110,36 @@ def _of_alpaca(fields: Fields) -> Fields:
   history = fields.get("history")
   if not history:
     return rest | {"prompt": text}
-  talk = [
-    {"role": role, "content": said}
-    for turn in history
-    for role, said in zip(("user", "assistant"), turn, strict=False)
-  ]
+  talk = _history(history, where)
   return rest | {"prompt": [*talk, {"role": "user", "content": text}]}
+
+
+def _history(history: Any, where: str) -> list[Any]:
+  """Returns what was said before an instruction as messages."""
+  talk = conversations.of(history)
+  if isinstance(talk, list):
+    if all(isinstance(turn, dict) for turn in talk):
+      return talk
+    if all(_is_exchange(turn) for turn in talk):
+      return [
+        {"role": role, "content": said}
+        for turn in talk
+        for role, said in zip(("user", "assistant"), turn, strict=True)
+      ]
+  raise messages.error(
+    where,
+    "history",
+    "must be a list of pairs, what a user said and the answer, or of messages,"
+    f" but is {messages.found(history)}.",
+  )
+
+
+def _is_exchange(turn: Any) -> bool:
+  return (
+    isinstance(turn, list)
+    and len(turn) == 2
+    and all(isinstance(said, str) for said in turn)
+  )
 
 
 def without_answer(fields: Fields) -> Fields:

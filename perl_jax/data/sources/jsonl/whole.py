@@ -124,7 +124,7 @@ def _of_row(
   where, fields = row.where, row.fields
   if pairs.is_many(fields):
     made, others = _of_lists(row, ignore)
-  elif rated.listed(fields):
+  elif rated.listed(fields) and not _has_response(fields):
     made, others = _of_replies(row, ignore)
   else:
     shape = jsonl_rows.shape_of(fields, where)
@@ -152,6 +152,15 @@ def _of_row(
         where, side, "is empty.", "in which a response is empty"
       )
   return made, others
+
+
+def _has_response(fields: forms.Fields) -> bool:
+  """Whether a row has a pair or a response, whatever lists are beside it."""
+  own = (*pairs.SIDES, *rated.RESPONSES)
+  talk = fields.get("messages")
+  return any(fields.get(name) is not None for name in own) or (
+    isinstance(talk, list) and layouts.is_answered(talk)
+  )
 
 
 def _of_lists(

@@ -142,6 +142,12 @@ class TestRefusals:
     with pytest.raises(ValueError, match=message):
       files.load(str(tmp_path / "rows.json"), "prompts")
 
+  def test_a_list_that_is_not_utf8(self, tmp_path):
+    path = tmp_path / "rows.json"
+    path.write_bytes(b'[\n{"prompt": "a"},\n{"prompt": "\xe9"}\n]')
+    with pytest.raises(ValueError, match=r"rows\.json:3: not UTF-8 .*Save"):
+      files.load(str(path), "prompts")
+
   def test_packed_text_that_is_not_utf8(self, tmp_path):
     path = tmp_path / "rows.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"prompt": "a"}\n{"prompt": "\xe9"}\n'))

@@ -255,11 +255,28 @@ class TestConversations:
         {"instruction": "Add", "output": "3", "history": [["q", "a"]]},
         [user("q"), assistant("a"), user("Add")],
       ),
+      (
+        {
+          "instruction": "Add",
+          "output": "3",
+          "history": [user("q"), assistant("a")],
+        },
+        [user("q"), assistant("a"), user("Add")],
+      ),
     ],
   )
   def test_alpaca(self, row, expected):
     found = one(row, "demonstrations")
     assert found == {"prompt": expected, "response": "3"}
+
+  @pytest.mark.parametrize(
+    "history",
+    [["Hi there", "Hello"], [["q"]], [["q", "a", "b"]], "Hi", [["q", None]]],
+  )
+  def test_a_history_that_is_no_conversation(self, history):
+    row = {"instruction": "Add", "output": "3", "history": history}
+    with pytest.raises(ValueError, match="field 'history': must be a list of"):
+      one(row, "demonstrations")
 
   def test_alpaca_pairs_and_prompts(self):
     row = {"instruction": "q", "input": "", "chosen": "a", "rejected": "b"}

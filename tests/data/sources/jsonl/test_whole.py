@@ -59,6 +59,22 @@ def candidates(path, *rows, **options):
       ("response", "response"),
       True,
     ),
+    # What is to be scored goes before lists beside it.
+    (
+      {"prompt": "A fruit?", "chosen": "Plum.", "rejected": "Stone.",
+       "generations": ["a", "b"], "rating": [1, 2]},
+      ("Plum.", "Stone."),
+      ("chosen", "rejected"),
+      False,
+    ),
+    (
+      {"prompt": "A fruit?", "response": "Plum.", "answers": ["a", "b"]},
+      ("Plum.",),
+      ("response",),
+      False,
+    ),
+    ({"messages": [PROMPT, SAID], "outputs": ["a"]}, ("Plum.",), ("response",),
+     False),
     (
       {"messages": [PROMPT], "completions": [{"text": "Plum.", "score": 3}]},
       ("Plum.",),
