@@ -7,8 +7,8 @@
 
 A field whose value has commas is an axis of the grid; all others go to every
 run. Commas within brackets or quotes do not separate values:
-`--config.data.buckets=(40,),(64,)` is two values,
-`--config.data.buckets=(40,64)` is one.
+`--config.data.buckets='(40,),(64,)'` is two values,
+`--config.data.buckets='(40,64)'` is one.
 
 By default the runs are started one after the other on this machine. The same
 command continues a sweep that was interrupted: finished runs are kept, and the

@@ -73,7 +73,8 @@ class Store:
     except ImportError as error:
       raise BucketError(
         f"{address} is reached with the package {package}, which is not"
-        f" installed: pip install {package}, or perl_jax[{extra}]."
+        f" installed: pip install {package}, or perl_jax with the extra"
+        f" {extra!r}."
       ) from error
     except Exception as error:
       raise self._said(error) from error
