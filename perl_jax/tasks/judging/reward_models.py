@@ -20,7 +20,7 @@ from perl_jax.tasks.training.compiled import Compiled
 
 _KIND = "preferences"
 _SMALLEST = 64  # tokens of the shortest batches; the others are twice as long
-_LEFT_OUT = "longer than the reward model reads"
+_LEFT_OUT = "too long for the reward model, or no text that it reads"
 
 
 def load(
