@@ -113,8 +113,8 @@ class RewardJudge:
     )
     scores = {row["id"]: (row["chosen"], row["rejected"]) for row in rows}
     return [
-      pairs_lib.by_scores(*scores[str(i)])
-      if str(i) in scores
+      pairs_lib.by_scores(*scores[_id(i, pair)])
+      if _id(i, pair) in scores
       else _unread(pair)
       for i, pair in enumerate(pairs)
     ]
@@ -127,6 +127,11 @@ class RewardJudge:
         self._start, self._role, length, f"scores of {self.label}"
       )
     return self._scorers[length]
+
+
+def _id(place: int, pair: Pair) -> str:
+  """The id of a pair, which its prompt alone is not."""
+  return f"judged pair {place} ({pair.row.id})"
 
 
 def _unread(pair: Pair) -> Both:
@@ -149,7 +154,7 @@ def held_out(
   """Pairs as validation rows: the policy's response is the "chosen" one.
 
   Args:
-    pairs: The pairs; the id of a row is the place of its pair.
+    pairs: The pairs, which `_id` names.
     tokenization: Tokenizer of the reward model.
     longest: Most tokens of a row.
     closed: Whether the model reads whole conversations.
@@ -159,7 +164,7 @@ def held_out(
   """
   rows = [
     records.Preference(
-      str(i), pair.row.group, pair.row.prompt, pair.policy, pair.against
+      _id(i, pair), pair.row.group, pair.row.prompt, pair.policy, pair.against
     )
     for i, pair in enumerate(pairs)
   ]
