@@ -24,8 +24,11 @@ LOOK_SECONDS = 2.0
 # Lines that nothing else has come after are sent so often.
 LINES_SECONDS = 60.0
 _SUMMARY, _CONFIG = "summary.json", "config.json"
-# Files that say of others that they are complete, in this order.
-_LAST = ("sha256.txt", "adapter_config.json", _CONFIG, _SUMMARY)
+# Files that say of others that they are complete, in this order. Rows so far
+# are those of a config, and follow it.
+_LAST = (
+  *("sha256.txt", "adapter_config.json", _CONFIG, "so_far.jsonl", _SUMMARY),
+)
 
 
 @contextlib.contextmanager

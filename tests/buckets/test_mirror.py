@@ -118,6 +118,23 @@ def test_only_what_has_changed_is_copied_and_sent(
 
 
 @pytest.mark.parametrize("bucket_server", [fixtures.MEMORY], indirect=True)
+def test_rows_so_far_come_after_their_config(store, opened, monkeypatch):
+  """A machine that ends between the two leaves none without its config."""
+  sent, upload = [], buckets.Store.upload
+
+  def noted(self, path, name):
+    upload(self, path, name)
+    sent.append(name)
+
+  monkeypatch.setattr(buckets.Store, "upload", noted)
+  opened.path.mkdir(parents=True)
+  for name in ("config.json", "so_far.jsonl", "summary.json", "a.jsonl"):
+    (opened.path / name).write_text("{}")
+  opened.push()
+  assert sent == ["a.jsonl", "config.json", "so_far.jsonl", "summary.json"]
+
+
+@pytest.mark.parametrize("bucket_server", [fixtures.MEMORY], indirect=True)
 def test_lines_are_sent_once_a_minute(store, address, opened, monkeypatch):
   """Where no checkpoint comes; a log or answers, which cost money."""
   now = [1000.0]
