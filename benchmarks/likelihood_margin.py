@@ -94,6 +94,9 @@ def main() -> None:
     "base": given.base,
     "data.dir": given.data_dir,
     "data.max_len": given.max_len,
+    # Nothing is sampled: a model need not have room for more than the rows.
+    "data.prompt_len": given.max_len // 2,
+    "data.response_len": given.max_len // 2,
     "data.buckets": (96, 128, 192),
     "eval.batch_size": 16,
     "eval.rows": 0,

@@ -55,7 +55,7 @@ BENCHMARKS: Mapping[str, Sequence[str] | str] = {
   "reward_baseline": (),
   "pair_baseline": (),
   "refusals": "a trained model; tests/benchmarks/test_refusals.py",
-  "likelihood_margin": (f"--base={places.BASE}",),
+  "likelihood_margin": (f"--base={places.BASE}", "--max_len=160"),
   "padding": (f"--base={places.BASE}", "--batch_sizes=4"),
   "reward_rows": "minutes; tests/benchmarks/test_reward_rows.py",
   "from_nothing": "ten minutes; tests/nightly/test_from_nothing.py",
