@@ -116,6 +116,10 @@ def keep_class(directory: str | os.PathLike, tokenizer: Any) -> None:
 def _pipeline(tokenizer: Any) -> dict[str, Any]:
   """What makes tokens of a text."""
   parts = json.loads(tokenizer.backend_tokenizer.to_str())
+  # No text is put before or behind a piece, said in either way.
+  for name in ("continuing_subword_prefix", "end_of_word_suffix"):
+    if parts["model"].get(name) == "":
+      parts["model"][name] = None
   return {
     name: parts[name] for name in ("normalizer", "pre_tokenizer", "model")
   }

@@ -6,12 +6,14 @@ import pytest
 import tokenizers
 import transformers
 
+from perl_jax.data.text import gguf_tokenizer
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.interop import tokenizer_out
 from tests.data.text import families
 from tests.data.text.chat_templates import CHATML
 from tests.data.text.families import FAMILIES, REASONING, Family
 from tests.data.text.messages import TALK
+from tests.interop.gguf import models
 
 ONLY_END = Family(
   None, "bytes", ("<|im_end|>",), {"eos_token": "<|im_end|>"}, None, ()
@@ -144,3 +146,18 @@ def test_without_a_config_it_is_read_as_with_one(family, model_type, tmp_path):
     assert type(read) is type(theirs)
     settings = json.loads((second / "tokenizer_config.json").read_text())
     assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
+def test_the_tokenizer_of_a_gguf_file_of_qwen_is_read_as_one(tmp_path):
+  """Its class says "" where a tokenizer that is built has no suffix."""
+  models.write(
+    tmp_path / "q.gguf", "qwen2_tiny", fields={"tokenizer.ggml.pre": "qwen2"}
+  )
+  out = tmp_path / "out"
+  gguf_tokenizer.write_tokenizer(tmp_path / "q.gguf", out)
+  ours = transformers.AutoTokenizer.from_pretrained(out)
+  (out / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
+  tokenizer_out.keep_class(out, ours)
+  read = transformers.AutoTokenizer.from_pretrained(out)
+  text = "12 mochas, and\u0065\u0301 3  teas!\n\n In"
+  assert read(text)["input_ids"] == ours(text)["input_ids"]
