@@ -123,16 +123,13 @@ def prepare(
   if both.name == settings.REFERENCE:
     sides.require_references(config, data)
   starts = {"policy": both.policy, "anchor": both.anchor}
-  if both.other is not None:
-    starts[sides.OTHER] = both.other
   judges.read(mesh, both.policy, data.rows)
-  more = dict(judges.stands_on)
-  for judge in named:
-    if judge.label in judges.models:
-      start = judges.models[judge.label]
-      more |= standing.of_model(f"judge {judge.label}", start, judge.of)
+  of_judges = judges.stands_on | judges.models_stand_on("judge {}".format)
+  more = dict(of_judges)
+  if both.other is not None:
+    more |= standing.of_model(sides.OTHER, both.other, config.against.init)
   stands_on = standing.of_evaluation(config, starts, [data], more)
-  return Prepared(both, judges, data, stands_on, more.keys())
+  return Prepared(both, judges, data, stands_on, of_judges.keys())
 
 
 def compare(

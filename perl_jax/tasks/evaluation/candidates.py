@@ -13,6 +13,7 @@ from absl import logging
 
 from perl_jax import classification, roles
 from perl_jax.data import records
+from perl_jax.interop import values as values_lib
 from perl_jax.tasks.evaluation import benchmarks, intervals, reward_model
 from perl_jax.tasks.evaluation import so_far as so_far_lib
 from perl_jax.tasks.training import batching
@@ -133,7 +134,7 @@ def written(row: Scored, field: str) -> dict[str, Any]:
   found = dict(record.fields) or _described(record)
   if "id" not in found:
     found = {"id": record.id} | found
-  if record.label is not None and not _is_number(found.get("label")):
+  if record.label is not None and not values_lib.is_number(found.get("label")):
     found[f"{field}_label"] = record.label
   for name, side in zip(
     names_of(record, field),
@@ -145,10 +146,6 @@ def written(row: Scored, field: str) -> dict[str, Any]:
       apart = row._replace(scores=row.members)
       found[f"{name}_members"] = _one(record, apart.of(side))
   return found
-
-
-def _is_number(value: Any) -> bool:
-  return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _one(record: records.Candidates, values: list[Any]) -> Any:

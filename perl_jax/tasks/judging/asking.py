@@ -113,6 +113,21 @@ class Judges:
           judge, self._config, mesh, policy
         )
 
+  def models_stand_on(
+    self, called: Callable[[str], str]
+  ) -> dict[str, tuple[str, str]]:
+    """(SHA-256, place) of the reward models; all processes have to call it.
+
+    Args:
+      called: What the names call a judge with this label.
+    """
+    found = {}
+    for judge in self.named:
+      if judge.label in self.models:
+        start = self.models[judge.label]
+        found |= standing.of_model(called(judge.label), start, judge.of)
+    return found
+
   def try_all(self) -> None:
     """Tries functions and looks for keys, where that has not been done.
 

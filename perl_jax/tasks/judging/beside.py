@@ -25,7 +25,7 @@ from perl_jax.tasks.judging import answers_file, asking, statistics
 from perl_jax.tasks.judging.pairs import Judge, Pair
 from perl_jax.tasks.settings import judge as settings
 from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import standing, undone, watch
+from perl_jax.tasks.training import undone, watch
 
 # As the task `judge` has them if it is not told otherwise.
 BOOTSTRAP = statistics.Bootstrap(draws=1000, seed=0)
@@ -91,11 +91,7 @@ class Beside:
     found = {}
     for name, said in self._judges.stands_on.items():
       found[f"{name.partition(' ')[0]} of the judge"] = said
-    for named in self._judges.named:
-      if named.label in self._judges.models:
-        start = self._judges.models[named.label]
-        found |= standing.of_model("judge", start, named.of)
-    return found
+    return found | self._judges.models_stand_on(lambda label: "judge")
 
   @property
   def given(self) -> dict[str, roles.Role]:

@@ -104,8 +104,7 @@ def of_evaluation(
   for role, start in starts.items():
     if role == "reward":
       continue  # as that of a training
-    place = config.against.init if role == "other" else config.policy.init
-    entries |= of_model(role, start, place)
+    entries |= of_model(role, start, config.policy.init)
   first = next(iter(starts.values()))
   entries["tokenizer"] = _tokenizer(first, first.load_tokenizer())
   return _standing(config, entries, starts.get("reward"), read)
