@@ -21,7 +21,7 @@ from collections.abc import Mapping
 
 # Signals are heard while JAX is imported, which takes seconds.
 # isort: off
-from perl_jax import starting  # noqa: F401
+from perl_jax import starting
 # isort: on
 
 import jax
@@ -127,6 +127,7 @@ def main(argv: list[str]) -> None:
 
 def stop(stopped: signals.Stopped) -> None:
   """Ends a run that was told to stop, with one line and `signals.STATUS`."""
+  signals.end_blocks(stopped)
   command = shlex.join(["python", "-m", "perl_jax.main", *sys.argv[1:]])
   said = buckets.named(
     f"{stopped} To go on, run the same command again: {command}"
@@ -254,10 +255,13 @@ def start(argv: list[str]) -> None:
     main(argv)
     status = 0
   except SystemExit as error:
-    status = error.code if isinstance(error.code, int) else status
+    status = 0 if error.code is None else error.code
+    status = status if isinstance(status, int) else 1
     raise
   finally:
     wait_for_no_thread(status)
+    if status:
+      starting.leave_last(status)
 
 
 def wait_for_no_thread(status: int, seconds: float = _LAST_SECONDS) -> None:

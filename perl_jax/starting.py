@@ -6,6 +6,8 @@ process with a line instead of a traceback; from `hosts.signals.handled` on the
 run itself decides what to do.
 """
 
+import atexit
+import contextlib
 import os
 import signal
 import sys
@@ -26,6 +28,32 @@ def _leave(number: int, frame: object) -> None:
     os.write(2, said.encode())
   finally:
     os._exit(STATUS)
+
+
+def leave_last(status: int) -> None:
+  """Ends the process with `status` when everything else at its end is done.
+
+  XLA may still compute what was abandoned, for which Python would take away
+  what that stands on: the process would crash, with another status.
+
+  Args:
+    status: Exit status of the process.
+  """
+  global _last
+  _last = status
+
+
+_last: int | None = None
+
+
+def _at_end() -> None:
+  if _last is None:
+    return
+  for stream in (sys.stdout, sys.stderr):
+    # It may be closed, or gone.
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+      stream.flush()
+  os._exit(_last)
 
 
 def listen() -> None:
@@ -62,6 +90,8 @@ def _is_ours(number: int) -> bool:
 
 if hasattr(os, "register_at_fork"):
   os.register_at_fork(after_in_child=_forget)
+# What is registered first is called last.
+atexit.register(_at_end)
 # Not where the command's module is imported by another program.
 _command = getattr(sys.modules["__main__"], "__spec__", None)
 if getattr(_command, "name", "") == "perl_jax.main":

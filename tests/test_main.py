@@ -273,12 +273,17 @@ def test_a_thread_that_never_ends_is_not_waited_for(monkeypatch, capsys):
   assert "threads that somebody has started" in line and "(of the user)" in line
 
 
-def start(*arguments, **options):
-  """Starts `python -m perl_jax.main` as a user would."""
+def start(*arguments, interrupted=False, **options):
+  """Starts `python -m perl_jax.main` as a user would; warnings are errors.
+
+  If it will be interrupted, that may be in the middle of Python's `open`, which
+  then leaves a file that nobody closes.
+  """
   return subprocess.Popen(
     [
       sys.executable,
       "-Werror",
+      *(["-Wignore::ResourceWarning"] if interrupted else []),
       *("-m", "perl_jax.main"),
       *arguments,
     ],

@@ -21,6 +21,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 
 from perl_jax.hosts import processes
@@ -175,6 +176,15 @@ def _instead_of_errors() -> Iterator[None]:
     if stopped is None or stopped.answered:
       raise
     raise stopped from None
+
+
+def end_blocks(stopped: Stopped) -> None:
+  """Ends the blocks that it has interrupted when they were just entered.
+
+  Their `__exit__` is not called: they end as their generators are collected,
+  which the frames of the traceback hold.
+  """
+  traceback.clear_frames(stopped.__traceback__)
 
 
 def _origin(error: BaseException | None) -> Stopped | None:

@@ -121,8 +121,8 @@ def evaluation(workdir):
   """Everything that an evaluation of the stage is made from."""
   found = []
 
-  def measure(config, mesh, place, read, started):
-    del config, mesh, place, started
+  def measure(config, mesh, place, read, so_far, started):
+    del config, mesh, place, so_far, started
     found.append((read.steps, read.stands_on.digests))
     raise Reached
 
@@ -170,8 +170,8 @@ def evaluated_again(workdir):
   """The same evaluation once more: its result, or that it would be made."""
   made = []
 
-  def measure(config, mesh, place, read, started):
-    del config, mesh, place, started
+  def measure(config, mesh, place, read, so_far, started):
+    del config, mesh, place, so_far, started
     made.append(read.stands_on.digests)
     raise Reached
 

@@ -26,7 +26,7 @@ def test_texts_are_learned_in_full_and_nothing_is_answered(tmp_path, caplog):
   path = tmp_path / "texts.jsonl"
   files.write_jsonl(path, TEXTS)
   given = {"data__path": str(path), "batch_size": 4}
-  with caplog.at_level(logging.INFO):
+  with caplog.at_level(logging.INFO, "absl"):
     tiny.run(tmp_path / "run", "sft", "jsonl", **given)
   assert "texts.jsonl: texts, read as demonstrations" in caplog.text
   assert "held-out rows are texts without prompts" in caplog.text

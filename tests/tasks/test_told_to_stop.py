@@ -41,6 +41,7 @@ def test_one_line_and_nothing_is_left(finished, tmp_path, task, seconds):
     f"--config={config}",
     *(f"--config.{name}={value}" for name, value in fields.items()),
     f"--workdir={workdir}",
+    interrupted=True,
   )
   end = time.monotonic() + 300
   while not (workdir / "lock.json").exists() and time.monotonic() < end:

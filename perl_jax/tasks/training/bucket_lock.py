@@ -15,6 +15,7 @@ from typing import Any
 from absl import logging
 
 from perl_jax import buckets, files, hosts
+from perl_jax.hosts import signals
 from perl_jax.tasks.training import lock
 
 # Tokens of the locks of this process.
@@ -34,8 +35,12 @@ def held(address: str) -> Iterator[Callable[[], bool]]:
   """
   store, mine = buckets.Store(address), lock.myself()
   over = threading.Event()
-  _take(store, mine)
   release = functools.partial(_release, store, mine, over)
+  try:
+    _take(store, mine)
+  except signals.Stopped:
+    release()
+    raise
   with hosts.undone_by_others(release):
     try:
       _refuse_overlap(store, mine)

@@ -19,13 +19,14 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from absl import logging
 
 from perl_jax import disk, files, hosts
+from perl_jax.hosts import signals
 
 LOCK_FILE = "lock.json"
 BEAT_SECONDS = 30.0
@@ -56,18 +57,34 @@ def held(workdir: str | Path) -> Iterator[None]:
   made, path, mine = not workdir.exists(), workdir / LOCK_FILE, myself()
   over = threading.Event()
   release = functools.partial(_release, path, mine, made, over)
-  with hosts.undone_by_others(release):
+  with hosts.undone_by_others(release), _even_if_stopped(release):
+    with disk.writing("the run", path.parent):
+      hosts.on_primary("lock", functools.partial(_take, path, mine))
+    signals.stop_if_told()
+    if hosts.is_primary():
+      threading.Thread(
+        target=_beat, args=(path, mine, over), name="lock", daemon=True
+      ).start()
+    yield
+
+
+@contextlib.contextmanager
+def _even_if_stopped(release: Callable[[], None]) -> Iterator[None]:
+  """Calls `release` on process 0 after the block, wherever a signal comes."""
+
+  def at_end():
+    if hosts.is_primary():
+      with signals.deferred():
+        release()
+
+  try:
     try:
-      with disk.writing("the run", path.parent):
-        hosts.on_primary("lock", functools.partial(_take, path, mine))
-      if hosts.is_primary():
-        threading.Thread(
-          target=_beat, args=(path, mine, over), name="lock", daemon=True
-        ).start()
       yield
     finally:
-      if hosts.is_primary():
-        release()
+      at_end()
+  except signals.Stopped:
+    at_end()
+    raise
 
 
 def clear(workdir: str | Path) -> None:
@@ -81,10 +98,11 @@ def clear(workdir: str | Path) -> None:
 def _take(path: Path, mine: Mapping[str, Any]) -> None:
   if path in _held:
     raise ValueError(refusal(path, mine, 0.0))
-  path.parent.mkdir(parents=True, exist_ok=True)
-  while not _make(path, mine):
-    _take_away(path, mine)
-  _held.add(path)
+  with signals.deferred():  # half of a lock would be nobody's, and stay
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while not _make(path, mine):
+      _take_away(path, mine)
+    _held.add(path)
 
 
 def _take_away(path: Path, mine: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ import time
 
 import pytest
 
+from perl_jax.hosts import signals
 from perl_jax.tasks.training import lock
 from tests.tasks import tiny
 
@@ -71,6 +73,43 @@ def test_a_lock_is_there_while_a_run_is(tmp_path):
   workdir.mkdir()
   (workdir / "notes").write_text("mine")
   assert taken(workdir) and (workdir / "notes").exists()
+
+
+def test_a_signal_at_any_line_leaves_nothing(tmp_path):
+  workdir, lines = tmp_path / "run", 0
+
+  def told_at(number):
+    """Whether a signal at this line of the module has stopped the block."""
+    nonlocal lines
+    lines = 0
+
+    def trace(frame, event, _):
+      nonlocal lines
+      if frame.f_code.co_filename == lock.__file__ and event == "line":
+        lines += 1
+        if lines == number:
+          sys.settrace(None)
+          signal.raise_signal(signal.SIGTERM)
+      return trace
+
+    try:
+      with signals.handled():
+        sys.settrace(trace)
+        with lock.held(workdir):
+          pass
+    except signals.Stopped as stopped:
+      signals.end_blocks(stopped)
+      return True
+    finally:
+      sys.settrace(None)
+    return False
+
+  assert not told_at(0) and lines > 30
+  stopped = 0
+  for number in range(1, lines + 1):
+    stopped += told_at(number)
+    assert not workdir.exists() and not lock._held, number
+  assert stopped > 10
 
 
 def test_a_process_of_this_host(leave, other, caplog):
