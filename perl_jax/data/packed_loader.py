@@ -94,8 +94,8 @@ def train_packer(
   """
   if members is not None:
     batch_size = round(members.share * batch_size)
-  mean = sum(map(layout.length, items)) / max(len(items), 1)
-  rows = row_plans.row_count(batch_size, int(mean), multiple)
+  lengths = list(map(layout.length, items))
+  rows = row_plans.row_count(lengths, batch_size, multiple, layout.block)
   room = row_plans.most_in_a_row(batch_size, rows)
   return TrainPacker(layout, rows, room, shards, shard_count, members)
 
@@ -135,8 +135,7 @@ class EvalBatches:
     rows_of(shards, shard_count, batch_size)
     self._layout, self._items = layout, items
     sizes = [layout.length(item) for item in items]
-    mean = int(sum(sizes) / max(len(sizes), 1))
-    rows = row_plans.row_count(batch_size, mean, shard_count)
+    rows = row_plans.row_count(sizes, batch_size, shard_count, layout.block)
     self._mine = rows_of(shards, shard_count, rows)
     self._room = row_plans.most_in_a_row(batch_size, rows)
     groups: dict[int, list[int]] = {}

@@ -98,7 +98,8 @@ def stage(
 ) -> together.Requests[dict[str, float]]:
   """Trains to `config.steps`, resuming if need be; see `together`."""
   started = time.perf_counter()
-  mesh, optimizer = shared.make_mesh(config), shared.make_optimizer(config)
+  mesh = shared.make_mesh(config)
+  optimizer = reward_settings.make_optimizer(config)
   reward_settings.check(config, mesh)
   shared.require_backbone(config, "reward")
   models = config.ensemble
@@ -173,7 +174,8 @@ def stage(
 
 def programs(abstract: AbstractStage) -> StagePrograms:
   """The program of a training step, from abstract arrays."""
-  config, optimizer = abstract.config, shared.make_optimizer(abstract.config)
+  config = abstract.config
+  optimizer = reward_settings.make_optimizer(config)
   role = abstract.role(config.head, config.ensemble)
   own_rows = reward_settings.own_rows(config) is not None
   batch = abstract.responses(
@@ -210,7 +212,7 @@ def make_train_step(
     return reward_settings.make_step(
       config,
       members.with_alpha(config, values, loss),
-      shared.make_optimizer(config, values=values).transformation,
+      reward_settings.make_optimizer(config, values).transformation,
     )
 
   return member.step(make, name="reward step")

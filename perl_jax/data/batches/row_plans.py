@@ -8,15 +8,19 @@ import bisect
 import heapq
 from collections.abc import Sequence
 
+import numpy as np
+
 # Rows hold this many items, or fewer where they would be longer than about so
 # many columns. More in a row would leave less padding, but attention costs more
 # the longer a row is: with XLA on a CPU, rows of 1,000 columns spend as much
 # time in it as in all the rest.
 _ITEMS, _COLUMNS = 2, 1024
+# Batches that the number of rows is chosen on.
+_DRAWN = 16
 
 
-def row_count(items: int, length: int, multiple: int) -> int:
-  """Number of rows for so many items.
+def fewest_rows(items: int, length: int, multiple: int) -> int:
+  """Number of rows for so many items that differ in their length.
 
   Args:
     items: Number of items, a multiple of `multiple`.
@@ -24,10 +28,49 @@ def row_count(items: int, length: int, multiple: int) -> int:
     multiple: The number of rows is a multiple of this one.
   """
   in_a_row = min(max(_COLUMNS // max(length, 1), 1), _ITEMS)
-  # Rows with the same number of items are the easiest to make equally long.
-  even = [n for n in range(multiple, items + 1, multiple) if items % n == 0]
   wanted = items / in_a_row
-  return min(even or [multiple], key=lambda n: abs(n - wanted))
+  return min(_even(items, multiple), key=lambda n: abs(n - wanted))
+
+
+def row_count(
+  lengths: Sequence[int], items: int, multiple: int, block: int = 1
+) -> int:
+  """Number of rows for batches of so many items, at the least `cost`.
+
+  It is `fewest_rows`, or more where less than that is saved by packing: items
+  of one length leave no padding in rows of their own, which are shorter. What
+  batches cost is a mean over some that are drawn from all items.
+
+  Args:
+    lengths: Tokens of all items, of which a batch has some.
+    items: Number of items in a batch, a multiple of `multiple`.
+    multiple: The number of rows is a multiple of this one.
+    block: See `rounded`.
+  """
+  if not lengths:
+    return fewest_rows(items, 0, multiple)
+  fewest = fewest_rows(items, sum(lengths) // len(lengths), multiple)
+  # The same on all processes.
+  drawn = np.random.default_rng(0).choice(lengths, size=(_DRAWN, items))
+
+  def mean_cost(rows: int) -> float:
+    total = 0.0
+    for batch in drawn.tolist():
+      plan = balanced(batch, rows)
+      longest = max(sum(batch[i] for i in row) for row in plan)
+      total += cost(rows, rounded(longest, block))
+    return total
+
+  return min((n for n in _even(items, multiple) if n >= fewest), key=mean_cost)
+
+
+def _even(items: int, multiple: int) -> list[int]:
+  """Numbers of rows that hold the same number of items each.
+
+  They are the easiest to make equally long.
+  """
+  even = [n for n in range(multiple, items + 1, multiple) if items % n == 0]
+  return even or [multiple]
 
 
 def cost(rows: int, length: int) -> float:

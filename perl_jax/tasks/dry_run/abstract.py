@@ -154,7 +154,7 @@ class AbstractStage:
     item = data.max_len + more * (response if layout.shared else data.max_len)
     items = round(share * config.batch_size)
     multiple = config.microbatches * sharding.shards(sharding.BATCH_AXES)
-    rows = row_plans.row_count(items, item, multiple)
+    rows = row_plans.fewest_rows(items, item, multiple)
     most = -(-items // rows)
     shapes = layout.shape(
       rows,

@@ -46,6 +46,8 @@ RATES = {
 }
 # A value model is not told apart by the data set.
 _VALUE_SCRATCH = 3e-3
+# Of the likelihood weights on a pretrained model, which are three numbers.
+_LIKELIHOOD = 3e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +101,8 @@ def resolve(
   if "optimizer" in config:
     fill("optimizer.learning_rate", learning_rate(config, backbone, tuning))
     fill("value.learning_rate", _value_rate(config, backbone, tuning))
+    own = _LIKELIHOOD if backbone.pretrained else 0.0
+    fill("likelihood.learning_rate", own)
   made = config.copy_and_resolve_references()
   made.update_from_flattened_dict(found)
   return made.lock(), found

@@ -1,12 +1,13 @@
 """Settings of the reward stage: its loss, head and ensemble."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import optax
 from jax.sharding import Mesh
 
+from perl_jax import params as params_lib
 from perl_jax import roles, steps
 from perl_jax.data.batches import member_rows
 from perl_jax.objectives import ensembles
@@ -57,6 +58,51 @@ def check(config: shared.Config, mesh: Mesh) -> None:
         f" {', '.join(map(repr, allowed))}."
       )
   _check_ensemble(config, mesh)
+
+
+def make_optimizer(
+  config: shared.Config, values: Mapping[str, Any] | None = None
+) -> shared.Optimizer:
+  """The optimiser, if asked with a chain for the likelihood weights alone.
+
+  `config.likelihood.learning_rate` is that of v and b in `response_scores`,
+  three numbers that read what a pretrained backbone knows of a response. Where
+  it is 0, they have `config.optimizer.learning_rate` as all others do.
+
+  Args:
+    config: Config of the stage.
+    values: See `shared.make_optimizer`.
+  """
+  others = shared.make_optimizer(config, values=values)
+  if not has_own_rate(config):
+    return others
+  own = shared.make_optimizer(config, section="likelihood", values=values)
+  return shared.Optimizer(
+    optax.partition(
+      {"likelihood": own.transformation, "others": others.transformation},
+      _label,
+    ),
+    {
+      "learning_rate": others.learning_rates["learning_rate"],
+      "likelihood_learning_rate": own.learning_rates["learning_rate"],
+    },
+  )
+
+
+def has_own_rate(config: shared.Config) -> bool:
+  """Whether the likelihood weights have a learning rate of their own."""
+  return config.head == "likelihood" and config.likelihood.learning_rate > 0
+
+
+def _label(trainable: params_lib.Params) -> dict[str, Any]:
+  """Names the chain of each leaf of a tree by role."""
+  ends = (f"/{params_lib.HEAD}/likelihood", f"/{params_lib.HEAD}/bias")
+  return params_lib.unflatten(
+    {
+      path: "likelihood" if path.endswith(ends) else "others"
+      for path in params_lib.flatten(trainable)
+    }
+  )
 
 
 def check_reading(reward: shared.Config, section: str) -> None:

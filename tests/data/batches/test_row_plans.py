@@ -65,5 +65,43 @@ def test_sixteen_lengths_between_powers_of_two():
     (5, 50, 2, 2),  # no number of rows is even
   ],
 )
-def test_number_of_rows(items, length, multiple, rows):
-  assert row_plans.row_count(items, length, multiple) == rows
+def test_fewest_rows(items, length, multiple, rows):
+  assert row_plans.fewest_rows(items, length, multiple) == rows
+  assert row_plans.row_count([length] * 3, items, multiple) >= rows
+
+
+@pytest.mark.parametrize(
+  "lengths, items, block, rows",
+  [
+    ([384], 8, 1, 8),  # rows of 768 would have no less padding
+    ([300], 8, 128, 4),  # two fill 5 blocks, one alone would take 3
+    ([100] * 9 + [500], 32, 1, 16),  # a long one makes all rows long
+    ([], 8, 1, 4),
+  ],
+)
+def test_number_of_rows(lengths, items, block, rows):
+  """Rows times length times (1 + length / 1024), by hand.
+
+  8 x 384 x 1.375 = 4224 < 4 x 768 x 1.75 = 5376;
+  4 x 640 x 1.625 = 4160 < 8 x 384 x 1.375.
+  """
+  assert row_plans.row_count(lengths, items, 1, block) == rows
+
+
+def test_rows_are_as_many_as_are_cheapest_on_all_batches():
+  """Beside a loop over many other batches of lengths like those of pairs."""
+  draws = np.random.default_rng(1)
+  lengths = draws.gamma(4.0, 50.0, size=2000).astype(int) + 20
+  found = row_plans.row_count(lengths.tolist(), 32, 4)
+
+  def computed(rows):
+    total = 0.0
+    for _ in range(200):
+      ends = np.zeros(rows)
+      for size in sorted(draws.choice(lengths, 32), reverse=True):
+        ends[ends.argmin()] += size
+      total += rows * ends.max() * (1 + ends.max() / 1024)
+    return total
+
+  costs = {rows: computed(rows) for rows in (16, 32)}
+  assert found == min(costs, key=costs.get) == 16
