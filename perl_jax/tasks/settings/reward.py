@@ -63,46 +63,44 @@ def check(config: shared.Config, mesh: Mesh) -> None:
 def make_optimizer(
   config: shared.Config, values: Mapping[str, Any] | None = None
 ) -> shared.Optimizer:
-  """The optimiser, if asked with a chain for the likelihood weights alone.
+  """The optimiser, with a chain of its own for the head if it has a rate.
 
-  `config.likelihood.learning_rate` is that of v and b in `response_scores`,
-  three numbers that read what a pretrained backbone knows of a response. Where
-  it is 0, they have `config.optimizer.learning_rate` as all others do.
+  A head begins with zeros and reads what a pretrained backbone knows already.
+  At the rate of an adapter it hardly moves in some dozens of steps, while the
+  adapter learns the rows by heart; see Kumar et al. 2022, arXiv:2202.10054.
+  Where `config.head_learning_rate` is 0, everything has
+  `config.optimizer.learning_rate`.
 
   Args:
     config: Config of the stage.
     values: See `shared.make_optimizer`.
   """
   others = shared.make_optimizer(config, values=values)
-  if not has_own_rate(config):
+  if not config.head_learning_rate:
     return others
-  own = shared.make_optimizer(config, section="likelihood", values=values)
+  head = shared.make_optimizer(config, rate="head_learning_rate", values=values)
   return shared.Optimizer(
     optax.partition(
-      {"likelihood": own.transformation, "others": others.transformation},
-      _label,
+      {"head": head.transformation, "others": others.transformation}, _label
     ),
     {
       "learning_rate": others.learning_rates["learning_rate"],
-      "likelihood_learning_rate": own.learning_rates["learning_rate"],
+      "head_learning_rate": head.learning_rates["learning_rate"],
     },
   )
 
 
-def has_own_rate(config: shared.Config) -> bool:
-  """Whether the likelihood weights have a learning rate of their own."""
-  return config.head == "likelihood" and config.likelihood.learning_rate > 0
-
-
 def _label(trainable: params_lib.Params) -> dict[str, Any]:
   """Names the chain of each leaf of a tree by role."""
-  ends = (f"/{params_lib.HEAD}/likelihood", f"/{params_lib.HEAD}/bias")
-  return params_lib.unflatten(
-    {
-      path: "likelihood" if path.endswith(ends) else "others"
-      for path in params_lib.flatten(trainable)
-    }
-  )
+  return {
+    role: params_lib.unflatten(
+      {
+        path: "head" if params_lib.is_head(path) else "others"
+        for path in params_lib.flatten(tree)
+      }
+    )
+    for role, tree in trainable.items()
+  }
 
 
 def check_reading(reward: shared.Config, section: str) -> None:

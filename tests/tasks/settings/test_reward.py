@@ -1,4 +1,4 @@
-"""The optimiser of a reward model: one chain, or one for three numbers."""
+"""The optimiser of a reward model: one chain, or another for its head."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -35,34 +35,28 @@ def moved(config, trainable, counts):
 
 
 @pytest.mark.parametrize("members", [(), (2,)])
-def test_likelihood_weights_have_a_rate_of_their_own(members):
+def test_a_head_has_a_rate_of_its_own(members):
   """SGD by hand: rate g / |g|, with the norm of each part's own gradient."""
-  config = tiny.config("reward", likelihood__learning_rate=0.4, **FIELDS)
+  config = tiny.config("reward", head_learning_rate=0.4, **FIELDS)
   rates, found = moved(config, tree(members), 3)
   times = np.prod(members, dtype=int)
   for count, updates in enumerate(found):
     decay = 0.5 * (1 + np.cos(np.pi * count / 4))
     for own, leaf, numbers in (
-      (0.1, updates["layers"]["lora_a"], 4 + 4),
-      (0.1, updates["head"]["kernel"], 4 + 4),
-      (0.4, updates["head"]["bias"], 1 + 2),
-      (0.4, updates["head"]["likelihood"], 1 + 2),
+      (0.1, updates["layers"]["lora_a"], 4),
+      (0.4, updates["head"]["kernel"], 4 + 1 + 2),
+      (0.4, updates["head"]["bias"], 4 + 1 + 2),
+      (0.4, updates["head"]["likelihood"], 4 + 1 + 2),
     ):
       expected = -own * decay / np.sqrt(numbers * times)
       np.testing.assert_allclose(leaf, expected, rtol=1e-5)
     logged = [float(rate(count)) for rate in rates.values()]
     assert logged == pytest.approx([0.1 * decay, 0.4 * decay])
-  assert list(rates) == ["learning_rate", "likelihood_learning_rate"]
+  assert list(rates) == ["learning_rate", "head_learning_rate"]
 
 
-@pytest.mark.parametrize(
-  "fields",
-  [{"likelihood__learning_rate": 0.0}, {"head": "scalar"}],
-)
-def test_without_one_there_is_one_chain(fields):
-  config = tiny.config(
-    "reward", **{**FIELDS, "likelihood__learning_rate": 0.4, **fields}
-  )
+def test_without_one_there_is_one_chain():
+  config = tiny.config("reward", head_learning_rate=0.0, **FIELDS)
   rates, (updates,) = moved(config, tree(), 1)
   assert list(rates) == ["learning_rate"]
   np.testing.assert_allclose(
