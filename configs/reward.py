@@ -27,7 +27,6 @@ def get_config(arg=None):
   config.ensemble = 1
   config.member_share = 0.5
   config.head = "scalar"
-  config.head_learning_rate = common.config_dict.placeholder(float)
   config.score_at = "template"
   config.loss = "pointwise" if name.startswith("taskmaster") else "pairwise"
   config.optimizer = common.optimizer(warmup_steps=20)

@@ -190,7 +190,6 @@ METRICS = {
     Metric("explained_variance", "explained variance", better=1),
     Metric("learning_rate", "learning rate"),
     Metric("value_learning_rate", "learning rate of the value model"),
-    Metric("head_learning_rate", "learning rate of the scalar head"),
     Metric("gradient_norm", "gradient norm", "L2 norm"),
     Metric("update_norm", "update norm", "L2 norm"),
     Metric("trainable_norm", "norm of the trainable parameters", "L2 norm"),

@@ -249,11 +249,11 @@ def resolved(config: Any, workdir: str | Path) -> Any:
   from perl_jax.tasks.settings import defaults
   from perl_jax.tasks.training import workdir as workdir_lib
 
-  kept = workdir_lib.config_of(Path(workdir))
-  if kept:
-    kept = workdir_lib.complete(kept, config.to_dict())
   config, found = defaults.resolve(
-    config, origin.backbone(config), jax.default_backend(), kept
+    config,
+    origin.backbone(config),
+    jax.default_backend(),
+    workdir_lib.config_of(Path(workdir)),
   )
   if found:
     chosen = ", ".join(f"{name}={value}" for name, value in found.items())

@@ -98,8 +98,7 @@ def stage(
 ) -> together.Requests[dict[str, float]]:
   """Trains to `config.steps`, resuming if need be; see `together`."""
   started = time.perf_counter()
-  mesh = shared.make_mesh(config)
-  optimizer = reward_settings.make_optimizer(config)
+  mesh, optimizer = shared.make_mesh(config), shared.make_optimizer(config)
   reward_settings.check(config, mesh)
   shared.require_backbone(config, "reward")
   models = config.ensemble
@@ -174,8 +173,7 @@ def stage(
 
 def programs(abstract: AbstractStage) -> StagePrograms:
   """The program of a training step, from abstract arrays."""
-  config = abstract.config
-  optimizer = reward_settings.make_optimizer(config)
+  config, optimizer = abstract.config, shared.make_optimizer(abstract.config)
   role = abstract.role(config.head, config.ensemble)
   own_rows = reward_settings.own_rows(config) is not None
   batch = abstract.responses(
@@ -212,7 +210,7 @@ def make_train_step(
     return reward_settings.make_step(
       config,
       members.with_alpha(config, values, loss),
-      reward_settings.make_optimizer(config, values).transformation,
+      shared.make_optimizer(config, values=values).transformation,
     )
 
   return member.step(make, name="reward step")

@@ -46,9 +46,6 @@ RATES = {
 }
 # A value model is not told apart by the data set.
 _VALUE_SCRATCH = 3e-3
-# Of a reward model's head on a pretrained model, by data set; 0 is the rate of
-# all. Tried on SmolLM2-135M with its backbone frozen: docs/results.md.
-_HEAD = {"taskmaster": 1e-2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +99,6 @@ def resolve(
   if "optimizer" in config:
     fill("optimizer.learning_rate", learning_rate(config, backbone, tuning))
     fill("value.learning_rate", _value_rate(config, backbone, tuning))
-    fill("head_learning_rate", _head_rate(config, backbone))
   made = config.copy_and_resolve_references()
   made.update_from_flattened_dict(found)
   return made.lock(), found
@@ -128,11 +124,6 @@ def _value_rate(config, backbone, tuning) -> float:
   if not backbone.pretrained:
     return _VALUE_SCRATCH
   return _VALUE * learning_rate(config, backbone, tuning)
-
-
-def _head_rate(config, backbone) -> float:
-  data = config.data.name.split("_")[0]
-  return _HEAD.get(data, 0.0) if backbone.pretrained else 0.0
 
 
 def _tuning(config, backbone) -> str:

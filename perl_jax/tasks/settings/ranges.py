@@ -191,7 +191,6 @@ RANGES: Mapping[str, Range] = {
   "unstopped_penalty": _least(0, "it is taken off the reward"),
   "samples_per_prompt": _count(),
   "value.learning_rate": _least(0, _RATE),
-  "head_learning_rate": _least(0, "0 is optimizer.learning_rate"),
   "value.warmup_steps": _count(0),
   "value_coef": _least(0),
   "entropy_coef": _least(0),

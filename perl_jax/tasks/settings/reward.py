@@ -1,13 +1,12 @@
 """Settings of the reward stage: its loss, head and ensemble."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import optax
 from jax.sharding import Mesh
 
-from perl_jax import params as params_lib
 from perl_jax import roles, steps
 from perl_jax.data.batches import member_rows
 from perl_jax.objectives import ensembles
@@ -58,49 +57,6 @@ def check(config: shared.Config, mesh: Mesh) -> None:
         f" {', '.join(map(repr, allowed))}."
       )
   _check_ensemble(config, mesh)
-
-
-def make_optimizer(
-  config: shared.Config, values: Mapping[str, Any] | None = None
-) -> shared.Optimizer:
-  """The optimiser, with a chain of its own for the head if it has a rate.
-
-  A head begins with zeros and reads what a pretrained backbone knows already.
-  At the rate of an adapter it hardly moves in some dozens of steps, while the
-  adapter learns the rows by heart; see Kumar et al. 2022, arXiv:2202.10054.
-  Where `config.head_learning_rate` is 0, everything has
-  `config.optimizer.learning_rate`.
-
-  Args:
-    config: Config of the stage.
-    values: See `shared.make_optimizer`.
-  """
-  others = shared.make_optimizer(config, values=values)
-  if not config.head_learning_rate:
-    return others
-  head = shared.make_optimizer(config, rate="head_learning_rate", values=values)
-  return shared.Optimizer(
-    optax.partition(
-      {"head": head.transformation, "others": others.transformation}, _label
-    ),
-    {
-      "learning_rate": others.learning_rates["learning_rate"],
-      "head_learning_rate": head.learning_rates["learning_rate"],
-    },
-  )
-
-
-def _label(trainable: params_lib.Params) -> dict[str, Any]:
-  """Names the chain of each leaf of a tree by role."""
-  return {
-    role: params_lib.unflatten(
-      {
-        path: "head" if params_lib.is_head(path) else "others"
-        for path in params_lib.flatten(tree)
-      }
-    )
-    for role, tree in trainable.items()
-  }
 
 
 def check_reading(reward: shared.Config, section: str) -> None:

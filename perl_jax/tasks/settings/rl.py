@@ -169,7 +169,7 @@ def optimizer_of(
     values=values,
   )
   own = shared.make_optimizer(
-    config, total_steps=total, rate="value.learning_rate", values=values
+    config, total_steps=total, section="value", values=values
   )
   by_role = {"policy": policy.transformation, "value": own.transformation}
   return shared.Optimizer(

@@ -1,8 +1,6 @@
 """Settings that all stages have: mesh, adapters, optimiser, sampling."""
 
-import functools
 import json
-import operator
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -71,7 +69,7 @@ def make_optimizer(
   *,
   total_steps: int | None = None,
   zero_steps: int = 0,
-  rate: str = "optimizer.learning_rate",
+  section: str = "optimizer",
   values: Mapping[str, Any] | None = None,
 ) -> Optimizer:
   """The optimiser of `config.optimizer`.
@@ -80,16 +78,15 @@ def make_optimizer(
     config: Config of a stage.
     total_steps: Updates that its schedule spans; None is `config.steps`.
     zero_steps: First updates, with a learning rate of 0.
-    rate: Field of the config with its learning rate.
+    section: Section whose `learning_rate` it has.
     values: Numbers to use instead of those of the config, by dotted field; see
       `settings.members`.
   """
-  fields = config.optimizer.to_dict()
+  fields, rate = config.optimizer.to_dict(), config[section].learning_rate
   fields.pop("learning_rate")
-  given = functools.reduce(operator.getitem, rate.split("."), config)
   schedule = optim.make_schedule(
     name=fields.pop("schedule"),
-    learning_rate=(values or {}).get(rate, given),
+    learning_rate=(values or {}).get(f"{section}.learning_rate", rate),
     warmup_steps=fields.pop("warmup_steps"),
     total_steps=total_steps or config.steps,
     zero_steps=zero_steps,

@@ -35,7 +35,6 @@ ADDED: Mapping[str, Any] = {
   # The seed of a run was that of its folds.
   "data.split_seed": lambda stage: stage.get("seed", 0),
   "reward.timeout": 1800.0,
-  "head_learning_rate": 0.0,
   "nonfinite": "stop",
   "nonfinite_limit": 10,
   "trackers": [],

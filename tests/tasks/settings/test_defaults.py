@@ -3,7 +3,6 @@
 import pytest
 
 from configs import dpo, evaluate, pipeline, reward, rl, sft
-from perl_jax import files, tasks
 from perl_jax.tasks.settings import defaults
 
 SCRATCH = defaults.Backbone()
@@ -89,27 +88,6 @@ def test_a_run_goes_on_with_what_it_began_with():
   assert found.optimizer.learning_rate == 7e-5
   assert found.base_dtype == found.model.dtype == "bfloat16"
   assert found.value.learning_rate == began.value.learning_rate
-
-
-def test_few_labels_are_learned_by_the_head_of_a_pretrained_model():
-  """Which hardly moves at the rate of an adapter; other data are as before."""
-  for data, backbone, rate in (
-    ("taskmaster_coffee", PRETRAINED, 1e-2),
-    ("taskmaster_coffee", SCRATCH, 0.0),
-    ("hh_rlhf", PRETRAINED, 0.0),
-  ):
-    found, _ = defaults.resolve(reward.get_config(data), backbone, "cpu")
-    assert found.head_learning_rate == rate
-
-
-def test_a_run_from_before_a_field_goes_on_without_it(tmp_path):
-  """Its head had the rate of all, and keeps it."""
-  config = reward.get_config("taskmaster_coffee")
-  config.base = "some/model"
-  theirs = defaults.resolve(config, PRETRAINED, "cpu")[0].to_dict()
-  assert theirs.pop("head_learning_rate")
-  files.write_json(tmp_path / "config.json", theirs)
-  assert tasks.resolved(config, tmp_path).head_learning_rate == 0.0
 
 
 @pytest.mark.parametrize("kept", [{"optimizer": 5}, {"optimizer": None}, {}])
