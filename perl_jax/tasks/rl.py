@@ -166,9 +166,13 @@ def stage(
       resumed, writer = opened.resumed, opened.writer
       # A fresh policy is evaluated as itself, so that the KL proves something.
       first = anchor if resumed else policy_of(opened.state)
-      before, before_rows = evaluate_policy(first, anchor, rewarder)
+      # Members of one seed have the same anchor and the same draws.
+      before, before_rows = member.once(
+        ("anchor's evaluation", config.seed, anchor.backbone),
+        lambda: evaluate_policy(first, anchor, rewarder),
+      )
       policy_evaluation.require_zero_kl(before)
-      before |= judge(before_rows, before_rows)
+      before = before | judge(before_rows, before_rows)
       rewarder.shift = before["reward"] if config.center_reward else 0.0
       if not resumed:
         writer.write(0, {f"validation/{k}": v for k, v in before.items()})

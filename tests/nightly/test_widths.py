@@ -103,6 +103,8 @@ def chromium(*arguments, scheme):
   done = subprocess.run(
     [
       *(CHROMIUM, "--headless", "--no-sandbox", "--hide-scrollbars"),
+      # Else Chromium looks for its maker's hosts at each start.
+      *("--disable-background-networking", "--disable-component-update"),
       f"--blink-settings=preferredColorScheme={SCHEMES[scheme]}",
       *arguments,
     ],

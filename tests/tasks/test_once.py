@@ -49,6 +49,22 @@ def test_dpo_scores_no_pair_at_step_0(calls, tmp_path, sft_run):
 
 
 @pytest.mark.slow
+def test_members_of_one_seed_evaluate_their_anchor_once(
+  calls, tmp_path, sft_run
+):
+  fields = {"policy__init": str(sft_run), "vary": "beta=0.1,0.3"}
+  tiny.run(tmp_path / "run", "dpo", **fields)
+  evaluations, members = 2, 2
+  assert calls["sample"] == (1 + members * evaluations) * ONE
+  assert calls["logprobs"] == 2 * (1 + members * evaluations) * ONE
+  first, second = (
+    tiny.lines(tmp_path / "run/members" / str(k)) for k in range(members)
+  )
+  assert first[0]["validation/length"] == second[0]["validation/length"]
+  assert first[-1]["validation/kl"] != second[-1]["validation/kl"]
+
+
+@pytest.mark.slow
 def test_an_evaluation_scores_the_anchor_once(calls, tmp_path, rl_run):
   found = tiny.run(tmp_path / "run", "evaluate", policy__init=str(rl_run))
   assert calls["sample"] == 2 * ONE
@@ -102,7 +118,7 @@ def test_the_anchor_scores_a_training_pair_once(monkeypatch, tmp_path, sft_run):
   pairs.clear()
   vary = {"vary": "beta=0.1,0.3"}
   tiny.run(tmp_path / "all", "dpo", **fields, **vary)
-  assert sum(pairs) == 48 + 2 * (8 + 2 * 8)
+  assert sum(pairs) == 48 + 8 + 2 * 2 * 8
   files = [tmp_path / "all/members" / str(k) / anchored.FILE for k in range(2)]
   assert files[0].read_text() == files[1].read_text()
 

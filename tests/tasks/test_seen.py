@@ -1,4 +1,4 @@
-"""What can be seen of a run of RL while it goes on."""
+"""What can be seen of a policy while it is trained."""
 
 import contextlib
 import io
@@ -39,3 +39,13 @@ def test_the_same_prompts_are_shown_at_each_evaluation(seen):
     place = shown.index(first["prompt"].split("\n")[0])
     assert place < shown.index(second["prompt"].split("\n")[0])
     assert f"policy (reward {second['policy_reward']:.2f})" in shown
+
+
+def test_dpo_shows_them_too(tmp_path, sft_run):
+  with contextlib.redirect_stdout(io.StringIO()) as printed:
+    tiny.run(tmp_path / "dpo", "dpo", policy__init=str(sft_run), show_samples=1)
+  rows = tiny.lines(tmp_path / "dpo", "samples.jsonl")
+  for step in {row["step"] for row in rows}:
+    _, _, shown = printed.getvalue().partition(f"Step {step}: held-out")
+    first = next(row for row in rows if row["step"] == step)
+    assert "  1 of 1\n" in shown and first["prompt"].split("\n")[0] in shown
