@@ -161,7 +161,7 @@ def fragmented(count, size):
 @pytest.mark.skipif(
   not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="another C library"
 )
-def test_compiling_leaves_no_freed_memory_behind():
+def test_compiling_leaves_no_freed_memory_behind(as_shipped):
   size, count = 2**14, 2**12
   compiled = Compiled(lambda x: x + 1, name="add")
   compiled(np.ones(2, np.float32))
@@ -174,7 +174,7 @@ def test_compiling_leaves_no_freed_memory_behind():
   assert kept > 0.9 * size * count and left < 0.5 * kept
 
 
-def test_other_c_libraries_are_left_alone(monkeypatch):
+def test_other_c_libraries_are_left_alone(as_shipped, monkeypatch):
   monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
   compiled_lib.return_freed_memory()
 

@@ -9,6 +9,8 @@ from perl_jax import hosts
 from perl_jax.tasks.training import live
 from tests.tasks.training import test_loop
 
+pytestmark = pytest.mark.usefixtures("as_shipped")
+
 
 class Reports:
   """Writes no report, but takes some seconds for it."""
@@ -46,7 +48,7 @@ def test_a_slow_report_takes_a_small_share_of_the_time():
 
 
 @pytest.fixture
-def at_once(monkeypatch):
+def at_once(as_shipped, monkeypatch):
   monkeypatch.setattr(live, "LEAST_SECONDS", 0.0)
   monkeypatch.setattr(live, "MOST_SHARE", 1.0)
 
