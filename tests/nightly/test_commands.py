@@ -1,6 +1,7 @@
 """Every command of the pages at small size; what is not run says why."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -48,7 +49,9 @@ def test_command(command, here):
   devices = 16 if "config.mesh.tensor" in flags else 1
   environment = os.environ | {
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    "XLA_FLAGS": re.sub(
+      r"(device_count)=\d+", rf"\1={devices}", os.environ["XLA_FLAGS"]
+    ),
     "PYTHONPATH": "",
   }
   done = subprocess.run(
