@@ -5,6 +5,7 @@ it first of all.
 """
 
 import atexit
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -31,6 +32,10 @@ for _NAME, _VALUE in {
   if _NAME not in _FLAGS:
     _FLAGS += f" --{_NAME}={_VALUE}"
 os.environ["XLA_FLAGS"] = _FLAGS
+
+# Cycles are looked for less often: the heap of a worker is large, with all that
+# JAX has traced.
+gc.set_threshold(50_000, 20, 20)
 
 _WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 if not _WORKER:

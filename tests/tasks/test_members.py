@@ -106,9 +106,8 @@ def test_adapters_by_learning_rate_and_alpha(
   apart(tmp_path / "all", 0, 1)
 
 
-@pytest.mark.parametrize(
-  "size", [24, pytest.param(48, marks=pytest.mark.nightly)]
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("size", [24, 48])
 def test_policies_by_beta_and_seed(tmp_path, finished, size):
   """Of DPO, with a warm-up; of less than an epoch, and of more."""
   fields = {
@@ -228,6 +227,7 @@ def test_one_that_is_not_finite_goes_on_at_a_lower_rate(
     assert config["optimizer"]["learning_rate"] == rate
 
 
+@pytest.mark.nightly
 def test_a_finished_run_goes_on_to_more_steps(tmp_path, finished):
   fields = {
     "reward__init": str(finished / "sft"), "vary": "seed=0,1",
@@ -291,6 +291,7 @@ def test_a_report_compares_the_members(by_seed):
   assert "seed" in text and "members/1" in text
 
 
+@pytest.mark.nightly
 def test_members_are_spread_over_a_mesh(tmp_path, finished, by_seed):
   """Four devices make the same members, but for rounding."""
   tiny.run(

@@ -60,6 +60,7 @@ def test_a_member_is_what_one_run_would_have_made(tmp_path, sft_run):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_four_devices_train_the_same_ensemble(tmp_path, ensemble_run, sft_run):
   """Each member's rows are spread over a mesh: the same but for rounding."""
   tiny.run(
@@ -127,7 +128,10 @@ def test_scores_of_labelled_rows_are_not_centred():
   assert (row["chosen"], row["rejected"]) == (5.5, 3.5)
 
 
-@pytest.mark.parametrize("combine", ["min", "mean_minus_std", "average"])
+@pytest.mark.parametrize(
+  "combine",
+  [pytest.param("min", marks=pytest.mark.nightly), "mean_minus_std", "average"],
+)
 def test_policies_learn_from_every_combination(
   tmp_path, sft_run, ensemble_run, combine
 ):

@@ -116,6 +116,7 @@ def test_one_step_moves_the_adapters_and_not_the_base(
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_eight_devices_run_the_same_iterations(
   tmp_path, rl_run, sft_run, reward_run
 ):
@@ -167,7 +168,13 @@ ESTIMATORS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=[pytest.mark.nightly] * (name == "grpo"))
+    for name in ESTIMATORS
+  ],
+)
 def test_every_estimator_runs_from_its_files(
   tmp_path, name, sft_run, reward_run
 ):
