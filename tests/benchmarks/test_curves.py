@@ -1,0 +1,40 @@
+"""The curves of a run as a picture: whole, and what the lines say."""
+
+import re
+import sys
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from benchmarks import curves
+from perl_jax import files
+
+ROWS = [
+  {"step": 8 * i, "validation/reward": 0.1 * i, "validation/kl": 0.02 * i}
+  for i in range(4)
+]
+
+
+def test_a_workdir_as_a_picture(tmp_path, monkeypatch):
+  files.write_jsonl(tmp_path / "metrics.jsonl", ROWS)
+  files.write_json(tmp_path / "config.json", {"task": "rl"})
+  monkeypatch.setattr(sys, "argv", [
+    "curves", str(tmp_path), "--metrics", "validation/reward",
+    "validation/kl", "--title=A & B", f"--out={tmp_path / 'a.svg'}",
+  ])  # fmt: skip
+  curves.main()
+  text = (tmp_path / "a.svg").read_text()
+  root = ET.fromstring(text)
+  said = [e.text for e in root.iter() if e.text and e.text.strip()]
+  assert said[0] == "A & B" and {"Reward", "KL to the anchor"} <= {*said}
+  assert "var(" not in text and "#01011" not in text
+  ids = re.findall(r'\bid="([^"]+)"', text)
+  assert len(ids) == len({*ids})
+  # Both have a line with a mark at each point, from left to right.
+  drawn = [e for e in root.iter() if e.tag.endswith("svg")][1:]
+  assert len(drawn) == 2
+
+
+def test_a_point_is_no_curve():
+  with pytest.raises(ValueError, match="validation/kl: 1 points"):
+    curves.drawing(ROWS[:1], ["validation/kl"], "rl")
