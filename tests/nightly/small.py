@@ -54,7 +54,7 @@ BENCHMARKS: Mapping[str, Sequence[str] | str] = {
   "plan_vs_truth": ("--model=tiny", "--batch=2", "--length=32", "--vocab=300"),
   "reward_baseline": (),
   "pair_baseline": (),
-  "curves": (),
+  "curves": ("--out=curves.svg",),
   "refusals": "a trained model; tests/benchmarks/test_refusals.py",
   "likelihood_margin": (f"--base={places.BASE}", "--max_len=160"),
   "padding": (f"--base={places.BASE}", "--batch_sizes=4"),

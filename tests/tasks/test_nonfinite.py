@@ -21,6 +21,7 @@ from tests.tasks import tiny
 pytestmark = pytest.mark.slow
 TOKEN = 399
 STAGES = ("sft", "reward", "dpo", "rl")
+BY_NIGHT = ("reward", "dpo")  # their loop is that of sft
 FUNCTION = f"{__name__}:reward"
 _drawn = {"step": 0, "bad": ()}
 
@@ -80,7 +81,13 @@ def stopped(config, workdir):
   return str(caught.value)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+  "stage",
+  [
+    pytest.param(name, marks=[pytest.mark.nightly] * (name in BY_NIGHT))
+    for name in STAGES
+  ],
+)
 def test_stop_and_go_on(tmp_path, poison, stage):
   workdir = tmp_path / "run"
   poison(3)

@@ -89,7 +89,7 @@ def test_second_run_computes_nothing(finished, monkeypatch):
   assert before == after
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_lengths_of_the_quickstart_fit_its_model(tmp_path):
   """It is what a newcomer types, but for the number of steps and rows."""
   small = {"steps": 1, "eval_every": 1, "batch_size": 8, "microbatches": 1}
