@@ -42,6 +42,7 @@ def uninterrupted(tmp_path_factory, cache):
   return workdir
 
 
+@pytest.mark.nightly
 def test_a_killed_process_ends_the_other_and_a_restart_goes_on(
   tmp_path, start, uninterrupted
 ):

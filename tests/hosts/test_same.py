@@ -108,6 +108,7 @@ def asked(directory, pattern):
   return [p.read_text().split() for p in sorted(directory.glob(pattern))]
 
 
+@pytest.mark.nightly
 def test_dpo_where_the_processes_split_widths_not_rows(
   tmp_path, sft_run, run_together
 ):

@@ -86,7 +86,14 @@ def same(whole, other):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  "stage", ["sft", "sft_lora", "reward", "reward_ensemble", "rl", "rl_grpo"]
+  "stage",
+  [
+    *("sft", "reward", "rl"),
+    *(
+      pytest.param(name, marks=pytest.mark.nightly)
+      for name in ("sft_lora", "reward_ensemble", "rl_grpo")
+    ),
+  ],
 )
 def test_killed_run_ends_with_the_same_bits(
   tmp_path, monkeypatch, finished, stage
