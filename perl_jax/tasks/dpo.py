@@ -105,15 +105,10 @@ def stage(
         ("held-out pairs", config.seed, backbone),
         lambda: score_pairs(logprobs, anchor, data, mesh),
       )
-      # A fresh policy is evaluated as itself, so that the KL proves something.
       first = anchor if resumed else policy_of(opened.state)
-      # Members of one seed have the same anchor, rows and draws.
-      before, before_rows = member.once(
-        ("anchor's evaluation", config.seed, backbone),
-        lambda: evaluate_policy(first, anchor, None),
+      before, before_rows = policy_evaluation.of_anchor(
+        member, config.seed, evaluate_policy, first, anchor, None
       )
-      policy_evaluation.require_zero_kl(before)
-
       if not resumed:
         # The policy is its anchor, as was just seen: no pair is scored again.
         found = before | quality(anchored, anchored, config)

@@ -164,14 +164,10 @@ def stage(
     )
     with judge.keeping(), opening as opened:
       resumed, writer = opened.resumed, opened.writer
-      # A fresh policy is evaluated as itself, so that the KL proves something.
       first = anchor if resumed else policy_of(opened.state)
-      # Members of one seed have the same anchor and the same draws.
-      before, before_rows = member.once(
-        ("anchor's evaluation", config.seed, anchor.backbone),
-        lambda: evaluate_policy(first, anchor, rewarder),
+      before, before_rows = policy_evaluation.of_anchor(
+        member, config.seed, evaluate_policy, first, anchor, rewarder
       )
-      policy_evaluation.require_zero_kl(before)
       before = before | judge(before_rows, before_rows)
       rewarder.shift = before["reward"] if config.center_reward else 0.0
       if not resumed:

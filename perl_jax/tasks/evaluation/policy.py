@@ -16,7 +16,7 @@ from perl_jax.tasks.rollouts import engine as engine_lib
 from perl_jax.tasks.rollouts import metrics as rollout_metrics
 from perl_jax.tasks.rollouts import rewards
 from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import batching, watch
+from perl_jax.tasks.training import batching, together, watch
 
 
 class PolicyEvaluator:
@@ -211,6 +211,39 @@ def evaluator(
     checker=registry.checker(config.data.name),
     key=key,
   )
+
+
+def of_anchor(
+  member: together.Member,
+  seed: int,
+  evaluate: Callable[..., Any],
+  policy: roles.Role,
+  anchor: roles.Role,
+  rewarder: rewards.Rewarder | None,
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+  """(metrics, records) of the policy that a run starts from.
+
+  Members of one seed have the same anchor, prompts and draws, so that the first
+  one's are those of all. A fresh policy is evaluated as itself, so that the KL
+  proves something.
+
+  Args:
+    member: The member of a run, or a run of its own.
+    seed: Its seed.
+    evaluate: From `evaluator`.
+    policy: The policy, or its anchor in a run that goes on.
+    anchor: The anchor.
+    rewarder: Where rewards come from, if there are any.
+
+  Raises:
+    ValueError: The KL between the two is not exactly 0.
+  """
+  metrics, rows = member.once(
+    ("anchor's evaluation", seed, anchor.backbone),
+    lambda: evaluate(policy, anchor, rewarder),
+  )
+  require_zero_kl(metrics)
+  return metrics, rows
 
 
 def require_zero_kl(metrics: Mapping[str, float]) -> None:
