@@ -30,7 +30,7 @@ def run(*command, **options):
     [str(word) for word in command],
     capture_output=True,
     text=True,
-    timeout=500,
+    timeout=1800,
     **options,
   )
   assert done.returncode == 0, done.stdout + done.stderr
@@ -164,6 +164,33 @@ def test_it_trains_from_any_directory(installed, environment):
     **environment,
   )
   assert (workdir / "summary.json").read_text() == before
+
+
+@pytest.mark.nightly
+def test_it_trains_with_what_pip_chooses(wheel, tmp_path, environment):
+  """In an environment of its own that has nothing, from the package index."""
+  run(sys.executable, "-m", "venv", tmp_path / "empty")
+  python = tmp_path / "empty" / "bin" / "python"
+  run(python, "-m", "pip", "install", "--quiet", wheel)
+  command = tmp_path / "empty" / "bin" / "perl_jax"
+  small = {"steps": 2, "eval_every": 2, "eval.rows": 8}
+  for task, more in (
+    ("sft", {}),
+    ("reward", {"reward.init": "sft", "eval.rows": 0}),
+    ("rl", {"policy.init": "sft", "reward.init": "reward"}),
+  ):
+    values = tiny.fields(task) | small | more
+    run(
+      command,
+      *(f"--config={task}", f"--workdir={task}"),
+      *(f"--config.{name}={value}" for name, value in values.items()),
+      **environment,
+    )
+    summary = environment["cwd"] / task / "summary.json"
+    assert json.loads(summary.read_text())
+  run(command, "--config=export", "--config.init=rl", "--workdir=out",
+      **environment)  # fmt: skip
+  assert (environment["cwd"] / "out" / "adapter_model.safetensors").is_file()
 
 
 def test_signals_are_heard_from_the_start(installed, environment):
