@@ -111,6 +111,7 @@ def test_an_export_is_a_base(address, store, other_machine):
   assert tasks.run(config, f"{address}/judged")
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("bucket_server", fixtures.REAL[:1], indirect=True)
 def test_members_go_on_elsewhere(
   address, store, other_machine, tmp_path, monkeypatch

@@ -132,6 +132,7 @@ def test_an_error_of_one_process_is_said_by_the_first(tmp_path, start, sft_run):
   assert "error" not in second, second
 
 
+@pytest.mark.nightly
 def test_all_save_where_one_has_no_reward(tmp_path, start, sft_run):
   """Tried twice, the anchor judged, one step made; the next fails on one."""
   command = group_lib.arguments(
