@@ -125,7 +125,9 @@ def compiled(get_config, start, tuning, mesh, **fields):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tuning", ["lora", "full"])
+@pytest.mark.parametrize(
+  "tuning", ["lora", pytest.param("full", marks=pytest.mark.nightly)]
+)
 def test_an_iteration_counts_every_buffer_once(tuning, mesh):
   start = arms.make_start(SETTINGS)
   base, adapter, head = bytes_of(start, LoraSpec(rank=SETTINGS.rank))

@@ -49,22 +49,6 @@ def test_dpo_scores_no_pair_at_step_0(calls, tmp_path, sft_run):
 
 
 @pytest.mark.slow
-def test_members_of_one_seed_evaluate_their_anchor_once(
-  calls, tmp_path, sft_run
-):
-  fields = {"policy__init": str(sft_run), "vary": "beta=0.1,0.3"}
-  tiny.run(tmp_path / "run", "dpo", **fields)
-  evaluations, members = 2, 2
-  assert calls["sample"] == (1 + members * evaluations) * ONE
-  assert calls["logprobs"] == 2 * (1 + members * evaluations) * ONE
-  first, second = (
-    tiny.lines(tmp_path / "run/members" / str(k)) for k in range(members)
-  )
-  assert first[0]["validation/length"] == second[0]["validation/length"]
-  assert first[-1]["validation/kl"] != second[-1]["validation/kl"]
-
-
-@pytest.mark.slow
 def test_an_evaluation_scores_the_anchor_once(calls, tmp_path, rl_run):
   found = tiny.run(tmp_path / "run", "evaluate", policy__init=str(rl_run))
   assert calls["sample"] == 2 * ONE
@@ -114,17 +98,35 @@ def test_the_anchor_scores_a_training_pair_once(monkeypatch, tmp_path, sft_run):
   tiny.run(tmp_path / "once", "dpo", **fields)
   assert sum(pairs) == 48 + 8
 
-  # Members of one seed share the anchor's; each has a file of them.
-  pairs.clear()
-  vary = {"vary": "beta=0.1,0.3"}
-  tiny.run(tmp_path / "all", "dpo", **fields, **vary)
-  assert sum(pairs) == 48 + 8 + 2 * 2 * 8
-  files = [tmp_path / "all/members" / str(k) / anchored.FILE for k in range(2)]
-  assert files[0].read_text() == files[1].read_text()
 
-  # As if each batch were scored as it comes, but for the rows it is in.
+@pytest.mark.slow
+def test_members_of_one_seed_share_their_anchors(
+  calls, monkeypatch, tmp_path, sft_run
+):
+  """Its evaluation, and its log-probs, of which each member has a file."""
+  pairs, members, evaluations = scored_pairs(monkeypatch), 2, 2
+  fields = {"policy__init": str(sft_run), "vary": "beta=0.1,0.3"} | TWICE
+  tiny.run(tmp_path / "run", "dpo", **fields)
+  assert sum(pairs) == 48 + 8 + members * evaluations * 8
+  assert calls["sample"] == (1 + members * evaluations) * ONE
+  assert calls["logprobs"] == 2 * (1 + members * evaluations) * ONE
+  places = [tmp_path / "run/members" / str(k) for k in range(members)]
+  first, second = ((place / anchored.FILE).read_text() for place in places)
+  assert first == second
+  first, second = map(tiny.lines, places)
+  assert first[0]["validation/length"] == second[0]["validation/length"]
+  assert first[-1]["validation/kl"] != second[-1]["validation/kl"]
+
+
+@pytest.mark.nightly
+def test_pairs_scored_once_are_as_scored_each_time(
+  monkeypatch, tmp_path, sft_run
+):
+  """But for the rows that they are packed into."""
+  fields = {"policy__init": str(sft_run)} | TWICE
+  tiny.run(tmp_path / "once", "dpo", **fields)
   monkeypatch.setattr(anchored, "table", lambda *args: None)
-  pairs.clear()
+  pairs = scored_pairs(monkeypatch)
   tiny.run(tmp_path / "each", "dpo", **fields)
   assert sum(pairs) == 12 * 8 + 8 + 2 * 8
   mine, theirs = (tiny.lines(tmp_path / name) for name in ("once", "each"))

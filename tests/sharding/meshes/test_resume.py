@@ -58,9 +58,9 @@ def whole(tmp_path_factory):
   ("stage", "name"),
   [
     ("sft", "all"),
-    ("sft", "one"),
+    pytest.param("sft", "one", marks=pytest.mark.nightly),
     ("reward, dropout", "all"),
-    ("reward", "one"),
+    pytest.param("reward", "one", marks=pytest.mark.nightly),
   ],
 )
 def test_goes_on_on_another_mesh(
