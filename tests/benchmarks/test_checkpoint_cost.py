@@ -30,7 +30,7 @@ def test_what_is_counted(tmp_path):
   }  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_stage_is_measured(tmp_path):
   found = checkpoint_cost.run(
     tmp_path, "sft", steps=8, every=2, fields=soak.SMALL | {"eval.rows": 0}

@@ -40,7 +40,7 @@ def test_products_are_counted_by_hand():
   assert found == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_measure_and_its_table():
   found = decoding.measure(ARM, rounds=1)
   assert all(found[part][1] > 0 for part in decoding.PARTS)

@@ -10,7 +10,7 @@ from perl_jax import params
 from tests.interop import tiny
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_copy_is_the_same_model(tmp_path):
   source = tiny.REFERENCES / "llama3" / "checkpoint"
   hugging_face_copy.copy(str(source), tmp_path)

@@ -20,7 +20,7 @@ def test_by_the_sum_and_by_the_mean():
   assert found["sum.accuracy_low"] < 0.5 < found["sum.accuracy_high"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_model_is_measured(tmp_path):
   """What knows nothing finds a token as likely as another: length decides."""
   tiny.run(tmp_path / "sft", "sft", optimizer__learning_rate=0.0)

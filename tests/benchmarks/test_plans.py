@@ -43,7 +43,7 @@ def test_set_ups_hold_what_they_say():
   assert standard["base"] == 0
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_memory_of_set_ups():
   found = rl_memory.measure(
     rl_memory.config_of(GIVEN), mesh(), rl_memory.SETUPS
@@ -107,7 +107,7 @@ def test_rows_of_a_slice():
   assert config.rl.batch_size == 64  # another stage keeps what it has
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_planned_beside_taken(monkeypatch):
   monkeypatch.setattr("sys.argv", ["x"])
   given = argparse.Namespace(

@@ -84,7 +84,7 @@ def test_flags_that_do_not_go_together(monkeypatch, given):
     speed_peers.chosen(found.beside, bool(found.checkpoint))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_arm_runs_on_a_checkpoint():
   arm = dataclasses.replace(
     speed_arms.ARMS["rloo"],

@@ -44,7 +44,7 @@ def test_prompts_differ_by_number_and_by_seed():
   assert first.tokens.shape == (4, 5) and np.all(first.lengths == 5)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("estimator", ["reinforce", "rloo"])
 def test_an_iteration_trains_on_responses_of_full_length(estimator):
   config = configured(
