@@ -39,6 +39,7 @@ def assert_one_writer(workdir, count):
   assert f"--num_processes={count} --process_id=0" in command
 
 
+@pytest.mark.nightly
 def test_reward_model_by_two_and_by_four(tmp_path, sft_run, run_together):
   given = {"reward__init": str(sft_run)}
   expected = alone("reward", tmp_path / "alone", **given)
