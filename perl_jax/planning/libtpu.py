@@ -1,6 +1,9 @@
 """The TPU's compiler on machines without a TPU."""
 
-from collections.abc import MutableMapping
+import contextlib
+from collections.abc import Iterator, MutableMapping
+
+_FLAGS, _CPU = "XLA_FLAGS", "--xla_cpu_"
 
 
 def quiet(environment: MutableMapping[str, str]) -> None:
@@ -19,3 +22,25 @@ def quiet(environment: MutableMapping[str, str]) -> None:
     environment.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     environment.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     environment.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+
+
+@contextlib.contextmanager
+def without_cpu_flags(environment: MutableMapping[str, str]) -> Iterator[None]:
+  """Hides XLA's flags for CPUs in the block, in which libtpu is loaded.
+
+  Its own XLA knows only some of them, and ends the process at the first flag
+  that it does not know. None of them is for a TPU.
+
+  Args:
+    environment: Environment variables.
+  """
+  given = environment.get(_FLAGS)
+  if given is None or _CPU not in given:
+    yield
+    return
+  kept = [flag for flag in given.split() if not flag.startswith(_CPU)]
+  environment[_FLAGS] = " ".join(kept)
+  try:
+    yield
+  finally:
+    environment[_FLAGS] = given

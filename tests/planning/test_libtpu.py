@@ -21,3 +21,15 @@ def test_a_tpu_is_left_to_say_what_it_is():
   environment = {}
   libtpu.quiet(environment)
   assert not environment
+
+
+def test_flags_for_cpus_are_hidden_while_it_is_loaded():
+  given = "--xla_cpu_a=1 --xla_b=2  --xla_cpu_c"
+  environment = {"XLA_FLAGS": given}
+  with libtpu.without_cpu_flags(environment):
+    assert environment == {"XLA_FLAGS": "--xla_b=2"}
+  assert environment == {"XLA_FLAGS": given}
+  for environment in ({}, {"XLA_FLAGS": "--xla_b=2"}):
+    before = dict(environment)
+    with libtpu.without_cpu_flags(environment):
+      assert environment == before
