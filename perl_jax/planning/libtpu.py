@@ -1,7 +1,6 @@
 """The TPU's compiler on machines without a TPU."""
 
-import contextlib
-from collections.abc import Iterator, MutableMapping
+from collections.abc import MutableMapping
 
 _FLAGS, _CPU = "XLA_FLAGS", "--xla_cpu_"
 
@@ -24,9 +23,8 @@ def quiet(environment: MutableMapping[str, str]) -> None:
     environment.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 
 
-@contextlib.contextmanager
-def without_cpu_flags(environment: MutableMapping[str, str]) -> Iterator[None]:
-  """Hides XLA's flags for CPUs in the block, in which libtpu is loaded.
+def hide_cpu_flags(environment: MutableMapping[str, str]) -> None:
+  """Takes XLA's flags for CPUs away, before libtpu compiles for the first time.
 
   Its own XLA knows only some of them, and ends the process at the first flag
   that it does not know. None of them is for a TPU.
@@ -34,13 +32,7 @@ def without_cpu_flags(environment: MutableMapping[str, str]) -> Iterator[None]:
   Args:
     environment: Environment variables.
   """
-  given = environment.get(_FLAGS)
-  if given is None or _CPU not in given:
-    yield
-    return
-  kept = [flag for flag in given.split() if not flag.startswith(_CPU)]
-  environment[_FLAGS] = " ".join(kept)
-  try:
-    yield
-  finally:
-    environment[_FLAGS] = given
+  given = environment.get(_FLAGS, "")
+  if _CPU in given:
+    kept = [flag for flag in given.split() if not flag.startswith(_CPU)]
+    environment[_FLAGS] = " ".join(kept)

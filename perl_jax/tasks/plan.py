@@ -178,11 +178,11 @@ def devices_of(topology: str) -> Sequence[Any]:
   if not topology:
     return jax.devices()
   libtpu.quiet(os.environ)
+  libtpu.hide_cpu_flags(os.environ)
   # Else libtpu asks a metadata server, which only TPU VMs have.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
   try:
-    with libtpu.without_cpu_flags(os.environ):
-      return topologies.get_topology_desc(topology, platform="tpu").devices
+    return topologies.get_topology_desc(topology, platform="tpu").devices
   except Exception as error:  # what libtpu raises has no type of its own
     if "not installed" in str(error):
       raise ValueError(

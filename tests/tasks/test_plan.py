@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 
 import jax
 import pytest
@@ -155,7 +156,8 @@ def test_a_directory_that_holds_no_model(tmp_path):
   importlib.util.find_spec("libtpu") is None, reason="needs libtpu"
 )
 @pytest.mark.slow
-def test_plan_for_tpus_that_are_not_here(tmp_path):
+def test_plan_for_tpus_that_are_not_here(tmp_path, monkeypatch):
+  monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"])  # put back
   config = planned_config(
     **{
       "plan.topology": "v5e:2x2",
