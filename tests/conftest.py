@@ -20,11 +20,10 @@ if "jax" in sys.modules:
   )
 os.environ["JAX_PLATFORMS"] = "cpu"
 _FLAGS = os.environ.get("XLA_FLAGS", "")
-if "xla_force_host_platform_device_count" not in _FLAGS:
-  _FLAGS += " --xla_force_host_platform_device_count=8"
 # Most of the time of small programs is their compilation: LLVM's optimisation,
 # and the MLIR of each fusion.
 for _NAME, _VALUE in {
+  "xla_force_host_platform_device_count": "8",
   "xla_backend_optimization_level": "0",
   "xla_cpu_use_fusion_emitters": "false",
   "xla_cpu_parallel_codegen_split_count": "1",

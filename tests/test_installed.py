@@ -25,12 +25,12 @@ pytestmark = pytest.mark.slow
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 
 
-def run(*command, **options):
+def run(*command, timeout=500, **options):
   done = subprocess.run(
     [str(word) for word in command],
     capture_output=True,
     text=True,
-    timeout=1800,
+    timeout=timeout,
     **options,
   )
   assert done.returncode == 0, done.stdout + done.stderr
@@ -171,7 +171,7 @@ def test_it_trains_with_what_pip_chooses(wheel, tmp_path, environment):
   """In an environment of its own that has nothing, from the package index."""
   run(sys.executable, "-m", "venv", tmp_path / "empty")
   python = tmp_path / "empty" / "bin" / "python"
-  run(python, "-m", "pip", "install", "--quiet", wheel)
+  run(python, "-m", "pip", "install", "--quiet", wheel, timeout=1800)
   command = tmp_path / "empty" / "bin" / "perl_jax"
   small = {"steps": 2, "eval_every": 2, "eval.rows": 8}
   for task, more in (

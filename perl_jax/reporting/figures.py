@@ -74,7 +74,7 @@ def policy_figures(
       figures.append(
         svg.curves(
           f"{stage}-main-{name}",
-          _title(name),
+          title_of(name),
           metric.unit,
           lines,
           percent=metric.percent,
@@ -108,7 +108,7 @@ def stage_figures(
     metric = vocabulary.row_of(name, stage)
     figure = svg.curves(
       f"{stage}-{identifier(name)}",
-      _title(name, stage),
+      title_of(name, stage),
       metric.unit,
       lines,
       percent=metric.percent,
@@ -157,7 +157,7 @@ def _frontier(rows: Rows, stage: str, name: str) -> list[svg.Figure]:
   axes.yaxis.set_major_locator(MaxNLocator(5, steps=svg.TICKS))
   axes.set_xlabel("KL to the anchor (nats)")
   drawing.text(6, 4, metric.unit)
-  title = f"{_title(name)} against KL"
+  title = f"{title_of(name)} against KL"
   ends = [f"{100 * v:.1f}%" if metric.percent else f"{v:.4g}" for v in gained]
   alt = (
     f"{title} on validation prompts: {ends[0]} at {kl[0]:.3g} nats, "
@@ -207,7 +207,8 @@ def _metrics(rows: Rows) -> set[tuple[str, str]]:
   }
 
 
-def _title(name: str, stage: str = "") -> str:
+def title_of(name: str, stage: str = "") -> str:
+  """What a metric is called above its figure."""
   text = vocabulary.label_of(name, stage)
   return text[0].upper() + text[1:]
 

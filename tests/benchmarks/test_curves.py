@@ -27,12 +27,18 @@ def test_a_workdir_as_a_picture(tmp_path, monkeypatch):
   root = ET.fromstring(text)
   said = [e.text for e in root.iter() if e.text and e.text.strip()]
   assert said[0] == "A & B" and {"Reward", "KL to the anchor"} <= {*said}
-  assert "var(" not in text and "#01011" not in text
+  assert "var(" not in text and "#0101" not in text
   ids = re.findall(r'\bid="([^"]+)"', text)
   assert len(ids) == len({*ids})
-  # Both have a line with a mark at each point, from left to right.
-  drawn = [e for e in root.iter() if e.tag.endswith("svg")][1:]
+  # Both have a mark at each point, from left to right and upwards.
+  drawn = [e for e in root.iter() if e.tag.endswith("}svg")][1:]
   assert len(drawn) == 2
+  for figure in drawn:
+    marks = [e for e in figure.iter() if "#c2500f" in e.get("style", "")]
+    at = [[float(e.get(k)) for k in "xy"] for e in marks if e.get("x")]
+    x, y = zip(*at, strict=True)
+    assert len(x) == 4 and list(x) == sorted({*x})
+    assert list(y) == sorted({*y}, reverse=True)
 
 
 def test_a_point_is_no_curve():

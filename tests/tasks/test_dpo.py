@@ -235,12 +235,16 @@ def test_killed_run_ends_with_the_same_bits(tmp_path, monkeypatch, sft_run):
   }  # fmt: skip
   whole, broken = tmp_path / "whole", tmp_path / "broken"
   tiny.run(whole, "dpo", **fields)
-  with monkeypatch.context() as patches:
-    test_resume.kill_before_batch(patches, 6)
-    with pytest.raises(test_resume.Killed):
-      tiny.run(broken, "dpo", **fields)
-  assert tiny.lines(broken)[-1]["step"] == 5
-  assert not (broken / "summary.json").exists()
+  for kill, number, last in (
+    (test_resume.kill_before_save, 4, 4),
+    (test_resume.kill_before_batch, 4, 5),  # of steps 3, 4, 5, 6
+  ):
+    with monkeypatch.context() as patches:
+      kill(patches, number)
+      with pytest.raises(test_resume.Killed):
+        tiny.run(broken, "dpo", **fields)
+    assert tiny.lines(broken)[-1]["step"] == last
+    assert not (broken / "summary.json").exists()
   tiny.run(broken, "dpo", **fields)
   test_resume.same(whole, broken)
   again = tiny.run(broken, "dpo", **fields)

@@ -60,7 +60,8 @@ TOLERANCE = 2e-4
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
   """Root of bases, runs and exports, all of them scored by the recipe."""
-  left_out = () if "PERL_JAX_NIGHTLY" in os.environ else BY_NIGHT
+  night = "PERL_JAX_NIGHTLY" in os.environ
+  kept = [run.values for run in RUNS if night or not run.marks]
   root = tmp_path_factory.mktemp("recipe")
   (root / "bases").mkdir()
   (root / "exports").mkdir()
@@ -70,11 +71,9 @@ def made(tmp_path_factory):
     [*prompt, assistant(answer)] for prompt, two in PAIRS for answer in two
   ]
   (root / "conversations.json").write_text(json.dumps(conversations))
-  for name, score_at in (run.values for run in RUNS):
-    if name in left_out:
-      continue
-    if score_at == "template":
-      write_base(root / "bases" / name, name)
+  for name in dict.fromkeys(name for name, _ in kept):
+    write_base(root / "bases" / name, name)
+  for name, score_at in kept:
     run = root / f"{name}-{score_at}"
     tiny.run(
       run, "reward", "jsonl", score_at=score_at, steps=2,
