@@ -1,8 +1,8 @@
 """What is wrong for all, or for process 0 alone, ends both with one line."""
 
-import numpy as np
 import pytest
 
+from tests.archives import read_arrays
 from tests.hosts import group as group_lib
 from tests.tasks import tiny
 
@@ -38,7 +38,7 @@ def test_a_number_that_is_not_finite_ends_both_and_each_keeps_its_batch(
     "step-1-process-0.npz", "step-1-process-1.npz", "stop.json",
   ]  # fmt: skip
   for name in kept[:2]:
-    found = dict(np.load(workdir / "nonfinite" / name))
+    found = read_arrays(workdir / "nonfinite" / name)
     assert found["batch/tokens"].shape[0] == 4  # its own half of the rows
   assert not (workdir / "lock.json").exists()
   assert tiny.kept(workdir) == []

@@ -8,6 +8,7 @@ import pytest
 from perl_jax.interop import hf_config
 from perl_jax.interop.hf_config import FAMILIES, NESTED, model_config
 from perl_jax.models.lora import LoraSpec
+from tests.archives import read_arrays
 from tests.interop.tiny import REFERENCES, batch, load, logits
 from tests.interop.torch_side import judge_logits
 
@@ -115,7 +116,7 @@ def test_fields_that_a_family_reads(family, fields, expected, copy):
 def test_transformers_has_the_same_logits(family, fields, copy):
   directory = copy(family)
   change(directory, **fields)
-  expected = np.load(REFERENCES / family / "expected.npz")
+  expected = read_arrays(REFERENCES / family / "expected.npz")
   theirs = judge_logits(directory, expected)
   found = load(directory)
   ours = logits(found.config, LoraSpec(), found.frozen, *batch(expected))
@@ -188,7 +189,7 @@ def test_a_scaling_that_changes_nothing_is_removed_as_the_error_says(copy):
 def test_a_dynamic_scaling_changes_nothing(copy):
   directory = copy("llama2")
   change(directory, rope_scaling={"type": "dynamic", "factor": 4.0})
-  expected = np.load(REFERENCES / "llama2" / "expected.npz")
+  expected = read_arrays(REFERENCES / "llama2" / "expected.npz")
   theirs = judge_logits(directory, expected)
   np.testing.assert_allclose(theirs, expected["logits"], atol=2e-4, rtol=0)
 

@@ -14,6 +14,7 @@ import pytest
 
 from perl_jax.interop import hf_checkpoint, hf_files
 from perl_jax.models.lora import LoraSpec
+from tests.archives import read_arrays
 from tests.interop.rewriting import (
   EMBEDDING,
   HEAD,
@@ -86,7 +87,7 @@ def test_transformers_reads_them_to_the_same_logits(case, copy):
   family, change = CASES[case]
   directory = copy(family)
   change(directory)
-  expected = np.load(REFERENCES / family / "expected.npz")
+  expected = read_arrays(REFERENCES / family / "expected.npz")
   found = judge_logits(directory, expected)
   np.testing.assert_allclose(found, expected["logits"], atol=2e-4, rtol=0)
 
@@ -101,7 +102,7 @@ def test_a_head_that_differs_from_the_embedding_is_not_tied(copy, caplog):
     found = load(directory)
   assert "tie_word_embeddings" in caplog.text and HEAD in caplog.text
   assert not found.config.tied_head
-  expected = np.load(REFERENCES / "qwen2" / "expected.npz")
+  expected = read_arrays(REFERENCES / "qwen2" / "expected.npz")
   ours = logits(found.config, LoraSpec(), found.frozen, *batch(expected))
   theirs = judge_logits(directory, expected)
   assert np.abs(theirs - expected["logits"]).max() > 1
@@ -171,7 +172,7 @@ def test_floats_of_8_bits(copy, dtype):
     for name, value in tensors_of(directory).items()
   }
   safetensors.torch.save_file(tensors, directory / hf_files.SINGLE)
-  expected = np.load(REFERENCES / "llama2" / "expected.npz")
+  expected = read_arrays(REFERENCES / "llama2" / "expected.npz")
   found = load(directory)
   ours = logits(found.config, LoraSpec(), found.frozen, *batch(expected))
   theirs = judge_logits(directory, expected)
@@ -225,7 +226,7 @@ def test_transformers_reads_these_names_too(copy, prefix):
   rename(lambda n: n.replace(old, prefix) if n.startswith(old) else n)(
     directory
   )
-  expected = np.load(REFERENCES / "gemma3_vision" / "expected.npz")
+  expected = read_arrays(REFERENCES / "gemma3_vision" / "expected.npz")
   found = judge_logits(directory, expected)
   np.testing.assert_allclose(found, expected["logits"], atol=2e-4, rtol=0)
 

@@ -24,6 +24,7 @@ from perl_jax import roles, sampling, sharding
 from perl_jax.interop import hf_checkpoint, hf_export, hf_weights, peft
 from perl_jax.interop.storage import Storage
 from perl_jax.models.lora import LoraSpec
+from tests.archives import read_arrays
 from tests.interop import torch_side
 from tests.interop.tiny import REFERENCES, batch, load, logits, scores
 
@@ -78,7 +79,7 @@ def made(tmp_path_factory):
 def case(request, made):
   """(directory, what PyTorch said) of a family."""
   directory = made(request.param)
-  return directory, np.load(directory / "expected.npz")
+  return directory, read_arrays(directory / "expected.npz")
 
 
 def test_logits(case):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.archives import read_arrays
 from tests.data.text import families
 from tests.data.text.messages import assistant, user
 from tests.interop import torch_side
@@ -175,7 +176,7 @@ def _make(directory: Path, name: str, seed: int) -> None:
 
 def _judge(directory: Path) -> None:
   """Writes judged-*.npy: what users of the exports see."""
-  prompt = np.load(directory / "expected.npz")["prompt"]
+  prompt = read_arrays(directory / "expected.npz")["prompt"]
   for role, form in (
     ("policy", "adapter"),
     ("policy", "merged"),

@@ -22,6 +22,7 @@ from perl_jax.data.text.hugging_face import import_transformers
 from perl_jax.interop import hf_config
 from perl_jax.tasks.initial import restore
 from perl_jax.tasks.initial.model import ReadOptions
+from tests.archives import read_arrays
 from tests.interop import tiny as interop
 from tests.tasks import family_side, tiny
 
@@ -85,7 +86,7 @@ def logits(directory, init):
   """Ours on the prompt, as our tokenizer writes it; and PyTorch's of both."""
   start = start_of(directory, init, "policy")
   ids, _ = start.load_tokenizer().encode_prompt(family_side.PROMPT)
-  expected = np.load(directory / "expected.npz")
+  expected = read_arrays(directory / "expected.npz")
   assert ids == expected["prompt"].tolist()
   weights = start.role.frozen
   if start.role.adapter is not None:
@@ -138,7 +139,7 @@ def reward_in(directory):
     tokens,
     lengths,
   )
-  expected = np.load(directory / "expected.npz")["scores"]
+  expected = read_arrays(directory / "expected.npz")["scores"]
   np.testing.assert_allclose(ours, expected, atol=TOLERANCE, rtol=0)
 
 
@@ -193,7 +194,7 @@ def test_out(cell, family, root, judged):
     raise judged[family, cell]
   _, role, form, expected = CELLS_OUT[cell]
   found = np.load(root / family / f"judged-{role}-{form}.npy")
-  expected = np.load(root / family / "expected.npz")[expected]
+  expected = read_arrays(root / family / "expected.npz")[expected]
   np.testing.assert_allclose(found, expected, atol=TOLERANCE, rtol=0)
   if cell != "adapter out":
     stops = family_side.text_family(family).stops

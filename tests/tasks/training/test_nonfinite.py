@@ -16,6 +16,7 @@ from perl_jax.checkpoint import Resumed
 from perl_jax.steps import finite
 from perl_jax.tasks.training import changes as changes_lib
 from perl_jax.tasks.training import nonfinite
+from tests.archives import read_arrays
 from tests.tasks.training import test_loop as counting
 
 FAULTS = {
@@ -115,7 +116,7 @@ def test_the_batch_can_be_loaded(tmp_path):
   message = stopped(tmp_path, {5}, evidence=evidence)
   path = tmp_path / "nonfinite" / "step-5.npz"
   assert str(path) in message
-  found = dict(np.load(path))
+  found = read_arrays(path)
   assert sorted(found) == [
     "batch/num_tokens", "batch/tokens", "batch/weights", "score/rewards",
   ]  # fmt: skip
