@@ -145,6 +145,8 @@ def _layer_stack(
     in_axes=(0, nn.broadcast),
     length=config.num_layers,
     unroll=config.scan_unroll,
+    # The check would trace the blocks once more; nothing here is broadcast out.
+    check_constancy_invariants=False,
   )
   return stack(config, lora, kernel, deterministic, layout, name="layers")
 
