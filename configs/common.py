@@ -80,6 +80,7 @@ def data(name: str) -> ConfigDict:
       "prompt_len": 384,
       "response_len": 128,
       "buckets": (128, 256),
+      "pad_to_multiple_of": 8,
       "long": "cut",
       "options": {},
     }

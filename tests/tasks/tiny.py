@@ -18,7 +18,7 @@ from perl_jax import files, tasks
 from perl_jax.tasks.pipeline import STAGES
 from perl_jax.tasks.settings import defaults
 
-# A model of 50,000 parameters; one bucket, so that a step compiles once.
+# A model of 50,000 parameters; rows of one length: a step compiles once.
 _STAGE = {
   "model.preset": "tiny",
   "model.scan_unroll": 1,
@@ -28,6 +28,7 @@ _STAGE = {
   "data.prompt_len": 88,
   "data.response_len": 12,
   "data.buckets": (),
+  "data.pad_to_multiple_of": 128,
   "mesh.data": 1,
   "eval.batch_size": 8,
 }

@@ -93,7 +93,7 @@ class Layout:
   responses: int
   shared: bool = True
   targets: bool = False
-  block: int = 1
+  block: int = row_plans.BLOCK
   pad_id: int = 0
 
   def length(self, item: Item) -> int:

@@ -17,6 +17,8 @@ import numpy as np
 _ITEMS, _COLUMNS = 2, 1024
 # Batches that the number of rows is chosen on.
 _DRAWN = 16
+# Rows have a multiple of so many tokens, unless they are to have another.
+BLOCK = 8
 
 
 def fewest_rows(items: int, length: int, multiple: int) -> int:
@@ -33,7 +35,7 @@ def fewest_rows(items: int, length: int, multiple: int) -> int:
 
 
 def row_count(
-  lengths: Sequence[int], items: int, multiple: int, block: int = 1
+  lengths: Sequence[int], items: int, multiple: int, block: int = BLOCK
 ) -> int:
   """Number of rows for batches of so many items, at the least `cost`.
 
@@ -83,13 +85,14 @@ def most_in_a_row(items: int, rows: int) -> int:
   return 2 * -(-items // rows)
 
 
-def rounded(length: int, block: int = 1) -> int:
-  """The next of few lengths, at most a sixteenth above, but a multiple of 8.
+def rounded(length: int, block: int = BLOCK) -> int:
+  """The next of few lengths: multiples of `block`, or a sixteenth above.
 
-  There are sixteen between a power of two and the next, so that few programs
-  are compiled. The result is a multiple of `block`, too.
+  There are at most sixteen between a power of two and the next, so that few
+  programs are compiled.
   """
-  step = max(2 ** (max(length - 1, 1).bit_length() - 5), 8, block)
+  sixteenth = max(length - 1, 1).bit_length() - 5
+  step = -(-(2 ** max(sixteenth, 0)) // block) * block
   return -(-length // step) * step
 
 

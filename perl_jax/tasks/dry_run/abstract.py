@@ -148,7 +148,8 @@ class AbstractStage:
       members: Number of members that have rows of their own; 0 for none.
     """
     config, data = self.config, self.config.data
-    layout = batching.Packing.of(self.model, targets=targets).layout(kind, 0)
+    packing = batching.Packing.of(self.model, targets=targets)
+    layout = packing.layout(kind, 0, data.pad_to_multiple_of)
     response = self.max_targets or data.response_len
     more = layout.responses - 1
     item = data.max_len + more * (response if layout.shared else data.max_len)

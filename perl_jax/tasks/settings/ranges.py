@@ -135,6 +135,7 @@ RANGES: Mapping[str, Range] = {
   "data.prompt_len": _count(why=_LENGTH),
   "data.response_len": _count(why=_LENGTH),
   "data.buckets": _count(why=_LENGTH),
+  "data.pad_to_multiple_of": _count(why=_LENGTH),
   "data.options.size": _count(),
   "data.options.validation_size": _count(0),
   "data.options.demo_quality": _share(),

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from perl_jax import roles, sharding
 from perl_jax.data import batches, loader, packed_loader
-from perl_jax.data.batches import packed_responses
+from perl_jax.data.batches import packed_responses, row_plans
 from perl_jax.data.batches.member_rows import Subsets
 from perl_jax.models.config import ModelConfig
 from perl_jax.reporting import phases
@@ -76,7 +76,7 @@ class Packing(NamedTuple):
     shared: Whether the responses to a prompt share it; see
       `roles.shares_prompts`.
     targets: Whether the probabilities of responses are asked for.
-    block: Rows have a multiple of this number of tokens.
+    block: The kernels need rows of a multiple of this number of tokens.
     own_rows: `own_rows(n)` picks each member's rows out of a batch, of n
       training rows; None makes the same batches for all.
   """
@@ -98,13 +98,21 @@ class Packing(NamedTuple):
     shared_ = roles.shares_prompts(model)
     return cls(shared_, targets, roles.row_block(model), own_rows)
 
-  def layout(self, kind: str, pad_id: int) -> packed_responses.Layout:
-    """The layout of rows of a kind of records, a key of `batches.KINDS`."""
+  def layout(
+    self, kind: str, pad_id: int, multiple: int = row_plans.BLOCK
+  ) -> packed_responses.Layout:
+    """The layout of rows of a kind of records.
+
+    Args:
+      kind: A key of `batches.KINDS`.
+      pad_id: Token that pads.
+      multiple: Rows have a multiple of this number of tokens, and of `block`.
+    """
     return packed_responses.Layout(
       batches.KINDS[kind].responses,
       shared=self.shared,
       targets=self.targets,
-      block=self.block,
+      block=math.lcm(self.block, multiple),
       pad_id=pad_id,
     )
 

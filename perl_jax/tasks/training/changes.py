@@ -71,15 +71,15 @@ def _optimizer(change: Change) -> str:
   return "" if nonfinite.is_stopped(change.workdir) else _LEARNED
 
 
-def _microbatches(change: Change) -> str:
+def _dropout(change: Change) -> str:
   config = change.config
   dropout = config.get("lora", {}).get("dropout", 0.0)
   # RL has no dropout: its log-probs are those of the sampler.
   if not dropout or config["task"] == "rl" or config["tuning"] == "full":
     return ""
   return (
-    f"each microbatch draws dropout of its own (lora.dropout={dropout}), so"
-    " that other microbatches learn something else"
+    f"dropout is drawn for each microbatch and each place in its rows"
+    f" (lora.dropout={dropout}), so that others learn something else"
   )
 
 
@@ -158,7 +158,7 @@ RULES = (
     ),
     ROUNDING,
   ),
-  Rule(("microbatches",), ROUNDING, _microbatches),
+  Rule(("microbatches", "data.pad_to_multiple_of"), ROUNDING, _dropout),
   Rule(
     (
       "fit", "log_every", "eval_every", "eval.samples", "save",

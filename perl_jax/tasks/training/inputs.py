@@ -232,7 +232,9 @@ def _batches_of(
   members = None
   if training is not None and packing.own_rows is not None:
     members = packing.own_rows(train_rows)
-  layout = packing.layout(kind, tokenization.pad_id)
+  layout = packing.layout(
+    kind, tokenization.pad_id, config.data.pad_to_multiple_of
+  )
   return batching.packed(*given, layout, members)
 
 

@@ -32,6 +32,7 @@ ADDED: Mapping[str, Any] = {
   "data.margin": 0.0,
   "data.threshold": "",
   "data.preview": 0,
+  "data.pad_to_multiple_of": 8,
   # The seed of a run was that of its folds.
   "data.split_seed": lambda stage: stage.get("seed", 0),
   "reward.timeout": 1800.0,

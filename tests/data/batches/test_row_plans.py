@@ -43,11 +43,15 @@ def test_best_fit_by_hand():
   assert row_plans.best_fit([2, 2, 2, 2], 10, most=3) == [[0, 1, 2], [3]]
 
 
-@given(st.integers(1, 5000), st.sampled_from([1, 128]))
+@given(st.integers(1, 5000), st.sampled_from([1, 8, 48, 128]))
 def test_lengths_are_rounded_up_to_few(length, block):
   found = row_plans.rounded(length, block)
-  assert length <= found < length + max(8, length / 16 + 1, block)
+  assert length <= found < length + length / 16 + 1 + block
   assert found % block == 0
+
+
+def test_blocks_are_of_eight_tokens():
+  assert {row_plans.rounded(n) for n in range(1, 65)} == set(range(8, 72, 8))
 
 
 def test_sixteen_lengths_between_powers_of_two():
@@ -73,10 +77,10 @@ def test_fewest_rows(items, length, multiple, rows):
 @pytest.mark.parametrize(
   "lengths, items, block, rows",
   [
-    ([384], 8, 1, 8),  # rows of 768 would have no less padding
+    ([384], 8, 8, 8),  # rows of 768 would have no less padding
     ([300], 8, 128, 4),  # two fill 5 blocks, one alone would take 3
-    ([100] * 9 + [500], 32, 1, 16),  # a long one makes all rows long
-    ([], 8, 1, 4),
+    ([100] * 9 + [500], 32, 8, 16),  # a long one makes all rows long
+    ([], 8, 8, 4),
   ],
 )
 def test_number_of_rows(lengths, items, block, rows):

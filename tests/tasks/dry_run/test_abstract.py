@@ -208,6 +208,7 @@ def test_a_gathered_kernel_is_kept_for_no_layer(tuning):
     microbatches=1,
     data__max_len=16,
     data__response_len=4,
+    data__pad_to_multiple_of=8,
   )
   mesh = sharding.make_mesh(data=1, fsdp=8, tensor=1)
   made = plan.make_stage(config, model, mesh)
@@ -258,7 +259,9 @@ def test_abstract_batches_are_those_of_full_rows(kind, members):
     rows = [EncodedLabelled([1] * 20, 14, 0.0, i) for i in range(8)]
   else:
     rows = [EncodedPreference([1] * 20, [1] * 20, 14, i) for i in range(8)]
-  layout = batching.Packing(targets=True).layout(kind, 0)
+  layout = batching.Packing(targets=True).layout(
+    kind, 0, config.data.pad_to_multiple_of
+  )
   subsets = members and Subsets(8, members=members, share=share, seed=0)
   pack = packed_loader.train_packer(
     layout, rows, 8, 4, (0, 1), 2, subsets or None

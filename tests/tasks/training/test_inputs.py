@@ -56,7 +56,11 @@ def rows(tmp_path):
 
 
 def config(rows, task="reward", **overrides):
-  defaults = {"data__path": str(rows), "data__buckets": (16, 32)}
+  defaults = {
+    "data__path": str(rows),
+    "data__buckets": (16, 32),
+    "data__pad_to_multiple_of": 8,
+  }
   return tiny.config(
     task, "jsonl", **defaults | {"data__max_len": 64} | overrides
   )
@@ -92,6 +96,17 @@ def test_responses_are_packed_as_asked(rows, tokenization):
   for batch in (next(found.train), next(found.validation())):
     assert batch.tokens.shape[1] % 128 == 0 and batch.targets.size
     assert batch.segments.max() < PREFIX
+
+
+@pytest.mark.parametrize("kind", ["preferences", "labelled"])
+def test_rows_have_a_multiple_of_tokens(rows, tokenization, kind):
+  """Few lengths, and those of the kernels as well: 384 = lcm(48, 128)."""
+  given = config(rows, data__pad_to_multiple_of=48)
+  for block, multiple in ((1, 48), (128, 384)):
+    packing = batching.Packing(block=block)
+    found = inputs.read(given, tokenization, kind, packing=packing)
+    for batch in (*itertools.islice(found.train, 20), *found.validation()):
+      assert batch.tokens.shape[1] % multiple == 0
 
 
 def test_a_pass_over_held_out_rows_is_a_phase(rows, tokenization, monkeypatch):
