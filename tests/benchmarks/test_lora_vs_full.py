@@ -14,6 +14,7 @@ from perl_jax import params as params_lib
 from perl_jax.models.lora import LoraSpec
 from perl_jax.planning import estimate
 from perl_jax.tasks import plan
+from tests.marks import by_night
 
 SETTINGS = arms.Settings(
   preset="tiny",
@@ -125,9 +126,7 @@ def compiled(get_config, start, tuning, mesh, **fields):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  "tuning", ["lora", pytest.param("full", marks=pytest.mark.nightly)]
-)
+@pytest.mark.parametrize("tuning", ["lora", by_night("full")])
 def test_an_iteration_counts_every_buffer_once(tuning, mesh):
   start = arms.make_start(SETTINGS)
   base, adapter, head = bytes_of(start, LoraSpec(rank=SETTINGS.rank))

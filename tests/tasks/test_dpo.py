@@ -252,7 +252,6 @@ def test_killed_run_ends_with_the_same_bits(tmp_path, monkeypatch, sft_run):
   assert tiny.untimed(again) == tiny.untimed(tiny.summary(whole))
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 def test_eight_devices_train_the_same_policy(tmp_path, dpo_run, sft_run):
   """Data and parameters spread over a mesh, up to float reassociation."""

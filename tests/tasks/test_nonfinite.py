@@ -16,6 +16,7 @@ from perl_jax import steps, tasks
 from perl_jax.data import loader
 from perl_jax.data.batches.prompts import PromptBatch
 from perl_jax.tasks.rollouts import reward_values
+from tests.marks import by_night
 from tests.tasks import tiny
 
 pytestmark = pytest.mark.slow
@@ -83,10 +84,7 @@ def stopped(config, workdir):
 
 @pytest.mark.parametrize(
   "stage",
-  [
-    pytest.param(name, marks=[pytest.mark.nightly] * (name in BY_NIGHT))
-    for name in STAGES
-  ],
+  [by_night(name) if name in BY_NIGHT else name for name in STAGES],
 )
 def test_stop_and_go_on(tmp_path, poison, stage):
   workdir = tmp_path / "run"

@@ -28,6 +28,7 @@ from perl_jax.tasks.rollouts import build
 from perl_jax.tasks.settings import rl as rl_settings
 from perl_jax.tasks.settings import shared
 from tests.data.text.messages import assistant
+from tests.marks import by_night
 from tests.tasks import tiny
 from tests.tasks.bases import (
   ANSWERS,
@@ -50,8 +51,7 @@ TURN = ("qwen2.5", "gemma2")
 # Like another one here but for the text of their templates.
 BY_NIGHT = {"llama3.2", "mistral2", "smollm2"}
 RUNS = [
-  pytest.param(n, "template", marks=[pytest.mark.nightly] * (n in BY_NIGHT))
-  for n in MODELS
+  (by_night if n in BY_NIGHT else pytest.param)(n, "template") for n in MODELS
 ] + [pytest.param(n, "turn") for n in TURN]
 FORMS = ("adapter", "merged")
 TOLERANCE = 2e-4

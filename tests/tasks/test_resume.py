@@ -16,6 +16,7 @@ import pytest
 from perl_jax import checkpoint, tasks
 from perl_jax.data import loader
 from tests import test_main
+from tests.marks import by_night
 from tests.tasks import tiny
 
 STEPS = {"steps": 6, "eval_every": 2}
@@ -89,10 +90,7 @@ def same(whole, other):
   "stage",
   [
     *("sft", "reward", "rl"),
-    *(
-      pytest.param(name, marks=pytest.mark.nightly)
-      for name in ("sft_lora", "reward_ensemble", "rl_grpo")
-    ),
+    *map(by_night, ("sft_lora", "reward_ensemble", "rl_grpo")),
   ],
 )
 def test_killed_run_ends_with_the_same_bits(

@@ -11,6 +11,7 @@ from perl_jax.tasks.evaluation import reward_model as reward_evaluation
 from perl_jax.tasks.initial import restore
 from perl_jax.tasks.initial import trainable as trainable_lib
 from perl_jax.tasks.settings import reward as reward_settings
+from tests.marks import by_night
 from tests.tasks import test_export, tiny
 
 MEMBERS = 3
@@ -59,7 +60,6 @@ def test_a_member_is_what_one_run_would_have_made(tmp_path, sft_run):
   assert min(apart) > 1e-3
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 def test_four_devices_train_the_same_ensemble(tmp_path, ensemble_run, sft_run):
   """Each member's rows are spread over a mesh: the same but for rounding."""
@@ -129,8 +129,7 @@ def test_scores_of_labelled_rows_are_not_centred():
 
 
 @pytest.mark.parametrize(
-  "combine",
-  [pytest.param("min", marks=pytest.mark.nightly), "mean_minus_std", "average"],
+  "combine", [by_night("min"), "mean_minus_std", "average"]
 )
 def test_policies_learn_from_every_combination(
   tmp_path, sft_run, ensemble_run, combine

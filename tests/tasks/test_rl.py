@@ -6,6 +6,7 @@ import pytest
 from perl_jax import params
 from perl_jax.tasks.initial import restore
 from perl_jax.tasks.initial import roles as initial_roles
+from tests.marks import by_night
 from tests.tasks import tiny
 
 
@@ -115,7 +116,6 @@ def test_one_step_moves_the_adapters_and_not_the_base(
   assert lines_with(workdir, "train/value")[1]["train/value"] != 0.0
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 def test_eight_devices_run_the_same_iterations(
   tmp_path, rl_run, sft_run, reward_run
@@ -170,10 +170,7 @@ ESTIMATORS = {
 @pytest.mark.slow
 @pytest.mark.parametrize(
   "name",
-  [
-    pytest.param(name, marks=[pytest.mark.nightly] * (name == "grpo"))
-    for name in ESTIMATORS
-  ],
+  [by_night(name) if name == "grpo" else name for name in ESTIMATORS],
 )
 def test_every_estimator_runs_from_its_files(
   tmp_path, name, sft_run, reward_run

@@ -7,6 +7,7 @@ import pytest
 
 from perl_jax import checkpoint
 from perl_jax.tasks.training import workdir as workdir_lib
+from tests.marks import by_night
 from tests.sharding.meshes import common
 from tests.tasks import test_resume, tiny
 
@@ -58,9 +59,9 @@ def whole(tmp_path_factory):
   ("stage", "name"),
   [
     ("sft", "all"),
-    pytest.param("sft", "one", marks=pytest.mark.nightly),
+    by_night("sft", "one"),
     ("reward, dropout", "all"),
-    pytest.param("reward", "one", marks=pytest.mark.nightly),
+    by_night("reward", "one"),
   ],
 )
 def test_goes_on_on_another_mesh(

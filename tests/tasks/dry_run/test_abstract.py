@@ -20,6 +20,7 @@ from perl_jax.tasks.dry_run import abstract as abstract_lib
 from perl_jax.tasks.training import batching, inputs
 from perl_jax.tasks.training import compiled as compiled_lib
 from tests import toys
+from tests.marks import by_night
 from tests.tasks import tiny
 
 MODEL = presets.preset("tiny", vocab_size=400, max_len=136)
@@ -79,7 +80,7 @@ RL = {
       )
     ),
     *(
-      pytest.param(name, mesh, marks=pytest.mark.nightly)
+      by_night(name, mesh)
       for name, mesh in (("rl-ppo", {"mesh__data": 1}), ("rl-grpo", SPREAD))
     ),
   ],
