@@ -10,6 +10,7 @@ import time
 import pytest
 
 from perl_jax import buckets
+from perl_jax.hosts import signals
 from perl_jax.tasks.training import bucket_lock, lock
 from tests.buckets import servers
 
@@ -58,6 +59,26 @@ def test_a_lock_is_there_while_a_run_is(address, store):
   with bucket_lock.held(f"{address}/sft"):
     is_refused(address)
     assert list(store.listed()) == ["sft/lock.json"]
+
+
+def test_what_a_run_has_taken_is_given_back_if_it_is_stopped_there(
+  monkeypatch, address, store
+):
+  """Its own lock, also if the answer never arrived; never that of another."""
+  create = buckets.Store.create
+
+  def stopped(self, *args):
+    create(self, *args)
+    raise signals.Stopped("SIGTERM")
+
+  monkeypatch.setattr(buckets.Store, "create", stopped)
+  with pytest.raises(signals.Stopped), bucket_lock.held(address):
+    raise AssertionError("it was taken")
+  assert store.listed() == {}
+  theirs = leave(store, host="far")
+  with pytest.raises(signals.Stopped), bucket_lock.held(address):
+    raise AssertionError("it was taken")
+  assert json.loads(store.read("lock.json")) == theirs
 
 
 def test_the_lock_of_a_process_that_is_dead_is_taken(
