@@ -40,12 +40,13 @@ def drawing(
       raise ValueError(f"{key}: {len(x)} points are no curve.")
     name = key.partition("/")[2]
     row = vocabulary.row_of(name, stage)
+    title = figures.title_of(name, stage)
     found.append(
       svg.curves(
         figures.identifier(key),
-        figures.title_of(name, stage),
+        title,
         row.unit,
-        [svg.Line("", x, y, "c2", "points")],
+        [svg.Line(title, x, y, "c2", "points")],
         percent=row.percent,
         zero=row.check,
       )

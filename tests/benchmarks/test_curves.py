@@ -27,6 +27,7 @@ def test_a_workdir_as_a_picture(tmp_path, monkeypatch):
   root = ET.fromstring(text)
   said = [e.text for e in root.iter() if e.text and e.text.strip()]
   assert said[0] == "A & B" and {"Reward", "KL to the anchor"} <= {*said}
+  assert "from 0 at step 0 to 0.06 at step 24" in said[1]
   assert "var(" not in text and "#0101" not in text
   ids = re.findall(r'\bid="([^"]+)"', text)
   assert len(ids) == len({*ids})

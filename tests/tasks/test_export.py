@@ -125,7 +125,7 @@ def test_merging_into_float32_changes_nothing_that_shows(finished, tmp_path):
   )
   assert 2e-4 < rounded["largest_logit_change"] < 0.2
   assert "largest_logit_change" in (tmp_path / "bf16/README.md").read_text()
-  start = restore.load(finished / "rl", "auto", "policy", "policy.init")
+  start = restore.load(finished / "rl", "last", "policy", "policy.init")
   merged = params.merge(start.role.frozen, start.role.adapter, start.role.lora)
   read = restore.load(tmp_path / "f32", "", "policy", "policy.init").role.frozen
   jax.tree.map(np.testing.assert_array_equal, dict(merged), dict(read))
@@ -142,7 +142,7 @@ def test_a_base_of_ours_goes_with_its_adapter(finished, tmp_path):
   export(target, finished / "rl")
   described = json.loads((target / "adapter_config.json").read_text())
   assert described["base_model_name_or_path"] == str(target / "base")
-  ours = restore.load(finished / "rl", "auto", "policy", "policy.init")
+  ours = restore.load(finished / "rl", "last", "policy", "policy.init")
   theirs = restore.load(target, "", "policy", "policy.init")
   assert (
     theirs.fingerprint == ours.fingerprint
