@@ -67,7 +67,7 @@ BENCHMARKS: Mapping[str, Sequence[str] | str] = {
   "efficiency": PLANS,
   "long_sequences": PLANS,
   "rl_speed": PEERS,
-  "shorter": ("--iterations=2",),
+  "shorter": ("--iterations=2", "--prompts=4", "--prompt=16", "--response=16"),
   "decoding": "minutes; tests/benchmarks/test_decoding.py",
   "lora_vs_full": "minutes; tests/benchmarks/test_lora_vs_full.py",
   "checkpoint_cost": "minutes; tests/benchmarks/test_checkpoint_cost.py",
