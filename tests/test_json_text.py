@@ -51,7 +51,7 @@ def test_a_key_twice_is_named_with_its_line(pairs, which, around):
     (b'{"a": 1,\n"a": 2}', 2, "the key 'a' stands twice"),
     (b'{"a": 1, "\\u0061": 2}', 1, "the key 'a' stands twice"),
     (b'{"a": "a:{,", "b": [{"c": 1}, {"c": 1, "c": 2}]}', 1, "the key 'c'"),
-    (b'\xef\xbb\xbf{"a": 1,}', 1, "not valid JSON at column 9"),
+    (b'\xef\xbb\xbf{"a": 1', 1, "not valid JSON at column 8"),
     (b'{"a":\n1', 2, "not valid JSON at column 2"),
     (b"", 1, "not valid JSON"),
     (b'{"a":\n"\xff"}', 2, "not UTF-8 text"),
