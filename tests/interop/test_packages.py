@@ -61,18 +61,17 @@ def test_another_version_is_refused(install):
 
 
 @pytest.mark.parametrize(
-  "files, found",
-  [((), "no GGUF file"), ((FILE, "tiny_model/b.gguf"), r"lists .*b\.gguf")],
+  "files, found", [((), "none"), ((FILE, "tiny_model/b.gguf"), r"b\.gguf")]
 )
 def test_a_package_with_no_file_or_several(install, files, found):
   install(files)
-  with pytest.raises(ValueError, match=found):
+  with pytest.raises(ValueError, match=f"lists .*{found}"):
     packages.resolve("package:tiny-model")
 
 
 def test_a_package_whose_files_nobody_listed(install):
   install(listed=False)
-  with pytest.raises(ValueError, match="has no GGUF file"):
+  with pytest.raises(ValueError, match="lists none"):
     packages.resolve("package:tiny-model")
 
 

@@ -78,7 +78,7 @@ def _dropout(change: Change) -> str:
   if not dropout or config["task"] == "rl" or config["tuning"] == "full":
     return ""
   return (
-    f"dropout is drawn for each microbatch and each place in its rows"
+    "each microbatch draws dropout of its own for each place in its rows"
     f" (lora.dropout={dropout}), so that others learn something else"
   )
 

@@ -53,9 +53,9 @@ def goes_on(workdir, config):
     ("sft", "model.remat", "full"),
     ("sft", "model.scan_unroll", 2),
     ("sft", "microbatches", 2),
-    ("sft", "data.pad_to_multiple_of", 16),
     ("reward", "report_checkpoint", "last"),
     ("reward", "microbatches", 2),
+    ("reward", "data.pad_to_multiple_of", 16),
     ("rl", "score_microbatches", 2),
     ("rl", "rollouts.layout", "train"),
     ("rl", "rollouts.buckets", (4, 8)),
@@ -140,7 +140,7 @@ def test_microbatches_with_dropout_stay(tmp_path):
   workdir = written(tmp_path / "reward", tiny.config("reward", **fields))
   other = tiny.config("reward", **(fields | {"microbatches": 4}))
   message = refusal(workdir, other)
-  assert "config.microbatches: 2 -> 4: dropout is drawn for each" in message
+  assert "config.microbatches: 2 -> 4: each microbatch draws dropout" in message
   other = tiny.config("reward", data__pad_to_multiple_of=16, **fields)
   assert "each place in its rows (lora.dropout=0.1)" in refusal(workdir, other)
 
