@@ -131,6 +131,7 @@ class RLIteration:
     mesh: Mesh,
     clock: Clock = time.perf_counter,
     sample: Any = None,
+    stops: tuple[int, ...] = (),
   ):
     """Places the roles on the mesh; nothing compiles yet.
 
@@ -141,8 +142,12 @@ class RLIteration:
       clock: Returns seconds; `Iteration` reads it before the first phase and
         after each.
       sample: In place of the sampler; none of its responses has a stop token.
+      stops: Tokens that end a response; without any, none ends early.
     """
-    settings = _never_stopping(rl_settings.read(config), start.config)
+    self._stops = stops
+    # One that is not in the vocabulary is never sampled.
+    never = (start.config.vocab_size,)
+    settings = _stopping(rl_settings.read(config), stops or never)
     policy = _role(config, start, config.seed)
     beside = {}
     if settings.estimator.uses_value:
@@ -174,8 +179,15 @@ class RLIteration:
   def run(self, batch: PromptBatch, number: int) -> dict[str, Any]:
     """Does an iteration on a batch on the host; returns its metrics."""
     self.state, found = self._iterate(self.state, batch, number)
-    assert found["rollout/stop_rate"] == 0.0
+    assert self._stops or found["rollout/stop_rate"] == 0.0
     return found
+
+  @property
+  def compiled(self) -> list[Compiled]:
+    """The functions that an iteration runs."""
+    found = self.programs
+    functions = found.sample, found.score, found.prepare, found.learn
+    return [function for function in functions if function is not None]
 
 
 def _role(config, start, seed, head="", members=1) -> roles.Role:
@@ -203,12 +215,12 @@ def _with_random_head(role: roles.Role, seed: int) -> roles.Role:
   return dataclasses.replace(role, trainable=dict(role.trainable) | head)
 
 
-def _never_stopping(
-  settings: rl_settings.RLSettings, model: ModelConfig
+def _stopping(
+  settings: rl_settings.RLSettings, stops: tuple[int, ...]
 ) -> rl_settings.RLSettings:
-  """The settings with a stop token that is not in the vocabulary."""
+  """The settings with these stop tokens."""
   sampling, rollout = (
-    dataclasses.replace(spec, stop_ids=(model.vocab_size,))
+    dataclasses.replace(spec, stop_ids=stops)
     for spec in (settings.sampling, settings.rollout)
   )
   return dataclasses.replace(settings, sampling=sampling, rollout=rollout)

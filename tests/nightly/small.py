@@ -59,6 +59,7 @@ BENCHMARKS: Mapping[str, Sequence[str] | str] = {
   "likelihood_margin": (f"--base={places.BASE}", "--max_len=160"),
   "padding": (f"--base={places.BASE}", "--batch_sizes=4"),
   "reward_rows": "minutes; tests/benchmarks/test_reward_rows.py",
+  "rl_rows": "TRL beside it; tests/benchmarks/test_rl_rows.py",
   "from_nothing": "ten minutes; tests/nightly/test_from_nothing.py",
   "paper": "hours; --show is run",
   "compare_reward": "five folds; tests/benchmarks/test_compare_reward.py",
