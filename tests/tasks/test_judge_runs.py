@@ -1,10 +1,13 @@
 """Judged runs of the pipeline: what is sampled; reward models that judge."""
 
+import dataclasses
+
 import pytest
 
 from perl_jax import checkpoint, files, sharding, tasks
 from perl_jax.data.sources import registry
 from perl_jax.tasks import judge
+from perl_jax.tasks.evaluation import reward_model
 from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.judging import reward_models
 from perl_jax.tasks.judging.pairs import Pair
@@ -98,34 +101,83 @@ def test_an_anchor_that_nobody_knows(finished, tmp_path):
   assert not (tmp_path / "run").exists()
 
 
-def test_scores_of_texts_are_those_of_the_stage(reward_run):
-  """Held-out pairs as texts, against scores.jsonl of the reward model."""
-  config = tasks.resolved(tiny.config("judge"), reward_run / "nowhere")
-  mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1)
+def held_out_pairs():
+  """The pairs that a tiny reward model is evaluated on, backwards."""
   stage = tiny.config("reward")
   data = registry.load(
     "coffee_bar", "preferences", seed=0, **stage.data.options.to_dict()
   )
-  pairs = [
-    Pair(row, row.chosen, row.rejected)
-    for row in data.validation[::-1]  # in another order
-  ]
-  named = settings.Judge("reward", "x", str(reward_run), "x")
+  return [Pair(row, row.chosen, row.rejected) for row in data.validation[::-1]]
+
+
+def reward_judge(workdir, **options):
+  """The reward model of a workdir as a judge."""
+  config = tasks.resolved(tiny.config("judge"), workdir / "nowhere")
+  mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1)
+  named = settings.Judge("reward", "x", str(workdir), "x")
   start = reward_models.load(named, config, mesh, None)
   role = initial_roles.place(mesh, {"x": start.role})["x"]
-  asked = reward_models.RewardJudge("x", start, role, config, mesh)
+  return reward_models.RewardJudge("x", start, role, config, mesh, **options)
+
+
+def scores_said(opinions):
+  """(the policy's score, the other one) that each opinion tells."""
+  return [
+    [float(part.split()[-1]) for part in first.reason.split(",")]
+    for first, _ in opinions
+  ]
+
+
+def test_scores_of_texts_are_those_of_the_stage(reward_run):
+  """Held-out pairs as texts, against scores.jsonl of the reward model."""
+  pairs, asked = held_out_pairs(), reward_judge(reward_run)
   found = asked(pairs)[::-1]
   rows = tiny.lines(reward_run, "scores.jsonl")
   assert len(rows) == len(found) > 3
-  for row, (first, last) in zip(rows, found, strict=True):
-    policy_score, other = (
-      float(part.split()[-1]) for part in first.reason.split(",")
-    )
-    assert policy_score == pytest.approx(row["chosen"], rel=1e-4, abs=1e-5)
-    assert other == pytest.approx(row["rejected"], rel=1e-4, abs=1e-5)
+  said = scores_said(found)
+  for row, (first, last), scores in zip(rows, found, said, strict=True):
+    expected = row["chosen"], row["rejected"]
+    assert scores == pytest.approx(expected, rel=1e-4, abs=1e-5)
     assert first == last
     sign = (row["chosen"] > row["rejected"]) - (row["chosen"] < row["rejected"])
     assert first.verdict == sign
   long = Pair(pairs[0].row, "word " * 500, "x")
   (said,) = asked([long])
   assert said[0].fault == "cut" and said[0].verdict != said[0].verdict
+
+
+def test_a_judge_that_is_asked_again_scores_what_is_new(
+  reward_run, monkeypatch
+):
+  """Also beside a prompt that does not fit, which both responses shorten."""
+  pairs = held_out_pairs()[:4]
+  row = pairs[0].row
+  turns = [
+    {"role": role, "content": "a flat white please " * 8}
+    for role in ("user", "assistant") * 12
+  ]
+  long = dataclasses.replace(row, prompt=(*turns, *row.prompt))
+  pairs.append(Pair(long, "A flat white.", "A flat white, and a large tea."))
+  scored, score = [], reward_model.score_batches
+
+  def counted(score_, role_, data, mesh):
+    found = score(score_, role_, data, mesh)
+    scored[-1] += len(found)
+    return found
+
+  monkeypatch.setattr(reward_model, "score_batches", counted)
+  once, again = (
+    reward_judge(reward_run),
+    reward_judge(reward_run, again=True),
+  )
+  later = [pair._replace(policy=f"{pair.policy} Yes.") for pair in pairs]
+  # By response: two of each of four pairs, and the pair that is cut as one;
+  # then the new responses of four, and that pair.
+  for asked, count in ((pairs, 9), (later, 5)):
+    scored.append(0)
+    found = scores_said(again(asked))
+    assert scored[-1] == count
+    scored.append(0)
+    for mine, other in zip(found, scores_said(once(asked)), strict=True):
+      assert mine == pytest.approx(other, rel=1e-4, abs=1e-5)
+    assert scored[-1] == 5

@@ -45,6 +45,7 @@ class Judges:
     named: Sequence[settings.Judge],
     *,
     trial: bool = True,
+    again: bool = False,
     known: Mapping[str, Answer] | None = None,
     on_answer: Callable[[str, Answer], None] = lambda key, answer: None,
   ):
@@ -56,6 +57,8 @@ class Judges:
       trial: Whether functions are tried on a few rows, and keys are looked for,
         as soon as they are read; else when `try_all` is called, and until then
         only what all of it is can be asked.
+      again: Whether they are asked again and again, of new responses beside the
+        same ones of an anchor.
       known: Answers of an endpoint to an earlier start of this command.
       on_answer: Keeps its new answers.
 
@@ -64,6 +67,7 @@ class Judges:
       ValueError: A judge cannot be used; names the field.
     """
     self.named, self._config, self._trial = tuple(named), config, trial
+    self._again = again
     self.models: dict[str, Start] = {}
     self.rows: dict[str, str] = {}
     self.stands_on: dict[str, tuple[str, str]] = {}
@@ -177,7 +181,7 @@ class Judges:
     role = placed[f"judge {judge.label}"]
     start = dataclasses.replace(self.models[judge.label], role=role)
     return reward_models.RewardJudge(
-      judge.label, start, role, self._config, mesh
+      judge.label, start, role, self._config, mesh, again=self._again
     )
 
 

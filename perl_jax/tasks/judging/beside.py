@@ -53,6 +53,7 @@ class Beside:
     self._judges = asking.Judges(
       config,
       () if named is None else (named,),
+      again=True,
       known=self._known,
       on_answer=self._answered,
     )
