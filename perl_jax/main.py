@@ -90,11 +90,13 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
   quiet_libraries()
+  config = _CONFIG.value
   libtpu.quiet(os.environ)
+  if config.task != "plan":
+    libtpu.leave_out(os.environ)
   join_others(os.environ)
   if not hosts.is_primary():
     logging.set_verbosity(logging.WARNING)
-  config = _CONFIG.value
   logging.info(
     "task %s on %d %s device(s), process %d of %d",
     config.task,

@@ -297,6 +297,26 @@ def start(*arguments, interrupted=False, **options):
 
 
 @pytest.mark.slow
+def test_a_trace_where_libtpu_is_installed(tmp_path, monkeypatch):
+  """Without a choice of platforms, as a user starts it."""
+  monkeypatch.setenv("JAX_PLATFORMS", "")
+  values = tiny.fields("sft") | {"steps": 2, "eval_every": 2, "eval.rows": 0}
+  done = subprocess.run(
+    [
+      *(sys.executable, "-m", "perl_jax.main", "--config=configs/sft.py"),
+      *(f"--config.{name}={value}" for name, value in values.items()),
+      "--config.profile.steps=(2,2)",
+      f"--workdir={tmp_path / 'run'}",
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  assert list((tmp_path / "run/profile").rglob("perfetto_trace.json.gz"))
+
+
+@pytest.mark.slow
 def test_command_trains_and_another_is_refused(tmp_path):
   """The tiny model for a few steps; warnings are errors there as here."""
   values = tiny.fields("sft") | {"steps": 2, "eval_every": 1, "eval.rows": 0}

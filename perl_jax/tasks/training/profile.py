@@ -9,6 +9,7 @@ import jax
 from absl import logging
 
 from perl_jax import hosts
+from perl_jax.planning import libtpu
 from perl_jax.tasks.settings import shared
 
 FOLDER = "profile"
@@ -76,6 +77,18 @@ class Profile:
 
 
 def of(config: shared.Config, workdir: Path) -> Profile:
-  """The profile of a stage, in its workdir; process 0 writes its own."""
+  """The profile of a stage, in its workdir; process 0 writes its own.
+
+  Raises:
+    ValueError: The profiler would end this process.
+  """
   steps = shared.profiled_steps(config) if hosts.is_primary() else None
+  if steps and libtpu.is_idle():
+    platforms = "cuda,cpu" if jax.default_backend() == "gpu" else "cpu"
+    raise ValueError(
+      f"config.profile.steps={steps}: libtpu is loaded and there is no TPU,"
+      " where JAX's profiler ends the process. Start with"
+      f" JAX_PLATFORMS={platforms}, or trace nothing:"
+      " --config.profile.steps='()'."
+    )
   return Profile(steps, workdir / FOLDER)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from perl_jax import checkpoint, steps
+from perl_jax.planning import libtpu
 from perl_jax.tasks.settings import shared
 from perl_jax.tasks.training import profile
 from tests.tasks import tiny
@@ -83,6 +84,14 @@ def test_steps_of_a_trace(traced):
   config = tiny.config("sft", profile__steps=(2, 4), steps=4)
   assert shared.profiled_steps(config) == (2, 4)
   assert shared.profiled_steps(tiny.config("sft")) is None
+
+
+def test_where_the_profiler_would_end_the_process(tmp_path, monkeypatch):
+  monkeypatch.setattr(libtpu, "is_idle", lambda: True)
+  config = tiny.config("sft", profile__steps=(2, 4), steps=4)
+  with pytest.raises(ValueError, match=r"profile\.steps.*JAX_PLATFORMS=cpu"):
+    profile.of(config, tmp_path)
+  profile.of(tiny.config("sft"), tmp_path)
 
 
 TRACED = """
