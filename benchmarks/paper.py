@@ -96,7 +96,7 @@ def run(
     table: A key of `paper_tables.TABLES`.
     workdir: Directory of all runs.
     data: Directory of the data that are not generated.
-    minutes: Longest time of a run.
+    minutes: Longest time of a run, all its starts together.
     start: `start(arguments, seconds)` runs one, and returns its exit status.
   """
   start = start or _start
@@ -105,19 +105,50 @@ def run(
   while (cell := paper_cells.next_cell(groups, lines)) is not None:
     needed = _missing(cell, workdir, lines)
     given = arguments(needed or cell, workdir, lines, data)
-    print(f"{(needed or cell).name}", flush=True)
-    before = _cpu_seconds()
-    status = start(given, 60 * minutes)
+    name = (needed or cell).name
+    print(name, flush=True)
+    status, spent = _timed(
+      workdir / f"{name}.seconds.json", minutes, given, start
+    )
     if status:
       return status
     if needed is None:
       lines[cell.name] = line = _line(cell, workdir, given, data)
       # Other programs slow a run down; they change this hardly.
-      line["summary"]["cpu_seconds"] = _cpu_seconds() - before
+      line["summary"]["cpu_seconds"] = spent["cpu"]
       path.parent.mkdir(parents=True, exist_ok=True)
       files.write_jsonl(path, [*lines.values()])
       print(results.in_line(_shown(line["summary"])), flush=True)
   return 0
+
+
+def _timed(
+  place: Path,
+  minutes: float,
+  given: Sequence[str],
+  start: Callable[[Sequence[str], float], int],
+) -> tuple[int, dict[str, float]]:
+  """(exit status, seconds of all starts so far, which a file keeps)."""
+  spent = {"wall": 0.0, "cpu": 0.0}
+  if place.exists():
+    spent = json_text.read_object(place)
+  left = 60 * minutes - spent["wall"]
+  if left <= 0:
+    print(
+      f"It has taken {spent['wall'] / 60:.0f} minutes: --minutes is more, or"
+      " what is asked of it less.",
+      file=sys.stderr,
+    )
+    return 1, spent
+  wall, cpu = time.monotonic(), _cpu_seconds()
+  status = start(given, left)
+  spent = {
+    "wall": spent["wall"] + time.monotonic() - wall,
+    "cpu": spent["cpu"] + _cpu_seconds() - cpu,
+  }
+  place.parent.mkdir(parents=True, exist_ok=True)
+  files.write_json(place, spent)
+  return status, spent
 
 
 def read(path: Path) -> dict[str, dict[str, Any]]:

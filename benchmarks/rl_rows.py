@@ -10,8 +10,8 @@ model with a random head on the same base, float32. Responses are each side's
 own, and their lengths are given. Each side is a process of its own; TRL's runs
 in the environment of `--trl` (`trl_rloo.py`). Seconds of the processor (user
 and system, all threads) and by the clock, medians over the iterations after
-`--warmup` others, ours without those in which something was compiled. Prints
-one JSON object.
+`--warmup` others, the same on both sides: those in which ours compiled nothing.
+Prints one JSON object.
 """
 
 import argparse
@@ -87,8 +87,8 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
   """Measures this project; writes the prompts for the other side.
 
   Returns:
-    As `trl_rloo.run`, without the iterations that compiled something; all of
-    the counted ones if there are no others.
+    As `trl_rloo.run`; and `clean`, which of the counted iterations, from 0,
+    compiled nothing.
   """
   base = packages.resolve(given.base)
   config = config_of(given, base)
@@ -118,10 +118,10 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
           "response": float(found["rollout/length"]),
         }
       )
-  counted = range(given.warmup, len(batches))
-  clean = [k for k in counted if not compiled[k]] or counted
+  counted = compiled[given.warmup :]
   return {
-    "iterations": [iterations[k] for k in clean],
+    "iterations": iterations[given.warmup :],
+    "clean": [k for k, some in enumerate(counted) if not some],
     "peak_bytes": process.status_bytes("VmHWM"),
   }
 
@@ -152,9 +152,9 @@ def write_prompts(
   given.prompts.write_text(json.dumps(found))
 
 
-def medians(found: Mapping[str, Any]) -> dict[str, float]:
-  """Medians over iterations, and the peak of memory."""
-  iterations = found["iterations"]
+def medians(found: Mapping[str, Any], which: Sequence[int]) -> dict[str, float]:
+  """Medians over some of the iterations, and the peak of memory."""
+  iterations = [found["iterations"][k] for k in which]
   middle = {
     key: statistics.median(one[key] for one in iterations) for key in COUNTED
   }
@@ -188,7 +188,13 @@ def beside(
   other = module(
     given.trl, "trl_rloo", copy["directory"], given.prompts, warmup, **passive
   )
-  found = {"perl_jax": medians(mine), "TRL": medians(other)}
+  clean = mine["clean"]
+  if not clean:
+    raise ValueError(
+      "Each iteration of ours had shapes of its own, and compiled them: count"
+      " more iterations, --steps, or more of them as --warmup."
+    )
+  found = {"perl_jax": medians(mine, clean), "TRL": medians(other, clean)}
   ratios = {
     f"ratio_{key}": found["perl_jax"][key] / found["TRL"][key]
     for key in (*COUNTED, "peak_bytes")

@@ -19,6 +19,7 @@ and the same command later, with `--table`, collects what is there.
 With `--together=8` runs that differ in nothing but the seed, learning rates,
 `lora.alpha`, `beta` and `kl.target` are trained up to eight at once, as members
 of one run (docs/members.md): on one base, in the memory of one and a little.
+Those that cannot be, as with full tuning, are still made one after the other.
 """
 
 import argparse
@@ -38,7 +39,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # a script has the place of its own file there
 
 from launch import sweep_table  # noqa: E402
-from launch.sweep_grid import Run, grid, jobs_of  # noqa: E402
+from launch.sweep_grid import Job, Run, grid, jobs_of  # noqa: E402
 from perl_jax.starting import STATUS as STOPPED  # noqa: E402
 
 # A run that is there, or waits in a queue, and is not the one that is meant.
@@ -53,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
   """
   options, arguments = parse(argv)
   runs = grid(arguments, options.workdir)
-  jobs = jobs_of(runs, options.together)
+  jobs = apart(jobs_of(runs, options.together), runs)
   if options.dry_run:
     for job in jobs:
       print(shlex.join(command(job.run, options.submit)))
@@ -202,6 +203,36 @@ def refusals(runs: Sequence[Run]) -> list[str]:
   except ModuleNotFoundError:
     return []
   return [f"{name}: {line}" for name, line in found.items() if line]
+
+
+def apart(jobs: Sequence[Job], runs: Sequence[Run]) -> list[Job]:
+  """The jobs, but for those whose points cannot be members of one run.
+
+  Each of these is a job of its own, as with full tuning, which has no base to
+  share. Where the packages that read configs are not installed, all are kept.
+
+  Args:
+    jobs: What `jobs_of` makes of the points.
+    runs: The points.
+  """
+  try:
+    from perl_jax.tasks.settings import members, overrides
+  except ModuleNotFoundError:
+    return [*jobs]
+  alone, found = {run.name: run for run in runs}, []
+  for job in jobs:
+    single = [alone[point.name] for point in job.points]
+    argv = ["", *job.run.arguments]
+    if len(single) > 1 and overrides.refusal(argv) is None:
+      try:
+        members.check_together(overrides.config_of(argv), len(single))
+      except ValueError as error:
+        why = str(error).partition(". ")[0]
+        print(f"sweep: {job.run.name}, one after the other: {why}.")
+        found += [Job(run, [run]) for run in single]
+        continue
+    found.append(job)
+  return found
 
 
 def call(words: Sequence[str]) -> int:

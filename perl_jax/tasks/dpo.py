@@ -126,7 +126,7 @@ def stage(
       _, evaluated = yield from opened.train(
         batches=data.train,
         update=loop.make_update(mesh, learn, frozen, key, with_anchor),
-        evaluate=warnings.warned(evaluate, config, workdir),
+        evaluate=warnings.warned(evaluate, workdir, len(before_rows)),
         optimizer=optimizer,
         compiled=compiled,
         flops_of=(logprobs, learn),

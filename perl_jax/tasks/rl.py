@@ -186,7 +186,7 @@ def stage(
       _, evaluated = yield from opened.train(
         batches=data.train,
         update=iterate.requests,
-        evaluate=warnings.warned(evaluate, config, workdir),
+        evaluate=warnings.warned(evaluate, workdir, len(before_rows)),
         optimizer=settings.optimizer,
         compiled=built.compiled,
         updates=settings.estimator.updates,

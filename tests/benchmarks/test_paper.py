@@ -105,6 +105,37 @@ def test_trials_come_first_and_seeds_take_the_best_rate(place):
   assert last["config.seed"] == "1"
 
 
+def test_all_starts_of_a_run_count(place, monkeypatch, capsys):
+  """Its seconds are those of both, and so is the longest time."""
+  clock, cpu = [0.0], [0.0]
+  monkeypatch.setattr(paper.time, "monotonic", lambda: clock[0])
+  monkeypatch.setattr(paper, "_cpu_seconds", lambda: cpu[0])
+  start, left = Starts(75), []
+
+  def spend(arguments, seconds):
+    left.append(seconds)
+    clock[0] += 40.0
+    cpu[0] += 70.0
+    return start(arguments, seconds)
+
+  assert run(place, spend) == 75
+  start.status = 0
+  clock[0] += 1000.0  # between two starts
+  assert run(place, spend) == 0
+  assert left[:2] == [60.0, 20.0] and left[2] == 60.0
+  lines = [*paper.read(place / "lines" / "toy.jsonl").values()]
+  assert [line["summary"]["cpu_seconds"] for line in lines[:2]] == [140.0, 70.0]
+
+
+def test_a_run_that_has_had_its_time(place, capsys):
+  name = place / "runs/coffee_bar/small/sft/seed_0.seconds.json"
+  name.parent.mkdir(parents=True)
+  files.write_json(name, {"wall": 60.0, "cpu": 1.0})
+  start = Starts()
+  assert run(place, start) == 1 and start.given == []
+  assert "--minutes" in capsys.readouterr().err
+
+
 def test_a_group_takes_the_rate_that_another_has_chosen(place, monkeypatch):
   own = {"rates": (), "seeds": (1,), "rate_of": REWARD}
   other = dataclasses.replace(REWARD, backbone="medium", **own)

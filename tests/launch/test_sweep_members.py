@@ -53,6 +53,18 @@ def test_a_list_of_members_is_no_axis():
   assert len(sweep.grid(arguments, pathlib.Path("s"))) == 2
 
 
+def test_what_cannot_be_a_member_is_a_run_of_its_own(capsys):
+  """Both sides of a comparison, of which one has no base to share."""
+  fields = ["--config.tuning=lora,full", "--config.seed=0,1"]
+  runs = sweep.grid([CONFIG, *fields], pathlib.Path("s"))
+  jobs = sweep.apart(sweep.jobs_of(runs, 8), runs)
+  assert [job.run.name for job in jobs] == [
+    "tuning=lora", "tuning=full__seed=0", "tuning=full__seed=1",
+  ]  # fmt: skip
+  assert [job.points for job in jobs[1:]] == [[runs[2]], [runs[3]]]
+  assert "config.tuning='full'" in capsys.readouterr().out
+
+
 def test_fields_of_members_are_those_of_the_package():
   assert sweep_grid.TOGETHER == members.FIELDS
 

@@ -224,8 +224,8 @@ def of_anchor(
   """(metrics, records) of the policy that a run starts from.
 
   Members of one seed have the same anchor, prompts and draws, so that the first
-  one's are those of all. A fresh policy is evaluated as itself, so that the KL
-  proves something.
+  one's are those of all, and what its ensemble is centred at. A fresh policy is
+  evaluated as itself, so that the KL proves something.
 
   Args:
     member: The member of a run, or a run of its own.
@@ -238,10 +238,16 @@ def of_anchor(
   Raises:
     ValueError: The KL between the two is not exactly 0.
   """
-  metrics, rows = member.once(
-    ("anchor's evaluation", seed, anchor.backbone),
-    lambda: evaluate(policy, anchor, rewarder),
+
+  def first():
+    found = evaluate(policy, anchor, rewarder)
+    return *found, None if rewarder is None else rewarder.centres
+
+  metrics, rows, centres = member.once(
+    ("anchor's evaluation", seed, anchor.backbone), first
   )
+  if rewarder is not None:
+    rewarder.centres = centres
   require_zero_kl(metrics)
   return metrics, rows
 

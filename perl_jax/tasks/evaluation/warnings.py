@@ -8,14 +8,11 @@ from absl import logging
 
 from perl_jax import files, hosts
 from perl_jax.reporting import diagnostics
-from perl_jax.tasks.settings import shared
 
 Evaluate = Callable[[Any, int], dict[str, float]]
 
 
-def warned(
-  evaluate: Evaluate, config: shared.Config, workdir: Path
-) -> Evaluate:
+def warned(evaluate: Evaluate, workdir: Path, count: int) -> Evaluate:
   """Returns `evaluate(state, step)` with warnings in the log.
 
   A warning is logged when it begins to hold, and again if it does after it has
@@ -23,8 +20,8 @@ def warned(
 
   Args:
     evaluate: Evaluates a policy; returns metrics by "validation/...".
-    config: Config of the stage; `config.eval.rows` responses are evaluated.
     workdir: Workdir of the stage, with the lines before the evaluation.
+    count: Responses of an evaluation.
   """
   told: set[str] = set()
 
@@ -34,7 +31,7 @@ def warned(
       return evaluated
     rows = files.read_jsonl(workdir / "metrics.jsonl")
     rows.append({"step": step} | evaluated)
-    found = diagnostics.of(rows, config.eval.rows)
+    found = diagnostics.of(rows, count)
     for kind, text in found:
       if kind not in told:
         logging.warning("Step %d: %s", step, text)

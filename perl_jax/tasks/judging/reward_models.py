@@ -139,10 +139,16 @@ class RewardJudge:
     """As `_by_pair`, of all pairs whose prompt fits whole with either response.
 
     Each response is scored once; those to compare with not even that, if they
-    have been in an earlier call.
+    have been in an earlier call. Left out are pairs that may be equal to the
+    model: their scores could differ by rounding.
     """
     wanted: dict[_Response, records.Labelled] = {}
-    for i, pair in enumerate(pairs):
+    differ = {
+      i: pair
+      for i, pair in enumerate(pairs)
+      if pair.policy.strip() != pair.against.strip()
+    }
+    for i, pair in differ.items():
       row = pair.row
       for key in _responses(pair):
         wanted[key] = records.Labelled(
@@ -153,8 +159,8 @@ class RewardJudge:
     scores = dict(self._kept)
     for k, columns in self._scores(rows, "labelled", whole=True).items():
       scores[new[k]] = columns["score"]
-    found, self._kept = {}, {}
-    for i, pair in enumerate(pairs):
+    found = {}
+    for i, pair in differ.items():
       first, last = _responses(pair)
       if last in scores:
         self._kept[last] = scores[last]

@@ -82,6 +82,8 @@ class Rewarder:
     model: The reward model on the mesh, or None.
     members: Number of models in the ensemble: 1 for a single one, 0 without.
     shift: Subtracted from every reward that is trained on.
+    centres: Mean of each member of an ensemble over the anchor's responses,
+      `[members]`; None before the first `finalise`.
   """
 
   def __init__(
@@ -120,7 +122,7 @@ class Rewarder:
     self._combine, self._std_weight = combine, std_weight
     self._penalty = unstopped_penalty
     self._tokenization, self._mesh = tokenization, mesh
-    self._centres: jax.Array | None = None
+    self.centres: jax.Array | None = None
 
   def measure(
     self,
@@ -203,7 +205,7 @@ class Rewarder:
     """
     model, found = measured.model, {}
     if self.members > 1:
-      centres = self._centres
+      centres = self.centres
       model = ensembles.combine_scores(
         measured.model,
         how=self._combine,
@@ -259,8 +261,8 @@ class Rewarder:
 
     models, fns = zip(*measured)
     whole = Measured(stack(models, -1), stack(fns, -1))
-    if self.members > 1 and self._centres is None:
-      self._centres = jnp.mean(jnp.asarray(whole.model), axis=1)
+    if self.members > 1 and self.centres is None:
+      self.centres = jnp.mean(jnp.asarray(whole.model), axis=1)
     parts = hosts.to_host(self.parts(whole))
     return [
       {name: float(values[i]) for name, values in parts.items()}

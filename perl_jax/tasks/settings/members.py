@@ -85,7 +85,7 @@ def configs_of(config: shared.Config) -> tuple[shared.Config, ...]:
         f"config.vary={config.vary!r}: members {made.index(own)} and {k} are"
         " the same. Give each another value, or another seed."
       )
-  _check_together(config, count)
+  check_together(config, count)
   return tuple(made)
 
 
@@ -203,8 +203,16 @@ def _value(config: shared.Config, name: str) -> float | None:
   return found
 
 
-def _check_together(config: shared.Config, count: int) -> None:
-  """Checks what members cannot have, whatever they differ in."""
+def check_together(config: shared.Config, count: int) -> None:
+  """Checks what members cannot have, whatever they differ in.
+
+  Args:
+    config: Config of a stage.
+    count: Number of its members.
+
+  Raises:
+    ValueError: They cannot be trained as one; names the field and the way out.
+  """
   asked_for = f"config.members={count}"
   if config.vary:
     asked_for = f"config.vary={config.vary!r}"

@@ -59,12 +59,8 @@ def refusal(argv: Sequence[str]) -> str | None:
   Args:
     argv: The command line, the program first.
   """
-  known = flags.FlagValues()
-  config_files.define("config", flag_values=known, sys_argv=argv)
   try:
-    known(argv, known_only=True)
-    config = known["config"].value
-    _ = config.task
+    config = config_of(argv)
   except Exception as error:
     return " ".join(explain(argv, error).split())
   wrong = fault(config, argv)
@@ -75,6 +71,20 @@ def refusal(argv: Sequence[str]) -> str | None:
   except ValueError as error:
     return str(error)
   return None
+
+
+def config_of(argv: Sequence[str]) -> ConfigDict:
+  """The config of a command line, apart from the flags of this process.
+
+  Args:
+    argv: The command line, the program first.
+  """
+  known = flags.FlagValues()
+  config_files.define("config", flag_values=known, sys_argv=argv)
+  known(argv, known_only=True)
+  config = known["config"].value
+  _ = config.task
+  return config
 
 
 def explain(argv: Sequence[str], error: Exception) -> str:

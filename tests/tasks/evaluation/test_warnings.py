@@ -1,7 +1,5 @@
 """A run says what is wrong with its policy when it begins, and once."""
 
-from ml_collections import ConfigDict
-
 from perl_jax import files
 from perl_jax.tasks.evaluation import warnings
 
@@ -14,8 +12,7 @@ def test_a_warning_is_logged_when_it_begins_to_hold(tmp_path, caplog):
     assert state == "state"
     return {"validation/kl": kls[step], "validation/kl_per_token": 0.5}
 
-  config = ConfigDict({"eval": {"rows": 8}})
-  warned = warnings.warned(evaluate, config, tmp_path)
+  warned = warnings.warned(evaluate, tmp_path, 8)
   for step in kls:
     files.write_jsonl(tmp_path / "metrics.jsonl", rows)
     found = warned("state", step)

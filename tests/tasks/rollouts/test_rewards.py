@@ -11,8 +11,10 @@ from ml_collections import ConfigDict
 from perl_jax import roles, sharding
 from perl_jax.data import records
 from perl_jax.data.sources.coffee_bar import rows as rows_lib
+from perl_jax.tasks.evaluation import policy as policy_evaluation
 from perl_jax.tasks.rollouts import reward_function, rewards
 from perl_jax.tasks.settings import rl as rl_settings
+from perl_jax.tasks.training import together
 from tests.tasks.evaluation import test_policy
 
 HERE = "tests.tasks.rollouts.test_rewards"
@@ -262,6 +264,26 @@ def test_an_ensemble_is_centred_on_the_first_responses_it_judges():
   found = parts(made)
   centred = SCORES - np.array([[0.5], [4.0]]) + 2.25
   np.testing.assert_allclose(found["reward"], centred.min(axis=0))
+
+
+def test_members_of_one_seed_are_centred_on_the_same_responses():
+  """The first one's evaluation of their anchor is that of all."""
+  members = together.Shared(2, {})
+  one = rewards.Measured(np.array([1.0, 3.0], np.float32), None)
+  anchor = roles.Role("backbone", {}, {}, 1)
+
+  def evaluate(policy, anchor, made):
+    return {"kl": 0.0} | made.finalise([one])[0], []
+
+  found = []
+  for number in (0, 1):
+    made = rewarder(SCORES, combine="min")
+    policy_evaluation.of_anchor(
+      together.Member(number, members), 0, evaluate, anchor, anchor, made
+    )
+    found.append(parts(made)["reward"])
+  np.testing.assert_array_equal(found[0], found[1])
+  assert np.any(found[0] != parts(rewarder(SCORES, combine="min"))["reward"])
 
 
 def test_finalised_rows_are_those_of_the_parts():
