@@ -84,6 +84,8 @@ class Wandb:
   def __init__(self, start: Start):
     import wandb
 
+    # In a terminal it would ask for a key, and wait for an answer for ever.
+    wandb.setup(settings=wandb.Settings(silent=True))
     self.id = start.known or uuid.uuid4().hex[:8]
     project = start.project or os.environ.get("WANDB_PROJECT") or PROJECT
     self._run = wandb.init(
@@ -102,7 +104,6 @@ class Wandb:
         init_timeout=_SECONDS,
         finish_timeout=_SECONDS,
         finish_timeout_raises=True,
-        login_timeout=1,  # nobody is asked for a key
       ),
     )
     offline = self._run.settings._offline
