@@ -6,12 +6,14 @@ its address says, and the rest of the package sees that path:
   addresses   which path stands for which address, and the other way round
   store       the objects of a bucket: list, read, write, create, remove
   copies      the copy of what lies at an address, made when it is needed
+  unsent      what a copy has that its bucket has not
   mirror      a workdir that is written here and kept in a bucket
 """
 
 from perl_jax.buckets.addresses import (
   address_of,
   check,
+  here,
   is_address,
   named,
   path_of,
@@ -27,6 +29,7 @@ __all__ = [
   "address_of",
   "check",
   "fetch",
+  "here",
   "is_address",
   "mirrored",
   "named",

@@ -63,6 +63,11 @@ def address_of(path: str | os.PathLike) -> str:
   return text if is_address(text) else ""
 
 
+def here(path: str | os.PathLike) -> str:
+  """A path of this machine for people, which `named` leaves as it is."""
+  return os.fspath(path).replace(f"{root()}/", f"{root()}/./")
+
+
 def named(value: Any) -> Any:
   """Text, or texts in JSON values, with addresses instead of their paths."""
   if isinstance(value, str):

@@ -10,8 +10,9 @@ import re
 import shutil
 import socket
 import time
+import types
 import urllib.parse
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent import futures
 from pathlib import Path
 
@@ -68,7 +69,12 @@ def present(path: Path) -> Path:
   return path
 
 
-def pull(store: Store, objects: Mapping[str, Object], path: Path) -> None:
+def pull(
+  store: Store,
+  objects: Mapping[str, Object],
+  path: Path,
+  kept: Collection[str] = (),
+) -> None:
   """Makes a path of this machine what lies in a store.
 
   Unfinished checkpoints and locks are left out; files that are not in the store
@@ -78,13 +84,15 @@ def pull(store: Store, objects: Mapping[str, Object], path: Path) -> None:
     store: The store.
     objects: What lies in it.
     path: The file or directory to make.
+    kept: Names that are left as they are here, which may be nowhere.
   """
-  wanted = complete(objects)
   known = read_index(store.address)
+  whole = complete(objects)
+  wanted = {name: whole[name] for name in whole.keys() - set(kept)}
   if "" not in wanted:
     if path.is_file():
       path.unlink()
-    for name in files_below(path).keys() - wanted.keys():
+    for name in files_below(path).keys() - wanted.keys() - set(kept):
       (path / name).unlink()
   elif path.is_dir():
     shutil.rmtree(path)
@@ -115,7 +123,8 @@ def pull(store: Store, objects: Mapping[str, Object], path: Path) -> None:
       partial.unlink(missing_ok=True)
 
   each(download, stale)
-  write_index(store.address, path, wanted)
+  before = {name: known[name] for name in known if name in kept}
+  write_index(store.address, path, wanted, before)
 
 
 def each(act, names: Iterable[str]) -> None:
@@ -188,13 +197,16 @@ def read_index(address: str) -> dict[str, list]:
 
 
 def write_index(
-  address: str, path: Path, objects: Mapping[str, Object]
+  address: str,
+  path: Path,
+  objects: Mapping[str, Object],
+  before: Mapping[str, list] = types.MappingProxyType({}),
 ) -> None:
-  """Writes what `read_index` reads."""
+  """Writes what `read_index` reads: `before`, and how the objects are now."""
   listed = {
     name: [found.tag, *_state(path / name)] for name, found in objects.items()
   }
-  files.write_json(_beside(address, ".json"), listed)
+  files.write_json(_beside(address, ".json"), {**before, **listed})
 
 
 def _locked(address: str) -> filelock.BaseFileLock:

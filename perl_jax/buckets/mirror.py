@@ -17,13 +17,13 @@ from pathlib import Path
 
 from absl import logging
 
-from perl_jax.buckets import addresses, copies
+from perl_jax.buckets import addresses, copies, unsent
 from perl_jax.buckets.store import BucketError, Store
 
 LOOK_SECONDS = 2.0
 # Lines that nothing else has come after are sent so often.
 LINES_SECONDS = 60.0
-_SUMMARY, _CONFIG = "summary.json", "config.json"
+_SUMMARY, _CONFIG = unsent.SUMMARY, unsent.CONFIG
 # Files that say of others that they are complete, in this order. Rows so far
 # are those of a config, and follow it.
 _LAST = (
@@ -101,13 +101,24 @@ class Mirror:
     self._there: set[str] = set()
 
   def pull(self) -> None:
-    """Makes the directory what the store has; one that is empty is not made."""
+    """Makes the directory what the store has; one that is empty is not made.
+
+    What could not be sent from here is kept, and sent next; see `unsent`.
+    """
     objects = self._store.listed()
-    copies.pull(self._store, objects, self.path)
-    if not copies.complete(objects):
+    kept = unsent.names(self._store, objects, self.path)
+    if kept:
+      logging.info(
+        "%s: %d files of this machine are newer, and are sent.",
+        self._store.address,
+        len(kept),
+      )
+    copies.pull(self._store, objects, self.path, kept)
+    if not copies.complete(objects) and not kept:
       shutil.rmtree(self.path, ignore_errors=True)
     self._there = {name for name in objects if not copies.is_lock(name)}
-    self._seen = copies.files_below(self.path)
+    here = copies.files_below(self.path)
+    self._seen = {name: here[name] for name in here.keys() - kept}
 
   @contextlib.contextmanager
   def sending(self) -> Iterator[None]:
@@ -138,7 +149,7 @@ class Mirror:
       over.set()
       thread.join()
       if self._is_workdir():
-        self.push()
+        self._push_last()
 
   def is_due(self) -> bool:
     """Whether a file has changed, one of lines a minute ago or more."""
@@ -188,6 +199,16 @@ class Mirror:
       if name in objects and here.get(name) == state
     }
     copies.write_index(self._store.address, self.path, same)
+
+  def _push_last(self) -> None:
+    try:
+      self.push()
+    except BucketError as error:
+      raise BucketError(
+        f"{error} What was not sent is in {addresses.here(self.path)} on this"
+        " machine: the same command sends it, unless another has written to"
+        f" {self._store.address} before."
+      ) from error
 
   def _known(self, name: str) -> tuple[int, int] | None:
     return self._seen.get(name) if name in self._there else None
