@@ -5,7 +5,10 @@ JSON has no non-finite numbers: they are written as the strings "nan", "inf" and
 surrogate in a response cannot stop a run.
 """
 
+import base64
 import contextlib
+import datetime
+import decimal
 import io
 import json
 import math
@@ -159,6 +162,14 @@ def json_line(row: Mapping[str, object]) -> str:
   return json.dumps(_plain(row), allow_nan=False) + "\n"
 
 
+def _text_of(value: bytes) -> str:
+  """Bytes as the text that they are, or else in base64."""
+  try:
+    return value.decode()
+  except UnicodeDecodeError:
+    return base64.b64encode(value).decode()
+
+
 def _plain(value: object) -> object:
   """The value in types that JSON has; see the module on non-finite floats."""
   if value is None or isinstance(value, str | bool | int):
@@ -171,6 +182,14 @@ def _plain(value: object) -> object:
     return str(value)
   if hasattr(value, "shape") and hasattr(value, "dtype"):
     return _plain(np.asarray(value).tolist())
+  if isinstance(value, datetime.date | datetime.time):  # or a date and a time
+    return value.isoformat()
+  if isinstance(value, datetime.timedelta):
+    return str(value)
+  if isinstance(value, decimal.Decimal):
+    return _plain(float(value))
+  if isinstance(value, bytes):
+    return _text_of(value)
   if isinstance(value, Iterable):
     return [_plain(item) for item in value]
   raise ValueError(f"{value!r} ({type(value).__name__}) cannot be written")

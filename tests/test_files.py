@@ -1,5 +1,9 @@
 """Files that are written whole or not at all, and lines that are no JSON."""
 
+import datetime
+import decimal
+import json
+
 import pytest
 
 from perl_jax import files
@@ -39,3 +43,17 @@ def test_read_jsonl_names_file_and_line(tmp_path):
   assert files.read_jsonl(path, torn_end=True) == [{"a": 1}]
   with pytest.raises(FileNotFoundError):
     files.read_jsonl(tmp_path / "none.jsonl")
+
+
+def test_values_that_json_has_no_type_for():
+  """As they are in a row of Parquet that is written back beside a score."""
+  at = datetime.datetime(2024, 1, 2, 3, 4, 5)
+  row = {
+    "at": at, "on": at.date(), "when": at.time(),
+    "price": decimal.Decimal("1.5"),
+    "took": datetime.timedelta(seconds=90), "text": b"abc", "raw": b"\xff\x00",
+  }  # fmt: skip
+  assert json.loads(files.json_line(row)) == {
+    "at": "2024-01-02T03:04:05", "on": "2024-01-02", "when": "03:04:05",
+    "price": 1.5, "took": "0:01:30", "text": "abc", "raw": "/wA=",
+  }  # fmt: skip

@@ -230,14 +230,18 @@ class Tokenization:
 
     No chat template is applied: what is a special token in the text is one, and
     the tokenizer puts before it what it puts before any text. A text that ends
-    with eos gets no second one.
+    with eos gets no second one, and one that begins with bos neither: such a
+    text has been put into a template before.
 
     Raises:
       ValueError: It is not Unicode, or a token of it has no embedding.
     """
     end = self.tokenizer.eos_token or self.stop[1]
     whole = text if text.endswith(end) else text + end
-    return self._variants.plain.encoder.whole(whole)
+    encode = self._variants.plain.encoder.whole
+    ids, bos = encode(whole), self.tokenizer.bos_token_id
+    twice = ids[:2] == [bos, bos] and encode("")[:1] == [bos]
+    return ids[1:] if twice else ids
 
   def decode(self, ids: Sequence[int], prompt: Sequence[Message] = ()) -> str:
     """Returns the text of a response: its tokens before the first stop.

@@ -91,9 +91,24 @@ def test_a_text_and_eos_are_learned_as_they_are(tmp_path, name):
   found = encoded(tmp_path, ours, *[{"text": text} for text in texts])
   for text, (tokens, mask) in zip(texts, found, strict=True):
     whole = text if text.endswith(eos) else text + eos
-    assert tokens == theirs(whole)["input_ids"]
+    ids = theirs(whole)["input_ids"]
+    # One that begins with bos, as after a template, has it once.
+    twice = ids[:2] == [theirs.bos_token_id] * 2
+    assert tokens == (ids[1:] if twice else ids)
     # The first token is predicted from nothing, there and here.
     assert mask == [False] + [True] * (len(tokens) - 1)
+
+
+@pytest.mark.parametrize("name", ["llama2", "llama3", "gemma2", "mistral1"])
+def test_a_text_from_a_template_begins_once(tmp_path, name):
+  """transformers puts a second bos before it, as its template has one."""
+  theirs, ours = made(tmp_path, FAMILIES[name])
+  bos = theirs.bos_token
+  for text in (f"{bos}hello", f"{bos} hello", "hello"):
+    ((tokens, _),) = encoded(tmp_path, ours, {"text": text})
+    assert tokens.count(theirs.bos_token_id) == 1
+    ids = theirs(text + theirs.eos_token)["input_ids"]
+    assert tokens == (ids[1:] if text != "hello" else ids)
 
 
 def test_tokens_of_a_text_in_full(tmp_path):

@@ -21,6 +21,7 @@ from perl_jax import json_text, names
 from perl_jax.data import unusable
 from perl_jax.data.sources.jsonl import (
   cells,
+  conversations,
   described,
   formats,
   layouts,
@@ -253,6 +254,8 @@ class Reader:
       talk = fields["messages"]
       if isinstance(talk, list) and not layouts.is_answered(talk):
         fields = rated.without(fields, ("messages",)) | {"prompt": talk}
+    if self._kind != "candidates":
+      _check_pair(fields, where)
     if not pairs.is_many(fields):
       yield where, pairs.apart(fields, where)
       return
@@ -300,6 +303,33 @@ class Reader:
   def _labelled(self, fields: Fields, score: float) -> Fields:
     label = score >= self._reading.threshold
     return rated.without(fields, rated.SCORES) | {"label": label}
+
+
+def _check_pair(fields: Fields, where: str) -> None:
+  """Checks what would otherwise be taken for another pair, or for none.
+
+  Raises:
+    UnusableError: A list of replies is empty; or two texts are without a
+      prompt, and another column is known for one.
+  """
+  sides = {side: fields.get(side) for side in pairs.SIDES}
+  if pairs.is_many(fields):
+    for side, replies in sides.items():
+      if replies == []:
+        raise messages.error(where, side, "has no reply, but an empty list.")
+  texts = all(isinstance(side, str) for side in sides.values())
+  if not texts or "prompt" in fields:
+    return
+  if all(map(conversations.is_transcript, sides.values())):
+    return
+  columns = described.suggested(fields)
+  if "prompt" in columns.values():
+    raise messages.error(
+      where,
+      "prompt",
+      f"missing: this row has {messages.listed(fields)}."
+      f" {described.renamed(columns)}",
+    )
 
 
 def answer_of(row: Found) -> str | None:

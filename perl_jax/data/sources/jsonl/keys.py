@@ -27,6 +27,8 @@ RENDERED = (
 )
 # Keys of a message that say whether it is a target: 0 or false masks it.
 WEIGHTS = ("weight", "train", "training", "trainable", "loss")
+# Keys of the function of a call, which may be by themselves.
+_FUNCTION = ("name", "arguments")
 # Older names, before tools had other types than functions.
 _OLD_CALL, _OLD_TOOLS = "function_call", "functions"
 # Columns with the system message of a row.
@@ -230,7 +232,8 @@ def _calls(value: Any, complain: Complain) -> list[dict[str, Any]]:
     raise complain("tool_calls", "must be a list of objects, each one call.")
   calls = []
   for call in map(_without_nulls, value):
-    function = call.get("function", call)
+    own = {k: v for k, v in call.items() if k in _FUNCTION}
+    function = call.get("function", own)
     if not isinstance(function, dict) or not isinstance(
       function.get("name"), str
     ):
@@ -243,7 +246,8 @@ def _calls(value: Any, complain: Complain) -> list[dict[str, Any]]:
     if isinstance(arguments, dict):
       function = {**function, "arguments": arguments}
     if "function" not in call:
-      call = {"type": "function"}
+      rest = {k: v for k, v in call.items() if k not in _FUNCTION}
+      call = {"type": "function", **rest}
     calls.append({**call, "function": function})
   return calls
 

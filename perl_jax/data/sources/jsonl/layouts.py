@@ -104,8 +104,16 @@ def _of_alpaca(fields: Fields, where: str) -> Fields:
   rest = rated.without(fields, read)
   if "output" in fields:
     rest["response"] = fields["output"]
-  if not isinstance(instruction, str) or not isinstance(given, str):
+  if not isinstance(instruction, str):
     return rest | {"prompt": instruction}
+  if isinstance(given, (int, float)) and not isinstance(given, bool):
+    given = str(given)
+  if not isinstance(given, str):
+    raise messages.error(
+      where,
+      name,
+      f"must be text beside an instruction, but is {messages.found(given)}.",
+    )
   text = "\n\n".join(t for t in (instruction, given) if t.strip())
   history = fields.get("history")
   if not history:

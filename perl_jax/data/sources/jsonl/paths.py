@@ -1,9 +1,12 @@
 """Finds the files of a path, and which of them hold validation rows."""
 
+import contextlib
 import pathlib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
+
+from absl import logging
 
 from perl_jax import names
 from perl_jax.data.sources.jsonl import foreign, formats, hub
@@ -59,6 +62,7 @@ def find_files(path: str) -> Parts:
       raise FileNotFoundError(
         f"{path} has no {foreign.FORMATS} file in it.{_others(found)}"
       )
+    _check_others(root, files, [file for file in found if file not in files])
     return parts({file: str(file.relative_to(root)) for file in files})
   if not root.is_file():
     near = names.nearest(
@@ -116,10 +120,49 @@ def _may_be_read(file: pathlib.Path) -> bool:
   return file.name.lower().endswith(formats.SUFFIXES)
 
 
+def _check_others(
+  root: pathlib.Path,
+  files: Iterable[pathlib.Path],
+  others: Iterable[pathlib.Path],
+) -> None:
+  """Says which files beside those that are read have rows in another format.
+
+  Raises:
+    FileNotFoundError: Those to train on are among them, by their names.
+  """
+  unread = [file for file in others if _format_of(file)]
+  if not unread:
+    return
+
+  def is_train(file):
+    return _split_word(str(file.relative_to(root))) == "train"
+
+  if any(map(is_train, unread)) and not any(map(is_train, files)):
+    first = next(filter(is_train, unread))
+    raise FileNotFoundError(
+      f"{root} has no file to train on that is read."
+      f" {foreign.refusal(first, _format_of(first))}"
+    )
+  logging.warning(
+    "%s: left out, as rows are read from %s files: %s.",
+    root,
+    foreign.FORMATS,
+    ", ".join(str(file.relative_to(root)) for file in unread),
+  )
+
+
+def _format_of(file: pathlib.Path) -> str:
+  """Returns the format of a file that is not read, "" if it is unknown."""
+  start = b""
+  with contextlib.suppress(OSError), file.open("rb") as opened:
+    start = opened.read(32)
+  return foreign.format_of(file, start)
+
+
 def _others(found: Iterable[pathlib.Path]) -> str:
   """Returns what to do with the first file of another format, if any."""
   for file in found:
-    name = foreign.format_of(file)
+    name = _format_of(file)
     if name:
       return f" {foreign.refusal(file, name)}"
   return ""

@@ -5,8 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from perl_jax.data import records
-from perl_jax.data.sources.jsonl import messages
+from perl_jax.data.sources.jsonl import keys, messages
 
 Fields = dict[str, Any]
 
@@ -105,8 +104,14 @@ def pairs(replies: Sequence[Reply], margin: float) -> Iterator[tuple[Any, Any]]:
   """Yields (chosen, rejected) whose scores differ by `margin` or more."""
   for good in replies:
     for bad in replies:
-      if good.score - bad.score >= margin:
+      if _is_better(good, bad, margin):
         yield good.reply, bad.reply
+
+
+def _is_better(good: Reply, bad: Reply, margin: float) -> bool:
+  """Whether a score is higher by `margin` as they are written: 4.1 and 4.0."""
+  more = good.score - bad.score
+  return more >= margin or math.isclose(more, margin, rel_tol=1e-9)
 
 
 class ByPrompt:
@@ -117,7 +122,7 @@ class ByPrompt:
 
   def add(self, where: str, fields: Fields, score: float) -> None:
     """Keeps a row until all are there."""
-    named = ("prompt", "system", "tools", records.VARIABLES)
+    named = ("prompt", *sorted(keys.CONTEXT))
     prompt = {name: fields.get(name) for name in named}
     key = json.dumps(prompt, sort_keys=True, default=str)
     reply = Reply(_first(fields, RESPONSES), score)
@@ -129,7 +134,7 @@ class ByPrompt:
       for where, fields, good in rows:
         number = 0
         for _, _, bad in rows:
-          if good.score - bad.score >= margin:
+          if _is_better(good, bad, margin):
             number += 1
             yield (
               f"{where}#{number}",

@@ -12,6 +12,7 @@ from perl_jax.data.records import (
   Demonstration,
   Prompt,
   Record,
+  Reply,
   reply_of,
   text_of,
 )
@@ -153,7 +154,19 @@ def _why_dropped(record: Record, shape: str) -> str:
   texts = [text_of(reply).strip() for reply in replies]
   if "" in texts:
     return "empty_dropped"
-  return "equal_dropped" if len(set(texts)) < len(texts) else ""
+  alike = len(set(texts)) < len(texts)
+  return "equal_dropped" if alike and not _differ(replies) else ""
+
+
+def _differ(replies: Sequence[Reply]) -> bool:
+  """Whether replies of one text differ in what else a template renders."""
+  rest = [
+    {k: v for k, v in reply.items() if k not in ("role", "content")}
+    if isinstance(reply, dict)
+    else {}
+    for reply in replies
+  ]
+  return any(one != rest[0] for one in rest[1:])
 
 
 def _prompt_of(record: Record, row: forms.Found) -> Prompt:

@@ -2,12 +2,16 @@
 
 A cell becomes what `to_pylist` of `pyarrow` makes of it. A time that Python
 cannot hold (nanoseconds, years above 9999) is its text instead: such columns
-are hardly ever read, and should not keep the others from being read.
+are hardly ever read, and should not keep the others from being read. Values
+that are written as JSON (the type arrow.json, as `datasets` writes columns of
+several types) are what the JSON says.
 """
 
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+from perl_jax import json_text
 
 PARQUET = b"PAR1"
 _ARROW_FILE, _ARROW_STREAM = b"ARROW1", b"\xff\xff\xff\xff"
@@ -89,14 +93,19 @@ def _check_names(fields: list[str], name: str) -> None:
 
 
 def _values(column: Any, field: str, name: str) -> list[Any]:
-  """Returns the values of a column; see the module for times."""
+  """Returns the values of a column; see the module for times and JSON."""
   import pyarrow
 
-  # Nanoseconds would be objects of `pandas` wherever that is installed.
-  micro = _mapped(column.type, _in_microseconds)
   try:
-    column = column if micro == column.type else column.cast(micro)
-    return column.to_pylist()
+    values = _listed(column)
+    if _mentions_json(column.type):
+      values = [_parsed(value, column.type) for value in values]
+    return values
+  except json_text.Fault as error:
+    raise ValueError(
+      f"{name}: the column {field!r} of {column.type} has a value that is no"
+      f" JSON: {error}."
+    ) from error
   except (ValueError, OverflowError, pyarrow.ArrowException) as error:
     try:
       return column.cast(_mapped(column.type, _as_text)).to_pylist()
@@ -106,6 +115,51 @@ def _values(column: Any, field: str, name: str) -> list[Any]:
         f" {str(error).rstrip('. ')}. Leave it out, with `drop_columns` of"
         " pyarrow."
       ) from error
+
+
+def _listed(column: Any) -> list[Any]:
+  # Nanoseconds would be objects of `pandas` wherever that is installed.
+  micro = _mapped(column.type, _in_microseconds)
+  return (column if micro == column.type else column.cast(micro)).to_pylist()
+
+
+def _mentions_json(kind: Any) -> bool:
+  """Whether a type is, or has inside it, that of values written as JSON."""
+  import pyarrow
+
+  found = []
+
+  def note(inner: Any) -> Any:
+    found.append(isinstance(inner, pyarrow.JsonType))
+    return inner
+
+  _mapped(kind, note)
+  return any(found)
+
+
+def _parsed(value: Any, kind: Any) -> Any:
+  """Returns a value of a type with what is written as JSON in it parsed.
+
+  Raises:
+    json_text.Fault: It is no JSON.
+  """
+  import pyarrow
+
+  if value is None:
+    return None
+  if isinstance(kind, pyarrow.JsonType):
+    return json_text.parse(value)
+  if pyarrow.types.is_struct(kind):
+    fields = [kind.field(i) for i in range(kind.num_fields)]
+    return {f.name: _parsed(value[f.name], f.type) for f in fields}
+  if pyarrow.types.is_map(kind):
+    return [
+      (_parsed(key, kind.key_type), _parsed(item, kind.item_type))
+      for key, item in value
+    ]
+  if isinstance(value, list):
+    return [_parsed(item, kind.value_type) for item in value]
+  return value
 
 
 def _as_text(kind: Any) -> Any:

@@ -202,3 +202,16 @@ class TestErrors:
     path = write(*cases.many("preferences"), *same)
     with pytest.raises(ValueError, match=r"(?s)21 of 41.*equal: .*jsonl:21 |"):
       files.load(path, "preferences")
+
+
+def test_replies_that_differ_in_their_reasoning(write):
+  """They are no equal pair: a template may render the reasoning."""
+  sides = [
+    [{**assistant("x"), "reasoning_content": text}] for text in ("good", "bad")
+  ]
+  row = {"prompt": "q", "chosen": sides[0], "rejected": sides[1]}
+  (pair,) = cases.read(write(row), "preferences")
+  assert pair.chosen["reasoning_content"] == "good"
+  path = write(row | {"rejected": sides[0]}, row)
+  found = files.load(path, "preferences", validation_path=path)
+  assert found.counts["equal_dropped"] == 1 and len(found.train) == 1

@@ -104,3 +104,15 @@ def test_the_name_of_a_speaker_is_kept_but_for_answers():
   assert talk[0]["name"] == "Ann" and not ignored
   talk, ignored = read(user("q"), assistant("a") | {"name": "Bot"})
   assert talk[1] == assistant("a") and ignored == {"name"}
+
+
+def test_a_call_by_itself_keeps_its_id_apart():
+  flat = {"name": "look", "arguments": {"at": "x"}, "id": "abcdefghi"}
+  talk, _ = read(user("q"), {**assistant(""), "tool_calls": [flat]})
+  assert talk[1]["tool_calls"] == [
+    {
+      "type": "function",
+      "id": "abcdefghi",
+      "function": {"name": "look", "arguments": {"at": "x"}},
+    }
+  ]

@@ -121,3 +121,17 @@ def test_a_directory_without_rows(tmp_path, name, message):
   make(tmp_path, name)
   with pytest.raises(FileNotFoundError, match=message):
     paths.find_files(str(tmp_path))
+
+
+def test_files_of_other_formats_beside_those_that_are_read(tmp_path, caplog):
+  make(tmp_path, "validation.jsonl")
+  (tmp_path / "notes.md").write_text("x")
+  assert found(tmp_path)[0] == ["validation.jsonl"] and not caplog.text
+  (tmp_path / "more.jsonl.xz").write_bytes(b"\xfd7zXZ\0")
+  assert found(tmp_path)[0] == ["validation.jsonl"]
+  assert "left out" in caplog.text and "more.jsonl.xz" in caplog.text
+  (tmp_path / "train.csv").write_text("prompt\nq\n")
+  with pytest.raises(FileNotFoundError, match=r"train\.csv is a CSV table"):
+    found(tmp_path)
+  make(tmp_path, "train.jsonl")
+  assert found(tmp_path)[:2] == [["train.jsonl"], ["validation.jsonl"]]

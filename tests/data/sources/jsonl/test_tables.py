@@ -2,6 +2,7 @@
 
 import datetime
 import decimal
+import json
 
 import pyarrow
 import pytest
@@ -124,3 +125,40 @@ def test_a_column_that_cannot_be_read_is_named(tmp_path):
     ValueError, match=r"rows\.parquet: the column 's' of stru"
   ):
     read(tmp_path, "prompts", prompt=["q"], s=twice)
+
+
+def test_values_that_are_written_as_json(tmp_path):
+  """As `datasets` writes a column in which values of several types stand."""
+
+  def mixed(*values):
+    texts = [None if v is None else json.dumps(v) for v in values]
+    return pyarrow.ExtensionArray.from_storage(
+      pyarrow.json_(), pyarrow.array(texts, pyarrow.string())
+    )
+
+  rows = read(tmp_path, prompt=["q", "r"], response=mixed("four", "6"))
+  assert [row.turns[0]["content"] for row in rows] == ["four", "6"]
+  parts = [{"type": "text", "text": "hello"}]
+  said = pyarrow.StructArray.from_arrays(
+    [
+      pyarrow.array(["user", "assistant"] * 2),
+      mixed("hi", "there", parts, parts),
+    ],
+    ["role", "content"],
+  )
+  talks = pyarrow.ListArray.from_arrays([0, 2, 4], said)
+  rows = read(tmp_path, messages=talks)
+  found = [
+    [turn["content"] for turn in (*row.prompt, *row.turns)] for row in rows
+  ]
+  assert found == [["hi", "there"], ["hello", "hello"]]
+  rows = read(tmp_path, "prompts", **PAIR, answer=mixed(4, None))
+  assert rows[0].fields["answer"] == 4
+
+
+def test_a_value_of_json_that_is_none(tmp_path):
+  bad = pyarrow.ExtensionArray.from_storage(
+    pyarrow.json_(), pyarrow.array(["{", "1"], pyarrow.string())
+  )
+  with pytest.raises(ValueError, match=r"rows\.parquet: the column 'answer'"):
+    read(tmp_path, "prompts", **PAIR, answer=bad)
