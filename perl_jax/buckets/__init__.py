@@ -20,12 +20,13 @@ from perl_jax.buckets.addresses import (
   relative,
 )
 from perl_jax.buckets.copies import fetch, present
-from perl_jax.buckets.mirror import mirrored, require_nothing
+from perl_jax.buckets.mirror import Written, mirrored, require_nothing
 from perl_jax.buckets.store import BucketError, Store
 
 __all__ = [
   "BucketError",
   "Store",
+  "Written",
   "address_of",
   "check",
   "fetch",

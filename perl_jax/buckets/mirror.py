@@ -31,6 +31,10 @@ _LAST = (
 )
 
 
+class Written(ValueError):
+  """What goes wrong once all files are written, which are sent all the same."""
+
+
 @contextlib.contextmanager
 def mirrored(
   address: str, may_write: Callable[[], bool] | None = None
@@ -42,7 +46,8 @@ def mirrored(
     may_write: Says, before anything is sent, whether nobody else writes there.
       It is sent while the block runs and after it, also if it fails, and what
       is removed here is removed there. With None, others may write there: what
-      has been written is sent once the block has worked, and nothing removed.
+      has been written is sent once the block has worked, or raises `Written`,
+      and nothing removed.
 
   Raises:
     BucketError: The bucket cannot be read, or not be written in the end.
@@ -59,7 +64,11 @@ def mirrored(
         yield mirror.path
     else:
       copies.copied.add(store.address)
-      yield mirror.path
+      try:
+        yield mirror.path
+      except Written:
+        mirror.push()
+        raise
       mirror.push()
   finally:
     copies.copied.discard(store.address)

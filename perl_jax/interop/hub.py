@@ -8,6 +8,8 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub import utils
 
+from perl_jax import buckets
+
 _LOGIN = (
   "log in with `hf auth login`, or set HF_TOKEN to a token that may write"
 )
@@ -60,7 +62,7 @@ def push(directory: Path, repository: str, *, private: bool) -> str:
     Where it went, for people.
 
   Raises:
-    ValueError: The hub refuses; says how to push what was exported.
+    buckets.Written: The hub refuses; says how to push what was exported.
   """
   api = huggingface_hub.HfApi()
   try:
@@ -73,9 +75,9 @@ def push(directory: Path, repository: str, *, private: bool) -> str:
     hidden = api.model_info(made.repo_id).private
   except Exception as error:
     option = " --private" * private
-    raise ValueError(
+    raise buckets.Written(
       f"{directory} is written, and could not be pushed: {_one_line(error)} To"
-      f" push it: hf upload {repository} {directory} .{option}"
+      f" push it: hf upload {repository} {buckets.here(directory)} .{option}"
     ) from None
   seen = "private" if hidden else "public"
   return f"{made.repo_id} ({seen}), {commit.commit_url}"

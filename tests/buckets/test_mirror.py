@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import shutil
 import socket
 import types
@@ -10,7 +11,9 @@ import pytest
 
 from perl_jax import buckets, checkpoint
 from perl_jax.buckets import copies, mirror
+from perl_jax.interop import hub as hub_lib
 from tests.buckets import fixtures, servers
+from tests.interop.hub_server import hub_fixture  # noqa: F401
 from tests.tasks import tiny
 
 pytestmark = list(servers.WARNINGS)
@@ -263,6 +266,22 @@ def test_who_is_not_alone_removes_nothing(address, store):
     (p / "half.json").write_text("{")
     raise RuntimeError
   assert "half.json" not in there(store)
+
+
+def test_what_is_complete_is_sent_though_the_hub_refuses(address, store, hub):
+  hub.refuse.append("/commit/")
+  with (
+    pytest.raises(ValueError, match="could not be pushed") as caught,
+    buckets.mirrored(address) as path,
+  ):
+    path.mkdir(parents=True)
+    (path / "model.safetensors").write_bytes(b"weights")
+    hub_lib.push(path, "policy", private=True)
+  assert there(store) == {"model.safetensors": b"weights"}
+  said = buckets.named(str(caught.value))
+  assert said.startswith(f"{address} is written")
+  command = said.rpartition("hf upload policy ")[2].removesuffix(" . --private")
+  assert pathlib.Path(command).samefile(path)
 
 
 def test_what_another_process_writes_here_is_taken_from_here(

@@ -11,9 +11,9 @@ import json
 import re
 import threading
 
-import huggingface_hub
 import pytest
 import yaml
+from huggingface_hub import constants
 
 TOKEN = "hf_a_token_that_nobody_may_see"
 
@@ -103,15 +103,17 @@ def serving():
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     hub.url = f"http://127.0.0.1:{server.server_port}"
-    yield hub
-    server.shutdown()
-    thread.join()
+    try:
+      yield hub
+    finally:
+      server.shutdown()
+      thread.join()
 
 
 @pytest.fixture(name="hub")
 def hub_fixture(monkeypatch):
   """A hub that this process is logged in to."""
   with serving() as hub:
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     yield hub
