@@ -24,6 +24,8 @@ LOOK_SECONDS = 2.0
 # Lines that nothing else has come after are sent so often.
 LINES_SECONDS = 60.0
 _SUMMARY, _CONFIG = unsent.SUMMARY, unsent.CONFIG
+# What a tracker has got, and what W&B writes.
+_TRACKERS, _WANDB = "trackers.json", "/wandb/"
 # Files that say of others that they are complete, in this order. Rows so far
 # are those of a config, and follow it.
 _LAST = (
@@ -266,9 +268,12 @@ def _step(checkpoint: str) -> tuple[str, int]:
 
 
 def _telling(found) -> dict[str, tuple[int, int]]:
-  """What is not appended to at every step."""
+  """Without lines, and what trackers write as they are sent."""
   return {
     name: state
     for name, state in found.items()
-    if not name.endswith(".jsonl") and "tfevents" not in name
+    if not name.endswith(".jsonl")
+    and "tfevents" not in name
+    and _base(name) != _TRACKERS
+    and _WANDB not in f"/{name}"
   }

@@ -12,6 +12,7 @@ import pytest
 from perl_jax import buckets, checkpoint
 from perl_jax.buckets import copies, mirror
 from perl_jax.interop import hub as hub_lib
+from perl_jax.reporting.trackers import session
 from tests.buckets import fixtures, servers
 from tests.interop.hub_server import hub_fixture  # noqa: F401
 from tests.tasks import tiny
@@ -139,14 +140,21 @@ def test_rows_so_far_come_after_their_config(store, opened, monkeypatch):
 
 @pytest.mark.parametrize("bucket_server", [fixtures.MEMORY], indirect=True)
 def test_lines_are_sent_once_a_minute(store, address, opened, monkeypatch):
-  """Where no checkpoint comes; a log or answers, which cost money."""
+  """Where no checkpoint comes; a log or answers, which cost money.
+
+  What trackers write with each line is no reason to send all lines anew.
+  """
+  assert mirror._TRACKERS == session.STATE_FILE
   now = [1000.0]
   clock = types.SimpleNamespace(monotonic=lambda: now[0])
   monkeypatch.setattr(mirror, "time", clock)
   write(opened.path, 2, 4)
   opened.push()
-  for name in ("answers.jsonl", "so_far.jsonl", "tensorboard/tfevents.1"):
-    (opened.path / name).parent.mkdir(exist_ok=True)
+  for name in (
+    *("answers.jsonl", "so_far.jsonl", "tensorboard/tfevents.1"),
+    *("trackers.json", "wandb/debug.log", "sft/trackers.json", "sft/wandb/r/x"),
+  ):
+    (opened.path / name).parent.mkdir(parents=True, exist_ok=True)
     (opened.path / name).write_text("{}")
     now[0] += mirror.LINES_SECONDS - 1
     assert not opened.is_due()
