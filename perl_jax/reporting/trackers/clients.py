@@ -107,7 +107,8 @@ class Wandb:
       ),
     )
     offline = self._run.settings._offline
-    self.place = str(start.workdir / "wandb") if offline else self._run.url
+    place = str(start.workdir / "wandb") if offline else self._run.url
+    self.place = place or "disabled"  # by WANDB_MODE
 
   def configure(self, config: Mapping[str, Any]) -> None:
     """A run that goes on gets what has changed."""

@@ -159,6 +159,23 @@ def test_wandb_asks_nobody_for_a_key(tmp_path):
   assert "No API key configured" in said and "choice" not in said
 
 
+def test_wandb_disabled(tmp_path):
+  """Its run has no address; it is used as any other."""
+  pytest.importorskip("wandb", reason="W&B's client is not installed")
+  then = (
+    "client.configure({'lora.rank': 4})\n"
+    "client.log([clients.Row(0, {'loss': 1.0})])\n"
+    "client.upload([workdir / 'config.json'])\n"
+    "client.close('finished')\n"
+    "print(client.place)\n"
+  )
+  files.write_json(tmp_path / "config.json", CONFIG)
+  fields = {"capture_output": True, "text": True, "WANDB_MODE": "disabled"}
+  done = opened_alone(tmp_path, then, **fields)
+  assert done.returncode == 0, done.stderr
+  assert done.stdout == "disabled\n"
+
+
 def test_trackio(tmp_path):
   pytest.importorskip("trackio", reason="trackio is not installed")
   workdir, place = tmp_path / "rl", tmp_path / "trackio"
