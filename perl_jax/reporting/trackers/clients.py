@@ -138,6 +138,8 @@ class Mlflow:
 
   def __init__(self, start: Start):
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    # It would try for four minutes in silence; what fails is tried again here.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     import mlflow
     from mlflow import MlflowClient, entities
 

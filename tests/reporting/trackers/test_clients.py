@@ -8,6 +8,7 @@ import contextlib
 import json
 import math
 import os
+import pathlib
 import pty
 import re
 import socket
@@ -15,6 +16,7 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from unittest import mock
@@ -265,7 +267,6 @@ def test_mlflow_on_a_server(tmp_path, monkeypatch):
   import mlflow
 
   monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-  monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
   workdir, place = tmp_path / "rl", tmp_path / "server"
   workdir.mkdir()
   place.mkdir()
@@ -296,6 +297,36 @@ def test_mlflow_on_a_server(tmp_path, monkeypatch):
   monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
   run(other, range(2), summary={}, names=("mlflow",))
   assert (other / "summary.json").is_file()
+
+
+def test_mlflow_that_does_not_answer_is_not_asked_for_long(monkeypatch):
+  pytest.importorskip("mlflow", reason="MLflow's client is not installed")
+  for name, value in (
+    ("MAX_RETRIES", "9"),
+    ("BACKOFF_FACTOR", "0"),
+    ("BACKOFF_JITTER", "0"),
+  ):
+    monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", value)
+  monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
+  monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+  asked = []
+  with socket.create_server(("127.0.0.1", 0)) as server:
+
+    def refuse():
+      with contextlib.suppress(OSError):
+        while True:
+          connection, _ = server.accept()
+          asked.append(1)
+          connection.close()
+
+    threading.Thread(target=refuse, daemon=True).start()
+    url = f"http://127.0.0.1:{server.getsockname()[1]}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+    start = trackers.clients.Start("", "rl", "", "rl", pathlib.Path(), None)
+    with pytest.raises(Exception, match="127.0.0.1"):
+      trackers.CLIENTS["mlflow"](start)
+    server.shutdown(socket.SHUT_RDWR)
+  assert len(asked) == 2
 
 
 def test_every_tracker_has_a_package():
