@@ -6,9 +6,12 @@ test_documents.py.
 
 import json
 import re
+import shutil
+import types
 
 import pytest
 
+from perl_jax import tasks
 from tests import documents
 
 NOTEBOOKS = sorted(documents.DOCS.rglob("*.ipynb"))
@@ -81,6 +84,33 @@ def test_outputs(notebook):
 def test_code_compiles(notebook):
   for cell in cells(notebook, "code"):
     compile("".join(cell["source"]), "cell", "exec")
+
+
+def test_the_export_is_made_again_when_its_cell_is_run_again(tmp_path):
+  notebook = json.loads((documents.DOCS / "tour.ipynb").read_text())
+  (source,) = (
+    source
+    for cell in cells(notebook, "code")
+    if 'get_config("export")' in (source := "".join(cell["source"]))
+  )
+  formats = []
+
+  def run(config, workdir):
+    workdir.mkdir()  # as an export, refuses one that exists
+    formats.append(config.format)
+    (workdir / config.format).touch()
+
+  names = {
+    "tasks": types.SimpleNamespace(get_config=tasks.get_config, run=run),
+    "RUNS": tmp_path,
+    "clear_output": lambda: None,
+    "shutil": shutil,
+  }
+  exec(source, dict(names))
+  exec(source, dict(names))
+  exec(source.replace('"merged"', '"gguf"'), dict(names))
+  assert formats == ["merged", "merged", "gguf"]
+  assert [path.name for path in (tmp_path / "export").iterdir()] == ["gguf"]
 
 
 @pytest.mark.parametrize(
