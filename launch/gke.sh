@@ -12,6 +12,8 @@
 #   --count=N           slices of TPUs, or nodes of GPUs; 1 by default
 #   --storage=NAME      attached with `xpk storage attach`; the workdir is in it
 #   --image=IMAGE       with Python 3.11 or newer; python:3.11 by default
+#   --packages=A,B      installed too, such as wandb; gcsfs and s3fs are where an
+#                       argument has gs:// or s3://
 #   --zone=ZONE --project=ID
 #   --restarts=N        after a failure or preemption; 10 by default
 #   --follow            waits for the end
@@ -29,9 +31,9 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 cluster='' workload='' tpu_type='' device_type='' count=1 storage='' zone=''
-project='' image=python:3.11 restarts=10 follow=0
+project='' image=python:3.11 packages='' restarts=10 follow=0
 options \
-  'cluster workload tpu-type device-type count storage image zone project restarts' \
+  'cluster workload tpu-type device-type count storage image packages zone project restarts' \
   'follow' "$@"
 [[ -n ${cluster} && -n ${workload} ]] ||
   die "give --cluster and --workload; --help says more"
@@ -42,6 +44,7 @@ elif [[ -n ${device_type} && -z ${tpu_type} ]]; then
 else
   die "give one of --tpu-type and --device-type"
 fi
+packages_for "${extra}" "${packages}"
 [[ ${workload} =~ ^[a-z]([-a-z0-9]*[a-z0-9])?$ ]] ||
   die "--workload=${workload}: lower-case letters, digits and dashes only"
 [[ ${count} =~ ^[1-9][0-9]*$ ]] || die "--count=${count} is not a number above 0"
@@ -61,7 +64,7 @@ run xpk workload create "--workload=${workload}" "${where[@]}" \
   "${machines[@]}" "--max-restarts=${restarts}" "--base-docker-image=${image}" \
   "--script-dir=$(root)" \
   "--command=pip install --quiet -r requirements.txt \
-'jax[${extra}]==$(jax_version)' && \
+$(quoted "${PACKAGES[@]}") && \
 PERL_JAX_JOB=$(quoted "${workload}") exec python -m perl_jax.main --distributed \
 $(quoted "${ARGUMENTS[@]}")"
 if [[ ${follow} -eq 1 ]]; then

@@ -6,6 +6,8 @@
 #
 #   --cuda=12|13   JAX's CUDA; by default what the driver can do
 #   --venv=DIR     where Python packages go; .venv by default
+#   --packages=A,B installed too, such as wandb; gcsfs and s3fs are where an
+#                  argument has gs:// or s3://
 #   --gpus=0,1     some of the GPUs; all by default
 #   --no-install   the packages are there already
 #   --dry-run      writes the commands down and runs nothing
@@ -20,8 +22,8 @@ set -euo pipefail
 # shellcheck source=launch/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-cuda='' venv=.venv gpus='' no_install=0
-options 'cuda venv gpus' 'no-install' "$@"
+cuda='' venv=.venv packages='' gpus='' no_install=0
+options 'cuda venv packages gpus' 'no-install' "$@"
 [[ -z ${gpus} || ${gpus} =~ ^[0-9]+(,[0-9]+)*$ ]] ||
   die "--gpus=${gpus}: give numbers with commas between them, as nvidia-smi has"
 need nvidia-smi "there is no NVIDIA driver here, or it is not on PATH"
@@ -36,6 +38,7 @@ fi
 [[ ${cuda} =~ ^[0-9]+$ && ${cuda} -ge 12 ]] ||
   die "CUDA '${cuda}': JAX needs a driver for CUDA 12 or newer"
 [[ ${cuda} -le 13 ]] || cuda=13
+packages_for "cuda${cuda}" "${packages}"
 
 if [[ ${DRY_RUN} -eq 0 ]]; then
   nvidia-smi --query-gpu=index,name,memory.total --format=csv,noheader >&2
@@ -44,7 +47,7 @@ cd "$(root)"
 if [[ ${no_install} -eq 0 ]]; then
   [[ -x ${venv}/bin/python ]] || run python3 -m venv "${venv}"
   run "${venv}/bin/python" -m pip install --quiet -r requirements.txt \
-    "jax[cuda${cuda}]==$(jax_version)"
+    "${PACKAGES[@]}"
 fi
 command=("${venv}/bin/python" -m perl_jax.main "${ARGUMENTS[@]}")
 [[ -z ${gpus} ]] || command=(env "CUDA_VISIBLE_DEVICES=${gpus}" "${command[@]}")

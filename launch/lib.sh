@@ -3,6 +3,7 @@
 
 DRY_RUN=0
 ARGUMENTS=()
+PACKAGES=()
 
 # Reads a script's options into its variables, and checks what follows `--`.
 #
@@ -96,6 +97,20 @@ check_training() {
 # Directory of the working tree.
 root() {
   cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd
+}
+
+# Sets PACKAGES to what is installed beside requirements.txt: JAX for a kind of
+# device, what --packages names, and what the buckets of ARGUMENTS need.
+#
+#   packages_for tpu 'wandb,trackio'
+packages_for() {
+  local one='[A-Za-z0-9][^, ]*' names="$2"
+  [[ -z ${names} || ${names} =~ ^${one}(,${one})*$ ]] ||
+    die "--packages=${names}: give names with commas between them"
+  [[ ${ARGUMENTS[*]} != *gs://* ]] || names+="${names:+,}gcsfs"
+  [[ ${ARGUMENTS[*]} != *s3://* ]] || names+="${names:+,}s3fs"
+  # shellcheck disable=SC2034  # the scripts read it
+  IFS=, read -ra PACKAGES <<<"jax[$1]==$(jax_version)${names:+,${names}}"
 }
 
 # The version of JAX that requirements.txt pins.

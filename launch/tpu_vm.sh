@@ -10,6 +10,8 @@
 #   --version=VERSION  of the TPU software; by default the one for the type
 #   --project=ID       by default that of the gcloud configuration
 #   --spot             cheaper, and may be taken away: see below
+#   --packages=A,B     installed too, such as wandb; gcsfs and s3fs are where an
+#                      argument has gs:// or s3://
 #   --setup=COMMAND    run on each host before training, such as a mount
 #   --logs=DIR         where each host's log goes; by default logs/NAME
 #   --delete           deletes the VM at the end, however the run ended
@@ -17,7 +19,7 @@
 #
 # What follows `--` is given to `python -m perl_jax.main --distributed` on every
 # host. The workdir has to be one directory for all of them: on a VM of one host
-# any, on several a shared file system that --setup mounts, for example
+# any, also gs://BUCKET/PATH, on several a shared file system that --setup mounts, for example
 #   --setup='sudo mkdir -p /mnt/runs && sudo mount -t nfs 10.0.0.2:/runs /mnt/runs'
 # A spot VM that was taken away is deleted and made again by the same command,
 # and the run goes on from its last checkpoint if the workdir outlived it.
@@ -26,8 +28,10 @@ set -euo pipefail
 # shellcheck source=launch/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-name='' zone='' type='' version='' project='' setup='' logs='' spot=0 delete=0
-options 'name zone type version project setup logs' 'spot delete' "$@"
+name='' zone='' type='' version='' project='' packages='' setup='' logs=''
+spot=0 delete=0
+options 'name zone type version project packages setup logs' 'spot delete' "$@"
+packages_for tpu "${packages}"
 [[ -n ${name} && -n ${zone} && -n ${type} ]] ||
   die "give --name, --zone and --type; --help says more"
 need gcloud "https://cloud.google.com/sdk/docs/install"
@@ -105,7 +109,7 @@ tpu scp "${tree}" "${name}:perl_jax.tgz" --worker=all
 everywhere "rm -rf perl_jax && mkdir perl_jax && tar -xzf perl_jax.tgz -C perl_jax \
 && python3 -m pip install --quiet --user uv \
 && ([ -d venv ] || python3 -m uv venv --quiet --python 3.11 venv) \
-&& python3 -m uv pip install --quiet --python venv/bin/python -r perl_jax/requirements.txt 'jax[tpu]==$(jax_version)'"
+&& python3 -m uv pip install --quiet --python venv/bin/python -r perl_jax/requirements.txt $(quoted "${PACKAGES[@]}")"
 [[ -z ${setup} ]] || everywhere "${setup}"
 
 # The first that fails ends the others: see perl_jax/hosts.

@@ -51,6 +51,19 @@ def dry(script, *options, training=TRAINING, **environment):
   return [shlex.split(line) for line in lines]
 
 
+def installed(command):
+  """Words of the line that installs, as the shell of its host reads it."""
+  text = next((w for w in command if w.startswith("--command=")), None)
+  words = shlex.split(text.removeprefix("--command=")) if text else command
+  words = words[words.index("-r") :]
+  return words[: words.index("&&")] if "&&" in words else words
+
+
+def jax_for(kind):
+  pins = (ROOT / "requirements.txt").read_text()
+  return f"jax[{kind}]=={pins.split(chr(10) + 'jax==')[1].split()[0]}"
+
+
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)
 def test_shell_is_clean(path):
   done = subprocess.run(["bash", "-n", str(path)], capture_output=True)
@@ -90,8 +103,7 @@ def test_tpu_vm_runs_one_command_on_all_hosts_and_brings_logs_back():
   ]
   for command in (copy, install, setup, train):
     assert "--worker=all" in command
-  pin = (ROOT / "requirements.txt").read_text().split("\njax==")[1].split()[0]
-  assert f"'jax[tpu]=={pin}'" in "".join(install)
+  assert installed(install)[-1] == jax_for("tpu")
   assert "--command=sudo mount x" in setup
   (run,) = [w for w in train if w.startswith("--command=")]
   # Word for word what the hosts' shells will read.
@@ -146,6 +158,7 @@ def test_gke():
   words = shlex.split(run.removeprefix("--command="))
   start = words.index("perl_jax.main")
   assert words[start + 1 :] == ["--distributed", *TRAINING]
+  assert installed(command)[-1] == jax_for("tpu")
 
 
 def test_gke_on_gpus():
@@ -153,7 +166,9 @@ def test_gke_on_gpus():
     *("gke.sh", "--dry-run", "--cluster=c", "--workload=w", "--count=3"),
     *("--device-type=h200-141gb-8", "--", *TRAINING),
   )
-  assert "--num-nodes=3" in done.stdout and "jax\\[cuda12\\]" in done.stdout
+  (command,) = [shlex.split(line) for line in done.stdout.splitlines()]
+  assert "--num-nodes=3" in command
+  assert installed(command)[-1] == jax_for("cuda12")
   assert "without --storage" in done.stderr
 
 
@@ -164,6 +179,30 @@ def test_gpu():
     *("env", "CUDA_VISIBLE_DEVICES=0,1"),
     *(".venv/bin/python", "-m", "perl_jax.main", *TRAINING),
   ]
+
+
+BUCKET = ("--config=rl", "--workdir=gs://bucket/rl")
+
+
+@pytest.mark.parametrize(
+  "options, training, expected",
+  [
+    ((), TRAINING, []),
+    (("--packages=wandb,trackio>=0.43",), TRAINING,
+     ["wandb", "trackio>=0.43"]),
+    ((), BUCKET, ["gcsfs"]),
+    (("--packages=wandb",), (*BUCKET, "--config.base=s3://b/q"),
+     ["wandb", "gcsfs", "s3fs"]),
+  ],
+)  # fmt: skip
+@pytest.mark.parametrize("script", NEEDED)
+def test_more_packages(script, options, training, expected):
+  """Where the workdir is in a bucket, what reads it is installed as well."""
+  commands = dry(script, *options, training=training)
+  install = next(c for c in commands if "requirements.txt" in " ".join(c))
+  words = installed(install)
+  assert words[1].endswith("requirements.txt")
+  assert words[2].startswith("jax[") and words[3:] == expected
 
 
 def test_gpu_without_a_driver(tmp_path):
@@ -292,6 +331,11 @@ def test_what_stops_the_gpu_script_reaches_the_training(tmp_path):
     ("gpu.sh", ("--", "--config=configs/rl.py"), "--workdir=DIR"),
     ("gpu.sh", ("--", "--config", "configs/rl.py"), "with an equals sign"),
     ("gpu.sh", ("--gpus=all", "--", *TRAINING), "--gpus=all"),
+    ("tpu_vm.sh", (*NEEDED["tpu_vm.sh"], "--packages=a b", "--", *TRAINING),
+     "--packages=a b: give names with commas between them"),
+    ("gke.sh", (*NEEDED["gke.sh"], "--packages=--pre", "--", *TRAINING),
+     "--packages=--pre: give names"),
+    ("gpu.sh", ("--packages=a,,b", "--", *TRAINING), "--packages=a,,b: give"),
     ("gpu.sh", ("--cuda=11", "--", *TRAINING), "CUDA '11'"),
     ("slurm.sbatch", ("--config=configs/rl.py",), "need --config=FILE"),
   ],
