@@ -196,11 +196,24 @@ def _progress(stage: Stage, summary: Mapping[str, object]) -> tuple[str, str]:
 
 def _diagnostics(stage: Stage) -> str:
   """What is wrong with the policy of a stage at its end, as a list."""
-  evaluation = stage.config.get("eval")
-  rows = evaluation.get("rows") if isinstance(evaluation, Mapping) else None
-  found = diagnostics.of(stage.metrics, rows if type(rows) is int else None)
+  found = diagnostics.of(stage.metrics, _evaluated(stage))
   items = "".join(f"<li>{escape(text)}</li>" for _, text in found)
   return f'<ul class="bad">{items}</ul>' if items else ""
+
+
+def _evaluated(stage: Stage) -> int | None:
+  """Responses of an evaluation of a policy; None if nothing says how many.
+
+  Its first line has them. One that was written before there was such a metric
+  has at most as many as were asked for.
+  """
+  for row in stage.metrics:
+    noted = numbers.number(row.get("validation/responses"))
+    if math.isfinite(noted):
+      return int(noted)
+  asked = stage.config.get("eval")
+  rows = asked.get("rows") if isinstance(asked, Mapping) else None
+  return rows if type(rows) is int else None
 
 
 def _curves(stages: Sequence[Stage], policies: Sequence[Stage]) -> str:

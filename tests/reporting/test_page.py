@@ -149,3 +149,21 @@ def test_what_is_wrong_with_a_policy_stands_above_its_curves():
     text = runs.render([runs.stage("rl", metrics=metrics)])
     runs.Checker(text)
     assert ("The KL to the anchor is 14.0 nats" in text) == told
+
+
+@pytest.mark.parametrize(
+  "asked, noted, told",
+  [(0, 512, True), (0, None, False), (9999, 32, False), (512, None, True)],
+)
+def test_a_check_is_judged_by_the_responses_that_there_were(asked, noted, told):
+  """Not by `eval.rows`, which is 0 for all rows and may be more than all."""
+  names = ("kl", "reward", "gold")
+  rows = [
+    {"step": step} | {f"validation/{k}": v for k, v in zip(names, values)}
+    for step, values in ((0, (0.0, 0.0, 0.45)), (5, (1.0, 1.0, 0.3)))
+  ]
+  rows[0] |= {} if noted is None else {"validation/responses": noted}
+  stage = runs.stage("rl", metrics=rows, config={"eval": {"rows": asked}})
+  text = runs.render([stage])
+  assert ("Gold success fell from 45.0% to 30.0%" in text) == told
+  assert "Responses" not in text  # a number of responses has no curve

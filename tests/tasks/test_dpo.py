@@ -36,6 +36,7 @@ def test_policy_is_the_anchor_at_step_0(dpo_run):
   assert start["validation/margin"] == 0.0
   assert start["validation/accuracy"] == 0.5
   assert start["validation/chosen_reward"] == 0.0
+  assert start["validation/responses"] == 8
   np.testing.assert_allclose(start["validation/loss"], np.log(2), rtol=1e-6)
   first = next(r for r in tiny.lines(dpo_run) if "train/loss" in r)
   assert first["step"] == 1

@@ -37,6 +37,7 @@ def test_kl_is_0_at_step_0_and_then_it_is_not(rl_run):
   judged = lines_with(rl_run, "validation/kl")
   assert sorted(judged) == [0, 2, 4]
   assert judged[0]["validation/kl"] == judged[0]["validation/kl_per_token"] == 0
+  assert judged[0]["validation/responses"] == 8
   assert judged[2]["validation/kl"] != 0.0
   rollouts = lines_with(rl_run, "rollout/kl")
   assert sorted(rollouts) == [1, 2, 3, 4]
