@@ -1,4 +1,4 @@
-"""Entry point: flags, devices, and one task.
+r"""Entry point: flags, devices, and one task.
 
   python -m perl_jax.main --config=configs/rl.py --workdir=runs/rl \
       --config.lora.rank=4
@@ -39,6 +39,7 @@ _CONFIG = config_files.define(
   "Experiment config: the path of a file, or one of the names"
   f" {', '.join(config_files.known())}; NAME:DATASET for another data set.",
 )
+flags.declare_key_flag("config")  # for --help: another module defines it
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory for everything that the run writes."
 )
@@ -46,7 +47,8 @@ _DISTRIBUTED = flags.DEFINE_bool(
   "distributed",
   None,
   "Joins the other processes of a run on several hosts, as JAX finds them (TPU"
-  " VM, GKE, SLURM, Open MPI) or as the three flags below say.",
+  " VM, GKE, SLURM, Open MPI) or as --coordinator_address, --num_processes and"
+  " --process_id say.",
 )
 _COORDINATOR = flags.DEFINE_string(
   "coordinator_address", None, "HOST:PORT of process 0, reached by all."
@@ -71,6 +73,7 @@ _COMPILATION_CACHE = flags.DEFINE_string(
   " user's cache folder, 'off' for none.",
 )
 
+HELP = {"-h", "-help", "--help", "--helpshort"}
 # What bad input raises. Everything else is a bug and keeps its traceback.
 USER_ERRORS = (
   *(ValueError, FileNotFoundError, FloatingPointError),
@@ -300,6 +303,12 @@ def parse(argv: list[str]) -> list[str]:
   """Parses the flags; exits with one line if they are wrong."""
   if argv[1:] in (["--version"], ["-version"]):
     print(f"perl_jax {perl_jax.__version__}")
+    sys.exit(0)
+  if HELP & set(argv[1:]):
+    # absl's shows the flags of the script, which is another for `perl_jax`.
+    ours = flags.FLAGS.find_module_defining_flag(_TRACEBACK.name)
+    print(__doc__, flags.FLAGS.module_help(ours), sep="")
+    print("\nTry --helpfull for the flags of libraries.")
     sys.exit(0)
   try:
     rest = flags.FLAGS(argv)

@@ -43,7 +43,7 @@ def shell_options(script):
 def wrong_of_main(arguments):
   """What `python -m perl_jax.main` would say of its arguments, or None."""
   given = [word for word in arguments if word not in PLACEHOLDERS]
-  if given == ["--version"]:
+  if given in (["--version"], ["--help"]):
     return None
   known = flags.FLAGS.flags_by_module_dict()[main.__name__]
   for word in given:
@@ -223,6 +223,7 @@ def defaults(name):
 def known_flags():
   """Flags of everything of ours that a page can speak of."""
   known = {"--help", *(f"--{name}" for name in flags.FLAGS)}
+  known |= {f"--no{name}" for name in flags.FLAGS if flags.FLAGS[name].boolean}
   for script in (documents.ROOT / "launch").glob("*.sh"):
     if script.stem != "lib":
       known |= {f"--{name}" for part in shell_options(script) for name in part}

@@ -113,6 +113,8 @@ def test_it_is_the_installed_package_that_runs(installed, environment):
   assert pathlib.Path(place.strip()).is_relative_to(installed.parent)
   said = run(installed / "perl_jax", "--version", **environment)
   assert said == f"perl_jax {perl_jax.__version__}\n"
+  said = run(installed / "perl_jax", "--help", **environment)
+  assert "--config: " in said and "--workdir: " in said
 
 
 def refused(*command, **options):
