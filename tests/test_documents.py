@@ -72,6 +72,16 @@ def test_every_command_is_run_by_night_or_has_a_reason():
       assert (documents.ROOT / named).exists(), named
 
 
+def test_no_plan_by_night_compiles_a_large_model():
+  """Of two flags of one name the last counts."""
+  words = [
+    small.small(command.words, "python")
+    for command in small.commands()
+    if "--config=configs/plan.py" in command.words
+  ]
+  assert {small.named(of)["config.model"] for of in words} == {"tiny"}
+
+
 @pytest.mark.parametrize(
   "text, said",
   [

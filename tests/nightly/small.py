@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from perl_jax import tasks
 from perl_jax.tasks.settings import config_files
 from tests import documents
 from tests.commands import PLACEHOLDERS
@@ -19,8 +20,14 @@ from tests.tasks import tiny
 # Flags that are small whatever the page says; others where it says nothing.
 SIZES = {
   "steps", "batch_size", "eval_every", "eval.rows", "data.max_len",
-  "data.buckets",
+  "data.buckets", "model",
 }  # fmt: skip
+# A plan takes the compiler a quarter of an hour for billions of parameters.
+PLANNED = {"model": "tiny", "vocab_size": 400} | {
+  f"{task}.{field.replace('__', '.')}": value
+  for task in tasks.TRAINING
+  for field, value in places.LENGTHS.items()
+}
 NOTHING = "benchmarks.from_nothing runs it"
 # Programs that stand for what is run elsewhere.
 SUITES = {
@@ -146,7 +153,7 @@ def flags_of(words: Sequence[str]) -> list[str]:
   elif name in ("export", "report"):
     return []
   elif name == "plan":
-    small = {"model": "tiny"}
+    small = PLANNED
   else:
     data_set = data_set or (
       "jsonl" if "data.path" in str(given) else "coffee_bar"
