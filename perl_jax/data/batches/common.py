@@ -61,7 +61,8 @@ def encode_row(
 
   Raises:
     NotRenderedError: The chat template leaves out what the row has.
-    ValueError: The row does not fit or cannot be encoded; names the row.
+    TooLongError: The row does not fit, and `long` is "error"; names the row.
+    ValueError: The row cannot be encoded; names the row.
   """
   if long not in LONG:
     raise ValueError(f"long={long!r} is none of {', '.join(LONG)}.")
@@ -168,17 +169,20 @@ def _too_long(
   needed = longest + error.length
   return tokenization_lib.TooLongError(
     f"{text}: raise data.{field} to {needed} to keep all of it{shorter}.",
-    error.length,
-    error.least,
+    needed,
+    longest + error.least,
   )
 
 
 def named(error: ValueError, row_id: str) -> ValueError:
   """Returns an error with the id of its row before the message."""
+  message = f"{row_id}: {error}"
+  if isinstance(error, tokenization_lib.TooLongError):
+    return tokenization_lib.TooLongError(message, error.length, error.least)
   kind = ValueError
   if isinstance(error, NotRenderedError):
     kind = NotRenderedError
-  return kind(f"{row_id}: {error}")
+  return kind(message)
 
 
 def bucket_for(length: int, buckets: Sequence[int]) -> int:

@@ -28,8 +28,8 @@ class TooLongError(ValueError):
   """A sequence exceeds its limit, however its prompt is shortened.
 
   Attributes:
-    length: Tokens of the whole prompt.
-    least: Tokens of the prompt at its shortest.
+    length: Tokens of the whole sequence.
+    least: Tokens with its prompt at its shortest.
   """
 
   def __init__(self, message: str, length: int, least: int):

@@ -182,9 +182,15 @@ def read(
   def encoded(records_, side):
     shown = phases.track(records_, f"encoding {kind}", len(records_))
     bad = unusable.Unusable()
-    rows, cut = shape.encode(
-      shown, tokenization, longest, config.data.long, closed, bad
-    )
+    try:
+      rows, cut = shape.encode(
+        shown, tokenization, longest, config.data.long, closed, bad
+      )
+    except tokenization_lib.TooLongError as error:
+      every = [*held_out, *(splits.train if train else ())]
+      most = _longest(shape, every, tokenization, closed)
+      more = f" The longest row needs {most}." if most > error.length else ""
+      raise ValueError(f"{error}{more}") from error
     _report(bad, len(records_), side)
     cut["unusable_dropped"] = bad.counts.get(batch_common.REFUSED, 0)
     return batching.Encoded(rows, [row.length for row in rows]), cut
@@ -216,6 +222,24 @@ def read(
     max_targets=max(row.response_length for row in both),
     train_rows=splits.train if train else (),
   )
+
+
+def _longest(
+  shape: batches.Kind,
+  rows: Sequence[records.Record],
+  tokenization: tokenization_lib.Tokenization,
+  closed: bool,
+) -> int:
+  """The least limit that keeps all of all rows, but for those without use."""
+  most = 0
+  for row in phases.track(rows, "looking for the longest row", len(rows)):
+    try:
+      shape.encode([row], tokenization, 0, "error", closed)
+    except tokenization_lib.TooLongError as error:
+      most = max(most, error.length)
+    except ValueError:
+      pass  # it says nothing of lengths
+  return most
 
 
 def _batches_of(

@@ -293,6 +293,13 @@ def test_rows_that_are_too_long_are_counted_or_refused(rows, tokenization):
     ValueError, match=r"(?s)rows cannot be used.*which are too long: .*max_len"
   ):
     inputs.read(found, tokenization, "preferences")
+  most = max(*lengths, *held_out)
+  found = config(rows, data__max_len=lengths[10], data__long="error")
+  with pytest.raises(ValueError, match=rf"The longest row needs {most}\.$"):
+    inputs.read(found, tokenization, "preferences")
+  found = config(rows, data__max_len=most - 1, data__long="error")
+  with pytest.raises(ValueError, match=rf"to {most} to keep all .*'cut'\.$"):
+    inputs.read(found, tokenization, "preferences")
 
 
 def test_rows_that_the_tokenizer_refuses_are_counted(rows, tokenization):
