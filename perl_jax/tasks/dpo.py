@@ -112,7 +112,7 @@ def stage(
       if not resumed:
         # The policy is its anchor, as was just seen: no pair is scored again.
         found = before | quality(anchored, anchored, config)
-        writer.write(0, policy_evaluation.first_line(found, before_rows))
+        writer.write(0, warnings.first_line(found, before_rows))
 
       def evaluate(state, step):
         found, rows = evaluate_policy(policy_of(state), anchor, None)

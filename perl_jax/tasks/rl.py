@@ -171,7 +171,7 @@ def stage(
       before = before | judge(before_rows, before_rows)
       rewarder.shift = before["reward"] if config.center_reward else 0.0
       if not resumed:
-        writer.write(0, policy_evaluation.first_line(before, before_rows))
+        writer.write(0, warnings.first_line(before, before_rows))
 
       def evaluate(state, step):
         found, rows = evaluate_policy(policy_of(state), anchor, rewarder)

@@ -252,17 +252,6 @@ def of_anchor(
   return metrics, rows
 
 
-def first_line(
-  metrics: Mapping[str, float], rows: list[Any]
-) -> dict[str, float]:
-  """Metrics of step 0 by "validation/...", and how many responses they are of.
-
-  The number is that of all evaluations of a run, and is written once.
-  """
-  found = metrics | {"responses": len(rows)}
-  return {f"validation/{name}": value for name, value in found.items()}
-
-
 def require_zero_kl(metrics: Mapping[str, float]) -> None:
   """Checks that the policy at step 0 is its own anchor.
 

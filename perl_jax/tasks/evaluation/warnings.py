@@ -1,6 +1,9 @@
-"""Says during a run that a policy gets worse while its reward gets better."""
+"""Says during a run that a policy gets worse while its reward gets better.
 
-from collections.abc import Callable
+A report says so too, by the lines of the run: the first has what it needs.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,17 @@ from perl_jax import files, hosts
 from perl_jax.reporting import diagnostics
 
 Evaluate = Callable[[Any, int], dict[str, float]]
+
+
+def first_line(
+  metrics: Mapping[str, float], rows: Sequence[Any]
+) -> dict[str, float]:
+  """Metrics of step 0 by "validation/...", and how many responses they are of.
+
+  The number is that of all evaluations of a run, and is written once.
+  """
+  found = {**metrics, "responses": len(rows)}
+  return {f"validation/{name}": value for name, value in found.items()}
 
 
 def warned(evaluate: Evaluate, workdir: Path, count: int) -> Evaluate:
