@@ -120,7 +120,7 @@ def make_scores(
   def scores(trees, bases, prompts, lengths, responses, mask):
     arrays = prompts, lengths, responses, mask
     plain, whole = _rows(None, *arrays), _rows(closing, *arrays)
-    # What follows a response changes nothing in it: who shares the reward
+    # What follows a response changes no state before it: who shares the reward
     # model's pass may read on.
     readers = {"reward", *(together if "reward" in together else ())}
 
@@ -168,20 +168,26 @@ class _Rows(NamedTuple):
 
   Attributes:
     sequence: The rows, `[B, P + G T]`.
+    own: The rows with nothing written over a response, `[B, P + G T]`, int32: a
+      closing takes the stop token off where the template writes none.
     response_mask: Which columns of the rows are a response, `[B, P + G T]`.
     shape: (B, G, T), with the columns of what follows in T.
   """
 
   sequence: roles.Sequence
+  own: jax.Array
   response_mask: jax.Array
   shape: tuple[int, int, int]
 
 
 def _rows(closing, prompts, lengths, responses, mask) -> _Rows:
   read = roles.closed(closing, responses, mask)
-  batch, group, _ = responses.shape
+  batch, group, length = responses.shape
+  room = read.tokens.shape[-1] - length
+  own = jnp.pad(responses, ((0, 0), (0, 0), (0, room))).reshape(batch, -1)
   return _Rows(
     roles.with_response(prompts, lengths, read.tokens, read.mask, group=group),
+    jnp.concatenate([prompts, own], axis=1),
     jnp.pad(
       read.response_mask.reshape(batch, -1), ((0, 0), (prompts.shape[1], 0))
     ),
@@ -205,12 +211,12 @@ def _rewards(backbone, params, rows: _Rows, hidden) -> jax.Array:
 
 
 def _logprobs(backbone, params, rows: _Rows, hidden, temperature) -> jax.Array:
-  """Log-probs `[B, G, T]` from the hidden states of the rows."""
+  """Log-probs `[B, G, T]` of the responses' own tokens, by hidden states."""
   _, group, length = rows.shape
   found = roles.response_logprobs(
     backbone,
     params,
-    rows.sequence,
+    rows.sequence._replace(tokens=rows.own),
     response_len=length,
     temperature=temperature,
     group=group,

@@ -26,6 +26,8 @@ from tests.scored import (
 # What a chat template writes after a response: token 5 stops one, and 6 and 7
 # are read after it; a response that was cut is stopped first.
 CLOSING = roles.Closing((6, 7), (5,))
+# A template that ends a turn with text alone: the stop token is taken off.
+WITHOUT_STOP = roles.Closing((6, 7), (5,), keeps_stop=False)
 
 
 def stopping():
@@ -81,6 +83,24 @@ def test_a_closing_is_read_by_the_reward_model_alone():
       np.testing.assert_allclose(
         found[name], values, err_msg=name, **ACROSS_PROGRAMS
       )
+
+
+def test_a_template_without_a_stop_token_leaves_its_logprob_as_it_is():
+  """The reward model reads other tokens in one pass with the other roles."""
+  asked, base = without_likelihood()
+  plain = make_scores(together=TOGETHER, members=MEMBERS)
+  expected = jax.device_get(plain(asked, {"": base}, *stopping()))
+  apart = make_scores(together=(), members=MEMBERS, closing=WITHOUT_STOP)
+  rewards = jax.device_get(apart(asked, {"": base}, *stopping()))["reward"]
+  sampled = stopping()[3].any(axis=-1)
+  assert np.abs(rewards - expected["reward"])[:, sampled].min() > 1e-3
+  expected["reward"] = rewards
+  scores = make_scores(together=TOGETHER, members=MEMBERS, closing=WITHOUT_STOP)
+  found = jax.device_get(scores(asked, {"": base}, *stopping()))
+  for name, values in expected.items():
+    np.testing.assert_allclose(
+      found[name], values, err_msg=name, **ACROSS_PROGRAMS
+    )
 
 
 def test_a_closed_response_is_scored_at_the_last_token_of_the_closing():
