@@ -28,7 +28,8 @@ class Engine:
     self.backbone, self.spec = backbone, spec
     self.sample = compiled_sampler(backbone, spec)
     self.logprobs = Compiled(
-      scoring.make_logprobs(backbone, temperature=spec.temperature),
+      # As the sampler says them: at 1 where greedy decoding has none.
+      scoring.make_logprobs(backbone, temperature=spec.temperature or 1.0),
       name="logprobs",
     )
     self.rewards = None
