@@ -117,11 +117,35 @@ class Store:
       self._files.pipe_file(self._at(name), content, **kwargs)
 
   def create(self, name: str, content: bytes) -> bool:
-    """Writes an object unless there is one, of several that do so one alone."""
+    """Writes an object unless there is one, of several that do so one alone.
+
+    Raises:
+      BucketError: The bucket is zonal, or refuses.
+    """
+    self._require_conditions()
     with self._explained(), contextlib.suppress(FileExistsError):
       self._files.pipe_file(self._at(name), content, mode="create")
       return True
     return False
+
+  def _require_conditions(self) -> None:
+    """Checks that an object can be created on condition.
+
+    In a zonal bucket gcsfs ignores `mode="create"`, and all would succeed.
+    """
+    kind = getattr(self._files, "_sync_lookup_bucket_type", None)
+    if kind is None:
+      return  # it knows no zonal buckets
+    bucket = self._key.partition("/")[0]
+    with self._explained():
+      found = kind(bucket)
+    if str(getattr(found, "value", found)).startswith("ZONAL"):
+      raise BucketError(
+        f"{self.address} is in a zonal bucket, where gcsfs cannot create an"
+        " object on the condition that there is none: two runs could write one"
+        " workdir. Give an address in a bucket of a region; data and models are"
+        " read from this one."
+      )
 
   def remove(self, name: str) -> None:
     """Removes an object, if it is there."""

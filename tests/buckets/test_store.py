@@ -1,11 +1,12 @@
 """Objects of real servers: what is written, created once, and said."""
 
+import enum
 import threading
 
 import pytest
 
 from perl_jax import buckets
-from tests.buckets import servers
+from tests.buckets import fixtures, servers
 
 pytestmark = list(servers.WARNINGS)
 
@@ -81,3 +82,25 @@ def test_a_bucket_that_is_not_there_is_said(address):
   ):
     with pytest.raises(buckets.BucketError, match="no bucket 'nowhere'"):
       act()
+
+
+@pytest.mark.parametrize("bucket_server", [fixtures.MEMORY], indirect=True)
+def test_a_zonal_bucket_has_no_lock(store):
+  """As gcsfs calls it, which ignores the condition there."""
+  names = ("ZONAL_HIERARCHICAL", "HIERARCHICAL", "UNKNOWN")
+  kind = enum.Enum("BucketType", {name: name for name in names})
+  of = {"bucket": kind.ZONAL_HIERARCHICAL}
+  store._files._sync_lookup_bucket_type = of.__getitem__
+  with pytest.raises(buckets.BucketError, match="is in a zonal bucket"):
+    store.create("lock.json", b"")
+  assert store.listed() == {}
+  for other in (kind.HIERARCHICAL, kind.UNKNOWN):
+    of["bucket"] = other
+    assert store.create(f"{other.name}.json", b"")
+
+
+def test_gcsfs_has_the_names_that_are_asked_for():
+  extended = pytest.importorskip("gcsfs.extended_gcsfs")
+  assert hasattr(extended.ExtendedGcsFileSystem, "_sync_lookup_bucket_type")
+  names = {kind.value for kind in extended.BucketType if "ZON" in kind.value}
+  assert names == {"ZONAL_HIERARCHICAL"}

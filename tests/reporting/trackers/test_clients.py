@@ -323,7 +323,7 @@ def test_mlflow_that_does_not_answer_is_not_asked_for_long(monkeypatch):
     url = f"http://127.0.0.1:{server.getsockname()[1]}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
     start = trackers.clients.Start("", "rl", "", "rl", pathlib.Path(), None)
-    with pytest.raises(Exception, match="127.0.0.1"):
+    with pytest.raises(Exception, match=r"127\.0\.0\.1"):
       trackers.CLIENTS["mlflow"](start)
     server.shutdown(socket.SHUT_RDWR)
   assert len(asked) == 2
