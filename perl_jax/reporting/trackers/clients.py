@@ -100,6 +100,13 @@ class Wandb:
       settings=wandb.Settings(
         console="off",  # what is printed has samples in it
         save_code=False,
+        # A command line may have passwords in it. What is sent is what the
+        # documentation lists, and nothing of the machine.
+        disable_git=True,
+        x_disable_meta=True,
+        x_disable_machine_info=True,
+        x_disable_stats=True,
+        x_save_requirements=False,
         silent=True,
         init_timeout=_SECONDS,
         finish_timeout=_SECONDS,
@@ -219,6 +226,7 @@ class Trackio:
       resume="allow",
       embed=False,
       auto_log_cpu=False,
+      auto_log_gpu=False,
     )
     where = self._run.url or trackio.TRACKIO_DIR
     self.place = f"{where}, project {project}, run {self.id}"
