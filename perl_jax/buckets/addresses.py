@@ -23,10 +23,13 @@ def root() -> Path:
   """
   own = os.environ.get("PERL_JAX_CACHE", "")
   if own:
-    return Path(own).expanduser().absolute() / "buckets"
-  caches = Path(os.environ.get("XDG_CACHE_HOME", ""))
-  above = caches if caches.is_absolute() else Path("~/.cache").expanduser()
-  return above / "perl_jax" / "buckets"
+    above = Path(own)
+  else:
+    caches = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    above = caches if caches.is_absolute() else Path("~/.cache")
+    above /= "perl_jax"
+  # Without "..": paths below it are looked for in absolute ones.
+  return Path(os.path.abspath(above.expanduser())) / "buckets"
 
 
 def is_address(path: object) -> bool:

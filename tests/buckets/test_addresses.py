@@ -24,6 +24,20 @@ def test_an_address_has_a_path_and_back(cache):
   assert buckets.address_of(cache / "about" / "x.json") == ""
 
 
+@pytest.mark.parametrize("name", ["PERL_JAX_CACHE", "XDG_CACHE_HOME"])
+def test_a_cache_beside_the_current_directory(monkeypatch, tmp_path, name):
+  (tmp_path / "here").mkdir()
+  monkeypatch.chdir(tmp_path / "here")
+  monkeypatch.delenv("PERL_JAX_CACHE")
+  above = {"PERL_JAX_CACHE": "..", "XDG_CACHE_HOME": f"{tmp_path}/here/.."}
+  monkeypatch.setenv(name, f"{above[name]}/cache")
+  path = buckets.path_of("gs://bucket/runs/sft")
+  assert path.is_relative_to(tmp_path / "cache") and ".." not in path.parts
+  assert buckets.address_of(path) == "gs://bucket/runs/sft"
+  assert buckets.named(f"see {path}") == "see gs://bucket/runs/sft"
+  assert buckets.named(buckets.here(path)) == buckets.here(path)
+
+
 def test_what_is_an_address():
   assert buckets.is_address("gs://b/x") and buckets.is_address("s3://b/x")
   for other in (
