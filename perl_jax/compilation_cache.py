@@ -8,6 +8,7 @@ kill is compiled again.
 
 import hashlib
 import platform
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +20,7 @@ OFF = "off"
 # Programs that compile in less time are not worth a file.
 LEAST_SECONDS = 0.3
 MOST_BYTES = 4 * 2**30
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 # Names of JAX's files: an entry, the time when it was used, and the lock.
 _ENTRY, _USED, _LOCK = "-cache", "-atime", ".lockfile"
 
@@ -37,13 +39,19 @@ def use(directory: str, environment: Mapping[str, str]) -> Path | None:
     it is switched off, configured for JAX already, or cannot be written.
 
   Raises:
-    ValueError: A directory was given and cannot be written.
+    ValueError: A directory was given and cannot be written, or is an address.
   """
   if directory == OFF:
     jax.config.update("jax_enable_compilation_cache", False)
     return None
   if not directory and jax.config.jax_compilation_cache_dir:
     return None
+  if _ADDRESS.match(directory):
+    raise ValueError(
+      f"--compilation_cache={directory} is an address, and a cache is a"
+      " directory of this machine: give its path. JAX itself keeps programs in"
+      " buckets: leave the flag out, and set JAX_COMPILATION_CACHE_DIR."
+    )
   above = Path(directory or default_directory(environment)).expanduser()
   path = above.absolute() / machine()
   try:

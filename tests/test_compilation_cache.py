@@ -104,6 +104,14 @@ def test_a_directory_that_cannot_be_written(tmp_path, settings):
   assert jax.config.jax_compilation_cache_dir is None
 
 
+def test_an_address_is_refused(tmp_path, monkeypatch, settings):
+  """Of which the file system would make a directory `gs:`."""
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(ValueError, match="JAX_COMPILATION_CACHE_DIR"):
+    compilation_cache.use("gs://bucket/programs", {})
+  assert not list(tmp_path.iterdir())
+
+
 def test_where_it_lies():
   directory = compilation_cache.default_directory
   assert str(directory({})) == "~/.cache/perl_jax/compiled"
