@@ -256,8 +256,13 @@ CLIENTS = {"wandb": Wandb, "mlflow": Mlflow, "trackio": Trackio}
 
 
 def missing(names: Sequence[str]) -> list[str]:
-  """Those of the trackers whose packages are not installed."""
-  return [name for name in names if importlib.util.find_spec(name) is None]
+  """Those of the trackers whose packages are not installed.
+
+  A folder of that name in the current directory, such as W&B makes, is found as
+  a package without a file.
+  """
+  found = {name: importlib.util.find_spec(name) for name in names}
+  return [name for name, spec in found.items() if not (spec and spec.origin)]
 
 
 def _nested(fields: Mapping[str, Any]) -> dict[str, Any]:

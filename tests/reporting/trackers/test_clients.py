@@ -271,3 +271,10 @@ def test_mlflow_that_does_not_answer_is_not_asked_for_long(monkeypatch):
 def test_every_tracker_has_a_package():
   assert trackers.PACKAGES.keys() == trackers.CLIENTS.keys()
   assert trackers.missing(["no_such_tracker", "json"]) == ["no_such_tracker"]
+
+
+def test_a_folder_of_the_name_is_no_package(tmp_path, monkeypatch):
+  """`python -m perl_jax.main` where another project has left ./wandb."""
+  (tmp_path / "no_such_tracker").mkdir()
+  monkeypatch.syspath_prepend(tmp_path)
+  assert trackers.missing(["no_such_tracker"]) == ["no_such_tracker"]
