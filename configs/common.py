@@ -150,6 +150,13 @@ def evaluation(
   )
 
 
+def evaluation_as_trained(rows: int, batch_size: int = 64) -> ConfigDict:
+  """The same of RL, which samples for it as it does to learn: `sampling`."""
+  found = evaluation(rows, batch_size)
+  del found.temperature, found.greedy
+  return found
+
+
 def rewards() -> ConfigDict:
   """The reward of a response: a model or an ensemble, a function, or both.
 

@@ -21,7 +21,7 @@ above 0 it is adapted to that KL. `judge.by` names somebody else who compares
 the policy with its anchor at each evaluation, a judge of configs/judge.py, and
 `best="judge"` keeps the checkpoint that it prefers (docs/judging.md).
 `show_samples` held-out prompts are printed at each evaluation, answered by
-anchor and policy. Temperature and beta are the paper's, except for the embedded
+anchor and policy. An evaluation samples at `sampling.temperature` too. Temperature and beta are the paper's, except for the embedded
 data. Estimators: docs/estimators.md. Results: docs/results.md.
 """
 
@@ -81,7 +81,7 @@ def get_config(arg=None):
   config.eval_every = 15
   config.log_every = 1
   config.show_samples = 0
-  config.eval = common.evaluation(rows=256, batch_size=128)
+  config.eval = common.evaluation_as_trained(rows=256, batch_size=128)
   if name == "coffee_bar":
     # At temperature 1 every mistake of the demonstrations is sampled too.
     config.sampling.temperature = 1.0
@@ -94,7 +94,6 @@ def get_config(arg=None):
     config.eval_every = 32
     config.microbatches = 8  # a microbatch fits the cache of a CPU
     config.eval.rows = 512
-    config.eval.temperature = 1.0
     config.data.options.size = 8_000
   if name.startswith("taskmaster"):
     # Rewards differ more between contexts than between responses to one: the
@@ -106,5 +105,5 @@ def get_config(arg=None):
     config.eval_every = 60
     config.batch_size = 64
     config.microbatches = 8
-    config.eval = common.evaluation(rows=384, batch_size=64)
+    config.eval = common.evaluation_as_trained(rows=384, batch_size=64)
   return config

@@ -66,6 +66,6 @@ def get_config(arg=None):
   rl.batch_size = 8
   rl.microbatches = rl.score_microbatches = 8
   rl.eval_every = 10
-  rl.eval = common.evaluation(rows=32, batch_size=16)
+  rl.eval = common.evaluation_as_trained(rows=32, batch_size=16)
   config.evaluate.eval = common.evaluation(rows=64, batch_size=16)
   return config

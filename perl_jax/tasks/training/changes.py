@@ -193,6 +193,11 @@ RULES = (
     "the run was stopped at a number that is not finite",
     _optimizer,
   ),
+  Rule(
+    ("eval.temperature", "eval.greedy"),
+    "there is no such field any more, and it had no effect",
+    lambda change: "" if change.now == ABSENT else _LEARNED,
+  ),
   Rule(("steps",), "the run ends there", _steps),
   Rule(
     ("members", "vary"),

@@ -117,6 +117,31 @@ def test_a_run_has_one_judge_or_goes_on_without(tmp_path):
   goes_on(workdir, tiny.config("rl"))
 
 
+@pytest.mark.parametrize("above", [(), ("rl",)])
+def test_rl_of_a_version_with_fields_that_it_did_not_read_goes_on(
+  tmp_path, above
+):
+  """Alone, and as a stage of a pipeline."""
+  config = tiny.pipeline() if above else tiny.config("rl")
+  workdir = written(tmp_path / "run", config)
+  fields = json.loads(config.to_json())
+  part = fields
+  for name in above:
+    part = part[name]
+  assert not {"temperature", "greedy"} & set(part["eval"])
+  part["eval"] |= {"temperature": 0.3, "greedy": True}
+  (workdir / "config.json").write_text(json.dumps(fields))
+  (workdir / "sha256.txt").unlink(missing_ok=True)
+  goes_on(workdir, config)
+
+
+def test_how_other_stages_sample_for_an_evaluation_stays(tmp_path):
+  workdir = written(tmp_path / "run", tiny.config("dpo"))
+  for field, value in (("eval.temperature", 0.3), ("eval.greedy", True)):
+    other = tiny.override(tiny.config("dpo"), {field: value})
+    assert f"config.{field}: " in refusal(workdir, other)
+
+
 def test_a_run_of_a_version_without_judges_goes_on(tmp_path):
   config = tiny.config("rl")
   workdir = written(tmp_path / "run", config)
