@@ -183,6 +183,7 @@ class Iteration:
     estimator, found, faults = self._settings.estimator, [], []
     # Copies: the first update donates the state.
     following, beta = state.step + 1, state.controls["beta"] + 0.0
+    waits = state.step < self._settings.kl_waits
     frozen = self._programs.frozen()
     for epoch in range(estimator.epochs):
       parts = [experience]
@@ -212,7 +213,7 @@ class Iteration:
         batch_size=experience.rewards.size,
       )
       # An update that was left out moves nothing, the weight included.
-      beta = jnp.where(jnp.stack(faults).any(), beta, adapted)
+      beta = jnp.where(jnp.stack(faults).any() | waits, beta, adapted)
     # A step of the loop is an iteration, however many updates it has.
     state = state._replace(step=following, controls={"beta": beta})
     return state, mean, tuple(faults)

@@ -37,6 +37,8 @@ class RLSettings:
     kl_target: KL in nats per response that beta follows; 0 keeps beta fixed.
     kl_horizon: Number of responses in which beta may change by a fifth; see
       `objectives.kl.adapt_beta`.
+    kl_waits: First iterations, in which the value model learns alone: beta
+      stays, for the KL of a policy that does not move says nothing of it.
     microbatches: Parts of a minibatch whose gradients are accumulated.
     score_microbatches: Parts of a batch that are scored one after the other.
   """
@@ -50,6 +52,7 @@ class RLSettings:
   beta: float
   kl_target: float
   kl_horizon: int
+  kl_waits: int
   microbatches: int
   score_microbatches: int
 
@@ -102,6 +105,7 @@ def read(config: shared.Config) -> RLSettings:
     beta=config.beta,
     kl_target=config.kl.target,
     kl_horizon=config.kl.horizon,
+    kl_waits=config.value.warmup_steps if estimator.uses_value else 0,
     microbatches=config.microbatches,
     score_microbatches=config.score_microbatches,
   )
