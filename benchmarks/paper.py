@@ -9,7 +9,8 @@ Every run is one `python -m perl_jax.main` in a workdir of its own, and becomes
 a line of benchmarks/paper/TABLE.jsonl, which is committed: with command,
 machine, and all numbers of its summary. What has a line is not run again, but
 where a later run starts from a workdir that is not there. A run that takes
-longer than `--minutes` is told to stop; the same command goes on from there.
+longer than `--minutes`, all its starts together, is told to stop; with more
+minutes the same command goes on from there.
 Tables: `benchmarks.paper_tables`. `--show` prints what there is as Markdown.
 """
 
@@ -26,7 +27,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import paper_cells, paper_tables, refusals, results
+from benchmarks import (
+  paper_cells,
+  paper_ratios,
+  paper_tables,
+  refusals,
+  results,
+)
 from benchmarks.paper_cells import Cell, Lines
 from benchmarks.paper_tables import Group
 from perl_jax import files, json_text
@@ -215,6 +222,8 @@ def _shown(summary: Mapping[str, Any]) -> dict[str, Any]:
 def markdown(groups: Sequence[Group], lines: Lines) -> str:
   """A table for each stage: a row for each group whose trials are done.
 
+  And one of what LoRA takes of full tuning, see `paper_ratios`.
+
   Cells are the mean and the sample standard deviation over the seeds that are
   there, whose number the table has; of one seed the number and the interval
   over its rows, where it has one.
@@ -225,19 +234,13 @@ def markdown(groups: Sequence[Group], lines: Lines) -> str:
     for group in groups:
       if group.stage != stage:
         continue
-      try:
-        cells = paper_cells.seeds(group, lines)
-      except KeyError:
-        continue
-      found = [
-        lines[cell.name]["summary"] for cell in cells if cell.name in lines
-      ]
-      if found:
-        rate = cells[0].rate or cells[0].policy_rate
-        rows.append((group, rate, found))
+      if found := paper_cells.measured(group, lines):
+        first = paper_cells.seeds(group, lines)[0]
+        rows.append((group, first.rate or first.policy_rate, found))
     if rows:
       parts.append(_table(stage, rows))
-  return "\n\n".join(parts)
+  parts.append(paper_ratios.markdown(groups, lines))
+  return "\n\n".join(filter(None, parts))
 
 
 def _table(

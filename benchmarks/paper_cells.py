@@ -78,6 +78,15 @@ def chosen(group: Group, lines: Lines) -> float | None:
   return max(trials(group, lines), key=value).rate
 
 
+def measured(group: Group, lines: Lines) -> list[Mapping[str, Any]]:
+  """Summaries of a group's seeds that are there; [] before its trials are."""
+  try:
+    cells = seeds(group, lines)
+  except KeyError:
+    return []
+  return [lines[cell.name]["summary"] for cell in cells if cell.name in lines]
+
+
 def next_cell(groups: Sequence[Group], lines: Lines) -> Cell | None:
   """The first cell that has no line; None if all have one."""
   for group in groups:

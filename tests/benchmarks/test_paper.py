@@ -199,6 +199,34 @@ def test_a_single_run_has_its_interval(place):
   assert "| 1 | 75 % (70.1 to 80) | 0.4 |" in paper.markdown([REWARD], lines)
 
 
+def test_what_lora_takes_of_full_tuning(place, monkeypatch):
+  """By hand: means over seeds, of those that have the number."""
+  summaries = {
+    0.1: {"log_loss": 0.5, "peak_bytes": 9, "cpu_seconds": 9},
+    0.2: {"log_loss": 0.4, "peak_bytes": 200, "cpu_seconds": 50.0},
+  }
+  monkeypatch.setitem(SUMMARIES, "reward", summaries)
+  lora = dataclasses.replace(REWARD, tuning="LoRA r8, attention")
+  groups = [ANCHOR, REWARD, lora]
+  monkeypatch.setattr(paper_tables, "TABLES", {"toy": lambda: groups})
+  run(place, Starts())
+  lines = paper.read(place / "lines" / "toy.jsonl")
+  for seed, peak, seconds in ((0, 90, 30.0), (1, 110, None)):
+    name = f"{lora.name}/rate_0.2_seed_{seed}"
+    lines[name]["summary"] |= {"peak_bytes": peak, "cpu_seconds": seconds}
+    if seconds is None:
+      del lines[name]["summary"]["cpu_seconds"]
+  for seed in (0, 1):
+    name = f"{REWARD.name}/rate_0.2_seed_{seed}"
+    lines[name]["summary"] |= {"cpu_seconds": 60.0}
+  row = "| reward | coffee_bar | small | LoRA r8, attention | 50 % | 2.00× | "
+  assert row in paper.markdown(groups, lines)
+  hh = [dataclasses.replace(group, data="hh_rlhf") for group in groups]
+  named = {k.replace("coffee_bar", "hh_rlhf"): v for k, v in lines.items()}
+  assert "| 50 % | 2.00× | 43 % | 1.6× |" in paper.markdown(hh, named)
+  assert "against full" not in paper.markdown(groups[:2], lines)
+
+
 JUDGE = Group(
   "judge", "coffee_bar", "small", "full",
   init={"policy": POLICY, "judges": REWARD},
