@@ -52,7 +52,7 @@ def fault(directory: Path, only: str = "") -> str | None:
   """
   listing = directory / LISTING
   try:
-    lines = listing.read_text(encoding="ascii").splitlines()
+    lines = listing.read_text(encoding="utf-8").splitlines()
   except FileNotFoundError:
     return None
   except (OSError, UnicodeDecodeError) as error:

@@ -13,6 +13,7 @@ import io
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -155,6 +156,30 @@ def numbers(value: Any) -> Any:
   if isinstance(value, Mapping):
     return {key: numbers(item) for key, item in value.items()}
   return list(map(numbers, value)) if isinstance(value, list) else value
+
+
+@contextlib.contextmanager
+def emptied(directory: Path, keep: str = "") -> Iterator[None]:
+  """Empties a directory before the block, and again if the block fails.
+
+  Args:
+    directory: The directory.
+    keep: Name of a file that stays.
+  """
+
+  def remove():
+    for path in directory.iterdir():
+      if path.is_dir():
+        shutil.rmtree(path)
+      elif path.name != keep:
+        path.unlink()
+
+  remove()
+  try:
+    yield
+  except BaseException:
+    remove()
+    raise
 
 
 def json_line(row: Mapping[str, object]) -> str:

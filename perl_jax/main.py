@@ -92,6 +92,8 @@ def main(argv: list[str]) -> None:
   """Runs the task that the config names."""
   if len(argv) > 1:
     raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
+  if not _WORKDIR.value.strip():
+    raise app.UsageError("--workdir is empty: give a directory for the run.")
   quiet_libraries()
   config = _CONFIG.value
   libtpu.quiet(os.environ)

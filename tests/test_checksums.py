@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from perl_jax import checkpoint
+from perl_jax import checkpoint, checksums
 from tests.checkpoint import test_saving as cases
 
 
@@ -118,6 +118,14 @@ def test_the_only_one_that_is_kept(tmp_path):
   shutil.rmtree(tmp_path)
   with checkpoint.Checkpointer(tmp_path, **fields) as saver:
     assert saver.restore(cases.state(0)) is None
+
+
+def test_names_in_any_script(tmp_path):
+  (tmp_path / "tokenizer_\u8bf4\u660e.txt").write_text("x")
+  checksums.write(tmp_path, lambda path: True)
+  assert checksums.fault(tmp_path) is None
+  (tmp_path / "tokenizer_\u8bf4\u660e.txt").write_text("y")
+  assert "\u8bf4\u660e" in checksums.fault(tmp_path)
 
 
 def test_the_list_is_what_sha256sum_checks(tmp_path):

@@ -8,7 +8,6 @@ The directory appears once it is complete; one that exists is never touched.
 """
 
 import shlex
-import shutil
 from pathlib import Path
 
 import jax
@@ -39,7 +38,7 @@ from perl_jax.tasks.initial import manifest, restore, trainable
 from perl_jax.tasks.initial import model as model_lib
 from perl_jax.tasks.initial.model import Start
 from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import card, reported
+from perl_jax.tasks.training import card, lock, reported
 
 FORMATS = ("adapter", "merged", "gguf")
 ROLES = ("policy", "reward")
@@ -76,10 +75,8 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   start = one_model(config, start)
   head = exported_head(config, start)
   partial = workdir.with_name(f".{workdir.name}.partial")
-  shutil.rmtree(partial, ignore_errors=True)
-  try:
-    with disk.writing("the export", workdir):
-      partial.mkdir(parents=True)
+  with disk.writing("the export", workdir):
+    with lock.held(partial), files.emptied(partial, lock.LOCK_FILE):
       found, usage = {}, ""
       with phases.phase(f"writing {workdir}"):
         if config.format == "gguf":
@@ -95,10 +92,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
           tokenizer_out.keep_class(partial, tokenization.tokenizer)
       text = card.text(config, start, which, found, usage, workdir.name)
       files.write_text(partial / "README.md", text)
-      partial.rename(workdir)
-  except BaseException:
-    shutil.rmtree(partial, ignore_errors=True)
-    raise
+    partial.rename(workdir)
   logging.info("export: %s is written. %s", workdir, found or "")
   if config.push:
     with phases.phase(f"pushing {workdir}"):

@@ -101,8 +101,12 @@ def stage_config(
   """The config of one stage: its own, with the run's data and seed in it.
 
   An empty `config.base`, or field of `config.data`, leaves the stage's own.
+
+  Raises:
+    ValueError: A stage has another value for what the pipeline sets.
   """
   stage = config[name].copy_and_resolve_references()
+  _require_one_value(config, name, stage)
   with stage.unlocked():
     stage.seed = config.seed
     if config.trackers:
@@ -118,6 +122,34 @@ def stage_config(
       if earlier in config:
         stage[role].init = str(workdir / earlier)
   return stage.lock()
+
+
+def _require_one_value(
+  config: shared.Config, name: str, stage: shared.Config
+) -> None:
+  """Checks that a stage sets nothing that the pipeline sets otherwise."""
+  both = {"seed": (stage.seed, config.seed), "base": (stage.base, config.base)}
+  for field, value in config.data.items():
+    if field != "name":
+      both[f"data.{field}"] = stage.data.get(field), value
+  for field, (mine, other) in both.items():
+    if field == "seed":
+      differ = mine not in (0, other)  # 0 is a stage's own
+    else:
+      differ = bool(mine and other and mine != other)
+    if differ:
+      raise ValueError(
+        f"config.{name}.{field}={mine!r}, and config.{field}={other!r} is for"
+        " all stages of the pipeline. Set one of the two, or run the stages by"
+        " their own commands."
+      )
+  for role, earlier in INITS[name].items():
+    if earlier in config and stage[role].init:
+      raise ValueError(
+        f"config.{name}.{role}.init={stage[role].init!r}: in a pipeline that is"
+        f" what its stage {earlier!r} has made. Leave it out, or run the stages"
+        " by their own commands."
+      )
 
 
 def run_stage(config: shared.Config, workdir: Path) -> dict[str, float]:

@@ -9,6 +9,7 @@ import json
 import pytest
 
 from perl_jax import tasks
+from perl_jax.tasks.training import standing, workdir
 from tests.tasks import tiny
 
 ROWS = [
@@ -291,6 +292,25 @@ def test_own_directory_keeps_only_what_was_in_it(tmp_path):
   with pytest.raises(ValueError, match="coffee_bar/prompts"):
     tasks.run(tiny.config("sft", data__prompt_len=8), workdir)
   assert tiny.tree(workdir) == {"mine/notes.txt": b"keep"}
+
+
+@pytest.mark.slow
+def test_a_tokenizer_of_a_start_that_was_killed(tmp_path, monkeypatch):
+  """It is of other rows, and nothing says so: the run has no config yet."""
+  run, other = tmp_path / "run", {"data__vocab_size": 420}
+
+  def killed(*_, **__):
+    raise SystemExit  # and no one cleans up
+
+  with monkeypatch.context() as patched:
+    patched.setattr(workdir, "_remove_new", lambda *_: None)
+    patched.setattr(standing, "of_run", killed)
+    with pytest.raises(SystemExit):
+      tasks.run(tiny.config("sft", steps=1, eval_every=1), run)
+  assert (run / "tokenizer").is_dir() and not (run / "config.json").exists()
+  tasks.run(tiny.config("sft", steps=1, eval_every=1, **other), run)
+  saved = json.loads((run / "tokenizer" / "tokenizer.json").read_text())
+  assert len(saved["model"]["vocab"]) > 400
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from perl_jax import params, tasks
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.tasks.initial import manifest, restore
 from perl_jax.tasks.initial.model import ReadOptions
+from perl_jax.tasks.training import lock
 from tests.tasks import tiny
 
 
@@ -183,6 +184,20 @@ def test_a_directory_that_exists_is_left_alone(finished, tmp_path):
   with pytest.raises(ValueError, match=r"exists"):
     export(tmp_path / "out", finished / "rl")
   assert not list((tmp_path / "out").iterdir())
+
+
+def test_another_export_that_writes_there_is_not_disturbed(finished, tmp_path):
+  partial = tmp_path / ".out.partial"
+  with lock.held(partial):
+    (partial / "half").write_text("theirs")
+    with pytest.raises(ValueError, match=r"\.out\.partial"):
+      export(tmp_path / "out", finished / "sft", format="merged")
+    assert (partial / "half").read_text() == "theirs"
+  # What a killed one has left is in nobody's way.
+  export(tmp_path / "out", finished / "sft", format="merged")
+  assert [path.name for path in tmp_path.iterdir()] == ["out"]
+  assert not (tmp_path / "out" / "half").exists()
+  assert not (tmp_path / "out" / lock.LOCK_FILE).exists()
 
 
 def test_a_head_with_a_bias_is_not_exported_silently(tmp_path, finished):

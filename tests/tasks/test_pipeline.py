@@ -194,6 +194,33 @@ def test_stage_takes_the_one_before_and_what_the_run_says(
   assert config.rl.policy.init == ""  # the run's own config is as it was
 
 
+@pytest.mark.parametrize(
+  "fields, named",
+  [
+    ({"data__path": "a", "sft__data__path": "b"}, "config.sft.data.path='b'"),
+    ({"rl__seed": 5}, "config.rl.seed=5"),
+    ({"seed": 4, "rl__seed": 5}, "config.rl.seed=5"),
+    ({"base": "a", "reward__base": "b"}, "config.reward.base='b'"),
+    ({"rl__reward__init": "mine"}, "config.rl.reward.init='mine'"),
+  ],
+)
+def test_what_a_stage_sets_is_not_overwritten(tmp_path, fields, named):
+  with pytest.raises(ValueError) as caught:
+    pipeline.run(tiny.pipeline(**fields), tmp_path / "run")
+  assert named in str(caught.value) and "own commands" in str(caught.value)
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_stage_may_have_what_the_run_leaves_open(tmp_path, monkeypatch):
+  stages = Stages()
+  monkeypatch.setattr(tasks, "run", stages)
+  config = tiny.pipeline(seed=5, rl__seed=5, sft__data__path="demos")
+  pipeline.run(config, tmp_path / "run")
+  configs = {task: found for task, found, _ in stages.calls}
+  assert configs["sft"].data.path == "demos"
+  assert configs["reward"].data.path == ""
+
+
 def test_without_sft_the_stages_start_from_the_base(tmp_path, monkeypatch):
   stages = Stages()
   monkeypatch.setattr(tasks, "run", stages)

@@ -7,7 +7,6 @@ adapters, how they were tuned, and their base by reference and fingerprint) and
 
 import math
 import os
-import shutil
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -109,14 +108,14 @@ def write_tokenizer(start: Start, target: Path) -> None:
   copy_tokenizer(start.tokenizer, target)
   with disk.writing("the tokenizer", target):
     if start.template is not None:
-      shutil.copy(start.template, target / hugging_face.TEMPLATE)
+      _copy(start.template, target / hugging_face.TEMPLATE)
     source = start.model_files
     if source is None:
       return
     for name in _MODEL_FILES:
       (target / name).unlink(missing_ok=True)
       if (source / name).is_file():
-        shutil.copy(source / name, target)
+        _copy(source / name, target / name)
     if source.is_file():
       ids = {"eos_token_id": list(tokenizer_files.stop_ids(source))}
       files.write_json(target / "generation_config.json", ids)
@@ -137,7 +136,12 @@ def copy_tokenizer(source: Path, target: Path) -> None:
     for pattern in _TOKENIZER_FILES + _MODEL_FILES:
       for path in source.glob(pattern):
         if path.is_file():
-          shutil.copy(path, target / path.name)
+          _copy(path, target / path.name)
+
+
+def _copy(source: Path, target: Path) -> None:
+  """Copies a file, but not its mode: nobody might be allowed to write it."""
+  files.write_bytes(target, source.read_bytes())
 
 
 def beside(workdir: str | Path, relative: str) -> Path:

@@ -61,6 +61,14 @@ def load(
       f" {saved['ensemble']} reward models: no {role} can start from it."
       " Give the stage that it began with, or a single reward model."
     )
+  if role == "policy" and role not in saved["trained"]:
+    way_out = "Give the stage that it began with"
+    if field == "init":
+      way_out = "Set config.role='reward', or give the stage that it began with"
+    raise ValueError(
+      f"config.{field}={str(workdir)!r} is a reward model, which answers"
+      f" nothing. {way_out}."
+    )
   trainable = _trainable(workdir, which, role, saved, options.mesh)
   if saved["tuning"] == "full":
     return _tuned_base(workdir, which, role, saved, trainable, options)

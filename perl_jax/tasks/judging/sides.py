@@ -15,7 +15,7 @@ from perl_jax.tasks.judging.pairs import Pair
 from perl_jax.tasks.rollouts.engine import Engine
 from perl_jax.tasks.settings import judge as settings
 from perl_jax.tasks.settings import shared, streams
-from perl_jax.tasks.training import batching, inputs, reported
+from perl_jax.tasks.training import batching, inputs, reported, standing
 
 OTHER = "other"  # another run, beside "anchor" and "reference"
 
@@ -82,6 +82,8 @@ def load(config: shared.Config, mesh: jax.sharding.Mesh) -> Sides:
       " else's model, or began with random weights. Give another workdir or"
       " model as config.against.init, or 'reference'."
     )
+  if against == settings.ANCHOR:
+    standing.require_anchor(config.policy.init, anchor)
   if against not in (settings.ANCHOR, settings.REFERENCE):
     other = read(OTHER, config.against, "against.init", policy)
     inputs.require_room(config, other.config.max_len)

@@ -22,6 +22,7 @@ from perl_jax.tasks.initial import trainable as trainable_lib
 from perl_jax.tasks.initial.model import Start
 from perl_jax.tasks.settings import shared
 from perl_jax.tasks.training import batching, inputs, standing, together
+from perl_jax.tasks.training import workdir as workdir_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,9 +221,14 @@ def _start(config, role, workdir, kind, mesh) -> Start:
 
 
 def _train_tokenizer(config: shared.Config, kind: str, tokenizer: Path) -> None:
-  """Trains one where there is none yet."""
+  """Trains one where there is none yet, of this run.
+
+  Before the run has its config, one that is there is of a start that was
+  killed, and may be of other rows.
+  """
   hosts.barrier("tokenizer looked for")
-  if hosts.sees(tokenizer):
+  claimed = hosts.sees(tokenizer.parent / workdir_lib.CONFIG_FILE)
+  if claimed and hosts.sees(tokenizer):
     sealed.require(tokenizer.parent, tokenizer.name)
     return
   hosts.barrier("tokenizer not found")

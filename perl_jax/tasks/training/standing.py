@@ -26,7 +26,7 @@ from perl_jax.tasks.settings import reward_functions, shared
 from perl_jax.tasks.training import batching, changes, inputs
 
 ENTRY = changes.ENTRY
-_BASE = "base"
+_BASE, _START = "base", "adapter and head that the {} starts from"
 # What a run goes on with when it has changed: a function may have had to be
 # mended, and then the rewards before and after are told apart by the log.
 _FUNCTION = "reward function"
@@ -76,7 +76,7 @@ def of_run(
   role = "policy" if "policy" in config else "reward"
   entries = {
     _BASE: (start.fingerprint, _place(start)),
-    f"adapter and head that the {role} starts from": (
+    _START.format(role): (
       _digest_of(start),
       config[role].init or "none",
     ),
@@ -203,6 +203,31 @@ def require_same(workdir: Path, now: Standing) -> None:
     now,
     anew="remove this one, to train on",
   )
+
+
+def require_anchor(init: str, anchor: Start) -> None:
+  """Checks that an anchor is the model that a policy was trained from.
+
+  All processes have to call it. What an older version has trained, or another
+  library, says nothing of its anchor.
+
+  Args:
+    init: Workdir of the policy.
+    anchor: What is there now of what it began with.
+
+  Raises:
+    ValueError: It is another; says so, and the ways out.
+  """
+  known = Path(init, manifest.MODEL_FILE).is_file()
+  found = saved.checkpoints(Path(init)) if known else []
+  before = (found[-1].meta.get(ENTRY) or {}) if found else {}
+  now = {_BASE: anchor.fingerprint, _START.format("policy"): _digest_of(anchor)}
+  if any(before.get(name, digest) != digest for name, digest in now.items()):
+    raise ValueError(
+      f"config.policy.init={init!r} was trained from another model than"
+      f" {_place(anchor)} has now, which was trained again or has gone on."
+      " Restore that workdir, or train the policy again."
+    )
 
 
 def require_same_so_far(

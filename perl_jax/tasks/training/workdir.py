@@ -15,7 +15,7 @@ from absl import logging
 from perl_jax import checksums, disk, files, hosts, json_text
 from perl_jax.tasks.initial import manifest, saved, sealed
 from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import changes
+from perl_jax.tasks.training import changes, lock
 
 CONFIG_FILE = "config.json"
 # Config fields that were added after workdirs of this version were first
@@ -148,9 +148,15 @@ def _remove_new(workdir: Path, before: set[Path] | None) -> None:
     return
   for path in set(workdir.iterdir()) - before:
     if path.is_dir():
-      shutil.rmtree(path, ignore_errors=True)
+      if not _is_of_another(path):
+        shutil.rmtree(path, ignore_errors=True)
     else:
       path.unlink()
+
+
+def _is_of_another(directory: Path) -> bool:
+  """Whether a run of its own has begun there, or has been."""
+  return any((directory / n).exists() for n in (CONFIG_FILE, lock.LOCK_FILE))
 
 
 def _refuse_other(workdir: Path, mine: Mapping[str, Any]) -> changes.Review:

@@ -160,3 +160,20 @@ def test_the_anchor_of_a_workdir_that_is_a_symbolic_link(written, tmp_path):
   policy = load(root / "continued", root / "base")
   found = anchor(root / "continued", policy, root / "base")
   assert found.role.trainable
+
+
+def test_files_that_nobody_may_write(tmp_path):
+  """As in a directory that is shared: their mode is not copied."""
+  source, target = tmp_path / "base", tmp_path / "run" / "tokenizer"
+  source.mkdir()
+  for name in ("tokenizer.json", "tokenizer_config.json"):
+    (source / name).write_text("{}")
+    (source / name).chmod(0o444)
+  for text in ("{}", '{"a": 1}'):  # and once more, when the run goes on
+    (source / "tokenizer.json").chmod(0o644)
+    (source / "tokenizer.json").write_text(text)
+    (source / "tokenizer.json").chmod(0o444)
+    manifest.copy_tokenizer(source, target)
+    assert (target / "tokenizer.json").read_text() == text
+  for path in target.iterdir():
+    assert path.stat().st_mode & 0o200, path

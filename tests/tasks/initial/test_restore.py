@@ -1,17 +1,21 @@
 """What a stage leaves for the next: found again, and never mistaken."""
 
+import dataclasses
 import json
 import shutil
 
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from perl_jax import checkpoint, params, roles, steps
 from perl_jax.models import presets
 from perl_jax.models.lora import LoraSpec
 from perl_jax.tasks.initial import manifest, model, restore
 from perl_jax.tasks.initial import trainable as trainable_lib
+from perl_jax.tasks.initial.model import ReadOptions
+from perl_jax.tasks.training import standing
 from tests import toys
 
 
@@ -71,6 +75,36 @@ def test_roles_of_an_rl_run_are_told_apart(rl_run):
   value = restore.load(rl_run, "last", "value", "value.init")
   assert policy.role.head is None and value.role.head is not None
   assert not leaves_equal(policy.role.adapter, value.role.adapter)
+
+
+@pytest.mark.parametrize(
+  "field, way_out",
+  [("init", "config.role='reward'"), ("policy.init", "that it began with")],
+)
+def test_a_reward_model_is_no_policy(reward_run, field, way_out):
+  with pytest.raises(ValueError, match="is a reward model") as caught:
+    restore.load(reward_run, "last", "policy", field)
+  assert f"config.{field}=" in str(caught.value)
+  assert way_out in str(caught.value)
+
+
+def test_an_anchor_that_has_been_trained_again(finished, tmp_path):
+  """It is not what the policy was trained from, and the KL not its own."""
+  copy = tmp_path / "moved"
+  shutil.copytree(finished, copy)
+  policy = restore.load(copy / "rl", "last", "policy", "policy.init")
+  config = ConfigDict({"policy": {"init": str(copy / "rl")}})
+  anchor = restore.load_anchor(config, policy, ReadOptions())
+  standing.require_anchor(str(copy / "rl"), anchor)
+  frozen = jax.tree.map(lambda x: x + 1e-6, anchor.role.frozen)
+  moved = dataclasses.replace(
+    anchor,
+    role=dataclasses.replace(anchor.role, frozen=frozen),
+    fingerprint=params.fingerprint(frozen),
+  )
+  with pytest.raises(ValueError, match="from another model") as caught:
+    standing.require_anchor(str(copy / "rl"), moved)
+  assert "config.policy.init=" in str(caught.value)
 
 
 def test_best_and_last_are_different_files(rl_run):

@@ -62,6 +62,20 @@ def test_failure_leaves_what_was_there(tmp_path, error):
   assert [path.name for path in mine.iterdir()] == ["notes"]
 
 
+def test_failure_leaves_what_another_run_has_begun_below(tmp_path):
+  """As where the name of a run has been forgotten: --workdir=runs."""
+  runs = tmp_path / "runs"
+  runs.mkdir()
+  preparing = workdir_lib.preparing(tiny.config("sft"), runs)
+  with pytest.raises(KeyboardInterrupt), preparing:
+    for name, file in (("a", "lock.json"), ("b", "config.json")):
+      (runs / name).mkdir()
+      (runs / name / file).write_text("{}")
+    (runs / "tokenizer").mkdir()
+    raise KeyboardInterrupt
+  assert sorted(path.name for path in runs.iterdir()) == ["a", "b"]
+
+
 def test_lora_spec_is_empty_with_full_tuning():
   assert shared.lora_spec(tiny.config("reward")).rank == 2
   assert shared.lora_spec(tiny.config("reward", tuning="full")).rank == 0
