@@ -21,8 +21,9 @@ above 0 it is adapted to that KL. `judge.by` names somebody else who compares
 the policy with its anchor at each evaluation, a judge of configs/judge.py, and
 `best="judge"` keeps the checkpoint that it prefers (docs/judging.md).
 `show_samples` held-out prompts are printed at each evaluation, answered by
-anchor and policy. An evaluation samples at `sampling.temperature` too. Temperature and beta are the paper's, except for the embedded
-data. Estimators: docs/estimators.md. Results: docs/results.md.
+anchor and policy. An evaluation samples at `sampling.temperature` too.
+Temperature and beta are the paper's, except for the embedded data.
+Estimators: docs/estimators.md. Results: docs/results.md.
 """
 
 from configs import common

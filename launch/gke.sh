@@ -56,9 +56,21 @@ where=("--cluster=${cluster}")
 [[ -z ${project} ]] || where+=("--project=${project}")
 if [[ -n ${storage} ]]; then
   machines+=("--storage=${storage}")
-else
-  printf 'warning: without --storage the workdir is gone with the pod.\n' >&2
 fi
+for argument in "${ARGUMENTS[@]}"; do
+  case "${argument}" in
+    --workdir=*://*) ;;
+    --workdir=*)
+      if [[ -z ${storage} ]]; then
+        printf 'warning: without --storage %s is gone with the pod.\n' \
+          "${argument}" >&2
+      elif [[ ${argument} != --workdir=/* ]]; then
+        printf 'warning: %s is gone with the pod: give a path in --storage.\n' \
+          "${argument}" >&2
+      fi
+      ;;
+  esac
+done
 
 run xpk workload create "--workload=${workload}" "${where[@]}" \
   "${machines[@]}" "--max-restarts=${restarts}" "--base-docker-image=${image}" \

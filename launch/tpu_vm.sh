@@ -19,7 +19,8 @@
 #
 # What follows `--` is given to `python -m perl_jax.main --distributed` on every
 # host. The workdir has to be one directory for all of them: on a VM of one host
-# any, also gs://BUCKET/PATH, on several a shared file system that --setup mounts, for example
+# any, also gs://BUCKET/PATH, on several a shared file system that --setup
+# mounts, for example
 #   --setup='sudo mkdir -p /mnt/runs && sudo mount -t nfs 10.0.0.2:/runs /mnt/runs'
 # A spot VM that was taken away is deleted and made again by the same command,
 # and the run goes on from its last checkpoint if the workdir outlived it.
@@ -105,8 +106,12 @@ else
   tree=perl_jax.tgz
 fi
 tpu scp "${tree}" "${name}:perl_jax.tgz" --worker=all
-# The image's Python may be too old; uv brings one of its own.
-everywhere "rm -rf perl_jax && mkdir perl_jax && tar -xzf perl_jax.tgz -C perl_jax \
+# What an earlier start has brought goes, and what its run has written stays: a
+# relative workdir lies there. The image's Python may be too old; uv brings one
+# of its own.
+everywhere "mkdir -p perl_jax && touch perl_jax.list \
+&& (cd perl_jax && xargs --no-run-if-empty -d '\n' rm -f -- < ../perl_jax.list) \
+&& tar -xzf perl_jax.tgz -C perl_jax && tar -tzf perl_jax.tgz > perl_jax.list \
 && python3 -m pip install --quiet --user uv \
 && ([ -d venv ] || python3 -m uv venv --quiet --python 3.11 venv) \
 && python3 -m uv pip install --quiet --python venv/bin/python -r perl_jax/requirements.txt $(quoted "${PACKAGES[@]}")"
