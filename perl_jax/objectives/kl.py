@@ -198,7 +198,8 @@ def exact_kl(
 
   Args:
     policy_hidden, anchor_hidden: Final hidden states, `[B, T, D]`.
-    policy_head, anchor_head: Output projections, `[D, V]`.
+    policy_head, anchor_head: Output projections, `[D, V]`, used and summed as
+      the head of `token_logprobs`.
     temperature, softcap: Scalars that `head_logits` applies to the logits of
       both policy and anchor; a softcap of None bounds none.
     chunk_size: Tokens whose logits exist at once; see `token_logprobs`.
@@ -216,7 +217,10 @@ def exact_kl(
   def logprobs(hidden: jax.Array, head: jax.Array) -> jax.Array:
     return jax.nn.log_softmax(
       language_model.head_logits(
-        hidden, head, temperature=temperature, softcap=softcap
+        hidden,
+        head.astype(hidden.dtype),
+        temperature=temperature,
+        softcap=softcap,
       )
     )
 

@@ -91,8 +91,9 @@ def token_logprobs(
   logprobs[b, t] = z[targets[b, t]] - log sum_v exp(z[v]), z = head_logits(...)
 
   There is no shift inside: `hidden[:, t]` must be the state that predicts
-  `targets[:, t]`. Over time chunks the gradient of `head_kernel` is summed in
-  its own dtype, so a head that is trained should be float32.
+  `targets[:, t]`. The head multiplies in the dtype of the states. Over time
+  chunks its gradient is summed in its own dtype, so one that is trained should
+  be given as float32.
 
   Chunks of time or of the vocabulary? On one device the former do less. Where
   the head is spread over devices they gather all of it, the latter a piece.
@@ -135,7 +136,7 @@ def token_logprobs(
     return TokenScores(
       *vocab_chunks.chunked_scores(
         chunk_logits,
-        head_kernel,
+        head_kernel.astype(hidden.dtype),
         targets,
         vocab_chunk=vocab_chunk,
         shards=vocab_shards,
@@ -145,8 +146,10 @@ def token_logprobs(
     )
 
   def score(chunk: tuple[jax.Array, jax.Array]) -> TokenScores:
+    # Cast in here: what chunks share gets its gradient summed in its dtype.
+    kernel = head_kernel.astype(hidden.dtype)
     logits = head_logits(
-      chunk[0], head_kernel, temperature=temperature, softcap=softcap
+      chunk[0], kernel, temperature=temperature, softcap=softcap
     )
     return _score(logits, chunk[1], entropy=entropy, correct=correct)
 

@@ -38,7 +38,7 @@ def head_pieces(config: ModelConfig, tokens: int) -> dict[str, int]:
 def _token_scores(backbone, params, hidden, targets, temperature, extras):
   return language_model.token_logprobs(
     hidden,
-    head_kernel(backbone.config, params).astype(hidden.dtype),
+    head_kernel(backbone.config, params),
     targets,
     temperature=temperature,
     softcap=backbone.config.final_softcap,
@@ -185,7 +185,7 @@ def response_kl(
   def before(params):
     hidden = hidden_states(backbone, params, sequence, contiguous=group == 1)
     hidden = ungroup(hidden, response_len, group)[:, :-1]
-    return hidden, head_kernel(backbone.config, params).astype(hidden.dtype)
+    return hidden, head_kernel(backbone.config, params)
 
   policy_hidden, policy_head = before(policy)
   anchor_hidden, anchor_head = jax.lax.stop_gradient(before(anchor))
