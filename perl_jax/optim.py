@@ -76,13 +76,18 @@ def make_optimizer(
     schedule: From `make_schedule`.
     b1: Decay of the first moment in "adamw"; momentum of "sgd", where 0 is off.
     b2: Decay of the second moment in "adamw".
-    weight_decay: Decoupled weight decay of "adamw".
+    weight_decay: Decoupled weight decay of "adamw"; the others take none.
     clip_norm: Largest global norm of the gradient; 0 does not clip.
 
   Raises:
-    ValueError: `name` is unknown.
+    ValueError: `name` is unknown, or takes no weight decay and is given one.
   """
   _require("optimizer.name", name, OPTIMIZERS)
+  if weight_decay and name != "adamw":
+    raise ValueError(
+      f"optimizer.weight_decay={weight_decay} with optimizer.name={name!r},"
+      " which takes none: set it to 0, or optimizer.name to 'adamw'."
+    )
   if name == "adamw":
     update = optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay)
   elif name == "adafactor":

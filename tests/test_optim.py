@@ -202,8 +202,15 @@ def test_state_is_as_large_as_what_is_trained(name):
       ),
       r"optimizer\.name='zzz': choose one of \('adamw', 'adafactor', 'sgd'\)",
     ),
+    *(
+      (
+        lambda name=name: first_update(name, weight_decay=0.1),
+        rf"optimizer\.weight_decay=0\.1 with optimizer\.name='{name}'.*0, or",
+      )
+      for name in ("adafactor", "sgd")
+    ),
   ],
 )
-def test_unknown_names_are_refused_with_the_nearest(call, message):
+def test_what_is_refused_says_the_way_out(call, message):
   with pytest.raises(ValueError, match=message):
     call()

@@ -79,7 +79,7 @@ def optimizer_states(trainable):
       schedule=schedule,
       b1=0.9,
       b2=0.99,
-      weight_decay=0.1,
+      weight_decay=0.1 if name == "adamw" else 0.0,
       clip_norm=1.0,
     )
     yield jax.eval_shape(

@@ -71,6 +71,11 @@ def _optimizer(change: Change) -> str:
   return "" if nonfinite.is_stopped(change.workdir) else _LEARNED
 
 
+def _decay(change: Change) -> str:
+  adamw = change.config["optimizer"]["name"] == "adamw"
+  return _LEARNED if adamw or change.now else ""
+
+
 def _dropout(change: Change) -> str:
   config = change.config
   dropout = config.get("lora", {}).get("dropout", 0.0)
@@ -197,6 +202,11 @@ RULES = (
     ("eval.temperature", "eval.greedy"),
     "there is no such field any more, and it had no effect",
     lambda change: "" if change.now == ABSENT else _LEARNED,
+  ),
+  Rule(
+    ("optimizer.weight_decay",),
+    "this optimizer takes none, and had none",
+    _decay,
   ),
   Rule(("steps",), "the run ends there", _steps),
   Rule(

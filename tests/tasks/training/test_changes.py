@@ -135,6 +135,16 @@ def test_rl_of_a_version_with_fields_that_it_did_not_read_goes_on(
   goes_on(workdir, config)
 
 
+def test_weight_decay_that_an_optimizer_did_not_take_may_go(tmp_path):
+  name, decay = "optimizer.name", "optimizer.weight_decay"
+  sgd = tiny.override(tiny.config("sft"), {name: "sgd", decay: 0.1})
+  workdir = written(tmp_path / "run", sgd)
+  goes_on(workdir, tiny.override(tiny.config("sft"), {name: "sgd"}))
+  adamw = tiny.override(tiny.config("sft"), {decay: 0.1})
+  workdir = written(tmp_path / "other", adamw)
+  assert f"config.{decay}: 0.1 -> 0.0" in refusal(workdir, tiny.config("sft"))
+
+
 def test_how_other_stages_sample_for_an_evaluation_stays(tmp_path):
   workdir = written(tmp_path / "run", tiny.config("dpo"))
   for field, value in (("eval.temperature", 0.3), ("eval.greedy", True)):
