@@ -193,7 +193,7 @@ class StepMetrics:
       found["rate/mfu"] = done / (lap.running * self._peak)
     for name, schedule in self._rates.items():
       found[f"train/{name}"] = float(
-        schedule((step - 1) * self._updates - skipped)
+        schedule(step * self._updates - 1 - skipped)
       )
     self._steps = self._tokens = 0
     return found
