@@ -220,7 +220,8 @@ def check(
       " sampled distribution, which these cut. Use top_k=0 and top_p=1; they"
       " are for evaluation."
     )
-  if config.value.warmup_steps >= config.steps:
+  uses_value = settings.estimator.uses_value
+  if uses_value and config.value.warmup_steps >= config.steps:
     raise ValueError(
       f"config.value.warmup_steps={config.value.warmup_steps} must be below"
       f" config.steps={config.steps}: the policy learns after them."

@@ -1,8 +1,10 @@
 """Settings of the RL stage: the optimiser, one chain for each role."""
 
+import jax
 import jax.numpy as jnp
 import pytest
 
+from perl_jax import sharding
 from perl_jax.tasks.settings import rl as rl_settings
 from tests.tasks import tiny
 
@@ -35,6 +37,28 @@ def test_a_large_gradient_of_the_value_does_not_clip_the_policy():
   updates, _ = optimizer.update(trees, optimizer.init(trees), trees)
   assert float(updates["policy"]) == -1.0
   assert float(updates["value"]) == pytest.approx(-2.0)
+
+
+@pytest.mark.parametrize("estimator", ["reinforce", "ppo", "rloo", "grpo"])
+def test_a_warm_up_of_the_value_model_ends_before_the_run(estimator):
+  """Where there is one; the preset's 8 iterations are no fault elsewhere."""
+  config = tiny.config(
+    "rl", estimator=estimator, samples_per_prompt=2, value__warmup_steps=8,
+    reward__fn="module:function", steps=4,
+  )  # fmt: skip
+  settings = rl_settings.read(config)
+  mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
+  if estimator in ("reinforce", "ppo"):
+    with pytest.raises(
+      ValueError, match=r"value\.warmup_steps=8 must be below"
+    ):
+      rl_settings.check(config, settings, mesh)
+    return
+  rl_settings.check(config, settings, mesh)
+  tree = {"policy": jnp.float32(1.0)}
+  optimizer = settings.optimizer.transformation
+  updates, _ = optimizer.update(tree, optimizer.init(tree), tree)
+  assert float(updates["policy"]) < 0.0
 
 
 def test_learning_rates_are_those_of_the_updates():
