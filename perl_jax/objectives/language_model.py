@@ -91,8 +91,8 @@ def token_logprobs(
   logprobs[b, t] = z[targets[b, t]] - log sum_v exp(z[v]), z = head_logits(...)
 
   There is no shift inside: `hidden[:, t]` must be the state that predicts
-  `targets[:, t]`. The head multiplies in the states' dtype. Over time chunks its
-  gradient is summed in its own, so one that is trained should be float32.
+  `targets[:, t]`. The head multiplies in the states' dtype; over time chunks
+  its gradient is summed in its own, so a trained one should be float32.
 
   Chunks of time or of the vocabulary? On one device the former do less. Where
   the head is spread over devices they gather all of it, the latter a piece.
