@@ -115,49 +115,6 @@ def test_tpu_vm_runs_one_command_on_all_hosts_and_brings_logs_back():
   assert "--quiet" in delete
 
 
-def test_a_relative_workdir_outlives_the_next_start(tmp_path):
-  """The tree is replaced, by the very command that the hosts' shells read."""
-  install = dry("tpu_vm.sh")[2]
-  (command,) = [w for w in install if w.startswith("--command=")]
-  programs, home = tmp_path / "programs", tmp_path / "home"
-  for path in (programs, home / "venv"):
-    path.mkdir(parents=True)
-  (programs / "python3").write_text("#!/bin/sh\n")
-  (programs / "python3").chmod(0o755)
-  env = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}"}
-  tree = home / "perl_jax"
-  for number, name in enumerate(("old.py", "a new.py")):
-    (tmp_path / name).write_text("x")
-    pack = ["tar", "-czf", home / "perl_jax.tgz", "-C", tmp_path, name]
-    subprocess.run(pack, check=True)
-    shell = ["bash", "-euc", command.removeprefix("--command=")]
-    subprocess.run(shell, cwd=home, env=env, check=True)
-    assert sorted(path.name for path in tree.glob("*.py")) == [name]
-    assert (tree / "runs" / "0").exists() == (number > 0)
-    (tree / "runs").mkdir(exist_ok=True)
-    (tree / "runs" / str(number)).touch()
-
-
-@pytest.mark.parametrize(
-  "workdir, storage, warned",
-  [
-    ("gs://bucket/rl", (), ""),
-    ("/runs/rl", ("--storage=disk",), ""),
-    ("/runs/rl", (), "without --storage"),
-    ("runs/rl", ("--storage=disk",), "give a path in --storage"),
-  ],
-)
-def test_a_workdir_that_is_gone_with_the_pod(workdir, storage, warned):
-  needed = [a for a in NEEDED["gke.sh"] if not a.startswith("--storage")]
-  done = call(
-    *("gke.sh", *needed, *storage, "--dry-run", "--"),
-    *("--config=configs/rl.py", f"--workdir={workdir}"),
-  )
-  assert done.returncode == 0, done.stderr
-  assert ("warning" in done.stderr) == bool(warned)
-  assert warned in done.stderr
-
-
 def test_tpu_vm_fails_as_its_training_does(tmp_path):
   """With a gcloud that says READY and whose training fails."""
   log = tmp_path / "calls"
