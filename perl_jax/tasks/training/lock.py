@@ -161,7 +161,8 @@ def _release(
   with contextlib.suppress(OSError):
     if _read(path) == mine:
       path.unlink()
-    if made:
+  if made:
+    with contextlib.suppress(OSError):
       path.parent.rmdir()  # unless the run has left something
 
 
