@@ -167,7 +167,7 @@ def load(config, mesh, chosen):
     )
     inputs.require_room(config, policy.config.max_len)
     anchor = restore.load_anchor(config, policy, options)
-    standing.require_anchor(config.policy.init, anchor)
+    standing.require_anchor(config.policy.init, policy, anchor)
   if config.reward.init:
     reward = initial_roles.read_reward(config, chosen["reward"], mesh, policy)
   return policy, anchor, reward

@@ -312,8 +312,8 @@ def test_value_of_a_field(tmp_path, field, value, texts):
   )
 
 
-def test_adapter_of_another_shape_is_refused(tmp_path, reward_run):
-  config = tiny.config("dpo", policy__init=str(reward_run), lora__rank=3)
+def test_adapter_of_another_shape_is_refused(tmp_path, rl_run):
+  config = tiny.config("dpo", policy__init=str(rl_run), lora__rank=3)
   test_bad_input.refused(tmp_path, config, "lora", "rank=3")
 
 

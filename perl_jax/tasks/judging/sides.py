@@ -83,7 +83,7 @@ def load(config: shared.Config, mesh: jax.sharding.Mesh) -> Sides:
       " model as config.against.init, or 'reference'."
     )
   if against == settings.ANCHOR:
-    standing.require_anchor(config.policy.init, anchor)
+    standing.require_anchor(config.policy.init, policy, anchor)
   if against not in (settings.ANCHOR, settings.REFERENCE):
     other = read(OTHER, config.against, "against.init", policy)
     inputs.require_room(config, other.config.max_len)

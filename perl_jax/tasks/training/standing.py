@@ -205,20 +205,20 @@ def require_same(workdir: Path, now: Standing) -> None:
   )
 
 
-def require_anchor(init: str, anchor: Start) -> None:
+def require_anchor(init: str, policy: Start, anchor: Start) -> None:
   """Checks that an anchor is the model that a policy was trained from.
 
-  All processes have to call it. What an older version has trained, or another
-  library, says nothing of its anchor.
+  All processes have to call it. Models of older versions and of others do not say.
 
   Args:
     init: Workdir of the policy.
+    policy: The policy; one that is its own anchor began with nothing known.
     anchor: What is there now of what it began with.
 
   Raises:
     ValueError: It is another; says so, and the ways out.
   """
-  known = Path(init, manifest.MODEL_FILE).is_file()
+  known = anchor is not policy and Path(init, manifest.MODEL_FILE).is_file()
   found = saved.checkpoints(Path(init)) if known else []
   before = (found[-1].meta.get(ENTRY) or {}) if found else {}
   now = {_BASE: anchor.fingerprint, _START.format("policy"): _digest_of(anchor)}

@@ -95,7 +95,7 @@ def test_an_anchor_that_has_been_trained_again(finished, tmp_path):
   policy = restore.load(copy / "rl", "last", "policy", "policy.init")
   config = ConfigDict({"policy": {"init": str(copy / "rl")}})
   anchor = restore.load_anchor(config, policy, ReadOptions())
-  standing.require_anchor(str(copy / "rl"), anchor)
+  standing.require_anchor(str(copy / "rl"), policy, anchor)
   frozen = jax.tree.map(lambda x: x + 1e-6, anchor.role.frozen)
   moved = dataclasses.replace(
     anchor,
@@ -103,7 +103,7 @@ def test_an_anchor_that_has_been_trained_again(finished, tmp_path):
     fingerprint=params.fingerprint(frozen),
   )
   with pytest.raises(ValueError, match="from another model") as caught:
-    standing.require_anchor(str(copy / "rl"), moved)
+    standing.require_anchor(str(copy / "rl"), policy, moved)
   assert "config.policy.init=" in str(caught.value)
 
 
