@@ -208,7 +208,7 @@ def require_same(workdir: Path, now: Standing) -> None:
 def require_anchor(init: str, policy: Start, anchor: Start) -> None:
   """Checks that an anchor is the model that a policy was trained from.
 
-  All processes have to call it. Models of older versions and of others do not say.
+  All processes have to call it. Models of older versions or others do not say.
 
   Args:
     init: Workdir of the policy.
