@@ -224,8 +224,11 @@ def apart(jobs: Sequence[Job], runs: Sequence[Run]) -> list[Job]:
     single = [alone[point.name] for point in job.points]
     argv = ["", *job.run.arguments]
     if len(single) > 1 and overrides.refusal(argv) is None:
+      config = overrides.config_of(argv)
+      if config.tuning is None:  # chosen for the backbone, once it is read
+        config.tuning = "lora"
       try:
-        members.check_together(overrides.config_of(argv), len(single))
+        members.check_together(config, len(single))
       except ValueError as error:
         why = str(error).partition(". ")[0]
         print(f"sweep: {job.run.name}, one after the other: {why}.")

@@ -63,6 +63,9 @@ def test_what_cannot_be_a_member_is_a_run_of_its_own(capsys):
   ]  # fmt: skip
   assert [job.points for job in jobs[1:]] == [[runs[2]], [runs[3]]]
   assert "config.tuning='full'" in capsys.readouterr().out
+  runs = sweep.grid([CONFIG, fields[1]], pathlib.Path("s"))
+  jobs = sweep.jobs_of(runs, 8)  # the tuning is left to the backbone
+  assert sweep.apart(jobs, runs) == jobs and len(jobs) == 1
 
 
 def test_fields_of_members_are_those_of_the_package():
