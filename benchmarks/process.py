@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+# Threads of torch that wait sleep, rather than take processor time.
+PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
+
 
 def status_bytes(field: str) -> int:
   """Returns a field of Linux's /proc/self/status, such as VmHWM, in bytes.

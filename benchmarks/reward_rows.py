@@ -29,6 +29,7 @@ import jax
 from benchmarks import (
   flags,
   hugging_face_copy,
+  peft_lora,
   process,
   results,
   stages,
@@ -40,8 +41,6 @@ from perl_jax.interop import packages
 
 SIDES = ("perl_jax", "torch")
 PAIRS = "pairs.json"
-# Threads of torch that wait sleep, rather than take processor time.
-PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 
 
 def run(step: Callable[[Any], None], batches: Sequence[Any]) -> dict[str, Any]:
@@ -100,9 +99,7 @@ def torchs(given: argparse.Namespace) -> dict[str, Any]:
   model = transformers.AutoModelForSequenceClassification.from_pretrained(
     given.shared, num_labels=1, dtype=torch.float32, pad_token_id=0
   )
-  model = peft.get_peft_model(
-    model, trl_reward.lora(given.rank, trl_reward.ATTENTION)
-  )
+  model = peft.get_peft_model(model, peft_lora.config("SEQ_CLS", given.rank))
   model.train()
   trained = [p for p in model.parameters() if p.requires_grad]
   optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0, fused=True)
@@ -152,7 +149,7 @@ def beside(arguments: Sequence[str], rounds: int) -> dict[str, Any]:
   for _ in range(rounds):
     for side in SIDES:
       command = [sys.executable, "-m", "benchmarks.reward_rows", *arguments]
-      one = process.last_json([*command, f"--side={side}"], env=PASSIVE)
+      one = process.last_json([*command, f"--side={side}"], env=process.PASSIVE)
       found[side].append(one)
   median = {
     side: {k: statistics.median(one[k] for one in many) for k in many[0]}

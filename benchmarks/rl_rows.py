@@ -25,12 +25,7 @@ from typing import Any
 
 import jax
 
-from benchmarks import (
-  flags,
-  process,
-  results,
-  stages,
-)
+from benchmarks import flags, process, results, stages
 from benchmarks.speed_arms import seconds_now
 from configs import rl as rl_config
 from perl_jax import tasks
@@ -182,12 +177,8 @@ def beside(
   base = packages.resolve(given.base)
   copy = module(python, "hugging_face_copy", base, folder / "model")
   mine = module(python, "rl_rows", *arguments)
-  # Threads of torch that wait sleep, rather than take processor time.
-  passive = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
-  warmup = f"--warmup={given.warmup}"
-  other = module(
-    given.trl, "trl_rloo", copy["directory"], given.prompts, warmup, **passive
-  )
+  words = copy["directory"], given.prompts, f"--warmup={given.warmup}"
+  other = module(given.trl, "trl_rloo", *words, **process.PASSIVE)
   clean = mine["clean"]
   if not clean:
     raise ValueError(

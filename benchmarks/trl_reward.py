@@ -20,7 +20,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from benchmarks import flags, hugging_face_copy, process, results
+from benchmarks import (
+  flags,
+  hugging_face_copy,
+  peft_lora,
+  process,
+  results,
+)
 from configs import reward as reward_config
 from perl_jax import classification, tasks
 from perl_jax.data.batches.packed_responses import PackedResponses, unpack
@@ -30,8 +36,6 @@ from perl_jax.tasks.initial.model import Start
 from perl_jax.tasks.settings import shared
 from perl_jax.tasks.training import batching, begin, inputs
 
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-LINEAR = (*ATTENTION, "gate_proj", "up_proj", "down_proj")
 # Tokens of the chosen and of the rejected conversation.
 Pair = tuple[list[int], list[int]]
 
@@ -82,20 +86,6 @@ def load(given: argparse.Namespace, fields: Mapping[str, Any]) -> Loaded:
       config, tokenization, "preferences", closed=True, packing=packing
     )
   return Loaded(config, mesh, start, tokenization, data)
-
-
-def lora(rank: int, targets: Sequence[str]) -> Any:
-  """PEFT's config of the adapters and the head of a reward model."""
-  import peft
-
-  return peft.LoraConfig(
-    task_type="SEQ_CLS",
-    r=rank,
-    lora_alpha=2 * rank,
-    lora_dropout=0.0,
-    target_modules=[*targets],
-    modules_to_save=["score"],
-  )
 
 
 def padded(sides: Sequence[Sequence[int]], pad_id: int) -> tuple[Any, Any]:
@@ -163,7 +153,9 @@ def trained(
       logging_steps=1,
       use_cpu=True,
     )
-    targets = LINEAR if given.targets == "all" else ATTENTION
+    linear = given.targets == "all"
+    targets = peft_lora.LINEAR if linear else peft_lora.ATTENTION
+    adapters = peft_lora.config("SEQ_CLS", given.rank, targets)
     chosen, rejected = ([pair[i] for pair in train] for i in (0, 1))
     rows = datasets.Dataset.from_dict(
       {"chosen_ids": chosen, "rejected_ids": rejected}
@@ -173,7 +165,7 @@ def trained(
       args=arguments,
       train_dataset=rows,
       processing_class=tokenization.tokenizer,
-      peft_config=lora(given.rank, targets) if given.tuning == "lora" else None,
+      peft_config=adapters if given.tuning == "lora" else None,
     )
     trainer.train()
     return trainer.model

@@ -3,8 +3,8 @@
   python -m benchmarks.trl_rloo MODEL PROMPTS.json
 
 The other side of `rl_rows.py`, which writes both: a model as `transformers`
-loads it, and prompts as tokens. It needs nothing else of this project, so that
-it runs in an environment of its own:
+loads it, and prompts as tokens. It needs none of `perl_jax`, so that it
+runs in an environment of its own:
 
   pip install torch==2.13.0 trl==1.16.0 peft==0.21.2 datasets==5.2.0 \
       accelerate==1.15.0
@@ -23,9 +23,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import process
+from benchmarks import peft_lora, process
 
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 _FIRST = 0x20000  # a plane of characters that no tokenizer changes
 
 
@@ -52,20 +51,6 @@ def tokenizer(vocab: int, stop_id: int, pad_id: int) -> Any:
   )
 
 
-def lora(task: str, rank: int) -> Any:
-  """PEFT's config of adapters on the attention projections."""
-  import peft
-
-  return peft.LoraConfig(
-    task_type=task,
-    r=rank,
-    lora_alpha=2 * rank,
-    lora_dropout=0.0,
-    target_modules=[*ATTENTION],
-    modules_to_save=["score"] if task == "SEQ_CLS" else None,
-  )
-
-
 def trainer(
   model: str, wanted: Mapping[str, Any], output: str, callback: Any
 ) -> Any:
@@ -80,7 +65,9 @@ def trainer(
   reward = transformers.AutoModelForSequenceClassification.from_pretrained(
     model, num_labels=1, dtype=torch.float32
   )
-  reward = peft.get_peft_model(reward, lora("SEQ_CLS", wanted["rank"]))
+  reward = peft.get_peft_model(
+    reward, peft_lora.config("SEQ_CLS", wanted["rank"])
+  )
   policy = transformers.AutoModelForCausalLM.from_pretrained(
     model, dtype=torch.float32
   )
@@ -118,7 +105,7 @@ def trainer(
     train_dataset=datasets.Dataset.from_list(rows),
     processing_class=tokens[0],
     reward_processing_classes=tokens[1],
-    peft_config=lora("CAUSAL_LM", wanted["rank"]),
+    peft_config=peft_lora.config("CAUSAL_LM", wanted["rank"]),
     callbacks=[callback],
   )
 

@@ -8,7 +8,6 @@ kill is compiled again.
 
 import hashlib
 import platform
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,11 +15,12 @@ import filelock
 import jax
 from absl import logging
 
+from perl_jax import buckets
+
 OFF = "off"
 # Programs that compile in less time are not worth a file.
 LEAST_SECONDS = 0.3
 MOST_BYTES = 4 * 2**30
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 # Names of JAX's files: an entry, the time when it was used, and the lock.
 _ENTRY, _USED, _LOCK = "-cache", "-atime", ".lockfile"
 
@@ -46,7 +46,7 @@ def use(directory: str, environment: Mapping[str, str]) -> Path | None:
     return None
   if not directory and jax.config.jax_compilation_cache_dir:
     return None
-  if _ADDRESS.match(directory):
+  if buckets.is_url(directory):
     raise ValueError(
       f"--compilation_cache={directory} is an address, and a cache is a"
       " directory of this machine: give its path. JAX itself keeps programs in"

@@ -36,10 +36,10 @@ FLOORS = (
   ("roles", "sampling", "optim"),
   # Models say how activations are laid out: the axes' names are below them.
   (
-    *("starting", "disk", "compilation_cache", "names", "segments", "hosts"),
+    *("starting", "disk", "names", "segments", "hosts"),
     "sharding",
     *("models", "objectives", "params", "json_text", "files", "checksums"),
-    *("endpoints", "buckets"),
+    *("endpoints", "buckets", "compilation_cache"),
     "",  # the package itself has its version, and no more
   ),
 )

@@ -12,6 +12,7 @@ from typing import Any
 
 SCHEMES = ("gs", "s3")
 _PREFIXES = tuple(f"{scheme}://" for scheme in SCHEMES)
+_ANY = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]+")
 
 
@@ -35,6 +36,11 @@ def root() -> Path:
 def is_address(path: object) -> bool:
   """Whether a path is the address of something in a bucket."""
   return isinstance(path, str) and path.startswith(_PREFIXES)
+
+
+def is_url(path: str) -> bool:
+  """Whether a text is an address of any kind, and no path of this machine."""
+  return bool(_ANY.match(path))
 
 
 def check(address: str) -> str:

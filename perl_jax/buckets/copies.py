@@ -137,9 +137,7 @@ def each(act, names: Iterable[str]) -> None:
 def complete(objects: Mapping[str, Object]) -> dict[str, Object]:
   """The objects that a copy has; see `pull`."""
   unfinished = {
-    checkpoint_of(name)
-    for name in objects
-    if name.rpartition("/")[2] == UNFINISHED
+    checkpoint_of(name) for name in objects if base_of(name) == UNFINISHED
   } - {""}
   return {
     name: found
@@ -150,7 +148,7 @@ def complete(objects: Mapping[str, Object]) -> dict[str, Object]:
 
 def is_lock(name: str) -> bool:
   """Whether an object is of the lock of a workdir; the store's own."""
-  base = name.rpartition("/")[2]
+  base = base_of(name)
   return base.startswith("lock.") and base.endswith(".json")
 
 
@@ -158,6 +156,17 @@ def checkpoint_of(name: str) -> str:
   """The checkpoint that a file belongs to, by its name; "" if it is none's."""
   found = _CHECKPOINT.match(name)
   return found.group() if found else ""
+
+
+def step_of(checkpoint: str) -> tuple[str, int]:
+  """(folder, step) of a checkpoint that `checkpoint_of` names."""
+  above, _, step = checkpoint.rpartition("/")
+  return above, int(step)
+
+
+def base_of(name: str) -> str:
+  """The last part of the name of an object."""
+  return name.rpartition("/")[2]
 
 
 def files_below(directory: Path) -> dict[str, tuple[int, int]]:

@@ -186,18 +186,21 @@ class Mirror:
       name for name, state in here.items() if state != self._known(name)
     }
     gone = self._there - here.keys() if self._may_write else set()
-    self._drop(name for name in gone if _base(name) == _SUMMARY)
+    self._drop(name for name in gone if copies.base_of(name) == _SUMMARY)
     plain = {name for name in changed if not copies.checkpoint_of(name)}
-    last = {name for name in plain if _base(name) in _LAST}
+    last = {name for name in plain if copies.base_of(name) in _LAST}
     self._send(plain - last)
     new = {copies.checkpoint_of(name) for name in changed} - {""}
     old = {copies.checkpoint_of(name) for name in gone} - {""} - new
     # New ones first: there is always one to go on from.
-    for checkpoint in [*sorted(new, key=_step), *sorted(old, key=_step)]:
+    for checkpoint in [
+      *sorted(new, key=copies.step_of),
+      *sorted(old, key=copies.step_of),
+    ]:
       self._renew(checkpoint, here, changed, gone)
     self._drop(name for name in gone if not copies.checkpoint_of(name))
     for base in _LAST:
-      names = {name for name in last if _base(name) == base}
+      names = {name for name in last if copies.base_of(name) == base}
       for name in sorted(names, key=lambda name: -name.count("/")):
         self._send({name})
     # A file that has changed meanwhile has another time by now.
@@ -258,15 +261,6 @@ class Mirror:
     return (self.path / _CONFIG).is_file()
 
 
-def _base(name: str) -> str:
-  return name.rpartition("/")[2]
-
-
-def _step(checkpoint: str) -> tuple[str, int]:
-  above, _, step = checkpoint.rpartition("/")
-  return above, int(step)
-
-
 def _telling(found) -> dict[str, tuple[int, int]]:
   """Without lines, and what trackers write as they are sent."""
   return {
@@ -274,6 +268,6 @@ def _telling(found) -> dict[str, tuple[int, int]]:
     for name, state in found.items()
     if not name.endswith(".jsonl")
     and "tfevents" not in name
-    and _base(name) != _TRACKERS
+    and copies.base_of(name) != _TRACKERS
     and _WANDB not in f"/{name}"
   }

@@ -41,7 +41,7 @@ def names(store: Store, objects: Mapping[str, Object], path: Path) -> set[str]:
     return set()  # another has removed it
   for name, found in objects.items():
     same = known.get(name, [None])[0] == found.tag
-    own = name.rpartition("/")[2] == copies.UNFINISHED or copies.is_lock(name)
+    own = copies.base_of(name) == copies.UNFINISHED or copies.is_lock(name)
     if not same and not own and not _begins(store, name, path):
       return set()
   newest = _newest(here)
@@ -75,19 +75,21 @@ def _begins(store: Store, name: str, path: Path) -> bool:
 
 def _is_summary(name: str) -> bool:
   """Whether it is what a run removes that goes on for more steps."""
-  return name.rpartition("/")[2] == SUMMARY
+  return copies.base_of(name) == SUMMARY
 
 
 def _newest(found: Iterable[str]) -> dict[str, int]:
   """The last step of which there is a checkpoint, by the folder of them."""
   newest: dict[str, int] = {}
-  for name in found:
-    above, _, step = copies.checkpoint_of(name).rpartition("/")
-    if step:
-      newest[above] = max(int(step), newest.get(above, 0))
+  for checkpoint in filter(None, map(copies.checkpoint_of, found)):
+    above, step = copies.step_of(checkpoint)
+    newest[above] = max(step, newest.get(above, 0))
   return newest
 
 
 def _is_before(name: str, newest: Mapping[str, int]) -> bool:
-  above, _, step = copies.checkpoint_of(name).rpartition("/")
-  return bool(step) and int(step) < newest.get(above, -1)
+  checkpoint = copies.checkpoint_of(name)
+  if not checkpoint:
+    return False
+  above, step = copies.step_of(checkpoint)
+  return step < newest.get(above, -1)

@@ -20,7 +20,6 @@ OF_STAGES = (
 PATHS = (*OF_STAGES, "init", "model")
 # Directory below the workdir of a run with the workdirs of its members.
 MEMBERS = "members"
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 # Fields that take addresses of the Hugging Face hub, and what begins them.
 _HUB, _OF_HUB = ("data.path", "data.validation_path"), "hf://"
 # Fields that name workdirs among other words.
@@ -50,7 +49,7 @@ def check(config: ConfigDict, workdir: str) -> None:
     if leaf.name not in _HUB or not leaf.value.startswith(_OF_HUB):
       given[f"--config.{leaf.path}"] = leaf.value
   for name, value in given.items():
-    if not _ADDRESS.match(value):
+    if not buckets.is_url(value):
       continue
     if buckets.is_address(value) and not name.endswith("data.cache"):
       buckets.check(value)

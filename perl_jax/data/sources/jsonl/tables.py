@@ -98,7 +98,7 @@ def _values(column: Any, field: str, name: str) -> list[Any]:
 
   try:
     values = _listed(column)
-    if _mentions_json(column.type):
+    if _mapped(column.type, _as_stored) != column.type:
       values = [_parsed(value, column.type) for value in values]
     return values
   except json_text.Fault as error:
@@ -123,18 +123,11 @@ def _listed(column: Any) -> list[Any]:
   return (column if micro == column.type else column.cast(micro)).to_pylist()
 
 
-def _mentions_json(kind: Any) -> bool:
-  """Whether a type is, or has inside it, that of values written as JSON."""
+def _as_stored(kind: Any) -> Any:
+  """Returns the type of text in the place of one of JSON."""
   import pyarrow
 
-  found = []
-
-  def note(inner: Any) -> Any:
-    found.append(isinstance(inner, pyarrow.JsonType))
-    return inner
-
-  _mapped(kind, note)
-  return any(found)
+  return kind.storage_type if isinstance(kind, pyarrow.JsonType) else kind
 
 
 def _parsed(value: Any, kind: Any) -> Any:
