@@ -8,8 +8,10 @@ import json
 import shutil
 from pathlib import Path
 
+from perl_jax import buckets
 from perl_jax.data.sources.upstream import BUILDERS
 from tests import documents
+from tests.buckets import servers
 from tests.data.sources import upstream_rows
 from tests.data.text.messages import assistant, user
 from tests.interop.gguf import models
@@ -24,6 +26,7 @@ BASE, GGUF = (
   "PATH/Qwen2.5-0.5B-Instruct",
   "PATH/Qwen2.5-0.5B-Instruct-Q8_0.gguf",
 )
+IN_BUCKET = f"gs://{servers.BUCKET}/here"
 LENGTHS = {
   "data__max_len": 128,
   "data__prompt_len": 112,
@@ -124,6 +127,8 @@ def write_runs(place: Path) -> None:
   # Of somebody's own: rows in a file, on a checkpoint and on a GGUF file.
   own = {"data__path": str(place / "demonstrations.jsonl")}
   tiny.run(runs / "my/sft", "sft", "jsonl", **own)
+  own |= LENGTHS | {"base": str(place / BASE), "tuning": "lora"}
+  tiny.run(runs / "qwen/sft", "sft", "jsonl", **own)
   own = LENGTHS | {"data__path": str(place / "pairs.jsonl")}
   for name, base in (("my", GGUF), ("qwen", BASE)):
     more = own | {"base": str(place / base)}
@@ -133,6 +138,23 @@ def write_runs(place: Path) -> None:
     runs / "my/rl", "rl", "jsonl",
     reward__init=str(runs / "my/reward"), **more,
   )  # fmt: skip
+
+
+def write_bucket(place: Path, workdir: str) -> None:
+  """What a command reads from a bucket, without what it writes itself."""
+  store = buckets.Store(IN_BUCKET)
+  for name, here in (
+    (Path(BASE).name, BASE),
+    ("rows.jsonl", "demonstrations.jsonl"),
+    ("pairs.jsonl", "pairs.jsonl"),
+    ("runs/sft", "runs/qwen/sft"),
+  ):
+    if f"{IN_BUCKET}/{name}" == workdir:
+      continue
+    paths = [place / here, *(place / here).rglob("*")]
+    for path in filter(Path.is_file, paths):
+      below = path.relative_to(place / here).as_posix()
+      store.upload(path, f"{name}/{below}".removesuffix("/."))
 
 
 def write_tour(place: Path) -> None:

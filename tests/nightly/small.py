@@ -47,7 +47,6 @@ ELSEWHERE = {
   "endpoint.url=https": "a key of that server; tests/tasks/judging has another",
   "--config.push=": "an account; tests/tasks/test_export_push.py has a stub",
   "hf://": "the hub; tests/data/sources/jsonl has a stub",
-  "gs://": "a bucket; tests/buckets/test_runs.py has servers",
   "--distributed": HOSTS,
   "--coordinator_address": HOSTS,
   "configs/smollm2.py": "half an hour; tests/tasks/test_smollm2.py",
@@ -190,7 +189,9 @@ def _fields(config: Mapping, above: str = "") -> set[str]:
 def in_place(words: Sequence[str]) -> list[str]:
   """Words of a command with what is somewhere else on a machine put here."""
   found = [
-    re.sub(r"/(?:mnt|shared)/runs", "runs", word).replace(", ...)", ")")
+    re.sub(r"/(?:mnt|shared)/runs", "runs", word)
+    .replace(", ...)", ")")
+    .replace("gs://my-bucket", places.IN_BUCKET)
     for word in words
   ]
   if f"--config.base={places.BASE}" in words:

@@ -1,5 +1,6 @@
 """Every command of the pages at small size; what is not run says why."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ import sys
 
 import pytest
 
+from tests.buckets import servers
 from tests.nightly import places, small
 
 # What a command may change is copied for it, everything else is a link.
@@ -23,6 +25,22 @@ def prepared(tmp_path_factory):
 
 
 @pytest.fixture
+def bucket(prepared, monkeypatch):
+  """Returns a function that fills a bucket, for a command that writes one."""
+  with contextlib.ExitStack() as stack:
+
+    def filled(workdir):
+      process, variables = servers.started("gs")
+      stack.enter_context(process)
+      stack.callback(process.kill)
+      for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+      places.write_bucket(prepared, workdir)
+
+    yield filled
+
+
+@pytest.fixture
 def here(prepared, tmp_path):
   """A directory of a command's own."""
   here = tmp_path / "here"
@@ -35,10 +53,11 @@ def here(prepared, tmp_path):
   return here
 
 
+@servers.WARNINGS[0]
 @pytest.mark.parametrize(
   "command", COMMANDS, ids=lambda command: " ".join(command.words)
 )
-def test_command(command, here):
+def test_command(command, here, bucket, monkeypatch):
   if why := small.why_not(command.words):
     pytest.skip(f"{command.page}: {why}")
   words = small.small(command.words, sys.executable)
@@ -46,6 +65,9 @@ def test_command(command, here):
   flags = small.named(words)
   if "--config=" in str(words) and "configs/report.py" not in str(words):
     shutil.rmtree(here / flags.get("workdir", "none"), ignore_errors=True)
+  if places.IN_BUCKET in str(words):
+    monkeypatch.setenv("PERL_JAX_CACHE", str(here / "cache"))
+    bucket(flags["workdir"])
   devices = 16 if "config.mesh.tensor" in flags else 1
   environment = os.environ | {
     "JAX_PLATFORMS": "cpu",
