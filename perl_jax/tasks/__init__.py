@@ -193,7 +193,8 @@ def live_report(config: Any, workdir: Path) -> Iterator[None]:
   def write():
     TASKS["report"].module().write_report(workdir)
 
-  with live.reported(write):
+  stage = bool(TASKS[config.task].trains)
+  with live.reported(write, workdir if stage else None):
     yield
 
 

@@ -33,6 +33,7 @@ def whole(tmp_path):
   workdir.mkdir()
   files.write_json(workdir / "config.json", {"task": "sft"})
   files.write_json(workdir / "summary.json", {"loss": 1.5, "seconds": 3.0})
+  files.write_text(workdir / "report.html", "<!doctype html>")
   files.write_jsonl(
     workdir / "metrics.jsonl",
     [{"step": 1, "train/loss": 2.0, "seconds/step": 0.1},
@@ -69,6 +70,7 @@ def other_arrays(workdir):
     (other_arrays, "trainable/w differs"),
     (lambda w: shutil.rmtree(w / "checkpoints"), "keeps [], not [2]"),
     (lambda w: files.write_json(w / "lock.json", {}), "is left"),
+    (lambda w: (w / "report.html").unlink(), "report.html is missing"),
     (lambda w: change(w / "summary.json", seconds=9.0), ""),
     (lambda w: rewrite(w / "metrics.jsonl", "0.1", "0.7"), ""),
   ],

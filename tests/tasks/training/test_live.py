@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 
 import pytest
 
@@ -71,6 +72,50 @@ def test_none_is_written_at_the_end_of_a_short_run():
   with live.reported(lambda: told.append(1)):
     live.evaluated()
   assert told == []
+
+
+@pytest.fixture
+def ended(tmp_path, as_shipped, monkeypatch):
+  """Returns a function that ends a run, and says whether it has its report."""
+  report, summary = tmp_path / "report.html", tmp_path / "summary.json"
+
+  def end(least, *, finished=False):
+    monkeypatch.setattr(live, "LEAST_SECONDS", least)
+    with live.reported(lambda: report.write_text("drawn"), tmp_path):
+      (tmp_path / "config.json").write_text("{}")
+      if not finished:
+        summary.write_text("{}")
+    return report.exists() and report.read_text() == "drawn"
+
+  end.report, end.summary = report, summary
+  return end
+
+
+def test_a_run_that_was_long_ends_with_one(ended):
+  assert not ended(1e9)
+  assert ended(0.0)
+
+
+def test_a_run_that_goes_on_ends_with_one(ended):
+  ended(1e9)
+  assert ended(1e9)
+
+
+def test_one_of_before_the_summary_is_written_anew(ended):
+  ended(1e9)
+  ended.report.write_text("so far")
+  os.utime(ended.summary, (5, 5))
+  os.utime(ended.report, (4, 4))
+  assert ended(1e9, finished=True)
+
+
+def test_the_last_one_is_left_alone(ended):
+  ended(1e9)
+  ended.report.write_text("the last")
+  os.utime(ended.summary, (5, 5))
+  os.utime(ended.report, (5, 5))
+  assert not ended(1e9, finished=True)
+  assert ended.report.read_text() == "the last"
 
 
 def test_only_process_0_writes(monkeypatch, at_once):
