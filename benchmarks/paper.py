@@ -5,12 +5,13 @@
   python -m benchmarks.paper --table=taskmaster --workdir=runs/paper --data=DIR
   python -m benchmarks.paper --table=coffee --show
 
-Every run is one `python -m perl_jax.main` in a workdir of its own, and becomes
-a line of benchmarks/paper/TABLE.jsonl, which is committed: with command,
-machine, and all numbers of its summary. What has a line is not run again, but
-where a later run starts from a workdir that is not there. A run that takes
-longer than `--minutes`, all its starts together, is told to stop; with more
-minutes the same command goes on from there.
+Every run is one `python -m perl_jax.main` in a workdir of its own, started as
+those of launch/sweep.py are, and becomes a line of
+benchmarks/paper/TABLE.jsonl, which is committed: with command, machine, and all
+numbers of its summary. What has a line is not run again, but where a later run
+starts from a workdir that is not there. A run that takes longer than
+`--minutes`, all its starts together, is told to stop; with more minutes the
+same command goes on from there.
 Tables: `benchmarks.paper_tables`. `--show` prints what there is as Markdown.
 """
 
@@ -18,9 +19,7 @@ import argparse
 import re
 import resource
 import shlex
-import signal
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +35,7 @@ from benchmarks import (
 )
 from benchmarks.paper_cells import Cell, Lines
 from benchmarks.paper_tables import Group
+from launch import sweep_process
 from perl_jax import files, json_text
 from perl_jax.reporting import vocabulary
 
@@ -173,17 +173,8 @@ def _missing(cell: Cell, workdir: Path, lines: Lines) -> Cell | None:
 
 
 def _start(given: Sequence[str], seconds: float) -> int:
-  process = subprocess.Popen(
-    [sys.executable, "-m", "perl_jax.main", *given], cwd=ROOT
-  )
-  try:
-    return process.wait(seconds)
-  except subprocess.TimeoutExpired:
-    print(f"more than {seconds / 60:.0f} minutes: told to stop", flush=True)
-    process.send_signal(signal.SIGTERM)
-    return process.wait()
-  except KeyboardInterrupt:
-    return process.wait()
+  words = [sys.executable, "-m", "perl_jax.main", *given]
+  return sweep_process.call(words, seconds, ROOT)
 
 
 def _cpu_seconds() -> float:

@@ -16,6 +16,9 @@ one that was running resumes. With
 `--submit="sbatch --ntasks=2 launch/slurm.sbatch"` each run is a job instead,
 and the same command later, with `--table`, collects what is there.
 
+A run that takes longer than `--minutes` is told to stop, and saves. The next
+one starts, and the same command later goes on with it.
+
 With `--together=8` runs that differ in nothing but the seed, learning rates,
 `lora.alpha`, `beta` and `kl.target` are trained up to eight at once, as members
 of one run (docs/members.md): on one base, in the memory of one and a little.
@@ -25,20 +28,18 @@ Those that cannot be, as with full tuning, are still made one after the other.
 import argparse
 import itertools
 import json
-import os
 import pathlib
 import re
 import shlex
-import signal
-import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # a script has the place of its own file there
 
-from launch import sweep_table  # noqa: E402
+from launch import sweep_process, sweep_table  # noqa: E402
 from launch.sweep_grid import Job, Run, grid, jobs_of  # noqa: E402
 from perl_jax.starting import STATUS as STOPPED  # noqa: E402
 
@@ -126,6 +127,9 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     "--fail_fast", action="store_true", help="stops at the first failed run"
   )
   parser.add_argument(
+    "--minutes", type=float, help="longest time of a run that is started here"
+  )
+  parser.add_argument(
     "--dry-run", "--dry_run", action="store_true", help="prints the commands"
   )
   options, rest = parser.parse_known_args(argv)
@@ -168,9 +172,14 @@ def start(run: Run, options: argparse.Namespace) -> str:
       f" and {run.workdir} is gone."
     )
     return OTHERWISE
-  status = call(words)
+  # A job has the limits of its queue.
+  limited = options.minutes is not None and not options.submit
+  seconds = 60 * options.minutes if limited else None
+  begun = time.monotonic()
+  status = sweep_process.call(words, seconds)
   if status == STOPPED:
-    return "stopped"
+    late = seconds is not None and time.monotonic() - begun >= seconds
+    return "out of time" if late else "stopped"
   if status:
     return f"failed (exit status {status})"
   if options.submit:
@@ -178,16 +187,6 @@ def start(run: Run, options: argparse.Namespace) -> str:
     note.write_text(shlex.join(words) + "\n")
     return "submitted"
   return "finished"
-
-
-def environment(given: Mapping[str, str]) -> dict[str, str]:
-  """Variables with which a run that is started anywhere finds this package.
-
-  Relative paths are those of the current directory, not of the package.
-  """
-  before = given.get("PYTHONPATH")
-  paths = os.pathsep.join([str(ROOT), *([before] if before else [])])
-  return {"PERL_JAX_DIR": str(ROOT)} | dict(given) | {"PYTHONPATH": paths}
 
 
 def refusals(runs: Sequence[Run]) -> list[str]:
@@ -236,32 +235,6 @@ def apart(jobs: Sequence[Job], runs: Sequence[Run]) -> list[Job]:
         continue
     found.append(job)
   return found
-
-
-def call(words: Sequence[str]) -> int:
-  """Runs a command to its end and returns its status.
-
-  What tells this process to stop is passed on, and the command may save.
-  """
-  process = subprocess.Popen(words, env=environment(os.environ))
-
-  def tell(number: int, frame: object) -> None:
-    del frame
-    # A terminal has sent Ctrl-C to the command as well: not twice.
-    if number != signal.SIGINT:
-      process.send_signal(number)
-
-  numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
-  before = {
-    number: signal.signal(number, tell)
-    for number in numbers
-    if signal.getsignal(number) is not signal.SIG_IGN
-  }
-  try:
-    return process.wait()
-  finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)
 
 
 def finished(run: Run) -> bool:
