@@ -8,6 +8,7 @@ The objective is that of the paper with k1 in the reward,
 whose optimum is pi* = pi_anchor exp((1 - beta) r / beta) / Z.
 """
 
+import functools
 import itertools
 
 import jax
@@ -67,10 +68,15 @@ def optimum(beta=BETA, rewards=REWARDS):
   return tilted((1.0 - beta) * np.asarray(rewards, float) / beta)
 
 
+@functools.cache
+def anchor_logprobs():
+  """log pi_anchor of each response, `[16]`."""
+  return np.asarray(token_logprobs(ANCHOR, RESPONSES).sum(axis=1), float)
+
+
 def tilted(gains):
   """pi_anchor exp(gains) / Z, `[16]`."""
-  logprobs = np.asarray(token_logprobs(ANCHOR, RESPONSES).sum(axis=1), float)
-  weights = np.exp(logprobs + gains - np.max(gains))
+  weights = np.exp(anchor_logprobs() + gains - np.max(gains))
   return weights / weights.sum()
 
 
