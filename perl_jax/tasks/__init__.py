@@ -206,7 +206,8 @@ def _goes_on(task: str) -> bool:
 def _report(workdir: Path, *, samples: bool) -> dict[str, str]:
   """The report for a tracker, by its name; a run does not fail for its sake."""
   try:
-    text = TASKS["report"].module().render(workdir, samples=samples)
+    render = TASKS["report"].module().render
+    text = render(workdir, samples=samples, command=False)
   except Exception as error:
     logging.warning("The trackers get no report.html: %s", error)
     return {}

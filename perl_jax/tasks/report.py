@@ -52,6 +52,7 @@ def render(
   summary: Mapping[str, object] | None = None,
   *,
   samples: bool = True,
+  command: bool = True,
 ) -> str:
   """The report of a run as one HTML page.
 
@@ -63,6 +64,7 @@ def render(
       summary, or in `command.txt` there.
     summary: The root's summary; None reads it.
     samples: Whether prompts and responses are shown.
+    command: Whether the command is, which may have passwords in it.
 
   Members of a run are compared, and shown whole by their own workdirs.
 
@@ -85,7 +87,7 @@ def render(
     summary={k: v for k, v in flat.items() if k != "command"},
     stages=stages,
     config=config if _parts(workdir) else {},
-    command=_command(workdir, summary or {}),
+    command=_command(workdir, summary or {}) if command else "",
   )
 
 

@@ -112,6 +112,27 @@ def test_a_finished_pipeline_is_sent_without_training(
   assert (workdir / "rl" / "metrics.jsonl").read_bytes() == before
 
 
+def test_no_command_line_is_sent(tmp_path, recorder):
+  """It may have passwords in it; the report of the workdir shows it."""
+  command = "perl_jax --config=sft --config.reward.fn=http://x/y?key=hunter2"
+  config = tiny.config("sft", trackers=("wandb",))
+  written = {
+    "command.txt": command,
+    "config.json": config.to_json(),
+    "metrics.jsonl": '{"step": 1, "train/loss": 0.5}\n',
+    "summary.json": '{"seconds": 3.0}',
+  }
+  for name, text in written.items():
+    (tmp_path / name).write_text(text)
+  with tasks.tracked(config, tmp_path):
+    pass
+  (run,) = recorder.runs.values()
+  assert run["files"].keys() == {"config.json", "summary.json", "report.html"}
+  assert "Resolved config" in run["files"]["report.html"]
+  assert "hunter2" not in run["files"]["report.html"]
+  assert "hunter2" in tasks.TASKS["report"].module().render(tmp_path)
+
+
 def test_other_processes_send_nothing(tmp_path, monkeypatch, recorder):
   monkeypatch.setattr(hosts, "is_primary", lambda: False)
   config = tiny.config("sft", trackers=("wandb",))
