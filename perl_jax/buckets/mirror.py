@@ -52,7 +52,8 @@ def mirrored(
       and nothing removed.
 
   Raises:
-    BucketError: The bucket cannot be read, or not be written in the end.
+    BucketError: The bucket cannot be read, or not be written in the end. An
+      error of the block goes on, and the bucket's is logged.
   """
   store = Store(address)
   mirror = Mirror(store, addresses.path_of(address), may_write)
@@ -69,7 +70,8 @@ def mirrored(
       try:
         yield mirror.path
       except Written:
-        mirror.push()
+        with _only_said():
+          mirror.push()
         raise
       mirror.push()
   finally:
@@ -133,7 +135,12 @@ class Mirror:
 
   @contextlib.contextmanager
   def sending(self) -> Iterator[None]:
-    """Sends while the block runs, from another thread, and at its end."""
+    """Sends while the block runs, from another thread, and at its end.
+
+    Raises:
+      BucketError: The block has worked, and the store refuses. After an error
+        of the block, which goes on, it is logged.
+    """
     over = threading.Event()
 
     def send():
@@ -154,13 +161,20 @@ class Mirror:
 
     thread = threading.Thread(target=send, name="bucket", daemon=True)
     thread.start()
-    try:
-      yield
-    finally:
+
+    def end():
       over.set()
       thread.join()
       if self._is_workdir():
         self._push_last()
+
+    try:
+      yield
+    except BaseException:
+      with _only_said():
+        end()
+      raise
+    end()
 
   def is_due(self) -> bool:
     """Whether a file has changed, one of lines a minute ago or more."""
@@ -259,6 +273,19 @@ class Mirror:
 
   def _is_workdir(self) -> bool:
     return (self.path / _CONFIG).is_file()
+
+
+@contextlib.contextmanager
+def _only_said() -> Iterator[None]:
+  """Logs an error of the block, in the place of raising it.
+
+  What has ended the run before says how it ends: the message, and the exit
+  status, by which a scheduler starts it again.
+  """
+  try:
+    yield
+  except Exception as error:
+    logging.error("%s", error)
 
 
 def _telling(found) -> dict[str, tuple[int, int]]:

@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from perl_jax import buckets
+from perl_jax.hosts import signals
 from tests.buckets import fixtures, servers
 from tests.buckets.test_mirror import there, write, written
 
@@ -124,3 +125,32 @@ def test_what_is_lost_here_is_copied_again(address, store):
   with alone(address) as path:
     assert written(path) == kept
   assert there(store) == kept
+
+
+@pytest.mark.parametrize(
+  "error", [signals.Stopped("SIGTERM"), ValueError("no such row")]
+)
+def test_what_ended_a_run_is_not_hidden_by_its_bucket(
+  address, monkeypatch, caplog, error
+):
+  """Its message counts, and its exit status, which is 75 after a signal."""
+  Expired(monkeypatch, "config.json")
+  with pytest.raises(type(error)) as caught, alone(address) as path:
+    write(path, 2, 4)
+    raise error
+  assert caught.value is error
+  (said,) = [r.message for r in caplog.records if "expired" in r.message]
+  assert f"not sent is in {buckets.addresses.here(path)}" in said
+
+
+def test_a_hub_that_refuses_is_not_hidden_by_a_bucket(
+  address, monkeypatch, caplog
+):
+  Expired(monkeypatch, "config.json")
+  with (
+    pytest.raises(buckets.Written, match="to the hub"),
+    buckets.mirrored(address) as path,
+  ):
+    write(path, 2, 4)
+    raise buckets.Written("It could not be pushed to the hub.")
+  assert "The login has expired." in caplog.text
