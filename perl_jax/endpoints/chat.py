@@ -17,8 +17,12 @@ from typing import Any, NamedTuple
 from perl_jax.endpoints.client import Client, EndpointError, in_parallel
 
 _PATH = "/chat/completions"
-# Words of a status of 400 that is about what the message says.
+# Words of a status that is about what the message says: of a filter of the
+# provider, or of another one that it asks before.
 _FILTERED = ("content_filter", "content_policy", "content management policy")
+_FILTERED += ("content policy", "usage polic", "invalid_prompt", "moderation")
+_FILTERED += ("flagged", "prohibited_content", "responsible ai", "unsafe")
+_OF_CONTENT = (400, 403, 422, 451)
 # Words of a status that is about a message longer than the model reads.
 _TOO_LONG = ("context length", "context size", "context window")
 _TOO_LONG += ("context_length", "context_size", "prompt is too long")
@@ -114,7 +118,8 @@ class Chat:
       found = self._client.post(self._body(text))
     except EndpointError as error:
       said = str(error).lower()
-      if error.status == 400 and any(word in said for word in _FILTERED):
+      of_content = error.status in _OF_CONTENT
+      if of_content and any(word in said for word in _FILTERED):
         answer = Answer("", "refused")
       elif error.status in _OF_LENGTH and any(w in said for w in _TOO_LONG):
         answer = Answer(str(error), "too_long")

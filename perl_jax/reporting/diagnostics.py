@@ -19,12 +19,16 @@ MOST_KL, MOST_KL_PER_TOKEN = 10.0, 0.1
 MOST_GROWTH, LEAST_TOKENS = 2.0, 4.0
 # How much of the 4-grams, or of the responses, may change for the worse.
 MOST_REPETITION, MOST_CUT = 0.2, 0.25
+# Or how many times less often, and so much, where most did not end before.
+FEWER_ENDS, LEAST_CUT = 4.0, 0.1
 # How far a win rate may fall: standard errors of the difference, and itself,
 # as a few lost pairs among many ties are no noise, and no sign either.
 LOST_ERRORS, MOST_LOST = 3.0, 0.05
 # Lines over which the explained variance is averaged, and the first step that
 # counts: a value model begins with knowing nothing.
 VALUE_LINES, VALUE_STEP = 5, 10
+# Where it is as low as that, fewer lines tell.
+HOPELESS, HOPELESS_LINES = -0.5, 2
 
 
 class Diagnostic(NamedTuple):
@@ -49,8 +53,10 @@ def of(
     kl                  above `MOST_KL` nats a response and `MOST_KL_PER_TOKEN`
     length              `MOST_GROWTH` times that of the anchor, or its inverse
     repetition          `MOST_REPETITION` above that of the anchor
-    stop_rate           `MOST_CUT` below that of the anchor
-    explained_variance  below 0 in the mean of the last `VALUE_LINES` lines
+    stop_rate           `MOST_CUT` below that of the anchor; or `LEAST_CUT`, and
+                        less than a share of 1 / `FEWER_ENDS` of it is left
+    explained_variance  below 0 in the mean of the last `VALUE_LINES` lines, or
+                        below `HOPELESS` in that of `HOPELESS_LINES`
     a check, "gold"     the reward is above that of the anchor, and the share of
                         right responses below it by two standard errors,
                         2 sqrt((p (1 - p) + q (1 - q)) / n)
@@ -119,7 +125,7 @@ def _shape(
     )
     found.append(Diagnostic("repetition", text))
   old, new = (float(x.get("stop_rate", math.nan)) for x in (before, now))
-  if new < old - MOST_CUT:
+  if new < old - MOST_CUT or new < min(old - LEAST_CUT, old / FEWER_ENDS):
     text = (
       f"{new:.0%} of the responses end before data.response_len, {old:.0%} of"
       " those of the anchor: the rest is cut off. Raise unstopped_penalty."
@@ -182,9 +188,12 @@ def _value(rows: Sequence[Mapping[str, Any]]) -> list[Diagnostic]:
     float(row["train/explained_variance"])
     for row in rows
     if row.get("step", 0) >= VALUE_STEP and "train/explained_variance" in row
-  ][-VALUE_LINES:]
-  mean = sum(seen) / VALUE_LINES
-  if len(seen) < VALUE_LINES or not mean < 0:
+  ]
+  for count, most in ((VALUE_LINES, 0.0), (HOPELESS_LINES, HOPELESS)):
+    mean = sum(seen[-count:]) / count
+    if len(seen) >= count and mean < most:
+      break
+  else:
     return []
   text = (
     "The value model explains less than nothing of the returns (explained"

@@ -66,8 +66,8 @@ def _table(
       for share, colour in zip(shares, colours, strict=True)
       if share > 0
     )
-    cells = [numbers.show(name, value(name)) for name in _SHARES]
-    for name in _RATES:
+    cells = []
+    for name in (*_SHARES, *_RATES):
       text = numbers.show(name, value(name))
       low, high = value(f"{name}_low"), value(f"{name}_high")
       if not math.isnan(numbers.number(low)):

@@ -104,6 +104,25 @@ def test_a_filter_of_the_provider_is_a_refusal_and_other_errors_are_not(server):
 
 
 @pytest.mark.parametrize(
+  "status, said",
+  [
+    (400, "Invalid prompt: flagged as potentially violating our usage policy."),
+    (403, "Your input was flagged. The provider requires moderation."),
+    (422, '{"error": {"code": "content_policy_violation"}}'),
+  ],
+)
+def test_filters_of_other_providers_are_refusals_too(server, status, said):
+  server.plan.append((status, {}, said, 0))
+  assert [a.ended for a in chat_of(server).ask(["a"])] == ["refused"]
+
+
+def test_a_key_that_is_not_let_in_is_no_refusal(server):
+  server.plan.append((403, {}, "this key may not use the model", 0))
+  with pytest.raises(endpoints.EndpointError, match="may not use"):
+    list(chat_of(server).ask(["a"]))
+
+
+@pytest.mark.parametrize(
   "body",
   ['{"error": "x"}', "[]", '"A"', "{}", completion(3),
    '{"choices": [], "error": "x"}',

@@ -72,6 +72,14 @@ def test_responses_that_are_cut():
   assert said(stop_rate=0.3) == []
 
 
+def test_responses_that_are_cut_where_most_were_before():
+  """Of 64 tokens the anchor has 53: they cannot be twice as long."""
+  before = {"length": 53.0, "stop_rate": 0.24}
+  assert said(before=before, length=64.0, stop_rate=0.0) == ["stop_rate"]
+  assert said(before=before, length=58.0, stop_rate=0.1) == []
+  assert said(before={"stop_rate": 0.08}, stop_rate=0.0) == []
+
+
 @pytest.mark.parametrize("length, told", [(91.0, 0), (93.0, 1), (22.0, 1)])
 def test_length_either_way(length, told):
   assert said(length=length) == ["length"] * told
@@ -79,9 +87,12 @@ def test_length_either_way(length, told):
 
 
 def test_a_value_model_that_explains_less_than_nothing():
-  bad = [(step, -1.5) for step in range(10, 16)]
+  bad = [(step, -0.3) for step in range(10, 16)]
   assert said(variances=bad) == ["explained_variance"]
   assert said(variances=bad[:4]) == []
+  worse = [(10, -1.5), (20, -1.4)]  # logged at every tenth step
+  assert said(variances=worse) == ["explained_variance"]
+  assert said(variances=worse[:1]) == []
   early = [(step, -1.5) for step in range(1, 10)]
   assert said(variances=early) == []
   assert said(variances=[*bad, *((s, 0.3) for s in range(16, 21))]) == []

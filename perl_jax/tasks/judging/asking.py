@@ -19,7 +19,7 @@ from perl_jax.tasks.judging import chat, functions, reward_models, seen
 from perl_jax.tasks.judging import pairs as pairs_lib
 from perl_jax.tasks.judging.pairs import Both, Judge, Pair
 from perl_jax.tasks.rollouts import reward_function
-from perl_jax.tasks.settings import config_files, shared
+from perl_jax.tasks.settings import config_files, reward_functions, shared
 from perl_jax.tasks.settings import judge as settings
 from perl_jax.tasks.training import standing
 
@@ -110,12 +110,30 @@ class Judges:
     for judge in self.named:
       if judge.kind == "function":
         self._load(judge)
+        self._warn_of_own(judge)
         code = standing.of_function(judge.of)
         self.stands_on[f"code of {judge.label}"] = code, judge.of
       elif judge.kind == "reward":
         self.models[judge.label] = reward_models.load(
           judge, self._config, mesh, policy
         )
+
+  def _warn_of_own(self, judge: settings.Judge) -> None:
+    """Says that a policy is judged by what has rewarded it."""
+    found = {}
+    for workdir in settings.judged(self._config):
+      found |= seen.rewarded_by(workdir)
+    if self._config.task != "judge":
+      own = reward_functions.terms_of(self._config.reward.fn)
+      found |= {seen.function(term.name): "the policy" for term in own}
+    place = found.get(seen.function(judge.of))
+    if place is not None:
+      logging.warning(
+        "judge %s: %s is trained by this very function: what exploits it wins."
+        " It is no independent judge.",
+        judge.label,
+        place,
+      )
 
   def models_stand_on(
     self, called: Callable[[str], str]

@@ -10,21 +10,22 @@ that are generated are the same if their seed is.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from perl_jax import buckets
 from perl_jax.data.sources import registry
 from perl_jax.tasks.initial import saved
-from perl_jax.tasks.settings import paths
+from perl_jax.tasks.settings import paths, reward_functions
 from perl_jax.tasks.training import changes
 from perl_jax.tasks.training import workdir as workdir_lib
 
 SAME, OTHER, UNKNOWN = "same", "other", "unknown"
 _RATED = ("training rows (preferences)", "training rows (labelled)")
-# What the folds of a file's rows follow from, beside its rows. How many of them
-# are drawn, and how long they may be, says nothing of which they are.
+# What the folds of a file's rows follow from, beside its rows; of another copy,
+# which may lack some, they are others too. How many of them are drawn, and how
+# long they may be, says nothing of which they are.
 _DIVISION = ("folds", "columns", "margin", "threshold")
 
 
@@ -79,14 +80,8 @@ def rated(workdir: str) -> Rated:
   """
   rows: dict[str, str] = {}
   parts: list[Part] = []
-  unknown, done, left = [], set(), [str(workdir)]
-  while left:
-    place = left.pop(0)
-    path = buckets.present(Path(paths.absolute(place)))
-    if path in done:
-      continue
-    done.add(path)
-    config = workdir_lib.config_of(path)
+  unknown = []
+  for place, path, config in _stages(workdir):
     found = saved.checkpoints(path)
     if config is None or not found:
       unknown.append(place)
@@ -96,8 +91,45 @@ def rated(workdir: str) -> Rated:
     rows |= {digests[name]: place for name in names}
     if names or config.get("task") in ("reward", "dpo"):
       parts.append(_part(config, place))
-    left += _starts(config, path)
   return Rated(rows, tuple(unknown), tuple(parts))
+
+
+def rewarded_by(workdir: str) -> dict[str, str]:
+  """{function: workdir} of what a stage and its starts were rewarded by.
+
+  Args:
+    workdir: Workdir of a stage, or a model of others.
+  """
+  found = {}
+  for place, _, config in _stages(workdir):
+    reward = (config or {}).get("reward")
+    named = reward.get("fn") if isinstance(reward, Mapping) else ""
+    for term in reward_functions.terms_of(named or ""):
+      found[function(term.name)] = place
+  return found
+
+
+def function(name: str) -> str:
+  """The name of a function, with the absolute path of its file."""
+  place, _, rest = name.rpartition(":")
+  return f"{paths.absolute(place)}:{rest}" if place.endswith(".py") else name
+
+
+def _stages(
+  workdir: str,
+) -> Iterator[tuple[str, Path, Mapping[str, Any] | None]]:
+  """(place, path, config) of a stage and all that it started from."""
+  done, left = set(), [str(workdir)]
+  while left:
+    place = left.pop(0)
+    path = buckets.present(Path(paths.absolute(place)))
+    if path in done:
+      continue
+    done.add(path)
+    config = workdir_lib.config_of(path)
+    yield place, path, config
+    if config is not None and saved.checkpoints(path):
+      left += _starts(config, path)
 
 
 def _starts(config: Mapping[str, Any], workdir: Path) -> list[str]:
@@ -128,7 +160,8 @@ def _part(config: Mapping[str, Any], workdir: str) -> Part:
   path = paths.absolute(data["path"]) if data.get("path") else ""
   place = str(data.get("name")), path
   split_seed = data.get("split_seed", seed)  # of older stages their seed
-  division = [split_seed, *(data.get(name) for name in _DIVISION)]
+  copy = paths.absolute(data["dir"]) if data.get("dir") else ""
+  division = [split_seed, copy, *(data.get(name) for name in _DIVISION)]
   held_out = set() if _may_be_apart(data) else {data.get("fold")}
   trained = set(range(data.get("folds") or 1)) - held_out
   folds = frozenset(data.get("train_folds") or trained)

@@ -59,10 +59,10 @@ def rates(
   Returns:
     `judged`, the number of pairs with an outcome; over these `win_rate`,
     `tie_rate` and `loss_rate`; `win_rate_ties_half` = wins + ties / 2, and
-    `win_rate_length_controlled`, see there, both with the 2.5% and 97.5%
-    quantiles over the resamples (`_low`, `_high`); `consistency`, the share of
-    pairs with the same verdict in both orders; `first_rate`, the share of
-    verdicts for the response that was shown first, of those that are no tie.
+    `win_rate_length_controlled`, see there; the three win rates with the 2.5%
+    and 97.5% quantiles over the resamples (`_low`, `_high`); `consistency`, the
+    share of pairs with the same verdict in both orders; `first_rate`, the share
+    of verdicts for the response that was shown first, of those that are no tie.
   """
   verdicts = np.asarray(verdicts, np.float64)
   found = outcomes(verdicts)
@@ -98,13 +98,14 @@ def _share(where: np.ndarray) -> float:
 def _intervals(
   halves: np.ndarray, differences: np.ndarray, bootstrap: Bootstrap
 ) -> dict[str, float]:
-  names = ("win_rate_ties_half", "win_rate_length_controlled")
-  drawn = np.full((2, bootstrap.draws), NONE)
+  names = ("win_rate", "win_rate_ties_half", "win_rate_length_controlled")
+  drawn = np.full((3, bootstrap.draws), NONE)
   done = 0
   for counts in resamples(halves.size, bootstrap) if halves.size else ():
     place = slice(done, done + len(counts))
-    drawn[0, place] = counts @ halves / halves.size
-    drawn[1, place] = length_controlled(halves, differences, counts)
+    drawn[0, place] = counts @ (halves == 1.0) / halves.size
+    drawn[1, place] = counts @ halves / halves.size
+    drawn[2, place] = length_controlled(halves, differences, counts)
     done = place.stop
   found = {}
   for name, row in zip(names, drawn, strict=True):

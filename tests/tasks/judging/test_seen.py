@@ -4,9 +4,12 @@ import json
 
 import pytest
 
+from configs import judge, rl
 from perl_jax.data import splits
-from perl_jax.tasks.judging import seen
+from perl_jax.tasks.judging import asking, seen
+from perl_jax.tasks.settings import judge as judge_settings
 from perl_jax.tasks.training import changes
+from tests.tasks.judging import toys
 
 DATA = {"name": "jsonl", "path": "/d/a.jsonl", "folds": 5, "fold": 0}
 
@@ -99,6 +102,20 @@ def test_another_division_of_a_file_is_of_the_same_rows(write, policy, changed):
   assert compare(other, policy) == seen.SAME
 
 
+def test_folds_of_two_copies_of_a_data_set(write):
+  """One may lack groups, and then the others are in other folds."""
+  data = {"name": "hh_rlhf", "path": "", "folds": 5, "fold": 0}
+  ours = data | {"dir": "/copies/a", "train_folds": [1, 2, 3]}
+  one = write("one", "dpo", "d1", data=ours, policy="")
+  theirs = data | {"train_folds": [4]}
+  for name, place, found in (
+    ("a", "/copies/a", seen.OTHER), ("b", "/copies/b", seen.SAME),
+    ("c", "", seen.SAME),
+  ):  # fmt: skip
+    judge = write(name, "reward", "d2", data=theirs | {"dir": place}, reward="")
+    assert compare(judge, one) == found
+
+
 def test_runs_with_other_seeds_have_one_division(write):
   """`data.split_seed` draws the folds; of older stages it was their seed."""
   data = DATA | {"split_seed": 0, "fold": 1}
@@ -135,7 +152,7 @@ def test_two_divisions_of_a_file_do_share_rows():
 def test_a_seed_makes_other_rows_only_where_they_are_generated(
   write, data, seed, same
 ):
-  ours = {"folds": 5, "fold": 0, "train_folds": [2, 3], "dir": ""}
+  ours = {"folds": 5, "fold": 0, "train_folds": [2, 3]}
   dpo = write("dpo", "dpo", "d1", data={**data, **ours}, policy="")
   judge = write("judge", "reward", "d2", data=data, seed=seed, reward="")
   assert compare(judge, dpo) == same
@@ -214,3 +231,50 @@ def test_a_circle_ends(write, tmp_path):
   one = write("one", "rl", policy=tmp_path / "two")
   write("two", "rl", policy=one)
   assert seen.rated(str(one)).rows == {}
+
+
+JUDGE = """
+def longer(prompts, responses, references):
+  return [float(len(response)) for response in responses]
+"""
+
+
+@pytest.mark.parametrize(
+  ("rewarded", "said"),
+  [
+    ("./mine.py:longer", True),
+    ('("mine:other=0.5", "./mine.py:longer=1")', True),
+    ("./mine.py:other", False),
+    ("", False),
+  ],
+)
+def test_a_function_that_has_rewarded_the_policy(
+  write, tmp_path, monkeypatch, caplog, rewarded, said
+):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "mine.py").write_text(JUDGE)
+  policy = write("rl", "rl", "d2", "prompts", policy="")
+  config = json.loads((policy / "config.json").read_text())
+  config["reward"] = {"init": "", "fn": rewarded}
+  (policy / "config.json").write_text(json.dumps(config))
+  found = judge.get_config("coffee_bar")
+  found.policy.init = str(policy)
+  named = judge_settings.Judge(
+    "function", "x", f"{tmp_path}/mine.py:longer", "mine"
+  )
+  judges = asking.Judges(found, [named])
+  judges.read(None, None, [toys.row(0), toys.row(1)])
+  assert ("trained by this very function" in caplog.text) == said
+
+
+def test_a_function_that_rewards_the_policy_beside_it(
+  tmp_path, monkeypatch, caplog
+):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "mine.py").write_text(JUDGE)
+  found = rl.get_config("coffee_bar")
+  found.reward.fn = "./mine.py:longer"
+  named = judge_settings.Judge("function", "x", "mine.py:longer", "mine")
+  judges = asking.Judges(found, [named])
+  judges.read(None, None, [toys.row(0), toys.row(1)])
+  assert "the policy is trained by this very function" in caplog.text

@@ -69,9 +69,11 @@ def test_the_interval_is_that_of_a_loop_over_resamples(rng, monkeypatch):
   verdicts, differences = judged(rng, missing=0.0)
   halves = (statistics.outcomes(verdicts) + 1) / 2
   generator, drawn, controlled = np.random.default_rng(3), [], []
+  won = []
   for _ in range(50):
     rows = generator.integers(120, size=120)
     drawn.append(np.mean([halves[i] for i in rows]))
+    won.append(sum(halves[i] == 1 for i in rows) / 120)
     # Length is measured on the scale of all rows, not on that of the draw.
     x = np.tanh(differences / differences.std())[rows]
     controlled.append(1 / (1 + np.exp(-by_scipy(halves[rows], x))))
@@ -79,6 +81,7 @@ def test_the_interval_is_that_of_a_loop_over_resamples(rng, monkeypatch):
     monkeypatch.setattr(statistics, "_PART", part)
     found = statistics.rates(verdicts, differences, FEW)
     for name, values in (
+      ("win_rate", won),
       ("win_rate_ties_half", drawn),
       ("win_rate_length_controlled", controlled),
     ):
