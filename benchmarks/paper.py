@@ -16,6 +16,7 @@ Tables: `benchmarks.paper_tables`. `--show` prints what there is as Markdown.
 """
 
 import argparse
+import math
 import re
 import resource
 import shlex
@@ -55,7 +56,7 @@ COLUMNS = (
   "judge.win_rate_ties_half",
   "judge.win_rate_length_controlled",
   "policy.length",
-  "against.length",
+  "anchor.length",
   "policy.refusal_rate",
   "against.refusal_rate",
   "response.refusal_rate",
@@ -64,6 +65,9 @@ COLUMNS = (
   "seconds",
   "cpu_seconds",
 )
+# The last ones are not the same on each machine.
+_OF_MACHINE = COLUMNS.index("peak_bytes")
+_SIDES = ("policy", "anchor", "against", "response")
 _UNITS = {"peak_bytes": ", MiB", "seconds": ", s", "cpu_seconds": ", s"}
 # The numbers of the only judge of a run.
 _JUDGE = re.compile(r"by\..*\.(\w+)")
@@ -119,6 +123,9 @@ def run(
     )
     if status:
       return status
+    if needed and (told := _otherwise(needed, workdir, groups, lines)):
+      print(told, file=sys.stderr)
+      return 1
     if needed is None:
       lines[cell.name] = line = _line(cell, workdir, given, data)
       # Other programs slow a run down; they change this hardly.
@@ -127,6 +134,29 @@ def run(
       files.write_jsonl(path, [*lines.values()])
       print(results.in_line(_shown(line["summary"])), flush=True)
   return 0
+
+
+def _otherwise(
+  cell: Cell, workdir: Path, groups: Sequence[Group], lines: Lines
+) -> str:
+  """What is to be done if a run came out other than its line; "" if it did not.
+
+  Other code, or other versions of what it stands on, make other runs: what
+  starts from one is not put beside what started from the other.
+  """
+  line = lines[cell.name]["summary"]
+  found = _numbers(workdir / cell.name)
+  keys = [key for key in COLUMNS[:_OF_MACHINE] if key in line and key in found]
+  wrong = [k for k in keys if not math.isclose(line[k], found[k], rel_tol=1e-3)]
+  if not wrong:
+    return ""
+  names = paper_cells.standing_on(cell, groups, lines)
+  return (
+    f"{cell.name} was made again, and came out otherwise: {wrong[0]} is"
+    f" {found[wrong[0]]:.5g}, and {line[wrong[0]]:.5g} in its line. Take the"
+    " lines of it and of what stands on it out, and the same command makes them"
+    f" anew: {', '.join([cell.name, *names])}."
+  )
 
 
 def _timed(
@@ -186,11 +216,7 @@ def _cpu_seconds() -> float:
 def _line(
   cell: Cell, workdir: Path, given: Sequence[str], data: str
 ) -> dict[str, Any]:
-  summary = json_text.read_object(workdir / cell.name / "summary.json")
-  for name in ("verdicts.jsonl", "responses.jsonl"):
-    if (workdir / cell.name / name).exists():
-      summary |= refusals.rates(files.read_jsonl(workdir / cell.name / name))
-  summary = {_JUDGE.sub(r"judge.\1", key): summary[key] for key in summary}
+  summary = _numbers(workdir / cell.name)
   # As it is typed in a clone; where the data lie is this machine's affair.
   told = [argument.replace(f"{ROOT}/", "") for argument in given]
   if data:
@@ -204,6 +230,15 @@ def _line(
     "machine": results.machine(),
     "ended": time.strftime("%Y-%m-%d"),
   }
+
+
+def _numbers(place: Path) -> dict[str, Any]:
+  """The summary of a run, and who refuses in it."""
+  summary = json_text.read_object(place / "summary.json")
+  for name in ("verdicts.jsonl", "responses.jsonl"):
+    if (place / name).exists():
+      summary |= refusals.rates(files.read_jsonl(place / name))
+  return {_JUDGE.sub(r"judge.\1", key): summary[key] for key in summary}
 
 
 def _shown(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,7 +276,7 @@ def _table(
     k for k in COLUMNS if any(k in s for _, _, found in rows for s in found)
   ]
   header = ["data", "backbone", "tuning", "rate", "seeds"]
-  header += [vocabulary.label_of(key) + _UNITS.get(key, "") for key in keys]
+  header += [_label(key) for key in keys]
   lines = [
     f"{stage}",
     "",
@@ -254,6 +289,12 @@ def _table(
     cells += [_cell(key, [s for s in found if key in s]) for key in keys]
     lines.append("| " + " | ".join(cells) + " |")
   return "\n".join(lines)
+
+
+def _label(key: str) -> str:
+  side, _, _ = key.partition(".")
+  of = f", {side}" if side in _SIDES else ""
+  return vocabulary.label_of(key) + of + _UNITS.get(key, "")
 
 
 def _cell(key: str, found: Sequence[Mapping[str, Any]]) -> str:

@@ -107,3 +107,19 @@ def starts_from(cell: Cell, lines: Lines) -> dict[str, Cell]:
     seed = cell.seed if own else group.seeds[0]
     found[role] = _best(group, seed, lines)
   return found
+
+
+def standing_on(cell: Cell, groups: Sequence[Group], lines: Lines) -> list[str]:
+  """Names of the cells with a line that start from one, or from such a one."""
+  found = [cell.name]
+  for group in groups:  # each after those that it starts from
+    try:
+      cells = [*trials(group, lines), *seeds(group, lines)]
+    except KeyError:  # not all of its trials have a line
+      cells = trials(group, lines) if group.rates else []
+    for other in cells:
+      names = [start.name for start in starts_from(other, lines).values()]
+      known = other.name in lines and other.name not in found
+      if known and not set(found).isdisjoint(names):
+        found.append(other.name)
+  return found[1:]

@@ -38,7 +38,7 @@ class Group:
     rates: Learning rates that are tried; () takes the config's own.
     best: (key of the summary, 1 if higher is better or -1) that chooses among
       them, on validation rows.
-    kl_weight: Weight of `kl` that is taken from that value.
+    kl_weight: Weight of `kl` that is taken from that value; see `kl_weight`.
     init: {role: group that it starts from}, "policy", "reward" or "against";
       "judges" is a reward model that judges.
     seeds: Seeds of the data order, adapters and samples.
@@ -68,14 +68,23 @@ class Group:
     return text.replace(", ", "-").replace(" ", "_")
 
 
+def kl_weight(beta: float) -> float:
+  """Nats of KL in units of reward, beta / (1 - beta), as RL weighs them.
+
+  It maximises (1 - beta) R - beta KL.
+  """
+  return beta / (1.0 - beta)
+
+
 _REWARD = ("log_loss", -1)
 _POLICY = ("reward_after", 1)
-# Three for either kind, a factor of about 3 apart; full tuning's are a tenth.
-_LORA, _FULL = (1e-3, 3e-3, 1e-2), (1e-4, 3e-4, 1e-3)
+# As many for either kind, a factor of about 3 apart; full tuning's are a tenth.
+# Policies of rank 1 were best at the third one, so that they have a fourth.
+_LORA, _FULL = (1e-3, 3e-3, 1e-2, 3e-2), (1e-4, 3e-4, 1e-3, 3e-3)
 
 
-def _rates(tuning: str) -> tuple[float, ...]:
-  return _FULL if tuning == "full" else _LORA
+def _rates(tuning: str, count: int) -> tuple[float, ...]:
+  return (_FULL if tuning == "full" else _LORA)[:count]
 
 
 def coffee() -> list[Group]:
@@ -92,7 +101,7 @@ def coffee() -> list[Group]:
         backbone,
         tuning,
         fields=values,
-        rates=_rates(tuning),
+        rates=_rates(tuning, 3),
         best=_REWARD,
         init={"reward": anchor},
         seeds=(0, 1, 2),
@@ -108,9 +117,9 @@ def coffee() -> list[Group]:
         backbone,
         tuning,
         fields=values,
-        rates=_rates(tuning),
+        rates=_rates(tuning, 4),
         best=_POLICY,
-        kl_weight=0.4,
+        kl_weight=kl_weight(0.4),
         init={"policy": anchor, "reward": fixed},
         seeds=(0, 1, 2),
       )
@@ -219,14 +228,14 @@ def harmless() -> list[Group]:
       fields=rollouts | TUNINGS[tuning],
       rates=_HARMLESS[tuning],
       best=_POLICY,
-      kl_weight=0.05,
+      kl_weight=kl_weight(0.05),
       init={"reward": fixed},
     )
     judged = group(
       "judge",
       "SmolLM2-135M",
       tuning,
-      fields=answers | {"eval.rows": 256},
+      fields=answers | {"eval.rows": 256, "policy.checkpoint": "last"},
       init={"policy": policy, "judges": judge},
     )
     harmless_prompts = Group(
@@ -234,7 +243,8 @@ def harmless() -> list[Group]:
       "jsonl",
       "SmolLM2-135M",
       tuning,
-      fields=_prompts(answers),
+      # As the judge takes it: neither prefers an earlier checkpoint.
+      fields=_prompts(answers) | {"policy.checkpoint": "last"},
       init={"policy": policy},
     )
     found += [policy, judged, harmless_prompts]

@@ -172,6 +172,40 @@ def test_what_has_a_line_is_not_run_again(place):
   assert files.read_jsonl(place / "lines" / "toy.jsonl")[:-1] == lines[:-1]
 
 
+def test_what_is_made_again_has_to_come_out_as_before(
+  place, monkeypatch, capsys
+):
+  run(place, Starts())
+  path = place / "lines" / "toy.jsonl"
+  lines = files.read_jsonl(path)[:-1]  # the last policy is to be made again
+  files.write_jsonl(path, lines)
+  (place / "runs").rename(place / "elsewhere")
+  other = {0.2: {"log_loss": 0.3, "accuracy": 0.85}}
+  monkeypatch.setitem(SUMMARIES, "reward", SUMMARIES["reward"] | other)
+  start = Starts()
+  assert run(place, start) == 1
+  assert names(start, place)[-1].endswith("reward/full/rate_0.2_seed_1")
+  assert files.read_jsonl(path) == lines
+  told = capsys.readouterr().err
+  assert "accuracy is 0.85, and 0.75 in its line" in told
+  # Policies of the first seed stand on the other reward model.
+  assert told.strip().endswith(
+    "them anew: coffee_bar/small/reward/full/rate_0.2_seed_1."
+  )
+
+
+def test_what_stands_on_a_run(place):
+  run(place, Starts())
+  lines = paper.read(place / "lines" / "toy.jsonl")
+  groups = [ANCHOR, REWARD, POLICY]
+  (anchor,) = paper_cells.seeds(ANCHOR, lines)
+  assert paper_cells.standing_on(anchor, groups, lines) == [*lines][1:]
+  first, last = paper_cells.seeds(REWARD, lines)
+  found = paper_cells.standing_on(first, groups, lines)
+  assert found == [name for name in lines if "rl" in name and "seed_0" in name]
+  assert paper_cells.standing_on(last, groups, lines) == [[*lines][-1]]
+
+
 def test_a_run_that_fails_ends_it_without_a_line(place):
   assert run(place, Starts(status=75)) == 75
   assert not (place / "lines").exists()
