@@ -249,12 +249,23 @@ PURPOSE = {
 }
 
 
-def test_every_room_is_on_the_page_of_what_libraries_do():
-  page = (documents.ROOT / "docs/by-hand.md").read_text()
-  rooms = {
+def rooms():
+  """Names of the modules and folders of the package."""
+  return {
     path.stem
     for path in (documents.ROOT / "perl_jax").iterdir()
     if path.suffix == ".py" or (path / "__init__.py").is_file()
   }
+
+
+def test_every_room_is_on_the_page_of_what_libraries_do():
+  page = (documents.ROOT / "docs/by-hand.md").read_text()
   named = set(re.findall(r"perl_jax/(\w+)", page))
-  assert sorted(rooms - named) == sorted(PURPOSE)
+  assert sorted(rooms() - named) == sorted(PURPOSE)
+
+
+def test_every_room_is_on_the_map_of_the_code():
+  page = documents.text(documents.ROOT / "README.md")
+  (code,) = re.findall(r"## Map of the code\n+```\n(.*?)```", page, re.DOTALL)
+  named = set(re.findall(r"\b(\w+)(?:/|\.py)", code))
+  assert rooms() - named == {"__init__"}
