@@ -70,6 +70,16 @@ def padded(text: str) -> str:
   return "\n\n" + text.lstrip()
 
 
+def is_talk(value: Any) -> bool:
+  """Whether a value is a list of turns, in any layout that is read."""
+  talk = of(value)
+  return (
+    isinstance(talk, list)
+    and bool(talk)
+    and all(isinstance(turn, dict) and _speaks(turn) for turn in talk)
+  )
+
+
 def same(left: Any, right: Any) -> bool:
   """Whether two messages are equal but for white space around the content."""
   return left == right or (
@@ -95,6 +105,12 @@ def _is_ours(value: Any) -> bool:
     and value.get("role") in _ROLES
     and value.get("content") is not None
   )
+
+
+def _speaks(turn: dict[str, Any]) -> bool:
+  """Whether a message says who speaks, and what is said or called."""
+  said = turn.get("content") is not None or "tool_calls" in turn
+  return isinstance(turn.get("role"), str) and said
 
 
 def _listed(text: str) -> Any:

@@ -13,6 +13,7 @@ A user's columns get our names first, and null fields are left out. Then:
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -21,11 +22,11 @@ from perl_jax import json_text, names
 from perl_jax.data import unusable
 from perl_jax.data.sources.jsonl import (
   cells,
-  conversations,
   described,
   formats,
   layouts,
   messages,
+  mistaken,
   pairs,
   rated,
 )
@@ -160,9 +161,13 @@ class Reader:
       name: Name of the file, for errors.
 
     Raises:
-      ValueError: A column that the user names is in no row, or is there twice.
+      ValueError: A column that the user names is in no row, or is there twice;
+        or the prompt of pairs seems to be in a column that is not read.
     """
-    for where, fields in rows:
+    rows = iter(rows)
+    first = list(itertools.islice(rows, mistaken.FIRST))
+    mistaken.check_words([self._named(*row) for row in first], name)
+    for where, fields in itertools.chain(first, rows):
       self.count += 1
       try:
         for made, ours in self.rows(where, fields):
@@ -254,8 +259,9 @@ class Reader:
       talk = fields["messages"]
       if isinstance(talk, list) and not layouts.is_answered(talk):
         fields = rated.without(fields, ("messages",)) | {"prompt": talk}
+    mistaken.check_prompt(fields, where)
     if self._kind != "candidates":
-      _check_pair(fields, where)
+      mistaken.check_replies(fields, where)
     if not pairs.is_many(fields):
       yield where, pairs.apart(fields, where)
       return
@@ -303,33 +309,6 @@ class Reader:
   def _labelled(self, fields: Fields, score: float) -> Fields:
     label = score >= self._reading.threshold
     return rated.without(fields, rated.SCORES) | {"label": label}
-
-
-def _check_pair(fields: Fields, where: str) -> None:
-  """Checks what would otherwise be taken for another pair, or for none.
-
-  Raises:
-    UnusableError: A list of replies is empty; or two texts are without a
-      prompt, and another column is known for one.
-  """
-  sides = {side: fields.get(side) for side in pairs.SIDES}
-  if pairs.is_many(fields):
-    for side, replies in sides.items():
-      if replies == []:
-        raise messages.error(where, side, "has no reply, but an empty list.")
-  texts = all(isinstance(side, str) for side in sides.values())
-  if not texts or "prompt" in fields:
-    return
-  if all(map(conversations.is_transcript, sides.values())):
-    return
-  columns = described.suggested(fields)
-  if "prompt" in columns.values():
-    raise messages.error(
-      where,
-      "prompt",
-      f"missing: this row has {messages.listed(fields)}."
-      f" {described.renamed(columns)}",
-    )
 
 
 def answer_of(row: Found) -> str | None:

@@ -6,6 +6,7 @@ from perl_jax.data.sources.jsonl import conversations, messages, rated
 
 Fields = dict[str, Any]
 _CONVERSATIONS = ("conversations", "conversation")
+_TRAJECTORY = "trajectory"
 # Fields of rows whose turns, if any, are no prompts.
 _SAID = {
   "prompt",
@@ -77,6 +78,7 @@ def as_messages(fields: Fields, where: str) -> Fields:
       talk = fields[name]
       fields = rated.without(fields, (name,))
       fields["prompt" if "chosen" in fields else "messages"] = talk
+  fields = _of_trajectory(fields)
   if is_alpaca(fields):
     fields = _of_alpaca(fields, where)
   changed = {}
@@ -93,6 +95,19 @@ def as_messages(fields: Fields, where: str) -> Fields:
       if isinstance(fields.get(name), str):
         changed[name] = fields[name].strip()
   return fields | changed if changed else fields
+
+
+def _of_trajectory(fields: Fields) -> Fields:
+  """Returns a row whose only conversation is a `trajectory` (UltraInteract)."""
+  talk = fields.get(_TRAJECTORY)
+  if talk is None or not _SAID.isdisjoint(
+    fields.keys() - {"chosen", "rejected"}
+  ):
+    return fields
+  if not conversations.is_talk(talk):
+    return fields
+  fields = rated.without(fields, (_TRAJECTORY,))
+  return fields | {"prompt" if "chosen" in fields else "messages": talk}
 
 
 def _of_alpaca(fields: Fields, where: str) -> Fields:

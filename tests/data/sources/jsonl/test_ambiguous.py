@@ -1,8 +1,13 @@
 """Rows that could be taken for others, or for none."""
 
+import json
+
 import pytest
 
+from perl_jax.data.sources.jsonl import files, forms, whole
+from tests.data.sources.jsonl import cases
 from tests.data.sources.jsonl.formed import one, read
+from tests.data.text.messages import assistant, user
 
 
 def test_texts_without_a_prompt_beside_a_question():
@@ -18,6 +23,91 @@ def test_texts_without_a_prompt_beside_a_question():
   talk = {"chosen": "Human: q\n\nAssistant: a", "input": "x"}
   talk["rejected"] = "Human: q\n\nAssistant: b"
   assert one(talk)["chosen"] == "a"
+
+
+STEPS = {"chosen": "Step 1: Add.", "rejected": "Step 1: Guess."}
+
+
+@pytest.mark.parametrize("talk", [
+  [{"from": "user", "value": "2 + 2?"}], json.dumps([user("2 + 2?")]),
+  {"role": ["user"], "content": ["2 + 2?"]},
+])  # fmt: skip
+def test_texts_without_a_prompt_beside_a_conversation(talk):
+  for kind in ("preferences", "prompts", "candidates"):
+    with pytest.raises(
+      ValueError, match=r"'thread' is a conversation.*columns"
+    ):
+      read({"thread": talk, **STEPS}, kind=kind)
+  named = {"columns": {"thread": "prompt"}}
+  assert one({"thread": talk, **STEPS}, **named) == {
+    "prompt": [user("2 + 2?")], **STEPS,
+  }  # fmt: skip
+
+
+def test_a_trajectory_is_a_conversation():
+  """As UltraInteract has it, for pairs and for SFT."""
+  turns = [{"from": "user", "value": "q"}, {"from": "assistant", "value": "a"}]
+  talk = [user("q"), assistant("a")]
+  asked = {"trajectory": turns[:1], **STEPS}
+  assert one(asked) == {"prompt": talk[:1], **STEPS}
+  found = one({"trajectory": turns}, "demonstrations")
+  assert found == {"messages": talk}
+  for row in (
+    {"prompt": "q", "response": "a", "trajectory": turns},
+    {"trajectory": [{"state": 1}], "prompt": "q"},
+    {"prompt": "p", **STEPS, "trajectory": turns},
+  ):
+    assert one(row, "prompts") == row
+
+
+def beside(count=20, **columns):
+  """Pairs of texts that begin alike, and columns made of their numbers."""
+  return [
+    {name: make(n) for name, make in columns.items()}
+    | {"chosen": f"I think so {n}.", "rejected": f"I think not {n}."}
+    for n in range(count)
+  ]
+
+
+@pytest.mark.parametrize(
+  "post", ["May I eat {n} figs?", "我可以吃{n}个无花果吗？"]
+)
+def test_texts_without_a_prompt_beside_texts(write, post):
+  """A column of texts may be what was asked, whatever it is called."""
+  rows = beside(post=lambda n: post.format(n=n), id=lambda n: f"post_{n}")
+  rows[3]["post"] = None
+  path = write(*rows)
+  for load, kind in (
+    (files.load, "preferences"),
+    (files.load, "prompts"),
+    (whole.load, "candidates"),
+  ):
+    with pytest.raises(ValueError, match=rf"{path}.*'post' is a text") as error:
+      load(path, kind)
+  assert """--config.data.columns='{"post": "prompt"}'""" in str(error.value)
+  # Both ways out that the error names.
+  read_ = files.load(path, "preferences", validation_path=path, ignore=["post"])
+  assert read_.train[0].prompt == (user("I think"),)
+  reading = forms.Reading(columns={"post": "prompt"})
+  found = files.load(path, "preferences", validation_path=path, reading=reading)
+  assert found.train[0].prompt == (user(post.format(n=0)),)
+  assert found.train[0].chosen == "I think so 0."
+
+
+@pytest.mark.parametrize(
+  "columns",
+  [
+    {"id": lambda n: f"prompt_{n}"},
+    {"source": lambda n: "Evol Instruct" if n % 2 else "Open Assistant"},
+    {"time": lambda n: f"2024-01-{n + 1:02} 10:00"},
+    {"comment": lambda n: f"good one {n}" if n % 2 else None},
+    {"score": lambda n: n / 2},
+    {"system": lambda n: f"You are bot {n}."},
+  ],
+)
+def test_texts_beside_ids_and_labels_are_read(write, columns):
+  found = cases.read(write(*beside(**columns)), "preferences")
+  assert found[0].prompt[-1] == user("I think")
 
 
 @pytest.mark.parametrize("side", ["chosen", "rejected"])

@@ -1,0 +1,119 @@
+"""Refuses pairs that would be taken for others, or for none.
+
+Two texts without a prompt have the words that both begin with as one. Where the
+prompt is in a column that is not read, these are only how answers begin.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from perl_jax.data.sources.jsonl import (
+  conversations,
+  described,
+  keys,
+  messages,
+  pairs,
+)
+
+Fields = dict[str, Any]
+# How many rows of a file say what all of them do.
+FIRST = 100
+# Share of rows that are all rows, but for some that are odd.
+_MOST = 0.9
+# Columns with texts that are read beside a pair.
+_READ = {*pairs.SIDES, *keys.CONTEXT, *keys.SUBSETS}
+_WORD = re.compile(r"[^\W\d_]{2,}")
+
+
+def check_replies(fields: Fields, where: str) -> None:
+  """Checks that no side of a pair is an empty list of replies.
+
+  Raises:
+    UnusableError: One is, and the other is a list of replies.
+  """
+  if not pairs.is_many(fields):
+    return
+  for side in pairs.SIDES:
+    if fields.get(side) == []:
+      raise messages.error(where, side, "has no reply, but an empty list.")
+
+
+def check_prompt(fields: Fields, where: str) -> None:
+  """Checks that the prompt of two texts is not in a column of another name.
+
+  Raises:
+    UnusableError: A column is known for one, or is a conversation.
+  """
+  if not _begin_alike(fields):
+    return
+  columns = described.suggested(fields)
+  if "prompt" in columns.values():
+    raise messages.error(
+      where,
+      "prompt",
+      f"missing: this row has {messages.listed(fields)}."
+      f" {described.renamed(columns)}",
+    )
+  for column, value in fields.items():
+    if conversations.is_talk(value):
+      raise messages.error(
+        where,
+        "prompt",
+        f"missing, and {column!r} is a conversation. {_ways_out(column)}",
+      )
+
+
+def check_words(rows: Sequence[Fields], name: str) -> None:
+  """Checks that no column beside pairs of texts looks like their prompts.
+
+  That is a column with a text of several words in nearly every row, most of
+  which are different.
+
+  Args:
+    rows: The first rows of a file, with our names.
+    name: Name of the file, for errors.
+
+  Raises:
+    ValueError: There is one.
+  """
+  rows = [row for row in rows if _begin_alike(row)]
+  for column in dict.fromkeys(column for row in rows for column in row):
+    values = [] if column in _READ else [row.get(column) for row in rows]
+    texts = list(filter(_is_said, values))
+    if (
+      not texts
+      or len(texts) < _MOST * len(rows)
+      or 2 * len(set(texts)) <= len(texts)
+    ):
+      continue
+    raise ValueError(
+      f"{name}: field 'prompt' is missing, and {column!r} is a text in nearly"
+      f" every row, such as {messages.found(texts[0])}: the words that `chosen`"
+      f" and `rejected` begin with may not be all that was asked."
+      f" {_ways_out(column)}"
+    )
+
+
+def _begin_alike(fields: Fields) -> bool:
+  """Whether words that two texts share would be taken for their prompt."""
+  sides = [fields.get(side) for side in pairs.SIDES]
+  if "prompt" in fields or not all(isinstance(side, str) for side in sides):
+    return False
+  return not all(map(conversations.is_transcript, sides))
+
+
+def _is_said(value: Any) -> bool:
+  """Whether a value is a text of several words, and no name, id or date."""
+  if not isinstance(value, str):
+    return False
+  # Chinese and Japanese have no spaces between words.
+  spaced = len(value.split()) > 1 and len(_WORD.findall(value)) > 1
+  return spaced or (not value.isascii() and len(value) > 3)
+
+
+def _ways_out(column: str) -> str:
+  return (
+    f"{described.renamed({column: 'prompt'})} If it is not the prompt, leave it"
+    f" out with --config.data.ignore=\"('{column}',)\"."
+  )
