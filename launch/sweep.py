@@ -254,7 +254,7 @@ def told_so(run: Run) -> bool:
   # The flags of several hosts say nothing about what was trained.
   before = {
     argument
-    for argument in shlex.split(told.read_text(encoding="utf-8"))[3:]
+    for argument in shlex.split(told.read_text(encoding="utf-8"))
     if argument.startswith(("--config", "--workdir"))
   }
   mine = {a for a in run.arguments if a.startswith(("--config", "--workdir"))}

@@ -13,7 +13,6 @@ where JAX finds the others by itself (TPU VM, GKE, SLURM, Open MPI), or with
 
 import logging as standard_logging
 import os
-import shlex
 import sys
 import threading
 import traceback
@@ -135,9 +134,8 @@ def main(argv: list[str]) -> None:
 def stop(stopped: signals.Stopped) -> None:
   """Ends a run that was told to stop, with one line and `signals.STATUS`."""
   signals.end_blocks(stopped)
-  command = shlex.join(["python", "-m", "perl_jax.main", *sys.argv[1:]])
   said = buckets.named(
-    f"{stopped} To go on, run the same command again: {command}"
+    f"{stopped} To go on, run the same command again: {starting.command_line()}"
   )
   # What was abandoned may still compute, and is not waited for.
   last = threading.Timer(_LAST_SECONDS, lambda: os._exit(signals.STATUS))

@@ -9,6 +9,7 @@ run itself decides what to do.
 import atexit
 import contextlib
 import os
+import shlex
 import signal
 import sys
 
@@ -28,6 +29,18 @@ def _leave(number: int, frame: object) -> None:
     os.write(2, said.encode())
   finally:
     os._exit(STATUS)
+
+
+def command_line() -> str:
+  """What was typed, for a shell: the same command again.
+
+  The command `perl_jax` is named by itself. Who has it of `pipx` or `uv tool`
+  has no Python that knows the package.
+  """
+  program = os.path.splitext(os.path.basename(sys.argv[0]))[0]
+  own = program == "perl_jax"
+  start = ["perl_jax"] if own else ["python", "-m", "perl_jax.main"]
+  return shlex.join([*start, *sys.argv[1:]])
 
 
 def leave_last(status: int) -> None:

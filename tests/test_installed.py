@@ -160,6 +160,8 @@ def test_it_trains_from_any_directory(installed, environment):
   workdir = environment["cwd"] / "run"
   before = (workdir / "summary.json").read_text()
   assert json.loads(before)["loss"] > 0
+  told = (workdir / "command.txt").read_text()
+  assert told.startswith("perl_jax --config=sft:coffee_bar ")
   run(
     *(installed / "python", "-m", "perl_jax.main"),
     *(f"--config={ROOT}/configs/sft.py", "--workdir=run", *given),

@@ -1,9 +1,12 @@
-"""How a command ends: after everything that waits for its end, as it is."""
+"""How a command was started, and ends after everything that waits for it."""
 
+import shlex
 import subprocess
 import sys
 
 import pytest
+
+from perl_jax import starting
 
 COMMAND = """
 import os, sys, threading, time
@@ -37,3 +40,22 @@ def test_what_is_abandoned_does_not_change_the_status(code, status):
   assert ended.stdout.splitlines() == ["a thread", "a goodbye"]
   assert ended.stderr.strip() == (code if isinstance(code, str) else "")
   assert ends("").returncode not in (0, status)  # it would have
+
+
+@pytest.mark.parametrize(
+  ("program", "typed"),
+  [
+    ("/home/me/.local/bin/perl_jax", "perl_jax"),
+    ("bin/perl_jax.exe", "perl_jax"),
+    ("/home/me/perl_jax/perl_jax/main.py", "python -m perl_jax.main"),
+    ("/home/me/perl_jax/perl_jax/__main__.py", "python -m perl_jax.main"),
+    ("-c", "python -m perl_jax.main"),
+  ],
+)
+def test_a_command_is_named_as_it_was_typed(monkeypatch, program, typed):
+  """`pipx` and `uv tool` give the command alone, and no such module."""
+  given = ["--config=a b.py", "--workdir=x"]
+  monkeypatch.setattr("sys.argv", [program, *given])
+  command = starting.command_line()
+  assert command == f"{typed} '--config=a b.py' --workdir=x"
+  assert shlex.split(command)[-2:] == given

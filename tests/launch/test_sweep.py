@@ -196,6 +196,17 @@ def test_a_point_without_its_last_checkpoint_is_run_again(
   assert f"{workdir} has no checkpoint of step 7" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("program", ["perl_jax", "python -m perl_jax.main"])
+def test_a_run_is_known_by_its_command(tmp_path, program):
+  run, other = sweep.grid([CONFIG, "--config.seed=0,1"], tmp_path)
+  run.workdir.mkdir()
+  words = [*program.split(), *run.arguments, "--num_processes=2"]
+  (run.workdir / "command.txt").write_text(shlex.join(words))
+  assert sweep.told_so(run)
+  for changed in (other.arguments, run.arguments[1:]):
+    assert not sweep.told_so(run._replace(arguments=changed))
+
+
 def test_another_fixed_field_is_another_run(tmp_path, runner):
   """What was trained with other fields is not taken for it."""
   arguments = [f"--workdir={tmp_path / 's'}", CONFIG, "--config.lora.rank=2,4"]

@@ -2,9 +2,7 @@
 
 import contextlib
 import functools
-import shlex
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from perl_jax import checksums, disk, files, hosts, json_text
+from perl_jax import checksums, disk, files, hosts, json_text, starting
 from perl_jax.tasks.initial import manifest, saved, sealed
 from perl_jax.tasks.settings import shared
 from perl_jax.tasks.training import changes, lock
@@ -135,7 +133,7 @@ def preparing(config: shared.Config, workdir: str | Path) -> Iterator[Path]:
       summary.unlink(missing_ok=True)
     files.write_json(workdir / CONFIG_FILE, mine)
     # The report shows it; a resumed run may have been started by another.
-    command = shlex.join(["python", "-m", "perl_jax.main", *sys.argv[1:]])
+    command = starting.command_line()
     files.write_text(workdir / "command.txt", command + "\n")
     sealed.write(workdir)
 

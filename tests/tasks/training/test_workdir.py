@@ -25,7 +25,7 @@ def test_differences_are_listed_by_their_path():
 
 
 def test_workdir_is_claimed_at_the_end(tmp_path, monkeypatch):
-  monkeypatch.setattr("sys.argv", ["x", "--config=a b.py"])
+  monkeypatch.setattr("sys.argv", ["bin/perl_jax", "--config=a b.py"])
   config = tiny.config("sft")
   with workdir_lib.preparing(config, tmp_path / "deep" / "run") as workdir:
     assert workdir == tmp_path / "deep" / "run" and workdir.is_dir()
@@ -34,7 +34,7 @@ def test_workdir_is_claimed_at_the_end(tmp_path, monkeypatch):
   assert written == json.loads(config.to_json())
   assert written["data"]["vocab_size"] == 400
   command = (workdir / "command.txt").read_text()
-  assert command == "python -m perl_jax.main '--config=a b.py'\n"
+  assert command == "perl_jax '--config=a b.py'\n"
   with workdir_lib.preparing(config, workdir):
     pass  # the same config again is a resume
 
