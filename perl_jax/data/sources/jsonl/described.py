@@ -2,9 +2,10 @@
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from perl_jax.data.records import Message
 from perl_jax.data.sources.jsonl import conversations, layouts, pairs, rated
 
 Fields = dict[str, Any]
@@ -27,6 +28,9 @@ _OTHERS = {
   ),
   **dict.fromkeys(("dispreferred", "loser", "rejected_responses"), "rejected"),
 }
+# Columns with what may have been asked besides the prompt.
+_MORE = {name for name, ours in _OTHERS.items() if ours == "prompt"}
+_MORE |= {"article", "document", "instruction", "passage", "persona", "prompt"}
 
 
 def about(fields: Fields) -> str:
@@ -106,6 +110,26 @@ def _hint_for_demonstrations(fields: Fields) -> str:
     if isinstance(fields.get(name), str):
       return f" {renamed({name: 'response'})}"
   return ""
+
+
+def unseen(
+  fields: Fields, names: Iterable[str], prompt: Sequence[Message]
+) -> set[str]:
+  """Returns the columns that may have been asked, and are not in the prompt.
+
+  Args:
+    fields: A row with our names.
+    names: The columns of it that are not read.
+    prompt: The prompt that is made of the row.
+  """
+  said = "\n".join(message["content"] for message in prompt)
+  return {
+    name
+    for name in _MORE.intersection(names)
+    if isinstance(text := fields.get(name), str)
+    and text.strip()
+    and text.strip() not in said
+  }
 
 
 def renamed(columns: Mapping[str, str]) -> str:

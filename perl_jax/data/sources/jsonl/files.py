@@ -205,9 +205,15 @@ def read(
       " of which the first is the prompt. The others follow an answer, so they"
       " are not asked."
     )
-  if ignored and kind != "prompts":  # A reward function is given all fields.
+  if ignored:
     shares = unusable.shares(ignored.items(), counts["rows"])
-    notes.append(f"{path}: fields that are not read: {shares}")
+    what = "fields that are not read"
+    if kind == "prompts":
+      what = (
+        "fields that are not in the prompt, which the model does not see and a"
+        " reward function does"
+      )
+    notes.append(f"{path}: {what}: {shares}")
   named = [
     f"{found[0]}"
     + (f" and {len(found) - 1} more" if len(found) > 1 else "")

@@ -40,12 +40,12 @@ CONTEXT = {*SYSTEM, "tools", _OLD_TOOLS, records.VARIABLES}
 SUBSETS = ("subset", "domain")
 # Keys that a model should see, and that cannot be shown to it.
 SEEN = (
-  "audio", "audios", "chat_template", "documents", "history", "image",
-  "image_url", "images", "input_audio", "video", "videos",
+  "audio", "audios", "chat_template", "context", "documents", "history",
+  "image", "image_url", "images", "input_audio", "video", "videos",
 )  # fmt: skip
 # Keys that would change what is learned, and that cannot be honoured.
 _REFUSED = {
-  *SEEN, "context", "loss_mask", "refusal", "sample_weight", "train_detail",
+  *SEEN, "loss_mask", "refusal", "sample_weight", "train_detail",
   "training_detail",
 }  # fmt: skip
 _MEANT = {*RENDERED[:2], *WEIGHTS[:3], *SYSTEM, *_REFUSED, "tools"}

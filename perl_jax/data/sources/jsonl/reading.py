@@ -53,7 +53,9 @@ class File:
     records: Prompts if prompts are asked for and the rows have them, else
       records of the shape.
     counts: How many rows were read and dropped.
-    ignored: How many rows have each of the fields that are not read.
+    ignored: How many rows have each of the fields that are not read; of
+      prompts those that may have been asked, since a reward function is given
+      the others.
     unusable: The rows that cannot be used.
   """
 
@@ -117,6 +119,8 @@ class File:
       ignored |= asked.ignore & row.raw.keys()
     if ignored:
       self.counts["ignored_fields"] += 1
+      if taken:
+        ignored = described.unseen(fields, ignored, record.prompt)
       self.ignored.update(ignored)
     dropped = _why_dropped(record, shape)
     if dropped:

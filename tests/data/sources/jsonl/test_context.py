@@ -127,6 +127,7 @@ def test_tools_are_a_key_of_the_first_message(write, kind, column, value):
   ("more", "why"),
   [
     ({"images": ["a.png"]}, "field 'images': changes what the row means"),
+    ({"context": "It was Bob."}, "field 'context': changes what the row means"),
     ({"weight": 0.5}, "field 'weight': changes what the row means"),
     ({"tool": "x"}, "Is 'tools' meant"),
     ({"tools": "look"}, "field 'tools': must be a list of objects"),
@@ -140,7 +141,9 @@ def test_a_column_that_would_change_the_meaning_is_refused(write, more, why):
   # The way out that the error names.
   found = files.load(path, "demonstrations", ignore=tuple(more))
   assert found.counts["ignored_fields"] == 1
-  if "tools" in more or "images" in more:  # The model would not see them.
+  if not {"tools", "images", "context"}.isdisjoint(
+    more
+  ):  # The model would not see them.
     with pytest.raises(ValueError, match=rf"rows\.jsonl:21: .*{why}"):
       files.load(path, "prompts")
   else:  # A reward function is given the whole row.
@@ -161,6 +164,31 @@ def test_columns_that_are_left_out_are_named_with_their_share(write):
     f"{path}: fields that are not read: id (50 % of rows)",
   )
   assert files.load(path, "prompts").notes == ()
+
+
+@pytest.mark.parametrize(
+  ("row", "names"),
+  [
+    ({"prompt": "To French.", "input": "Hi"}, "input (100 % of rows)"),
+    ({"instruction": "Answer.", "question": "1 + 1?"}, "question (100 % of"),
+    ({"messages": [user("1 + 1?"), assistant("2")], "prompt": "Sum."},
+     "prompt (100 % of"),
+    ({"prompt": "To French.", "passage": "Hi", "query": "Hm?"},
+     "passage (100 % of rows), query (100 % of rows)"),
+    ({"prompt": "To French: Hi", "input": "Hi"}, ""),
+    ({"instruction": "To French:", "input": "Hi"}, ""),
+    ({"prompt": "Hi", "question": "", "answer": "a", "id": "b"}, ""),
+  ],
+)  # fmt: skip
+def test_what_rl_does_not_ask_is_in_the_log(write, row, names):
+  """A model that is asked a part of a question has nothing to say of it."""
+  path = write(row, row)
+  notes = files.load(path, "prompts", validation_path=path).notes
+  assert len(notes) == bool(names)
+  assert not names or notes[0].startswith(
+    f"{path}: fields that are not in the prompt, which the model does not see"
+    f" and a reward function does: {names}"
+  )
 
 
 def test_the_sides_of_a_pair_share_a_prompt_whatever_its_ids_are(write):
