@@ -24,7 +24,8 @@ def make_logprobs(
   """Returns `logprobs(trainable, frozen, prompts, lengths, responses, mask)`.
 
   The function returns log-probs and entropies of the response tokens, in nats,
-  `[B, T]` float32 each, 0 where masked.
+  `[B * G, T]` float32 each, 0 where masked, for G responses to each of B
+  prompts, by prompt.
 
   Args:
     backbone: Model and adapter shape.
@@ -32,13 +33,15 @@ def make_logprobs(
   """
 
   def logprobs(trainable, frozen, prompts, lengths, responses, mask):
+    rows = roles.shared_rows(backbone.config, prompts, lengths, responses, mask)
     scores = roles.response_logprobs(
       backbone,
       params_lib.combine(trainable, frozen),
-      roles.with_response(prompts, lengths, responses, mask),
+      rows.sequence,
       response_len=responses.shape[1],
       temperature=temperature,
       entropy=True,
+      group=rows.group,
     )
     zero = jnp.zeros((), jnp.float32)
     return (
@@ -57,25 +60,29 @@ def make_rewards(
 ) -> Callable[..., jax.Array]:
   """Returns `rewards(trainable, frozen, prompts, lengths, responses, mask)`.
 
-  The function returns the reward model's score of each response, `[B]` float32.
+  The function returns the reward model's score of each response, `[B * G]`
+  float32, for G responses to each of B prompts, by prompt.
 
   Args:
     backbone: Model and adapter shape.
     members: Number of reward models. Above 1, `trainable` holds the stacked
-      trees of all, and the scores are `[members, B]`, from one pass.
+      trees of all, and the scores are `[members, B * G]`, from one pass.
     closing: What the reward model reads after a response, or None.
   """
 
   def rewards(trainable, frozen, prompts, lengths, responses, mask):
     params = params_lib.combine(trainable, frozen)
     read = roles.closed(closing, responses, mask)
-    prompt = jnp.zeros(prompts.shape, bool)
+    rows = roles.shared_rows(
+      backbone.config, prompts, lengths, read.tokens, read.mask
+    )
     return roles.response_scores(
       backbone,
       params,
-      roles.with_response(prompts, lengths, read.tokens, read.mask),
-      jnp.concatenate([prompt, read.response_mask], axis=1),
+      rows.sequence,
+      rows.columns_of(read.response_mask),
       max_response=read.tokens.shape[1],
+      group=rows.group,
     )
 
   if members > 1:

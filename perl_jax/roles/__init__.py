@@ -28,6 +28,7 @@ from perl_jax.roles.packed import (
   row_block,
   shares_prompts,
 )
+from perl_jax.roles.rows import SharedRows, shared_rows
 from perl_jax.roles.sequences import (
   Sequence,
   left_padded,
@@ -42,6 +43,7 @@ __all__ = [
   "Closing",
   "Role",
   "Sequence",
+  "SharedRows",
   "closed",
   "head_kernel",
   "hidden_states",
@@ -58,6 +60,7 @@ __all__ = [
   "right_padded",
   "row_block",
   "segments_of",
+  "shared_rows",
   "shares_prompts",
   "target_logprobs",
   "with_response",
