@@ -104,11 +104,7 @@ class PolicyEvaluator:
 
     `prompts` is the batch on the mesh.
     """
-    group, device = self._engine.spec.group, prompts
-    if group > 1:
-      # Every response beside its prompt, on the process that has the prompt.
-      batch = type(batch)(*(np.repeat(field, group, axis=0) for field in batch))
-      device = sharding.place_batch(self._mesh, batch)
+    group = self._engine.spec.group
     samples = self._engine.sample(
       policy.trainable,
       policy.frozen,
@@ -117,7 +113,9 @@ class PolicyEvaluator:
       prompts.index,
       self._key,
     )
-    args = (device.tokens, device.lengths, samples.tokens, samples.mask)
+    watch.wait(samples)
+    # Of one length for policy, anchor and reward.
+    args = self._engine.score_args(prompts, samples)
     kl = entropy = None
     if anchor is not None:
       logprobs, entropy = self._engine.logprobs(
@@ -132,15 +130,16 @@ class PolicyEvaluator:
     measured = None
     if reward is not None:
       with watch.interrupted():
-        measured = reward.measure(args, batch.index, self._rows)
-    watch.wait((samples, kl, entropy, measured))
+        index = np.repeat(batch.index, group)
+        measured = reward.measure(args, index, self._rows)
+    watch.wait((kl, entropy, measured))
     # The rows of all processes, on each of them: all write the same down.
     batch, samples, kl, entropy, measured = hosts.to_host(
-      (device, samples, kl, entropy, measured)
+      (prompts, samples, kl, entropy, measured)
     )
     found: dict[int, list[dict[str, Any]]] = {}
-    for row in np.flatnonzero(batch.valid):
-      index = int(batch.index[row])
+    for row in np.flatnonzero(np.repeat(batch.valid, group)):
+      index = int(batch.index[row // group])
       of = self._record(samples, row, index)
       found.setdefault(index, []).append(of)
       if kl is not None:

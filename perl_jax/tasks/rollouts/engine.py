@@ -1,7 +1,12 @@
 """Compiled sampling, log-probs and rewards: what an evaluation runs."""
 
+import jax
+import jax.numpy as jnp
+
+from perl_jax import hosts, roles, sampling, scoring
 from perl_jax import params as params_lib
-from perl_jax import roles, sampling, scoring
+from perl_jax.data.batches.prompts import PromptBatch
+from perl_jax.tasks.settings import shared
 from perl_jax.tasks.training.compiled import Compiled
 
 
@@ -14,6 +19,8 @@ class Engine:
   Attributes:
     backbone: Model and adapter shape of policy and anchor.
     spec: How responses are sampled.
+    buckets: Lengths that responses are scored on, in ascending order; the last
+      is `spec.response_len`.
     sample: `sample(trainable, frozen, prompts, lengths, row_ids, key)`.
     logprobs: `scoring.make_logprobs`.
     rewards: `scoring.make_rewards` of the reward model, or None without one.
@@ -26,6 +33,7 @@ class Engine:
     reward: roles.Role | None = None,
   ):
     self.backbone, self.spec = backbone, spec
+    self.buckets = shared.response_buckets(spec.response_len)
     self.sample = compiled_sampler(backbone, spec)
     self.logprobs = Compiled(
       # As the sampler says them: at 1 where greedy decoding has none.
@@ -40,6 +48,29 @@ class Engine:
         ),
         name="rewards",
       )
+
+  def score_args(
+    self, batch: PromptBatch, samples: sampling.Samples
+  ) -> tuple[jax.Array, ...]:
+    """What `logprobs` and `rewards` are given behind the trees of a role.
+
+    The prompts, their lengths, and of the responses, tokens and mask `[B * G,
+    T]`: `T` is the first of `buckets` with room for the longest. All processes
+    have to call it.
+
+    Args:
+      batch: Prompts `[B, P]`, on the mesh; those that are not valid may have
+        longer responses, which are cut.
+      samples: Responses to them, `[B * G, response_len]`.
+    """
+    lengths = samples.mask.sum(axis=-1).reshape(-1, self.spec.group)
+    # Read from an array of all rows: the same on every process.
+    longest = int(
+      hosts.to_host(jnp.max(lengths, where=batch.valid[:, None], initial=0))
+    )
+    room = next(n for n in self.buckets if n >= longest)
+    responses = samples.tokens[:, :room], samples.mask[:, :room]
+    return batch.tokens, batch.lengths, *responses
 
   @property
   def compiled(self) -> tuple[Compiled, ...]:

@@ -16,8 +16,6 @@ from perl_jax.tasks.settings import (
 )
 from perl_jax.tasks.settings import reward as reward_settings
 
-_LEAST_BUCKET = 16
-
 
 @dataclasses.dataclass(frozen=True)
 class RLSettings:
@@ -112,10 +110,7 @@ def read(config: shared.Config) -> RLSettings:
 
 
 def _buckets(given: Sequence[int], longest: int) -> tuple[int, ...]:
-  """Lengths of responses; () is a quarter and a half of the longest, and it.
-
-  Few, because each compiles the scores and the update once more, and none that
-  is too short to save time.
+  """`given` and the longest; see `shared.response_buckets` for ().
 
   Raises:
     ValueError: One is longer than the longest response.
@@ -125,8 +120,9 @@ def _buckets(given: Sequence[int], longest: int) -> tuple[int, ...]:
       f"config.rollouts.buckets={tuple(given)!r}: responses have at most"
       f" data.response_len={longest} tokens. Leave out what is longer."
     )
-  own = [n for n in (longest // 4, longest // 2) if n >= _LEAST_BUCKET]
-  return (*sorted({*(given or own)} - {longest}), longest)
+  if not given:
+    return shared.response_buckets(longest)
+  return (*sorted({*given} - {longest}), longest)
 
 
 def _estimator(config: shared.Config) -> steps.Estimator:

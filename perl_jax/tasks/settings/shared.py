@@ -19,6 +19,7 @@ Config = ml_collections.ConfigDict
 DTYPES = ("float32", "bfloat16")
 # What to do where a number is not finite; see `training.nonfinite`.
 NONFINITE = ("stop", "skip")
+_LEAST_BUCKET = 16
 
 
 def as_written(config: Config) -> dict[str, Any]:
@@ -202,6 +203,16 @@ def share(trainable: Any, frozen: Any) -> dict[str, float]:
     "trainable_bytes": params_lib.nbytes(trainable),
     "frozen_bytes": params_lib.nbytes(frozen),
   }
+
+
+def response_buckets(longest: int) -> tuple[int, ...]:
+  """Lengths that responses are cut to: a quarter and a half of the longest, it.
+
+  Few, because each compiles what is computed of responses once more, and none
+  that is too short to save time.
+  """
+  shorter = (longest // 4, longest // 2)
+  return (*(n for n in shorter if n >= _LEAST_BUCKET), longest)
 
 
 def evaluation_spec(
