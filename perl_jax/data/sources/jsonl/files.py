@@ -32,6 +32,7 @@ Counts that are not 0:
 - unusable_dropped: rows that are malformed, or of another shape.
 - first_turns_only: rows with several turns of a user, of which the first is the
   prompt.
+- repeated_rows: rows that say the same as one before them.
 - ignored_fields: rows with further fields, of the row or of a message.
 - unused_files: test files, where there are validation files as well.
 - validation_*: the same counts for the validation rows, if they are in files of
@@ -47,7 +48,7 @@ from collections.abc import Collection, Sequence
 
 from perl_jax.data import splits, unusable
 from perl_jax.data.records import Labelled, Record, Splits
-from perl_jax.data.sources.jsonl import forms, paths
+from perl_jax.data.sources.jsonl import forms, paths, repeats
 from perl_jax.data.sources.jsonl import reading as reading_lib
 from perl_jax.data.sources.jsonl import rows as jsonl_rows
 from perl_jax.data.sources.jsonl.messages import listed
@@ -99,11 +100,10 @@ def load(
   counts += Counter(unused_files=len(parts.unused))
   asked = reading_lib.Asked(kind, set(ignore), reading or forms.Reading())
   rows, groups, notes, shapes = read(path, parts.train, asked, counts)
-  held_out = parts.validation
-  if validation_path:
-    found = paths.find_files(validation_path)
-    held_out = found.validation or found.train
-  tally: Counter[str] = Counter()
+  counts["repeated_rows"], repeated = repeats.among(path, rows)
+  notes += paths.doubtful(path, parts.train) + repeated
+  counts, tally = +counts, Counter()
+  held_out = _held_out(parts, validation_path)
   # In a directory of several stages, one may be divided by the names of files
   # while another is not: the fold is for that one.
   validation, others, more, _ = read(
@@ -117,6 +117,7 @@ def load(
       assigned = splits.assign_folds(groups, folds=folds, seed=seed)
       rows, other = splits.of_folds(rows, assigned, train_folds, folds)
       counts.update(other)
+    notes += repeats.between(path, rows, validation)
     return Splits(rows, validation, dict(counts), tuple(notes), tuple(shapes))
   try:
     assigned = splits.assign_folds(groups, folds=folds, seed=seed)
@@ -134,6 +135,14 @@ def load(
     raise ValueError(
       f"{path}: {error} Or name a file of its own in `validation_path`."
     ) from error
+
+
+def _held_out(parts: paths.Parts, validation_path: str) -> tuple:
+  """Returns the files with the validation rows; () if a fold is held out."""
+  if not validation_path:
+    return parts.validation
+  found = paths.find_files(validation_path)
+  return found.validation or found.train
 
 
 def read(

@@ -22,6 +22,8 @@ SUFFIXES = tuple(
   name + packed
   for name, packings in (
     (".jsonl", ("", ".gz", ".zst")),
+    (".jsonlines", ("", ".gz", ".zst")),
+    (".jl", ("", ".gz", ".zst")),
     (".ndjson", ("", ".gz", ".zst")),
     (".json", ("", ".gz", ".zst")),
     (".parquet", ("",)),

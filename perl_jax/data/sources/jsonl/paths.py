@@ -1,24 +1,25 @@
 """Finds the files of a path, and which of them hold validation rows."""
 
-import contextlib
+import itertools
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from absl import logging
-
 from perl_jax import names
-from perl_jax.data.sources.jsonl import foreign, formats, hub
+from perl_jax.data.sources.jsonl import folder, foreign, hub
 
 # Words in the names of files, folders and splits.
 _TRAIN = {"train", "training"}
-_VALIDATION = {"validation", "valid", "val", "dev"}
-_TEST = {"test", "testing", "eval", "evaluation"}
-# What stands beside rows in a directory that `datasets` wrote, or a repository.
-_NO_ROWS = re.compile(
-  r"(dataset_infos?|state|dataset_dict|config|package)\.json|cache-.*\.arrow"
-)
+_VALIDATION = {"validation", "validate", "valid", "val", "dev"}
+_VALIDATION |= {"holdout", "heldout", "hold out", "held out"}
+_TEST = {"test", "tests", "testing", "eval", "evals", "evaluation"}
+# What may follow a word without a mark between them, as in testset.
+_ENDS = ("", "set", "sets", "data", "split", "rows")
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+# What looks like one of those words, and is part of another.
+_HELD_OUT = re.compile(r"test|valid|hold.?out|held.?out")
+_OTHER_WORDS = re.compile(r"(la|grea|fas|shor|smar|con|pro)tests?|invalid.*")
 
 
 class Parts(NamedTuple):
@@ -42,39 +43,43 @@ def find_files(path: str) -> Parts:
 
   The files are those in the directory or in folders below it, in the order of
   their paths; what begins with a dot is left out. Files whose path within the
-  directory has the word `validation` (`valid`, `val`, `dev`) are validation
-  files, and if there is none, those with the word `test` (`eval`) are.
+  directory has the word `validation` (`valid`, `val`, `dev`, `holdout`) are
+  validation files, and if there is none, those with the word `test` (`eval`)
+  are.
 
   Raises:
-    FileNotFoundError: There is no such path, or no such file in the directory.
+    FileNotFoundError: There is no such path, or no such file in the directory,
+      or a link in it leads nowhere.
+    ValueError: A folder or file may not be read, or the path is no file.
   """
   if path.startswith(hub.PREFIX):
     return parts(hub.find(path))
   root = pathlib.Path(path).expanduser()
   if root.is_dir():
-    found = _below(root)
-    files = [
-      file
-      for file in found
-      if _may_be_read(file) and not _NO_ROWS.fullmatch(file.name)
-    ]
+    found = folder.below(root)
+    files, others = list(filter(folder.has_rows, found)), folder.unread(found)
     if not files:
+      why = f" {folder.refusal(others[0])}" if others else ""
       raise FileNotFoundError(
-        f"{path} has no {foreign.FORMATS} file in it.{_others(found)}"
+        f"{path} has no {foreign.FORMATS} file in it.{why}"
       )
-    _check_others(root, files, [file for file in found if file not in files])
+    _check_train(root, files, others)
+    folder.warn_of_missing(root, files, others)
     return parts({file: str(file.relative_to(root)) for file in files})
-  if not root.is_file():
-    near = names.nearest(
-      root.name,
-      [f.name for f in root.parent.glob("*") if f.is_dir() or _may_be_read(f)],
+  if root.exists() and not root.is_file():
+    raise ValueError(
+      f"{path} is no file but a pipe or a device, and rows are read more than"
+      " once. Write them into a file first: cat ... > rows.jsonl"
     )
-    hint = f" Did you mean {root.parent / near}?" if near else ""
-    raise FileNotFoundError(
-      f"{path} does not exist: the path of a {foreign.FORMATS} file, or of"
-      f" a directory of them, is needed.{hint}"
-    )
-  return Parts((root,), (), ())
+  if root.is_file():
+    return Parts((root,), (), ())
+  there = [f for f in root.parent.glob("*") if f.is_dir() or folder.has_rows(f)]
+  near = names.nearest(root.name, [file.name for file in there])
+  hint = f" Did you mean {root.parent / near}?" if near else ""
+  raise FileNotFoundError(
+    f"{path} does not exist: the path of a {foreign.FORMATS} file, or of"
+    f" a directory of them, is needed.{hint}"
+  )
 
 
 def parts(named: Mapping[Any, str]) -> Parts:
@@ -93,76 +98,78 @@ def parts(named: Mapping[Any, str]) -> Parts:
   return Parts(train, validation or test, test if validation else ())
 
 
+def doubtful(path: str, files: Sequence[Any]) -> list[str]:
+  """Returns what to say of training files that are called like held-out ones.
+
+  Args:
+    path: The directory, or address, that they were found at.
+    files: The files, or splits, to train on.
+  """
+  named = [str(file).removeprefix(path).lstrip("/") for file in files]
+  found = [
+    name
+    for name in named
+    if _split_word(name) in ("train", "") and _is_doubtful(name)
+  ]
+  if not found:
+    return []
+  return [
+    f"{path}: trained on, whatever their names say of tests:"
+    f" {', '.join(found)}. If they hold rows to validate on, call them"
+    " validation, or keep them elsewhere."
+  ]
+
+
 def _split_word(name: str) -> str:
   """Returns the split that a name says, "" if none; its end counts most."""
-  for part in reversed(pathlib.PurePath(name.lower()).parts):
-    found = set(re.split(r"[^a-z]+", part))
+  for part in reversed(pathlib.PurePath(name).parts):
+    found = _words(part)
     for split, words in (
       ("train", _TRAIN),
       ("validation", _VALIDATION),
       ("test", _TEST),
     ):
-      if found & words:
+      if any(word + end in found for word in words for end in _ENDS):
         return split
   return ""
 
 
-def _below(root: pathlib.Path) -> list[pathlib.Path]:
-  return sorted(
-    file
-    for file in root.rglob("*")
-    if file.is_file()
-    and not any(part[0] == "." for part in file.relative_to(root).parts)
+def _is_doubtful(name: str) -> bool:
+  """Whether something in a name of training rows says that they are not."""
+  last = pathlib.PurePath(name).name
+  if _split_word(last):  # Which counts more than the folders.
+    name = last
+  return any(
+    word in _VALIDATION | _TEST
+    or (_HELD_OUT.search(word) and not _OTHER_WORDS.fullmatch(word))
+    for word in _words(name)
+    if " " not in word
   )
 
 
-def _may_be_read(file: pathlib.Path) -> bool:
-  return file.name.lower().endswith(formats.SUFFIXES)
+def _words(name: str) -> set[str]:
+  """Returns the words of a name in lower case, and two of them together."""
+  words = [word.lower() for word in _WORD.findall(name)]
+  return {*words, *map(" ".join, itertools.pairwise(words))}
 
 
-def _check_others(
+def _check_train(
   root: pathlib.Path,
   files: Iterable[pathlib.Path],
-  others: Iterable[pathlib.Path],
+  unread: Iterable[pathlib.Path],
 ) -> None:
-  """Says which files beside those that are read have rows in another format.
+  """Checks that the files to train on are not all of another format.
 
   Raises:
-    FileNotFoundError: Those to train on are among them, by their names.
+    FileNotFoundError: They are, by their names.
   """
-  unread = [file for file in others if _format_of(file)]
-  if not unread:
-    return
 
   def is_train(file):
     return _split_word(str(file.relative_to(root))) == "train"
 
-  if any(map(is_train, unread)) and not any(map(is_train, files)):
-    first = next(filter(is_train, unread))
+  others = list(filter(is_train, unread))
+  if others and not any(map(is_train, files)):
     raise FileNotFoundError(
       f"{root} has no file to train on that is read."
-      f" {foreign.refusal(first, _format_of(first))}"
+      f" {folder.refusal(others[0])}"
     )
-  logging.warning(
-    "%s: left out, as rows are read from %s files: %s.",
-    root,
-    foreign.FORMATS,
-    ", ".join(str(file.relative_to(root)) for file in unread),
-  )
-
-
-def _format_of(file: pathlib.Path) -> str:
-  """Returns the format of a file that is not read, "" if it is unknown."""
-  start = b""
-  with contextlib.suppress(OSError), file.open("rb") as opened:
-    start = opened.read(32)
-  return foreign.format_of(file, start)
-
-
-def _others(found: Iterable[pathlib.Path]) -> str:
-  """Returns what to do with the first file of another format, if any."""
-  for file in found:
-    name = _format_of(file)
-    if name:
-      return f" {foreign.refusal(file, name)}"
-  return ""

@@ -1,5 +1,7 @@
 """Files of a directory, and which of them are validation rows."""
 
+import os
+
 import pytest
 
 from perl_jax.data.sources.jsonl import files, paths
@@ -48,6 +50,18 @@ def found(root):
     ),
     (["test.jsonl"], ["test.jsonl"], [], []),
     (["rows.jsonl", "dev.jsonl"], ["rows.jsonl"], ["dev.jsonl"], []),
+    *(
+      ([rows, held_out], [rows], [held_out], [])
+      for rows, held_out in (
+        ("trainset.jsonl", "testset.jsonl"),
+        ("train/a.jsonl", "tests/a.jsonl"),
+        ("rows.jsonl", "validate.jsonl"),
+        ("rows.jsonl", "hold-out.jsonl"),
+        ("rows.jsonl", "rows_heldout.jsonl"),
+        ("myTrain.jsonl", "myTest.jsonl"),
+        ("TRAIN.jsonl", "devSet2.jsonl"),
+      )
+    ),
     # Words are whole; the name of the file counts more than that of a folder.
     (
       ["latest.jsonl", "values.jsonl"],
@@ -59,6 +73,12 @@ def found(root):
       ["test/train.jsonl", "test/valid.jsonl"],
       ["test/train.jsonl"],
       ["test/valid.jsonl"],
+      [],
+    ),
+    (
+      ["datasets/a.jsonlines", "datasets/b.jl", "contest.ndjson"],
+      ["contest.ndjson", "datasets/a.jsonlines", "datasets/b.jl"],
+      [],
       [],
     ),
     # What `datasets` and repositories put beside the rows.
@@ -135,3 +155,114 @@ def test_files_of_other_formats_beside_those_that_are_read(tmp_path, caplog):
     found(tmp_path)
   make(tmp_path, "train.jsonl")
   assert found(tmp_path)[:2] == [["train.jsonl"], ["validation.jsonl"]]
+
+
+class TestRowsThatAreNotThere:
+  def test_a_link_that_leads_nowhere(self, tmp_path):
+    make(tmp_path, "train-0.jsonl")
+    (tmp_path / "README.md").symlink_to("blobs/0")
+    assert found(tmp_path)[0] == ["train-0.jsonl"]
+    (tmp_path / "train-1.jsonl").symlink_to("../blobs/1")
+    with pytest.raises(
+      FileNotFoundError, match=r"1\.jsonl is a link to \.\./b"
+    ):
+      found(tmp_path)
+
+  def test_links_to_folders_are_followed_once(self, tmp_path):
+    root, other = tmp_path / "root", tmp_path / "other"
+    make(root, "a/0.jsonl", ".kept/2.jsonl")
+    make(other, "1.jsonl")
+    (root / "b").symlink_to(other)
+    (other / "again").symlink_to(other)
+    (other / "up").symlink_to(root)
+    (root / "newest").symlink_to("a")
+    (root / "two").symlink_to(".kept")
+    assert found(root)[0] == ["a/0.jsonl", "b/1.jsonl", "two/2.jsonl"]
+
+  def test_a_folder_that_may_not_be_read(self, tmp_path, monkeypatch):
+    make(tmp_path, "a.jsonl", "sub/b.jsonl")
+    scan = os.scandir
+
+    def refusing(path):  # Permissions are nothing to root.
+      if str(path).endswith("sub"):
+        raise PermissionError(13, "Permission denied", str(path))
+      return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(ValueError, match="sub cannot be read: Permission den"):
+      found(tmp_path)
+
+  def test_a_file_that_may_not_be_read(self, tmp_path, monkeypatch):
+    make(tmp_path, "a.jsonl")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(
+      ValueError, match=r"a\.jsonl cannot be read: Permission"
+    ):
+      found(tmp_path)
+
+  @pytest.mark.parametrize(
+    ("names", "missing"),
+    [
+      (("t-00000-of-00003.jsonl", "t-00002-of-00003-ab.jsonl"), "00001"),
+      (("a/1-of-3.json", "a/3-of-3.json"), "2"),
+    ],
+  )
+  def test_shards_that_are_missing(self, tmp_path, caplog, names, missing):
+    make(tmp_path, *names)
+    assert len(found(tmp_path)[0]) == 2
+    assert f"1 of the 3 files {tmp_path}" in caplog.text
+    assert f"not there ({missing})" in caplog.text
+
+  def test_no_shard_is_missing(self, tmp_path, caplog):
+    make(tmp_path, "t-0-of-2.jsonl", "t-1-of-2.jsonl", "1-of-1.jsonl")
+    assert len(found(tmp_path)[0]) == 3 and not caplog.text
+
+  def test_files_that_are_left_out(self, tmp_path, caplog):
+    make(tmp_path, "a.jsonl", "README", "LICENSE.txt", "make.py", "_SUCCESS")
+    assert found(tmp_path)[0] == ["a.jsonl"] and not caplog.text
+    make(tmp_path, "b.txt", "c.csv.gz", "part-00000", "d.jsonl.incomplete")
+    assert found(tmp_path)[0] == ["a.jsonl"]
+    first, second = (record.getMessage() for record in caplog.records)
+    assert "b.txt, c.csv.gz, part-00000." in first
+    assert "not finished them: d.jsonl.incomplete." in second
+
+  @pytest.mark.parametrize(
+    ("name", "message"),
+    [
+      ("train", "does not say .* add .jsonl to its name"),
+      ("train.jsonl.part", "has not finished"),
+    ],
+  )
+  def test_training_files_that_are_not_read(self, tmp_path, name, message):
+    make(tmp_path, name)
+    with pytest.raises(FileNotFoundError, match=message):
+      found(tmp_path)
+    make(tmp_path, "validation.jsonl")
+    with pytest.raises(FileNotFoundError, match=f"no file to train.*{message}"):
+      found(tmp_path)
+
+  def test_a_pipe_is_no_file(self, tmp_path):
+    os.mkfifo(tmp_path / "rows.jsonl")
+    with pytest.raises(ValueError, match="a pipe or a device"):
+      found(tmp_path / "rows.jsonl")
+
+
+@pytest.mark.parametrize(
+  ("name", "told"),
+  [
+    ("train_test.jsonl", True),
+    ("mytests/0.jsonl", True),
+    ("dev/train.jsonl", False),
+    ("latest.jsonl", False),
+    ("invalidated.jsonl", False),
+  ],
+)
+def test_training_files_that_are_called_like_others(tmp_path, name, told):
+  for n in range(8):
+    make(tmp_path, f"rows{n}.jsonl")
+  make(tmp_path, name)
+  notes = files.load(str(tmp_path), "prompts").notes
+  expected = (
+    f"{tmp_path}: trained on, whatever their names say of tests: {name}"
+  )
+  assert [note.startswith(expected) for note in notes] == [True] * told
