@@ -3,6 +3,7 @@
 Only the layout is changed here; `messages` reads and checks what they say.
 """
 
+import ast
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -32,10 +33,11 @@ def of(value: Any) -> Any:
   A conversation is a list of messages, also with other names of keys and roles
   (`{"from", "value"}` in ShareGPT), the JSON text of one, a single message, or
   an object of two lists (a table of structs, as TFDS and older versions of
-  `datasets` store lists of objects). Other values are returned as they are.
+  `datasets` store lists of objects). White space may be around a JSON text.
+  Other values are returned as they are.
   """
   if isinstance(value, str):
-    talk = _listed(value) if value[:1] == "[" else None
+    talk = _listed(value) if value.lstrip()[:1] in ("[", "{") else None
     return value if talk is None else of(talk)
   if isinstance(value, dict):
     value = _rows_of(value)
@@ -80,6 +82,31 @@ def is_talk(value: Any) -> bool:
   )
 
 
+def is_speaker(value: Any) -> bool:
+  """Whether a value is the name of a role, in any case."""
+  return isinstance(value, str) and value.strip().lower() in _SPEAKERS
+
+
+def texts_in(text: str) -> list[str] | None:
+  """Returns the texts of a list of texts, as JSON or Python writes it.
+
+  Returns:
+    The texts, which may be several, or None if it is the text of no such list.
+  """
+  text = text.strip()
+  if text[:1] != "[" or text[-1:] != "]":
+    return None
+  try:
+    value = json_text.parse(text)
+  except json_text.Fault:
+    try:
+      value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+      return None
+  said = isinstance(value, list) and all(isinstance(v, str) for v in value)
+  return value if value and said else None
+
+
 def same(left: Any, right: Any) -> bool:
   """Whether two messages are equal but for white space around the content."""
   return left == right or (
@@ -116,14 +143,21 @@ def _speaks(turn: dict[str, Any]) -> bool:
 def _listed(text: str) -> Any:
   """Returns the messages in a JSON text, or None if it holds something else.
 
-  Of a text with a key twice, the text is the message, which is none.
+  An answer may be JSON, too: an object is a message only if it says that one of
+  the known roles speaks. Of a text with a key twice, the text is the message,
+  which is none.
   """
   try:
     value = json_text.parse(text)
   except json_text.KeyTwice:
-    return [text] if '"role"' in text or '"from"' in text else None
+    listed = text.lstrip()[:1] == "["
+    return [text] if listed and ('"role"' in text or '"from"' in text) else None
   except json_text.Fault:
     return None
+  if isinstance(value, dict):
+    if not any(is_speaker(value.get(who)) for who in _WHO):
+      return None
+    value = [value]
   said = all(
     isinstance(turn, dict)
     and not turn.keys().isdisjoint(_WHO)

@@ -44,7 +44,7 @@ Counts that are not 0:
 import dataclasses
 import pathlib
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from perl_jax.data import splits, unusable
 from perl_jax.data.records import Labelled, Record, Splits
@@ -169,6 +169,7 @@ def read(
   shapes: dict[str, list[pathlib.Path]] = {}
   kind = asked.kind
   ignored: Counter[str] = Counter()
+  changed: Counter[str] = Counter()
   bad = unusable.Unusable()
   for file in files:
     counts["files"] += 1
@@ -178,6 +179,7 @@ def read(
     if jsonl_rows.holds(shape, kind):
       counts += part.counts
       ignored += part.ignored
+      changed += part.changed
       bad.merge(part.unusable)
       shapes.setdefault(part.about, []).append(file)
       records += part.records
@@ -207,13 +209,32 @@ def read(
     )
   bad.check(counts["rows"], f"rows of {path}")
   _check_labels(records, bad, path)
-  notes = bad.notes()
+  notes = bad.notes() + _notes(path, kind, counts, changed, ignored)
+  named = [
+    f"{found[0]}"
+    + (f" and {len(found) - 1} more" if len(found) > 1 else "")
+    + f": {about}, read as {kind}"
+    for about, found in shapes.items()
+  ]
+  return records, groups, notes, named
+
+
+def _notes(
+  path: str,
+  kind: str,
+  counts: Mapping[str, int],
+  changed: Mapping[str, int],
+  ignored: Mapping[str, int],
+) -> list[str]:
+  """Returns what to say of rows that are used, and what is not read of them."""
+  notes = []
   if counts["first_turns_only"]:
     notes.append(
       f"{path}: {counts['first_turns_only']} rows have several turns of a user,"
       " of which the first is the prompt. The others follow an answer, so they"
       " are not asked."
     )
+  notes += [f"{path}: {n} rows {what}." for what, n in changed.items()]
   if ignored:
     shares = unusable.shares(ignored.items(), counts["rows"])
     what = "fields that are not read"
@@ -223,13 +244,7 @@ def read(
         " reward function does"
       )
     notes.append(f"{path}: {what}: {shares}")
-  named = [
-    f"{found[0]}"
-    + (f" and {len(found) - 1} more" if len(found) > 1 else "")
-    + f": {about}, read as {kind}"
-    for about, found in shapes.items()
-  ]
-  return records, groups, notes, named
+  return notes
 
 
 def _check_labels(

@@ -15,6 +15,7 @@ A user's columns get our names first, and null fields are left out. Then:
 import dataclasses
 import itertools
 import math
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from perl_jax.data.sources.jsonl import (
   cells,
   described,
   formats,
+  habits,
   layouts,
   messages,
   mistaken,
@@ -131,6 +133,7 @@ class Reader:
     first: The first row, with our names; empty before it.
     count: Number of rows read.
     first_turns_only: Number of rows with further turns of a user.
+    changed: How many rows were changed, by what was done to them.
   """
 
   def __init__(
@@ -149,6 +152,8 @@ class Reader:
     self._missing = set(reading.columns)
     self._columns: set[str] = set()
     self._by_prompt = rated.ByPrompt()
+    self._habits = habits.Habits()
+    self.changed: Counter[str] = Counter()
     self.about = ""
     self.first: Fields = {}
     self.count = self.first_turns_only = 0
@@ -165,8 +170,10 @@ class Reader:
         or the prompt of pairs seems to be in a column that is not read.
     """
     rows = iter(rows)
-    first = list(itertools.islice(rows, mistaken.FIRST))
-    mistaken.check_words([self._named(*row) for row in first], name)
+    first = list(itertools.islice(rows, habits.FIRST))
+    named = [self._named(*row) for row in first]
+    mistaken.check_words(named, name)
+    self._habits = habits.of(named)
     for where, fields in itertools.chain(first, rows):
       self.count += 1
       try:
@@ -192,6 +199,7 @@ class Reader:
       self.about, self.first = described.about(fields), fields
     fields, further = layouts.first_turn(fields)
     self.first_turns_only += further > 0
+    fields = self._habits.applied(fields, self.changed)
     fields = layouts.as_messages(fields, where)
     if self._kind != "labelled" and "label" in fields:
       fields = layouts.without_answer(fields)

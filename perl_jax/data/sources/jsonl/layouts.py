@@ -37,6 +37,8 @@ def turns_of(fields: Fields) -> list[str]:
   alone (Arena-Hard); [] of other rows.
   """
   turns = fields.get("turns")
+  if isinstance(turns, str):
+    turns = conversations.texts_in(turns)
   if not isinstance(turns, list) or not _SAID.isdisjoint(fields):
     return []
   said = [
@@ -71,14 +73,15 @@ def as_messages(fields: Fields, where: str) -> Fields:
     where: File and line, for errors.
 
   Raises:
-    UnusableError: It has a `history` that is no conversation.
+    UnusableError: It has a `history` that is no conversation, or a reply that
+      is a list of texts.
   """
   for name in _CONVERSATIONS:
     if name in fields and "messages" not in fields:
       talk = fields[name]
       fields = rated.without(fields, (name,))
       fields["prompt" if "chosen" in fields else "messages"] = talk
-  fields = _of_trajectory(fields)
+  fields = _of_texts(_of_trajectory(fields), where)
   if is_alpaca(fields):
     fields = _of_alpaca(fields, where)
   changed = {}
@@ -108,6 +111,39 @@ def _of_trajectory(fields: Fields) -> Fields:
     return fields
   fields = rated.without(fields, (_TRAJECTORY,))
   return fields | {"prompt" if "chosen" in fields else "messages": talk}
+
+
+def _of_texts(fields: Fields, where: str) -> Fields:
+  """Returns a row whose prompt is the one text of a list of texts.
+
+  Where the list is a text (lmsys-arena), the replies beside it are such texts
+  too; without it, a reply that is a list is an answer like others.
+
+  Raises:
+    UnusableError: A reply is a list of several.
+  """
+  given = fields.get("prompt")
+  prompt = conversations.texts_in(given) if isinstance(given, str) else given
+  if not isinstance(prompt, list) or not prompt:
+    return fields
+  if not all(isinstance(text, str) for text in prompt):
+    return fields
+  fields = fields | {"prompt": prompt[0] if len(prompt) == 1 else prompt}
+  for name in ("chosen", "rejected", *rated.RESPONSES):
+    reply = fields.get(name)
+    if not isinstance(given, str) or not isinstance(reply, str):
+      continue
+    texts = conversations.texts_in(reply) or [reply]
+    if len(texts) > 1:
+      raise messages.error(
+        where,
+        name,
+        f"is a list of {len(texts)} texts, {messages.found(texts)}, of which it"
+        " is not clear who says them: give messages.",
+        "in which a reply is a list of texts",
+      )
+    fields[name] = texts[0]
+  return fields
 
 
 def _of_alpaca(fields: Fields, where: str) -> Fields:

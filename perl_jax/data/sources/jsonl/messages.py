@@ -123,18 +123,30 @@ def _message(
 
 
 def check_text(text: str, field: str, where: str) -> None:
-  """Checks that a text is not a list of messages as Python prints it.
+  """Checks that a text is no message, or list of them, as Python prints it.
 
   Raises:
     UnusableError: It is, as where a table of lists was saved as CSV.
   """
-  if text.startswith("[{'") and ("'role'" in text or "'from'" in text):
+  start = text.lstrip()[:3]
+  if start == "[{'":
+    what, printed = "list of messages", "'role'" in text or "'from'" in text
+  else:  # An answer may be another object of Python.
+    what, printed = (
+      "message",
+      start.startswith("{'")
+      and any(
+        f"'{who}'" in text and f"'{said}'" in text
+        for who, said in (("role", "content"), ("from", "value"))
+      ),
+    )
+  if printed:
     raise error(
       where,
       field,
-      f"is a list of messages as Python prints it: {found(text)}. Write the"
-      " list itself, or its text with json.dumps.",
-      "in which Python has printed a list of messages",
+      f"is a {what} as Python prints it: {found(text)}. Write the"
+      f" {what.split()[0]} itself, or its text with json.dumps.",
+      f"in which Python has printed a {what}",
     )
 
 

@@ -11,16 +11,13 @@ from typing import Any
 from perl_jax.data.sources.jsonl import (
   conversations,
   described,
+  habits,
   keys,
   messages,
   pairs,
 )
 
 Fields = dict[str, Any]
-# How many rows of a file say what all of them do.
-FIRST = 100
-# Share of rows that are all rows, but for some that are odd.
-_MOST = 0.9
 # Columns with texts that are read beside a pair.
 _READ = {*pairs.SIDES, *keys.CONTEXT, *keys.SUBSETS}
 _WORD = re.compile(r"[^\W\d_]{2,}")
@@ -79,12 +76,13 @@ def check_words(rows: Sequence[Fields], name: str) -> None:
   """
   rows = [row for row in rows if _begin_alike(row)]
   for column in dict.fromkeys(column for row in rows for column in row):
-    values = [] if column in _READ else [row.get(column) for row in rows]
+    values = [row.get(column) for row in rows]
     texts = list(filter(_is_said, values))
+    differ = 2 * len(set(texts)) > len(texts)
     if (
-      not texts
-      or len(texts) < _MOST * len(rows)
-      or 2 * len(set(texts)) <= len(texts)
+      column in _READ
+      or not differ
+      or not habits.nearly_all(list(map(_is_said, values)))
     ):
       continue
     raise ValueError(

@@ -56,6 +56,7 @@ class File:
     ignored: How many rows have each of the fields that are not read; of
       prompts those that may have been asked, since a reward function is given
       the others.
+    changed: How many rows were changed, by what was done to them.
     unusable: The rows that cannot be used.
   """
 
@@ -80,6 +81,7 @@ class File:
       except unusable.UnusableError as error:
         self.counts["unusable_dropped"] += 1
         self.unusable.add(str(error), error.reason)
+    self.changed = reader.changed
     self.counts += Counter(first_turns_only=reader.first_turns_only)
     total = self.counts["rows"]
     if not total:

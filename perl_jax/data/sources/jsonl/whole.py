@@ -84,6 +84,7 @@ def _candidates(
   """Returns what `files.read` does, of rows to score."""
   rows: list[Candidates] = []
   bad, ignored = unusable.Unusable(), Counter()
+  changed: Counter[str] = Counter()
   shapes: dict[str, int] = {}
   for file in found:
     counts["files"] += 1
@@ -101,9 +102,11 @@ def _candidates(
       ignored.update(name for name in others if "." in name)
     if not reader.count:
       raise ValueError(f"{file} is empty: it has no row to score.")
+    changed += reader.changed
     shapes[reader.about] = shapes.get(reader.about, 0) + 1
   bad.check(counts["rows"], f"rows of {path}")
   notes = bad.notes()
+  notes += [f"{path}: {n} rows {what}." for what, n in changed.items()]
   if ignored:
     shares = unusable.shares(ignored.items(), counts["rows"])
     notes.append(f"{path}: fields that are not read: {shares}")

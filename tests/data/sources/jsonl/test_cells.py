@@ -84,7 +84,9 @@ def test_a_conversation_as_json_text(name):
   }
   texts = {key: json.dumps(value) for key, value in pair.items()}
   assert one(texts) == one(pair)
-  for text in ("[1, 2]", "[INST] q", '[{"a": 1}]', "[]"):
+  spaced = {key: f"\n {text}\n" for key, text in texts.items()}
+  assert one(spaced) == one(pair)
+  for text in ("[1, 2]", "[INST] q", '[{"a": 1}]', "[]", '{"role": "a judge"}'):
     assert one({"prompt": text}, "prompts") == {"prompt": text}
 
 
@@ -118,13 +120,49 @@ def test_a_conversation_as_text_with_a_key_twice_is_not_used(write, name):
 
 
 @pytest.mark.parametrize("name", ["prompt", "response"])
-def test_a_list_that_python_printed_is_no_text(write, name):
+@pytest.mark.parametrize(
+  "value", [str([user("q")]), f"\n {[user('q')]}", str(assistant("a")),
+            str({"from": "gpt", "value": "a"})])  # fmt: skip
+def test_a_list_that_python_printed_is_no_text(write, name, value):
   row = {"prompt": "q", "response": "a"}
-  path = write(row, row, row | {name: str([user("q")])})
+  other = row | {"response": "{'from': 'a', 'to': 'b'}"}
+  path = write(row, other, row | {name: value})
   found = files.load(path, "demonstrations", validation_path=path)
   assert len(found.train) == 2
   assert "Python has printed" in found.notes[0]
   assert f"'{name}'" in found.notes[0]
+
+
+@pytest.mark.parametrize("speaker", ["assistant", "GPT"])
+def test_one_message_as_json_text(speaker):
+  turn = json.dumps({"role": speaker, "content": "a"})
+  found = one({"prompt": "q", "response": turn}, "demonstrations")
+  assert found["response"] == [assistant("a")]
+  for answer in ('{"role": "chef", "text": "a"}', '{"a": 1, "a": 2}', "{}"):
+    row = {"prompt": "q", "response": answer}
+    assert one(row, "demonstrations") == row
+
+
+@pytest.mark.parametrize("printed", [json.dumps, str])
+def test_a_prompt_that_is_a_list_of_texts(write, printed):
+  """As lmsys-arena has it, and a table that pandas wrote as CSV."""
+  row = {"prompt": ["q?"], "chosen": ["yes"], "rejected": ["no"]}
+  path = write({name: printed(value) for name, value in row.items()})
+  (found,) = cases.read(path, "preferences")
+  assert found.prompt == (user("q?"),)
+  assert (found.chosen, found.rejected) == ("yes", "no")
+  row = {"prompt": printed(["q?", "r?"]), "response": "a"}
+  with pytest.raises(ValueError, match=r"'prompt': is a list of texts.*turns"):
+    cases.read(write(row), "demonstrations")
+  del row["response"]
+  assert one(row, "prompts", columns={"prompt": "turns"})["prompt"] == "q?"
+  row = {"prompt": printed(["q?"]), "response": printed(["a", "b"])}
+  with pytest.raises(ValueError, match="'response': is a list of 2 texts"):
+    cases.read(write(row), "demonstrations")
+  # An answer may be a list.
+  row = {"prompt": "As a list, please.", "response": printed(["a"])}
+  assert one(row, "demonstrations") == row
+  assert one({"prompt": ["q?"]}, "prompts") == {"prompt": "q?"}
 
 
 def test_a_column_is_ignored_under_its_name_in_the_file(write):
