@@ -176,8 +176,8 @@ def test_gpu():
   *_, install, run = dry("gpu.sh", "--cuda=13", "--gpus=0,1")
   assert install[-1].startswith("jax[cuda13]==")
   assert run == [
-    *("env", "CUDA_VISIBLE_DEVICES=0,1"),
-    *(".venv/bin/python", "-m", "perl_jax.main", *TRAINING),
+    *("env", f"PYTHONPATH={ROOT}", "CUDA_VISIBLE_DEVICES=0,1"),
+    *(f"{ROOT}/.venv/bin/python", "-m", "perl_jax.main", *TRAINING),
   ]
 
 

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from tests.launch.test_scripts import NEEDED, call, dry
+from tests.launch.test_scripts import LAUNCH, NEEDED, ROOT, call, dry, program
 
 
 def test_a_relative_workdir_outlives_the_next_start(tmp_path):
@@ -49,3 +49,35 @@ def test_a_workdir_that_is_gone_with_the_pod(workdir, storage, warned):
   assert done.returncode == 0, done.stderr
   assert ("warning" in done.stderr) == bool(warned)
   assert warned in done.stderr
+
+
+# Says where it runs, with which code and which arguments.
+WHERE = """#!/usr/bin/env bash
+printf '%s\\n' "$PWD" "$PYTHONPATH" "$@" > {here}/started
+"""
+
+
+@pytest.mark.parametrize("before", ["", "/mine"])
+def test_paths_of_the_gpu_script_are_those_of_the_current_directory(
+  tmp_path, before
+):
+  """The code alone is that of the clone; a relative --venv is here too."""
+  program(tmp_path, "nvidia-smi", "#!/usr/bin/env bash\n")
+  (tmp_path / "my venv" / "bin").mkdir(parents=True)
+  program(
+    tmp_path / "my venv" / "bin",
+    "python",
+    WHERE.replace("{here}", f"'{tmp_path}'"),
+  )
+  arguments = ["--config=mine.py", "--workdir=runs/x"]
+  env = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+  subprocess.run(
+    ["bash", LAUNCH / "gpu.sh", "--cuda=12", "--venv=my venv", "--no-install",
+     "--", *arguments],
+    cwd=tmp_path,
+    env=env | ({"PYTHONPATH": before} if before else {}),
+    check=True,
+  )  # fmt: skip
+  place, path, *words = (tmp_path / "started").read_text().splitlines()
+  assert place == str(tmp_path) and words[-2:] == arguments
+  assert path.split(":") == [str(ROOT), *([before] if before else [])]
