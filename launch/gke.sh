@@ -49,7 +49,10 @@ packages_for "${extra}" "${packages}"
   die "--workload=${workload}: lower-case letters, digits and dashes only"
 [[ ${count} =~ ^[1-9][0-9]*$ ]] || die "--count=${count} is not a number above 0"
 [[ ${restarts} =~ ^[0-9]+$ ]] || die "--restarts=${restarts} is not a number"
-need xpk "pip install xpk; it needs gcloud, kubectl and docker too"
+if [[ ${count} -gt 1 ]] || several_hosts "${tpu_type}${device_type}" 4; then
+  refuse_bucket
+fi
+need xpk "pip install xpk, 0.7 or newer; it needs gcloud, kubectl and docker too"
 
 where=("--cluster=${cluster}")
 [[ -z ${zone} ]] || where+=("--zone=${zone}")
@@ -72,9 +75,13 @@ for argument in "${ARGUMENTS[@]}"; do
   esac
 done
 
+check_config
+
+# By itself xpk starts again after signals only: 1 is an error, as where another
+# pod is lost, and 75 the end of a pod that was told to stop.
 run xpk workload create "--workload=${workload}" "${where[@]}" \
-  "${machines[@]}" "--max-restarts=${restarts}" "--base-docker-image=${image}" \
-  "--script-dir=$(root)" \
+  "${machines[@]}" "--max-restarts=${restarts}" --restart-on-exit-codes=1,75 \
+  "--base-docker-image=${image}" "--script-dir=$(root)" \
   "--command=pip install --quiet -r requirements.txt \
 $(quoted "${PACKAGES[@]}") && \
 PERL_JAX_JOB=$(quoted "${workload}") exec python -m perl_jax.main --distributed \

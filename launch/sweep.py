@@ -39,7 +39,7 @@ from typing import Any
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # a script has the place of its own file there
 
-from launch import sweep_process, sweep_table  # noqa: E402
+from launch import check, sweep_process, sweep_table  # noqa: E402
 from launch.sweep_grid import Job, Run, grid, jobs_of  # noqa: E402
 from perl_jax.starting import STATUS as STOPPED  # noqa: E402
 
@@ -192,15 +192,9 @@ def start(run: Run, options: argparse.Namespace) -> str:
 def refusals(runs: Sequence[Run]) -> list[str]:
   """What is wrong with the configs of runs, a line for each.
 
-  Nothing is, where the packages that read configs are not installed, as on the
-  login node of a cluster: the jobs say it.
+  Where the packages that read configs are not installed, none is read.
   """
-  try:
-    from perl_jax.tasks.settings import overrides
-
-    found = {run.name: overrides.refusal(["", *run.arguments]) for run in runs}
-  except ModuleNotFoundError:
-    return []
+  found = {run.name: check.refusal(run.arguments) for run in runs}
   return [f"{name}: {line}" for name, line in found.items() if line]
 
 

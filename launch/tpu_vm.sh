@@ -35,6 +35,9 @@ options 'name zone type version project packages setup logs' 'spot delete' "$@"
 packages_for tpu "${packages}"
 [[ -n ${name} && -n ${zone} && -n ${type} ]] ||
   die "give --name, --zone and --type; --help says more"
+if several_hosts "${type}" 8; then
+  refuse_bucket
+fi
 need gcloud "https://cloud.google.com/sdk/docs/install"
 
 if [[ -z ${version} ]]; then
@@ -46,6 +49,7 @@ if [[ -z ${version} ]]; then
     *) die "no software version is known for --type=${type}; give --version" ;;
   esac
 fi
+check_config
 logs="${logs:-logs/${name}}"
 where=("--zone=${zone}")
 [[ -z ${project} ]] || where+=("--project=${project}")

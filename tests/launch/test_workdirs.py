@@ -41,9 +41,9 @@ def test_a_relative_workdir_outlives_the_next_start(tmp_path):
   ],
 )
 def test_a_workdir_that_is_gone_with_the_pod(workdir, storage, warned):
-  needed = [a for a in NEEDED["gke.sh"] if not a.startswith("--storage")]
   done = call(
-    *("gke.sh", *needed, *storage, "--dry-run", "--"),
+    *("gke.sh", *NEEDED["gke.sh"], "--tpu-type=v6e-4", *storage),
+    *("--dry-run", "--"),
     *("--config=configs/rl.py", f"--workdir={workdir}"),
   )
   assert done.returncode == 0, done.stderr
@@ -81,3 +81,48 @@ def test_paths_of_the_gpu_script_are_those_of_the_current_directory(
   place, path, *words = (tmp_path / "started").read_text().splitlines()
   assert place == str(tmp_path) and words[-2:] == arguments
   assert path.split(":") == [str(ROOT), *([before] if before else [])]
+
+
+@pytest.mark.parametrize("address", ["gs://bucket/rl", "s3://bucket/rl"])
+@pytest.mark.parametrize(
+  "script, options",
+  [
+    ("tpu_vm.sh", ("--type=v5litepod-16",)),
+    ("tpu_vm.sh", ("--type=v6e-32",)),
+    ("tpu_vm.sh", ("--type=v4-16",)),
+    ("tpu_vm.sh", ("--type=v3-32",)),
+    ("gke.sh", ("--tpu-type=v6e-16",)),
+    ("gke.sh", ("--tpu-type=v6e-8",)),  # two of four chips each there
+    ("gke.sh", ("--tpu-type=v5p-2x2x2",)),
+    ("gke.sh", ("--tpu-type=v5p-8", "--count=2")),
+    ("gke.sh", ("--tpu-type=", "--device-type=h200-141gb-8", "--count=2")),
+    ("gke.sh", ("--tpu-type=", "--device-type=v5litepod-16")),
+  ],
+)
+def test_several_hosts_have_no_workdir_in_a_bucket(script, options, address):
+  """Said before anything is made that costs money."""
+  done = call(
+    *(script, *NEEDED[script], *options, "--dry-run", "--"),
+    *("--config=configs/rl.py", f"--workdir={address}"),
+  )
+  assert done.returncode == 2 and done.stdout == ""
+  assert f"--workdir={address}: a run on several hosts" in done.stderr
+
+
+@pytest.mark.parametrize(
+  "script, options",
+  [
+    ("tpu_vm.sh", ("--type=v5litepod-8",)),
+    ("tpu_vm.sh", ("--type=v6e-8",)),
+    ("tpu_vm.sh", ("--type=v4-8",)),
+    ("gke.sh", ("--tpu-type=v6e-4",)),
+    ("gke.sh", ("--tpu-type=v5p-8",)),
+    ("gke.sh", ("--tpu-type=v5p-2x2x1",)),
+    ("gke.sh", ("--tpu-type=", "--device-type=a100-40gb-16")),
+  ],
+)
+def test_one_host_may_have_its_workdir_in_a_bucket(script, options):
+  training = ("--workdir=gs://bucket/rl", "--config=configs/rl.py")
+  dry(script, *options, training=training)
+  several = NEEDED[script]
+  dry(script, *several, training=(*training, "--workdir=/mnt/rl"))
