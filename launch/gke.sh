@@ -14,6 +14,9 @@
 #   --image=IMAGE       with Python 3.11 or newer; python:3.11 by default
 #   --packages=A,B      installed too, such as wandb; gcsfs and s3fs are where an
 #                       argument has gs:// or s3://
+#   --env=A,B           variables that the run gets as they are here, such as
+#                       HF_TOKEN; no command line has their values, but who may
+#                       look at the cluster's workloads sees them
 #   --zone=ZONE --project=ID
 #   --restarts=N        after a failure or preemption; 10 by default
 #   --follow            waits for the end
@@ -31,9 +34,9 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 cluster='' workload='' tpu_type='' device_type='' count=1 storage='' zone=''
-project='' image=python:3.11 packages='' restarts=10 follow=0
+project='' image=python:3.11 packages='' env='' restarts=10 follow=0
 options \
-  'cluster workload tpu-type device-type count storage image packages zone project restarts' \
+  'cluster workload tpu-type device-type count storage image packages env zone project restarts' \
   'follow' "$@"
 [[ -n ${cluster} && -n ${workload} ]] ||
   die "give --cluster and --workload; --help says more"
@@ -45,6 +48,7 @@ else
   die "give one of --tpu-type and --device-type"
 fi
 packages_for "${extra}" "${packages}"
+variables_of "${env}"
 [[ ${workload} =~ ^[a-z]([-a-z0-9]*[a-z0-9])?$ ]] ||
   die "--workload=${workload}: lower-case letters, digits and dashes only"
 [[ ${count} =~ ^[1-9][0-9]*$ ]] || die "--count=${count} is not a number above 0"
@@ -76,6 +80,20 @@ for argument in "${ARGUMENTS[@]}"; do
 done
 
 check_config
+if [[ ${#VARIABLES[@]} -gt 0 ]]; then
+  variables=perl_jax.env
+  if [[ ${DRY_RUN} -eq 0 ]]; then
+    # xpk writes them into files of its own there, and leaves these behind.
+    TMPDIR="$(mktemp -d)"
+    export TMPDIR
+    trap 'rm -rf "${TMPDIR}"' EXIT
+    variables="${TMPDIR}/perl_jax.env"
+    write_variables "${variables}" xpk
+  else
+    printf '# %s, as perl_jax.env\n' "${env//,/, }"
+  fi
+  machines+=("--env-file=${variables}")
+fi
 
 # By itself xpk starts again after signals only: 1 is an error, as where another
 # pod is lost, and 75 the end of a pod that was told to stop.

@@ -4,6 +4,7 @@
 DRY_RUN=0
 ARGUMENTS=()
 PACKAGES=()
+VARIABLES=()
 
 # Reads a script's options into its variables, and checks what follows `--`.
 #
@@ -132,6 +133,46 @@ refuse_bucket() {
     die "${workdir}: a run on several hosts needs a workdir on a file system" \
       "that all of them share, such as Filestore or a bucket that is mounted" \
       "(gcsfuse)"
+}
+
+# Sets VARIABLES to the names of --env, which have to be set here.
+#
+#   variables_of HF_TOKEN,WANDB_API_KEY
+variables_of() {
+  local one='[A-Za-z_][A-Za-z0-9_]*' name
+  [[ -n $1 ]] || return 0
+  # What was given may be a value, and is not repeated.
+  [[ $1 =~ ^${one}(,${one})*$ ]] ||
+    die "--env takes names of variables with commas between them; their values" \
+      "are those that they have here"
+  IFS=, read -ra VARIABLES <<<"$1"
+  for name in "${VARIABLES[@]}"; do
+    printenv "${name}" >/dev/null || die "--env: ${name} is not set here"
+  done
+}
+
+# Writes the variables into a file that the user alone may read. No command line
+# has their values, which every user of a machine can see.
+#
+#   write_variables FILE shell    for bash to source
+#   write_variables FILE xpk      for `xpk --env-file`
+write_variables() {
+  local name value
+  (
+    umask 077
+    for name in "${VARIABLES[@]}"; do
+      value="${!name}"
+      if [[ $2 == shell ]]; then
+        printf 'export %s=%q\n' "${name}" "${value}"
+        continue
+      fi
+      # xpk puts it between double quotes of YAML; Kubernetes reads $$ as $.
+      value="${value//\\/\\\\}"
+      value="${value//\"/\\\"}"
+      value="${value//$'\n'/\\n}"
+      printf '%s=%s\n' "${name}" "${value//\$/\$\$}"
+    done >"$1"
+  )
 }
 
 # Directory of the working tree.

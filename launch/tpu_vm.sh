@@ -12,6 +12,8 @@
 #   --spot             cheaper, and may be taken away: see below
 #   --packages=A,B     installed too, such as wandb; gcsfs and s3fs are where an
 #                      argument has gs:// or s3://
+#   --env=A,B          variables that the run gets as they are here, such as
+#                      HF_TOKEN; no command line has their values
 #   --setup=COMMAND    run on each host before training, such as a mount
 #   --logs=DIR         where each host's log goes; by default logs/NAME
 #   --delete           deletes the VM at the end, however the run ended
@@ -29,10 +31,13 @@ set -euo pipefail
 # shellcheck source=launch/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-name='' zone='' type='' version='' project='' packages='' setup='' logs=''
-spot=0 delete=0
-options 'name zone type version project packages setup logs' 'spot delete' "$@"
+name='' zone='' type='' version='' project='' packages='' env='' setup=''
+logs='' spot=0 delete=0
+options \
+  'name zone type version project packages env setup logs' \
+  'spot delete' "$@"
 packages_for tpu "${packages}"
+variables_of "${env}"
 [[ -n ${name} && -n ${zone} && -n ${type} ]] ||
   die "give --name, --zone and --type; --help says more"
 if several_hosts "${type}" 8; then
@@ -121,9 +126,26 @@ everywhere "mkdir -p perl_jax && touch perl_jax.list \
 && python3 -m uv pip install --quiet --python venv/bin/python -r perl_jax/requirements.txt $(quoted "${PACKAGES[@]}")"
 [[ -z ${setup} ]] || everywhere "${setup}"
 
-# The first that fails ends the others: see perl_jax/hosts.
+# Copied with its permissions, and gone before the run begins. Standard input of
+# an ssh to all hosts would reach one of them.
+read_variables=''
+if [[ ${#VARIABLES[@]} -gt 0 ]]; then
+  variables="${scratch}/perl_jax.env"
+  if [[ ${DRY_RUN} -eq 0 ]]; then
+    write_variables "${variables}" shell
+  else
+    printf '# %s, as perl_jax.env\n' "${env//,/, }"
+    variables=perl_jax.env
+  fi
+  tpu scp "${variables}" "${name}:perl_jax.env" --worker=all
+  read_variables='. ../perl_jax.env && rm ../perl_jax.env && '
+fi
+
+# The first that fails ends the others: see perl_jax/hosts. A VM that was lost
+# and made again has other hosts, and is the same job to the lock of the workdir.
 status=0
-everywhere "cd perl_jax && set -o pipefail && ../venv/bin/python -m perl_jax.main \
+everywhere "cd perl_jax && set -o pipefail && ${read_variables}\
+PERL_JAX_JOB=$(quoted "${zone}/${name}") ../venv/bin/python -m perl_jax.main \
 --distributed $(quoted "${ARGUMENTS[@]}") 2>&1 | tee ../perl_jax.log" || status=$?
 
 run mkdir -p "${logs}"
