@@ -15,8 +15,6 @@ from perl_jax.data.text import rendering
 
 # Numbers of holes below this are those of messages.
 FIRST_HOLE = 50_000
-# Keys whose texts are holes.
-_TEXTS = ("reasoning_content", "reasoning", "thinking")
 
 
 def holes(
@@ -49,7 +47,7 @@ def holes(
       for key, value in message.items()
       if key not in ("role", "content", "weight", records.VARIABLES)
     }
-    for key in _TEXTS:
+    for key in rendering.THOUGHTS:
       if key in more:
         more[key] = holed(more[key])
     if "tool_calls" in more:

@@ -80,22 +80,34 @@ class Plans:
       if role == "assistant" and not (any(more) and more[i])
     ]
     pieces = self._with_responses(pieces, plain)
-    self._check_complete(pieces, holes)
+    forgotten = self._check_complete(pieces, holes)
     if any(more):
-      pieces = self._with_calls(pieces, roles, more)
+      pieces = self._with_calls(pieces, roles, more, forgotten)
     self._plans[key] = tuple(pieces)
     return self._plans[key]
 
   def _check_complete(
     self, pieces: Sequence[Piece], holes: Sequence[dict[str, Any]]
-  ) -> None:
-    """Checks that every hole is written."""
+  ) -> set[int]:
+    """Checks that every hole is written, but for thoughts of past turns.
+
+    Templates may show a model only what it has thought since the last question.
+
+    Returns:
+      The numbers of the turns whose thoughts are left out.
+    """
     written = {v for kind, v in pieces if kind in ("content", "response")}
+    asked = [i for i, hole in enumerate(holes) if hole["role"] == "user"]
+    forgotten = set()
     for i, hole in enumerate(holes):
-      numbers = {int(n) for n in _HOLE_PATTERN.findall(json.dumps(hole))}
-      if numbers <= written:
+      missing = _numbers(hole) - written
+      if not missing:
         continue
-      if i in numbers - written:
+      thoughts = {k: v for k, v in hole.items() if k in rendering.THOUGHTS}
+      if missing <= _numbers(thoughts) and asked and i < asked[-1]:
+        forgotten.add(i)
+        continue
+      if i in missing:
         raise ValueError(
           f"The chat template of {self._text.name} leaves out the content of a "
           f"message of role {hole['role']!r}. Leave such messages out, or"
@@ -107,17 +119,23 @@ class Plans:
         f" {keys} of a message of role {hole['role']!r}. Change the template,"
         f" or {rendering.without(keys)}."
       )
+    return forgotten
 
   def _with_calls(
-    self, pieces: Sequence[Piece], roles: tuple[str, ...], more: tuple[str, ...]
+    self,
+    pieces: Sequence[Piece],
+    roles: tuple[str, ...],
+    more: tuple[str, ...],
+    forgotten: set[int],
   ) -> list[Piece]:
     """Turns what the template writes of turns with more than text into calls.
 
-    That is done where it goes on from the prompt that the turn is given for.
+    That is done where it goes on from the prompt that the turn is given for,
+    and has all of the turn.
     """
     pieces = list(pieces)
     for i in range(1, len(roles)):
-      if roles[i] != "assistant" or not more[i]:
+      if roles[i] != "assistant" or not more[i] or i in forgotten:
         continue
       before = list(self.of(roles[:i], True, more[:i]))
       after = _behind(before, pieces)
@@ -167,6 +185,11 @@ class Plans:
       since = ""
       found.append((kind, value))
     return [piece for piece in found if piece != ("text", "")]
+
+
+def _numbers(hole: dict[str, Any]) -> set[int]:
+  """Returns the numbers of the holes in a message."""
+  return {int(n) for n in _HOLE_PATTERN.findall(json.dumps(hole))}
 
 
 def _behind(

@@ -3,7 +3,7 @@
 import contextlib
 import datetime
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -21,14 +21,18 @@ _TODAY = datetime.datetime(2024, 7, 26, tzinfo=datetime.UTC)
 _DIRECTIVES = [f"%{d}" for d in "aAwdbBmyYHIpMSfzZjUWcxXGuVheDFRTr"]
 _DIRECTIVES += [f"%-{d}" for d in "dmyHIMSjUW"]
 
+# The variable with which prompts of Qwen3 and similar models ask for thoughts.
+_THINKS = "enable_thinking"
 # Variables of templates, where a row gives no others. Qwen3 and similar models
 # answer without thinking.
 _OPTIONS = {
-  "enable_thinking": False,
+  _THINKS: False,
   "date_string": _TODAY.strftime("%d %b %Y"),
 }
 
 
+# Keys of a message with what was thought before the answer.
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 # Conversations in which a template that renders a key writes the probe.
 _PROBE = "Xq7Zk_probe"
 _CALL = {
@@ -57,7 +61,7 @@ _MUST: dict[str, list[Message]] = {
   ],
 } | {
   key: [_ASKED, {"role": "assistant", "content": "b", key: _PROBE}]
-  for key in ("reasoning_content", "reasoning", "thinking")
+  for key in THOUGHTS
 }
 
 
@@ -231,6 +235,23 @@ class Rendering:
           " messages, so the model would not see them. Take a tokenizer whose"
           f" template does (--config.data.tokenizer), or {without([key])}."
         )
+
+  def thinking(self, keys: Collection[str] = THOUGHTS) -> str:
+    """Returns how rows with thoughts are rendered, for errors; "" if unknown.
+
+    Args:
+      keys: What else than a text could not be rendered.
+    """
+    if (
+      set(keys).isdisjoint(THOUGHTS)
+      or _THINKS not in (self._template or "")
+      or self._options.get(_THINKS)
+    ):
+      return ""
+    given = json.dumps({records.VARIABLES: {_THINKS: True}})[1:-1]
+    return (
+      f" Rows with thoughts need {given} in them, as the template reads it."
+    )
 
   def _renders(self, key: str) -> bool:
     """Whether the template writes the value of a key of messages."""

@@ -196,13 +196,15 @@ class Responses:
         return (
           f"{name} leaves the thoughts of a response out, here"
           f" {thoughts[:60]!r}, so that it would not be what the model wrote"
-          f" after {prompt}. Give the response without what is before"
+          f" after {prompt}.{self._text.thinking()} Give the response without"
+          " what is before"
           f" {closing.group()!r}, or use a template that keeps it."
         )
+    thinking = self._text.thinking() if _CLOSING.search(response) else ""
     return (
       f"{name} makes something else of the response {response[:60]!r} than an"
-      f" answer to {prompt}. Write responses as the template does (without"
-      " thinking, for example), or change the template."
+      f" answer to {prompt}.{thinking} Write responses as the template does"
+      " (without thinking, for example), or change the template."
     )
 
 

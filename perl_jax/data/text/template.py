@@ -135,8 +135,8 @@ class ChatTemplate:
     raise rendering.NotRenderedError(
       f"The chat template of {self.name} does not go on from its generation"
       f" prompt with {keys} of a response and the token that ends a turn, so a"
-      " model could not write them. Change the template, or"
-      f" {rendering.without(keys)}."
+      f" model could not write them.{self.text.thinking(keys)} Change the"
+      f" template, or {rendering.without(keys)}."
     )
 
   def _plan(

@@ -260,6 +260,56 @@ def test_reasoning_that_no_prompt_leads_to_is_refused(tmp_path):
     demonstrations.encode_demonstrations([row], ours)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_reasoning_that_later_prompts_leave_out(tmp_path, masked):
+  """Qwen3 forgets at a new question, so that each turn is by itself."""
+  path = families.write(TOOL_FAMILIES["qwen3"], tmp_path / "tokenizer")
+  ours = tokenization_lib.load_tokenizer(path)
+  under = {records.VARIABLES: {"enable_thinking": True}}
+  first = assistant("12") | {"reasoning_content": "it is 6 + 6"}
+  first |= {"weight": 0} if masked else {}
+  talk = [
+    *(user("hello there") | under, first, user("sure?")),
+    assistant("milk") | {"reasoning_content": "hm"},
+  ]
+  row = records.Demonstration("a:1", "g", tuple(talk[:1]), tuple(talk[1:]))
+  encoded = demonstrations.encode_demonstrations([row], ours)
+  learned = [
+    ours.tokenizer.decode([t for t, m in zip(*part, strict=True) if m])
+    for part in encoded
+  ]
+  thought = "<think>\nit is 6 + 6\n</think>\n\n12<|im_end|>"
+  last = "<think>\nhm\n</think>\n\nmilk<|im_end|>"
+  assert learned == ([last] if masked else [thought, last])
+  # A prompt is what transformers renders of it.
+  (prompt,), _ = prompts.encode_prompts(
+    [records.Prompt("a:1", "g", tuple(talk[:3]), None)], ours, 500, "turns"
+  )
+  theirs = transformers.AutoTokenizer.from_pretrained(path)
+  expected = theirs.apply_chat_template(
+    [{k: v for k, v in m.items() if k != records.VARIABLES} for m in talk[:3]],
+    add_generation_prompt=True,
+    enable_thinking=True,
+  )["input_ids"]
+  assert prompt.tokens == expected and "6" not in theirs.decode(expected)
+
+
+@pytest.mark.parametrize(
+  ("family", "reply"),
+  [
+    (TOOL_FAMILIES["qwen3"], {"content": "12", "reasoning_content": "6 + 6"}),
+    (families.FAMILIES["qwen3"], {"content": "<think>\n6\n</think>\n\n12"}),
+  ],
+)
+def test_the_variable_that_asks_for_thoughts_is_named(tmp_path, family, reply):
+  ours = tokenization_lib.load_tokenizer(families.write(family, tmp_path))
+  turn = {"role": "assistant", **reply}
+  row = records.Demonstration("a:1", "g", (user("hello"),), (turn,))
+  named = r'need "chat_template_kwargs": \{"enable_thinking": true\}'
+  with pytest.raises(ValueError, match=named):
+    demonstrations.encode_demonstrations([row], ours)
+
+
 def test_a_template_of_its_own_for_tools(tmp_path):
   """As Hermes has it: transformers takes it where there are tools."""
   made = TOOL_FAMILIES["qwen2.5"]
