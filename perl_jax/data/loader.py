@@ -3,10 +3,12 @@
 Rows of similar length are put into the same batch, which is padded to one of a
 few lengths. Batches depend on (rows, seed, step) alone: the position of a
 training run is one integer, and resuming does not read earlier batches again.
+Which length a step has does not depend on the seed, so that runs of several
+seeds, which make their steps together, need little padding for each other.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import grain
@@ -16,6 +18,11 @@ from perl_jax.data.batches.common import bucket_for
 
 Row = Any
 Batch = Any
+
+# In a position: how the batches of all buckets are mixed. A position without it
+# is of a run that was begun when the run's seed mixed them, as 1 does still.
+ORDER = "order"
+_BY_SEED, _SAME_FOR_ALL = 1, 2
 
 
 class Collate(Protocol):
@@ -40,13 +47,27 @@ class TrainBatches(Iterator[Batch]):
     batches: grain.MapDataset,
     assemble: Callable[[tuple[int, list[int]]], Batch],
     identity: dict[str, int],
+    mixes: Mapping[int, int],
   ) -> None:
+    """Starts at the first batch.
+
+    Args:
+      batches: Those of an epoch, one bucket after the other.
+      assemble: Makes a batch of (bucket, numbers of rows).
+      identity: What the batches depend on.
+      mixes: Seed that the batches of an epoch are mixed by, by `ORDER`.
+    """
     self.batches_per_epoch = len(batches)
     self._batches, self._assemble = batches, assemble
-    self._identity = identity
+    self._identity, self._mixes = identity, mixes
+    self._mix(_SAME_FOR_ALL)
+
+  def _mix(self, order: int) -> None:
+    """Goes to the first batch in one of the orders."""
     # No threads: a batch costs little, and this way nothing is left running.
     options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    self._endless = batches.repeat().map(assemble)
+    mixed = self._batches.shuffle(self._mixes[order])
+    self._order, self._endless = order, mixed.repeat().map(self._assemble)
     self._iterator = iter(self._endless.to_iter_dataset(options))
 
   def __next__(self) -> Batch:
@@ -54,7 +75,9 @@ class TrainBatches(Iterator[Batch]):
 
   def again(self) -> "TrainBatches":
     """The same batches from the first on, with a position of their own."""
-    return TrainBatches(self._batches, self._assemble, self._identity)
+    return TrainBatches(
+      self._batches, self._assemble, self._identity, self._mixes
+    )
 
   def at(self, number: int) -> Batch:
     """The batch of a number, from 0; the position stays where it is."""
@@ -62,10 +85,13 @@ class TrainBatches(Iterator[Batch]):
 
   def get_state(self) -> dict[str, int]:
     """Returns the position for a checkpoint, as plain JSON."""
-    return {**self._identity, **self._iterator.get_state()}
+    order = {ORDER: self._order}
+    return self._identity | order | self._iterator.get_state()
 
   def set_state(self, state: dict[str, int]) -> None:
     """Continues after the batch at which `state` was saved, in constant time.
+
+    It does so in the order that the run was begun in.
 
     Raises:
       ValueError: The state was saved with other data, another seed or another
@@ -75,12 +101,19 @@ class TrainBatches(Iterator[Batch]):
     position = {
       key: state.pop(key) for key in self._iterator.get_state() if key in state
     }
+    order = state.pop(ORDER, _BY_SEED)
     if state != self._identity or not position:
       raise ValueError(
         f"The position to resume from was saved with {state}, but this run has "
         f"{self._identity}. Resume with the data, seed and batch size of the "
         "saved run, or start in another workdir."
       )
+    if order not in self._mixes:
+      raise ValueError(
+        f"The position to resume from is in an order of batches ({order}) that"
+        " this version does not know: resume with the version that saved it."
+      )
+    self._mix(order)
     self._iterator.set_state(position)
 
 
@@ -110,7 +143,8 @@ def train_batches(
     buckets: Lengths in tokens that a batch may be padded to.
     collate: Called with the rows of this process, the bucket and the number of
       rows that the batch must have; if `whole`, with all rows of the batch.
-    seed: Seed of the order.
+    seed: Seed of which rows of a bucket are in which of its batches. In which
+      order the buckets come is the same for all seeds.
     shards: Numbers of the parts of each batch that this process reads. All
       processes see the same bucket at the same step, and their parts together
       are the global batch.
@@ -139,9 +173,8 @@ def train_batches(
       .batch(batch_size, drop_remainder=True, batch_fn=list)
       .map(lambda batch, bucket=bucket: (bucket, batch))
     )
-  batches = grain.MapDataset.concatenate(parts).shuffle(
-    _derive(seed, len(parts))
-  )
+  batches = grain.MapDataset.concatenate(parts)
+  mixes = {_BY_SEED: _derive(seed, len(parts)), _SAME_FOR_ALL: 0}
 
   def assemble(batch: tuple[int, list[int]]) -> Batch:
     bucket, indices = batch
@@ -154,7 +187,7 @@ def train_batches(
     "batches_per_epoch": len(batches),
     "seed": seed,
   }
-  return TrainBatches(batches, assemble, identity)
+  return TrainBatches(batches, assemble, identity, mixes)
 
 
 def eval_batches(
