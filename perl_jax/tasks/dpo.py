@@ -101,10 +101,7 @@ def stage(
       with_anchor = make_with_anchor(
         config, workdir, stands_on.digests, data, logprobs, anchor, mesh, member
       )
-      anchored = member.once(
-        ("held-out pairs", config.seed, backbone),
-        lambda: score_pairs(logprobs, anchor, data, mesh),
-      )
+      anchored = score_anchor(logprobs, anchor, data, mesh, member)
       first = anchor if resumed else policy_of(opened.state)
       before, before_rows = policy_evaluation.of_anchor(
         member, config.seed, evaluate_policy, first, anchor, None
@@ -261,12 +258,16 @@ def make_logprobs(backbone: roles.Backbone, max_response: int):
 def make_with_anchor(
   config, workdir, digests, data, logprobs, anchor, mesh, member
 ) -> Callable[[Any], steps.AnchoredPairs]:
-  """Returns `with_anchor(pairs)` of a training batch on the mesh."""
+  """Returns `with_anchor(pairs)` of a training batch on the mesh.
+
+  Members have one anchor, whatever their seeds: they start from one model, to
+  which an adapter that is new adds 0.
+  """
 
   def score(batches):
-    # Members of one seed have the same anchor and the same pairs.
+    rows = data.fingerprints[f"{inputs.TRAINING} (preferences)"]
     return member.once(
-      ("pairs", config.seed, anchor.backbone),
+      ("pairs", rows, anchor.backbone),
       lambda: by_pair(logprobs, anchor, batches, mesh),
     )
 
@@ -275,7 +276,27 @@ def make_with_anchor(
     of = anchored_lib.looked_up(mesh, known)
     return lambda batch: steps.AnchoredPairs(batch, of(batch.index))
   trees = anchor.trainable, anchor.frozen
-  return lambda batch: steps.AnchoredPairs(batch, logprobs(*trees, batch))
+
+  def scored(batch):
+    # Members of one seed have the same pairs at every step.
+    return member.latest(
+      ("pairs of a batch", config.seed, anchor.backbone),
+      batch.index,
+      lambda: logprobs(*trees, batch),
+    )
+
+  return lambda batch: steps.AnchoredPairs(batch, scored(batch))
+
+
+def score_anchor(
+  logprobs, anchor: roles.Role, data, mesh, member: together.Member
+) -> np.ndarray:
+  """`score_pairs` of the anchor, once for all members with the same pairs."""
+  rows = data.fingerprints[f"{inputs.VALIDATION} (preferences)"]
+  return member.once(
+    ("held-out pairs", rows, anchor.backbone),
+    lambda: score_pairs(logprobs, anchor, data, mesh),
+  )
 
 
 def score_pairs(logprobs, role: roles.Role, data, mesh) -> np.ndarray:

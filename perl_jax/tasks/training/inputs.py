@@ -27,7 +27,8 @@ from perl_jax.tasks.settings import shared
 from perl_jax.tasks.training import batching, preview
 
 Config = shared.Config
-_TRAINING, _VALIDATION = "training rows", "validation rows"
+# Of rows in `batching.Inputs.fingerprints`: "training rows (preferences)".
+TRAINING, VALIDATION = "training rows", "validation rows"
 
 
 def load(data: Config, kind: str, seed: int) -> records.Splits:
@@ -270,7 +271,7 @@ def place(data: Config, name: str) -> str:
     name: A key of `batching.Inputs.fingerprints`.
   """
   where = data.path or data.dir or f"generated: {data.name}"
-  if name.startswith(_VALIDATION) and data.validation_path:
+  if name.startswith(VALIDATION) and data.validation_path:
     where = data.validation_path
   return where
 
@@ -285,8 +286,8 @@ def _fingerprints(
   found = {}
   with phases.phase(f"taking the fingerprint of the rows ({kind})"):
     for name, rows, of in (
-      (_TRAINING, train, train_records),
-      (_VALIDATION, validation, held_out),
+      (TRAINING, train, train_records),
+      (VALIDATION, validation, held_out),
     ):
       if rows is not None:
         told = of if kind in ("prompts", "candidates") else ()

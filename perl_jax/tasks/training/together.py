@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from perl_jax import steps
 from perl_jax.data.batches import widths
@@ -98,11 +99,16 @@ class Shared:
     size: Number of members.
     values: Numbers in which they differ, `settings.members.values_of`.
     made: What they share, by name.
+    latest: What they share of some array, by name: its bytes, and what was made
+      of it.
   """
 
   size: int
   values: steps.Values
   made: dict[Hashable, Any] = dataclasses.field(default_factory=dict)
+  latest: dict[Hashable, tuple[bytes, Any]] = dataclasses.field(
+    default_factory=dict
+  )
 
   def call(self, calls: Mapping[int, Call]) -> dict[int, Any]:
     """Makes a step of all members at once.
@@ -149,6 +155,23 @@ class Member:
     if name not in self.shared.made:
       self.shared.made[name] = make()
     return self.shared.made[name]
+
+  def latest(
+    self, name: Hashable, of: jax.Array, make: Callable[[], Result]
+  ) -> Result:
+    """What members share of an array, until one of them has another.
+
+    Args:
+      name: Key that it is kept by, as that of `once`.
+      of: What it is made of, and what else there is follows from.
+      make: Makes it.
+    """
+    if self.shared is None:
+      return make()
+    told = np.asarray(of).tobytes()
+    if self.shared.latest.get(name, (None,))[0] != told:
+      self.shared.latest[name] = told, make()
+    return self.shared.latest[name][1]
 
   def step(
     self, make: Callable[[steps.Values], Callable[..., Any]], *, name: str
