@@ -145,11 +145,11 @@ def stage(
       rows=data.train_rows,
       key=streams.key_of(config.seed, streams.Stream.RL),
       peak_flops=timing.peak_flops(mesh),
+      member=member,
     )
 
     def policy_of(state):
-      policy = state.trainable["policy"]
-      return roles.Role(anchor.backbone, policy, anchor.frozen)
+      return dataclasses.replace(anchor, trainable=state.trainable["policy"])
 
     opening = loop.open_run(
       config,

@@ -40,6 +40,7 @@ class Iteration:
     key: jax.Array,
     peak_flops: float | None = None,
     clock: Clock = time.perf_counter,
+    member: together.Member = together.ALONE,
   ):
     """Binds what no iteration changes.
 
@@ -51,7 +52,9 @@ class Iteration:
       key: Key of the run; each iteration folds in its number.
       peak_flops: FLOP/s of all devices together, or None if it is not known.
       clock: Returns seconds.
+      member: The member of a run whose iterations these are.
     """
+    self._member = member
     self._programs, self._settings = programs, programs.settings
     self._reward, self._mesh = reward, mesh
     self._rows, self._key = rows, key
@@ -78,7 +81,8 @@ class Iteration:
 
     Returns:
       (state, metrics by "train/...", "rollout/...", "seconds/<phase>" without
-      compilation, and "rate/<phase>", response tokens per second).
+      compilation, and "rate/<phase>", response tokens per second). Of a member,
+      "seconds/learn" is that of all, and the others are its own.
 
     Raises:
       watch.Stop: The run is to stop before it has learned.
@@ -93,13 +97,13 @@ class Iteration:
       watch_lib.wait(samples)
     laps = [watch.lap()]
     with profile.named(profile.SCORING):
-      scored = self._score(state, batch, device, samples)
+      scored = self._score(state, batch, device, samples, watch)
       experience, parts = yield from scored
       watch_lib.wait((experience, parts))
     laps.append(watch.lap())
     flops = self._learn_flops()
     with profile.named(profile.LEARNING):
-      learned = self._learn(state, experience, key)
+      learned = self._learn(state, experience, key, watch)
       state, found, faults = yield from learned
       jax.block_until_ready(state)
     laps.append(watch.lap())
@@ -150,11 +154,12 @@ class Iteration:
     """FLOPs of all updates so far; 0 where nobody needs them."""
     return self._programs.learn.flops_run() if self._peak_flops else 0.0
 
-  def _score(self, state, batch, device, samples):
+  def _score(self, state, batch, device, samples, watch):
     """(experience, parts of the reward) of sampled responses."""
     programs = self._programs
     longest = hosts.to_host(jnp.max(samples.mask.sum(axis=-1)))
-    longest = yield together.Most(int(longest))
+    request = together.Most(int(longest))
+    longest = yield from self._member.meet(watch, request)
     responses = programs.responses(samples, longest)
     scores = programs.score(
       *programs.score_args(state.trainable, device, responses)
@@ -178,7 +183,7 @@ class Iteration:
       experience = programs.prepare(experience)
     return experience, parts
 
-  def _learn(self, state, experience, key):
+  def _learn(self, state, experience, key, watch):
     """All updates on a rollout: (state, mean of their metrics, faults)."""
     estimator, found, faults = self._settings.estimator, [], []
     # Copies: the first update donates the state.
@@ -197,9 +202,10 @@ class Iteration:
           for rows in np.split(np.asarray(order), estimator.minibatches)
         ]
       for part in parts:
-        state, measured = yield together.Call(
-          self._programs.learn, (state, frozen, part, key)
+        request = together.Call(
+          self._programs.learn, (state, frozen, part, key), timed=True
         )
+        state, measured = yield from self._member.meet(watch, request)
         faults.append(measured.pop("fault"))
         found.append(measured)
     mean = jax.tree.map(lambda *values: sum(values) / len(values), *found)

@@ -61,10 +61,15 @@ class Stopwatch:
     """Leaves the time of a block out of the lap that is under way."""
     lap = self.lap()
     yield
-    now, compiled = self._read()
+    self._last = self._read()
+    self.add(lap)
+
+  def add(self, lap: Lap) -> None:
+    """Counts a lap as part of the one that is under way."""
+    clock, compiling = self._last
     self._last = (
-      now - lap.running - lap.compiling,
-      compiled - lap.compiling,
+      clock - lap.running - lap.compiling,
+      compiling - lap.compiling,
     )
 
 

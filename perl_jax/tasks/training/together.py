@@ -8,6 +8,7 @@ is the same in both.
 """
 
 import dataclasses
+import time
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from perl_jax import steps
 from perl_jax.data.batches import widths
+from perl_jax.tasks.training import timing
 from perl_jax.tasks.training.compiled import Compiled
 
 Result = TypeVar("Result")
@@ -81,10 +83,12 @@ class Call:
   Attributes:
     function: The step, of one member or of all; see `Member.step`.
     args: (state, frozen, batch, key) of the member.
+    timed: Whether a step of all is waited for, to know what it has taken.
   """
 
   function: Compiled
   args: tuple[Any, Any, Any, Any]
+  timed: bool = False
 
   def alone(self) -> tuple[steps.TrainState, dict[str, Any]]:
     """The step of one member."""
@@ -101,6 +105,8 @@ class Shared:
     made: What they share, by name.
     latest: What they share of some array, by name: its bytes, and what was made
       of it.
+    clock: Returns seconds.
+    spent: Time of the last step that was timed.
   """
 
   size: int
@@ -109,6 +115,8 @@ class Shared:
   latest: dict[Hashable, tuple[bytes, Any]] = dataclasses.field(
     default_factory=dict
   )
+  clock: timing.Clock = time.perf_counter
+  spent: timing.Lap | None = None
 
   def call(self, calls: Mapping[int, Call]) -> dict[int, Any]:
     """Makes a step of all members at once.
@@ -125,7 +133,11 @@ class Shared:
       calls[k].args if k in calls else _copied(first) for k in range(self.size)
     ]
     states, frozen, batches, keys = zip(*args, strict=True)
+    watch = timing.Stopwatch([first.function], self.clock)
     found = first.function(states, frozen[0], batches, keys, self.values)
+    if first.timed:
+      jax.block_until_ready(found)
+      self.spent = watch.lap()
     states, metrics = found
     return {k: (states[k], metrics[k]) for k in calls}
 
@@ -172,6 +184,24 @@ class Member:
     if self.shared.latest.get(name, (None,))[0] != told:
       self.shared.latest[name] = told, make()
     return self.shared.latest[name][1]
+
+  def meet(self, watch: timing.Stopwatch, request: Any) -> Requests[Any]:
+    """Yields a request, and returns its result.
+
+    What others compute before it is answered is not in the lap of the watch; a
+    step of all counts whole in that of each, if it is timed.
+
+    Args:
+      watch: Times what the member computes.
+      request: What it asks for.
+    """
+    if self.shared is None:
+      return (yield request)
+    with watch.stopped():
+      found = yield request
+    if isinstance(request, Call) and request.timed:
+      watch.add(self.shared.spent)
+    return found
 
   def step(
     self, make: Callable[[steps.Values], Callable[..., Any]], *, name: str
