@@ -6,7 +6,7 @@ backbone, each from its own adapter and on its own rows.
 
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from absl import logging
@@ -44,6 +44,26 @@ class Read(NamedTuple):
   closing: int
   prepared: begin.Prepared
   stands_on: standing.Standing
+
+
+class Scored:
+  """The evaluations that may be reported: the best one and the last.
+
+  Attributes:
+    rows: Their rows by step.
+  """
+
+  def __init__(self):
+    self.rows: dict[int, list[dict[str, Any]]] = {}
+    self._losses: dict[int, float] = {}
+
+  def keep(self, step: int, loss: float, rows: list[dict[str, Any]]) -> None:
+    """Takes an evaluation, and drops what cannot be reported any more."""
+    self.rows[step], self._losses[step] = rows, loss
+    # Of equals the later one, as the checkpointer has it.
+    best = min(self._losses, key=lambda s: (self._losses[s], -s))
+    for other in self.rows.keys() - {best, step}:
+      del self.rows[other], self._losses[other]
 
 
 def read(
@@ -128,11 +148,12 @@ def stage(
       role = roles.Role(backbone, trainable["reward"], frozen, models)
       return reward_model.score_rows(score, role, data, mesh)
 
-    scored = {}  # rows by step: no checkpoint is scored twice in a process
+    scored = Scored()  # no checkpoint is scored twice in a process
 
     def evaluate(state, step):
-      scored[step] = score_rows(state.trainable)
-      found = reward_model.quality(scored[step])
+      rows = score_rows(state.trainable)
+      found = reward_model.quality(rows)
+      scored.keep(step, found["log_loss"], rows)
       return {f"validation/{k}": v for k, v in found.items()}
 
     with loop.open_run(
@@ -160,9 +181,9 @@ def stage(
       reported, tree = config.steps, state.trainable
       if config.report_checkpoint == "best":
         reported = saver.best_step
-        if reported not in scored:
+        if reported not in scored.rows:
           tree = saver.best_trainable(tree)
-      rows = scored.get(reported) or score_rows(tree)
+      rows = scored.rows.get(reported) or score_rows(tree)
       if hosts.is_primary():
         files.write_jsonl(workdir / reward_model.SCORES, rows)
       summary |= reward_model.quality(rows)

@@ -8,6 +8,7 @@ import pytest
 from perl_jax import params, roles
 from perl_jax.data.sources.coffee_bar import rows as rows_lib
 from perl_jax.data.text import tokenization as tokenization_lib
+from perl_jax.tasks import reward
 from perl_jax.tasks.evaluation import reward_model as reward_evaluation
 from perl_jax.tasks.initial import restore
 from perl_jax.tasks.settings import reward as reward_settings
@@ -59,6 +60,15 @@ def test_summary_is_of_the_scores(reward_run):
   }
   assert summary["best_step"] == min(losses, key=losses.get)
   assert summary["log_loss"] == pytest.approx(min(losses.values()), rel=1e-6)
+
+
+def test_rows_are_kept_of_the_best_and_the_last():
+  scored, kept = reward.Scored(), []
+  for step, loss in enumerate((0.5, 0.3, 0.4, 0.3, 0.6, 0.7), start=1):
+    scored.keep(step, loss, [{"step": step}])
+    kept.append(sorted(scored.rows))
+  assert kept == [[1], [2], [2, 3], [4], [4, 5], [4, 6]]
+  assert scored.rows[4] == [{"step": 4}]
 
 
 @pytest.mark.slow
