@@ -1,7 +1,8 @@
-"""Refuses pairs that would be taken for others, or for none.
+"""Refuses rows that would be taken for others, or for none.
 
 Two texts without a prompt have the words that both begin with as one. Where the
-prompt is in a column that is not read, these are only how answers begin.
+prompt is in a column that is not read, these are only how answers begin. A text
+beside the name of a role is one message of a conversation.
 """
 
 import re
@@ -91,6 +92,34 @@ def check_words(rows: Sequence[Fields], name: str) -> None:
       f" and `rejected` begin with may not be all that was asked."
       f" {_ways_out(column)}"
     )
+
+
+def check_text(fields: Fields, where: str) -> None:
+  """Checks that a text is not one message of a conversation (OpenAssistant).
+
+  All of a text is learned, and what a user says should not be.
+
+  Raises:
+    UnusableError: A column beside it says who speaks, or what it follows.
+  """
+  beside = [
+    name
+    for name in ("role", "from", "speaker")
+    if conversations.is_speaker(fields.get(name))
+  ]
+  beside += [n for n in ("parent_id",) if fields.get(n) is not None or beside]
+  if not beside:
+    return
+  raise messages.error(
+    where,
+    "text",
+    f"is one message of a conversation, as {beside[0]!r} beside it says"
+    f" ({messages.found(fields[beside[0]])}): put the messages of each"
+    " conversation into one row, as `messages`. To learn every text as it is,"
+    " whoever says it, leave out what is beside it:"
+    f' --config.data.ignore="{(*beside,)}".',
+    "which are single messages",
+  )
 
 
 def _begin_alike(fields: Fields) -> bool:

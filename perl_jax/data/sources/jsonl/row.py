@@ -18,7 +18,13 @@ from perl_jax.data.records import (
   Reply,
   Text,
 )
-from perl_jax.data.sources.jsonl import context, described, keys, rated
+from perl_jax.data.sources.jsonl import (
+  context,
+  described,
+  keys,
+  mistaken,
+  rated,
+)
 from perl_jax.data.sources.jsonl import messages as messages_lib
 from perl_jax.data.sources.jsonl.messages import found, listed
 
@@ -87,6 +93,7 @@ class Row:
   def text(self) -> Text:
     """Returns the text of the row."""
     text = self.get("text")
+    mistaken.check_text(self._fields, self._where)
     if not isinstance(text, str):
       raise self.error("text", f"must be text, but is {found(text)}.")
     messages_lib.check_text(text, "text", self._where)

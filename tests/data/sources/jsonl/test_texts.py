@@ -1,5 +1,8 @@
 """Rows of one text, which is learned as it is."""
 
+import ast
+import re
+
 import pytest
 
 from perl_jax.data.records import Text
@@ -93,6 +96,37 @@ def test_a_directory_of_texts_and_prompts_has_both(write, tmp_path):
   assert {row.group for row in texts.validation} == {
     row.group for row in prompts.validation
   }
+
+
+@pytest.mark.parametrize(
+  "more",
+  [
+    {"role": "prompter", "parent_id": None},
+    {"parent_id": "1"},
+    {"from": "human"},
+    {"speaker": "User"},
+  ],
+)
+def test_one_message_of_a_conversation_is_no_text(write, more):
+  """As OpenAssistant has them: what a user says should not be learned."""
+  said = {"text": "How?", "lang": "en"}
+  path = write(said | more, said | more)
+  with pytest.raises(ValueError, match="'text': is one message of a conv") as e:
+    cases.read(path, "demonstrations")
+  # The way out that the error names.
+  ignore, *_ = re.findall(r'data\.ignore="(\(.*?\))"', str(e.value))
+  found = files.load(
+    path,
+    "demonstrations",
+    validation_path=path,
+    ignore=ast.literal_eval(ignore),
+  )
+  assert [row.text for row in found.train] == ["How?"] * 2
+
+
+def test_a_text_beside_another_name_is_learned(write):
+  rows = [{"text": "How?", "from": "a@b.c"}, {"text": "So.", "role": "chef"}]
+  assert len(cases.read(write(*rows), "demonstrations")) == 2
 
 
 def test_empty_texts_and_other_values_are_left_out(write):
