@@ -20,6 +20,7 @@ _SPEAKERS = {
   **dict.fromkeys(("model", "bot", "ai"), "assistant"),
   **dict.fromkeys(("tool", "function"), "tool"),
   **dict.fromkeys(("observation", "function_response"), "tool"),
+  "environment": "tool",
 }
 _ROLES = ("user", "assistant", "system", "tool")
 # Keys of a message with who speaks, and with what is said.

@@ -40,13 +40,27 @@ CONTEXT = {*SYSTEM, "tools", _OLD_TOOLS, records.VARIABLES}
 SUBSETS = ("subset", "domain")
 # Keys that a model should see, and that cannot be shown to it.
 SEEN = (
-  "audio", "audios", "chat_template", "context", "documents", "history",
-  "image", "image_url", "images", "input_audio", "video", "videos",
+  "audio", "audios", "chat_template", "context", "custom_system_prompt",
+  "documents", "history", "image", "image_url", "images", "input_audio",
+  "video", "videos",
 )  # fmt: skip
+# Columns with what was thought before the one response of a row.
+THOUGHTS = ("reasoning_content", "thinking")
 # Keys that would change what is learned, and that cannot be honoured.
 _REFUSED = {
-  *SEEN, "loss_mask", "refusal", "sample_weight", "train_detail",
+  *SEEN, *THOUGHTS, "function_calls", _OLD_TOOLS, "loss_mask", "mask", "masked",
+  "no_loss", "refusal", "sample_weight", "train_detail", "train_on",
   "training_detail",
+}  # fmt: skip
+# What to write instead of some of them.
+_INSTEAD = {
+  **dict.fromkeys(THOUGHTS, "The thoughts of an answer are a key of its message"
+  " `reasoning_content`, or a column beside one response."),
+  "function_calls": "Calls are `tool_calls` of a message.",
+  _OLD_TOOLS: "Tools are a column `tools` of the row.",
+  **dict.fromkeys(("mask", "masked", "no_loss", "train_on", "loss_mask"),
+  "`weight` 0 of a message masks it."),
+  "custom_system_prompt": "A system message is a column `system`.",
 }  # fmt: skip
 _MEANT = {*RENDERED[:2], *WEIGHTS[:3], *SYSTEM, *_REFUSED, "tools"}
 _MEANT |= {records.VARIABLES}
@@ -184,9 +198,9 @@ def check_ignored(key: str, value: Any, complain: Complain) -> None:
     f" --config.data.ignore=\"('{key}',)\"."
   )
   if refused:
-    raise complain(
-      key, f"changes what the row means and cannot be honoured. {way_out}"
-    )
+    what = "changes what the row means and cannot be honoured."
+    instead = f" {_INSTEAD[key]}" if key in _INSTEAD else ""
+    raise complain(key, f"{what}{instead} {way_out}")
   raise complain(
     key, f"is not a key that is read. Is {near!r} meant? {way_out}"
   )

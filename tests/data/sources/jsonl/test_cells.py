@@ -99,6 +99,7 @@ def test_a_conversation_as_json_text(name):
     ({"speaker": "user", "text": "q"}, user("q")),
     ({"role": "model", "content": "q"}, assistant("q")),
     ({"role": "developer", "content": "q"}, system("q")),
+    ({"role": "environment", "content": "q"}, {"role": "tool", "content": "q"}),
     ({"role": None, "content": None, "from": "gpt", "value": "q"},
      assistant("q")),
     ({"role": "host", "content": "q"}, {"role": "host", "content": "q"}),

@@ -10,6 +10,7 @@ from tests.data.sources.jsonl import cases
 from tests.data.text.messages import assistant, system, user
 
 FRENCH = system("Answer in French.")
+SEEN = ("tools", "images", "context", "custom_system_prompt")
 TOOLS = [{"type": "function", "function": {"name": "look"}}]
 ROWS = {
   "preferences": {"prompt": "Hi", "chosen": "Salut", "rejected": "Hello"},
@@ -128,6 +129,7 @@ def test_tools_are_a_key_of_the_first_message(write, kind, column, value):
   [
     ({"images": ["a.png"]}, "field 'images': changes what the row means"),
     ({"context": "It was Bob."}, "field 'context': changes what the row means"),
+    ({"custom_system_prompt": "Be brief."}, "A system message is a column"),
     ({"weight": 0.5}, "field 'weight': changes what the row means"),
     ({"tool": "x"}, "Is 'tools' meant"),
     ({"tools": "look"}, "field 'tools': must be a list of objects"),
@@ -141,9 +143,7 @@ def test_a_column_that_would_change_the_meaning_is_refused(write, more, why):
   # The way out that the error names.
   found = files.load(path, "demonstrations", ignore=tuple(more))
   assert found.counts["ignored_fields"] == 1
-  if not {"tools", "images", "context"}.isdisjoint(
-    more
-  ):  # The model would not see them.
+  if not {*SEEN}.isdisjoint(more):  # The model would not see them.
     with pytest.raises(ValueError, match=rf"rows\.jsonl:21: .*{why}"):
       files.load(path, "prompts")
   else:  # A reward function is given the whole row.
