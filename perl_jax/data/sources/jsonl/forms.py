@@ -24,13 +24,16 @@ from perl_jax.data import unusable
 from perl_jax.data.sources.jsonl import (
   cells,
   described,
+  endings,
   formats,
   habits,
+  keys,
   layouts,
   messages,
   mistaken,
   pairs,
   rated,
+  replies,
 )
 
 Fields = dict[str, Any]
@@ -42,6 +45,7 @@ KNOWN = (
   *("system", "tools", "score", "responses", "scores", "subset", "text"),
   "turns",
   *described.ANSWERS[:-1],
+  *keys.THOUGHTS,
 )
 
 
@@ -178,11 +182,11 @@ class Reader:
       self.count += 1
       try:
         for made, ours in self.rows(where, fields):
-          yield Found(made, ours, fields)
+          yield Found(made, endings.without(ours, self.changed), fields)
       except unusable.UnusableError as error:
         yield Found(where, error, fields)
     for made, ours in self.rest():
-      yield Found(made, ours, ours)
+      yield Found(made, endings.without(ours, self.changed), ours)
     self.check_columns(name)
 
   def rows(self, where: str, fields: Fields) -> Iterator[tuple[str, Fields]]:
@@ -201,14 +205,16 @@ class Reader:
     self.first_turns_only += further > 0
     fields = self._habits.applied(fields, self.changed)
     fields = layouts.as_messages(fields, where)
+    if self._kind != "prompts":
+      fields = replies.with_more(fields, self.changed)
     if self._kind != "labelled" and "label" in fields:
       fields = layouts.without_answer(fields)
     if "chosen" in fields or "rejected" in fields:
       yield from self._pairs(where, fields)
       return
-    replies, used = rated.replies_of(fields)
-    if replies and self._kind != "candidates":
-      yield from self._rated(where, rated.without(fields, used), replies)
+    scored, used = rated.replies_of(fields)
+    if scored and self._kind != "candidates":
+      yield from self._rated(where, rated.without(fields, used), scored)
       return
     if self._kind == "preferences" and self._reading.margin is not None:
       rated.check_score(fields, where)
@@ -282,16 +288,16 @@ class Reader:
         return
 
   def _rated(
-    self, where: str, fields: Fields, replies: list[rated.Reply]
+    self, where: str, fields: Fields, scored: list[rated.Reply]
   ) -> Iterator[tuple[str, Fields]]:
     """Yields pairs or labelled responses of several replies, or the prompt."""
     margin, threshold = self._reading.margin, self._reading.threshold
     if self._kind == "labelled" and threshold is not None:
-      for number, (reply, score) in enumerate(replies, 1):
+      for number, (reply, score) in enumerate(scored, 1):
         labelled = self._labelled(fields | {"response": reply}, score)
         yield f"{where}#{number}", labelled
     elif self._kind == "preferences" and margin is not None:
-      for number, (good, bad) in enumerate(rated.pairs(replies, margin), 1):
+      for number, (good, bad) in enumerate(rated.pairs(scored, margin), 1):
         pair = fields | {"chosen": good, "rejected": bad}
         messages = layouts.as_messages(pair, where)
         yield f"{where}#{number}", pairs.apart(messages, where)
