@@ -25,6 +25,10 @@ _SPEAKERS = {
 _ROLES = ("user", "assistant", "system", "tool")
 # Keys of a message with who speaks, and with what is said.
 _WHO, _WHAT = ("role", "from", "speaker"), ("content", "value", "text")
+# A transcript with turns by line, and where a line begins one; HelpSteer2's.
+_LINES = re.compile(r"\s*Human:.*\nAssistant:\s*\Z", re.DOTALL)
+_NEXT = re.compile(r"\n+(?=(?:Human|Assistant):)")
+_MARKED = re.compile(r"(?:^|\n)<extra_id_1>(User|Assistant)(?:\n|\Z)")
 _TRANSCRIPT = re.compile(r"\s*Human:.*\n\nAssistant:", re.DOTALL)
 
 
@@ -48,17 +52,33 @@ def of(value: Any) -> Any:
 
 
 def transcript(text: Any) -> list[dict[str, str]] | None:
-  """Returns the messages of a transcript of `Human:` and `Assistant:` turns.
+  """Returns the messages of a transcript that asks for an answer.
 
-  The empty turn of the assistant with which it ends is left out.
+  Its turns begin with `Human:` and `Assistant:` behind a blank line, or with
+  `<extra_id_1>User` and `<extra_id_1>Assistant` (HelpSteer2). It ends with a
+  turn of the human or with an empty one of the assistant, which is left out.
+  With that end, the turns may be without blank lines.
 
   Returns:
     The messages, or None if it is no text with such turns and such an end.
   """
-  if not is_transcript(text):
+  if not isinstance(text, str):
     return None
-  *turns, (speaker, said) = hh.parse_transcript(padded(text))
-  if speaker != "Assistant" or said.strip():
+  marked = _MARKED.split(text)
+  if len(marked) > 1:
+    first = [("Human", marked[0])] if marked[0].strip() else []
+    names = {"User": "Human", "Assistant": "Assistant"}
+    said = zip(marked[1::2], marked[2::2], strict=True)
+    turns = first + [(names[who], what) for who, what in said]
+  elif is_transcript(text):
+    turns = hh.parse_transcript(padded(text))
+  elif _LINES.match(text):
+    turns = hh.parse_transcript(padded(_NEXT.sub("\n\n", text)))
+  else:
+    return None
+  if turns[-1][0] == "Assistant" and not turns[-1][1].strip():
+    turns = turns[:-1]
+  if not turns or turns[-1][0] != "Human":
     return None
   return list(hh.messages(turns))
 

@@ -19,11 +19,13 @@ _STOPS = (
   "<end_of_turn>", "<|end|>", "<|eom_id|>", "<｜end▁of▁sentence｜>", "<eos>",
   "</s>",
 )  # fmt: skip
-# What begins or ends a turn in them.
+# What begins or ends a turn in them, and in HelpSteer2.
 _CONTROL = re.compile(
   r"<\|im_(?:start|end)\|>|<\|(?:start|end)_header_id\|>|<\|eot_id\|>"
-  r"|<(?:start|end)_of_turn>|\[/?INST\]|<\|(?:user|assistant|system)\|>"
+  r"|<extra_id_1>|<(?:start|end)_of_turn>|\[/?INST\]|<\|(?:user|assistant|system)\|>"
 )
+# What is a transcript, unless a user says it.
+_TRANSCRIPT = re.compile(r"\s*(?:Human|User):.*\n(Assistant:)", re.DOTALL)
 _REPLIES = (*pairs.SIDES, *rated.RESPONSES, "responses", "completions")
 
 
@@ -83,6 +85,8 @@ def _ended(value: Any, found: set[str]) -> Any:
 def _controls(prompt: Any) -> set[str]:
   """Returns the first such token of each text that no assistant says."""
   if isinstance(prompt, str):
+    if match := _TRANSCRIPT.match(prompt):
+      return {match.group(1)}
     match = _CONTROL.search(prompt)
     return {match.group()} if match else set()
   if not isinstance(prompt, list):

@@ -6,6 +6,7 @@ from perl_jax.data.sources.jsonl import conversations, messages, rated
 
 Fields = dict[str, Any]
 _CONVERSATIONS = ("conversations", "conversation")
+_NAMED = "Assistant:"  # Begins a turn of a transcript.
 _TRAJECTORY = "trajectory"
 # Fields of rows whose turns, if any, are no prompts.
 _SAID = {
@@ -90,14 +91,31 @@ def as_messages(fields: Fields, where: str) -> Fields:
       talk = conversations.of(value)
       if talk is not value:
         changed[name] = talk
-  talk = conversations.transcript(fields.get("prompt"))
-  if talk:
-    changed["prompt"] = talk
-    # A transcript has a space before what is said.
-    for name in ("chosen", "rejected", *rated.RESPONSES):
-      if isinstance(fields.get(name), str):
-        changed[name] = fields[name].strip()
-  return fields | changed if changed else fields
+  fields = fields | changed if changed else fields
+  return _of_transcript(fields)
+
+
+def _of_transcript(fields: Fields) -> Fields:
+  """Returns a row whose prompt is a transcript as messages.
+
+  Its replies have a space before what is said, or the name of the assistant. A
+  prompt of one turn is a transcript if they have that.
+  """
+  prompt = fields.get("prompt")
+  if not isinstance(prompt, str):
+    return fields
+  talk = conversations.transcript(prompt)
+  names = ("chosen", "rejected", *rated.RESPONSES)
+  texts = {n: fields[n] for n in names if isinstance(fields.get(n), str)}
+  after = {n: t.strip().removeprefix(_NAMED) for n, t in texts.items()}
+  start, _, asked = prompt.partition("Human:")
+  named = texts and all(t.strip().startswith(_NAMED) for t in texts.values())
+  if not talk and named and not start.strip() and asked.strip():
+    talk = [{"role": "user", "content": asked.strip()}]
+  if not talk:
+    return fields
+  texts = {name: text.strip() for name, text in after.items()}
+  return fields | texts | {"prompt": talk}
 
 
 def _of_trajectory(fields: Fields) -> Fields:
