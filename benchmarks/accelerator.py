@@ -10,12 +10,16 @@ The arms of `speed_arms.py`, one process each.
 For each phase it prints seconds, and the FLOP/s of the matrix products as a
 share of the chip's peak. `planning/flops.py` counts products in the traced
 program, recomputation in the backward pass included; `planning/chips.py` has
-the peaks. Decoding reads all weights and the KV caches once for each token:
+the peaks. Decoding reads all weights and the whole KV cache once for each token
+but the first. The samples of a prompt share a row of the cache, which has room
+for all of them from the beginning: B rows of P + G T columns. Bytes and seconds
+are those of full-length responses less those of responses half as long, so that
+prefill cancels:
 
-  bandwidth = (bytes of policy and caches) / (seconds per decode step)
+  bandwidth = (bytes(T) - bytes(T / 2)) / (seconds(T) - seconds(T / 2))
+  bytes(T)  = (T - 1) (bytes of the policy + B (P + G T) bytes of a column)
 
-The seconds are those of full-length responses less those of responses half as
-long, over the difference in steps, so that prefill cancels. Peak memory is the
+After each case the tables so far are printed and written. Peak memory is the
 allocator's. With --profile each arm writes a trace of one step more, for
 TensorBoard or XProf. On a device that `chips.py` does not list, shares are left
 out.
@@ -23,7 +27,6 @@ out.
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,12 +62,13 @@ RL = {"prompts": 16, "group": 4, "prompt_len": 512, "response_len": 256}
 HALF = "rloo, half"
 
 # By case: an arm of `speed_arms.py`, and the fields that differ from it.
+# What says most comes first: a machine may be lent for a short time.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
+  "rloo": ("rloo", RL | LORA),
+  "rloo, full": ("rloo, full", RL),
   "reward": ("reward", REWARD | LORA),
   "reward, full": ("reward, full", REWARD),
-  "rloo": ("rloo", RL | LORA),
   HALF: ("rloo", RL | LORA),
-  "rloo, full": ("rloo, full", RL),
 }
 
 
@@ -94,15 +98,18 @@ def decode_bandwidth(
     half: Result with responses half as long.
     fields: Fields of the arm with full-length responses.
   """
-  steps = fields["response_len"] // 2
-  seconds = (whole["seconds"]["sample"] - half["seconds"]["sample"]) / steps
   model = fields["model"]
-  rows = fields["prompts"] * fields["group"]
   item = jnp.dtype(model["dtype"]).itemsize
   width = 2 * model["num_kv_heads"] * model["head_dim"] * model["num_layers"]
-  # Over the second half of the steps, from P + R / 2 to P + R columns.
-  columns = fields["prompt_len"] + 0.75 * fields["response_len"]
-  return (whole["policy_bytes"] + rows * columns * width * item) / seconds
+
+  def read(found, length):
+    columns = fields["prompt_len"] + fields["group"] * length
+    cache = fields["prompts"] * columns * width * item
+    return (length - 1) * (found["policy_bytes"] + cache)
+
+  length = fields["response_len"]
+  seconds = whole["seconds"]["sample"] - half["seconds"]["sample"]
+  return (read(whole, length) - read(half, length // 2)) / seconds
 
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
@@ -139,6 +146,21 @@ def ratios(found: Mapping[str, Mapping[str, Any]]) -> str:
   return "\n".join(lines)
 
 
+def page(
+  found: Mapping[str, Mapping[str, Any]], bandwidth: float | None
+) -> str:
+  """The tables of the cases so far, and what decoding reads if it is known."""
+  device = next(iter(found.values()))["device"]
+  text = f"{device}\n\n{table(found)}\n\n{ratios(found)}\n"
+  if bandwidth is None:
+    return text
+  chip = chips.chip_of(device)
+  share = (
+    f", {bandwidth / chip.hbm_bandwidth:.1%} of the chip's" if chip else ""
+  )
+  return f"{text}\ndecoding reads {bandwidth / 1e9:.0f} GB/s{share}"
+
+
 def run_case(
   case: str, count: int, changes: Mapping[str, Any], profile: Path | None
 ) -> dict[str, Any]:
@@ -170,22 +192,17 @@ def main() -> None:
   changes, found = json.loads(given.set), {}
   for case in CASES:
     found[case] = run_case(case, given.steps, changes, given.profile)
-    print(f"{case}: {found[case]['seconds']}", file=sys.stderr)
-  bandwidth = decode_bandwidth(
-    found["rloo"], found[HALF], fields_of("rloo", changes)
-  )
-  device = found["rloo"]["device"]
-  chip = chips.chip_of(device)
-  share = (
-    f", {bandwidth / chip.hbm_bandwidth:.1%} of the chip's" if chip else ""
-  )
-  print(f"{device}\n\n{table(found)}\n\n{ratios(found)}\n")
-  print(f"decoding reads {bandwidth / 1e9:.0f} GB/s{share}")
-  if given.json:
-    given.json.parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(
-      given.json, {"cases": found, "decode_bytes_per_second": bandwidth}
-    )
+    bandwidth = None
+    if HALF in found:
+      bandwidth = decode_bandwidth(
+        found["rloo"], found[HALF], fields_of("rloo", changes)
+      )
+    print(page(found, bandwidth), flush=True)
+    if given.json:
+      given.json.parent.mkdir(parents=True, exist_ok=True)
+      files.write_json(
+        given.json, {"cases": found, "decode_bytes_per_second": bandwidth}
+      )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """The tables and ratios of the accelerator benchmark."""
 
 import dataclasses
+import json
+import sys
 
 import pytest
 
@@ -65,10 +67,35 @@ def test_decoding_reads_weights_and_caches():
     },
   }
   whole, half = row("x", {}, sample=5.0), row("x", {}, sample=3.0)
-  # 6 rows of 16 columns; 80 numbers of two bytes each, keys and values.
-  expected = (1e9 + 6 * 16 * 80 * 2) / 0.5
+  # 7 and 3 steps over 2 rows, of 10 + 3 * 8 and 10 + 3 * 4 columns of 80
+  # numbers of two bytes each, keys and values.
+  steps = 7 * (1e9 + 2 * 34 * 160), 3 * (1e9 + 2 * 22 * 160)
+  expected = (steps[0] - steps[1]) / 2.0
   found = accelerator.decode_bandwidth(whole, half, fields)
   assert found == pytest.approx(expected)
+
+
+def test_what_is_measured_is_written_at_once(monkeypatch, tmp_path, capsys):
+  """The machine goes away during the third case."""
+  order = []
+
+  def run_case(case, *args):
+    order.append(case)
+    if len(order) == 3:
+      raise TimeoutError
+    return row("x", {}, all=float(len(order)))
+
+  monkeypatch.setattr(accelerator, "run_case", run_case)
+  path = tmp_path / "found" / "x.json"
+  monkeypatch.setattr(sys, "argv", ["accelerator", f"--json={path}"])
+  with pytest.raises(TimeoutError):
+    accelerator.main()
+  assert order == ["rloo", "rloo, full", "reward"]
+  found = json.loads(path.read_text())
+  assert list(found["cases"]) == order[:2]
+  assert found["decode_bytes_per_second"] is None
+  assert "| rloo | 0.50 |" in capsys.readouterr().out
+  assert list(accelerator.CASES)[3:] == ["reward, full", accelerator.HALF]
 
 
 def test_phases_are_medians_by_the_clock(monkeypatch, tmp_path):
