@@ -9,10 +9,16 @@ The training batches of two epochs of configs/reward.py, and one pass over the
 same rows as an evaluation reads them. Beside them what the same batches have if
 each response is a row that is padded to the next of `data.buckets`, its prompt
 in it. `tokens` are those computed for a row of the data, with all of its
-responses. Only lengths are read: no model runs.
+responses. Only lengths are read: no model runs. Lengths, buckets, microbatches
+and what is asked for of a row are those of configs/reward.py for the data set,
+unless flags say otherwise; `shapes` counts batches that differ in the shape of
+any array, each of them a program.
 """
 
+import argparse
 from collections.abc import Sequence
+
+from ml_collections import ConfigDict
 
 from benchmarks import flags, results
 from configs import reward as reward_config
@@ -54,7 +60,7 @@ def shares(
   shapes = set()
   for _ in range(count):
     batch = next(train)
-    shapes.add(batch.tokens.shape)
+    shapes.add(tuple(array.shape for array in batch))
     used += batch.num_tokens
     computed += batch.tokens.size
     found = [by_index[i] for i in batch.index[batch.valid]]
@@ -80,24 +86,57 @@ def shares(
   }
 
 
-def main() -> None:
-  """Prints a row for each batch size."""
-  parser = flags.of_rows(__doc__)
-  parser.add_argument("--buckets", default="96,128,192")
-  parser.add_argument("--batch_sizes", default="16,32,64")
-  parser.add_argument("--microbatches", type=int, default=4)
-  given = parser.parse_args()
+def layout_of(
+  config: ConfigDict, pad_id: int
+) -> tuple[Layout, tuple[int, ...]]:
+  """The layout of rows of a config, on a CPU, and the lengths of batches."""
+  kind, data = reward_settings.loss_of(config).data, config.data
+  packing = batching.Packing(targets=config.head == "likelihood")
+  longest = data[batches.KINDS[kind].limit]
+  buckets = (*(b for b in data.buckets if b < longest), longest)
+  return packing.layout(kind, pad_id, data.pad_to_multiple_of), buckets
+
+
+def config_of(given: argparse.Namespace) -> ConfigDict:
+  """The config of a data set, with what flags change."""
   config = reward_config.get_config(given.data)
   config.data.dir = given.data_dir
+  if given.max_len is not None:
+    config.data.max_len = given.max_len
+  if given.buckets is not None:
+    config.data.buckets = tuple(map(int, given.buckets.split(",")))
+  if given.microbatches is not None:
+    config.microbatches = given.microbatches
+  return config
+
+
+def parser_of() -> argparse.ArgumentParser:
+  """The flags; those that are left out are the config's."""
+  parser = flags.of_rows(__doc__)
+  parser.set_defaults(max_len=None)
+  parser.add_argument("--buckets")
+  parser.add_argument("--batch_sizes", default="16,32,64")
+  parser.add_argument("--microbatches", type=int)
+  return parser
+
+
+def main() -> None:
+  """Prints a row for each batch size."""
+  given = parser_of().parse_args()
+  config = config_of(given)
   kind = reward_settings.loss_of(config).data
   tokenization = tokenization_lib.load_tokenizer(packages.resolve(given.base))
   rows = inputs.load(config.data, kind, config.seed).train
-  items, _ = batches.KINDS[kind].encode(
-    rows, tokenization, given.max_len, closed=True
+  shape = batches.KINDS[kind]
+  items, _ = shape.encode(
+    rows,
+    tokenization,
+    config.data[shape.limit],
+    config.data.long,
+    config.score_at == "template",
   )
   lengths = [item.length for item in items]
-  buckets = (*map(int, given.buckets.split(",")), given.max_len)
-  layout = batching.Packing().layout(kind, tokenization.pad_id)
+  layout, buckets = layout_of(config, tokenization.pad_id)
   print(results.in_line(results.machine()))
   for batch_size in map(int, given.batch_sizes.split(",")):
     found = shares(
@@ -105,7 +144,7 @@ def main() -> None:
       lengths,
       layout,
       batch_size=batch_size,
-      microbatches=given.microbatches,
+      microbatches=config.microbatches,
       buckets=buckets,
     )
     shown = {name: f"{value:.4g}" for name, value in found.items()}
