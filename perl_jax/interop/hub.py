@@ -3,7 +3,9 @@
 Who pushes is its business: `hf auth login`, or the variable HF_TOKEN.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 from huggingface_hub import utils
@@ -22,8 +24,8 @@ def check(repository: str) -> None:
     repository: "NAME" or "OWNER/NAME".
 
   Raises:
-    ValueError: The name is malformed, nobody is logged in, or the hub does not
-      answer; says what to do.
+    ValueError: The name is malformed, nobody is logged in, the hub does not
+      answer, or the token may only read; says what to do.
   """
   try:
     utils.validate_repo_id(repository)
@@ -38,13 +40,20 @@ def check(repository: str) -> None:
       f" {_LOGIN}."
     )
   try:
-    huggingface_hub.HfApi().whoami()
+    who = huggingface_hub.HfApi().whoami()
   except Exception as error:
     raise ValueError(
       f"config.push={repository!r}, and the hub does not let us in:"
       f" {_one_line(error)} Nothing was exported. Try again later, or {_LOGIN};"
       " or leave config.push out."
     ) from None
+  if _role(who) == "read":
+    raise ValueError(
+      f"config.push={repository!r}, and the token of {who.get('name')} may only"
+      " read. Nothing was exported. Make one that may write at"
+      f" {huggingface_hub.constants.ENDPOINT}/settings/tokens, and {_LOGIN}; or"
+      " leave config.push out."
+    )
 
 
 def push(directory: Path, repository: str, *, private: bool) -> str:
@@ -81,6 +90,12 @@ def push(directory: Path, repository: str, *, private: bool) -> str:
     ) from None
   seen = "private" if hidden else "public"
   return f"{made.repo_id} ({seen}), {commit.commit_url}"
+
+
+def _role(who: Mapping[str, Any]) -> str | None:
+  """What a token may: "read", "write" or "fineGrained"; None if unsaid."""
+  token = (who.get("auth") or {}).get("accessToken") or {}
+  return token.get("role")
 
 
 def _one_line(error: Exception) -> str:

@@ -70,8 +70,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       f"config.init={config.init!r} has no scalar head: it is no reward model."
       " Set config.role to 'policy'."
     )
-  if config.push and config.format == "adapter":
-    require_base_id(config, start)
+  config = with_base_id(config, start)
   start = one_model(config, start)
   head = exported_head(config, start)
   partial = workdir.with_name(f".{workdir.name}.partial")
@@ -259,24 +258,40 @@ def write_adapter(config, start, head, partial, workdir) -> None:
   )
 
 
-def require_base_id(config, start: Start) -> None:
-  """Checks that others can find the base of an adapter that is pushed.
+def with_base_id(config, start: Start) -> shared.Config:
+  """The config with the name of the base, if an adapter alone is pushed.
+
+  Others load it onto what has that name: `config.base_id`, or the name on the
+  hub of a base that lies in its cache.
 
   Raises:
-    ValueError: It is a path of this machine; names the ways out.
+    ValueError: The base is a path of this machine; names the ways out.
   """
-  merged = "push the whole model, --config.format=merged"
-  if start.source["kind"] != "huggingface":
+  with_model = config.format == "gguf" and config.gguf_model
+  if not config.push or config.format == "merged" or with_model:
+    return config
+  base, whole = restore.origin(start.source), "--config.format=merged"
+  pushed = f"config.push={config.push!r}: the base of this adapter is"
+  if config.format == "gguf":
+    if base["kind"] not in pretrained.KINDS or base["changed"]:
+      return config  # refused for that
+    if base["kind"] == pretrained.GGUF:
+      whole = "--config.gguf_model=q8_0"
+  elif start.source["kind"] != pretrained.HUGGING_FACE:
     raise ValueError(
-      f"config.push={config.push!r}: the base of this adapter is on no hub, so"
-      f" that nobody else could load it: {merged}."
+      f"{pushed} on no hub, so that nobody else could load it: push the whole"
+      f" model, {whole}."
     )
-  if not config.base_id:
+  name = config.base_id or licences.hub_name(base["path"])
+  if not name:
     raise ValueError(
-      f"config.push={config.push!r}: the base of this adapter is"
-      f" {start.source['path']}, where nobody else finds it. Give its name on"
-      f" the hub, --config.base_id=OWNER/NAME, or {merged}."
+      f"{pushed} {base['path']}, where nobody else finds it. Give its name on"
+      " the hub, --config.base_id=OWNER/NAME, or push the whole model,"
+      f" {whole}."
     )
+  config = config.copy_and_resolve_references()
+  config.base_id = name
+  return config
 
 
 def write_merged(config, start, head, partial) -> dict[str, float]:

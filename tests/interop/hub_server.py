@@ -26,11 +26,13 @@ class Hub:
     private: Whether each is private.
     asked: (method, path) of the requests so far.
     refuse: Paths (patterns) that are answered with 403.
+    who: What it says of whoever asks.
     url: Its address.
   """
 
   def __init__(self):
     self.repos, self.private, self.asked, self.refuse = {}, {}, [], []
+    self.who = {"name": "me", "type": "user"}
     self.url = ""
 
   def answer(self, method, path, body):
@@ -39,7 +41,7 @@ class Hub:
     if any(re.search(pattern, path) for pattern in self.refuse):
       return 403, {"error": "this token may not write"}
     if path == "/api/whoami-v2":
-      return 200, {"name": "me", "type": "user"}
+      return 200, self.who
     if path == "/api/validate-yaml":
       front = re.match("---\n(.*?)\n---", json.loads(body)["content"], re.S)
       assert isinstance(yaml.safe_load(front[1]), dict)

@@ -102,6 +102,30 @@ def test_a_token_that_is_refused(hub):
   assert TOKEN not in str(caught.value)
 
 
+def test_a_token_that_may_only_read(hub):
+  token = {"displayName": "mine", "role": "read"}
+  hub.who["auth"] = {"type": "access_token", "accessToken": token}
+  with pytest.raises(ValueError, match=r"may only read.*HF_TOKEN") as caught:
+    hub_lib.check("policy")
+  assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  "auth",
+  [
+    {"accessToken": {"role": "write"}},
+    {"accessToken": {"role": "fineGrained"}},
+    {"accessToken": {"displayName": "mine"}},
+    {"type": "oauth", "accessToken": None},
+    None,
+  ],
+)
+def test_tokens_that_may_write(hub, auth):
+  """As far as the hub says; what it may where, it says when it is asked."""
+  hub.who["auth"] = auth
+  hub_lib.check("policy")
+
+
 def test_no_hub(hub, monkeypatch):
   nowhere = "http://127.0.0.1:9"
   monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", nowhere)

@@ -14,6 +14,7 @@ from perl_jax.interop import peft  # noqa: E402
 from perl_jax.models.lora import LoraSpec  # noqa: E402
 from perl_jax.tasks.initial import restore  # noqa: E402
 from tests.interop.gguf import client, models, test_adapter, test_merged  # noqa: E402  # noqa: E402
+from tests.interop.hub_server import hub_fixture  # noqa: E402, F401
 from tests.interop.tiny import REFERENCES  # noqa: E402
 from tests.tasks import tiny  # noqa: E402
 from tests.tasks.test_export import export  # noqa: E402
@@ -56,6 +57,20 @@ def test_an_adapter_on_a_checkpoint_of_transformers(family, tmp_path):
   assert "llama-server -m base-f16.gguf --lora adapter.gguf" in card
   # llama.cpp has windows for Gemma and none for Mistral.
   assert ("attends to the last 5:" in card) == (family == "mistral")
+
+
+def test_the_base_of_an_adapter_that_is_pushed_has_a_name(tmp_path, hub):
+  """Whoever has neither our disk nor our paths loads the adapter onto it."""
+  base = REFERENCES / "llama3" / "checkpoint"
+  init = adapter_on(base, "adapter", tmp_path / "peft")
+  with pytest.raises(ValueError, match=r"base_id=OWNER.*format=merged"):
+    export(tmp_path / "out", init, format="gguf", push="policy")
+  assert hub.repos == {} and not (tmp_path / "out").exists()
+  export(
+    tmp_path / "out", init, format="gguf", push="policy", base_id="org/base"
+  )
+  card = hub.repos["me/policy"]["README.md"].decode()
+  assert "base_model: org/base" in card
 
 
 def test_a_reward_model_is_refused(tmp_path):

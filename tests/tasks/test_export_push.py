@@ -1,10 +1,12 @@
 """Exports that are pushed to a hub, and their cards as the hub reads them."""
 
 import json
+import types
 
 import pytest
 from huggingface_hub import ModelCard
 
+from configs import export as export_config
 from perl_jax.tasks import export as export_task
 from tests.interop.hub_server import hub_fixture  # noqa: F401
 from tests.tasks import tiny
@@ -42,6 +44,51 @@ def test_a_merged_policy_arrives_whole(finished, tmp_path, hub, caplog):
   assert numbers["kl"] == pytest.approx(summary["kl"])
   assert f"step {summary['checkpoint_step']}" in card.text
   assert card.data.eval_results[0].dataset_type == "coffee_bar"
+
+
+CACHED = "/c/hub/models--org--base/snapshots/0a1b"
+
+
+def named(kind, path, **fields):
+  """`base_id` of an export of an adapter on such a base."""
+  values = {"init": "runs/rl", "push": "policy"} | fields
+  config = tiny.override(export_config.get_config(), values)
+  start = types.SimpleNamespace(source={"kind": kind, "path": path})
+  found = export_task.with_base_id(config, start)
+  assert config.base_id == fields.get("base_id", "")
+  return found.base_id
+
+
+@pytest.mark.parametrize(
+  ("kind", "path", "fields", "name"),
+  [
+    ("huggingface", CACHED, {}, "org/base"),
+    ("huggingface", CACHED, {"base_id": "my/own"}, "my/own"),
+    ("huggingface", "/d/base", {"base_id": "my/own"}, "my/own"),
+    ("huggingface", "/d/base", {"format": "merged"}, ""),
+    ("huggingface", CACHED, {"format": "gguf"}, "org/base"),
+    ("gguf", f"{CACHED}/base.gguf", {"format": "gguf"}, "org/base"),
+    ("gguf", "/d/a.gguf", {"format": "gguf", "gguf_model": "f16"}, ""),
+    ("random", "", {"format": "gguf"}, ""),  # which is refused as such
+    ("huggingface", CACHED, {"push": ""}, ""),
+  ],
+)
+def test_the_name_of_a_base_on_the_hub(kind, path, fields, name):
+  assert named(kind, path, **fields) == name
+
+
+@pytest.mark.parametrize(
+  ("kind", "form", "way_out"),
+  [
+    ("huggingface", "adapter", "OWNER/NAME.*--config.format=merged"),
+    ("huggingface", "gguf", "OWNER/NAME.*--config.format=merged"),
+    ("gguf", "gguf", "OWNER/NAME.*--config.gguf_model=q8_0"),
+    ("gguf", "adapter", "on no hub.*--config.format=merged"),
+  ],
+)
+def test_a_base_without_a_name_is_refused(kind, form, way_out):
+  with pytest.raises(ValueError, match=way_out):
+    named(kind, "/d/base.gguf", format=form)
 
 
 @pytest.mark.slow
