@@ -16,6 +16,8 @@ _FORMS = {
 }
 _LIBRARIES = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
 _TASKS = {"policy": "text-generation", "reward": "text-classification"}
+# What the names of the ends of a number's interval end in.
+ENDS = ("_low", "_high")
 _TAGS = ("perl", "rlhf", "perl_jax")
 _INTENDED = {
   "policy": (
@@ -90,7 +92,7 @@ class Facts:
     data: Description of the rows that it was trained on; None if they are
       not known.
     measured: Numbers by name: those of the model, of what it was trained from,
-      and of the export.
+      and of the export. NAME_low and NAME_high are the ends of a 95% interval.
     results: Those that are the model's own, on held-out rows of the data.
     checkpoint: Which checkpoint `measured` is of, or "".
     base: Name of the base on the hub, or "".
@@ -176,9 +178,23 @@ def card_data(role: str, form: str, facts: Facts) -> ModelCardData:
 def _table(rows: Mapping[str, Any]) -> str:
   lines = ["| | |", "| --- | --- |"]
   for name, value in rows.items():
-    shown = f"{value:.6g}" if isinstance(value, float) else str(value)
-    lines.append(f"| {name} | {shown} |")
+    lines.append(f"| {name} | {_shown(value)} |")
   return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+  return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _with_intervals(measured: Mapping[str, Any]) -> dict[str, Any]:
+  """One row for a number and the ends of its interval."""
+  rows = dict(measured)
+  for name, value in measured.items():
+    ends = [f"{name}{end}" for end in ENDS]
+    if all(end in measured for end in ends):
+      low, high = (_shown(rows.pop(end)) for end in ends)
+      rows[name] = f"{_shown(value)} (95% interval: {low} to {high})"
+  return rows
 
 
 def _data_text(data: Data | None) -> str:
@@ -192,7 +208,7 @@ def _metrics_text(facts: Facts) -> str:
   if not facts.measured:
     return "Nothing has been measured of this checkpoint."
   of = f"Of the checkpoint {facts.checkpoint}, on held-out rows of the data."
-  rows = _table(facts.measured)
+  rows = _table(_with_intervals(facts.measured))
   return f"{of}\n\n{rows}" if facts.checkpoint else rows
 
 

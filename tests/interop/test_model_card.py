@@ -13,7 +13,10 @@ FACTS = model_card.Facts(
   data=model_card.Data(
     "hh_rlhf", "pairs", "MIT", "Anthropic/hh-rlhf", "Can be offensive."
   ),
-  measured={"reward_before": 0.25, "reward_after": 0.5, "kl": 1.5},
+  measured={
+    **{"reward_before": 0.25, "reward_after": 0.5, "kl": 1.5},
+    **{"accuracy": 0.75, "accuracy_low": 0.6875, "accuracy_high": 0.8},
+  },
   results=[
     model_card.Result("reward", "reward", 0.5),
     model_card.Result("kl", "KL to the anchor", 1.5),
@@ -81,6 +84,8 @@ def test_the_sections():
   assert "| learning_rate | 0.0001 |" in text
   assert "Of the checkpoint last, step 3, on held-out rows" in text
   assert "| reward_before | 0.25 |" in text
+  assert "| accuracy | 0.75 (95% interval: 0.6875 to 0.8) |" in text
+  assert "accuracy_low" not in text
   assert "`hh_rlhf`: pairs. Licence of the data: MIT. Can be offensive." in text
   assert (
     "The licence of the base, `org/base-1.5B`, is llama3.1"

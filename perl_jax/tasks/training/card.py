@@ -91,5 +91,6 @@ def results_of(
       value,
     )
     for key, value in measured.items()
-    if isinstance(value, int | float) and not key.endswith("_before")
+    if isinstance(value, int | float)
+    and not key.endswith(("_before", *model_card.ENDS))
   ]

@@ -34,6 +34,63 @@ def test_facts(tmp_path):
   }
 
 
+RL = {
+  **CONFIG,
+  "task": "rl",
+  "seed": 3,
+  "beta": 0.05,
+  "estimator": "rloo",
+  "samples_per_prompt": 4,
+  "kl": {"estimator": "k1", "place": "loss"},
+  "reward": {"init": "/home/me/secret/runs/reward/", "fn": ""},
+}
+
+
+def test_facts_of_rl(tmp_path):
+  write(tmp_path, RL)
+  assert facts.settings(tmp_path) == {
+    "task": "rl",
+    "steps": 4,
+    "seed": 3,
+    "estimator": "rloo",
+    "samples_per_prompt": 4,
+    "beta": 0.05,
+    "kl.place": "loss",
+    "reward model": "reward",
+    "data": "coffee_bar",
+    "learning_rate": 0.5,
+  }
+  # A stage that trains a reward model began with what it calls so.
+  write(tmp_path, RL | {"task": "reward"})
+  assert "reward model" not in facts.settings(tmp_path)
+
+
+@pytest.mark.parametrize(
+  "reward, shown",
+  [
+    ({"init": "gs://mine/runs/reward"}, {"reward model": "reward"}),
+    (
+      {"init": "/c/models--org--judge/snapshots/0a"},
+      {"reward model": "org/judge"},
+    ),
+    ({"init": "", "fn": "pkg.mod:ok"}, {"reward function": "pkg.mod:ok"}),
+    (
+      {"fn": "/home/me/secret/mine.py:length=0.5"},
+      {"reward function": "mine.py:length=0.5"},
+    ),
+    (
+      {"fn": '("mine:a", "http://me:secret@inside:8000/score")'},
+      {"reward function": "mine:a, a server"},
+    ),
+    ("damaged", {}),
+  ],
+)
+def test_a_reward_has_a_name_and_no_place(tmp_path, reward, shown):
+  write(tmp_path, RL | {"reward": reward})
+  found = facts.settings(tmp_path)
+  assert {k: v for k, v in found.items() if "reward" in k} == shown
+
+
 @pytest.mark.parametrize(
   "config, said",
   [

@@ -7,7 +7,7 @@ import pytest
 
 from perl_jax import checkpoint, steps
 from perl_jax.tasks.initial import saved
-from perl_jax.tasks.training import facts, reported
+from perl_jax.tasks.training import card, facts, reported
 from tests.tasks import tiny
 
 
@@ -71,10 +71,12 @@ def test_a_card_quotes_the_checkpoint_that_it_names(tmp_path):
   (workdir / "summary.json").write_text(json.dumps(summary))
   tree = {"policy": {"a": np.ones(2, np.float32)}}
   rewards = {1: 0.5, 2: 0.75, 3: 0.625}
+  rates = {"validation/win_rate": 0.5, "validation/win_rate_low": 0.25}
+  rates |= {"validation/win_rate_high": 0.625, "validation/loss": 2.5}
   with checkpoint.Checkpointer(workdir, metric="validation/reward",
                                mode="max") as saver:  # fmt: skip
     for step, reward in rewards.items():
-      found = {"validation/reward": reward, "validation/kl": step / 8}
+      found = {"validation/reward": reward, "validation/kl": step / 8} | rates
       state = steps.TrainState(tree, (), np.int32(step))
       saver.save(step, state, {"evaluated": found}, found)
   best = facts.training_facts(workdir, "best")
@@ -84,6 +86,12 @@ def test_a_card_quotes_the_checkpoint_that_it_names(tmp_path):
   for told, step in ((best, 2), (last, 3)):
     assert told["reward_before"] == 0.25
     assert (told["reward_after"], told["kl"]) == (rewards[step], step / 8)
+    assert (told["win_rate_after"], told["loss"]) == (0.5, 2.5)
+    ends = told["win_rate_after_low"], told["win_rate_after_high"]
+    assert ends == (0.25, 0.625)
+    assert "kl_low" not in told
+    labels = [result.label for result in card.results_of(told, "rl")]
+    assert "loss" in labels and not any("end of" in x for x in labels)
 
 
 def test_a_checkpoint_between_evaluations_has_no_numbers(tmp_path):
