@@ -25,8 +25,9 @@ def added(
     and the names of the columns.
 
   Raises:
-    UnusableError: A system message is no text, or there are two.
-    ValueError: The tools are no list of objects, or the variables no object.
+    UnusableError: A system message is no text, or there are two; the tools are
+      no list of objects, or the variables no object.
+    ValueError: A variable cannot be one.
   """
   if fields.keys().isdisjoint(keys.CONTEXT):
     return talk, set()
@@ -118,7 +119,9 @@ def check_ignored(name: str, value: Any, where: str, learned: bool) -> None:
   Raises:
     ValueError: It would change what the row means.
   """
-  if name in keys.SEEN or (learned and not (name == "weight" and value == 1)):
+  if name in keys.SEEN or (
+    learned and not (name in keys.WEIGHTS and value == 1)
+  ):
     keys.check_ignored(name, value, _refusal(where))
 
 

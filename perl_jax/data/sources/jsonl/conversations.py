@@ -39,13 +39,16 @@ def of(value: Any) -> Any:
   (`{"from", "value"}` in ShareGPT), the JSON text of one, a single message, or
   an object of two lists (a table of structs, as TFDS and older versions of
   `datasets` store lists of objects). White space may be around a JSON text.
-  Other values are returned as they are.
+  `{"input", "output"}` is what a user says and the answer (Capybara). Other
+  values are returned as they are.
   """
   if isinstance(value, str):
     talk = _listed(value) if value.lstrip()[:1] in ("[", "{") else None
     return value if talk is None else of(talk)
   if isinstance(value, dict):
     value = _rows_of(value)
+  if isinstance(value, list) and value and all(map(_is_exchange, value)):
+    return [message for turn in value for message in _exchange(turn)]
   if isinstance(value, list) and not all(map(_is_ours, value)):
     return [_message(turn) for turn in value]
   return value
@@ -153,6 +156,18 @@ def _is_ours(value: Any) -> bool:
     and value.get("role") in _ROLES
     and value.get("content") is not None
   )
+
+
+def _is_exchange(value: Any) -> bool:
+  """Whether a value has a turn of a user and the answer."""
+  return isinstance(value, dict) and value.keys() == {"input", "output"}
+
+
+def _exchange(turn: dict[str, Any]) -> list[dict[str, Any]]:
+  return [
+    {"role": "user", "content": turn["input"]},
+    {"role": "assistant", "content": turn["output"]},
+  ]
 
 
 def _speaks(turn: dict[str, Any]) -> bool:

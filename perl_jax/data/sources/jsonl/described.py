@@ -1,6 +1,7 @@
 """What rows are, for the log, and how others could be made of them."""
 
 import json
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -28,6 +29,11 @@ _OTHERS = {
   ),
   **dict.fromkeys(("dispreferred", "loser", "rejected_responses"), "rejected"),
 }
+# Columns that may say which reply is better, by its letter or number.
+_SIDES = ("winner", "loser", "preferred", "dispreferred", "accepted")
+_SIDE = re.compile(
+  r"((model|response|assistant|answer|completion)[ _-]?)?[abcd0-9]|tie.*|both.*"
+)
 # Columns with what may have been asked besides the prompt.
 _MORE = {name for name, ours in _OTHERS.items() if ours == "prompt"}
 _MORE |= {"article", "document", "instruction", "passage", "persona", "prompt"}
@@ -143,20 +149,34 @@ def option(columns: Mapping[str, str]) -> str:
   return f"--config.data.columns={text}"
 
 
-def suggested(fields: Fields) -> dict[str, str]:
+def suggested(fields: Fields, kind: str = "") -> dict[str, str]:
   """Returns our names of columns that are known under others; {} of none.
 
   The names of columns are compared without case and white space around them.
+
+  Args:
+    fields: A row.
+    kind: The kind of record that is wanted. Of prompts it is the prompt alone:
+      a response would be taken for the right answer.
   """
   taken = {*fields}
   found: dict[str, str] = {}
   for column in fields:
     plain = column.strip().lower()
     name = plain if plain in _OURS else _OTHERS.get(plain)
+    if kind == "prompts" and "prompt" in (*found.values(), *fields):
+      break
+    if plain in _SIDES and _is_side(fields[column]):
+      continue
     if name and column not in _OURS and name not in taken:
       found[column] = name
       taken.add(name)
   return found
+
+
+def _is_side(value: Any) -> bool:
+  """Whether a value says which reply is better, and is none itself."""
+  return isinstance(value, str) and bool(_SIDE.fullmatch(value.strip().lower()))
 
 
 def _about_pair(fields: Fields) -> str:

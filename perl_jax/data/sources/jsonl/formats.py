@@ -98,7 +98,7 @@ def _json_rows(
       return
     # Lines end at \n alone: JSON text may hold U+2028 and the like.
     for number, line in enumerate(lines, 1):
-      text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+      text = line.decode("utf-8-sig")  # Any may be the first of a joined file.
       if text and not text.isspace():
         where = f"{name}:{number}"
         yield where, _object(text, where, None if packed else file)

@@ -328,14 +328,15 @@ class Reader:
 def answer_of(row: Found) -> str | None:
   """Returns the right answer that a row gives, as text; None if it has none."""
   named = row.fields if isinstance(row.fields, dict) else {}
-  for name in described.ANSWERS:
-    value = cells.plain(named.get(name, row.raw.get(name)))
+  given = [named.get(name, row.raw.get(name)) for name in described.ANSWERS]
+  rule = row.raw.get("reward_model")  # As files for verl have it.
+  if isinstance(rule, dict):
+    given.append(rule.get("ground_truth"))
+  for value in map(cells.plain, given):
     if isinstance(value, str):
       return value
     if cells.is_missing(value) or isinstance(value, bool):
       continue
     if isinstance(value, (int, float)):
       return str(value)
-  rule = row.raw.get("reward_model")  # As files for verl have it.
-  value = rule.get("ground_truth") if isinstance(rule, dict) else None
-  return value if isinstance(value, str) else None
+  return None

@@ -25,6 +25,8 @@ RENDERED = (
   "reasoning",
   "thinking",
 )
+# Types of the parts of a content that are text.
+_PARTS = ("text", "input_text", "output_text")
 # Keys of a message that say whether it is a target: 0 or false masks it.
 WEIGHTS = ("weight", "train", "training", "trainable", "loss")
 # Keys of the function of a call, which may be by themselves.
@@ -97,6 +99,7 @@ def of_message(
     that are left out.
 
   Raises:
+    UnusableError: A key has a wrong value.
     ValueError: A key would change the meaning and cannot be honoured.
   """
   kept: Message = {}
@@ -110,10 +113,11 @@ def of_message(
       continue
     if key in WEIGHTS:
       if value not in (0, 1):
-        raise complain(
+        raise _wrong(
+          complain,
           key,
           f"must be 0 or 1, since a message is a target or is not, but is"
-          f" {json.dumps(value)}.",
+          f" {json.dumps(value, default=str)}.",
         )
       if not value:
         kept["weight"] = 0
@@ -126,6 +130,8 @@ def of_message(
       )
     elif key in rendered:
       kept[key] = value
+    elif key in RENDERED:
+      ignored.add(key)
     else:
       check_ignored(key, value, complain)
       ignored.add(key)
@@ -138,7 +144,7 @@ def tools_of(
   """Returns the tools of a row, and the names of the columns they are in.
 
   Raises:
-    ValueError: They are no list of objects.
+    UnusableError: They are no list of objects.
   """
   empty: set[str] = set()
   for key in ("tools", _OLD_TOOLS):
@@ -147,7 +153,9 @@ def tools_of(
       empty |= {key} & fields.keys()
       continue
     if not _is_list_of_objects(value):
-      raise complain(key, "must be a list of objects that describe functions.")
+      raise _wrong(
+        complain, key, "must be a list of objects that describe functions."
+      )
     tools = [_without_nulls(tool) for tool in value]
     if key == _OLD_TOOLS:
       tools = [{"type": "function", "function": tool} for tool in tools]
@@ -161,14 +169,16 @@ def variables_of(
   """Returns the variables that a row gives to the chat template.
 
   Raises:
-    ValueError: They are no object, or one is an argument of transformers.
+    UnusableError: They are no object.
+    ValueError: One is an argument of transformers.
   """
   key = records.VARIABLES
   value = _parsed(fields.get(key), key, complain)
   if is_absent(value):
     return {}
   if not isinstance(value, dict):
-    raise complain(
+    raise _wrong(
+      complain,
       key,
       "must be an object with variables of the chat template, such as"
       f' {{"enable_thinking": true}}, but is {json.dumps(value, default=str)}.',
@@ -201,6 +211,10 @@ def check_ignored(key: str, value: Any, complain: Complain) -> None:
     what = "changes what the row means and cannot be honoured."
     instead = f" {_INSTEAD[key]}" if key in _INSTEAD else ""
     raise complain(key, f"{what}{instead} {way_out}")
+  if near == key:
+    of_messages = key in (*RENDERED, *WEIGHTS)
+    place = "a key of messages" if of_messages else "a column of the row"
+    raise complain(key, f"is read as {place}, and not here. {way_out}")
   raise complain(
     key, f"is not a key that is read. Is {near!r} meant? {way_out}"
   )
@@ -217,19 +231,24 @@ def text_of(content: Any, complain: Complain) -> Any:
   """Returns the text of a content that is a list of texts, or the content.
 
   Raises:
-    ValueError: A part is not text, such as an image.
+    UnusableError: A part is not text, such as an image.
   """
   if not isinstance(content, list):
     return content
   for part in content:
-    kind = part.get("type", "text") if isinstance(part, dict) else None
-    if kind != "text" or not isinstance(part.get("text"), str):
-      raise complain(
+    if isinstance(part, str):
+      continue
+    kind = part.get("type") or "text" if isinstance(part, dict) else None
+    if kind not in _PARTS or not isinstance(part.get("text"), str):
+      raise _wrong(
+        complain,
         "content",
         f"has a part that is not text ({kind}), which cannot be read. Leave out"
         " the rows with such parts, or write the part as text.",
       )
-  return "".join(part["text"] for part in content)
+  return "".join(
+    part if isinstance(part, str) else part["text"] for part in content
+  )
 
 
 def _calls(value: Any, complain: Complain) -> list[dict[str, Any]]:
@@ -243,7 +262,9 @@ def _calls(value: Any, complain: Complain) -> list[dict[str, Any]]:
   if is_absent(value):
     return []
   if not _is_list_of_objects(value):
-    raise complain("tool_calls", "must be a list of objects, each one call.")
+    raise _wrong(
+      complain, "tool_calls", "must be a list of objects, each one call."
+    )
   calls = []
   for call in map(_without_nulls, value):
     own = {k: v for k, v in call.items() if k in _FUNCTION}
@@ -251,7 +272,8 @@ def _calls(value: Any, complain: Complain) -> list[dict[str, Any]]:
     if not isinstance(function, dict) or not isinstance(
       function.get("name"), str
     ):
-      raise complain(
+      raise _wrong(
+        complain,
         "tool_calls",
         "must have the name of a function in each call, under `function` or by"
         " itself.",
@@ -264,6 +286,11 @@ def _calls(value: Any, complain: Complain) -> list[dict[str, Any]]:
       call = {"type": "function", **rest}
     calls.append({**call, "function": function})
   return calls
+
+
+def _wrong(complain: Complain, key: str, problem: str) -> UnusableError:
+  """Returns the error that one row has a wrong value, and is left out."""
+  return UnusableError(str(complain(key, problem)), f"by their {key!r}")
 
 
 def _is_list_of_objects(value: Any) -> bool:

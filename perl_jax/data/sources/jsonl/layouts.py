@@ -78,10 +78,12 @@ def as_messages(fields: Fields, where: str) -> Fields:
       is a list of texts.
   """
   for name in _CONVERSATIONS:
-    if name in fields and "messages" not in fields:
+    ours = "prompt" if "chosen" in fields else "messages"
+    if name in fields and ours not in fields and "messages" not in fields:
+      if ours == "prompt" and _is_whole(fields["chosen"]):
+        continue  # The replies have it, too.
       talk = fields[name]
-      fields = rated.without(fields, (name,))
-      fields["prompt" if "chosen" in fields else "messages"] = talk
+      fields = rated.without(fields, (name,)) | {ours: talk}
   fields = _of_texts(_of_trajectory(fields), where)
   if is_alpaca(fields):
     fields = _of_alpaca(fields, where)
@@ -116,6 +118,17 @@ def _of_transcript(fields: Fields) -> Fields:
     return fields
   texts = {name: text.strip() for name, text in after.items()}
   return fields | texts | {"prompt": talk}
+
+
+def _is_whole(reply: Any) -> bool:
+  """Whether a reply is a conversation that has its prompt in it."""
+  talk = conversations.of(reply)
+  return (
+    isinstance(talk, list)
+    and len(talk) > 1
+    and isinstance(talk[0], dict)
+    and talk[0].get("role") in ("system", "user")
+  )
 
 
 def _of_trajectory(fields: Fields) -> Fields:

@@ -103,7 +103,7 @@ class File:
     if isinstance(row.fields, unusable.UnusableError):
       raise row.fields
     kind, where, fields = asked.kind, row.where, row.fields
-    shape = jsonl_rows.shape_of(fields, where)
+    shape = jsonl_rows.shape_of(fields, where, kind)
     # Nearly any row has a prompt, but a table of pairs has no labels.
     taken = kind == "prompts" and jsonl_rows.holds(shape, kind)
     if shape != self.shape and not taken:

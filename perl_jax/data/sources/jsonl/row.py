@@ -207,8 +207,7 @@ class Row:
           "has an answer, but nothing before it.",
           "in which nothing is before the answer",
         )
-      roles = [message["role"] for message in messages]
-      return messages, roles.index("assistant")
+      return messages, self._first_answer(messages)
     if "response" in self._fields and "completion" in self._fields:
       raise self.error(
         "completion", "is another name for `response`, and both are here."
@@ -218,6 +217,18 @@ class Row:
     turns = self._turns(field, value, prompt)
     self._check_follows(field, turns, prompt)
     return (*prompt, *turns), len(prompt)
+
+  def _first_answer(self, messages: Sequence[Message]) -> int:
+    """Returns the number of the first answer that answers something."""
+    for number, message in enumerate(messages):
+      asked = any(m["role"] != "assistant" for m in messages[:number])
+      if message["role"] == "assistant" and asked:
+        return number
+    raise self.error(
+      "messages",
+      "has answers, but nothing before them.",
+      "in which nothing is before the answer",
+    )
 
   def label(self) -> float:
     """Returns the label, 1.0 or 0.0."""

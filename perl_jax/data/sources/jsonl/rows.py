@@ -10,7 +10,7 @@ from typing import Any
 
 from perl_jax import names
 from perl_jax.data.records import Record, Reply, reply_of
-from perl_jax.data.sources.jsonl import described
+from perl_jax.data.sources.jsonl import described, keys
 from perl_jax.data.sources.jsonl.messages import listed
 from perl_jax.data.sources.jsonl.row import Row
 from perl_jax.data.unusable import UnusableError
@@ -81,8 +81,13 @@ KINDS = tuple(name for name, shape in SHAPES.items() if not shape.kind)
 _MARKS = {mark: name for name, shape in SHAPES.items() for mark in shape.marks}
 
 
-def shape_of(fields: Mapping[str, Any], where: str) -> str:
+def shape_of(fields: Mapping[str, Any], where: str, kind: str = "") -> str:
   """Returns the shape of a row, a key of `SHAPES`, by its fields.
+
+  Args:
+    fields: The row.
+    where: File and line, for errors.
+    kind: The kind of record that is wanted, for errors.
 
   Raises:
     UnusableError: The row has no field of any shape.
@@ -90,11 +95,13 @@ def shape_of(fields: Mapping[str, Any], where: str) -> str:
   for mark, name in _MARKS.items():
     if fields.get(mark) is not None:
       return name
-  columns = described.suggested(fields)
+  columns = described.suggested(fields, kind)
   near = [
     f"{name!r} for {match!r}"
     for name in fields
-    if not columns and (match := names.nearest(name, _MARKS))
+    if not columns
+    and name not in keys.SEEN
+    and (match := names.nearest(name, _MARKS))
   ]
   raise UnusableError(
     f"{where}: no field to learn from: it has {listed(fields)}. The shapes are"

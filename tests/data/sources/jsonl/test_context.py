@@ -9,6 +9,7 @@ from perl_jax.data.sources.jsonl import files, forms, keys
 from tests.data.sources.jsonl import cases
 from tests.data.text.messages import assistant, system, user
 
+_TALKS = ("messages", "conversations")
 FRENCH = system("Answer in French.")
 SEEN = ("tools", "images", "context", "custom_system_prompt")
 TOOLS = [{"type": "function", "function": {"name": "look"}}]
@@ -132,7 +133,8 @@ def test_tools_are_a_key_of_the_first_message(write, kind, column, value):
     ({"custom_system_prompt": "Be brief."}, "A system message is a column"),
     ({"weight": 0.5}, "field 'weight': changes what the row means"),
     ({"tool": "x"}, "Is 'tools' meant"),
-    ({"tools": "look"}, "field 'tools': must be a list of objects"),
+    ({"tool_calls": [1]}, "is read as a key of messages, and not here"),
+    ({"train": False}, "is read as a key of messages, and not here"),
   ],
 )
 def test_a_column_that_would_change_the_meaning_is_refused(write, more, why):
@@ -272,3 +274,38 @@ def test_a_reply_of_weight_0_teaches_nothing(write, kind, more):
   found = files.load(path, kind)
   assert found.counts["unusable_dropped"] == 1
   assert "a reply has the weight 0" in found.notes[0]
+
+
+@pytest.mark.parametrize("kind", ["demonstrations", "prompts"])
+@pytest.mark.parametrize(
+  "more",
+  [
+    {"tools": "None"},
+    {"chat_template_kwargs": "high"},
+    {"messages": [user("q"), assistant("a") | {"weight": 0.5}]},
+    {"messages": [user("q"), assistant(None) | {"tool_calls": "f(1)"}]},
+    {"messages": [user([{"type": "image_url"}]), assistant("a")]},
+    {
+      "conversations": [
+        {"from": "human", "value": "q"},
+        {"from": "function_call", "value": "look(1)"},
+      ]
+    },
+  ],
+)
+def test_a_wrong_value_leaves_one_row_out(write, kind, more):
+  good = list(cases.many("demonstrations"))
+  row = {} if len(more) == 1 and next(iter(more)) in _TALKS else ROWS[kind]
+  path = write(*good, {**row, **more})
+  found = files.load(path, kind)
+  assert found.counts["unusable_dropped"] == 1
+  (note,) = found.notes
+  assert note.startswith("left out 1 row, by their '") and ":21: field" in note
+  with pytest.raises(ValueError, match=r"1 of 1 rows of .* cannot be used"):
+    files.load(write({**row, **more}), kind)
+
+
+def test_a_row_that_is_trained_on_may_say_so(write):
+  path = write({"train": True, **ROWS["demonstrations"]})
+  found = files.load(path, "demonstrations", validation_path=path)
+  assert len(found.train) == 1 and "train" in found.notes[0]

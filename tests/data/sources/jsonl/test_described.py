@@ -46,3 +46,26 @@ def test_a_column_that_may_be_the_score_is_named(write):
     reading = forms.Reading(**{stated: 3.0})
     with pytest.raises(ValueError, match=r'columns=.*"helpfulness": "score"'):
       files.load(path, kind, validation_path=path, reading=reading)
+
+
+def test_of_prompts_the_prompt_alone_is_named(write):
+  """A long solution that is called a response is not the right answer."""
+  path = write({"problem": "1 + 1", "solution": "One and ...", "answer": "2"})
+  with pytest.raises(ValueError, match=r'columns=.\{"problem": "prompt"\}'):
+    cases.read(path, "prompts")
+  columns = forms.Reading({"problem": "prompt"})
+  found = files.load(path, "prompts", validation_path=path, reading=columns)
+  assert found.train[0].reference == "2"
+
+
+@pytest.mark.parametrize(
+  ("row", "kind", "wrong"),
+  [
+    ({"question": "q", "winner": "model_a"}, "preferences", '"winner"'),
+    ({"context": [], "response1": "a"}, "preferences", "'context' for"),
+  ],
+)
+def test_what_is_no_slip_is_not_named(write, row, kind, wrong):
+  with pytest.raises(ValueError) as error:
+    cases.read(write(row), kind)
+  assert wrong not in str(error.value)

@@ -20,6 +20,12 @@ class TestFiles:
     assert [row.prompt[0]["content"] for row in rows] == ["a\u2028b", "c"]
     assert [row.id.rsplit(":", 1)[1] for row in rows] == ["1", "4"]
 
+  def test_files_with_a_byte_order_mark_that_were_joined(self, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('\ufeff{"prompt": "a"}\n\ufeff{"prompt": "b"}\n')
+    rows = cases.read(str(path), "prompts")
+    assert [row.prompt[0]["content"] for row in rows] == ["a", "b"]
+
   def test_a_directory_is_read_in_the_order_of_names(self, write, tmp_path):
     write({"prompt": "2"}, name="b.jsonl")
     write({"prompt": "1"}, name="a.jsonl")

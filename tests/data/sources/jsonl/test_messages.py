@@ -52,8 +52,6 @@ def test_a_weight_of_0_is_kept(key, value, kept):
 @pytest.mark.parametrize(
   ("keys", "why"),
   [
-    ({"weight": 0.5}, r"'messages\[1\]\.weight': must be 0 or 1"),
-    ({"weight": "0"}, "must be 0 or 1"),
     ({"images": ["a.png"]}, r"'messages\[1\]\.images': changes .*data\.ignore"),
     ({"tool_call": [CALL]}, "Is 'tool_calls' meant"),
     ({"function_calls": "look(n=1)"}, "changes .*Calls are `tool_calls`"),
@@ -62,15 +60,32 @@ def test_a_weight_of_0_is_kept(key, value, kept):
     ({"masked": False}, "`weight` 0"),
     ({"no_loss": 1}, "`weight` 0"),
     ({"train_on": False}, "`weight` 0"),
-    ({"tool_calls": ["look"]}, "must be a list of objects"),
-    ({"tool_calls": [{"function": {}}]}, "must have the name"),
-    ({"content": [{"type": "image"}]}, "not text"),
+    ({"tools": [CALL]}, r"'messages\[1\]\.tools': changes what the row means"),
+    ({"system": "x"}, "read as a column of the row, and not here"),
   ],
 )
 def test_a_key_that_cannot_be_honoured_is_refused(keys, why):
   with pytest.raises(ValueError, match=rf"a\.jsonl:1: field .*{why}") as found:
     read(user("q"), {**assistant("a"), **keys})
   assert not isinstance(found.value, messages.UnusableError)
+
+
+@pytest.mark.parametrize(
+  ("keys", "why"),
+  [
+    ({"weight": 0.5}, r"'messages\[1\]\.weight': must be 0 or 1"),
+    ({"weight": "0"}, "must be 0 or 1"),
+    ({"tool_calls": ["look"]}, "must be a list of objects"),
+    ({"tool_calls": "look(1)"}, "must be a list of objects"),
+    ({"tool_calls": [{"function": {}}]}, "must have the name"),
+    ({"content": [{"type": "image"}]}, "not text"),
+  ],
+)
+def test_a_key_with_a_wrong_value_makes_the_row_unusable(keys, why):
+  with pytest.raises(
+    messages.UnusableError, match=rf"a\.jsonl:1: field .*{why}"
+  ):
+    read(user("q"), {**assistant("a"), **keys})
 
 
 @pytest.mark.parametrize(
@@ -103,6 +118,11 @@ def test_other_keys_are_named():
 def test_texts_of_a_content_are_joined():
   parts = [{"type": "text", "text": "a "}, {"text": "b"}]
   assert read(user(parts))[0] == (user("a b"),)
+  parts = [
+    *({"type": "input_text", "text": "a"}, " ", {"type": None, "text": "b"}),
+    {"type": "output_text", "text": "c"},
+  ]
+  assert read(user(parts))[0] == (user("a bc"),)
 
 
 def test_the_name_of_a_speaker_is_kept_but_for_answers():
@@ -110,6 +130,8 @@ def test_the_name_of_a_speaker_is_kept_but_for_answers():
   assert talk[0]["name"] == "Ann" and not ignored
   talk, ignored = read(user("q"), assistant("a") | {"name": "Bot"})
   assert talk[1] == assistant("a") and ignored == {"name"}
+  talk, ignored = read(user("q"), assistant("a") | {"tool_call_id": "1"})
+  assert talk[1] == assistant("a") and ignored == {"tool_call_id"}
 
 
 def test_a_call_by_itself_keeps_its_id_apart():
