@@ -218,6 +218,14 @@ def _rope_parameters(config: ModelConfig) -> dict[str, Any]:
       "high_freq_factor": config.rope_high_freq_factor,
       "original_max_position_embeddings": config.rope_original_max_len,
     }
+  if config.rope_type == "yarn":
+    found |= {
+      "beta_slow": config.rope_low_freq_factor,
+      "beta_fast": config.rope_high_freq_factor,
+      "original_max_position_embeddings": config.rope_original_max_len,
+      "attention_factor": config.rope_attention_factor,
+      "truncate": config.rope_truncate,
+    }
   if config.rope_local_theta is None:
     return found
   local = {"rope_type": "default", "rope_theta": config.rope_local_theta}
@@ -250,7 +258,7 @@ def _normal(config: ModelConfig) -> dict[str, Any]:
   fields = config.to_dict()
   if config.query_scale is None:
     fields["query_scale"] = config.head_dim**-0.5
-  if config.rope_type != "llama3":
+  if config.rope_type not in ("llama3", "yarn"):
     for name in ("low_freq_factor", "high_freq_factor", "original_max_len"):
       del fields[f"rope_{name}"]
   del fields["sliding_window"], fields["global_every"]

@@ -4,6 +4,8 @@ Only what the model of a family reads there counts. Every error names the file,
 the field and its value.
 """
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from perl_jax.interop import values
@@ -26,8 +28,6 @@ _ACTIVATIONS = {
 _ROPE_ADVICE = {
   "dynamic": " Up to max_position_embeddings it changes nothing: remove it from"
   " config.json.",
-  "yarn": " If it was added to the released config.json for longer contexts,"
-  " remove it.",
 }
 WITH_LAYER_TYPES = ("qwen2", "qwen3", "gemma2", "gemma3_text")
 GEMMAS = ("gemma", "gemma2", "gemma3_text")
@@ -177,6 +177,48 @@ def windows(text: Any, family: str, name: str) -> dict[str, Any]:
   return {"sliding_window": window, "global_every": every}
 
 
+def _yarn(found: Mapping[str, Any], name: str) -> dict[str, Any]:
+  """Fields of YaRN, with what `transformers` takes for those that are absent.
+
+  It reads no `attn_factor`, and neither does this.
+  """
+
+  def number(field: str, absent: float | None = None) -> float | None:
+    value = found.get(field)
+    if value is None or (value == 0 and field != "factor"):
+      return absent
+    return _positive(value, f"rope_parameters: {field}", name)
+
+  original = "original_max_position_embeddings"
+  _require_size(found.get(original), f"rope_parameters: {original}", name)
+  factor = number("factor")
+  if factor is None:
+    raise ValueError(f"{name}: rope_parameters={dict(found)} has no factor.")
+  slow, fast = number("beta_slow", 1.0), number("beta_fast", 32.0)
+  if slow >= fast:
+    raise ValueError(
+      f"{name}: rope_parameters: beta_slow={slow} must be below"
+      f" beta_fast={fast}."
+    )
+
+  def scale(weight: float = 1.0) -> float:
+    return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+  attention = number("attention_factor")
+  if attention is None:
+    over, under = number("mscale"), number("mscale_all_dim")
+    both = over is not None and under is not None
+    attention = scale(over) / scale(under) if both else scale()
+  return {
+    "rope_factor": factor,
+    "rope_low_freq_factor": slow,
+    "rope_high_freq_factor": fast,
+    "rope_original_max_len": found[original],
+    "rope_truncate": bool(found.get("truncate", True)),
+    "rope_attention_factor": attention,
+  }
+
+
 def rotary(text: Any, name: str) -> dict[str, Any]:
   """Fields of the rotary positions."""
   found = dict(text.rope_parameters)
@@ -212,6 +254,8 @@ def rotary(text: Any, name: str) -> dict[str, Any]:
     return fields
   if kind == "linear":
     return fields | {"rope_type": kind, "rope_factor": number("factor")}
+  if kind == "yarn":
+    return fields | {"rope_type": kind} | _yarn(found, name)
   if kind == "llama3":
     low, high = number("low_freq_factor"), number("high_freq_factor")
     if low >= high:
@@ -229,6 +273,6 @@ def rotary(text: Any, name: str) -> dict[str, Any]:
       "rope_original_max_len": found[original],
     }
   raise ValueError(
-    f"{name}: rope_type={kind!r} is not supported ('default', 'linear' and"
-    f" 'llama3' are).{_ROPE_ADVICE.get(kind, '')}"
+    f"{name}: rope_type={kind!r} is not supported ('default', 'linear',"
+    f" 'llama3' and 'yarn' are).{_ROPE_ADVICE.get(kind, '')}"
   )

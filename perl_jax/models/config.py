@@ -14,7 +14,7 @@ from perl_jax import names
 ACTIVATIONS = ("silu", "gelu_tanh")
 ATTENTIONS = ("auto", "xla", "cudnn", "splash")
 REMAT_POLICIES = ("none", "dots", "full")
-ROPE_TYPES = ("default", "linear", "llama3")
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 SIZES = (
   "vocab_size",
   "num_layers",
@@ -58,15 +58,19 @@ class ModelConfig:
     rope_theta: Base of the rotary frequencies.
     rope_local_theta: Base in windowed layers (Gemma 3); None is `rope_theta`.
     rope_type: How frequencies are scaled for longer contexts, see
-      `layers.rotary_frequencies`: "default" (not), "linear" (Gemma 3) or
-      "llama3" (Llama 3.1 and 3.2). Windowed layers with a base of their own
-      are not scaled.
+      `layers.rotary_frequencies`: "default" (not), "linear" (Gemma 3),
+      "llama3" (Llama 3.1 and 3.2) or "yarn" (long Qwens). Windowed layers with
+      a base of their own are not scaled.
     rope_factor: Divisor of the frequencies that are scaled.
-    rope_low_freq_factor: With "llama3", a frequency of fewer turns than this
-      within `rope_original_max_len` is scaled in full.
-    rope_high_freq_factor: With "llama3", a frequency of more turns than this is
-      not scaled.
-    rope_original_max_len: With "llama3", context length of the pretraining.
+    rope_low_freq_factor: With "llama3" and "yarn", a frequency of fewer turns
+      than this within `rope_original_max_len` is scaled in full.
+    rope_high_freq_factor: With "llama3" and "yarn", a frequency of more turns
+      than this is not scaled.
+    rope_original_max_len: With "llama3" and "yarn", context length of the
+      pretraining.
+    rope_truncate: With "yarn", whether the pairs of dimensions between which
+      frequencies are scaled in part are whole numbers.
+    rope_attention_factor: With "yarn", factor on queries and on keys.
     sliding_window: Number of latest tokens that a token sees in a windowed
       layer, itself included; None windows no layer.
     global_every: With a window, every n-th layer (counted from 1) is global;
@@ -109,6 +113,8 @@ class ModelConfig:
   rope_low_freq_factor: float = 1.0
   rope_high_freq_factor: float = 4.0
   rope_original_max_len: int = 8192
+  rope_truncate: bool = True
+  rope_attention_factor: float = 1.0
   sliding_window: int | None = None
   global_every: int = 0
   scan_unroll: int = 1

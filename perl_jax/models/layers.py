@@ -1,5 +1,6 @@
 """Parts of a decoder block: RMSNorm, rotary positions, attention, gated MLP."""
 
+import math
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -52,6 +53,9 @@ def rotary_frequencies(
   "llama3": f_i times (1 - g) / s + g, where g goes from 0 to 1 as the turns
       that the pair makes within the original context, n = f_i N / (2 pi), go
       from rope_low_freq_factor to rope_high_freq_factor
+  "yarn": the same with a g that goes from 1 to 0 as i goes from the pair that
+      makes rope_high_freq_factor turns to that of rope_low_freq_factor, the one
+      rounded down and the other up if rope_truncate
 
   Args:
     config: Shapes and switches of the model.
@@ -62,7 +66,8 @@ def rotary_frequencies(
     `[H / 2]`, float32.
 
   Reference: Su et al. 2021, arXiv:2104.09864; Chen et al. 2023,
-  arXiv:2306.15595; Llama team 2024, arXiv:2407.21783.
+  arXiv:2306.15595; Llama team 2024, arXiv:2407.21783; Peng et al. 2023,
+  arXiv:2309.00071.
   """
   exponents = jnp.arange(0, config.head_dim, 2, dtype=jnp.float32)
   exponents = exponents / config.head_dim
@@ -76,18 +81,50 @@ def rotary_frequencies(
     low, high = config.rope_low_freq_factor, config.rope_high_freq_factor
     kept = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
     return frequencies * ((1.0 - kept) / config.rope_factor + kept)
+  if config.rope_type == "yarn":
+    first, last = _yarn_range(config)
+    pairs = jnp.arange(config.head_dim // 2, dtype=jnp.float32)
+    kept = 1.0 - jnp.clip((pairs - first) / (last - first), 0.0, 1.0)
+    return frequencies * ((1.0 - kept) / config.rope_factor + kept)
   return frequencies
 
 
-def rotary_angles(positions: jax.Array, frequencies: jax.Array) -> Rotary:
+def _yarn_range(config: ModelConfig) -> tuple[float, float]:
+  """Pairs of dimensions between which YaRN scales a frequency in part.
+
+  The pair i with n turns within the original context N, of f_i N = 2 pi n, is
+  i = H ln(N / (2 pi n)) / (2 ln theta).
+  """
+
+  def pair(turns: float) -> float:
+    length = config.rope_original_max_len / (2 * math.pi * turns)
+    return (
+      config.head_dim * math.log(length) / (2 * math.log(config.rope_theta))
+    )
+
+  first = pair(config.rope_high_freq_factor)
+  last = pair(config.rope_low_freq_factor)
+  if config.rope_truncate:
+    first, last = math.floor(first), math.ceil(last)
+  first, last = max(first, 0), min(last, config.head_dim - 1)
+  return first, last if last != first else last + 0.001
+
+
+def rotary_angles(
+  positions: jax.Array, frequencies: jax.Array, factor: float = 1.0
+) -> Rotary:
   """Cosines and sines of position times frequency.
 
   Args:
     positions: Position of each token in its sequence, `[B, T]`, int.
     frequencies: From `rotary_frequencies`, `[H / 2]`.
+    factor: Multiplies both, and so queries and keys.
   """
   angles = positions[..., None, None].astype(jnp.float32) * frequencies
-  return Rotary(jnp.cos(angles), jnp.sin(angles))
+  cos, sin = jnp.cos(angles), jnp.sin(angles)
+  return (
+    Rotary(cos, sin) if factor == 1.0 else Rotary(cos * factor, sin * factor)
+  )
 
 
 def rotate(x: jax.Array, rotary: Rotary) -> jax.Array:

@@ -277,5 +277,7 @@ class Transformer(nn.Module):
         local_rotary = layers.rotary_angles(
           positions, layers.rotary_frequencies(cfg, local=True)
         )
-    rotary = layers.rotary_angles(positions, layers.rotary_frequencies(cfg))
+    rotary = layers.rotary_angles(
+      positions, layers.rotary_frequencies(cfg), cfg.rope_attention_factor
+    )
     return SharedInputs(segments, rotary, mask, local_rotary, local_mask)

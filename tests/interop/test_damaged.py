@@ -144,9 +144,9 @@ def test_no_weights(llama):
     ({"hidden_act": "relu"}, ("hidden_act='relu'", "silu")),
     ({"quantization_config": {"quant_method": "gptq"}}, ("quantised",)),
     (
-      {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4,
+      {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4,
                            "factor": 4.0}},
-      ("rope_type='yarn'", "llama3"),
+      ("rope_type='dynamic'", "llama3"),
     ),
   ],
 )  # fmt: skip

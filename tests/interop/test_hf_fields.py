@@ -1,6 +1,7 @@
 """Each field of config.json is honoured, known to say nothing, or refused."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -44,8 +45,35 @@ IGNORED = [
   ("gemma2", {"hidden_act": "silu", "sliding_window_pattern": 5}),
   ("gemma3", {"attn_logit_softcapping": 2.0, "rope_local_base_freq": 3.0}),
 ]  # fmt: skip
+# As models of long contexts are released, DeepSeek's Qwen3 among them; of its
+# fields transformers reads all but the last.
+YARN = {
+  "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32,
+  "attn_factor": 0.8782488562869419,
+}  # fmt: skip
+YARN_READ = {
+  "rope_type": "yarn", "rope_factor": 4.0, "rope_high_freq_factor": 32.0,
+  "rope_original_max_len": 32,
+  "rope_attention_factor": 0.1 * math.log(4) + 1,
+}  # fmt: skip
 # Family, fields, and what the model then is.
 HONOURED = [
+  ("qwen3", {"rope_scaling": YARN}, YARN_READ),
+  (
+    "llama2",
+    {"rope_scaling": YARN | {"beta_fast": 8, "beta_slow": 2, "truncate": False,
+                             "mscale": 0.7, "mscale_all_dim": 0.4}},
+    YARN_READ
+    | {"rope_low_freq_factor": 2.0, "rope_high_freq_factor": 8.0,
+       "rope_truncate": False,
+       "rope_attention_factor":
+         (0.07 * math.log(4) + 1) / (0.04 * math.log(4) + 1)},
+  ),
+  (
+    "qwen2",
+    {"rope_scaling": YARN | {"attention_factor": 1.5}},
+    YARN_READ | {"rope_attention_factor": 1.5},
+  ),
   ("llama2", {"rope_parameters": DROPPED}, {"rope_theta": 10_000.0}),
   (
     "llama2",
@@ -123,7 +151,7 @@ def test_transformers_has_the_same_logits(family, fields, copy):
   np.testing.assert_allclose(ours, theirs, atol=2e-4, rtol=0)
 
 
-YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4}
+DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4}
 WINDOWS = {"use_sliding_window": True, "sliding_window": 3}
 
@@ -139,7 +167,10 @@ WINDOWS = {"use_sliding_window": True, "sliding_window": 3}
     ("gemma3", {"use_bidirectional_attention": True},
      ["use_bidirectional_attention"]),
     ("llama2", {"partial_rotary_factor": 0.5}, ["partial_rotary_factor=0.5"]),
-    ("llama2", {"rope_parameters": YARN}, ["rope_type='yarn'", "remove it"]),
+    ("llama2", {"rope_parameters": DYNAMIC},
+     ["rope_type='dynamic'", "remove it"]),
+    ("llama2", {"rope_scaling": YARN | {"beta_fast": 0.5}}, ["beta_fast=0.5"]),
+    ("llama2", {"rope_scaling": YARN | {"factor": "4"}}, ["factor='4'"]),
     ("llama2", {"rope_scaling": [1]}, ["rope_scaling=[1]"]),
     ("llama2", {"rope_parameters": LINEAR}, ["factor"]),
     ("llama2", {"rope_parameters": LINEAR | {"factor": "4"}},

@@ -69,7 +69,7 @@ FAULTS = {
   "hidden_size": "16",
   "num_hidden_layers": 0,
   "rms_norm_eps": None,
-  "rope_scaling": {"rope_type": "yarn", "factor": 2.0},
+  "rope_scaling": {"rope_type": "dynamic", "factor": 2.0},
   "tie_word_embeddings": 3,
   "per_layer_config": {"0": {"intermediate_size": 8}},
   "quantization_config": {"quant_method": "awq"},

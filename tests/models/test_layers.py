@@ -60,6 +60,42 @@ def test_rotation(rng, theta):
   np.testing.assert_array_equal(found[0, 0], x[0, 0])  # position 0
 
 
+@pytest.mark.parametrize("truncate", [True, False])
+def test_frequencies_of_yarn(truncate):
+  """By the turns of each pair: few are divided, many are kept."""
+  config = toys.config(
+    head_dim=64, rope_type="yarn", rope_factor=4.0, rope_theta=1e6,
+    rope_low_freq_factor=1.0, rope_high_freq_factor=32.0,
+    rope_original_max_len=4096, rope_truncate=truncate,
+  )  # fmt: skip
+  plain = [1e6 ** (-i / 32) for i in range(32)]
+
+  def pair_of(turns):
+    """Where a line through the logarithms of the turns has so many."""
+    logs = np.log([4096 * f / (2 * np.pi) for f in plain])
+    return np.log(turns) / (logs[1] - logs[0]) - logs[0] / (logs[1] - logs[0])
+
+  first, last = pair_of(32.0), pair_of(1.0)
+  if truncate:
+    first, last = np.floor(first), np.ceil(last)
+  expected = []
+  for i, f in enumerate(plain):
+    share = min(max((i - first) / (last - first), 0.0), 1.0)
+    expected.append(share * f / 4 + (1 - share) * f)
+  found = layers.rotary_frequencies(config)
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  assert found[0] == 1.0 and found[-1] == pytest.approx(plain[-1] / 4)
+
+
+def test_a_factor_on_queries_and_keys(rng):
+  positions = np.array([[3, 4]], np.int32)
+  frequencies = np.array([1.0, 0.1], np.float32)
+  x = rng.normal(size=(1, 2, 1, 4)).astype(np.float32)
+  one = layers.rotate(x, layers.rotary_angles(positions, frequencies))
+  two = layers.rotate(x, layers.rotary_angles(positions, frequencies, 1.5))
+  np.testing.assert_allclose(two, 1.5 * one, rtol=1e-6)
+
+
 def test_rotated_products_depend_on_the_distance_alone(rng):
   q, k = rng.normal(size=(2, 8)).astype(np.float32)
 
