@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 import optax
+from absl import logging
 
 from perl_jax import buckets, names, optim, sampling, sharding
 from perl_jax import params as params_lib
@@ -96,12 +97,25 @@ def make_optimizer(
   return Optimizer(transformation, {"learning_rate": schedule})
 
 
+def _check_warmup(config: Config) -> None:
+  """Says in the log that a warm-up takes the whole run; RL counts updates."""
+  warmup = config.optimizer.warmup_steps
+  if config.task != "rl" and warmup >= config.steps:
+    logging.warning(
+      "config.optimizer.warmup_steps=%d: in %d steps the learning rate does not"
+      " rise to its value. Warm up for fewer steps, or train for more.",
+      warmup,
+      config.steps,
+    )
+
+
 def check_counts(config: Config, mesh: jax.sharding.Mesh) -> None:
   """Checks that batches divide over the mesh and into microbatches, and modes.
 
   Raises:
     ValueError: Names the field and the value.
   """
+  _check_warmup(config)
   shards = mesh.shape["data"] * mesh.shape["fsdp"]
   for field, size in (
     ("batch_size", config.batch_size),

@@ -120,6 +120,14 @@ def test_batches_divide_over_the_mesh(field):
   shared.check_counts(fits, shared.make_mesh(fits))
 
 
+def test_a_warmup_that_takes_the_whole_run(caplog):
+  for warmup, told in ((19, False), (20, True)):
+    changed = {"optimizer.warmup_steps": warmup, "steps": 20}
+    config = tiny.override(tiny.config("sft"), changed)
+    shared.check_counts(config, shared.make_mesh(config))
+    assert (f"warmup_steps={warmup}: in 20 steps" in caplog.text) == told
+
+
 def test_a_mesh_that_leaves_a_process_out(monkeypatch):
   assert shared.make_mesh(tiny.config("sft")).size == 1
   monkeypatch.setattr(jax, "process_count", lambda: 2)

@@ -98,7 +98,7 @@ def load(
   counts: Counter[str] = Counter()
   parts = paths.find_files(path)
   counts += Counter(unused_files=len(parts.unused))
-  asked = reading_lib.Asked(kind, set(ignore), reading or forms.Reading())
+  asked = reading_lib.asked(kind, ignore, reading)
   rows, groups, notes, shapes = read(path, parts.train, asked, counts)
   counts["repeated_rows"], repeated = repeats.among(path, rows)
   notes += paths.doubtful(path, parts.train) + repeated
@@ -210,6 +210,7 @@ def read(
   bad.check(counts["rows"], f"rows of {path}")
   _check_labels(records, bad, path)
   notes = bad.notes() + _notes(path, kind, counts, changed, ignored)
+  notes += _not_there(path, asked, ignored)
   named = [
     f"{found[0]}"
     + (f" and {len(found) - 1} more" if len(found) > 1 else "")
@@ -245,6 +246,20 @@ def _notes(
       )
     notes.append(f"{path}: {what}: {shares}")
   return notes
+
+
+def _not_there(
+  path: str, asked: reading_lib.Asked, ignored: Mapping[str, int]
+) -> list[str]:
+  """Returns which names to leave out are in no row, as a sentence."""
+  there = {*ignored, *(name.rpartition(".")[2] for name in ignored)}
+  unknown = sorted(asked.ignore - there)
+  if not unknown or asked.kind == "prompts":  # Of these not all are counted.
+    return []
+  return [
+    f"{path}: no row that is read has {listed(unknown)}, which data.ignore"
+    " names."
+  ]
 
 
 def _check_labels(

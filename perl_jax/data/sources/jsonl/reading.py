@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import pathlib
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Collection, Sequence, Set
 from typing import NamedTuple
 
 from perl_jax.data import unusable
@@ -41,6 +41,26 @@ class Asked(NamedTuple):
   kind: str
   ignore: Set[str]
   reading: forms.Reading
+
+
+def asked(
+  kind: str, ignore: Collection[str], reading: forms.Reading | None
+) -> Asked:
+  """Returns what is asked, with nothing stated of rows if that is None."""
+  return Asked(kind, names(ignore), reading or forms.Reading())
+
+
+def names(ignore: Collection[str]) -> set[str]:
+  """Returns the names in a tuple as a command line gives it.
+
+  `--config.data.ignore=[a,b]` is one text with brackets, and `=` an empty one.
+  """
+  found = set()
+  for text in ignore:
+    listed = text[:1] + text[-1:] == "[]"
+    parts = text[1:-1].split(",") if listed else [text]
+    found |= {part.strip(" '\"") if listed else part for part in parts}
+  return found - {""}
 
 
 class File:

@@ -62,7 +62,9 @@ def load(
     ValueError: Most rows cannot be used, or one has a field that cannot be
       honoured; names file, line and field.
   """
-  asked = reading.Asked(kind, set(ignore), forms.stated(**stated or {}))
+  asked = reading.Asked(
+    kind, reading.names(ignore), forms.stated(**stated or {})
+  )
   parts = paths.find_files(path)
   found = sorted((part for split in parts for part in split), key=str)
   counts: Counter[str] = Counter()

@@ -309,3 +309,19 @@ def test_a_row_that_is_trained_on_may_say_so(write):
   path = write({"train": True, **ROWS["demonstrations"]})
   found = files.load(path, "demonstrations", validation_path=path)
   assert len(found.train) == 1 and "train" in found.notes[0]
+
+
+def test_names_to_ignore_as_a_command_line_gives_them(write):
+  path = write({"images": ["a"], "context": "c", **ROWS["demonstrations"]})
+  for given in (["[images, context]"], ["['images','context']", ""]):
+    found = files.load(
+      path, "demonstrations", validation_path=path, ignore=given
+    )
+    assert len(found.train) == 1 and "data.ignore" not in str(found.notes)
+  found = files.load(
+    path,
+    "demonstrations",
+    validation_path=path,
+    ignore=["images", "context", "image"],
+  )
+  assert f"{path}: no row that is read has image, which" in found.notes[-1]
