@@ -157,7 +157,7 @@ def model_of(config: shared.Config, names: Sequence[str]) -> ModelConfig:
       raise ValueError(
         f"config.model={config.model!r} is a directory, but neither of a run"
         f" ({manifest.MODEL_FILE}) nor a Hugging Face checkpoint (config.json),"
-        " and holds no GGUF file."
+        " and holds no GGUF file. Of a PEFT adapter, give the base."
       )
     return dataclasses.replace(found, **fields)
   known = presets.PRESETS.get(config.model, {"vocab_size": 0})

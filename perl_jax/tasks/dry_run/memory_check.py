@@ -15,7 +15,6 @@ import jax
 from absl import logging
 from jax.sharding import Mesh
 
-from perl_jax.interop import peft
 from perl_jax.models import presets
 from perl_jax.models.config import ModelConfig
 from perl_jax.planning import chips
@@ -78,12 +77,11 @@ def _model_of(config: shared.Config, role: str) -> ModelConfig | None:
   """The model that a stage will have, or None if it is not there to be read."""
   init = config[role].init
   for directory, field in ((init, f"{role}.init"), (config.base, "base")):
-    found = restore.model_in(directory, field) if directory else None
+    if not directory:
+      continue
+    found = restore.model_in(directory, field, config.base)
     if found is not None:
       return found
-  if init and peft.is_adapter(init):
-    named = peft.base_of(init)
-    return restore.model_in(named, f"{role}.init") if named else None
   if init or config.base:
     return None
   return presets.preset(

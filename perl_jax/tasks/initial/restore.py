@@ -247,14 +247,27 @@ def origin(source: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
-def model_in(directory: str | os.PathLike, field: str) -> ModelConfig | None:
-  """The model of a workdir or a Hugging Face checkpoint, without its weights.
+def model_in(
+  directory: str | os.PathLike, field: str, base: str = ""
+) -> ModelConfig | None:
+  """The model of a workdir, checkpoint or adapter, without its weights.
 
-  None if the directory is neither.
+  None if the directory is none of them, or the base of an adapter is not here.
+
+  Args:
+    directory: As `load` takes it.
+    field: Config field that named it, for error messages.
+    base: `config.base`, which goes before what an adapter names.
   """
   if (Path(directory) / manifest.MODEL_FILE).is_file():
     saved = manifest.read_model(directory, field)
     return ModelConfig.from_dict(saved["model"])
+  if peft.is_adapter(directory):
+    # A config.json beside it is that of its base while it was trained, which
+    # may have been quantised.
+    directory = base or peft.base_of(directory)
+    if not directory:
+      return None
   if pretrained.kind_of(directory):
     return pretrained.model_config(directory)
   return None

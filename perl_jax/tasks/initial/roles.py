@@ -11,7 +11,7 @@ from perl_jax import roles, sharding
 from perl_jax.data.text import files as tokenizer_files
 from perl_jax.data.text import hugging_face, sameness, unread
 from perl_jax.data.text import tokenization as tokenization_lib
-from perl_jax.interop import hf_checkpoint
+from perl_jax.interop import hf_checkpoint, peft
 from perl_jax.tasks.initial import model, restore
 from perl_jax.tasks.initial import trainable as trainable_lib
 from perl_jax.tasks.initial.model import Start
@@ -148,7 +148,7 @@ def require_head(
   if start.role.head is not None:
     return
   init, others = config.reward.init, []
-  if hf_checkpoint.is_checkpoint(init):
+  if hf_checkpoint.is_checkpoint(init) and not peft.is_adapter(init):
     others = hf_checkpoint.heads(init)
   holds = ""
   if others:

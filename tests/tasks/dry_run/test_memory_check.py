@@ -1,5 +1,6 @@
 """Runs that cannot fit are refused before anything is read."""
 
+import json
 import pathlib
 
 import jax
@@ -8,7 +9,9 @@ import pytest
 from perl_jax import sharding, tasks
 from perl_jax.planning import chips
 from perl_jax.tasks.dry_run import memory_check
+from perl_jax.tasks.initial import restore
 from tests.tasks import tiny
+from tests.tasks.initial import test_adapter
 
 
 def check(config):
@@ -45,3 +48,24 @@ def test_the_limit_of_a_cpu_is_its_memory_shared():
   assert whole == pytest.approx(kilobytes * 1024, rel=0.01)
   published = memory_check.memory_limit(mesh, chips.CHIPS["v5e"])
   assert published == 16 * 2**30
+
+
+@pytest.mark.parametrize(
+  ("task", "role"), [("dpo", "policy"), ("reward", "reward")]
+)
+def test_the_model_of_an_adapter_is_that_of_its_base(tmp_path, task, role):
+  """Trainers leave the config.json of a quantised base beside it."""
+  base, directory = tmp_path / "base", tmp_path / "adapter"
+  made = test_adapter.write_base(base)
+  test_adapter.write_adapter(directory, made, str(base))
+  fields = json.loads((base / "config.json").read_text())
+  fields["quantization_config"] = {"quant_method": "bitsandbytes"}
+  (directory / "config.json").write_text(json.dumps(fields))
+  expected = restore.model_in(base, "base")
+  for given in ("", str(base)):
+    config = tiny.config(task, base=given, **{f"{role}__init": str(directory)})
+    assert memory_check._model_of(config, role) == expected
+  assert restore.model_in(directory, "model") == expected
+  test_adapter.name_base(tmp_path, "gone/since")
+  config = tiny.config(task, base="", **{f"{role}__init": str(directory)})
+  assert memory_check._model_of(config, role) is None
