@@ -21,12 +21,17 @@ from perl_jax.models.lora import LoraSpec
 
 
 def is_checkpoint(directory: str | os.PathLike) -> bool:
-  """Whether a directory looks like a checkpoint of `transformers`."""
+  """Whether a directory looks like a checkpoint of `transformers`.
+
+  One with a config.json that is broken does: `load` says what is wrong.
+  """
   path = Path(directory) / "config.json"
   try:
     settings = json_text.parse(path.read_bytes())
-  except (OSError, ValueError):
+  except OSError:
     return False
+  except ValueError:
+    return True
   names = ("model_type", "architectures")
   return isinstance(settings, dict) and any(name in settings for name in names)
 

@@ -82,6 +82,9 @@ def _instead(directory: Path) -> str:
   snapshots = sorted((directory / "snapshots").glob("*/config.json"))
   if snapshots:  # a folder of the hub's cache
     return f" Give {snapshots[-1].parent}."
+  below = [path.parent.name for path in directory.glob("*/config.json")]
+  if below:  # what a trainer has saved
+    return f" Give one of those below it: {', '.join(sorted(below))}."
   name = os.path.relpath(directory)
   parts = Path(name).parts
   if len(parts) == 2 and ".." not in parts and not directory.parent.exists():

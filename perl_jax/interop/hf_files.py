@@ -17,6 +17,7 @@ import numpy as np
 import safetensors
 
 from perl_jax import json_text
+from perl_jax.data.text import gguf_metadata
 from perl_jax.interop import hf_names
 
 INDEX = "model.safetensors.index.json"
@@ -196,6 +197,10 @@ def _instead(directory: Path) -> str:
       f" transformers.AutoModelForCausalLM.from_pretrained({str(directory)!r})"
       ".save_pretrained(NEW), and copy the tokenizer's files there."
     )
+  found = sorted(directory.glob(f"*{gguf_metadata.SUFFIX}"))
+  if found:
+    others = ", or another of its GGUF files" if len(found) > 1 else ""
+    return f" It has a GGUF file: give {found[0]}{others}."
   return " Download or copy the weights too."
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from perl_jax import json_text
 from perl_jax.interop import hf_config, hf_names
 
 # Fields that only choose a loss, or act in training alone.
@@ -72,6 +73,45 @@ def heads(names: Iterable[str]) -> list[str]:
     and not hf_names.IGNORED.fullmatch(name)
     and not hf_names.VISION.fullmatch(name)
   )
+
+
+def other_class(extra: Iterable[str], directory: Path) -> str:
+  """Says that a model without a head for tokens has one that is not read.
+
+  Args:
+    extra: Names of the tensors that a language model does not have.
+    directory: Directory of the checkpoint.
+
+  Returns:
+    A sentence with the way out; "" if neither a tensor nor a class says so.
+  """
+  fields = json_text.object_or_none(directory / "config.json") or {}
+  classes = [*(fields.get("architectures") or []), *_own_code(fields)]
+  known = hf_config.import_transformers()
+  own = [c for c in map(str, classes) if not hasattr(known, c)]
+  found = heads(extra)
+  if not found and not own:
+    return ""
+  named = f" of the class {', '.join(own)}" if own else ""
+  head = ", ".join(found[:8]) or "not in the file"
+  return (
+    f"This is a reward model{named}, and its head is {head}. One is read as"
+    f" ...{hf_config.SEQ_CLS} alone, whose score is {hf_names.SCORE} times the"
+    " last hidden state. If that is how this one scores, write it so: its"
+    f" matrix [1, width] as {hf_names.SCORE}, with that class as architectures"
+    " and num_labels=1. Otherwise it cannot be used; train one."
+  )
+
+
+def _own_code(fields: Mapping[str, Any]) -> list[str]:
+  """Classes of models that come as code with a checkpoint."""
+  code = fields.get("auto_map")
+  code = code if isinstance(code, dict) else {}
+  return [
+    str(value).rsplit(".", 1)[-1]
+    for name, value in code.items()
+    if name.startswith("AutoModel")
+  ]
 
 
 def check_tensors(names: Iterable[str], directory: Path) -> None:

@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 from perl_jax import disk, hosts
 from perl_jax import files as files_lib
 from perl_jax import params as params_lib
-from perl_jax.interop import hf_files, hf_names, leaves
+from perl_jax.interop import hf_files, hf_names, hf_scores, leaves
 from perl_jax.interop.hf_files import FLOATS, INDEX, SINGLE, Checkpoint
 from perl_jax.interop.storage import Storage
 from perl_jax.models.config import ModelConfig
@@ -141,13 +141,16 @@ def _require_fit(checkpoint, config, shapes, sources) -> None:
       + _listed("extra", extra)
       + _listed("other shape", wrong)
       + _listed(f"dtype none of {', '.join(FLOATS)}", dtypes)
-      + _way_out(missing, extra)
+      + _way_out(missing, extra, checkpoint.directory)
     )
   _log_unused(checkpoint, config, extra)
 
 
-def _way_out(missing: list[str], extra: list[str]) -> str:
+def _way_out(missing: list[str], extra: list[str], directory: Path) -> str:
   if missing == [hf_names.LM_HEAD]:
+    other = hf_scores.other_class(extra, directory)
+    if other:
+      return f"\n{other}"
     return (
       "\nIf the head of this model is its embedding, set tie_word_embeddings to"
       " true in config.json."

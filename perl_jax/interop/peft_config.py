@@ -204,6 +204,13 @@ def read(directory: str | os.PathLike) -> AdapterConfig:
   """
   path = Path(directory) / CONFIG
   fields = json_text.read_object(path)
+  if "peft_type" not in fields and "fine_tune_type" in fields:
+    raise ValueError(
+      f"{path}: fine_tune_type={fields['fine_tune_type']!r} is of an adapter of"
+      " MLX-LM, which neither this nor PEFT reads. Merge it: `mlx_lm.fuse"
+      f" --model BASE --adapter-path {directory} --save-path DIR`, with"
+      " --dequantize if BASE is quantised, and give DIR as config.base."
+    )
   if fields.get("peft_type") != "LORA":
     raise ValueError(
       f"{path}: peft_type={fields.get('peft_type')!r}; only LORA is supported."

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from perl_jax.interop import hf_files
+from perl_jax.interop import hf_checkpoint, hf_files
 from tests.interop.rewriting import shards, tensors_of
 from tests.interop.tiny import load
 
@@ -116,3 +116,29 @@ def test_a_name_on_the_hub_is_to_be_downloaded():
   for given in ("org/name", pathlib.Path("org/name").absolute()):
     message = no_weights(given)
     assert "`hf download org/name --local-dir DIR`" in message
+
+
+def test_the_gguf_file_beside_a_config_is_named(copy):
+  directory = copy("llama2")
+  (directory / hf_files.SINGLE).unlink()
+  for name in ("m-Q4_K_M.gguf", "m-Q8_0.gguf"):
+    (directory / name).write_bytes(b"GGUF")
+    assert f"give {directory / 'm-Q4_K_M.gguf'}" in no_weights(directory)
+  assert "or another of its GGUF files" in no_weights(directory)
+
+
+def test_the_checkpoints_of_a_trainer_are_named(copy, tmp_path):
+  directory = copy("llama2")
+  shutil.move(directory, tmp_path / "out" / "checkpoint-10")
+  assert "below it: checkpoint-10." in no_weights(tmp_path / "out")
+  load(tmp_path / "out" / "checkpoint-10")
+
+
+@pytest.mark.parametrize("text", ["{", '{"a": 1, "a": 1, "model_type": "x"}'])
+def test_a_broken_config_is_one_of_a_checkpoint(copy, text):
+  """So that the error is about config.json, not about a workdir."""
+  directory = copy("llama2")
+  (directory / "config.json").write_text(text)
+  assert hf_checkpoint.is_checkpoint(directory)
+  with pytest.raises(ValueError, match=r"config\.json.*repair it"):
+    load(directory)

@@ -145,3 +145,44 @@ def test_a_classifier_saved_without_its_head(reward):
   del found["score.weight"]
   rewriting.write(reward, found)
   refused(reward, "score.weight", "num_labels=1")
+
+
+@pytest.mark.parametrize(
+  ("class_", "names"),
+  [
+    ("Qwen2ForRewardModel", ("score.0.weight", "score.2.weight")),
+    ("LlamaRewardModel", ("regression_head.weight",)),
+    ("LlamaForRewardModelWithGating", ("gating.weight", "regression_layer")),
+    ("LlamaForCausalLM", ("v_head.summary.weight",)),
+    ("LlamaRewardModel", ()),
+  ],
+)
+def test_a_reward_model_of_another_class_is_said_to_be_one(
+  reward, class_, names
+):
+  found = rewriting.tensors_of(reward)
+  del found["score.weight"]
+  rewriting.write(reward, found | dict.fromkeys(names, ONE))
+  own = {"auto_map": {"AutoModel": f"modeling.{class_}"}} if names else {}
+  set_fields(reward, architectures=[class_], tie_word_embeddings=False, **own)
+  named = [] if class_ == "LlamaForCausalLM" else [class_]
+  refused(reward, "This is a reward model", "score.weight", *named, *names)
+  with pytest.raises(ValueError) as caught:
+    load(reward)
+  assert "set tie_word_embeddings" not in str(caught.value)
+
+
+def test_a_reward_model_with_one_matrix_is_written_as_the_error_says(reward):
+  expected = load(reward).head["head"]["kernel"]
+  plain = rewriting.tensors_of(reward)
+  other = {k: v for k, v in plain.items() if k != "score.weight"}
+  matrix = {"regression_head.weight": plain["score.weight"]}
+  rewriting.write(reward, other | matrix)
+  class_ = json.loads((reward / "config.json").read_text())["architectures"]
+  set_fields(
+    reward, architectures=["LlamaRewardModel"], tie_word_embeddings=False
+  )
+  refused(reward, "regression_head.weight", "num_labels=1")
+  rewriting.write(reward, plain)
+  set_fields(reward, architectures=class_, num_labels=1)
+  np.testing.assert_array_equal(load(reward).head["head"]["kernel"], expected)

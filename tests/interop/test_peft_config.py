@@ -183,3 +183,12 @@ def test_the_first_pattern_that_ends_a_name_counts(adapter):
   assert ranks == [7, 5]
   assert alphas == [1, 2.5]
   assert config.alpha_of("model.layers.0.self_attn.q_proj") == 6
+
+
+def test_an_adapter_of_mlx_is_merged_by_what_wrote_it(adapter):
+  """PEFT cannot."""
+  path = adapter / peft_config.CONFIG
+  path.write_text(json.dumps({"fine_tune_type": "lora", "num_layers": 16}))
+  refused(adapter, str(path), "fine_tune_type='lora'", "`mlx_lm.fuse")
+  with pytest.raises(ValueError, match=f"--adapter-path {adapter} "):
+    peft_config.read(adapter)

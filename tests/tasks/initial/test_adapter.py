@@ -141,6 +141,9 @@ def test_a_directory_above_adapters_names_them(root):
     shutil.copytree(root / "adapter", root / "out" / name)
   with pytest.raises(FileNotFoundError, match="checkpoint-500, policy"):
     restore.load(root / "out", "", "policy", "policy.init")
+  shutil.copytree(root / "base", root / "full" / "checkpoint-9")
+  with pytest.raises(FileNotFoundError, match="below it: checkpoint-9"):
+    restore.load(root / "full", "", "policy", "policy.init")
 
 
 def test_a_base_of_another_shape_is_refused_and_both_are_named(root):
