@@ -10,7 +10,8 @@ _WHOLE = "tokenizer.json"
 _PIECES = "tokenizer.model"
 _BYTE_PAIRS = ("vocab.json", "merges.txt")
 # Names of vocabularies in other formats.
-_OTHERS = {"tekken.json", "vocab.txt"}
+_TEKKEN = "tekken.json"
+_OTHERS = {_TEKKEN, "vocab.txt"}
 _ENDINGS = (".model", ".tiktoken")
 
 
@@ -25,6 +26,13 @@ def reason(directory: pathlib.Path, error: Exception) -> str:
     found = find(directory)
     if found:
       return found
+  said = " ".join(str(error).split())
+  if (directory / _TEKKEN).is_file() and not (directory / _WHOLE).is_file():
+    return (
+      f"{_TEKKEN} is damaged, or of a kind that transformers does not read"
+      f" ({type(error).__name__}: {said}). Copy that file again, or add a"
+      f" {_WHOLE}."
+    )
   return str(error)
 
 

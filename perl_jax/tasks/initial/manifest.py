@@ -7,6 +7,7 @@ adapters, how they were tuned, and their base by reference and fingerprint) and
 
 import math
 import os
+import shutil
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,7 +29,8 @@ TOKENIZER = sealed.TOKENIZER
 # Beside a model's weights lie the files of its tokenizer.
 _TOKENIZER_FILES = (
   "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*",
-  "merges.txt", "*.model", "chat_template*",
+  "merges.txt", "*.model", "chat_template*", "tekken.json", "*.tiktoken",
+  f"{hugging_face.TEMPLATES}/*.jinja",
 )  # fmt: skip
 # What else of a model's files says how it is used.
 _MODEL_FILES = ("config.json", "generation_config.json")
@@ -80,6 +82,7 @@ def write_model(
     source["path"] = buckets.relative(source["path"], workdir)
   if start.tokenizer.resolve() != (workdir / TOKENIZER).resolve():
     write_tokenizer(start, workdir / TOKENIZER)
+    _require_readable(start.tokenizer, workdir / TOKENIZER)
   files.write_json(
     workdir / MODEL_FILE,
     {
@@ -109,6 +112,8 @@ def write_tokenizer(start: Start, target: Path) -> None:
   with disk.writing("the tokenizer", target):
     if start.template is not None:
       _copy(start.template, target / hugging_face.TEMPLATE)
+      # It is the only one: `tokenizer_files.read` knows no other then.
+      shutil.rmtree(target / hugging_face.TEMPLATES, ignore_errors=True)
     source = start.model_files
     if source is None:
       return
@@ -136,11 +141,30 @@ def copy_tokenizer(source: Path, target: Path) -> None:
     for pattern in _TOKENIZER_FILES + _MODEL_FILES:
       for path in source.glob(pattern):
         if path.is_file():
-          _copy(path, target / path.name)
+          _copy(path, target / path.relative_to(source))
+    template = hugging_face.processor_template(source)
+    if template is not None:  # where everybody reads it
+      files.write_text(target / hugging_face.TEMPLATE, template)
+
+
+def _require_readable(source: Path, target: Path) -> None:
+  """Checks that a copy of a tokenizer is one, before anything is trained.
+
+  Raises:
+    ValueError: It is none: the tokenizer has a file that is not copied.
+  """
+  try:
+    tokenizer_files.read(target)
+  except ValueError as error:
+    raise ValueError(
+      f"The tokenizer in {source} cannot be copied: {error} Save it with"
+      " `save_pretrained` of transformers, and give that directory."
+    ) from error
 
 
 def _copy(source: Path, target: Path) -> None:
   """Copies a file, but not its mode: nobody might be allowed to write it."""
+  target.parent.mkdir(exist_ok=True)
   files.write_bytes(target, source.read_bytes())
 
 

@@ -21,7 +21,7 @@ _FIELD = "config.reward.init"
 # What a tokenizer follows from; the last file is its chat template.
 _TOKENIZER_FILES = (
   "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-  "added_tokens.json", hugging_face.TEMPLATE,
+  "added_tokens.json", hugging_face.PROCESSOR, hugging_face.TEMPLATE,
 )  # fmt: skip
 
 
@@ -261,7 +261,11 @@ def _same_files(policy: Start, reward: Start) -> bool:
   def contents(start):
     files = [start.tokenizer / name for name in _TOKENIZER_FILES]
     files[-1] = start.template or files[-1]
-    return [f.read_bytes() if f.is_file() else None for f in files]
+    named = start.tokenizer / hugging_face.TEMPLATES
+    named = [] if start.template else sorted(named.glob("*.jinja"))
+    return [f.read_bytes() if f.is_file() else None for f in files] + [
+      (f.name, f.read_bytes()) for f in named
+    ]
 
   found = contents(policy)
   same = found[0] is not None and found == contents(reward)

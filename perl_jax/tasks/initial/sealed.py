@@ -17,7 +17,7 @@ TOKENIZER = "tokenizer"
 def write(workdir: Path) -> None:
   """Lists the files as they are; to be called after they have been written."""
   paths = [workdir / name for name in _FILES]
-  paths += sorted((workdir / TOKENIZER).glob("*"))
+  paths += sorted((workdir / TOKENIZER).rglob("*"))
   checksums.write_of(workdir, [path for path in paths if path.is_file()])
 
 

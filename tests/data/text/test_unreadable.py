@@ -94,6 +94,31 @@ def test_broken_files_are_named(directory, expected, name, content, why):
   assert prompt(directory) == expected
 
 
+@pytest.mark.parametrize(
+  "name", ["tokenizer_config.json", "special_tokens_map.json"]
+)
+def test_a_key_that_stands_twice(directory, expected, name):
+  """transformers takes the last, and an export would refuse the file."""
+  (directory / name).write_text(
+    (directory / name).read_text() if (directory / name).exists() else "{}"
+  )
+  kept = (directory / name).read_text()
+  twice = '"eos_token": "<|im_end|>",\n"eos_token": "<|im_end|>"'
+  rest = kept.removeprefix("{").replace('"eos_token"', '"unk_token"')
+  comma = "," if rest.strip() != "}" else ""
+  (directory / name).write_text("{" + twice + comma + rest)
+  with pytest.raises(ValueError, match=f"{directory / name}:2:.*'eos_token'"):
+    tokenization_lib.load_tokenizer(directory)
+  (directory / name).write_text(kept)
+  assert prompt(directory) == expected
+
+
+def test_a_damaged_tekken_file(tmp_path):
+  (tmp_path / "config.json").write_text('{"model_type": "mistral"}')
+  (tmp_path / "tekken.json").write_text('{"config": {}}')
+  refused(tmp_path, r"tekken\.json is damaged.*Copy that file again")
+
+
 def test_code_is_not_run(directory):
   settings = directory / "tokenizer_config.json"
   edit(settings, tokenizer_class=None)
