@@ -73,9 +73,13 @@ def load(
 
 
 def pad_id(directory: str | os.PathLike) -> int | None:
-  """The pad token of config.json, at which a reward model never scores."""
+  """The pad token of config.json, at which a reward model never scores.
+
+  None if there is none, which some write as -1.
+  """
   hf = hf_config.load_hf_config(directory)
-  return hf.get_text_config().pad_token_id
+  id_ = hf.get_text_config().pad_token_id
+  return None if id_ is None or id_ < 0 else id_
 
 
 def heads(directory: str | os.PathLike) -> list[str]:

@@ -33,6 +33,7 @@ SEQ_CLS = "ForSequenceClassification"
 _DTYPES = (
   "float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2",
 )  # fmt: skip
+_DTYPE_FIELDS = ("dtype", "torch_dtype")
 
 
 def load_hf_config(directory: str | os.PathLike) -> Any:
@@ -63,6 +64,8 @@ def load_hf_config(directory: str | os.PathLike) -> Any:
     raise ValueError(f"{path} holds no JSON object.")
   _require_supported(fields, path)
   _require_plain(_text_fields(fields, path), path)
+  if any(fields.get(n) not in (None, *_DTYPES) for n in _DTYPE_FIELDS):
+    local["dtype"] = "float32"  # which no weight is read in
   try:
     return transformers.AutoConfig.from_pretrained(
       str(directory), trust_remote_code=False, **local
@@ -145,8 +148,11 @@ def _require_plain(fields: Mapping[str, Any], path: Path) -> None:
   for name in ("rope_parameters", "rope_scaling"):
     if not isinstance(fields.get(name) or {}, dict):
       raise ValueError(f"{path}: {name}={fields[name]!r} is no JSON object.")
-  for name in ("dtype", "torch_dtype"):
-    if fields.get(name) not in (None, *_DTYPES):
+  for name in _DTYPE_FIELDS:
+    value = fields.get(name)
+    if isinstance(value, str):  # as some write it, by str(torch.bfloat16)
+      value = value.removeprefix("torch.")
+    if value not in (None, "auto", *_DTYPES):
       raise ValueError(
         f"{path}: {name}={fields[name]!r} is none of {', '.join(_DTYPES)}."
       )

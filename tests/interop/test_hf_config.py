@@ -3,8 +3,9 @@
 import json
 
 import pytest
+import transformers
 
-from perl_jax.interop import hf_config, hf_config_out
+from perl_jax.interop import hf_checkpoint, hf_config, hf_config_out
 from perl_jax.models import presets
 from perl_jax.models.config import ModelConfig
 
@@ -85,6 +86,31 @@ def test_old_and_new_spellings_are_one(tmp_path):
     rope_theta=500000.0, rope_type="llama3", rope_factor=8.0,
     rope_original_max_len=512,
   )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+@pytest.mark.parametrize("value", ["auto", "torch.bfloat16"])
+def test_other_spellings_of_a_dtype(tmp_path, name, value):
+  """Scripts write them; transformers reads them if it is given a dtype."""
+  fields = hf_config_out.hf_config(presets.preset("llama_tiny", vocab_size=64))
+  fields = {k: v for k, v in fields.to_dict().items() if "dtype" not in k}
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps(fields))
+  plain = hf_config.model_config(hf_config.load_hf_config(tmp_path), "x")
+  path.write_text(json.dumps(fields | {name: value}))
+  transformers.AutoConfig.from_pretrained(tmp_path, dtype="float32")
+  hf = hf_config.load_hf_config(tmp_path)
+  assert hf_config.model_config(hf, "x") == plain
+
+
+@pytest.mark.parametrize(
+  ("written", "read"), [(-1, None), (0, 0), (None, None)]
+)
+def test_padding_that_is_none(tmp_path, written, read):
+  fields = hf_config_out.hf_config(presets.preset("llama_tiny", vocab_size=64))
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps(fields.to_dict() | {"pad_token_id": written}))
+  assert hf_checkpoint.pad_id(tmp_path) == read
 
 
 def test_the_gelu_of_the_first_gemma_is_that_by_tanh(tmp_path):

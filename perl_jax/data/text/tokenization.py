@@ -96,7 +96,8 @@ class Tokenization:
     self.pad_id: int = next(filter(plain.encoder.has_row, usable))
     self.unread = None
     if unread_id is not None and plain.encoder.has_row(unread_id):
-      self.unread = unread_id, str(name_of(unread_id))
+      text = name_of(unread_id)  # None for a row without a token
+      self.unread = None if text is None else (unread_id, str(text))
     self.own_pad = (pad, str(name_of(pad))) if self.pad_id == pad else None
     self.stop = self.stop_ids[0], str(name_of(self.stop_ids[0]))
     self.ends_turn: bool = self.template.ends_turn

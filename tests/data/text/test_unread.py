@@ -4,6 +4,7 @@ import pytest
 
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.data.text import unread
+from perl_jax.interop import tokenizer_out
 from tests.data.text import families
 from tests.data.text.families import FAMILIES
 
@@ -17,6 +18,16 @@ def test_only_padding_at_the_end_is_taken_off():
   ):
     assert unread.strip(ids, (1, "<eos>")) == expected
   assert unread.strip([1, 1], None) == [1, 1]
+
+
+def test_a_row_without_a_token_ends_no_conversation(tmp_path):
+  """Embeddings are made longer than the vocabulary, and padded with a row."""
+  directory = families.write(FAMILIES["qwen2"], tmp_path)
+  plain = tokenization_lib.load_tokenizer(directory)
+  rows = plain.vocab_size + 8
+  padded = tokenization_lib.load_tokenizer(directory, rows, unread_id=rows - 3)
+  assert padded.unread is None
+  assert tokenizer_out.pad_token(padded, reward=True) == plain.pads[0]
 
 
 @pytest.mark.parametrize(
