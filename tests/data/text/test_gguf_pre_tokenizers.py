@@ -58,7 +58,9 @@ FAMILIES = {
   "llama3": ([split(LLAMA3), letters()], WHOLE, None),
   "llama-v3": ([split(LLAMA3), letters()], WHOLE, None),
   "llama-bpe": ([split(LLAMA3), letters()], WHOLE, None),
+  "falcon3": ([split(LLAMA3), letters()], WHOLE, None),
   "qwen2": ([split(QWEN2), letters()], {}, normalizers.NFC()),
+  "megrez": ([split(QWEN2), letters()], {}, normalizers.NFC()),
   "deepseek-r1-qwen": ([split(QWEN2), letters()], {}, normalizers.NFC()),
   "tekken": ([split(TEKKEN), letters()], WHOLE, None),
   "deepseek-coder": (DEEPSEEK_CODER, {}, None),
@@ -112,7 +114,7 @@ def test_every_name_is_tried():
 @pytest.mark.parametrize("name", PRE_TOKENIZERS)
 def test_bos_before_plain_text(name, tmp_path):
   """As llama.cpp does where the file does not say."""
-  alone = name in ("llama3", "llama-v3", "llama-bpe", "tekken")
+  alone = name in ("llama3", "llama-v3", "llama-bpe", "falcon3", "tekken")
   for said, adds in ((None, alone), (False, False), (True, True)):
     path = gguf_files.write(
       tmp_path / f"{said}.gguf", ("<s>", "a", "b", "ab"), pre=name,
