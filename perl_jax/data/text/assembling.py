@@ -24,18 +24,19 @@ def assemble(
   """
   ids = list(template.prefix)
   mask = [False] * len(ids)
-  run = ""
+  run, said = "", ""
 
   def extend(more: Sequence[int], is_target: bool) -> None:
     ids.extend(more)
     mask.extend([is_target] * len(more))
 
   def finish_run(after: int | None = None) -> None:
-    nonlocal run
+    nonlocal run, said
     run = template.added.strip(run, ids[-1] if ids else None, after)
     first = len(ids) == len(template.prefix)
-    extend(encoder.text(run, first), False)
-    run = ""
+    more = encoder.after(said, run) if said else encoder.text(run, first)
+    extend(more, False)
+    run, said = "", ""
 
   ends_target = False
   for kind, value in pieces:
@@ -46,10 +47,13 @@ def assemble(
     elif kind == "response":
       finish_run()
       extend(encoder.response(contents[value]), value in targets)
+      said = contents[value]
     elif kind == "call":
       number, turn = value
       finish_run()
-      extend(encoder.turn(filled(turn, contents)), number in targets)
+      parts = filled(turn, contents)
+      extend(encoder.turn(parts), number in targets)
+      said = parts[-1][1] if parts[-1][0] == "text" else ""
     else:
       finish_run(value)
       encoder.check([value])

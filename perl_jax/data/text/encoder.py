@@ -37,6 +37,9 @@ class Encoder:
     self.text = functools.lru_cache(1 << 16)(self._encode)
     self.response = functools.lru_cache(1 << 16)(self._encode_response)
     self._check_template()
+    # Whether a space is put before every text, also after a token of text.
+    first, both = self._inner("a"), self._inner("a\n")
+    self._puts_space = both[len(first) :] != self._inner("\n")
 
   def under(self, template: ChatTemplate) -> "Encoder":
     """Returns an encoder of the same texts for another variant of the template.
@@ -145,6 +148,12 @@ class Encoder:
       start = self._template.opening(closed)
       ids += self.text(text) if i else self._encode_after(start, text)
     return tuple(ids)
+
+  def after(self, said: str, text: str) -> tuple[int, ...]:
+    """Encodes literal text that follows a response without a token between."""
+    if not self._puts_space:
+      return self.text(text)
+    return self._encode_after(said, text)
 
   def _encode_after(self, start: str, text: str) -> tuple[int, ...]:
     """Encodes text that follows the literal text `start`.

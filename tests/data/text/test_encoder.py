@@ -1,5 +1,6 @@
 """Text of contents: special tokens in it, and tokens without an embedding."""
 
+import dataclasses
 import json
 
 import pytest
@@ -103,3 +104,28 @@ def test_an_end_of_turn_past_the_embedding_is_refused(tmp_path):
       ValueError, match=rf"every prompt.*'<\|{token}\|>'.*{fewer} rows"
     ):
       tokenization_lib.load_tokenizer(directory, fewer)
+
+
+@pytest.mark.parametrize(
+  "template",
+  [
+    "{% for m in messages %}### {{ m.role.title() }}:\n{{ m.content }}"
+    "{% if m.role == 'user' %}\n\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}### Assistant:\n{% endif %}",
+    "{% for m in messages %}\n\n{{ m.role.title() }}: {{ m.content }}"
+    "{% endfor %}{% if add_generation_prompt %}\n\nAssistant:{% endif %}",
+  ],
+)
+@pytest.mark.parametrize("name", ["llama2", "llama2_fast"])
+def test_no_space_is_put_after_a_response_without_an_end(
+  tmp_path, template, name
+):
+  """Some tokenizers put one before any text that they are given by itself."""
+  family = dataclasses.replace(FAMILIES[name], template=template)
+  directory = families.write(family, tmp_path)
+  ours = tokenization_lib.load_tokenizer(directory)
+  theirs = transformers.AutoTokenizer.from_pretrained(directory)
+  talk = [user("12 milk"), assistant("hello there, you"), user("and 3?")]
+  for messages in (talk[:1], talk, [*talk, assistant("Yes."), user("ok")]):
+    expected = theirs.apply_chat_template(messages, add_generation_prompt=True)
+    assert ours.encode_prompt(messages)[0] == expected["input_ids"]
