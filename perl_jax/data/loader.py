@@ -52,10 +52,11 @@ class TrainBatches(Iterator[Batch]):
     """Starts at the first batch.
 
     Args:
-      batches: Those of an epoch, one bucket after the other.
-      assemble: Makes a batch of (bucket, numbers of rows).
-      identity: What the batches depend on.
-      mixes: Seed that the batches of an epoch are mixed by, by `ORDER`.
+      batches: The batches of an epoch as (bucket, numbers of rows), one bucket
+        after the other.
+      assemble: Function that makes a batch of such a pair.
+      identity: Numbers that the batches depend on, by name, such as the seed.
+      mixes: Seeds that shuffle the batches of an epoch, by value of `ORDER`.
     """
     self.batches_per_epoch = len(batches)
     self._batches, self._assemble = batches, assemble

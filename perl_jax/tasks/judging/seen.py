@@ -10,7 +10,7 @@ that are generated are the same if their seed is.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
@@ -81,8 +81,7 @@ def rated(workdir: str) -> Rated:
   rows: dict[str, str] = {}
   parts: list[Part] = []
   unknown = []
-  for place, path, config in _stages(workdir):
-    found = saved.checkpoints(path)
+  for place, config, found in _stages(workdir):
     if config is None or not found:
       unknown.append(place)
       continue
@@ -101,7 +100,7 @@ def rewarded_by(workdir: str) -> dict[str, str]:
     workdir: Workdir of a stage, or a model of others.
   """
   found = {}
-  for place, _, config in _stages(workdir):
+  for place, config, _ in _stages(workdir):
     reward = (config or {}).get("reward")
     named = reward.get("fn") if isinstance(reward, Mapping) else ""
     for term in reward_functions.terms_of(named or ""):
@@ -117,8 +116,8 @@ def function(name: str) -> str:
 
 def _stages(
   workdir: str,
-) -> Iterator[tuple[str, Path, Mapping[str, Any] | None]]:
-  """(place, path, config) of a stage and all that it started from."""
+) -> Iterator[tuple[str, Mapping[str, Any] | None, Sequence[Any]]]:
+  """(place, config, checkpoints) of a stage and all that it started from."""
   done, left = set(), [str(workdir)]
   while left:
     place = left.pop(0)
@@ -126,9 +125,9 @@ def _stages(
     if path in done:
       continue
     done.add(path)
-    config = workdir_lib.config_of(path)
-    yield place, path, config
-    if config is not None and saved.checkpoints(path):
+    config, found = workdir_lib.config_of(path), saved.checkpoints(path)
+    yield place, config, found
+    if config is not None and found:
       left += _starts(config, path)
 
 

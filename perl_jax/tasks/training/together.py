@@ -175,8 +175,9 @@ class Member:
 
     Args:
       name: Key that it is kept by, as that of `once`.
-      of: What it is made of, and what else there is follows from.
-      make: Makes it.
+      of: Array, of any shape, that decides what is made: the same bytes give
+        the same result.
+      make: Function without arguments that makes the result.
     """
     if self.shared is None:
       return make()
@@ -192,8 +193,9 @@ class Member:
     step of all counts whole in that of each, if it is timed.
 
     Args:
-      watch: Times what the member computes.
-      request: What it asks for.
+      watch: Stopwatch of what the member computes.
+      request: A `Call`, a `Most`, or another request that members answer
+        together.
     """
     if self.shared is None:
       return (yield request)
