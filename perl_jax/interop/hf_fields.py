@@ -181,19 +181,19 @@ def _yarn(found: Mapping[str, Any], name: str) -> dict[str, Any]:
   """Fields of YaRN, with what `transformers` takes for those that are absent.
 
   It reads no `attn_factor`, and neither does this.
+
+  Args:
+    found: The `rope_parameters`; their `factor` has been checked.
+    name: What errors call the config.
   """
+  factor = float(found["factor"])
 
   def number(field: str, absent: float | None = None) -> float | None:
     value = found.get(field)
-    if value is None or (value == 0 and field != "factor"):
+    if value is None or value == 0:
       return absent
     return _positive(value, f"rope_parameters: {field}", name)
 
-  original = "original_max_position_embeddings"
-  _require_size(found.get(original), f"rope_parameters: {original}", name)
-  factor = number("factor")
-  if factor is None:
-    raise ValueError(f"{name}: rope_parameters={dict(found)} has no factor.")
   slow, fast = number("beta_slow", 1.0), number("beta_fast", 32.0)
   if slow >= fast:
     raise ValueError(
@@ -210,10 +210,8 @@ def _yarn(found: Mapping[str, Any], name: str) -> dict[str, Any]:
     both = over is not None and under is not None
     attention = scale(over) / scale(under) if both else scale()
   return {
-    "rope_factor": factor,
     "rope_low_freq_factor": slow,
     "rope_high_freq_factor": fast,
-    "rope_original_max_len": found[original],
     "rope_truncate": bool(found.get("truncate", True)),
     "rope_attention_factor": attention,
   }
@@ -252,10 +250,16 @@ def rotary(text: Any, name: str) -> dict[str, Any]:
   kind = found["rope_type"]
   if kind == "default":
     return fields
+  if kind in ("linear", "llama3", "yarn"):
+    fields |= {"rope_type": kind, "rope_factor": number("factor")}
   if kind == "linear":
-    return fields | {"rope_type": kind, "rope_factor": number("factor")}
+    return fields
+  if kind in ("llama3", "yarn"):
+    original = "original_max_position_embeddings"
+    _require_size(found.get(original), f"rope_parameters: {original}", name)
+    fields["rope_original_max_len"] = found[original]
   if kind == "yarn":
-    return fields | {"rope_type": kind} | _yarn(found, name)
+    return fields | _yarn(found, name)
   if kind == "llama3":
     low, high = number("low_freq_factor"), number("high_freq_factor")
     if low >= high:
@@ -263,14 +267,9 @@ def rotary(text: Any, name: str) -> dict[str, Any]:
         f"{name}: rope_parameters: low_freq_factor={low} must be below"
         f" high_freq_factor={high}."
       )
-    original = "original_max_position_embeddings"
-    _require_size(found.get(original), f"rope_parameters: {original}", name)
     return fields | {
-      "rope_type": kind,
-      "rope_factor": number("factor"),
       "rope_low_freq_factor": low,
       "rope_high_freq_factor": high,
-      "rope_original_max_len": found[original],
     }
   raise ValueError(
     f"{name}: rope_type={kind!r} is not supported ('default', 'linear',"
