@@ -11,7 +11,8 @@ benchmarks/paper/TABLE.jsonl, which is committed: with command, machine, and all
 numbers of its summary. What has a line is not run again, but where a later run
 starts from a workdir that is not there. A run that takes longer than
 `--minutes`, all its starts together, is told to stop; with more minutes the
-same command goes on from there.
+same command goes on from there. `--backbone` runs those of one size alone, so
+that two processes, each on cores of its own, can share a table.
 Tables: `benchmarks.paper_tables`. `--show` prints what there is as Markdown.
 """
 
@@ -20,7 +21,6 @@ import math
 import re
 import resource
 import shlex
-import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,7 @@ from typing import Any
 
 from benchmarks import (
   paper_cells,
-  paper_ratios,
+  paper_show,
   paper_tables,
   refusals,
   results,
@@ -38,37 +38,9 @@ from benchmarks.paper_cells import Cell, Lines
 from benchmarks.paper_tables import Group
 from launch import sweep_process
 from perl_jax import files, json_text
-from perl_jax.reporting import vocabulary
 
 ROOT = Path(__file__).parents[1]
 LINES = ROOT / "benchmarks" / "paper"
-# Key of a summary, in the order of the columns; those that a stage has.
-COLUMNS = (
-  "accuracy",
-  "auroc",
-  "log_loss",
-  "gold_before",
-  "gold_after",
-  "reward_before",
-  "reward_after",
-  "kl",
-  "length_after",
-  "judge.win_rate_ties_half",
-  "judge.win_rate_length_controlled",
-  "policy.length",
-  "anchor.length",
-  "policy.refusal_rate",
-  "against.refusal_rate",
-  "response.refusal_rate",
-  "trainable_parameters",
-  "peak_bytes",
-  "seconds",
-  "cpu_seconds",
-)
-# The last ones are not the same on each machine.
-_OF_MACHINE = COLUMNS.index("peak_bytes")
-_SIDES = ("policy", "anchor", "against", "response")
-_UNITS = {"peak_bytes": ", MiB", "seconds": ", s", "cpu_seconds": ", s"}
 # The numbers of the only judge of a run.
 _JUDGE = re.compile(r"by\..*\.(\w+)")
 
@@ -98,6 +70,7 @@ def run(
   workdir: Path,
   *,
   data: str = "",
+  backbone: str = "",
   minutes: float = 60.0,
   start: Callable[[Sequence[str], float], int] | None = None,
 ) -> int:
@@ -107,13 +80,15 @@ def run(
     table: A key of `paper_tables.TABLES`.
     workdir: Directory of all runs.
     data: Directory of the data that are not generated.
+    backbone: Only groups of this backbone are run; "" runs all.
     minutes: Longest time of a run, all its starts together.
     start: `start(arguments, seconds)` runs one, and returns its exit status.
   """
   start = start or _start
   groups, path = paper_tables.TABLES[table](), LINES / f"{table}.jsonl"
+  asked = _of_backbone(groups, backbone)
   lines = read(path)
-  while (cell := paper_cells.next_cell(groups, lines)) is not None:
+  while (cell := paper_cells.next_cell(asked, lines)) is not None:
     needed = _missing(cell, workdir, lines)
     given = arguments(needed or cell, workdir, lines, data)
     name = (needed or cell).name
@@ -127,13 +102,19 @@ def run(
       print(told, file=sys.stderr)
       return 1
     if needed is None:
-      lines[cell.name] = line = _line(cell, workdir, given, data)
+      line = _line(cell, workdir, given, data)
       # Other programs slow a run down; they change this hardly.
       line["summary"]["cpu_seconds"] = spent["cpu"]
+      # Another process may have added lines of another backbone.
+      lines = read(path) | {cell.name: line}
       path.parent.mkdir(parents=True, exist_ok=True)
       files.write_jsonl(path, [*lines.values()])
       print(results.in_line(_shown(line["summary"])), flush=True)
   return 0
+
+
+def _of_backbone(groups: Sequence[Group], backbone: str) -> list[Group]:
+  return [group for group in groups if backbone in ("", group.backbone)]
 
 
 def _otherwise(
@@ -146,7 +127,8 @@ def _otherwise(
   """
   line = lines[cell.name]["summary"]
   found = _numbers(workdir / cell.name)
-  keys = [key for key in COLUMNS[:_OF_MACHINE] if key in line and key in found]
+  shared = paper_show.OF_ANY_MACHINE
+  keys = [key for key in shared if key in line and key in found]
   wrong = [k for k in keys if not math.isclose(line[k], found[k], rel_tol=1e-3)]
   if not wrong:
     return ""
@@ -242,80 +224,9 @@ def _numbers(place: Path) -> dict[str, Any]:
 
 
 def _shown(summary: Mapping[str, Any]) -> dict[str, Any]:
-  return {key: f"{summary[key]:.4g}" for key in COLUMNS if key in summary}
-
-
-def markdown(groups: Sequence[Group], lines: Lines) -> str:
-  """A table for each stage: a row for each group whose trials are done.
-
-  And one of what LoRA takes of full tuning, see `paper_ratios`.
-
-  Cells are the mean and the sample standard deviation over the seeds that are
-  there, whose number the table has; of one seed the number and the interval
-  over its rows, where it has one.
-  """
-  parts = []
-  for stage in dict.fromkeys(group.stage for group in groups):
-    rows = []
-    for group in groups:
-      if group.stage != stage:
-        continue
-      if found := paper_cells.measured(group, lines):
-        first = paper_cells.seeds(group, lines)[0]
-        rows.append((group, first.rate or first.policy_rate, found))
-    if rows:
-      parts.append(_table(stage, rows))
-  parts.append(paper_ratios.markdown(groups, lines))
-  return "\n\n".join(filter(None, parts))
-
-
-def _table(
-  stage: str, rows: Sequence[tuple[Group, float | None, list[Mapping]]]
-) -> str:
-  keys = [
-    k for k in COLUMNS if any(k in s for _, _, found in rows for s in found)
-  ]
-  header = ["data", "backbone", "tuning", "rate", "seeds"]
-  header += [_label(key) for key in keys]
-  lines = [
-    f"{stage}",
-    "",
-    "| " + " | ".join(header) + " |",
-    "|" + " --- |" * len(header),
-  ]
-  for group, rate, found in rows:
-    cells = [group.data, group.backbone, group.tuning]
-    cells += ["" if rate is None else f"{rate:g}", f"{len(found)}"]
-    cells += [_cell(key, [s for s in found if key in s]) for key in keys]
-    lines.append("| " + " | ".join(cells) + " |")
-  return "\n".join(lines)
-
-
-def _label(key: str) -> str:
-  side, _, _ = key.partition(".")
-  of = f", {side}" if side in _SIDES else ""
-  return vocabulary.label_of(key) + of + _UNITS.get(key, "")
-
-
-def _cell(key: str, found: Sequence[Mapping[str, Any]]) -> str:
-  """Mean and deviation of several runs; one run has its 95 % interval."""
-  if not found:
-    return ""
-  share = key.endswith("refusal_rate") or vocabulary.row_of(key).percent
-  scale, unit = (100, " %") if share else (1, "")
-  if key == "peak_bytes":
-    scale = 2**-20
-  if key == "trainable_parameters":
-    return f"{found[0][key]:,.0f}"
-  values = [summary[key] for summary in found]
-  text = f"{scale * statistics.fmean(values):.4g}"
-  if len(values) > 1:
-    return f"{text} ± {scale * statistics.stdev(values):.2g}{unit}"
-  ends = [found[0].get(f"{key}_{end}") for end in ("low", "high")]
-  if None not in ends:
-    low, high = (f"{scale * end:.4g}" for end in ends)
-    unit += f" ({low} to {high})"
-  return text + unit
+  return {
+    key: f"{summary[key]:.4g}" for key in paper_show.COLUMNS if key in summary
+  }
 
 
 def main() -> int:
@@ -324,17 +235,23 @@ def main() -> int:
   parser.add_argument("--table", choices=paper_tables.TABLES, required=True)
   parser.add_argument("--workdir", type=Path, default=Path("runs/paper"))
   parser.add_argument("--data", default="", help="directory of hh-rlhf")
+  parser.add_argument("--backbone", default="", help="this one alone")
   parser.add_argument("--minutes", type=float, default=60.0)
   parser.add_argument("--show", action="store_true")
   given = parser.parse_args()
+  groups = paper_tables.TABLES[given.table]()
+  asked = _of_backbone(groups, given.backbone)
+  known = dict.fromkeys(group.backbone for group in groups)
+  if not asked:
+    parser.error(f"--backbone is one of {', '.join(known)}")
   if given.show:
-    groups = paper_tables.TABLES[given.table]()
-    print(markdown(groups, read(LINES / f"{given.table}.jsonl")))
+    print(paper_show.markdown(asked, read(LINES / f"{given.table}.jsonl")))
     return 0
   return run(
     given.table,
     given.workdir.absolute(),
     data=given.data,
+    backbone=given.backbone,
     minutes=given.minutes,
   )
 

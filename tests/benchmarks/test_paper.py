@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import paper, paper_cells, paper_tables
+from benchmarks import paper, paper_cells, paper_show, paper_tables
 from benchmarks.paper_tables import Group
 from perl_jax import files
-from perl_jax.tasks.settings import overrides
 
 ANCHOR = Group("sft", "coffee_bar", "small", fields={"model.preset": "small"})
 REWARD = Group(
@@ -103,6 +102,25 @@ def test_trials_come_first_and_seeds_take_the_best_rate(place):
   assert last["config.reward.init"].endswith("reward/full/rate_0.2_seed_1")
   assert last["config.policy.init"].endswith("sft/seed_0")
   assert last["config.seed"] == "1"
+
+
+def test_two_processes_share_a_table(place, monkeypatch):
+  """Each runs one backbone, and both keep the lines of both."""
+  medium = dataclasses.replace(ANCHOR, backbone="medium", seeds=(0, 1))
+  monkeypatch.setitem(paper_tables.TABLES, "toy", lambda: [ANCHOR, medium])
+  other, start = Starts(), Starts()
+
+  def at_once(arguments, seconds):
+    if not start.given:
+      paper.run("toy", place / "runs", backbone="small", start=other)
+    return start(arguments, seconds)
+
+  assert not paper.run("toy", place / "runs", backbone="medium", start=at_once)
+  assert names(other, place) == ["coffee_bar/small/sft/seed_0"]
+  own = [f"coffee_bar/medium/sft/seed_{seed}" for seed in (0, 1)]
+  assert names(start, place) == own
+  lines = paper.read(place / "lines" / "toy.jsonl")
+  assert list(lines) == [*names(other, place), *own]
 
 
 def test_all_starts_of_a_run_count(place, monkeypatch, capsys):
@@ -217,11 +235,11 @@ def test_the_table_has_mean_and_deviation_over_seeds(place):
   lines = paper.read(path)
   name = "coffee_bar/small/reward/full/rate_0.2_seed_1"
   lines[name]["summary"]["accuracy"] = 0.85
-  rows = paper.markdown([ANCHOR, REWARD, POLICY], lines).splitlines()
+  rows = paper_show.markdown([ANCHOR, REWARD, POLICY], lines).splitlines()
   (row,) = (row for row in rows if "full | 0.2 |" in row)
   assert "| 2 | 80 ± 7.1 % | 0.4 ± 0 |" in row
   del lines["coffee_bar/small/reward/full/rate_0.1_seed_0"]
-  assert "full | 0.2 |" not in paper.markdown([ANCHOR, REWARD], lines)
+  assert "full | 0.2 |" not in paper_show.markdown([ANCHOR, REWARD], lines)
 
 
 def test_a_single_run_has_its_interval(place):
@@ -230,7 +248,9 @@ def test_a_single_run_has_its_interval(place):
   del lines["coffee_bar/small/reward/full/rate_0.2_seed_1"]
   name = "coffee_bar/small/reward/full/rate_0.2_seed_0"
   lines[name]["summary"] |= {"accuracy_low": 0.701, "accuracy_high": 0.8}
-  assert "| 1 | 75 % (70.1 to 80) | 0.4 |" in paper.markdown([REWARD], lines)
+  assert "| 1 | 75 % (70.1 to 80) | 0.4 |" in paper_show.markdown(
+    [REWARD], lines
+  )
 
 
 def test_what_lora_takes_of_full_tuning(place, monkeypatch):
@@ -254,11 +274,11 @@ def test_what_lora_takes_of_full_tuning(place, monkeypatch):
     name = f"{REWARD.name}/rate_0.2_seed_{seed}"
     lines[name]["summary"] |= {"cpu_seconds": 60.0}
   row = "| reward | coffee_bar | small | LoRA r8, attention | 50 % | 2.00× | "
-  assert row in paper.markdown(groups, lines)
+  assert row in paper_show.markdown(groups, lines)
   hh = [dataclasses.replace(group, data="hh_rlhf") for group in groups]
   named = {k.replace("coffee_bar", "hh_rlhf"): v for k, v in lines.items()}
-  assert "| 50 % | 2.00× | 43 % | 1.6× |" in paper.markdown(hh, named)
-  assert "against full" not in paper.markdown(groups[:2], lines)
+  assert "| 50 % | 2.00× | 43 % | 1.6× |" in paper_show.markdown(hh, named)
+  assert "against full" not in paper_show.markdown(groups[:2], lines)
 
 
 JUDGE = Group(
@@ -306,24 +326,3 @@ def test_a_judge_has_its_numbers_and_refusals(place, monkeypatch):
     f"coffee_bar/small/judge/full/policy_rate_{rate}_seed_0"
     for rate in (0.4, 0.6)
   ]
-
-
-@pytest.mark.parametrize("table", paper_tables.TABLES)
-def test_the_configs_of_all_tables_have_their_fields(table):
-  """Every run of a table, with the first rate as the best one."""
-  groups, lines, seen = paper_tables.TABLES[table](), {}, set()
-  while (cell := paper_cells.next_cell(groups, lines)) is not None:
-    given = paper.arguments(cell, Path("runs"), lines, "data")
-    assert overrides.refusal(["", *given]) in (None, ""), given
-    lines[cell.name] = {
-      "summary": {"log_loss": 1.0, "reward_after": 1.0, "kl": 0.0}
-    }
-    assert cell.name not in seen
-    seen.add(cell.name)
-  # The same number of trials for each kind of tuning that is compared.
-  trials = {}
-  for group in groups:
-    if group.tuning:
-      of = group.stage, group.data, group.backbone
-      trials.setdefault(of, set()).add((len(group.rates), group.seeds))
-  assert all(len(found) == 1 for found in trials.values())

@@ -1,0 +1,29 @@
+"""The runs of the paper's tables are ones that the program takes."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import paper, paper_cells, paper_tables
+from perl_jax.tasks.settings import overrides
+
+
+@pytest.mark.parametrize("table", paper_tables.TABLES)
+def test_the_configs_of_all_tables_have_their_fields(table):
+  """Every run of a table, with the first rate as the best one."""
+  groups, lines, seen = paper_tables.TABLES[table](), {}, set()
+  while (cell := paper_cells.next_cell(groups, lines)) is not None:
+    given = paper.arguments(cell, Path("runs"), lines, "data")
+    assert overrides.refusal(["", *given]) in (None, ""), given
+    lines[cell.name] = {
+      "summary": {"log_loss": 1.0, "reward_after": 1.0, "kl": 0.0}
+    }
+    assert cell.name not in seen
+    seen.add(cell.name)
+  # The same number of trials for each kind of tuning that is compared.
+  trials = {}
+  for group in groups:
+    if group.tuning:
+      of = group.stage, group.data, group.backbone
+      trials.setdefault(of, set()).add((len(group.rates), group.seeds))
+  assert all(len(found) == 1 for found in trials.values())
