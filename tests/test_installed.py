@@ -1,7 +1,8 @@
 """The package as `pip install` leaves it, away from the clone.
 
-A wheel is built from the files that git knows, and installed alone into an
-environment of its own, which sees the packages of this one.
+A wheel is built from the files that git knows, and installed: alone, into an
+environment of its own which sees the packages of this one, and with all that it
+needs into one that has nothing.
 """
 
 import json
@@ -17,6 +18,7 @@ import zipfile
 import pytest
 
 import perl_jax
+from tests import marks
 from tests.architecture import ROOT
 from tests.tasks import tiny
 
@@ -170,18 +172,24 @@ def test_it_trains_from_any_directory(installed, environment):
   assert (workdir / "summary.json").read_text() == before
 
 
-@pytest.mark.nightly
-def test_it_trains_with_what_pip_chooses(wheel, tmp_path, environment):
-  """In an environment of its own that has nothing, from the package index."""
+@pytest.mark.parametrize(
+  "versions", ["as pinned", marks.by_night("what pip chooses")]
+)
+def test_it_trains_where_nothing_was_installed(
+  versions, wheel, tmp_path, environment
+):
+  """In an environment of its own, from the package index."""
   run(sys.executable, "-m", "venv", tmp_path / "empty")
   python = tmp_path / "empty" / "bin" / "python"
-  run(python, "-m", "pip", "install", "--quiet", wheel, timeout=1800)
+  pinned = ("--constraint", ROOT / "requirements.txt")
+  more = pinned if versions == "as pinned" else ()
+  run(*(python, "-m", "pip", "install", "--quiet", wheel, *more), timeout=1800)
   command = tmp_path / "empty" / "bin" / "perl_jax"
-  small = {"steps": 2, "eval_every": 2, "eval.rows": 8}
+  small = {"steps": 2, "eval_every": 2, "eval.rows": 0}
   for task, more in (
     ("sft", {}),
-    ("reward", {"reward.init": "sft", "eval.rows": 0}),
-    ("rl", {"policy.init": "sft", "reward.init": "reward"}),
+    ("reward", {"reward.init": "sft"}),
+    ("rl", {"policy.init": "sft", "reward.init": "reward", "eval.rows": 8}),
   ):
     values = tiny.fields(task) | small | more
     run(
