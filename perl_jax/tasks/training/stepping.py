@@ -51,6 +51,16 @@ class Dispatched:
     arrays = [a for a in jax.tree.leaves(results) if hasattr(a, "is_ready")]
     self._steps.append((step, arrays[:1]))  # those of a program come together
 
+  def wait(self) -> None:
+    """Waits until one of them at most is under way.
+
+    The next is dispatched while it is, so that the devices are never idle, and
+    a run that is told to stop, or that is to show an error, has these two to
+    wait for, however rarely it writes a line.
+    """
+    for _, arrays in list(self._steps)[:-1]:
+      jax.block_until_ready(arrays)
+
   def done(self) -> int | None:
     """The last step whose results are there, None if no further one's are."""
     found = None
@@ -153,6 +163,7 @@ class Loop:
       self._judge(step, line)
 
   def _step(self, step: int) -> together.Requests[None]:
+    self._dispatched.wait()
     position = self.batches.get_state()
     self.checkpointer.check()
     try:

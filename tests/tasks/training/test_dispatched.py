@@ -1,4 +1,4 @@
-"""Steps are dispatched ahead; the progress line shows those that are done."""
+"""Steps are dispatched ahead, by one; progress shows those that are done."""
 
 import jax.numpy as jnp
 
@@ -13,6 +13,13 @@ class Result:
 
   def is_ready(self):
     return self.ready
+
+  def block_until_ready(self):
+    self.ready = True
+    return self
+
+  def __float__(self):
+    return 0.5
 
 
 def test_a_step_counts_once_its_results_are_there():
@@ -34,3 +41,17 @@ def test_nothing_is_kept_of_steps_with_a_line(tmp_path, monkeypatch):
   monkeypatch.setattr(stepping, "Dispatched", lambda: steps)
   test_loop.run(tmp_path, log_every=1)
   assert not steps._steps
+
+
+def test_one_step_is_under_way_when_the_next_is_dispatched(tmp_path):
+  """Or none: a run that is to stop would wait for all until the next line."""
+  losses, under_way = [], []
+
+  def update(state, batch, step):
+    under_way.append(sum(not loss.ready for loss in losses))
+    state, metrics = test_loop.update(state, batch, step)
+    losses.append(Result())
+    return state, metrics | {"train/loss": losses[-1]}
+
+  test_loop.run(tmp_path, update=update, log_every=100, eval_every=100)
+  assert under_way == [0, 1, 1, 1, 1, 1, 1]
