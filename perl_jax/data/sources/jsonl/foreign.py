@@ -48,6 +48,8 @@ _SUFFIXES = {
   ".db": "sqlite",
   ".sqlite": "sqlite",
 }
+# Those of them that may have `.gz` behind them.
+_UNPACKED = (".csv", ".tsv", ".tar")
 _READ_CSV = (
   'python -c "from pyarrow import csv, parquet;'
   " parquet.write_table(csv.read_csv({file}, {options}"
@@ -110,7 +112,11 @@ def format_of(path: pathlib.Path, start: bytes = b"") -> str:
     path: The file; its last extension counts.
     start: First bytes of the file, which count more; they may be left out.
   """
-  by_name = _SUFFIXES.get(path.suffix.lower(), "")
+  suffix = path.suffix.lower()
+  if suffix == ".gz":  # pyarrow and tar unpack these themselves
+    suffix = path.with_suffix("").suffix.lower()
+    suffix = suffix if suffix in _UNPACKED else ""
+  by_name = _SUFFIXES.get(suffix, "")
   if by_name in ("xlsx", "pickle", "npy"):  # these may be zip archives
     return by_name
   if start.startswith((b"{\0", b"[\0")):

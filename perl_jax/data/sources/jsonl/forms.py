@@ -8,6 +8,8 @@ A user's columns get our names first, and null fields are left out. Then:
   chosen,         texts, messages, conversations that repeat the prompt,
   rejected        transcripts, or lists of them; see `pairs`
   responses       replies with scores; become pairs or labels, see `rated`
+  response_0,     two replies and which is better, under the names of public
+  response_1 ..   data sets; become `chosen` and `rejected`, see `verdicts`
   messages        that end with the user are a prompt for RL
   turns           texts of a user, as MT-Bench has them; the first is the prompt
 """
@@ -34,6 +36,7 @@ from perl_jax.data.sources.jsonl import (
   pairs,
   rated,
   replies,
+  verdicts,
 )
 
 Fields = dict[str, Any]
@@ -44,6 +47,7 @@ KNOWN = (
   *("messages", "conversations", "instruction", "input", "output", "history"),
   *("system", "tools", "score", "responses", "scores", "subset", "text"),
   "turns",
+  *verdicts.NUMBERED,
   *described.ANSWERS[:-1],
   *keys.THOUGHTS,
 )
@@ -198,7 +202,7 @@ class Reader:
     Raises:
       ValueError: A field is malformed.
     """
-    fields = self._named(where, fields)
+    fields = verdicts.decided(self._named(where, fields), where, self._kind)
     if not self.about:
       self.about, self.first = described.about(fields), fields
     fields, further = layouts.first_turn(fields)

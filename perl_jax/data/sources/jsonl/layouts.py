@@ -1,5 +1,6 @@
 """Prompts and conversations under the names that `rows` reads."""
 
+import re
 from typing import Any
 
 from perl_jax.data.sources.jsonl import conversations, messages, rated
@@ -8,6 +9,12 @@ Fields = dict[str, Any]
 _CONVERSATIONS = ("conversations", "conversation")
 _NAMED = "Assistant:"  # Begins a turn of a transcript.
 _TRAJECTORY = "trajectory"
+_DATA = "data"
+# Begins a text that says itself who speaks.
+_SPEAKER = re.compile(
+  r"\s*(<\||(user|human|prompter|assistant|gpt|model|bot|ai|system)\s*:)",
+  re.IGNORECASE,
+)
 # Fields of rows whose turns, if any, are no prompts.
 _SAID = {
   "prompt",
@@ -77,6 +84,7 @@ def as_messages(fields: Fields, where: str) -> Fields:
     UnusableError: It has a `history` that is no conversation, or a reply that
       is a list of texts.
   """
+  fields = _by_turns(fields)
   for name in _CONVERSATIONS:
     ours = "prompt" if "chosen" in fields else "messages"
     if name in fields and ours not in fields and "messages" not in fields:
@@ -95,6 +103,29 @@ def as_messages(fields: Fields, where: str) -> Fields:
         changed[name] = talk
   fields = fields | changed if changed else fields
   return _of_transcript(fields)
+
+
+def _by_turns(fields: Fields) -> Fields:
+  """Returns a row whose conversation is a list of texts, as one of messages.
+
+  The user and the assistant say them by turns (LIMA; UltraChat's `data`).
+  """
+  for name in (*_CONVERSATIONS, _DATA):
+    texts = fields.get(name)
+    if name == _DATA and not _SAID.isdisjoint(fields):
+      continue
+    if not isinstance(texts, list) or not texts:
+      continue
+    if not all(isinstance(text, str) for text in texts):
+      continue
+    if not any(map(_SPEAKER.match, texts)):
+      talk = [
+        {"role": ("user", "assistant")[number % 2], "content": text}
+        for number, text in enumerate(texts)
+      ]
+      ours = "messages" if name == _DATA else name
+      return rated.without(fields, (name,)) | {ours: talk}
+  return fields
 
 
 def _of_transcript(fields: Fields) -> Fields:

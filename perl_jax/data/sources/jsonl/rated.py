@@ -46,7 +46,7 @@ def replies_of(fields: Fields) -> tuple[list[Reply], set[str]]:
       if isinstance(scores, list) and len(scores) == len(items):
         return _scored(zip(items, scores)), {name, scores_name}
     if items and all(isinstance(item, dict) for item in items):
-      found = [(_first(item, _TEXTS), _first(item, SCORES)) for item in items]
+      found = [(_first(item, _TEXTS), _score_in(item)) for item in items]
       if any(reply is not None and score is not None for reply, score in found):
         return _scored(found), {name}
   return [], set()
@@ -158,6 +158,12 @@ def _scored(items: Any) -> list[Reply]:
     for reply, score in scored
     if reply is not None and score is not None
   ]
+
+
+def _score_in(item: Fields) -> Any:
+  """Returns the score of an item, or its rank below 0, so that 1 is best."""
+  score, rank = _first(item, SCORES), number(item.get("rank"))
+  return -rank if score is None and rank is not None else score
 
 
 def _first(fields: Fields, names: Sequence[str]) -> Any:

@@ -89,6 +89,7 @@ class TestRefusals:
       ),
       ("rows.json", b"\n<!DOCTYPE html><html>", "a web page"),
       ("rows.array_record", b"\0\0", "an ArrayRecord file"),
+      ("rows.tar.gz", gzip.compress(b"rows.jsonl\0"), "tar xf "),
     ],
   )
   def test_other_formats_are_named(self, tmp_path, name, data, what):
@@ -110,6 +111,12 @@ class TestRefusals:
         ),
       ),
       ("rows.orc", orc.write_table),
+      (
+        "rows.csv.gz",
+        lambda table, path: csv.write_csv(
+          table, pyarrow.output_stream(str(path), compression="gzip")
+        ),
+      ),
     ):
       path = tmp_path / name
       write(table, path)
