@@ -11,6 +11,7 @@ no line.
 import collections
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, NoReturn
 
@@ -31,6 +32,8 @@ Metrics = dict[str, float]
 # In a checkpoint that was made before the evaluation of its step: the line of
 # that step, which is written anew with it.
 UNJUDGED = "unjudged"
+# Steps of this length or more are not dispatched ahead.
+_LONG_SECONDS = 1.0
 
 
 def first_line(resumed: checkpoint_lib.Resumed | None) -> int:
@@ -43,8 +46,10 @@ def first_line(resumed: checkpoint_lib.Resumed | None) -> int:
 class Dispatched:
   """Steps that have been dispatched, of which the first may be done."""
 
-  def __init__(self):
+  def __init__(self, clock: Callable[[], float] = time.monotonic):
+    """Holds none; `clock` returns seconds."""
     self._steps = collections.deque()
+    self._clock, self._waited = clock, clock()
 
   def count(self, step: int, results: Any) -> None:
     """Takes a step, and a tree with the arrays that it will have made."""
@@ -52,14 +57,20 @@ class Dispatched:
     self._steps.append((step, arrays[:1]))  # those of a program come together
 
   def wait(self) -> None:
-    """Waits until one of them at most is under way.
+    """Waits until one of them at most is under way, or none if they are long.
 
-    The next is dispatched while it is, so that the devices are never idle, and
-    a run that is told to stop, or that is to show an error, has these two to
-    wait for, however rarely it writes a line.
+    The next is dispatched while one is, so that the devices are never idle. A
+    run that is told to stop waits for what is dispatched, however rarely it
+    writes a line; where steps take a second or more, that is one step, since
+    the milliseconds between two of them do not count there.
     """
-    for _, arrays in list(self._steps)[:-1]:
-      jax.block_until_ready(arrays)
+    steps = [arrays for _, arrays in self._steps]
+    jax.block_until_ready(steps[:-1])
+    now = self._clock()
+    if now - self._waited >= _LONG_SECONDS:
+      jax.block_until_ready(steps)
+      now = self._clock()
+    self._waited = now
 
   def done(self) -> int | None:
     """The last step whose results are there, None if no further one's are."""

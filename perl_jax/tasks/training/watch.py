@@ -44,6 +44,7 @@ class Watch:
     self._saving, self._clock = saving, clock
     self._saved = self._asked = clock()
     self._questions = 1  # since the last answer
+    self._pace = 0.0  # seconds between questions, of late the longest
     self._silent = 0  # questions that have their answer already
     self._late, self._by = False, ""  # what the answers were so far
     self._due = (0, False)  # the last step that was asked about
@@ -108,8 +109,10 @@ class Watch:
     by = self._told(results)
     now, silent = self._clock(), 0.0
     if jax.process_count() > 1:
+      # A step has two questions, with all of its seconds before one of them.
       seconds = (now - self._asked) / self._questions
-      silent = min(_ASK_SECONDS / max(seconds, 1e-6), _MOST_STEPS)
+      self._pace = max(seconds, 0.7 * self._pace)
+      silent = min(_ASK_SECONDS / max(self._pace, 1e-6), _MOST_STEPS)
     self._asked = now
     every = self._saving.every_seconds
     late = every > 0 and now - self._saved >= every

@@ -1,6 +1,7 @@
 """Steps are dispatched ahead, by one; progress shows those that are done."""
 
 import jax.numpy as jnp
+import pytest
 
 from perl_jax.tasks.training import stepping
 from tests.tasks.training import test_loop
@@ -55,3 +56,18 @@ def test_one_step_is_under_way_when_the_next_is_dispatched(tmp_path):
 
   test_loop.run(tmp_path, update=update, log_every=100, eval_every=100)
   assert under_way == [0, 1, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("seconds", "under_way"), [(0.9, 1), (1.0, 0)])
+def test_long_steps_are_not_dispatched_ahead(seconds, under_way):
+  """A run that is told to stop would wait for two of them."""
+  now = [0.0]
+  steps = stepping.Dispatched(clock=lambda: now[0])
+  made = []
+  for step in range(1, 5):
+    steps.wait()
+    made.append(Result())
+    steps.count(step, {"loss": made[-1]})
+    now[0] += seconds
+  steps.wait()
+  assert sum(not result.ready for result in made) == under_way

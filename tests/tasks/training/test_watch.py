@@ -74,6 +74,32 @@ def test_processes_do_not_ask_at_every_short_step(monkeypatch):
   assert len(due) == 1 and 1000 <= due[0] <= 1006
 
 
+@pytest.mark.parametrize("seconds", [0.02, 0.3, 1.0, 20.0])
+def test_several_processes_hear_a_signal_within_a_step(monkeypatch, seconds):
+  """All of a step's seconds are before one of its two questions."""
+  now = [0.0]
+  told = {"at": float("inf")}
+  monkeypatch.setattr(watch_lib.jax, "process_count", lambda: 2)
+  monkeypatch.setattr(
+    watch_lib.hosts,
+    "passed_on",
+    lambda: "SIGTERM" if now[0] >= told["at"] else "",
+  )
+  monkeypatch.setattr(
+    watch_lib.hosts, "decided_by_primary", lambda decide: decide()
+  )
+  for after in range(40):
+    now[0], told["at"] = 0.0, (100 + 0.37 * after) * seconds
+    watch = watch_of(every_seconds=1e9, clock=lambda: now[0])
+    with pytest.raises(watch_lib.Stop):
+      for step in range(1, 1000):
+        watch.look()
+        now[0] += 0.001  # to dispatch it
+        watch.save_is_due(step)
+        now[0] += seconds
+    assert now[0] - told["at"] <= max(1.1 * seconds, 1.1)
+
+
 def test_what_is_not_finite_is_not_saved(tmp_path):
   """A checkpoint between two lines is looked at as well as a line."""
   saver = Saver()
