@@ -5,6 +5,7 @@ through gloo, as hosts without an accelerator would.
 """
 
 import contextlib
+import json
 import math
 import os
 import pathlib
@@ -155,3 +156,32 @@ def assert_same_lines(found, expected, *, rtol, atol):
       )
     }
     assert not off, (mine["step"], off)
+
+
+def sides(module, *arguments):
+  """What two processes of a module of tests.hosts have printed last, as JSON.
+
+  Each is given a port, its number, and the arguments.
+  """
+  port = free_port()
+  started = [
+    subprocess.Popen(
+      [sys.executable, "-m", f"tests.hosts.{module}", str(port), str(number)]
+      + [str(argument) for argument in arguments],
+      cwd=ROOT,
+      env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ONE_DEVICE},
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    for number in range(2)
+  ]
+  found = []
+  try:
+    for process in started:
+      out, _ = process.communicate(timeout=DEADLINE)
+      assert process.returncode == 0
+      found.append(json.loads(out.splitlines()[-1]))
+  finally:
+    for process in started:
+      process.kill()
+  return found
