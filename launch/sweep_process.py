@@ -26,7 +26,10 @@ def call(
 ) -> int:
   """Runs a command to its end and returns its status.
 
-  What tells this process to stop is passed on, and the command may save.
+  What tells this process to stop is passed on, and the command may save. Where
+  all of a group are told, it is told twice, which is one request to a run; see
+  `perl_jax.hosts.signals`. It has no session of its own: Ctrl-Z and `kill -9`
+  of the group are for both, and what it submits may ask for a password.
 
   Args:
     words: The command.

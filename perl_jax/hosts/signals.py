@@ -3,7 +3,10 @@
 A scheduler that wants its machine back sends SIGTERM and waits for a while; a
 terminal sends SIGINT (Ctrl-C) or, when it is closed, SIGHUP. The first of them
 raises `Stopped` in the main thread or, where `deferred` is entered, waits until
-`told` is asked. The second ends the process at once.
+`told` is asked. The second ends the process at once, unless it is the same
+request once more: systemd sends SIGTERM and SIGHUP together, and what a service
+manager sends to all processes is passed on by a parent as well. A second Ctrl-C
+is always another request.
 
 Python calls a handler only between two of its instructions, and XLA may compile
 for minutes within one. A thread therefore reads the signals too: it ends a
@@ -21,6 +24,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 
@@ -31,6 +35,8 @@ from perl_jax.starting import NAMES, STATUS
 _PATIENCE = 3.0
 # Seconds after which it is looked whether `Stopped` got lost.
 _AGAIN = 0.5
+# Seconds in which another signal than SIGINT is the request of the first.
+_SAME_SECONDS = 5.0
 
 
 class Stopped(BaseException):
@@ -137,7 +143,8 @@ def handled() -> Iterator[None]:
       told.count += 1
       told.first = told.first or name
     # The thread answers a second one.
-    if told.count == 1 and (_interrupting or not _deferred):
+    first = again or told.count == 1
+    if first and (_interrupting or not _deferred):
       if again and _origin(sys.exc_info()[1]):
         return
       told.heard.set()
@@ -203,7 +210,7 @@ def _close(terminals: list[int]) -> None:
 
 def _listen(read: int, numbers: set[int], told: _Told) -> None:
   """Reads signals from a pipe as they come, until it is closed."""
-  seen = ours = 0
+  seen, ours, begun = 0, 0, 0.0
   with os.fdopen(read, "rb", buffering=0) as pipe:
     while found := pipe.read(1):
       if found[0] not in numbers:
@@ -214,17 +221,25 @@ def _listen(read: int, numbers: set[int], told: _Told) -> None:
       seen += 1
       name = signal.Signals(found[0]).name
       if seen > 1:
+        if _is_same(found[0], time.monotonic() - begun):
+          continue
         processes.leave(
           f"{name} after {told.first}: left at once. The same command goes on"
           " from the last checkpoint.",
           128 + found[0],
           at_once=True,
         )
+      begun = time.monotonic()
       told.first = told.first or name
       processes.pass_on(name)
       threading.Thread(
         target=_answer, args=(told, found[0]), daemon=True
       ).start()
+
+
+def _is_same(number: int, seconds: float) -> bool:
+  """Whether a signal that comes so long after the first is the same request."""
+  return number != signal.SIGINT and seconds < _SAME_SECONDS
 
 
 def _answer(told: _Told, number: int) -> None:
@@ -246,5 +261,6 @@ def _answer(told: _Told, number: int) -> None:
     processes.leave(str(Stopped(told.first)), STATUS)
   processes.say(
     f"{told.first}: what is under way is finished and saved first; a second"
-    " signal leaves at once."
+    f" Ctrl-C, or any signal {_SAME_SECONDS:g} s after the first, leaves at"
+    " once."
   )

@@ -85,6 +85,22 @@ def test_the_second_leaves_at_once(left):
   assert status == 128 + signal.SIGINT and "left at once" in message
 
 
+@pytest.mark.parametrize("again", ["SIGTERM", "SIGHUP"])
+def test_one_request_may_come_as_two_signals(left, monkeypatch, again):
+  """As SIGTERM and SIGHUP of systemd, or one that a parent passes on."""
+  with signals.handled(), signals.deferred():
+    send("SIGTERM")
+    eventually(lambda: signals.told() == "SIGTERM")
+    send(again)
+  assert not left
+  monkeypatch.setattr(signals, "_SAME_SECONDS", 0)
+  with signals.handled(), signals.deferred():
+    send("SIGTERM")
+    eventually(lambda: signals.told() == "SIGTERM")
+    send(again)
+  assert [status for _, status in left] == [128 + getattr(signal, again)]
+
+
 @pytest.mark.parametrize("deferred", [False, True])
 def test_who_does_not_answer_is_spoken_for(left, capfd, monkeypatch, deferred):
   """As while XLA compiles: Python calls no handler then."""
@@ -112,20 +128,24 @@ def test_what_is_ignored_stays_ignored(left):
 
 
 class Finalized:
-  """Takes a while to be finalized; no exception comes out of that."""
+  """Is told to stop as it is finalized; no exception comes out of that."""
+
+  def __init__(self, *names):
+    self.names = names
 
   def __del__(self):
-    send("SIGTERM")
-    for _ in range(1000):
-      time.sleep(0.001)
+    with contextlib.ExitStack() as stack:
+      for name in self.names:
+        stack.callback(send, name)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_signal_that_meets_a_finalizer_is_not_lost(left, monkeypatch):
+@pytest.mark.parametrize("names", [("SIGTERM",), ("SIGTERM", "SIGHUP")])
+def test_a_signal_that_meets_a_finalizer_is_not_lost(left, monkeypatch, names):
   """As one that meets the callback of JAX for the garbage collector."""
   monkeypatch.setattr(signals, "_AGAIN", 0.05)
-  with pytest.raises(signals.Stopped, match="SIGTERM"), signals.handled():
-    Finalized()
+  with pytest.raises(signals.Stopped, match="SIG"), signals.handled():
+    Finalized(*names)
     for _ in range(2000):
       time.sleep(0.01)
   assert not left

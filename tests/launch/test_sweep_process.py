@@ -1,7 +1,11 @@
 """How long a sweep lets a run take."""
 
+import os
 import signal
+import subprocess
 import sys
+
+import pytest
 
 from launch import sweep
 
@@ -35,3 +39,39 @@ def test_a_run_that_takes_too_long_saves_and_the_next_one_starts(
   text = (tmp_path / "sweep.md").read_text()
   assert text.count("out of time") == 2
   assert "are over: told to stop" in capsys.readouterr().out
+
+
+# Saves once it has heard all that it is told.
+RUN = """
+import sys, time
+from perl_jax.hosts import signals
+with signals.handled(), signals.deferred():
+  print("begun", flush=True)
+  end = time.monotonic() + 20
+  while time.monotonic() < end and signals._told.count < 2:
+    time.sleep(0.01)
+  print(f"saved after {signals.told()}", flush=True)
+sys.exit(75)
+"""
+SWEEP = """
+import sys
+from launch import sweep_process
+sys.exit(sweep_process.call([sys.executable, "-c", sys.argv[1]]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs os.killpg")
+def test_a_run_that_is_told_by_its_sweep_too_saves():
+  """As where a service manager ends all processes of a group."""
+  with subprocess.Popen(
+    [sys.executable, "-c", SWEEP, RUN],
+    cwd=sweep.sweep_process.ROOT,
+    stdout=subprocess.PIPE,
+    text=True,
+    start_new_session=True,
+  ) as process:
+    assert process.stdout.readline() == "begun\n"
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.stdout.read() == "saved after SIGTERM\n"
+  assert process.returncode == 75
