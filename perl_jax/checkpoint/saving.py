@@ -4,13 +4,13 @@ import contextlib
 import math
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
-from absl import logging
+from absl import flags, logging
 from orbax.checkpoint import checkpoint_managers, multihost
 
 from perl_jax import checksums, disk, hosts, steps
@@ -29,6 +29,23 @@ def _beside_trainable(state: steps.TrainState) -> dict[str, Any]:
   """The item "optimizer": all of the state but the trainable tree."""
   rest = {"opt_state": state.opt_state, "step": state.step}
   return rest | ({"controls": state.controls} if state.controls else {})
+
+
+@contextlib.contextmanager
+def _without_devices() -> Iterator[None]:
+  """In the block Orbax waits for the other processes without their devices.
+
+  By default it runs programs for that, which begin when the sampling has ended
+  that a stop has just abandoned. Without them it waits for five minutes at the
+  most, so that all processes begin the block together.
+  """
+  hosts.barrier("to save")
+  flag = flags.FLAGS["experimental_orbax_use_distributed_barrier"]
+  before, flag.value = flag.value, True
+  try:
+    yield
+  finally:
+    flag.value = before
 
 
 class Resumed(NamedTuple):
@@ -186,7 +203,7 @@ class Checkpointer:
     if step in self._manager.all_steps():
       self._manager.delete(step)
     optimizer = _beside_trainable(state)
-    with self._writing():
+    with self._writing(), _without_devices():
       self._manager.save(
         step,
         args=ocp.args.Composite(

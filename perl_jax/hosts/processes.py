@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import jax
-from absl import flags
 from orbax.checkpoint import multihost
 
 T = TypeVar("T")
@@ -101,9 +100,6 @@ def join(
   finally:
     patience.cancel()
   if jax.process_count() > 1:
-    # Orbax waits for the others by programs of the devices else, which begin
-    # when the sampling has ended that a stop has just abandoned.
-    flags.FLAGS["experimental_orbax_use_distributed_barrier"].value = True
     watch = threading.Thread(target=_watch, name="watch", daemon=True)
     watch.start()
 

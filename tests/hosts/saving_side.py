@@ -36,6 +36,8 @@ def main(port, number, directory):
     {"a": array(np.float32(2.5))}, {}, array(np.int32(3))
   )
   with checkpoint.Checkpointer(directory, metric="loss", mode="min") as saver:
+    assert programs  # Orbax's default, which opens the directory
+    programs.clear()
     saver.save(3, state, {}, {"loss": 1.0})
     saver.wait()
     path = saver.path(3)
