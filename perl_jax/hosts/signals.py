@@ -99,13 +99,20 @@ def stop_if_told() -> None:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-  """In the block a first signal raises nothing: `told` has to be asked."""
+  """In the block a first signal raises nothing: `told` has to be asked.
+
+  Where nobody has asked, it is raised after the outermost of such blocks, but
+  for one that fails, or that is entered because of a signal.
+  """
   global _deferred
   _deferred += 1
   try:
     yield
   finally:
     _deferred -= 1
+  waits = _told.first and not _told.heard.is_set()
+  if waits and not _deferred and not _origin(sys.exc_info()[1]):
+    stop_if_told()
 
 
 @contextlib.contextmanager

@@ -66,6 +66,29 @@ def test_a_run_that_asks_is_not_interrupted(left):
     assert not left
 
 
+def test_what_nobody_asks_for_is_raised_after_the_block(left):
+  reached = []
+  with pytest.raises(signals.Stopped, match="SIGTERM"), signals.handled():
+    with signals.deferred():
+      with signals.deferred():
+        send("SIGTERM")
+      reached.append("the end of the block")
+    reached.append("what comes after it")
+  assert reached == ["the end of the block"] and not left
+
+
+@pytest.mark.parametrize("error", [ValueError, signals.Stopped])
+def test_an_error_of_the_block_is_raised_first(left, error):
+  with pytest.raises(error, match="its own"), signals.handled():
+    try:
+      raise error("its own")
+    finally:
+      with signals.deferred():
+        send("SIGTERM")
+        if error is ValueError:
+          raise error("its own")
+
+
 def test_a_function_of_the_user_is_interrupted(left):
   with signals.handled(), signals.deferred():
     timer = threading.Timer(0.05, send, ["SIGTERM"])
