@@ -6,15 +6,17 @@ A copy that was made earlier is used again as far as the objects are the same.
 import contextlib
 import json
 import os
+import queue
 import re
 import shutil
 import socket
+import threading
 import time
 import types
 import urllib.parse
-from collections.abc import Collection, Iterable, Mapping
-from concurrent import futures
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import filelock
 from absl import logging
@@ -22,6 +24,8 @@ from absl import logging
 from perl_jax import disk, files
 from perl_jax.buckets import addresses
 from perl_jax.buckets.store import BucketError, Object, Store
+
+T = TypeVar("T")
 
 # Lies in a checkpoint that is not complete: it is being sent, or removed.
 UNFINISHED = ".unfinished"
@@ -106,10 +110,13 @@ def pull(
     disk.require_room(f"the copy of {store.address}", path, needed)
     logging.info("%s: %.1f MB are copied to here.", store.address, needed / 1e6)
 
+  def partial_of(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{os.getpid()}.tmp")
+
   def download(name: str) -> None:
     target = path / name
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    partial = partial_of(target)
     try:
       with disk.writing(target.name, target.parent, wanted[name].size):
         store.download(name, partial)
@@ -122,16 +129,51 @@ def pull(
     finally:
       partial.unlink(missing_ok=True)
 
-  each(download, stale)
+  try:
+    each(download, stale)
+  except BaseException:
+    # Threads that go on have no time left to do it themselves.
+    for name in stale:
+      partial_of(path / name).unlink(missing_ok=True)
+    raise
   before = {name: known[name] for name in known if name in kept}
   write_index(store.address, path, wanted, before)
 
 
-def each(act, names: Iterable[str]) -> None:
-  """Calls `act` with each name, some at once; raises the first error."""
-  with futures.ThreadPoolExecutor(_AT_ONCE) as pool:
-    for _ in pool.map(act, names):
-      pass
+def each(act: Callable[[T], object], names: Iterable[T]) -> None:
+  """Calls `act` with each name, some at once; raises the first error.
+
+  Who is told to stop waits for no call, nor does the process, as for those of
+  a pool of `concurrent.futures`: nothing begins any more, and what is under way
+  ends with the process.
+  """
+  names = [*names]
+  left, ended = iter(names), queue.SimpleQueue()
+
+  def work():
+    try:
+      for name in left:
+        act(name)
+      ended.put(None)
+    except BaseException as error:
+      _exhaust(left)
+      ended.put(error)
+
+  count = min(_AT_ONCE, len(names))
+  try:
+    for _ in range(count):
+      threading.Thread(target=work, name="transfer", daemon=True).start()
+    errors = [error for _ in range(count) if (error := ended.get())]
+  except BaseException:
+    _exhaust(left)
+    raise
+  if errors:
+    raise errors[0]
+
+
+def _exhaust(left: Iterator[object]) -> None:
+  for _ in left:
+    pass
 
 
 def complete(objects: Mapping[str, Object]) -> dict[str, Object]:
