@@ -31,6 +31,7 @@ _TRACKERS, _WANDB = "trackers.json", "/wandb/"
 _LAST = (
   *("sha256.txt", "adapter_config.json", _CONFIG, "so_far.jsonl", _SUMMARY),
 )
+Undisturbed = Callable[[], contextlib.AbstractContextManager[None]]
 
 
 class Written(ValueError):
@@ -39,7 +40,9 @@ class Written(ValueError):
 
 @contextlib.contextmanager
 def mirrored(
-  address: str, may_write: Callable[[], bool] | None = None
+  address: str,
+  may_write: Callable[[], bool] | None = None,
+  undisturbed: Undisturbed = contextlib.nullcontext,
 ) -> Iterator[Path]:
   """The workdir of an address, as a directory of this machine.
 
@@ -50,6 +53,7 @@ def mirrored(
       is removed here is removed there. With None, others may write there: what
       has been written is sent once the block has worked, or raises `Written`,
       and nothing removed.
+    undisturbed: Blocks in which the last files are sent, and signals wait.
 
   Raises:
     BucketError: The bucket cannot be read, or not be written in the end. An
@@ -63,17 +67,18 @@ def mirrored(
   try:
     mirror.pull()
     if alone:
-      with mirror.sending():
+      with mirror.sending(undisturbed):
         yield mirror.path
     else:
       copies.copied.add(store.address)
       try:
         yield mirror.path
       except Written:
-        with _only_said():
+        with undisturbed(), _only_said():
           mirror.push()
         raise
-      mirror.push()
+      with undisturbed():
+        mirror.push()
   finally:
     copies.copied.discard(store.address)
 
@@ -134,8 +139,13 @@ class Mirror:
     self._seen = {name: here[name] for name in here.keys() - kept}
 
   @contextlib.contextmanager
-  def sending(self) -> Iterator[None]:
+  def sending(
+    self, undisturbed: Undisturbed = contextlib.nullcontext
+  ) -> Iterator[None]:
     """Sends while the block runs, from another thread, and at its end.
+
+    Args:
+      undisturbed: See `mirrored`.
 
     Raises:
       BucketError: The block has worked, and the store refuses. After an error
@@ -171,10 +181,11 @@ class Mirror:
     try:
       yield
     except BaseException:
-      with _only_said():
+      with undisturbed(), _only_said():
         end()
       raise
-    end()
+    with undisturbed():
+      end()
 
   def is_due(self) -> bool:
     """Whether a file has changed, one of lines a minute ago or more."""

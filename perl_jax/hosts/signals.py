@@ -102,7 +102,7 @@ def deferred() -> Iterator[None]:
   """In the block a first signal raises nothing: `told` has to be asked.
 
   Where nobody has asked, it is raised after the outermost of such blocks, but
-  for one that fails, or that is entered because of a signal.
+  for one that fails, or that is entered while an error is handled.
   """
   global _deferred
   _deferred += 1
@@ -111,7 +111,7 @@ def deferred() -> Iterator[None]:
   finally:
     _deferred -= 1
   waits = _told.first and not _told.heard.is_set()
-  if waits and not _deferred and not _origin(sys.exc_info()[1]):
+  if waits and not _deferred and sys.exc_info()[1] is None:
     stop_if_told()
 
 

@@ -126,6 +126,7 @@ def _kept_in_bucket(task: str, address: str) -> Iterator[Path]:
   """
   import jax
 
+  from perl_jax.hosts import signals
   from perl_jax.tasks.training import bucket_lock
 
   if jax.process_count() > 1:
@@ -137,12 +138,12 @@ def _kept_in_bucket(task: str, address: str) -> Iterator[Path]:
   if task == "export":
     buckets.require_nothing(address)
   if not _goes_on(task) and not TASKS[task].keeps:
-    with buckets.mirrored(address) as place:
+    with buckets.mirrored(address, undisturbed=signals.deferred) as place:
       yield place
     return
   with (
     bucket_lock.held(address) as is_mine,
-    buckets.mirrored(address, is_mine) as place,
+    buckets.mirrored(address, is_mine, signals.deferred) as place,
   ):
     yield place
 

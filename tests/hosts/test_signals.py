@@ -78,15 +78,16 @@ def test_what_nobody_asks_for_is_raised_after_the_block(left):
 
 
 @pytest.mark.parametrize("error", [ValueError, signals.Stopped])
-def test_an_error_of_the_block_is_raised_first(left, error):
-  with pytest.raises(error, match="its own"), signals.handled():
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_error_is_raised_all_the_same(left, error, inside):
+  """One of the block, or one because of which it was entered."""
+  around = signals.deferred() if inside else contextlib.nullcontext()
+  with pytest.raises(error, match="its own"), signals.handled(), around:
     try:
       raise error("its own")
     finally:
       with signals.deferred():
         send("SIGTERM")
-        if error is ValueError:
-          raise error("its own")
 
 
 def test_a_function_of_the_user_is_interrupted(left):
