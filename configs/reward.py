@@ -34,7 +34,7 @@ def get_config(arg=None):
   config.batch_size = 32
   config.eval_every = 150
   config.log_every = 10
-  config.eval = common.evaluation(rows=0)
+  config.eval = common.evaluation(rows=2048)
   config.report_checkpoint = "best"
   if name == "coffee_bar":
     config.microbatches = 4  # a microbatch fits the cache of a CPU

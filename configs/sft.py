@@ -28,4 +28,6 @@ def get_config(arg=None):
     config.steps = 252
     config.eval_every = 63
     config.eval = common.evaluation(rows=128, batch_size=32)
+  # Of held-out dialogues; responses are sampled to `eval.rows` of them.
+  config.eval.loss_rows = 2048
   return config

@@ -158,6 +158,7 @@ RANGES: Mapping[str, Range] = {
     0, "a negative one turns the gradient round; 0 does not clip"
   ),
   "eval.rows": _count(0, "0 is all rows, and none in SFT"),
+  "eval.loss_rows": _count(0, "0 is all rows"),
   "eval.batch_size": _count(),
   "eval.samples": _count(0),
   "eval.temperature": _least(0, "it divides the logits"),

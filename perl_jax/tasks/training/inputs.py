@@ -118,7 +118,8 @@ def targets(
     return packed, refused
 
   train, refused = pack(splits.train, "training")
-  validation, _ = pack(splits.validation, "validation")
+  held_out = pick(list(splits.validation), config.eval.loss_rows, config.seed)
+  validation, _ = pack(held_out, "validation")
   if 0 < len(train) < config.batch_size:
     raise ValueError(
       f"{len(splits.train)} training dialogues are packed into {len(train)}"
@@ -135,7 +136,7 @@ def targets(
   )
   return dataclasses.replace(
     found,
-    rows=list(splits.validation),
+    rows=held_out,
     fingerprints=_fingerprints("demonstrations", train, validation),
     counts=dict(Counter(splits.counts) + refused)
     | {"packed_rows": len(train), "split_turns": refused["split_turns"]},

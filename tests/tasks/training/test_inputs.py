@@ -24,7 +24,6 @@ from tests.tasks import tiny
 
 MESH = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
 
-
 WORDS = ("mocha", "latte", "tea", "cortado", "chai", "water", "juice", "cocoa")
 
 
@@ -160,20 +159,27 @@ def test_room_for_targets_is_that_of_the_fullest_row(rows, tokenization):
   assert found.counts["packed_rows"] < 40
 
 
+def test_the_loss_is_of_as_many_dialogues_as_asked(rows, tokenization):
+  def tokens(count):
+    settings = config(rows, "sft", eval__loss_rows=count)
+    found = inputs.targets(settings, tokenization)
+    return sum(int(b.target_mask.sum()) for b in found.validation())
+
+  assert 0 < tokens(3) < tokens(0) == tokens(2048)
+
+
 def test_limit_keeps_the_first_training_rows(rows, tokenization):
   found = inputs.read(config(rows, data__limit=9), tokenization, "preferences")
-  assert found.counts["over_limit"] > 0
-  batches = itertools.islice(found.train, 6)
-  assert max(int(b.index.max()) for b in batches) <= 8
+  most = max(int(next(found.train).index.max()) for _ in range(6))
+  assert most <= 8 < found.counts["over_limit"]
 
 
 def test_pick_is_fixed_and_in_order():
   rows = [Prompt(str(i), str(i), (), None) for i in range(50)]
   picked = inputs.pick(rows, 10, seed=3)
   assert picked == inputs.pick(rows, 10, seed=3)
-  assert len(picked) == 10 and [int(r.id) for r in picked] == sorted(
-    int(r.id) for r in picked
-  )
+  numbers = [int(row.id) for row in picked]
+  assert len(numbers) == 10 and numbers == sorted(numbers)
   assert picked != rows[:10] and picked != inputs.pick(rows, 10, seed=4)
   assert inputs.pick(rows, 0, 3) is rows and inputs.pick(rows, 50, 3) is rows
 
@@ -200,7 +206,6 @@ def test_fresh_start_trains_a_tokenizer_once(rows, tmp_path):
   again, _ = begin.start(settings, "policy", tmp_path, "demonstrations", MESH)
   assert tiny.tree(tmp_path) == before
   assert again.fingerprint == start.fingerprint
-
   given = config(rows, "sft", data__tokenizer=str(start.tokenizer))
   other, _ = begin.start(
     given, "policy", tmp_path / "other", "demonstrations", MESH
@@ -307,7 +312,7 @@ def test_rows_that_the_tokenizer_refuses_are_counted(rows, tokenization):
   for name in ("demonstrations", "preferences"):
     with (rows / f"{name}.jsonl").open("a") as file:
       file.write(json.dumps({**GOOD[name], "prompt": "mocha \ud800"}) + "\n")
-  settings = config(rows, data__validation_path=str(rows))
+  settings = config(rows, "sft", data__validation_path=str(rows))
   assert inputs.targets(settings, tokenization).counts["unusable_dropped"] == 1
   found = inputs.read(settings, tokenization, "preferences")
   assert found.counts["unusable_dropped"] == 1
