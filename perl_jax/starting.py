@@ -12,6 +12,8 @@ import os
 import shlex
 import signal
 import sys
+import threading
+from collections.abc import Iterator
 
 # EX_TEMPFAIL of sysexits.h: no error, and the same command later goes on.
 STATUS = 75
@@ -74,6 +76,38 @@ def listen() -> None:
   for number in map(_number, NAMES):
     if number and signal.getsignal(number) is not signal.SIG_IGN:
       signal.signal(number, _leave)
+
+
+@contextlib.contextmanager
+def heard_while_busy() -> Iterator[None]:
+  """In the block a signal ends the process though no handler is called.
+
+  Python calls one between two of its instructions, and C++ may wait for minutes
+  within one. A thread hears of those that `listen` handles.
+  """
+  main = threading.current_thread() is threading.main_thread()
+  ours = {n for n in map(_number, NAMES) if n and signal.getsignal(n) is _leave}
+  if not main or not ours:
+    yield
+    return
+  read, write = os.pipe()
+  os.set_blocking(write, False)
+
+  def hear():
+    with os.fdopen(read, "rb", buffering=0) as pipe:
+      while found := pipe.read(1):
+        if found[0] in ours:
+          _leave(found[0], None)
+
+  thread = threading.Thread(target=hear, name="signals", daemon=True)
+  before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+  thread.start()
+  try:
+    yield
+  finally:
+    signal.set_wakeup_fd(before)
+    os.close(write)  # the thread reads the end of it
+    thread.join()
 
 
 def _forget() -> None:

@@ -1,6 +1,7 @@
 """How a command was started, and ends after everything that waits for it."""
 
 import shlex
+import signal
 import subprocess
 import sys
 
@@ -40,6 +41,45 @@ def test_what_is_abandoned_does_not_change_the_status(code, status):
   assert ended.stdout.splitlines() == ["a thread", "a goodbye"]
   assert ended.stderr.strip() == (code if isinstance(code, str) else "")
   assert ends("").returncode not in (0, status)  # it would have
+
+
+BUSY = """
+import os, signal, threading
+from perl_jax import starting
+
+starting.listen()
+_, write = os.pipe()
+os.set_blocking(write, False)
+signal.set_wakeup_fd(write)
+with starting.heard_while_busy():
+  pass
+assert signal.set_wakeup_fd(-1) == write
+with starting.heard_while_busy():
+  # It calls no handler, as C++ does not.
+  signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+  print("begun", flush=True)
+  never = threading.Lock()
+  never.acquire()
+  never.acquire()
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="of POSIX")
+def test_a_signal_is_heard_while_no_handler_is_called():
+  with subprocess.Popen(
+    [sys.executable, "-c", BUSY],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  ) as process:
+    assert process.stdout.readline() == "begun\n", process.stderr.read()
+    process.terminate()
+    try:
+      _, said = process.communicate(timeout=60)
+    finally:
+      process.kill()
+  assert process.returncode == starting.STATUS
+  assert said.startswith("Stopped by SIGTERM outside a run")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ from typing import Any, NoReturn, TypeVar
 import jax
 from orbax.checkpoint import multihost
 
+from perl_jax import starting
+
 T = TypeVar("T")
 
 HEARTBEAT_SECONDS = 30
@@ -85,13 +87,14 @@ def join(
   jax.config.update("jax_enable_preemption_service", False)
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
   try:
-    jax.distributed.initialize(
-      coordinator_address,
-      num_processes,
-      process_id,
-      initialization_timeout=timeout_seconds + 60,
-      heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-    )
+    with starting.heard_while_busy():
+      jax.distributed.initialize(
+        coordinator_address,
+        num_processes,
+        process_id,
+        initialization_timeout=timeout_seconds + 60,
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+      )
   except (ValueError, TypeError, RuntimeError) as error:
     reason = str(error).splitlines()[0]
     raise ValueError(

@@ -1,6 +1,7 @@
 """A process that fails or dies ends the run; started again, it goes on."""
 
 import shutil
+import socket
 
 import pytest
 
@@ -149,17 +150,33 @@ def test_all_save_where_one_has_no_reward(tmp_path, start, sft_run):
   assert tiny.kept(tmp_path / "run") == [1]
 
 
+def second_of_two(number, port):
+  del number
+  return [
+    f"--coordinator_address=127.0.0.1:{port}",
+    *("--num_processes=2", "--process_id=1"),
+  ]
+
+
+def test_a_process_that_nobody_joins_may_be_told_to_stop(tmp_path, start):
+  command = group_lib.arguments("sft", tmp_path / "run")
+  with socket.create_server(("127.0.0.1", 0)) as server:
+    server.settimeout(group_lib.DEADLINE)
+    port = server.getsockname()[1]
+
+    def waiting(number, _):
+      return second_of_two(number, port)
+
+    with start(command, count=1, flags=waiting) as group:
+      server.accept()[0].close()  # it asks for the first one
+      group.processes[0].terminate()
+      assert group.wait(60) == [75]
+  assert "Stopped by SIGTERM outside a run" in group.logs[0], group.logs[0]
+
+
 def test_a_process_that_nobody_joins_gives_up(tmp_path, start):
   command = [*group_lib.arguments("sft", tmp_path / "run"), "--join_seconds=3"]
-
-  def absent(number, port):
-    del number
-    return [
-      f"--coordinator_address=127.0.0.1:{port}",
-      *("--num_processes=2", "--process_id=1"),
-    ]
-
-  with start(command, count=1, flags=absent) as group:
+  with start(command, count=1, flags=second_of_two) as group:
     assert group.wait(120) == [1]
   assert "could not be joined within 3 s" in group.logs[0], group.logs[0]
   assert not (tmp_path / "run").exists()
