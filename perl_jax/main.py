@@ -134,9 +134,8 @@ def main(argv: list[str]) -> None:
 def stop(stopped: signals.Stopped) -> None:
   """Ends a run that was told to stop, with one line and `signals.STATUS`."""
   signals.end_blocks(stopped)
-  said = buckets.named(
-    f"{stopped} To go on, run the same command again: {starting.command_line()}"
-  )
+  again = f"To go on, run the same command again: {starting.command_line()}"
+  said = buckets.named(f"{stopped} {stopped.then or again}")
   # What was abandoned may still compute, and is not waited for.
   last = threading.Timer(_LAST_SECONDS, lambda: os._exit(signals.STATUS))
   last.daemon = True

@@ -45,21 +45,25 @@ class Stopped(BaseException):
   Attributes:
     by: Name of the signal, or of what else told it.
     together: Whether all processes of the run have stopped alike.
+    then: What is left to do, a sentence; "" for the same command again.
     answered: Whether somebody acts on it: an error is then one of its own.
   """
 
   answered = False
 
-  def __init__(self, by: str, what: str = "", *, together: bool = False):
+  def __init__(
+    self, by: str, what: str = "", *, together: bool = False, then: str = ""
+  ):
     """Says in a sentence what was done about it.
 
     Args:
       by: See the attributes.
       what: What was saved where, in words that follow "Stopped by SIGTERM".
       together: See the attributes.
+      then: See the attributes.
     """
     super().__init__(f"Stopped by {by}{what or ', nothing had to be saved'}.")
-    self.by, self.together = by, together
+    self.by, self.together, self.then = by, together, then
 
 
 class _Told:

@@ -11,6 +11,7 @@ import huggingface_hub
 from huggingface_hub import utils
 
 from perl_jax import buckets
+from perl_jax.hosts import signals
 
 _LOGIN = (
   "log in with `hf auth login`, or set HF_TOKEN to a token that may write"
@@ -72,8 +73,13 @@ def push(directory: Path, repository: str, *, private: bool) -> str:
 
   Raises:
     buckets.Written: The hub refuses; says how to push what was exported.
+    signals.Stopped: The process was told to stop; says so as well.
   """
   api = huggingface_hub.HfApi()
+  option = " --private" * private
+  again = (
+    f"To push it: hf upload {repository} {buckets.here(directory)} .{option}"
+  )
   try:
     made = api.create_repo(repository, private=private, exist_ok=True)
     commit = api.upload_folder(
@@ -82,11 +88,13 @@ def push(directory: Path, repository: str, *, private: bool) -> str:
       commit_message="Trained with perl_jax",
     )
     hidden = api.model_info(made.repo_id).private
+  except signals.Stopped as stopped:
+    what = f", {directory} is written, and its push was cut short"
+    raise signals.Stopped(stopped.by, what, then=again) from None
   except Exception as error:
-    option = " --private" * private
     raise buckets.Written(
-      f"{directory} is written, and could not be pushed: {_one_line(error)} To"
-      f" push it: hf upload {repository} {buckets.here(directory)} .{option}"
+      f"{directory} is written, and could not be pushed: {_one_line(error)}"
+      f" {again}"
     ) from None
   seen = "private" if hidden else "public"
   return f"{made.repo_id} ({seen}), {commit.commit_url}"

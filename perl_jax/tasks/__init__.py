@@ -7,6 +7,7 @@ another.
 import contextlib
 import dataclasses
 import importlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -137,6 +138,9 @@ def _kept_in_bucket(task: str, address: str) -> Iterator[Path]:
     )
   if task == "export":
     buckets.require_nothing(address)
+    with _sent_whole_or_not(address) as place:
+      yield place
+    return
   if not _goes_on(task) and not TASKS[task].keeps:
     with buckets.mirrored(address, undisturbed=signals.deferred) as place:
       yield place
@@ -146,6 +150,33 @@ def _kept_in_bucket(task: str, address: str) -> Iterator[Path]:
     buckets.mirrored(address, is_mine, signals.deferred) as place,
   ):
     yield place
+
+
+@contextlib.contextmanager
+def _sent_whole_or_not(address: str) -> Iterator[Path]:
+  """The directory of an export that is sent to a bucket.
+
+  Where one lies, the same command is refused: told to stop, it is sent whole,
+  or, before that has begun, also removed here, and the same command makes it.
+  """
+  from perl_jax.hosts import signals
+
+  @contextlib.contextmanager
+  def sent_whole():
+    try:
+      with signals.deferred():
+        yield
+    except signals.Stopped as stopped:
+      then = "Nothing is left to do."
+      what = f", {address} is written"
+      raise signals.Stopped(stopped.by, what, then=then) from None
+
+  with buckets.mirrored(address, undisturbed=sent_whole) as place:
+    try:
+      yield place
+    except signals.Stopped as stopped:
+      shutil.rmtree(place, ignore_errors=True)
+      raise signals.Stopped(stopped.by) from None
 
 
 def _run(config: Any, workdir: Path) -> dict[str, float]:

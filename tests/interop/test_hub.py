@@ -2,12 +2,14 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 
 import huggingface_hub
 import pytest
 
+from perl_jax.hosts import signals
 from perl_jax.interop import hub as hub_lib
 from tests.interop.hub_server import TOKEN, hub_fixture  # noqa: F401
 
@@ -80,6 +82,23 @@ def test_the_command_of_a_refusal_pushes(hub, export):
   assert done.returncode == 0, done.stderr
   assert hub.repos["me/policy"]["base/config.json"] == b"{}"
   assert hub.private["me/policy"]
+
+
+def test_a_push_that_is_told_to_stop_names_the_command_that_pushes(hub, export):
+  answer = hub.answer
+
+  def told(method, path, body):
+    if "/commit/" in path:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return answer(method, path, body)
+
+  hub.answer = told
+  with pytest.raises(signals.Stopped) as caught, signals.handled():
+    hub_lib.push(export, "policy", private=True)
+  assert f"by SIGTERM, {export} is written, and its push" in str(caught.value)
+  assert caught.value.then == (
+    f"To push it: hf upload policy {export} . --private"
+  )
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "a b", "-x", "a..b", ""])
