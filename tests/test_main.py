@@ -14,7 +14,6 @@ from absl import flags, logging
 from absl.testing import flagsaver
 
 from perl_jax import files, main, tasks
-from perl_jax.hosts import signals
 from tests.tasks import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -59,26 +58,6 @@ def test_overrides_reach_the_config(command, tmp_path):
   assert (config.lora.rank, config.policy.init) == (4, "runs/sft")
   assert config.beta == 0.25
   assert config.is_locked
-
-
-@pytest.mark.parametrize(
-  ("then", "said"),
-  [
-    ("", "To go on, run the same command again: python -m perl_jax.main x"),
-    ("To push it: hf upload policy", "To push it: hf upload policy"),
-  ],
-)
-def test_a_stop_says_what_goes_on(monkeypatch, capsys, then, said):
-  monkeypatch.setattr("sys.argv", ["main", "x"])
-  monkeypatch.setattr(main, "_LAST_SECONDS", 1e6)  # this process lives on
-  with pytest.raises(SystemExit) as caught:
-    main.stop(signals.Stopped("SIGTERM", ", a/b is written", then=then))
-  for thread in threading.enumerate():
-    if isinstance(thread, threading.Timer):
-      thread.cancel()
-  assert caught.value.code == 75
-  line = f"Stopped by SIGTERM, a/b is written. {said}\n"
-  assert capsys.readouterr().err == line
 
 
 def test_unknown_data_set(command, capsys):
