@@ -8,13 +8,18 @@ compiled functions in the same order. What may differ is in this room:
               for each other, and ending all processes when one fails
   signals     being told to stop
   arrays      `to_host`: whole NumPy copies of arrays that are spread over
-              hosts; `from_primary`, `first_message`: what one process knows,
-              on all
+              hosts; `from_primary`, `content_from_primary`, `first_message`:
+              what one process knows, on all
 
 With a single process they work as well, at no cost.
 """
 
-from perl_jax.hosts.arrays import first_message, from_primary, to_host
+from perl_jax.hosts.arrays import (
+  content_from_primary,
+  first_message,
+  from_primary,
+  to_host,
+)
 from perl_jax.hosts.processes import (
   barrier,
   decided_by_primary,
@@ -34,6 +39,7 @@ from perl_jax.hosts.processes import (
 
 __all__ = [
   "barrier",
+  "content_from_primary",
   "decided_by_primary",
   "end",
   "fail",

@@ -43,6 +43,23 @@ def from_primary(array: np.ndarray) -> np.ndarray:
   return np.asarray(multihost_utils.broadcast_one_to_all(array))
 
 
+def content_from_primary(content: bytes) -> bytes:
+  """The content that process 0 gives, on every process, of any length.
+
+  All processes have to call it, in the same order.
+
+  Args:
+    content: On process 0 what is wanted; elsewhere it is not looked at.
+  """
+  if jax.process_count() == 1:
+    return content
+  size = int(from_primary(np.array(len(content))))
+  whole = np.zeros(size, np.uint8)
+  if jax.process_index() == 0:
+    whole[:] = np.frombuffer(content, np.uint8)
+  return from_primary(whole).tobytes() if size else b""
+
+
 def first_message(message: str) -> str:
   """The message of the first process that has one, "" if none has.
 

@@ -6,24 +6,23 @@ prompts of RL, sampled with the same keys, so that the two can be compared.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
-from perl_jax import classification, hosts, roles, sharding, steps
+from perl_jax import classification, roles, steps
 from perl_jax import params as params_lib
 from perl_jax.objectives import preference
 from perl_jax.tasks.dry_run import abstract as abstract_lib
 from perl_jax.tasks.dry_run.programs import Program, StagePrograms
+from perl_jax.tasks.evaluation import anchor_rows, warnings
+from perl_jax.tasks.evaluation import anchored as anchored_lib
 from perl_jax.tasks.evaluation import policy as policy_evaluation
 from perl_jax.tasks.evaluation import shown as shown_lib
-from perl_jax.tasks.evaluation import warnings
 from perl_jax.tasks.rollouts.engine import Engine
 from perl_jax.tasks.settings import members, shared, streams
-from perl_jax.tasks.training import anchored as anchored_lib
 from perl_jax.tasks.training import (
   batching,
   begin,
@@ -98,14 +97,15 @@ def stage(
       member=member,
     ) as opened:
       resumed, writer = opened.resumed, opened.writer
-      with_anchor = make_with_anchor(
-        config, workdir, stands_on.digests, data, logprobs, anchor, mesh, member
-      )
-      anchored = score_anchor(logprobs, anchor, data, mesh, member)
       first = anchor if resumed else policy_of(opened.state)
-      before, before_rows = policy_evaluation.of_anchor(
-        member, config.seed, evaluate_policy, first, anchor, None
-      )
+      with anchor_rows.kept(config, workdir, stands_on) as part:
+        of = logprobs, anchor, data, mesh, member, part
+        with_anchor = anchored_lib.make_with_anchor(config, *of)
+        anchored = anchored_lib.score_anchor(*of)
+        before, before_rows = policy_evaluation.of_anchor(
+          *(member, config.seed, evaluate_policy, first, anchor, None),
+          part(anchor_rows.RESPONSES),
+        )
       if not resumed:
         # The policy is its anchor, as was just seen: no pair is scored again.
         found = before | quality(anchored, anchored, config)
@@ -116,7 +116,9 @@ def stage(
         shown = policy_evaluation.side_by_side(before_rows, rows)
         writer.samples(step, shown[: config.eval.samples])
         shown_lib.show_samples(config, shown, step)
-        scored = score_pairs(logprobs, policy_of(state), data, mesh)
+        scored = anchored_lib.score_pairs(
+          logprobs, policy_of(state), data, mesh
+        )
         found |= quality(scored, anchored, config)
         return {f"validation/{k}": v for k, v in found.items()}
 
@@ -255,68 +257,6 @@ def make_logprobs(backbone: roles.Backbone, max_response: int):
   return logprobs
 
 
-def make_with_anchor(
-  config, workdir, digests, data, logprobs, anchor, mesh, member
-) -> Callable[[Any], steps.AnchoredPairs]:
-  """Returns `with_anchor(pairs)` of a training batch on the mesh.
-
-  Members have one anchor, whatever their seeds: they start from one model, to
-  which an adapter that is new adds 0.
-  """
-
-  def score(batches):
-    rows = data.fingerprints[f"{inputs.TRAINING} (preferences)"]
-    return member.once(
-      ("pairs", rows, anchor.backbone),
-      lambda: by_pair(logprobs, anchor, batches, mesh),
-    )
-
-  known = anchored_lib.table(config, workdir, digests, data, score)
-  if known is not None:
-    of = anchored_lib.looked_up(mesh, known)
-    return lambda batch: steps.AnchoredPairs(batch, of(batch.index))
-  trees = anchor.trainable, anchor.frozen
-
-  def scored(batch):
-    # Members of one seed have the same pairs at every step.
-    return member.latest(
-      ("pairs of a batch", config.seed, anchor.backbone),
-      batch.index,
-      lambda: logprobs(*trees, batch),
-    )
-
-  return lambda batch: steps.AnchoredPairs(batch, scored(batch))
-
-
-def score_anchor(
-  logprobs, anchor: roles.Role, data, mesh, member: together.Member
-) -> np.ndarray:
-  """`score_pairs` of the anchor, once for all members with the same pairs."""
-  rows = data.fingerprints[f"{inputs.VALIDATION} (preferences)"]
-  return member.once(
-    ("held-out pairs", rows, anchor.backbone),
-    lambda: score_pairs(logprobs, anchor, data, mesh),
-  )
-
-
-def score_pairs(logprobs, role: roles.Role, data, mesh) -> np.ndarray:
-  """Log-probs in nats of the held-out pairs, `[2, n]`: chosen, rejected."""
-  batches = data.held_out("scoring held-out pairs")
-  found = by_pair(logprobs, role, batches, mesh)
-  return np.stack([found[i] for i in sorted(found)], axis=1)
-
-
-def by_pair(logprobs, role: roles.Role, batches, mesh) -> dict[int, np.ndarray]:
-  """Log-probs in nats by a pair's index, `[2]`: chosen, rejected."""
-  found = {}
-  for batch in batches:
-    device = sharding.place_batch(mesh, batch)
-    scores = logprobs(role.trainable, role.frozen, device)
-    batch, scores = hosts.to_host((device, scores))
-    found |= {index: scores[at] for index, at in batch.places()}
-  return found
-
-
 def quality(
   policy: np.ndarray, anchor: np.ndarray, config: shared.Config
 ) -> dict[str, float]:
@@ -327,7 +267,7 @@ def quality(
   the chosen responses too have become less likely.
 
   Args:
-    policy: Log-probs of the policy, `[2, n]`; from `score_pairs`.
+    policy: Log-probs of the policy, `[2, n]`; from `anchored.score_pairs`.
     anchor: Log-probs of the anchor, `[2, n]`.
     config: Config of the stage.
   """

@@ -19,9 +19,9 @@ from perl_jax import roles, sharding, steps
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.tasks.dry_run import abstract as abstract_lib
 from perl_jax.tasks.dry_run.programs import Program, StagePrograms
+from perl_jax.tasks.evaluation import anchor_rows, warnings
 from perl_jax.tasks.evaluation import policy as policy_evaluation
 from perl_jax.tasks.evaluation import shown as shown_lib
-from perl_jax.tasks.evaluation import warnings
 from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.initial.model import Start
 from perl_jax.tasks.judging import beside
@@ -121,12 +121,7 @@ def stage(
     state = found.prepared.state(mesh, settings.optimizer, beta=settings.beta)
     built = build_for(config, settings, anchor, model, member)
     rewarder = rewards.make_rewarder(
-      config,
-      mesh,
-      tokenization,
-      built.engine,
-      model,
-      found.functions,
+      *(config, mesh, tokenization, built.engine, model, found.functions),
       unstopped_penalty=config.unstopped_penalty,
     )
     del found
@@ -165,9 +160,11 @@ def stage(
     with judge.keeping(), opening as opened:
       resumed, writer = opened.resumed, opened.writer
       first = anchor if resumed else policy_of(opened.state)
-      before, before_rows = policy_evaluation.of_anchor(
-        member, config.seed, evaluate_policy, first, anchor, rewarder
-      )
+      with anchor_rows.kept(config, workdir, stands_on) as part:
+        before, before_rows = policy_evaluation.of_anchor(
+          *(member, config.seed, evaluate_policy, first, anchor, rewarder),
+          part(anchor_rows.RESPONSES),
+        )
       before = before | judge(before_rows, before_rows)
       rewarder.shift = before["reward"] if config.center_reward else 0.0
       if not resumed:

@@ -1,5 +1,6 @@
 """How often members of DPO score pairs with their anchor: fakes, counted."""
 
+import json
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -7,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from perl_jax import sharding
-from perl_jax.tasks import dpo
+from perl_jax import files, sharding
+from perl_jax.tasks.evaluation import anchored, so_far
 from perl_jax.tasks.training import together
 
 ANCHOR = SimpleNamespace(backbone="b", trainable={}, frozen={})
@@ -63,19 +64,22 @@ def members(count):
   return [together.Member(k, shared) for k in range(count)]
 
 
-def of_member(tmp_path, logprobs, mesh, member, seed, data, steps):
+def nothing(name):
+  return so_far.NOTHING
+
+
+def of_member(logprobs, mesh, member, seed, data, steps):
   config = SimpleNamespace(seed=seed, steps=steps, batch_size=2)
-  return dpo.make_with_anchor(
-    config, tmp_path / str(member.number), {}, data, logprobs, ANCHOR, mesh,
-    member,
-  )  # fmt: skip
+  return anchored.make_with_anchor(
+    config, logprobs, ANCHOR, data, mesh, member, nothing
+  )
 
 
-def test_a_batch_is_scored_once_for_the_members_of_its_seed(tmp_path, mesh):
+def test_a_batch_is_scored_once_for_the_members_of_its_seed(mesh):
   """In turns; and again where they are not at the same step."""
   logprobs, data = LogProbs(), inputs_of(("t", range(4)))
   made = [
-    of_member(tmp_path, logprobs, mesh, member, seed, data, steps=2)
+    of_member(logprobs, mesh, member, seed, data, steps=2)
     for member, seed in zip(members(4), (0, 7, 0, 7), strict=True)
   ]
 
@@ -92,26 +96,49 @@ def test_a_batch_is_scored_once_for_the_members_of_its_seed(tmp_path, mesh):
   assert logprobs.calls == 6
 
 
-def test_a_run_of_its_own_scores_each_batch(tmp_path, mesh):
+def test_a_run_of_its_own_scores_each_batch(mesh):
   logprobs, data = LogProbs(), inputs_of(("t", range(4)))
-  with_anchor = of_member(
-    tmp_path, logprobs, mesh, together.ALONE, 0, data, steps=2
-  )
+  with_anchor = of_member(logprobs, mesh, together.ALONE, 0, data, steps=2)
   for _ in range(2):
     with_anchor(pairs(0, 1))
   assert logprobs.calls == 2
 
 
-def test_members_of_all_seeds_have_one_anchor(tmp_path, mesh):
+def test_members_of_all_seeds_have_one_anchor(mesh):
   """It scores the same pairs once; others, as of generated rows, by itself."""
   logprobs, found = LogProbs(), []
   rows = ("t", range(4)), ("t", range(4)), ("u", range(4))
   held_out = ("v", (4, 5)), ("v", (4, 5)), ("w", (6, 7))
   for k, member in enumerate(members(3)):
     data = inputs_of(rows[k], held_out[k])
-    (tmp_path / str(k)).mkdir()
-    of_member(tmp_path, logprobs, mesh, member, k, data, steps=4)
-    found.append(dpo.score_anchor(logprobs, ANCHOR, data, mesh, member))
+    of_member(logprobs, mesh, member, k, data, steps=4)
+    found.append(
+      anchored.score_anchor(logprobs, ANCHOR, data, mesh, member, nothing)
+    )
   assert logprobs.calls == 2 * 2
   for (_, index), scores in zip(held_out, found, strict=True):
     np.testing.assert_array_equal(scores, [index, np.negative(index)])
+
+
+def test_scores_that_are_there_are_not_computed_again(mesh):
+  """The bits are the same, also of numbers that JSON has no word for."""
+
+  class Odd(LogProbs):
+    def __call__(self, trainable, frozen, batch):
+      found = super().__call__(trainable, frozen, batch)
+      odd = np.float32([[[1 / 3, np.nan]], [[-np.inf, 1e-42]]])
+      return found + odd[: len(found)]
+
+  logprobs, kept = Odd(), {}
+  batches = pairs(4, 5), pairs(7, 6)
+  part = so_far.Part({}, kept.update)
+  first = anchored.by_pair(logprobs, ANCHOR, iter(batches), mesh, part)
+  assert logprobs.calls == 2 and kept.keys() == first.keys() == {4, 5, 6, 7}
+  line = files.json_line({str(i): value for i, value in kept.items()})
+  there = {int(i): value for i, value in json.loads(line).items() if int(i) < 7}
+  part = so_far.Part(there, lambda rows: None)
+  again = anchored.by_pair(logprobs, ANCHOR, iter(batches), mesh, part)
+  assert logprobs.calls == 3  # the batch of which a pair was missing
+  for i in first:
+    assert again[i].dtype == first[i].dtype == np.float32
+    assert again[i].tobytes() == first[i].tobytes()

@@ -1,12 +1,11 @@
 """What does not change between evaluations is computed once: calls, counted."""
 
 import collections
-import json
 
 import numpy as np
 import pytest
 
-from perl_jax.tasks.training import anchored
+from perl_jax.tasks.evaluation import anchor_rows, anchored
 from perl_jax.tasks.training.compiled import Compiled
 from tests.tasks import tiny
 
@@ -81,29 +80,26 @@ def test_the_anchor_scores_a_training_pair_once(monkeypatch, tmp_path, sft_run):
   pairs = scored_pairs(monkeypatch)
   found = tiny.run(tmp_path / "once", "dpo", **fields)
   assert sum(pairs) == 48 + 8 + 2 * 8  # training, held out, evaluations
-  content = json.loads((tmp_path / "once" / anchored.FILE).read_text())
-  assert np.shape(content["logprobs"]) == (48, 2)
-
-  # A run that goes on reads them; a file that has changed is not believed.
-  pairs.clear()
-  (tmp_path / "once" / "summary.json").unlink()
-  assert tiny.untimed(tiny.run(tmp_path / "once", "dpo", **fields)) == (
-    tiny.untimed(found)
-  )
-  assert sum(pairs) == 8
-  content["logprobs"][3][1] += 1.0
-  (tmp_path / "once" / anchored.FILE).write_text(json.dumps(content))
-  (tmp_path / "once" / "summary.json").unlink()
-  pairs.clear()
-  tiny.run(tmp_path / "once", "dpo", **fields)
-  assert sum(pairs) == 48 + 8
+  # A run that goes on reads them; a line that has changed is not believed.
+  path = tmp_path / "once" / anchor_rows.NAME
+  content = path.read_bytes()
+  damaged = content.replace(b'"training pairs"', b'"training pair5"', 1)
+  for changed, again in ((content, 0), (damaged, 48 + 8)):
+    path.write_bytes(changed)
+    pairs.clear()
+    (tmp_path / "once" / "summary.json").unlink()
+    assert tiny.untimed(tiny.run(tmp_path / "once", "dpo", **fields)) == (
+      tiny.untimed(found)
+    )
+    assert sum(pairs) == again
+    assert path.read_bytes() == content
 
 
 @pytest.mark.slow
 def test_members_of_one_seed_share_their_anchors(
   calls, monkeypatch, tmp_path, sft_run
 ):
-  """Its evaluation, and its log-probs, of which each member has a file."""
+  """Its evaluation and its log-probs, which the first one keeps."""
   pairs, members, evaluations = scored_pairs(monkeypatch), 2, 2
   fields = {"policy__init": str(sft_run), "vary": "beta=0.1,0.3"} | TWICE
   tiny.run(tmp_path / "run", "dpo", **fields)
@@ -111,8 +107,8 @@ def test_members_of_one_seed_share_their_anchors(
   assert calls["sample"] == (1 + members * evaluations) * ONE
   assert calls["logprobs"] == 2 * (1 + members * evaluations) * ONE
   places = [tmp_path / "run/members" / str(k) for k in range(members)]
-  first, second = ((place / anchored.FILE).read_text() for place in places)
-  assert first == second
+  there = [(place / anchor_rows.NAME).exists() for place in places]
+  assert there == [True, False]
   first, second = map(tiny.lines, places)
   assert first[0]["validation/length"] == second[0]["validation/length"]
   assert first[-1]["validation/kl"] != second[-1]["validation/kl"]

@@ -219,6 +219,7 @@ def of_anchor(
   policy: roles.Role,
   anchor: roles.Role,
   rewarder: rewards.Rewarder | None,
+  part: so_far_lib.Part = so_far_lib.NOTHING,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
   """(metrics, records) of the policy that a run starts from.
 
@@ -233,13 +234,14 @@ def of_anchor(
     policy: The policy, or its anchor in a run that goes on.
     anchor: The anchor.
     rewarder: Where rewards come from, if there are any.
+    part: What is there of it, and what takes more.
 
   Raises:
     ValueError: The KL between the two is not exactly 0.
   """
 
   def first():
-    found = evaluate(policy, anchor, rewarder)
+    found = evaluate(policy, anchor, rewarder, part)
     return *found, None if rewarder is None else rewarder.centres
 
   metrics, rows, centres = member.once(

@@ -107,7 +107,7 @@ class SoFar:
     self._claim()
     self._begun = True
     if hosts.is_primary():
-      first = _sealed({"stands_on": self._now.digests})
+      first = with_digest({"stands_on": self._now.digests})
       files.write_jsonl(self._path, self._lines or [first])
       with disk.writing(NAME, self._path.parent):
         self._file = self._path.open("ab", buffering=0)
@@ -140,7 +140,7 @@ class SoFar:
     self.begin()
     if self._file is not None:
       files.append(
-        self._file, [_sealed({"of": name, "rows": rows})], durable=True
+        self._file, [with_digest({"of": name, "rows": rows})], durable=True
       )
 
 
@@ -154,7 +154,7 @@ def _read(path: Path, now: standing.Standing) -> list[dict[str, Any]]:
   """The lines of a file, without one that is torn or damaged."""
   way_out = "Remove the line: its rows are computed again."
   lines = list(files.jsonl_lines(path, torn_end=True, way_out=way_out))
-  whole = [line.row for line in lines if _is_whole(line.row)]
+  whole = [line.row for line in lines if is_whole(line.row)]
   if len(whole) < len(lines):
     logging.warning(
       "%s has lines that are not as they were written, %d of %d: their rows are"
@@ -173,10 +173,12 @@ def _read(path: Path, now: standing.Standing) -> list[dict[str, Any]]:
   return whole
 
 
-def _sealed(row: Mapping[str, Any]) -> dict[str, Any]:
+def with_digest(row: Mapping[str, Any]) -> dict[str, Any]:
+  """A row with a SHA-256 of itself, by which `is_whole` knows it."""
   digest = hashlib.sha256(files.json_line(row).encode()).hexdigest()
   return {**row, "sha256": digest}
 
 
-def _is_whole(row: Mapping[str, Any]) -> bool:
-  return row == _sealed({k: v for k, v in row.items() if k != "sha256"})
+def is_whole(row: Mapping[str, Any]) -> bool:
+  """Whether a row that was read is as `with_digest` made it."""
+  return row == with_digest({k: v for k, v in row.items() if k != "sha256"})

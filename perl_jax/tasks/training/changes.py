@@ -268,6 +268,24 @@ def review(
   return Review(*map(tuple, (allowed, refused, flags, reopened)))
 
 
+def without_changeable(
+  config: Mapping[str, Any], path: str = ""
+) -> dict[str, Any]:
+  """The config of a stage without all fields that a rule lets change.
+
+  Args:
+    config: The config, as config.json has it, or a part of it.
+    path: Dotted name of the part.
+  """
+  found = {}
+  for key, value in config.items():
+    name = f"{path}.{key}" if path else key
+    if _rule_of(name) is None:
+      part = isinstance(value, Mapping)
+      found[key] = without_changeable(value, name) if part else value
+  return found
+
+
 def differing(
   theirs: Any, mine: Any, path: str = ""
 ) -> list[tuple[str, Any, Any]]:

@@ -31,7 +31,7 @@ _BASE, _START = "base", "adapter and head that the {} starts from"
 # mended, and then the rewards before and after are told apart by the log.
 _FUNCTION = "reward function"
 # What judges beside the reward; a run may go on without it.
-_OF_JUDGE, _JUDGE_CODE = " of the judge", "code of the judge"
+OF_JUDGE, _JUDGE_CODE = " of the judge", "code of the judge"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,7 +286,7 @@ def _is_compared(name: str, now: Standing) -> bool:
   """Whether a run does not go on where this has changed."""
   if name in (_FUNCTION, _JUDGE_CODE):
     return False
-  return not name.endswith(_OF_JUDGE) or name in now.digests
+  return not name.endswith(OF_JUDGE) or name in now.digests
 
 
 def differing(before: Mapping[str, str], now: Standing) -> list[str]:

@@ -272,7 +272,7 @@ def test_members_of_one_seed_are_centred_on_the_same_responses():
   one = rewards.Measured(np.array([1.0, 3.0], np.float32), None)
   anchor = roles.Role("backbone", {}, {}, 1)
 
-  def evaluate(policy, anchor, made):
+  def evaluate(policy, anchor, made, part):
     return {"kl": 0.0} | made.finalise([one])[0], []
 
   found = []
