@@ -1,5 +1,6 @@
 """One iteration of RL: sample, score, learn."""
 
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -190,24 +191,29 @@ class Iteration:
     following, beta = state.step + 1, state.controls["beta"] + 0.0
     waits = state.step < self._settings.kl_waits
     frozen = self._programs.frozen()
-    for epoch in range(estimator.epochs):
-      parts = [experience]
-      if estimator.minibatches > 1:
-        # Rows draw from smaller numbers: see `sampling.make_sampler`.
-        order = jax.random.permutation(
-          jax.random.fold_in(key, _ORDER + epoch), experience.rewards.shape[0]
-        )
-        parts = [
-          _take(experience, rows)
-          for rows in np.split(np.asarray(order), estimator.minibatches)
-        ]
-      for part in parts:
-        request = together.Call(
-          self._programs.learn, (state, frozen, part, key), timed=True
-        )
-        state, measured = yield from self._member.meet(watch, request)
-        faults.append(measured.pop("fault"))
-        found.append(measured)
+    with contextlib.ExitStack() as begun:
+      for epoch in range(estimator.epochs):
+        parts = [experience]
+        if estimator.minibatches > 1:
+          # Rows draw from smaller numbers: see `sampling.make_sampler`.
+          order = jax.random.permutation(
+            jax.random.fold_in(key, _ORDER + epoch), experience.rewards.shape[0]
+          )
+          parts = [
+            _take(experience, rows)
+            for rows in np.split(np.asarray(order), estimator.minibatches)
+          ]
+        for part in parts:
+          request = together.Call(
+            self._programs.learn, (state, frozen, part, key), timed=True
+          )
+          state, measured = yield from self._member.meet(watch, request)
+          if not found:
+            # The state that could be saved is gone; there is a whole one again
+            # after the last update.
+            begun.enter_context(watch_lib.unbroken())
+          faults.append(measured.pop("fault"))
+          found.append(measured)
     mean = jax.tree.map(lambda *values: sum(values) / len(values), *found)
     mean["beta"] = beta
     if self._settings.kl_target:

@@ -15,6 +15,7 @@ import jax
 
 from perl_jax.planning import estimate, flops
 from perl_jax.reporting import phases
+from perl_jax.tasks.training import watch
 
 
 @dataclasses.dataclass
@@ -55,7 +56,12 @@ class Compiled:
     return len(self._programs)
 
   def __call__(self, *args: Any) -> Any:
-    """Runs the function, compiling it first for shapes it has not seen."""
+    """Runs the function, compiling it first for shapes it has not seen.
+
+    Raises:
+      watch.Stop: A loop is under way and is to stop, and the function has not
+        been compiled yet. Nothing was run, and nothing donated.
+    """
     leaves, tree = jax.tree.flatten(args)
     key = tree, tuple((x.shape, x.dtype) for x in leaves)
     if key not in self._programs:
@@ -98,7 +104,9 @@ class Compiled:
     started = time.perf_counter()
     jitted = self.jitted(*args)
     with phases.phase(f"compiling {self.name}"):
-      executable = jitted.lower(*args).compile()
+      # Traced here: what JAX is told in a `with` is told to one thread.
+      lowered = jitted.lower(*args)
+      executable = watch.finished(lambda: lowered.compile())
     # The jitted function finds what was just compiled. The executable itself
     # refuses values of four bits that lie on a mesh (JAX 0.10 compares layouts
     # that differ in name alone).

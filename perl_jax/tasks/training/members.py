@@ -151,7 +151,11 @@ class _Turns:
         have learned is saved.
     """
     while self._asked:
-      answers = self._answers(self._next())
+      try:
+        answers = self._answers(self._next())
+      except watch.Stop as stop:
+        # As they wait for a program to be compiled, none has been changed.
+        raise self._stop(str(stop)) from None
       stopped: BaseException | None = None
       for number in sorted(answers):
         try:
@@ -172,7 +176,7 @@ class _Turns:
           stopped = stopped or signals.Stopped(str(stop), together=True)
           del self._asked[number]
       if stopped is not None:
-        self._stop()
+        self._stop("the end of another")
         raise stopped
     return self._ended
 
@@ -196,14 +200,25 @@ class _Turns:
       return dict.fromkeys(asked)
     return dict.fromkeys(asked, max(r.value for r in asked.values()))
 
-  def _stop(self) -> None:
-    """Saves what the members have learned that were not told to stop yet."""
-    # `Stop` itself comes of one that has made no step.
-    ends = signals.Stopped, watch.Stop
+  def _stop(self, by: str) -> signals.Stopped:
+    """Saves what the members have learned that were not told to stop yet.
+
+    Args:
+      by: What tells them.
+
+    Returns:
+      What the first of them says that it has saved.
+    """
+    found = []
     for number in sorted(self._asked):
-      with contextlib.suppress(*ends):
-        self._requests[number].throw(watch.Stop("the end of another"))
+      try:
+        self._requests[number].throw(watch.Stop(by))
+      except signals.Stopped as stopped:
+        found.append(stopped)
+      except watch.Stop:
+        pass  # of one that has made no step
     self._asked.clear()
+    return found[0] if found else signals.Stopped(by, together=True)
 
 
 def _order(request: Any) -> tuple[int, int]:

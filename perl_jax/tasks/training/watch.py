@@ -8,15 +8,18 @@ batches of an evaluation, and between the phases of an iteration.
 
 import contextlib
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
 from perl_jax import hosts
 from perl_jax.hosts import signals
 from perl_jax.tasks.settings import shared
+
+Result = TypeVar("Result")
 
 # Several processes ask about this often, and at least every so many steps.
 _ASK_SECONDS = 0.5
@@ -68,7 +71,11 @@ class Watch:
       raise Stop(self._by)
 
   def wait(self, results: Any) -> None:
-    """Waits for results of the devices; `Stop` if the run is to stop before."""
+    """Waits for results of the devices; `Stop` if the run is to stop before.
+
+    Args:
+      results: A tree with arrays, or what says as they do whether it is there.
+    """
     self._ask(results)
     if self._by:
       raise Stop(self._by)
@@ -120,7 +127,7 @@ class Watch:
 
   def _told(self, results: Any) -> str:
     """What tells the run to stop, if anything does before the results come."""
-    left = [x for x in jax.tree.leaves(results) if isinstance(x, jax.Array)]
+    left = [x for x in jax.tree.leaves(results) if hasattr(x, "is_ready")]
     pause, asked = _SHORTEST, -math.inf
     while True:
       by, now = signals.told(), time.monotonic()
@@ -133,8 +140,41 @@ class Watch:
       pause = min(1.1 * pause, _LONGEST)
 
 
+class _Work:
+  """Work of a thread, which is waited for as an array of the devices is.
+
+  The process may end before the thread does.
+  """
+
+  def __init__(self, work: Callable[[], Any]):
+    self._work, self._result = work, None
+    self._error: BaseException | None = None
+    self._thread = threading.Thread(target=self._run, name="work", daemon=True)
+    self._thread.start()
+
+  def is_ready(self) -> bool:
+    return not self._thread.is_alive()
+
+  def block_until_ready(self) -> "_Work":
+    self._thread.join()
+    return self
+
+  def result(self) -> Any:
+    if self._error is not None:
+      raise self._error
+    return self._result
+
+  def _run(self) -> None:
+    try:
+      self._result = self._work()
+    except BaseException as error:  # it is raised where it is waited for
+      self._error = error
+
+
 # Those of the loops under way: several where a run has members.
 _watches: list[Watch] = []
+# How many of them have a state that is not to be saved, as half is learned.
+_unbroken = 0
 
 
 @contextlib.contextmanager
@@ -171,3 +211,29 @@ def interrupted() -> contextlib.AbstractContextManager[None]:
   if not _watches:
     return contextlib.nullcontext()
   return _watches[-1].interrupted()
+
+
+def finished(work: Callable[[], Result]) -> Result:
+  """What work returns that holds this process up for long, as compiling does.
+
+  All processes have to call it, in the same order.
+
+  Raises:
+    Stop: A loop is under way and is to stop; the work is not waited for.
+  """
+  if not _watches or _unbroken:
+    return work()
+  under_way = _Work(work)
+  _watches[-1].wait(under_way)
+  return under_way.result()
+
+
+@contextlib.contextmanager
+def unbroken() -> Iterator[None]:
+  """In the block `finished` finishes its work in any case."""
+  global _unbroken
+  _unbroken += 1
+  try:
+    yield
+  finally:
+    _unbroken -= 1

@@ -14,8 +14,10 @@ from perl_jax.models.lora import LoraSpec
 from perl_jax.tasks.rollouts import build, iteration, rewards
 from perl_jax.tasks.rollouts import metrics as rollout_metrics
 from perl_jax.tasks.settings import rl as rl_settings
+from perl_jax.tasks.training import watch
 from tests import toys
 from tests.tasks import tiny
+from tests.tasks.training.test_loop import watch_of
 
 PROMPTS, LENGTH, BETA = 4, 3, 0.4
 REINFORCE = steps.Estimator()
@@ -323,3 +325,20 @@ def test_updates_are_on_minibatches_in_another_order_each_epoch():
   assert orders[0] != orders[1] and orders[2] != orders[3]
   assert metrics[0]["train/loss"] == pytest.approx((1 + 2 + 3 + 4) / 4)
   assert metrics[1]["train/loss"] == pytest.approx((5 + 6 + 7 + 8) / 4)
+
+
+def test_a_rollout_whose_learning_has_begun_is_learned_to_its_end(monkeypatch):
+  """Also where an update compiles: the first one takes the old state away."""
+  programs, told = programs_of(PPO), []
+  real = programs.learn._function
+
+  def learn(*args):
+    watch.finished(lambda: None)  # as a program that compiles
+    told.append("SIGTERM")
+    return real(*args)
+
+  programs.learn._function = learn
+  monkeypatch.setattr(watch.signals, "told", lambda: told[0] if told else "")
+  with watch.kept_by(watch_of()), pytest.raises(watch.Stop):
+    iterate(PPO, of=programs)
+  assert len(programs.learn.calls) == 4

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from benchmarks import process
 from perl_jax import sharding
 from perl_jax.tasks.training import compiled as compiled_lib
+from perl_jax.tasks.training import watch as watch_lib
 from perl_jax.tasks.training.compiled import Compiled
+from tests.tasks.training.test_loop import watch_of
 
 
 def test_compiles_once_for_each_shape():
@@ -191,3 +194,75 @@ def test_compiling_is_a_phase_once_for_each_shape(monkeypatch):
   for width in (2, 3, 2):
     function(np.ones(width))
   assert shown == ["compiling doubling"] * 2
+
+
+class Compiler:
+  """Compiles nothing before it is told to: as with a large model."""
+
+  def __init__(self, monkeypatch):
+    self.begun, self.go_on = threading.Event(), threading.Event()
+    self.threads, real = [], jax.stages.Lowered.compile
+
+    def compile_(lowered, *args, **options):
+      self.threads.append(threading.current_thread())
+      self.begun.set()
+      self.go_on.wait(20)
+      return real(lowered, *args, **options)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", compile_)
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+  made = Compiler(monkeypatch)
+  monkeypatch.setattr(
+    watch_lib.signals, "told", lambda: "SIGTERM" if made.begun.is_set() else ""
+  )
+  yield made
+  made.go_on.set()
+  for thread in made.threads:
+    if thread is not threading.main_thread():
+      thread.join()
+
+
+def counting():
+  return Compiled(
+    lambda state, x: (state + x, x.sum()), name="step", donate=(0,)
+  )
+
+
+def test_a_stop_does_not_wait_for_the_compiler(compiler):
+  """The state is whole, and what was compiling need not be done."""
+  compiled, state = counting(), jnp.ones(8)
+  with watch_lib.kept_by(watch_of()):
+    with pytest.raises(watch_lib.Stop, match="SIGTERM"):
+      compiled(state, jnp.ones(8))
+    assert not compiler.go_on.is_set() and compiled.traces == 0
+  assert not state.is_deleted()
+  assert all(thread.daemon for thread in compiler.threads)
+
+
+def test_what_has_begun_to_learn_waits_for_the_compiler(compiler):
+  """Another state is there already, and no whole one."""
+  compiled = counting()
+  compiler.go_on.set()
+  with watch_lib.kept_by(watch_of()), watch_lib.unbroken():
+    _, total = compiled(jnp.ones(8), jnp.ones(8))
+  assert float(total) == 8.0 and compiled.traces == 1
+
+
+def test_a_loop_that_is_not_stopped_compiles_once(monkeypatch):
+  """The thread's executable is the one that runs, and its errors are raised."""
+  monkeypatch.setattr(watch_lib.signals, "told", lambda: "")
+  with watch_lib.kept_by(watch_of()):
+    test_is_compiled_no_second_time_to_run(jnp.float32)
+    test_is_compiled_no_second_time_to_run(jnp.uint4)
+    test_state_comes_back_as_it_was_laid_out()
+    test_peak_counts_what_is_donated_once()
+
+    def fails(lowered):
+      raise ValueError("no such layout")
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", fails)
+    with pytest.raises(ValueError, match="no such layout"):
+      counting()(jnp.ones(8), jnp.ones(8))

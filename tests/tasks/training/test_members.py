@@ -168,6 +168,23 @@ def test_all_save_when_one_is_told_to_stop(tmp_path):
   assert (tmp_path / "run/config.json").exists()
 
 
+def test_all_save_when_told_to_stop_while_their_step_compiles(
+  tmp_path, monkeypatch
+):
+  def stops(self, calls):
+    del self
+    assert sorted(calls) == [0, 1, 2]
+    raise watch.Stop("SIGTERM")
+
+  monkeypatch.setattr(together.Shared, "call", stops)
+  log = Log()
+  with pytest.raises(signals.Stopped, match="Stopped by"):
+    run(tmp_path, stage_of(log))
+  saved = [number for event, number, *_ in log.events if event == "saved"]
+  assert saved == [0, 1, 2]
+  assert not (tmp_path / "run/summary.json").exists()
+
+
 def test_one_that_has_no_step_under_way_is_told_to_stop(tmp_path):
   """While the others have one: they save it."""
   log = Log()
