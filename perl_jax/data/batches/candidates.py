@@ -36,7 +36,10 @@ def encode_candidates(
       prompt, responses = found
       encoded += [
         EncodedLabelled(
-          prompt + response, len(prompt), row.label or 0.0, first + number
+          common.held(prompt + response),
+          len(prompt),
+          row.label or 0.0,
+          first + number,
         )
         for number, response in enumerate(responses)
       ]

@@ -19,6 +19,11 @@ TOO_LONG = "which are too long"
 REFUSED = "which the tokenizer or its chat template refuses"
 
 
+def held(tokens: Sequence[int]) -> np.ndarray:
+  """Returns tokens as rows hold them, int32: 4 bytes each instead of 36."""
+  return np.array(tokens, np.int32)
+
+
 def no_cuts() -> dict[str, int]:
   """Returns zero counts of everything that shortening may remove."""
   names = ("truncated_rows", "dropped_turns", "cut_tokens", "too_long_dropped")

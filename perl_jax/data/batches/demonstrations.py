@@ -69,7 +69,7 @@ def encode_demonstrations(
   rows: Iterable[records.Demonstration | records.Text],
   tokenization: Tokenization,
   bad: Unusable | None = None,
-) -> list[tuple[list[int], list[bool]]]:
+) -> list[tuple[np.ndarray, np.ndarray]]:
   """Encodes every dialogue or text as tokens and a target mask.
 
   Of a text every token but the first is a target.
@@ -84,7 +84,7 @@ def encode_demonstrations(
     bad: Takes the rows that cannot be encoded. If None, they are errors.
 
   Returns:
-    (tokens, target mask) of each sequence, of equal length, as
+    (tokens, target mask) of each sequence, int32 and bool of equal length, as
     `packing.pack_dialogues` takes them.
 
   Raises:
@@ -94,7 +94,10 @@ def encode_demonstrations(
   encoded = []
   for row in rows:
     try:
-      encoded += _encode(row, tokenization)
+      encoded += [
+        (common.held(tokens), np.array(mask, np.bool_))
+        for tokens, mask in _encode(row, tokenization)
+      ]
     except ValueError as error:
       named = common.named(error, row.id)
       if bad is None or isinstance(error, NotRenderedError):
@@ -106,7 +109,7 @@ def encode_demonstrations(
 def parts(row: tuple[Sequence[int], Sequence[bool]]) -> list[common.Part]:
   """Returns the runs of tokens that are given and of those that are learned."""
   found = []
-  tokens = zip(*row, strict=True)
+  tokens = zip(*(np.asarray(part).tolist() for part in row), strict=True)
   for learned, run in itertools.groupby(tokens, key=lambda pair: pair[1]):
     name = "target" if learned else "given"
     found.append((name, [token for token, _ in run], learned))

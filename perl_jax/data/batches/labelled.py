@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
+
 from perl_jax.data import records
 from perl_jax.data.batches import common
 from perl_jax.data.text.tokenization import Tokenization
@@ -12,7 +14,7 @@ from perl_jax.data.unusable import Unusable
 class EncodedLabelled(NamedTuple):
   """Tokens of one labelled response, after its prompt."""
 
-  tokens: list[int]
+  tokens: np.ndarray
   prompt_length: int
   label: float
   index: int
@@ -28,12 +30,12 @@ class EncodedLabelled(NamedTuple):
     return self.length - self.prompt_length
 
   @property
-  def prompt(self) -> list[int]:
+  def prompt(self) -> np.ndarray:
     """The tokens before the response."""
     return self.tokens[: self.prompt_length]
 
   @property
-  def responses(self) -> tuple[list[int]]:
+  def responses(self) -> tuple[np.ndarray]:
     """The response, alone."""
     return (self.tokens[self.prompt_length :],)
 
@@ -69,7 +71,8 @@ def encode_labelled(
     if found is None:
       continue
     prompt, (response,) = found
+    tokens = common.held(prompt + response)
     encoded.append(
-      EncodedLabelled(prompt + response, len(prompt), float(row.label), index)
+      EncodedLabelled(tokens, len(prompt), float(row.label), index)
     )
   return encoded, counts

@@ -219,7 +219,8 @@ class _Row:
         self._write(response, start, prefix + 1 + k)
       else:
         self._segment += 1
-        self._write([*item.prompt, *response], 0, self._segment)
+        self._write(item.prompt, 0, self._segment)
+        self._write(response, start, self._segment)
         before = self._column - len(response) - 1
       self._point(place, k, before, len(response))
     self._item += 1

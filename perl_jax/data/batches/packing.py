@@ -13,12 +13,45 @@ import numpy as np
 from perl_jax.data.batches import row_plans
 from perl_jax.data.batches.demonstrations import TargetBatch
 
+# Tokens and target mask of a dialogue, or of a part of one.
+Window = tuple[np.ndarray, np.ndarray]
+
+
+class PackedRows(Sequence[TargetBatch]):
+  """Rows of whole windows, each made when it is asked for.
+
+  What is held are the windows, which are views of the dialogues: 5 bytes a
+  token, where a row has 13.
+  """
+
+  def __init__(
+    self,
+    windows: Sequence[Window],
+    plan: Sequence[Sequence[int]],
+    length: int,
+  ):
+    """Takes the rows as they are to be.
+
+    Args:
+      windows: Parts of dialogues.
+      plan: The numbers of the windows of each row.
+      length: T, the number of tokens of a row.
+    """
+    self._windows, self._plan, self._length = windows, plan, length
+
+  def __len__(self) -> int:
+    return len(self._plan)
+
+  def __getitem__(self, row: int) -> TargetBatch:
+    windows = [self._windows[i] for i in self._plan[row]]
+    return _packed_row(windows, self._length)
+
 
 def pack_dialogues(
   encoded: Sequence[tuple[Sequence[int], Sequence[bool]]],
   length: int,
   prefix: Sequence[int] = (),
-) -> list[TargetBatch]:
+) -> PackedRows:
   """Packs whole dialogues into rows of `length` tokens (best fit decreasing).
 
   A dialogue that is longer than `length` is first cut into windows. A window
@@ -46,13 +79,11 @@ def pack_dialogues(
     for tokens, mask in encoded
     for window in _windows(tokens, mask, length, prefix)
   ]
-  rows = row_plans.best_fit([len(tokens) for tokens, _ in windows], length)
-  return [_packed_row([windows[i] for i in row], length) for row in rows]
+  plan = row_plans.best_fit([len(tokens) for tokens, _ in windows], length)
+  return PackedRows(windows, plan, length)
 
 
-def _packed_row(
-  windows: Sequence[tuple[Sequence[int], Sequence[bool]]], length: int
-) -> TargetBatch:
+def _packed_row(windows: Sequence[Window], length: int) -> TargetBatch:
   row = TargetBatch(
     *(np.zeros(length, np.int32) for _ in range(3)), np.zeros(length, np.bool_)
   )
@@ -72,13 +103,13 @@ def _windows(
   mask: Sequence[bool],
   length: int,
   prefix: Sequence[int],
-) -> list[tuple[list[int], list[bool]]]:
+) -> list[Window]:
   """Cuts one dialogue so that each piece has at most `length` tokens."""
-  tokens, mask = list(tokens), list(mask)
-  if mask and mask[0]:
+  tokens, mask = np.asarray(tokens, np.int32), np.asarray(mask, np.bool_)
+  if mask[:1].any():
     raise ValueError("The first token of a dialogue cannot be a target.")
   if len(tokens) <= length:
-    return [(tokens, mask)] if any(mask) else []
+    return [(tokens, mask)] if mask.any() else []
   room = length - len(prefix)
   if room < 2:
     raise ValueError(
@@ -92,15 +123,16 @@ def _windows(
   while done < len(spans):
     begin, last = _extent(spans, done, turn_ends, length, room)
     end = spans[last][1]
-    kept = [False] * (end - begin)
-    for span_begin, span_end in spans[done : last + 1]:
-      kept[span_begin - begin : span_end - begin] = [True] * (
-        span_end - span_begin
-      )
     # Some templates begin every turn of the user with BOS.
-    again = tokens[begin : begin + len(prefix)] == list(prefix)
+    again = tokens[begin : begin + len(prefix)].tolist() == list(prefix)
     before = list(prefix) if begin and not again else []
-    pieces.append((before + tokens[begin:end], [False] * len(before) + kept))
+    kept = np.zeros(len(before) + end - begin, np.bool_)
+    for span in spans[done : last + 1]:
+      kept[slice(*(place - begin + len(before) for place in span))] = True
+    piece = tokens[begin:end]
+    if before:
+      piece = np.concatenate([np.array(before, np.int32), piece])
+    pieces.append((piece, kept))
     done = last + 1
   return pieces
 
@@ -133,14 +165,12 @@ def _extent(
   return begin, last
 
 
-def _target_spans(mask: Sequence[bool], most: int) -> list[tuple[int, int]]:
+def _target_spans(mask: np.ndarray, most: int) -> list[tuple[int, int]]:
   """Returns [begin, end) of each run of targets, cut into at most `most`."""
-  spans = []
-  begin = None
-  for i, is_target in enumerate([*mask, False]):
-    if is_target and begin is None:
-      begin = i
-    elif begin is not None and not is_target:
-      spans += [(j, min(j + most, i)) for j in range(begin, i, most)]
-      begin = None
-  return spans
+  padded = np.concatenate([[False], mask, [False]])
+  edges = np.flatnonzero(padded[1:] != padded[:-1]).tolist()
+  return [
+    (j, min(j + most, end))
+    for begin, end in zip(edges[::2], edges[1::2], strict=True)
+    for j in range(begin, end, most)
+  ]

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
+
 from perl_jax.data import records
 from perl_jax.data.batches import common
 from perl_jax.data.records import text_of
@@ -13,8 +15,8 @@ from perl_jax.data.unusable import Unusable
 class EncodedPreference(NamedTuple):
   """Tokens of one preference; both sequences begin with the same prompt."""
 
-  chosen: list[int]
-  rejected: list[int]
+  chosen: np.ndarray
+  rejected: np.ndarray
   prompt_length: int
   index: int
 
@@ -29,12 +31,12 @@ class EncodedPreference(NamedTuple):
     return self.length - self.prompt_length
 
   @property
-  def prompt(self) -> list[int]:
+  def prompt(self) -> np.ndarray:
     """The tokens that both sequences begin with."""
     return self.chosen[: self.prompt_length]
 
   @property
-  def responses(self) -> tuple[list[int], list[int]]:
+  def responses(self) -> tuple[np.ndarray, np.ndarray]:
     """The chosen and the rejected response."""
     start = self.prompt_length
     return self.chosen[start:], self.rejected[start:]
@@ -111,7 +113,6 @@ def encode_preferences(
           "whose replies are equal once the chat template has trimmed them",
         )
       continue
-    encoded.append(
-      EncodedPreference(prompt + chosen, prompt + rejected, len(prompt), index)
-    )
+    sides = common.held(prompt + chosen), common.held(prompt + rejected)
+    encoded.append(EncodedPreference(*sides, len(prompt), index))
   return encoded, counts

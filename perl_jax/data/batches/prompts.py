@@ -35,7 +35,7 @@ class PromptBatch(NamedTuple):
 class EncodedPrompt(NamedTuple):
   """Tokens of one prompt."""
 
-  tokens: list[int]
+  tokens: np.ndarray
   index: int
 
   @property
@@ -87,5 +87,5 @@ def encode_prompts(
       row, (), tokenization, limit, long, counts, field="prompt_len", bad=bad
     )
     if found is not None:
-      encoded.append(EncodedPrompt(found[0], index))
+      encoded.append(EncodedPrompt(common.held(found[0]), index))
   return encoded, counts

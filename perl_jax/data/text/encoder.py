@@ -1,10 +1,10 @@
 """Encodes pieces of text, in which special tokens stay text, and decodes."""
 
 import copy
-import functools
 import json
 from collections.abc import Callable, Sequence
 
+from perl_jax.data.text import recent
 from perl_jax.data.text.template import ChatTemplate, Piece
 
 # Tells whether text at the beginning of a string is encoded differently from
@@ -34,8 +34,8 @@ class Encoder:
     self._never_text |= {*template.stop_ids}
     self._anchor = self._find_anchor()
     self._inner = self._find_inner()
-    self.text = functools.lru_cache(1 << 16)(self._encode)
-    self.response = functools.lru_cache(1 << 16)(self._encode_response)
+    self.text = recent.Recent(self._encode)
+    self.response = recent.Recent(self._encode_response)
     self._check_template()
     # Whether a space is put before every text, also after a token of text.
     first, both = self._inner("a"), self._inner("a\n")
@@ -49,7 +49,7 @@ class Encoder:
     """
     found = copy.copy(self)
     found._template = template
-    found.response = functools.lru_cache(1 << 16)(found._encode_response)
+    found.response = recent.Recent(found._encode_response)
     found._check_template()
     return found
 

@@ -124,7 +124,7 @@ PLAIN = Packing()
 class Encoded(NamedTuple):
   """Rows for a loader to batch, and the number of tokens of each."""
 
-  rows: list[Any]
+  rows: Sequence[Any]
   lengths: list[int]
 
 

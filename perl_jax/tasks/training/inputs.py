@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -140,7 +141,9 @@ def targets(
     fingerprints=_fingerprints("demonstrations", train, validation),
     counts=dict(Counter(splits.counts) + refused)
     | {"packed_rows": len(train), "split_turns": refused["split_turns"]},
-    max_targets=max(int(row.target_mask.sum()) for row in train + validation),
+    max_targets=max(
+      int(row.target_mask.sum()) for row in itertools.chain(train, validation)
+    ),
   )
 
 

@@ -24,7 +24,10 @@ def show(
   decode = tokenization.template.text.decode
   previews.show(
     [
-      [(name, decode(ids), learned) for name, ids, learned in parts]
+      [
+        (name, decode([*map(int, ids)]), learned)
+        for name, ids, learned in parts
+      ]
       for parts in itertools.islice(rows, count)
     ]
   )

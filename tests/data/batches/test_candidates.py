@@ -3,6 +3,7 @@
 from perl_jax.data import records, unusable
 from perl_jax.data.batches import candidates, preferences
 from tests.data.batches import cases
+from tests.data.plain import plain
 
 
 def row(prompt, *responses, label=None):
@@ -15,11 +16,15 @@ def test_a_pair_is_encoded_as_pairs_are(tokenization):
   pair = records.Preference("id", "g", cases.CONTEXT, "Tea.", "Tea, please!")
   for limit in (100, 40, 30):
     for closed in (False, True):
-      (theirs,), _ = preferences.encode_preferences(
-        [pair], tokenization, limit, closed=closed
+      (theirs,), _ = plain(
+        preferences.encode_preferences(
+          [pair], tokenization, limit, closed=closed
+        )
       )
-      mine, _ = candidates.encode_candidates(
-        [records.candidates_of(pair)], tokenization, limit, closed=closed
+      mine, _ = plain(
+        candidates.encode_candidates(
+          [records.candidates_of(pair)], tokenization, limit, closed=closed
+        )
       )
       assert [r.tokens for r in mine] == [theirs.chosen, theirs.rejected]
       assert {r.prompt_length for r in mine} == {theirs.prompt_length}

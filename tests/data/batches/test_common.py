@@ -1,8 +1,9 @@
 """What all kinds of batches share: sizes, buckets, rows that are left out."""
 
+import numpy as np
 import pytest
 
-from perl_jax.data import records, unusable
+from perl_jax.data import batches, records, unusable
 from perl_jax.data.batches import common, preferences
 from perl_jax.data.batches import prompts as prompts_lib
 from tests.data.batches import cases
@@ -85,3 +86,21 @@ def test_a_prompt_that_is_too_long_names_its_own_field(tokenization):
   assert prompts_lib.encode_prompts([row], tokenization, 3, bad=bad)[0] == []
   (note,) = bad.notes()
   assert "a:1: the prompt has" in note and "data.prompt_len is 3" in note
+
+
+@pytest.mark.parametrize("kind", batches.KINDS)
+def test_a_token_of_a_row_takes_four_bytes(kind, tokenization):
+  """A list takes 36 of most: 8 in itself, and 28 for the number."""
+  given = ("a:1", "g", cases.CONTEXT)
+  row = {
+    "preferences": records.Preference(*given, "hello", "12"),
+    "labelled": records.Labelled(*given, "hello", 1.0),
+    "candidates": records.Candidates(*given, ("hello",), ("response",)),
+    "prompts": records.Prompt(*given, None),
+  }[kind]
+  (found,), _ = batches.KINDS[kind].encode([row], tokenization, 500)
+  held = [value for value in found if isinstance(value, np.ndarray)]
+  assert not any(isinstance(value, list | tuple) for value in found)
+  assert sum(map(len, held)) >= found.length > 20
+  assert sum(value.nbytes for value in held) == 4 * sum(map(len, held))
+  assert all(value.base is None for value in held)

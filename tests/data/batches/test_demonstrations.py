@@ -65,3 +65,16 @@ def test_an_answer_of_weight_0_is_no_target(tokenization):
     if name == "target"
   ]
   assert names == ["hello"]
+
+
+def test_a_token_of_a_dialogue_takes_four_bytes_and_one_of_its_mask(
+  tokenization,
+):
+  turns = (assistant("12 mochas"), user("again"), assistant("hello"))
+  rows = [
+    records.Demonstration("f.json:1", "g", cases.CONTEXT[:1], turns),
+    records.Text("f.json:2", "g", "hello there"),
+  ]
+  for row in demonstrations.encode_demonstrations(rows, tokenization):
+    assert [part.nbytes / len(part) for part in row] == [4, 1]
+    assert all(part.base is None for part in row)

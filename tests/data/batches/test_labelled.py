@@ -5,6 +5,7 @@ import pytest
 from perl_jax.data import records
 from perl_jax.data.batches import labelled
 from tests.data.batches import cases
+from tests.data.plain import plain
 
 
 def test_an_item_is_a_prompt_with_one_response():
@@ -17,7 +18,7 @@ def test_labelled_rows_end_with_the_stop_token(tokenization):
   rows = [
     records.Labelled(str(i), "g", cases.CONTEXT[:1], "", 1.0) for i in range(2)
   ]
-  encoded, _ = labelled.encode_labelled(rows, tokenization, 100)
+  encoded, _ = plain(labelled.encode_labelled(rows, tokenization, 100))
   prompt, _ = tokenization.encode_prompt(cases.CONTEXT[:1])
   assert encoded[1] == (
     [*prompt, tokenization.stop_ids[0]],

@@ -1,5 +1,7 @@
 """Packing loses no target and joins nothing."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -42,7 +44,7 @@ def test_packing_has_every_target_once_and_segments_from_one_dialogue(
 ):
   rows = packing.pack_dialogues(encoded, length, prefix=(BOS,))
   again = packing.pack_dialogues(encoded, length, prefix=(BOS,))
-  np.testing.assert_equal(rows, again)
+  np.testing.assert_equal(list(rows), list(again))
 
   dialogue_of = {
     token: i for i, (tokens, _) in enumerate(encoded) for token in tokens
@@ -105,3 +107,16 @@ def test_packing_refuses_what_has_no_context():
     packing.pack_dialogues([([1, 2], [True, True])], 10)
   with pytest.raises(ValueError, match="2 tokens has no room"):
     packing.pack_dialogues([([1, 2, 3], [False, True, True])], 2, prefix=(0,))
+
+
+def test_packed_rows_hold_no_token_again():
+  """They are views of the dialogues: a row of its own has 13 bytes a token."""
+  mask = np.arange(5000) % 500 >= 250
+  encoded = [(np.arange(5000, dtype=np.int32), mask) for _ in range(20)]
+  tracemalloc.start()
+  rows = packing.pack_dialogues(encoded, 2048)
+  held, _ = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  tokens = sum(row.tokens.size for row in rows)
+  assert tokens >= 100_000
+  assert held < 2 * tokens  # 1 of the masks of windows, and what holds them

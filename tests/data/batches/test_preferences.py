@@ -3,6 +3,7 @@
 from perl_jax.data import records
 from perl_jax.data.batches import preferences
 from tests.data.batches import cases
+from tests.data.plain import plain
 
 
 def test_an_item_is_a_prompt_with_two_responses():
@@ -13,15 +14,17 @@ def test_an_item_is_a_prompt_with_two_responses():
 
 def test_both_responses_follow_the_same_shortened_prompt(tokenization):
   row = records.Preference("a:1", "g", cases.CONTEXT, "hello there", "12")
-  whole, counts = preferences.encode_preferences([row], tokenization, 500)
+  whole, counts = plain(
+    preferences.encode_preferences([row], tokenization, 500)
+  )
   assert not any(counts.values())
   chosen = tokenization.encode_response((), "hello there")
   rejected = tokenization.encode_response((), "12")
   prompt, _ = tokenization.encode_prompt(cases.CONTEXT)
   assert whole == [(prompt + chosen, prompt + rejected, len(prompt), 0)]
 
-  (short,), counts = preferences.encode_preferences(
-    [row], tokenization, whole[0].length - 1
+  (short,), counts = plain(
+    preferences.encode_preferences([row], tokenization, whole[0].length - 1)
   )
   prompt, _ = tokenization.encode_prompt(cases.CONTEXT[1:])
   assert short == (prompt + chosen, prompt + rejected, len(prompt), 0)

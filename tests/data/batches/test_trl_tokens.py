@@ -17,6 +17,7 @@ from perl_jax.data import unusable
 from perl_jax.data.batches import demonstrations, packing, preferences
 from perl_jax.data.sources.jsonl import files
 from perl_jax.data.text import tokenization as tokenization_lib
+from tests.data.plain import plain
 from tests.data.text import families, test_reasoning
 from tests.data.text.families import FAMILIES, REASONING
 from tests.data.text.messages import assistant, message, system, user
@@ -80,7 +81,7 @@ def rows_of(tmp_path, kind, *rows):
 
 def encoded(tmp_path, ours, *rows):
   read = rows_of(tmp_path, "demonstrations", *rows)
-  return demonstrations.encode_demonstrations(read, ours)
+  return plain(demonstrations.encode_demonstrations(read, ours))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -229,8 +230,10 @@ def test_a_row_says_whether_the_model_thinks(
   assert theirs.decode(whole[len(tokens) :]).strip() == ""
   assert mask == [i >= len(given) for i in range(len(tokens))]
   read = rows_of(tmp_path, "preferences", row | pair)
-  (found,), _ = preferences.encode_preferences(read, ours, 500)
+  (found,), _ = plain(preferences.encode_preferences(read, ours, 500))
   assert found.prompt == given
   # A reward model may read whole conversations, as TRL's does.
-  (found,), _ = preferences.encode_preferences(read, ours, 500, closed=True)
+  (found,), _ = plain(
+    preferences.encode_preferences(read, ours, 500, closed=True)
+  )
   assert found.chosen == whole

@@ -10,6 +10,7 @@ from perl_jax.data import records
 from perl_jax.data.batches import demonstrations, preferences, prompts
 from perl_jax.data.text import rendering
 from perl_jax.data.text import tokenization as tokenization_lib
+from tests.data.plain import plain
 from tests.data.text import families
 from tests.data.text.dialog_side import Reference
 from tests.data.text.messages import assistant, message, system, user
@@ -83,7 +84,7 @@ def test_every_call_of_a_dialogue_is_a_target(family, tools):
   row = records.Demonstration(
     "a:1", "g", tuple(messages[:2]), tuple(messages[2:])
   )
-  found = demonstrations.encode_demonstrations([row], ours)
+  found = plain(demonstrations.encode_demonstrations([row], ours))
   if name == "qwen3":  # Past turns are not as a model writes them.
     ends = (3, 5, 7, 9)
     turns = [theirs.turn(reference[:end], tools) for end in ends]
@@ -111,7 +112,7 @@ def test_a_masked_call_is_no_target(family):
   row = records.Demonstration(
     "a:1", "g", tuple(messages[:2]), tuple(messages[2:])
   )
-  assert demonstrations.encode_demonstrations([row], ours) == [
+  assert plain(demonstrations.encode_demonstrations([row], ours)) == [
     theirs.dialog(reference, 2, TOOLS)
   ]
 
@@ -126,8 +127,8 @@ def test_pairs_of_calls(family, closed):
   row = records.Preference(
     "a:1", "g", (asked | {"tools": TOOLS},), *(r for r, _ in replies)
   )
-  ((chosen, rejected, length, _),), _ = preferences.encode_preferences(
-    [row], ours, 4000, closed=closed
+  ((chosen, rejected, length, _),), _ = plain(
+    preferences.encode_preferences([row], ours, 4000, closed=closed)
   )
   for ids, (_, reply) in zip((chosen, rejected), replies, strict=True):
     prompt, said = theirs.turn([asked, reply], TOOLS)
@@ -217,7 +218,9 @@ def test_tools_stay_when_turns_are_left_out(family):
   messages[0] |= {"tools": TOOLS}
   row = records.Prompt("a:1", "g", tuple(messages), None)
   whole = len(ours.encode_prompt(messages)[0])
-  (short,), counts = prompts.encode_prompts([row], ours, whole - 1, "turns")
+  (short,), counts = plain(
+    prompts.encode_prompts([row], ours, whole - 1, "turns")
+  )
   dropped = counts["dropped_turns"]
   left = messages[dropped:]
   assert left[0]["role"] != "tool"
@@ -244,7 +247,7 @@ def test_reasoning_is_a_target(tmp_path, key):
   ]
   row = records.Demonstration("a:1", "g", tuple(talk[:1]), tuple(talk[1:]))
   expected = theirs.dialog(talk, 1)
-  assert demonstrations.encode_demonstrations([row], ours) == [expected]
+  assert plain(demonstrations.encode_demonstrations([row], ours)) == [expected]
   said = [t for t, m in zip(*expected, strict=True) if m]
   assert "it is 6 + 6" in ours.tokenizer.decode(said)
 
@@ -282,9 +285,8 @@ def test_reasoning_that_later_prompts_leave_out(tmp_path, masked):
   last = "<think>\nhm\n</think>\n\nmilk<|im_end|>"
   assert learned == ([last] if masked else [thought, last])
   # A prompt is what transformers renders of it.
-  (prompt,), _ = prompts.encode_prompts(
-    [records.Prompt("a:1", "g", tuple(talk[:3]), None)], ours, 500, "turns"
-  )
+  talked = records.Prompt("a:1", "g", tuple(talk[:3]), None)
+  (prompt,), _ = plain(prompts.encode_prompts([talked], ours, 500, "turns"))
   theirs = transformers.AutoTokenizer.from_pretrained(path)
   expected = theirs.apply_chat_template(
     [{k: v for k, v in m.items() if k != records.VARIABLES} for m in talk[:3]],

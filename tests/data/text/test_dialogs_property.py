@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from perl_jax.data import records
 from perl_jax.data.batches import demonstrations
 from perl_jax.data.text import tokenization as tokenization_lib
+from tests.data.plain import plain
 from tests.data.text import families
 from tests.data.text.dialog_side import Reference
 from tests.data.text.families import FAMILIES
@@ -98,7 +99,7 @@ def encoded(ours, talk, tools, given):
   row = records.Demonstration(
     "a", "g", tuple(talk[:given]), tuple(talk[given:])
   )
-  (found,) = demonstrations.encode_demonstrations([row], ours)
+  (found,) = plain(demonstrations.encode_demonstrations([row], ours))
   return found
 
 

@@ -15,6 +15,7 @@ from perl_jax.data.batches import demonstrations as demonstrations_lib
 from perl_jax.data.batches import labelled as labelled_lib
 from perl_jax.data.batches import packing, preferences, prompts
 from perl_jax.data.text import tokenization as tokenization_lib
+from tests.data.plain import plain
 from tests.data.text import families
 from tests.data.text.families import FAMILIES
 from tests.data.text.messages import TALK, assistant, message, system, user
@@ -74,9 +75,8 @@ def test_class_bos_and_stops_are_those_of_the_family(family):
 @pytest.mark.parametrize("start", [0, 2])
 def test_a_prompt_ends_with_the_generation_prompt(family, start):
   _, ours, theirs = family
-  (row,), _ = prompts.encode_prompts(
-    [records.Prompt("r", "g", tuple(TALK[start:]), None)], ours, 500
-  )
+  asked = records.Prompt("r", "g", tuple(TALK[start:]), None)
+  (row,), _ = plain(prompts.encode_prompts([asked], ours, 500))
   assert row.tokens == reference(theirs, TALK[start:], generate=True)
 
 
@@ -87,18 +87,18 @@ def test_prompt_and_response_are_the_whole_conversation(family, start, reply):
   prompt = tuple(TALK[start:])
   whole = reference(theirs, [*prompt, assistant(reply)])
   labelled = records.Labelled("r", "g", prompt, reply, 1.0)
-  (row,), _ = labelled_lib.encode_labelled([labelled], ours, 500)
+  (row,), _ = plain(labelled_lib.encode_labelled([labelled], ours, 500))
   # Behind the end of the turn a template may have a line break.
   assert row.tokens == whole[: row.length]
   assert row.tokens[-1] == ours.stop_ids[0]
   assert list(ours.closing) == whole[row.length :]
   assert theirs.decode(ours.closing) == ("\n" if name in CLOSES else "")
-  (closed,), _ = labelled_lib.encode_labelled(
-    [labelled], ours, 500, "error", True
+  (closed,), _ = plain(
+    labelled_lib.encode_labelled([labelled], ours, 500, "error", True)
   )
   assert (closed.tokens, closed.prompt_length) == (whole, row.prompt_length)
   pair = records.Preference("r", "g", prompt, reply, "no")
-  (both,), _ = preferences.encode_preferences([pair], ours, 500)
+  (both,), _ = plain(preferences.encode_preferences([pair], ours, 500))
   assert (both.chosen, both.prompt_length) == (row.tokens, row.prompt_length)
   expected = reply.strip() if name in TRIMS else reply
   decoded = ours.decode([*row.tokens[row.prompt_length :], 5, 5])
@@ -108,8 +108,10 @@ def test_prompt_and_response_are_the_whole_conversation(family, start, reply):
 def test_bos_is_once_at_the_start_or_never(family):
   name, ours, theirs = family
   prompt = ours.encode_prompt(TALK)[0]
-  dialog = demonstrations_lib.encode_demonstrations(
-    [records.Demonstration("r", "g", (), (*TALK, assistant("ok")))], ours
+  dialog = plain(
+    demonstrations_lib.encode_demonstrations(
+      [records.Demonstration("r", "g", (), (*TALK, assistant("ok")))], ours
+    )
   )[-1][0]
   for ids in (prompt, dialog):
     if ours.bos_id is None:
@@ -132,7 +134,7 @@ def test_dialogues_have_their_loss_on_assistant_turns(family):
   name, ours, theirs = family
   turns = (*TALK, assistant("a 12"))
   row = records.Demonstration("r", "g", (), turns)
-  rows = demonstrations_lib.encode_demonstrations([row], ours)
+  rows = plain(demonstrations_lib.encode_demonstrations([row], ours))
   answers = [ours.encode_response((), turns[i]["content"]) for i in (1, 3)]
   whole = reference(theirs, turns)
   assert rows[-1][0] == whole[: len(rows[-1][0])]
@@ -182,8 +184,10 @@ def test_system_text_is_where_the_family_has_it(family):
   found = ours.encode_prompt(messages)[0]
   assert found == reference(theirs, expected, generate=True)
   assert "be kind" in theirs.decode(found)
-  rows = demonstrations_lib.encode_demonstrations(
-    [records.Demonstration("r", "g", (*messages,), (assistant("a"),))], ours
+  rows = plain(
+    demonstrations_lib.encode_demonstrations(
+      [records.Demonstration("r", "g", (*messages,), (assistant("a"),))], ours
+    )
   )
   answer = ours.encode_response((), "a")
   assert [targets(row) for row in rows] == [answer]

@@ -14,6 +14,7 @@ from perl_jax.data import records
 from perl_jax.data.batches import demonstrations as demonstrations_lib
 from perl_jax.data.batches import labelled as labelled_lib
 from perl_jax.data.text import tokenization as tokenization_lib
+from tests.data.plain import plain
 from tests.data.text import families
 from tests.data.text.families import FAMILIES, REASONING
 from tests.data.text.messages import TALK, assistant, user
@@ -91,7 +92,7 @@ def test_a_response_goes_on_where_the_prompt_has_opened_thoughts(
   prompt = rendered(theirs, TALK, True)
   assert prompt.endswith("<think>\n")
   row = records.Labelled("r", "g", tuple(TALK), response, 1.0)
-  (row,), _ = labelled_lib.encode_labelled([row], ours, 500)
+  (row,), _ = plain(labelled_lib.encode_labelled([row], ours, 500))
   stop = theirs.convert_ids_to_tokens(ours.stop_ids[0])
   expected = prompt + AFTER_THINK[response] + stop
   assert theirs.decode(row.tokens) == expected
@@ -116,7 +117,9 @@ def test_a_closed_row_is_the_conversation(made, name, response):
   if response == THOUGHTS and name not in OPENED:
     return  # Refused: see below.
   row = records.Labelled("r", "g", tuple(TALK), response, 1.0)
-  (row,), _ = labelled_lib.encode_labelled([row], ours, 500, "error", True)
+  (row,), _ = plain(
+    labelled_lib.encode_labelled([row], ours, 500, "error", True)
+  )
   whole = rendered(theirs, [*TALK, assistant(response)])
   assert row.tokens == tokens(theirs, whole)
   assert ours.unsaid == ("<think>\n" if name in R1 else "")
@@ -160,7 +163,7 @@ def test_each_turn_of_a_dialogue_is_trained_on_after_its_own_prompt(made, name):
   ours, theirs = made[name]
   turns = (*TALK[:1], assistant(THOUGHTS), *TALK[2:], assistant("a 12"))
   row = records.Demonstration("r", "g", (), turns)
-  first, second = demonstrations_lib.encode_demonstrations([row], ours)
+  first, second = plain(demonstrations_lib.encode_demonstrations([row], ours))
   for (ids, mask), n in ((first, 1), (second, 3)):
     prompt = ours.encode_prompt(turns[:n])[0]
     response = ours.encode_response((), turns[n]["content"])
