@@ -23,6 +23,7 @@ from configs import dpo as dpo_config
 from perl_jax import classification, tasks
 from perl_jax.interop import packages
 from perl_jax.tasks import dpo
+from perl_jax.tasks.evaluation import anchored
 from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.settings import shared
 from perl_jax.tasks.training import batching, begin, inputs
@@ -56,7 +57,7 @@ def measure(data: str, fields: Mapping[str, Any]) -> dict[str, float]:
     with jax.set_mesh(mesh):
       policy = initial_roles.place(mesh, {"policy": start.role})["policy"]
       logprobs = dpo.make_logprobs(policy.backbone, config.data.max_len)
-      sums = dpo.score_pairs(jax.jit(logprobs), policy, read, mesh)
+      sums = anchored.score_pairs(jax.jit(logprobs), policy, read, mesh)
       lengths = _lengths(read)
   return shares(sums, lengths)
 

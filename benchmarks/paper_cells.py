@@ -41,7 +41,7 @@ def trials(group: Group, lines: Lines) -> list[Cell]:
     KeyError: What it starts from has no line yet.
   """
   seed, policy_rate = group.seeds[0], _policy_rate(group, lines)
-  rates = group.rates or (chosen(group, lines),)
+  rates = group.rates or (None,)
   return [Cell(group, rate, seed, policy_rate) for rate in rates]
 
 
@@ -65,8 +65,6 @@ def chosen(group: Group, lines: Lines) -> float | None:
   Raises:
     KeyError: A trial has no line yet.
   """
-  if group.rate_of is not None:
-    return chosen(group.rate_of, lines)
   if not group.rates:
     return None
   key, sign = group.best

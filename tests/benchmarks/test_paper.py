@@ -154,19 +154,6 @@ def test_a_run_that_has_had_its_time(place, capsys):
   assert "--minutes" in capsys.readouterr().err
 
 
-def test_a_group_takes_the_rate_that_another_has_chosen(place, monkeypatch):
-  own = {"rates": (), "seeds": (1,), "rate_of": REWARD}
-  other = dataclasses.replace(REWARD, backbone="medium", **own)
-  table = {"toy": lambda: [ANCHOR, REWARD, other]}
-  monkeypatch.setattr(paper_tables, "TABLES", table)
-  start = Starts()
-  assert run(place, start) == 0
-  assert names(start, place)[-2:] == [
-    "coffee_bar/small/reward/full/rate_0.2_seed_1",
-    "coffee_bar/medium/reward/full/rate_0.2_seed_1",
-  ]
-
-
 def test_what_has_a_line_is_not_run_again(place):
   run(place, Starts())
   again = Starts()
