@@ -24,8 +24,8 @@ class _Form(NamedTuple):
   Attributes:
     replies: The columns of both.
     verdicts: Columns that say it.
-    better: Of their values, 0 or 1 for the first or the second reply, and None
-      for neither.
+    better: Function of their values that returns 0 if the first reply is
+      better, 1 if the second one is, and None if neither is.
     prompt: The column with what was asked, where it is not called a prompt.
   """
 
@@ -36,7 +36,7 @@ class _Form(NamedTuple):
 
 
 def _number_of(first: int, second: int) -> Callable[[Any], int | None]:
-  """Of a verdict that is the number of the better reply."""
+  """Returns what reads a verdict that is the number of the better reply."""
 
   def better(verdict: Any) -> int | None:
     return {first: 0, second: 1}.get(rated.number(verdict))
@@ -45,24 +45,25 @@ def _number_of(first: int, second: int) -> Callable[[Any], int | None]:
 
 
 def _named(verdict: Any) -> int | None:
-  """Of "model_a" or "model_b", which all else is neither of."""
-  return {"model_a": 0, "model_b": 1}.get(verdict)
+  """Reads a verdict "model_a" or "model_b"; all else prefers neither."""
+  sides = ("model_a", "model_b")
+  return sides.index(verdict) if verdict in sides else None
 
 
 def _flags(first: Any, second: Any) -> int | None:
-  """Of a column of 0 and 1 for each reply."""
+  """Reads a 0 or 1 for each reply; 1 of one alone says that it is better."""
   found = [rated.label_of(first), rated.label_of(second)]
   return found.index(1.0) if sorted(map(str, found)) == ["0.0", "1.0"] else None
 
 
 def _strength(verdict: Any) -> int | None:
-  """Of a number below 0 for the first reply and above 0 for the second."""
+  """Reads a number, below 0 for the first reply and above 0 for the second."""
   strength = rated.number(verdict) or 0.0
   return None if strength == 0 else int(strength > 0)
 
 
 def _scores(first: Any, second: Any) -> int | None:
-  """Of a score of each reply."""
+  """Reads a score of each reply; the higher one is better."""
   scores = rated.number(first), rated.number(second)
   if None in scores or scores[0] == scores[1]:
     return None

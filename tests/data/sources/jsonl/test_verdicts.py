@@ -50,6 +50,7 @@ FORMS = {
 TIES = [
   {"response1": "a", "response2": "b", "overall_preference": 0},
   {"response_a": "a", "response_b": "b", "winner": "tie (bothbad)"},
+  {"response_a": "a", "response_b": "b", "winner": ["model_a"]},
   {
     "response_a": "a", "response_b": "b",
     "winner_model_a": 0, "winner_model_b": 0,
