@@ -99,9 +99,9 @@ def stage(
       resumed, writer = opened.resumed, opened.writer
       first = anchor if resumed else policy_of(opened.state)
       with anchor_rows.kept(config, workdir, stands_on) as part:
-        of = logprobs, anchor, data, mesh, member, part
-        with_anchor = anchored_lib.make_with_anchor(config, *of)
-        anchored = anchored_lib.score_anchor(*of)
+        of = anchored_lib.Scoring(logprobs, anchor, data, mesh, member, part)
+        with_anchor = anchored_lib.make_with_anchor(config, of)
+        anchored = anchored_lib.score_anchor(of)
         before, before_rows = policy_evaluation.of_anchor(
           *(member, config.seed, evaluate_policy, first, anchor, None),
           part(anchor_rows.RESPONSES),

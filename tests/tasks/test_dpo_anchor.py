@@ -71,7 +71,7 @@ def nothing(name):
 def of_member(logprobs, mesh, member, seed, data, steps):
   config = SimpleNamespace(seed=seed, steps=steps, batch_size=2)
   return anchored.make_with_anchor(
-    config, logprobs, ANCHOR, data, mesh, member, nothing
+    config, anchored.Scoring(logprobs, ANCHOR, data, mesh, member, nothing)
   )
 
 
@@ -112,9 +112,8 @@ def test_members_of_all_seeds_have_one_anchor(mesh):
   for k, member in enumerate(members(3)):
     data = inputs_of(rows[k], held_out[k])
     of_member(logprobs, mesh, member, k, data, steps=4)
-    found.append(
-      anchored.score_anchor(logprobs, ANCHOR, data, mesh, member, nothing)
-    )
+    scoring = anchored.Scoring(logprobs, ANCHOR, data, mesh, member, nothing)
+    found.append(anchored.score_anchor(scoring))
   assert logprobs.calls == 2 * 2
   for (_, index), scores in zip(held_out, found, strict=True):
     np.testing.assert_array_equal(scores, [index, np.negative(index)])

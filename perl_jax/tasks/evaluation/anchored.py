@@ -6,7 +6,7 @@ shorter one scores the pairs of each batch as it comes: that is not more.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,14 +25,28 @@ LogProbs = Callable[[Any, Any, Any], jax.Array]
 Part = Callable[[str], so_far.Part]
 
 
+class Scoring(NamedTuple):
+  """What the pairs of a run are scored from with its anchor.
+
+  Attributes:
+    logprobs: Scores pairs.
+    anchor: The anchor, on the mesh.
+    data: The pairs.
+    mesh: Mesh of the run.
+    member: The member of a run, or a run of its own.
+    part: From `anchor_rows.kept`.
+  """
+
+  logprobs: LogProbs
+  anchor: roles.Role
+  data: batching.Inputs
+  mesh: jax.sharding.Mesh
+  member: together.Member
+  part: Part
+
+
 def make_with_anchor(
-  config: shared.Config,
-  logprobs: LogProbs,
-  anchor: roles.Role,
-  data: batching.Inputs,
-  mesh: jax.sharding.Mesh,
-  member: together.Member,
-  part: Part,
+  config: shared.Config, scoring: Scoring
 ) -> Callable[[Any], steps.AnchoredPairs]:
   """Returns `with_anchor(pairs)` of a training batch on the mesh.
 
@@ -41,13 +55,9 @@ def make_with_anchor(
 
   Args:
     config: Config of the stage.
-    logprobs: Scores pairs.
-    anchor: The anchor, on the mesh.
-    data: The pairs.
-    mesh: Mesh of the run.
-    member: The member of a run, or a run of its own.
-    part: From `anchor_rows.kept`.
+    scoring: The pairs, and what scores them.
   """
+  logprobs, anchor, data, mesh, member, part = scoring
 
   def score(batches):
     rows = data.fingerprints[f"{inputs.TRAINING} (preferences)"]
@@ -75,15 +85,9 @@ def make_with_anchor(
   return lambda batch: steps.AnchoredPairs(batch, scored(batch))
 
 
-def score_anchor(
-  logprobs: LogProbs,
-  anchor: roles.Role,
-  data: batching.Inputs,
-  mesh: jax.sharding.Mesh,
-  member: together.Member,
-  part: Part,
-) -> np.ndarray:
+def score_anchor(scoring: Scoring) -> np.ndarray:
   """`score_pairs` of the anchor, once for all members with the same pairs."""
+  logprobs, anchor, data, mesh, member, part = scoring
   rows = data.fingerprints[f"{inputs.VALIDATION} (preferences)"]
   return member.once(
     ("held-out pairs", rows, anchor.backbone),
