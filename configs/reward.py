@@ -11,7 +11,9 @@
 "likelihood", which also sees how likely the response is. `score_at` says which
 token is the last: "template" is the one that the chat template ends a
 conversation with, as other tools read reward models; "turn" is the stop token
-of the response, which may be a token earlier. `ensemble` is the number of
+of the response, which may be a token earlier. A new head is fitted to what the
+frozen model says of `probe_rows` training rows before the first step; with 0 it
+begins at zeros. `ensemble` is the number of
 models to train at once, each on `member_share` of the rows; with half of the
 rows, four models cost about as much as two.
 Results: docs/stages.md, docs/paper-data.md.
@@ -28,6 +30,7 @@ def get_config(arg=None):
   config.member_share = 0.5
   config.head = "scalar"
   config.score_at = "template"
+  config.probe_rows = 2048
   config.loss = "pointwise" if name.startswith("taskmaster") else "pairwise"
   config.optimizer = common.optimizer(warmup_steps=20)
   config.steps = 600

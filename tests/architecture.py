@@ -27,6 +27,7 @@ FLOORS = (
     "checkpoint",
     # What metrics shows, in pictures and numbers.
     "classification",
+    "linear_probe",
     "reporting",
     "journal",
     "metrics",

@@ -23,6 +23,7 @@ from perl_jax.roles.outputs import (
   target_logprobs,
 )
 from perl_jax.roles.packed import (
+  packed_features,
   packed_logprobs,
   packed_scores,
   row_block,
@@ -51,6 +52,7 @@ __all__ = [
   "init_base",
   "init_head",
   "left_padded",
+  "packed_features",
   "packed_logprobs",
   "packed_scores",
   "response_kl",

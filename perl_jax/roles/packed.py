@@ -66,18 +66,75 @@ def packed_scores(
   Raises:
     ValueError: The head is one of likelihood and the batch has no targets.
   """
+  likelihood = params[params_lib.HEAD].get("likelihood")
+  last, phi = _read(
+    backbone,
+    params,
+    batch,
+    max_response=max_response,
+    closing=closing,
+    likelihood=likelihood is not None,
+    key=key,
+  )
+  scores = outputs.scalar_head(params, last)
+  if likelihood is None:
+    return scores
+  return scores + jnp.dot(phi, likelihood)
+
+
+def packed_features(
+  backbone: Backbone,
+  params: Params,
+  batch: Any,
+  *,
+  max_response: int,
+  closing: int = 0,
+  likelihood: bool = False,
+) -> jax.Array:
+  """What a reward model's head reads of each response, `[N, P, K, F]` float32.
+
+  x = h_last                      (scalar head, F = D)
+  x = (h_last, sqrt(D) phi)       (likelihood head, F = D + 2)
+
+  A score is x . (w, v) + b, see `response_scores`.
+
+  Args:
+    backbone: Model and adapter shape.
+    params: Parameters of the reward model; a head is not looked at.
+    batch: `PackedResponses`, with targets for a likelihood head.
+    max_response: At least the number of tokens of any response.
+    closing: See `packed_scores`.
+    likelihood: Whether it is the likelihood head that reads.
+
+  Raises:
+    ValueError: The head is one of likelihood and the batch has no targets.
+  """
+  last, phi = _read(
+    backbone,
+    params,
+    batch,
+    max_response=max_response,
+    closing=closing,
+    likelihood=likelihood,
+  )
+  last = last.astype(jnp.float32)
+  return last if phi is None else jnp.concatenate([last, phi], axis=-1)
+
+
+def _read(
+  backbone, params, batch, *, max_response, closing, likelihood, key=None
+):
+  """(h_last `[N, P, K, D]`, sqrt(D) phi `[N, P, K, 2]` or None)."""
   hidden = _hidden(backbone, params, batch, key)
   rows = jnp.arange(hidden.shape[0])[:, None, None]
-  scores = outputs.scalar_head(params, hidden[rows, batch.last])
-  weights = params[params_lib.HEAD].get("likelihood")
-  if weights is None:
-    return scores
+  last = hidden[rows, batch.last]
+  if not likelihood:
+    return last, None
   found, mask = _of_responses(
     backbone, params, batch, hidden, max_response, closing
   )
   phi = language_model.likelihood_features(found, mask)
-  phi = phi.reshape(*scores.shape, -1)
-  return scores + jnp.sqrt(hidden.shape[-1]) * jnp.dot(phi, weights)
+  return last, jnp.sqrt(hidden.shape[-1]) * phi.reshape(*batch.last.shape, -1)
 
 
 def packed_logprobs(

@@ -23,6 +23,7 @@ from perl_jax.tasks.training import (
   begin,
   inputs,
   loop,
+  probing,
   standing,
   together,
 )
@@ -38,12 +39,14 @@ class Read(NamedTuple):
     closing: Number of tokens that are read after a response.
     prepared: What is trained.
     stands_on: What all of it is.
+    new_head: Whether the head is new, and of zeros.
   """
 
   data: batching.Inputs
   closing: int
   prepared: begin.Prepared
   stands_on: standing.Standing
+  new_head: bool
 
 
 class Scored:
@@ -108,7 +111,8 @@ def read(
     members=config.ensemble,
     score_at=config.score_at,
   )
-  return Read(data, closing, prepared, stands_on)
+  new_head = start.role.head is None
+  return Read(data, closing, prepared, stands_on, new_head)
 
 
 def stage(
@@ -124,7 +128,9 @@ def stage(
   models = config.ensemble
   with workdir_lib.preparing(config, workdir) as workdir:
     found = read(config, workdir, mesh, member)
-  data, closing, stands_on = found.data, found.closing, found.stands_on
+  data, closing, stands_on, new_head = (
+    *(found.data, found.closing, found.stands_on, found.new_head),
+  )
   inputs.log_counts(data.counts)
   max_targets = yield together.Most(data.max_targets)
 
@@ -144,9 +150,11 @@ def stage(
       ),
     )
 
+    def role_of(trainable):
+      return roles.Role(backbone, trainable["reward"], frozen, models)
+
     def score_rows(trainable):
-      role = roles.Role(backbone, trainable["reward"], frozen, models)
-      return reward_model.score_rows(score, role, data, mesh)
+      return reward_model.score_rows(score, role_of(trainable), data, mesh)
 
     scored = Scored()  # no checkpoint is scored twice in a process
 
@@ -167,6 +175,10 @@ def stage(
       show=("train/loss", "validation/accuracy", "validation/auroc"),
       member=member,
     ) as opened:
+      if config.probe_rows and new_head and not opened.resumed:
+        first = role_of(opened.state.trainable)
+        of = probing.Probing(first, data, mesh, closing, max_targets, member)
+        opened = probing.begun(config, opened, of)
       state, _ = yield from opened.train(
         batches=data.train,
         update=loop.make_update(mesh, train_step, frozen, key),

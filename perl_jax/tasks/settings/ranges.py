@@ -171,6 +171,7 @@ RANGES: Mapping[str, Range] = {
   "sampling.top_k": _count(0, "0 keeps all tokens"),
   "sampling.top_p": _share("1 keeps all tokens", open_low=True),
   "ensemble": _count(),
+  "probe_rows": _count(0, "0 leaves a new head at zeros"),
   "member_share": _share(
     "the share of the rows that each model of an ensemble trains on",
     open_low=True,

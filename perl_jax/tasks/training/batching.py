@@ -1,10 +1,11 @@
 """Batches of a stage, from encoded rows: padded, or packed into rows."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from perl_jax import roles, sharding
 from perl_jax.data import batches, loader, packed_loader
@@ -34,8 +35,9 @@ class Inputs:
     train_rows: Training records that the batches' `index` points into; empty
       for packed rows, which have no index.
     validation_batches: Number of batches in a pass over the validation rows.
-    passes: Makes passes over the training rows, with batches as those of
-      validation rows; None if only these were read, or rows are padded.
+    passes: `passes(n)` makes passes over n of the training rows, all for 0,
+      with batches as those of validation rows; None if only these were read, or
+      rows are padded.
     fingerprints: SHA-256 of the encoded rows, by what they are for.
   """
 
@@ -46,7 +48,7 @@ class Inputs:
   max_targets: int = 0
   train_rows: Sequence[Any] = ()
   validation_batches: int = 0
-  passes: Callable[[], packed_loader.EvalBatches] | None = None
+  passes: Callable[[int], packed_loader.EvalBatches] | None = None
   fingerprints: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def held_out(self, doing: str) -> Iterator[Any]:
@@ -57,9 +59,14 @@ class Inputs:
     """
     yield from _shown(self.validation(), doing, self.validation_batches)
 
-  def once(self, doing: str) -> Iterator[Any]:
-    """A pass over all training rows, as `held_out` is over the others."""
-    made = self.passes()
+  def once(self, doing: str, count: int = 0) -> Iterator[Any]:
+    """A pass over training rows, as `held_out` is over the others.
+
+    Args:
+      doing: Name of the phase.
+      count: Number of rows, chosen at random; 0 takes all.
+    """
+    made = self.passes(count)
     yield from _shown(made(), doing, len(made))
 
 
@@ -190,7 +197,11 @@ def packed(
     )
 
   if train is not None:
-    passes = functools.partial(made_of, train)
+
+    def passes(count):
+      some = chosen(len(train.rows), count, config.data.split_seed)
+      return made_of(Encoded(*([of[i] for i in some] for of in train)))
+
     pack = packed_loader.train_packer(
       layout,
       train.rows,
@@ -209,6 +220,16 @@ def packed(
     validation_batches=len(fresh),
     passes=passes,
   )
+
+
+def chosen(total: int, count: int, seed: int) -> Sequence[int]:
+  """`count` of the numbers below `total` at random by `seed`, ascending.
+
+  All of them if `count` is 0, or not less than their number.
+  """
+  if not count or count >= total:
+    return range(total)
+  return sorted(np.random.default_rng(seed).permutation(total)[:count])
 
 
 def _endless(config, train, buckets, collate, shares, whole=False):

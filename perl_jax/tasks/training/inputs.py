@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from absl import logging
 
 from perl_jax import hosts
@@ -308,14 +307,8 @@ def have_prompts(rows: Sequence[records.Record]) -> bool:
 
 
 def pick(rows: list[Any], count: int, seed: int) -> list[Any]:
-  """Returns `count` rows chosen at random by `seed`, in their order.
-
-  All rows are returned if `count` is 0, or not less than their number.
-  """
-  if not count or count >= len(rows):
-    return rows
-  chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
-  return [rows[i] for i in sorted(chosen)]
+  """The rows that `batching.chosen` gives."""
+  return [rows[i] for i in batching.chosen(len(rows), count, seed)]
 
 
 def _report(bad: unusable.Unusable, total: int, side: str) -> None:

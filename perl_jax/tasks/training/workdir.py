@@ -32,6 +32,7 @@ ADDED: Mapping[str, Any] = {
   "data.preview": 0,
   "data.pad_to_multiple_of": 8,
   "eval.loss_rows": 0,
+  "probe_rows": 0,
   # The seed of a run was that of its folds.
   "data.split_seed": lambda stage: stage.get("seed", 0),
   "reward.timeout": 1800.0,

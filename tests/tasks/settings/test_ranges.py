@@ -111,6 +111,7 @@ def test_every_number_of_every_config_has_a_range():
     ("sft", "mesh__fsdp", -2, "at least 1, or -1"),
     ("sft", "model__scan_unroll", 0, "at least 1"),
     ("reward", "ensemble", 0, "at least 1"),
+    ("reward", "probe_rows", -1, "a new head at zeros"),
     ("reward", "member_share", 0.0, "in (0, 1]"),
     ("dpo", "beta", 0.0, "above 0"),
     ("dpo", "label_smoothing", 0.5, "in [0, 0.5)"),

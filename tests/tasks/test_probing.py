@@ -1,0 +1,113 @@
+"""Where the head of a reward model begins."""
+
+import jax
+import numpy as np
+import pytest
+from scipy import special
+
+from perl_jax import linear_probe, roles
+from perl_jax import params as params_lib
+from perl_jax.data.sources.coffee_bar import rows as rows_lib
+from perl_jax.tasks.initial import restore
+from tests.tasks import tiny
+
+# The head is saved as it began, beside an adapter that changes nothing.
+STILL = {"steps": 1, "eval_every": 1, "optimizer__learning_rate": 0.0,
+         "optimizer__warmup_steps": 0}  # fmt: skip
+
+
+def head_of(workdir):
+  start = restore.load(workdir, "last", "reward", "reward.init")
+  return jax.device_get(start.role.head[params_lib.HEAD])
+
+
+def probe_line(workdir):
+  lines = tiny.lines(workdir)
+  return {k: v for k, v in lines[0].items() if k.startswith("probe/")}
+
+
+def differences(sft_run):
+  """h(chosen) - h(rejected) of all training pairs, each text by itself."""
+  start = restore.load(sft_run, "best", "policy", "policy.init")
+  tokenization = start.load_tokenizer()
+  backbone = roles.Backbone(start.config, start.role.lora)
+  tree = params_lib.combine(start.role.adapter or {}, start.role.frozen)
+  tree = jax.device_put(tree)
+
+  @jax.jit
+  def last(tokens, length):
+    sequence = roles.right_padded(tokens[None], length[None])
+    return roles.hidden_states(backbone, tree, sequence)[0, length - 1]
+
+  def read(record, response):
+    ids = tokenization.encode_prompt(record.prompt)[0]
+    ids += tokenization.encode_response(record.prompt, response)
+    ids += tokenization.closing
+    tokens = np.zeros(150, np.int32)
+    tokens[: len(ids)] = ids
+    return last(tokens, np.int32(len(ids)))
+
+  train = rows_lib.load("preferences", size=48, validation_size=8).train
+  return np.array(
+    [read(r, r.chosen) - read(r, r.rejected) for r in train], np.float64
+  )
+
+
+def test_a_new_head_is_the_minimum_over_the_training_pairs(tmp_path, sft_run):
+  """It pulls where its penalty does, with one of the strengths."""
+  tiny.run(tmp_path, "reward", reward__init=str(sft_run), **STILL)
+  x, w = differences(sft_run), head_of(tmp_path)["kernel"].astype(np.float64)
+  pull = x.T @ special.expit(-x @ w)
+  strength = np.mean(x**2) * np.linalg.norm(w) / np.linalg.norm(pull)
+  nearest = min(linear_probe.STRENGTHS, key=lambda c: abs(np.log(c / strength)))
+  assert strength == pytest.approx(nearest, rel=1e-2)
+  weight = np.mean(x**2) / nearest
+  np.testing.assert_allclose(pull, weight * w, atol=2e-3 * np.abs(pull).max())
+  assert set(probe_line(tmp_path)) == {"probe/log_loss", "probe/accuracy"}
+  assert head_of(tmp_path)["bias"] == 0.0
+
+
+@pytest.mark.parametrize("count", [0, 16])
+def test_so_many_rows_are_read(tmp_path, sft_run, count, caplog):
+  fields = STILL | {"reward__init": str(sft_run), "probe_rows": count}
+  caplog.set_level("INFO")
+  tiny.run(tmp_path, "reward", **fields)
+  assert (f"says of {count} rows" in caplog.text) == bool(count)
+  assert bool(probe_line(tmp_path)) == bool(count)
+  assert head_of(tmp_path)["kernel"].any() == bool(count)
+
+
+def test_models_of_an_ensemble_begin_on_rows_of_their_own(tmp_path, sft_run):
+  heads = {}
+  for share in (0.5, 1.0):
+    workdir = tmp_path / str(share)
+    fields = {"reward__init": str(sft_run), "ensemble": 2}
+    tiny.run(workdir, "reward", member_share=share, **fields, **STILL)
+    heads[share] = head_of(workdir)["kernel"]
+  assert np.abs(heads[0.5][0] - heads[0.5][1]).max() > 1e-6
+  np.testing.assert_array_equal(*heads[1.0])
+
+
+def test_a_head_that_was_trained_stays(tmp_path, reward_run):
+  tiny.run(tmp_path, "reward", reward__init=str(reward_run), **STILL)
+  before = restore.load(reward_run, "best", "reward", "reward.init")
+  np.testing.assert_array_equal(
+    head_of(tmp_path)["kernel"], before.role.head[params_lib.HEAD]["kernel"]
+  )
+  assert not probe_line(tmp_path)
+
+
+def test_labels_of_one_kind_leave_the_head_at_zeros(tmp_path, caplog):
+  rows = tmp_path / "rows.jsonl"
+  rows.write_text(
+    "".join(
+      f'{{"prompt": "q{i}", "completion": "a{i}", "label": true}}\n'
+      for i in range(60)
+    )
+  )
+  fields = {"data__path": str(rows), "loss": "pointwise", "head": "likelihood"}
+  fields |= {"tuning": "full"}
+  tiny.run(tmp_path / "run", "reward", "jsonl", **fields, **STILL)
+  head = head_of(tmp_path / "run")
+  assert not head["kernel"].any() and not head["likelihood"].any()
+  assert "there is nothing to fit" in caplog.text
