@@ -41,6 +41,9 @@ def get_config(arg=None):
   config.report_checkpoint = "best"
   if name == "coffee_bar":
     config.microbatches = 4  # a microbatch fits the cache of a CPU
+    # Its anchors know little of what is preferred: 67% right before 600 steps,
+    # 91% after them, with a head of zeros as well.
+    config.probe_rows = 0
   if name.startswith("taskmaster"):
     # Few labels: the likelihood of a turn carries what the anchor knows.
     config.head = "likelihood"

@@ -66,6 +66,30 @@ def test_auroc_by_fold_is_of_the_rows_of_that_fold(tmp_path):
     assert f"| {fold} | {len(part)} | {auroc:.3f} |" in text
 
 
+def test_ranks_of_both_are_added(tmp_path):
+  """By counting pairs of a good and a bad row, fold by fold."""
+  make_files(tmp_path)
+  rows, found = joined(tmp_path), []
+  for fold in range(FOLDS):
+    part = [row for row in zip(*rows, strict=True) if row[4] == fold]
+    both = {}
+    for row in part:
+      below = [
+        (row[k] > x[k]) + 0.5 * (row[k] == x[k]) for x in part for k in (0, 1)
+      ]
+      both[row] = sum(below)
+    wins = [
+      (both[a] > both[b]) + 0.5 * (both[a] == both[b])
+      for a in part
+      for b in part
+      if a[2] > b[2]
+    ]
+    found.append(sum(wins) / len(wins))
+  text = compare_reward.report(rows, samples=20, seed=0)
+  assert f"both added: mean of folds {np.mean(found):.3f}," in text
+  assert min(found) > 0.5
+
+
 def test_a_model_that_is_the_baseline_is_neither_better_nor_worse(tmp_path):
   baseline, files = make_files(tmp_path)
   scores = {row["id"]: row["score"] for row in baseline}

@@ -41,7 +41,7 @@ def assert_one_writer(workdir, count):
 
 @pytest.mark.nightly
 def test_reward_model_by_two_and_by_four(tmp_path, sft_run, run_together):
-  given = {"reward__init": str(sft_run)}
+  given = {"reward__init": str(sft_run), "probe_rows": 2048}
   expected = alone("reward", tmp_path / "alone", **given)
   for count, close in ((2, CLOSE), (4, CLOSE_BY_FOUR)):
     found = run_together("reward", count, **given)

@@ -107,6 +107,33 @@ def test_scores_and_gradients_are_those_of_each_side_alone(family, likelihood):
     )
 
 
+@pytest.mark.parametrize("likelihood", [False, True])
+def test_scores_are_what_a_head_makes_of_its_features(likelihood):
+  """x . (w, v) + b, x from rows of one response each: no head is in it."""
+  backbone = roles.Backbone(toys.config("llama_tiny"), SPEC)
+  trainable, frozen = role(backbone.config, likelihood)
+  params = params_lib.combine(trainable, frozen)
+  head = params.pop(params_lib.HEAD)
+  batch = Layout(responses=2, targets=True, pad_id=1).pack(
+    pairs(), PLAN, room=3
+  )
+  x = roles.packed_features(
+    backbone,
+    params,
+    batch,
+    max_response=RESPONSE,
+    closing=1,
+    likelihood=likelihood,
+  )
+  weights = np.append(head["kernel"], head.get("likelihood", []))
+  found = (np.asarray(x) @ weights + head["bias"])[batch.valid]
+  np.testing.assert_allclose(
+    found[np.argsort(batch.index[batch.valid])],
+    alone(backbone, params | {params_lib.HEAD: head}, closing=1),
+    **FLOAT32,
+  )
+
+
 def test_a_closing_is_no_part_of_the_response():
   """What a head of likelihood reads ends one token earlier."""
   backbone = roles.Backbone(toys.config("llama_tiny"), SPEC)

@@ -13,7 +13,7 @@ from tests.tasks import tiny
 
 # The head is saved as it began, beside an adapter that changes nothing.
 STILL = {"steps": 1, "eval_every": 1, "optimizer__learning_rate": 0.0,
-         "optimizer__warmup_steps": 0}  # fmt: skip
+         "optimizer__warmup_steps": 0, "probe_rows": 2048}  # fmt: skip
 
 
 def head_of(workdir):
@@ -86,6 +86,24 @@ def test_models_of_an_ensemble_begin_on_rows_of_their_own(tmp_path, sft_run):
     heads[share] = head_of(workdir)["kernel"]
   assert np.abs(heads[0.5][0] - heads[0.5][1]).max() > 1e-6
   np.testing.assert_array_equal(*heads[1.0])
+
+
+@pytest.mark.slow
+def test_members_begin_as_they_would_alone(tmp_path, sft_run):
+  """Orders of coffee are drawn by the seed: each has rows of its own."""
+  fields = STILL | {"reward__init": str(sft_run)}
+  tiny.run(tmp_path / "both", "reward", members=2, **fields)
+  heads = []
+  for k in range(2):
+    tiny.run(tmp_path / str(k), "reward", seed=k, **fields)
+    heads.append(head_of(tmp_path / str(k))["kernel"])
+    np.testing.assert_allclose(
+      head_of(tmp_path / "both" / "members" / str(k))["kernel"],
+      heads[k],
+      rtol=1e-3,
+      atol=1e-6,
+    )
+  assert np.abs(heads[0] - heads[1]).max() > 1e-4
 
 
 def test_a_head_that_was_trained_stays(tmp_path, reward_run):

@@ -308,7 +308,8 @@ def have_prompts(rows: Sequence[records.Record]) -> bool:
 
 def pick(rows: list[Any], count: int, seed: int) -> list[Any]:
   """The rows that `batching.chosen` gives."""
-  return [rows[i] for i in batching.chosen(len(rows), count, seed)]
+  places = batching.chosen(len(rows), count, seed)
+  return rows if len(places) == len(rows) else [rows[i] for i in places]
 
 
 def _report(bad: unusable.Unusable, total: int, side: str) -> None:
