@@ -22,6 +22,7 @@ from perl_jax.models import quantization
 Params = Mapping[str, Any]
 TUNINGS = ("lora", "full")
 HEAD = "head"
+_PIECE = 64 * 2**20  # bytes of a leaf that are fetched at once
 
 
 def flatten(tree: Params) -> dict[str, Any]:
@@ -129,7 +130,8 @@ def fingerprint(
   """SHA-256 over paths, shapes, dtypes and bytes, as hex.
 
   Two trees have the same fingerprint if and only if (but for collisions) they
-  have the same leaves with the same bits.
+  have the same leaves with the same bits. Of a large leaf, as the layers in one
+  stack, a few rows at a time are on the host.
 
   Args:
     params: Any tree of arrays; quantised kernels count with their scales.
@@ -142,10 +144,20 @@ def fingerprint(
     if quantization.is_quantized(leaf):
       parts = {f"{path}/qvalue": leaf.qvalue, f"{path}/scale": leaf.scale}
     for name, part in parts.items():
-      array = np.asarray(to_host(part))
-      digest.update(f"{name}:{array.shape}:{array.dtype}\n".encode())
-      digest.update(array.tobytes())
+      digest.update(f"{name}:{part.shape}:{part.dtype}\n".encode())
+      for piece in _pieces(part):
+        digest.update(np.asarray(to_host(piece)).tobytes())
   return digest.hexdigest()
+
+
+def _pieces(array):
+  """Runs of rows of at most `_PIECE` bytes where a row is not more, in order."""
+  if array.nbytes <= _PIECE:
+    yield array
+    return
+  rows = max(1, len(array) * _PIECE // array.nbytes)
+  for start in range(0, len(array), rows):
+    yield array[start : start + rows]
 
 
 def require_same_leaves(expected: Params, found: Params, what: str) -> None:

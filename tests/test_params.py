@@ -1,5 +1,7 @@
 """Partition, combine, merge and identity of parameter trees."""
 
+import hashlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -124,6 +126,25 @@ class TestFingerprint:
     assert params_lib.fingerprint(again | {"a": self.LEAF}) == (
       params_lib.fingerprint(two)
     )
+
+  @pytest.mark.parametrize("piece", [1, 40, 100])
+  def test_large_leaves_are_read_in_pieces(self, monkeypatch, piece):
+    """The digest is that of all bytes, as it is in workdirs."""
+    leaf = np.arange(30, dtype=np.float32).reshape(5, 2, 3)
+    expected = hashlib.sha256(b"a/kernel:(5, 2, 3):float32\n" + leaf.tobytes())
+    monkeypatch.setattr(params_lib, "_PIECE", piece)
+    sizes = []
+
+    def to_host(array):
+      sizes.append(array.nbytes)
+      return np.asarray(array)
+
+    for array in (leaf, np.asfortranarray(leaf), jnp.asarray(leaf)):
+      sizes.clear()
+      found = params_lib.fingerprint({"a": {"kernel": array}}, to_host)
+      assert found == expected.hexdigest()
+      assert sum(sizes) == leaf.nbytes
+      assert max(sizes) <= max(piece, leaf[0].nbytes)
 
   def test_one_bit_changes_it(self):
     bits = self.LEAF.copy()
