@@ -151,7 +151,7 @@ def fingerprint(
 
 
 def _pieces(array):
-  """Runs of rows of at most `_PIECE` bytes where a row is not more, in order."""
+  """Runs of rows, in order: of `_PIECE` bytes at most, or of one row."""
   if array.nbytes <= _PIECE:
     yield array
     return
