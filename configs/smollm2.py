@@ -47,6 +47,7 @@ def get_config(arg=None):
   reward = config.reward
   reward.data.buckets = (96, 128, 192)
   reward.optimizer = common.optimizer(warmup_steps=4, learning_rate=1e-3)
+  reward.probe_rows = 0  # rate and steps are those of a head from zeros
   reward.steps = 70
   reward.batch_size = 16
   reward.microbatches = 4  # a microbatch fits the cache of a CPU
