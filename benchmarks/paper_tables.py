@@ -140,7 +140,7 @@ def coffee() -> list[Group]:
   return found
 
 
-# Heads of these tables begin at zeros, so that what is compared is the tuning.
+# Heads on orders of coffee and harmless pairs: what is compared is the tuning.
 FROM_ZEROS = {"probe_rows": 0}
 # Rates of policies of SmolLM2, three for either kind.
 _HARMLESS = {

@@ -75,7 +75,8 @@ def fit(
   x, axes = _narrow((x - centre) / scale)
   y = np.ones(len(x), bool) if pairs else np.asarray(labels, bool)
   splits = list(GroupKFold(folds).split(x, groups=np.asarray(groups)))
-  if not pairs and any(len(set(y[train])) < 2 for train, _ in splits):
+  kept = [_turned(x[train], y[train], pairs)[1] for train, _ in splits]
+  if any(len(set(labels)) < 2 for labels in kept):
     return None
   strength, loss, scores = _choose(x, y, splits, pairs)
   model = _fit(_new(pairs), x, y, strength, pairs)
@@ -104,9 +105,9 @@ def _narrow(x):
 def _choose(x, y, splits, pairs):
   """(C, log loss, scores `[n]`) of the best on held-out rows.
 
-  From strong penalties to weak ones, until rows held out get worse.
+  From strong penalties to weak ones, until two of them are worse.
   """
-  best = None
+  best, worse = None, 0
   models = [_new(pairs) for _ in splits]
   for strength in STRENGTHS:
     scores = np.empty(len(x))
@@ -114,9 +115,12 @@ def _choose(x, y, splits, pairs):
       fitted = _fit(model, x[train], y[train], strength, pairs)
       scores[test] = fitted.decision_function(x[test])
     loss = float(log_loss(y, special.expit(scores), labels=[False, True]))
-    if best is not None and loss > best[1]:
+    if best is None or loss < best[1]:
+      best, worse = (strength, loss, scores), 0
+    else:
+      worse += 1
+    if worse == 2:
       break
-    best = strength, loss, scores
   return best
 
 
@@ -130,6 +134,15 @@ def _new(pairs):
 
 
 def _fit(model, x, y, strength, pairs):
-  if pairs:  # each of them both ways round, which counts it twice
-    x, y = np.concatenate([x, -x]), np.concatenate([y, ~y])
-  return model.set_params(C=strength / (1 + pairs)).fit(x, y)
+  return model.set_params(C=strength).fit(*_turned(x, y, pairs))
+
+
+def _turned(x, y, pairs):
+  """Rows with two labels: every other pair the other way round.
+
+  Without an intercept that is the same loss.
+  """
+  if not pairs:
+    return x, y
+  turned = np.arange(len(x)) % 2 == 1
+  return np.where(turned[:, None], -x, x), ~turned

@@ -128,9 +128,8 @@ def stage(
   models = config.ensemble
   with workdir_lib.preparing(config, workdir) as workdir:
     found = read(config, workdir, mesh, member)
-  data, closing, stands_on, new_head = (
-    *(found.data, found.closing, found.stands_on, found.new_head),
-  )
+  data, closing = found.data, found.closing
+  stands_on, new_head = found.stands_on, found.new_head
   inputs.log_counts(data.counts)
   max_targets = yield together.Most(data.max_targets)
 

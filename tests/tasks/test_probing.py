@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from scipy import special
 
-from perl_jax import linear_probe, roles
+from perl_jax import files, linear_probe, roles
 from perl_jax import params as params_lib
+from perl_jax.data.batches import member_rows
 from perl_jax.data.sources.coffee_bar import rows as rows_lib
 from perl_jax.tasks.initial import restore
 from tests.tasks import tiny
@@ -53,16 +54,23 @@ def differences(sft_run):
   )
 
 
-def test_a_new_head_is_the_minimum_over_the_training_pairs(tmp_path, sft_run):
-  """It pulls where its penalty does, with one of the strengths."""
-  tiny.run(tmp_path, "reward", reward__init=str(sft_run), **STILL)
-  x, w = differences(sft_run), head_of(tmp_path)["kernel"].astype(np.float64)
+def require_minimum(x, w):
+  """The loss pulls w as its penalty does, with one of the strengths."""
+  w = w.astype(np.float64)
   pull = x.T @ special.expit(-x @ w)
   strength = np.mean(x**2) * np.linalg.norm(w) / np.linalg.norm(pull)
   nearest = min(linear_probe.STRENGTHS, key=lambda c: abs(np.log(c / strength)))
   assert strength == pytest.approx(nearest, rel=1e-2)
   weight = np.mean(x**2) / nearest
   np.testing.assert_allclose(pull, weight * w, atol=2e-3 * np.abs(pull).max())
+
+
+@pytest.mark.parametrize("mesh", [{}, {"mesh__data": 2, "mesh__fsdp": 2}])
+def test_a_new_head_is_the_minimum_over_the_training_pairs(
+  tmp_path, sft_run, mesh
+):
+  tiny.run(tmp_path, "reward", reward__init=str(sft_run), **STILL, **mesh)
+  require_minimum(differences(sft_run), head_of(tmp_path)["kernel"])
   assert set(probe_line(tmp_path)) == {"probe/log_loss", "probe/accuracy"}
   assert head_of(tmp_path)["bias"] == 0.0
 
@@ -78,13 +86,17 @@ def test_so_many_rows_are_read(tmp_path, sft_run, count, caplog):
 
 
 def test_models_of_an_ensemble_begin_on_rows_of_their_own(tmp_path, sft_run):
+  """Those that it is trained on, of which there are half."""
   heads = {}
   for share in (0.5, 1.0):
     workdir = tmp_path / str(share)
     fields = {"reward__init": str(sft_run), "ensemble": 2}
     tiny.run(workdir, "reward", member_share=share, **fields, **STILL)
     heads[share] = head_of(workdir)["kernel"]
-  assert np.abs(heads[0.5][0] - heads[0.5][1]).max() > 1e-6
+  x = differences(sft_run)
+  trained = member_rows.Subsets(len(x), members=2, share=0.5, seed=0)
+  for rows, head in zip(trained(np.arange(len(x))), heads[0.5], strict=True):
+    require_minimum(x[rows], head)
   np.testing.assert_array_equal(*heads[1.0])
 
 
@@ -115,17 +127,52 @@ def test_a_head_that_was_trained_stays(tmp_path, reward_run):
   assert not probe_line(tmp_path)
 
 
-def test_labels_of_one_kind_leave_the_head_at_zeros(tmp_path, caplog):
+def labelled(tmp_path, good):
+  """A run on rows `i` that are good where `good(i)`; scores of those rows."""
   rows = tmp_path / "rows.jsonl"
-  rows.write_text(
-    "".join(
-      f'{{"prompt": "q{i}", "completion": "a{i}", "label": true}}\n'
+  files.write_jsonl(
+    rows,
+    [
+      {"prompt": f"q{i}", "completion": f"{i * i} a", "label": good(i)}
       for i in range(60)
-    )
+    ],
   )
-  fields = {"data__path": str(rows), "loss": "pointwise", "head": "likelihood"}
-  fields |= {"tuning": "full"}
+  fields = {"data__path": str(rows), "data__validation_path": str(rows),
+            "loss": "pointwise", "head": "likelihood", "tuning": "full",
+            "eval__rows": 0}  # fmt: skip
   tiny.run(tmp_path / "run", "reward", "jsonl", **fields, **STILL)
+  return tiny.lines(tmp_path / "run", "scores.jsonl")
+
+
+def test_labels_give_the_head_its_bias_and_weights_of_likelihood(tmp_path):
+  """The bias is at its minimum where predictions are right on average."""
+  rows = labelled(tmp_path, lambda i: i % 3 > 0)
+  labels, scores = (np.array([r[k] for r in rows]) for k in ("label", "score"))
+  assert 0 < labels.mean() < 1
+  assert special.expit(scores).mean() == pytest.approx(labels.mean(), abs=1e-3)
+  assert scores[labels == 1].mean() > scores[labels == 0].mean()
+  head = head_of(tmp_path / "run")
+  assert head["likelihood"].all() and head["kernel"].any() and head["bias"]
+
+
+def test_rows_that_are_not_finite_are_left_out(
+  tmp_path, sft_run, monkeypatch, caplog
+):
+  features = roles.packed_features
+
+  def broken(backbone, params, batch, **options):
+    x = features(backbone, params, batch, **options)
+    bad = (batch.index < 8)[..., None, None]
+    return jax.numpy.where(bad, np.nan, x)
+
+  monkeypatch.setattr(roles, "packed_features", broken)
+  tiny.run(tmp_path, "reward", reward__init=str(sft_run), **STILL)
+  require_minimum(differences(sft_run)[8:], head_of(tmp_path)["kernel"])
+  assert "8 of 48 rows are not finite" in caplog.text
+
+
+def test_labels_of_one_kind_leave_the_head_at_zeros(tmp_path, caplog):
+  labelled(tmp_path, lambda i: True)
   head = head_of(tmp_path / "run")
   assert not head["kernel"].any() and not head["likelihood"].any()
   assert "there is nothing to fit" in caplog.text

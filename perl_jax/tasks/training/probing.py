@@ -6,7 +6,7 @@ are not looked at.
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,8 +16,9 @@ from absl import logging
 from perl_jax import hosts, linear_probe, roles, sharding
 from perl_jax import params as params_lib
 from perl_jax.reporting import phases
+from perl_jax.tasks.settings import reward as reward_settings
 from perl_jax.tasks.settings import shared
-from perl_jax.tasks.training import batching, loop, together
+from perl_jax.tasks.training import batching, inputs, loop, together, watch
 from perl_jax.tasks.training.compiled import Compiled
 
 
@@ -68,26 +69,26 @@ def fitted(
     config: Config of the stage.
     probing: The model and the rows.
   """
-  role, data = probing.role, probing.data
-  rows = next(name for name in data.fingerprints if name.startswith("training"))
-  known = (data.fingerprints[rows], config.probe_rows, role.backbone)
-  once = probing.member.once
+  role, data, once = probing.role, probing.data, probing.member.once
+  kind = reward_settings.loss_of(config).data
+  rows = data.fingerprints[f"{inputs.TRAINING} ({kind})"]
+  known = (rows, config.probe_rows, role.backbone)
   index, x = once(
     ("features", *known), lambda: _features(config.probe_rows, probing)
   )
   read = [data.train_rows[i] for i in index]
   probes = [
     once(
-      ("probe", *known, chosen.tobytes()),
+      ("probe", *known, tuple(chosen)),
       lambda chosen=chosen: _fit(x[chosen], [read[i] for i in chosen]),
     )
-    for chosen in _rows_of_models(config, len(x))
+    for chosen in _rows_of_models(config, data, index)
   ]
   if not all(probes):
     logging.warning(
-      "config.probe_rows=%d: the %d rows that were read are of one group or"
-      " have one label in some part of them, so that there is nothing to fit:"
-      " the head begins at 0.",
+      "config.probe_rows=%d: the %d rows that could be read are of one group,"
+      " or have one label where others are held out, so that there is nothing"
+      " to fit: the head begins at 0.",
       config.probe_rows,
       len(x),
     )
@@ -103,7 +104,7 @@ def fitted(
     *(found["probe/log_loss"], 100 * found["probe/accuracy"]),
     ", ".join(f"{probe['strength']:.2g}" for probe in probes),
   )
-  return _with_heads(role, probes), found
+  return _with_heads(role, probes, probing.mesh), found
 
 
 def _features(count: int, probing: Probing) -> tuple[list[int], np.ndarray]:
@@ -132,32 +133,46 @@ def _features(count: int, probing: Probing) -> tuple[list[int], np.ndarray]:
     for index, at in batch.places():
       sides = x[at]
       found[index] = sides[0] if len(sides) == 1 else sides[0] - sides[1]
-  index = sorted(found)
-  return index, np.stack([found[i] for i in index])
+  index = [i for i in sorted(found) if np.isfinite(found[i]).all()]
+  if len(index) < len(found):
+    first = min(found.keys() - set(index))
+    logging.warning(
+      "%d of %d rows are not finite where the head would read them, the first"
+      " is %s: the head is fitted without them.",
+      *(len(found) - len(index), len(found), data.train_rows[first].id),
+    )
+  return index, np.array([found[i] for i in index])
 
 
-def _rows_of_models(config: shared.Config, count: int) -> Iterator[np.ndarray]:
-  """The rows that each model of an ensemble is fitted to."""
-  for number in range(config.ensemble):
-    chosen = np.arange(count)
-    if config.ensemble > 1 and config.member_share < 1:
-      generator = np.random.default_rng((config.seed, number))
-      share = max(1, round(config.member_share * count))
-      chosen = np.sort(generator.choice(count, share, replace=False))
-    yield chosen
+def _rows_of_models(
+  config: shared.Config, data: batching.Inputs, index: Sequence[int]
+) -> Sequence[Sequence[int]]:
+  """Places in `index` of the rows that each model of an ensemble is fitted to.
+
+  They are those that it trains on, by the numbers that pick them in batches.
+  """
+  own = reward_settings.own_rows(config)
+  if own is None or not index:
+    return [range(len(index))] * config.ensemble
+  return own(len(data.train_rows))(np.array(index)).tolist()
 
 
 def _fit(x: np.ndarray, rows: list[Any]) -> dict[str, Any] | None:
   """`linear_probe.Probe` as a dict, the same on all processes, or None."""
   labels = [getattr(row, "label", None) for row in rows]
+
+  def fit():
+    if not hosts.is_primary():
+      return None
+    return linear_probe.fit(
+      x,
+      None if None in labels else np.array(labels) > 0.5,
+      [row.group for row in rows],
+    )
+
   with phases.phase("fitting the head"):
-    probe = None
-    if hosts.is_primary():
-      probe = linear_probe.fit(
-        x,
-        None if None in labels else np.array(labels) > 0.5,
-        [row.group for row in rows],
-      )
+    probe = watch.finished(fit)
+    hosts.barrier("head fitted")
   made = None
   if probe is not None:
     made = probe._asdict() | {"weights": probe.weights.tolist()}
@@ -166,13 +181,13 @@ def _fit(x: np.ndarray, rows: list[Any]) -> dict[str, Any] | None:
 
 
 def _with_heads(
-  role: roles.Role, probes: Sequence[Mapping[str, Any]]
+  role: roles.Role, probes: Sequence[Mapping[str, Any]], mesh: jax.sharding.Mesh
 ) -> params_lib.Params:
   heads = [_head(role, probe) for probe in probes]
-  made = heads[0] if role.members == 1 else params_lib.stack(heads)
-  old = role.trainable[params_lib.HEAD]
-  placed = {k: jax.device_put(v, old[k].sharding) for k, v in made.items()}
-  return {**role.trainable, params_lib.HEAD: placed}
+  made = heads[0]
+  if role.members > 1:
+    made = {name: np.stack([head[name] for head in heads]) for name in made}
+  return {**role.trainable, **sharding.place(mesh, {params_lib.HEAD: made})}
 
 
 def _head(role: roles.Role, probe: Mapping[str, Any]) -> dict[str, np.ndarray]:
