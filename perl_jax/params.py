@@ -100,10 +100,10 @@ def has_adapters(params: Params) -> bool:
 
 
 def widen(params: Params, dtype: str) -> dict[str, Any]:
-  """Converts every leaf, quantised or not, to an array of a float dtype."""
+  """Every leaf, quantised or not, as an array of a float dtype, by float32."""
   return unflatten(
     {
-      path: quantization.as_array(leaf, dtype)
+      path: quantization.as_array(leaf, "float32").astype(dtype)
       for path, leaf in flatten(params).items()
     }
   )
@@ -210,31 +210,31 @@ def _delta(lora_a: jax.Array, lora_b: jax.Array, scale: float) -> jax.Array:
 
 
 def merge(
-  base: Params, adapters: Params, spec: lora_lib.LoraSpec
+  base: Params, adapters: Params, spec: lora_lib.LoraSpec, dtype: str = ""
 ) -> dict[str, Any]:
   """Merges adapters into the kernels of the base: W + scale A B.
 
-  The sum is computed in float32 and cast back to the dtype of the kernel. A
-  quantised kernel becomes float32.
+  The sum is computed in float32, leaf by leaf, and cast back. A quantised
+  kernel becomes float32.
 
   Args:
     base: Parameters of the backbone, without adapters.
     adapters: LoRA leaves; other leaves (a head) are ignored.
     spec: Shape of the adapters, which gives the scale.
+    dtype: Float dtype of every leaf of the result; "" keeps those of the base.
   """
-  leaves = flatten(base)
-  for path, lora_a in flatten(adapters).items():
-    if not path.endswith("/lora_a"):
+  leaves, added = flatten(base), flatten(adapters)
+  for path, leaf in leaves.items():
+    stem = path.removesuffix("/kernel")
+    lora_a = added.get(f"{stem}/lora_a") if path.endswith("/kernel") else None
+    if lora_a is None and not dtype:
       continue
-    stem = path.removesuffix("/lora_a")
-    kernel = leaves[f"{stem}/kernel"]
-    lora_b = flatten(adapters)[f"{stem}/lora_b"]
-    merged = quantization.as_array(kernel, "float32") + _delta(
-      lora_a, lora_b, spec.scale
-    )
+    merged = quantization.as_array(leaf, "float32")
+    if lora_a is not None:
+      merged += _delta(lora_a, added[f"{stem}/lora_b"], spec.scale)
     # Quantised again, the sum would lose more than the adapter adds.
-    kept = jnp.float32 if quantization.is_quantized(kernel) else kernel.dtype
-    leaves[f"{stem}/kernel"] = merged.astype(kept)
+    kept = jnp.float32 if quantization.is_quantized(leaf) else leaf.dtype
+    leaves[path] = merged.astype(dtype or kept)
   return unflatten(leaves)
 
 

@@ -10,6 +10,7 @@ import pytest
 from perl_jax import params as params_lib
 from perl_jax import roles
 from perl_jax.models.lora import LoraSpec
+from perl_jax.tasks.initial import model
 from tests import toys
 from tests.models import reference
 
@@ -215,6 +216,21 @@ def test_merge_of_a_bfloat16_base_rounds_once():
     assert leaf.dtype == jnp.bfloat16
     rounded = params_lib.flatten(whole)[path].astype(jnp.bfloat16)
     np.testing.assert_array_equal(leaf, rounded, err_msg=path)
+
+
+@pytest.mark.parametrize("stored", ["bfloat16", "int8"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_merge_into_a_dtype_is_that_of_the_float32_model(stored, dtype):
+  """The whole model in float32, merged, and then cast: the same bits."""
+  trainable, base = params_lib.partition(tree(), "lora")
+  base = model.stored(jax.tree.map(jnp.asarray, base), stored)
+  whole = params_lib.merge(params_lib.widen(base, "float32"), trainable, SPEC)
+  merged = params_lib.flatten(params_lib.merge(base, trainable, SPEC, dtype))
+  expected = params_lib.flatten(params_lib.widen(whole, dtype))
+  assert merged.keys() == expected.keys()
+  for path, leaf in merged.items():
+    assert leaf.dtype == dtype
+    np.testing.assert_array_equal(leaf, expected[path], err_msg=path)
 
 
 def test_merge_changes_nothing_in_place():

@@ -239,7 +239,7 @@ def write_adapter(config, start, head, partial, workdir) -> None:
     hf_export.save_model(
       partial / _BASE,
       start.config,
-      params_lib.widen(start.role.frozen, "float32"),
+      params_lib.widen(start.role.frozen, config.dtype),
       stops(config, tokenization),
       dtype=config.dtype,
       shard_bytes=config.shard_bytes,
@@ -296,11 +296,12 @@ def with_base_id(config, start: Start) -> shared.Config:
 
 def write_merged(config, start, head, partial) -> dict[str, float]:
   """The whole model; says how much the merge and its dtype change a logit."""
-  merged = start.role.frozen
-  if start.role.adapter is not None:
-    exact = params_lib.widen(start.role.frozen, "float32")
-    merged = params_lib.merge(exact, start.role.adapter, start.role.lora)
-  merged = params_lib.widen(merged, config.dtype)
+  merged = params_lib.merge(
+    start.role.frozen,
+    start.role.adapter or {},
+    start.role.lora,
+    config.dtype,
+  )
   hf_export.save_model(
     partial,
     start.config,
