@@ -6,6 +6,7 @@ checks them.
 """
 
 import hashlib
+import json
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -107,14 +108,24 @@ def numbered(directory: Path) -> list[Path]:
   return sorted(found, key=lambda path: int(path.name))
 
 
+def _faults(directory: Path) -> dict[str, str | None]:
+  saved = numbered(directory) if directory.is_dir() else []
+  return {path.name: fault(path) for path in saved}
+
+
 def put_damaged_aside(directory: Path, aside: Path) -> None:
   """Moves damaged checkpoints to the directory `aside`, and says so.
+
+  Process 0 reads them, and all have to call it.
 
   Raises:
     ValueError: There are checkpoints, and all of them are damaged.
   """
-  saved = numbered(directory) if directory.is_dir() else []
-  faults = {path: fault(path) for path in saved}
+  faults = json.loads(
+    hosts.decided_by_primary(lambda: json.dumps(_faults(directory)))
+  )
+  faults = {directory / name: found for name, found in faults.items()}
+  saved = list(faults)
   damaged = [path for path in saved if faults[path]]
   if damaged and len(damaged) == len(saved):
     raise ValueError(
@@ -130,8 +141,6 @@ def put_damaged_aside(directory: Path, aside: Path) -> None:
         path.name,
         LISTING,
       )
-  # All look before the first makes or changes a directory.
-  hosts.barrier("checkpoints looked at")
   for path in damaged:
     target = aside / path.name
     logging.warning(
