@@ -273,10 +273,6 @@ class Checkpointer:
     """Directory of the checkpoint of a step."""
     return self._directory / str(step)
 
-  def reached_preemption(self, step: int) -> bool:
-    """Whether Orbax has notice of preemption; to be asked at each step."""
-    return self._manager.reached_preemption(step)
-
   def check(self) -> None:
     """Raises the error of a write that has failed, if any; does not wait."""
     if self._failed:

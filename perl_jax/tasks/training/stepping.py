@@ -179,8 +179,6 @@ class Loop:
     self.checkpointer.check()
     try:
       self.watch.look()
-      if self.checkpointer.reached_preemption(step):
-        raise watch_lib.Stop("a notice of preemption")
       batch = next(self.batches)
       batch = yield together.Widest(batch, step, self.batches)
       with self.profile.step(step):

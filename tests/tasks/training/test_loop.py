@@ -52,9 +52,6 @@ class Saver:
   def check(self):
     pass
 
-  def reached_preemption(self, step):
-    return False
-
   def wait(self):
     pass
 

@@ -174,14 +174,3 @@ def test_what_is_not_finite_is_not_saved_by_a_stop_either(
   with pytest.raises(FloatingPointError, match="between steps 5 and 5"):
     run(tmp_path, update=nan_from(5), saver=saver)
   assert max(saver.saved) == 3
-
-
-def test_a_notice_of_preemption_stops_as_a_signal_does(tmp_path):
-  class Noticed(Saver):
-    def reached_preemption(self, step):
-      return step == 5
-
-  saver = Noticed()
-  with pytest.raises(signals.Stopped, match="after step 4 of 7, saved as"):
-    run(tmp_path, saver=saver)
-  assert list(saver.saved) == [3, 4]
