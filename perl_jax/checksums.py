@@ -141,6 +141,8 @@ def put_damaged_aside(directory: Path, aside: Path) -> None:
         path.name,
         LISTING,
       )
+  # All know before the first makes or changes a directory.
+  hosts.barrier("checkpoints looked at")
   for path in damaged:
     target = aside / path.name
     logging.warning(
