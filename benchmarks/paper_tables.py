@@ -74,6 +74,8 @@ def kl_weight(beta: float) -> float:
   return beta / (1.0 - beta)
 
 
+# Heads on orders of coffee and harmless pairs: what is compared is the tuning.
+FROM_ZEROS = {"probe_rows": 0}
 _REWARD = ("log_loss", -1)
 _POLICY = ("reward_after", 1)
 # As many for either kind, a factor of about 3 apart; full tuning's are a tenth.
@@ -140,8 +142,6 @@ def coffee() -> list[Group]:
   return found
 
 
-# Heads on orders of coffee and harmless pairs: what is compared is the tuning.
-FROM_ZEROS = {"probe_rows": 0}
 # Rates of policies of SmolLM2, three for either kind.
 _HARMLESS = {
   "LoRA r8, attention": (1e-4, 2e-4, 5e-4),

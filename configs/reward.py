@@ -13,9 +13,9 @@ token is the last: "template" is the one that the chat template ends a
 conversation with, as other tools read reward models; "turn" is the stop token
 of the response, which may be a token earlier. A new head is fitted to what the
 frozen model says of `probe_rows` training rows before the first step; with 0 it
-begins at zeros. `ensemble` is the number of
-models to train at once, each on `member_share` of the rows; with half of the
-rows, four models cost about as much as two.
+begins at zeros. `ensemble` is the number of models to train at once, each on
+`member_share` of the rows; with half of the rows, four models cost about as
+much as two.
 Results: docs/stages.md, docs/paper-data.md.
 """
 

@@ -67,15 +67,8 @@ def packed_scores(
     ValueError: The head is one of likelihood and the batch has no targets.
   """
   likelihood = params[params_lib.HEAD].get("likelihood")
-  last, phi = _read(
-    backbone,
-    params,
-    batch,
-    max_response=max_response,
-    closing=closing,
-    likelihood=likelihood is not None,
-    key=key,
-  )
+  spans = (max_response, closing) if likelihood is not None else None
+  last, phi = _read(backbone, params, batch, spans, key)
   scores = outputs.scalar_head(params, last)
   if likelihood is None:
     return scores
@@ -109,30 +102,23 @@ def packed_features(
   Raises:
     ValueError: The head is one of likelihood and the batch has no targets.
   """
-  last, phi = _read(
-    backbone,
-    params,
-    batch,
-    max_response=max_response,
-    closing=closing,
-    likelihood=likelihood,
-  )
+  spans = (max_response, closing) if likelihood else None
+  last, phi = _read(backbone, params, batch, spans)
   last = last.astype(jnp.float32)
   return last if phi is None else jnp.concatenate([last, phi], axis=-1)
 
 
-def _read(
-  backbone, params, batch, *, max_response, closing, likelihood, key=None
-):
-  """(h_last `[N, P, K, D]`, sqrt(D) phi `[N, P, K, 2]` or None)."""
+def _read(backbone, params, batch, spans, key=None):
+  """(h_last `[N, P, K, D]`, sqrt(D) phi `[N, P, K, 2]`).
+
+  phi is of the tokens that (max_response, closing) leave, and None without it.
+  """
   hidden = _hidden(backbone, params, batch, key)
   rows = jnp.arange(hidden.shape[0])[:, None, None]
   last = hidden[rows, batch.last]
-  if not likelihood:
+  if spans is None:
     return last, None
-  found, mask = _of_responses(
-    backbone, params, batch, hidden, max_response, closing
-  )
+  found, mask = _of_responses(backbone, params, batch, hidden, *spans)
   phi = language_model.likelihood_features(found, mask)
   return last, jnp.sqrt(hidden.shape[-1]) * phi.reshape(*batch.last.shape, -1)
 

@@ -48,7 +48,7 @@ def begun(config: shared.Config, run: loop.Run, probing: Probing) -> loop.Run:
   Args:
     config: Config of the stage.
     run: A run whose head is new.
-    probing: What it is fitted with.
+    probing: The reward model, and the rows that its head is fitted to.
   """
   trainable, metrics = fitted(config, probing)
   if metrics:
@@ -84,6 +84,7 @@ def fitted(
     )
     for chosen in _rows_of_models(config, data, index)
   ]
+  probes *= config.ensemble // len(probes)  # one serves all of the same rows
   if not all(probes):
     logging.warning(
       "config.probe_rows=%d: the %d rows that could be read are of one group,"
@@ -149,11 +150,12 @@ def _rows_of_models(
 ) -> Sequence[Sequence[int]]:
   """Places in `index` of the rows that each model of an ensemble is fitted to.
 
-  They are those that it trains on, by the numbers that pick them in batches.
+  They are those that it trains on, by the numbers that pick them in batches;
+  where all models see the same rows, there is one entry for all.
   """
   own = reward_settings.own_rows(config)
   if own is None or not index:
-    return [range(len(index))] * config.ensemble
+    return [range(len(index))]
   return own(len(data.train_rows))(np.array(index)).tolist()
 
 
