@@ -53,9 +53,6 @@ variables_of "${env}"
   die "--workload=${workload}: lower-case letters, digits and dashes only"
 [[ ${count} =~ ^[1-9][0-9]*$ ]] || die "--count=${count} is not a number above 0"
 [[ ${restarts} =~ ^[0-9]+$ ]] || die "--restarts=${restarts} is not a number"
-if [[ ${count} -gt 1 ]] || several_hosts "${tpu_type}${device_type}" 4; then
-  refuse_bucket
-fi
 need xpk "pip install xpk, 0.7 or newer; it needs gcloud, kubectl and docker too"
 
 where=("--cluster=${cluster}")

@@ -106,35 +106,6 @@ check_config() {
   [[ ${status} -ne 2 ]] || die "${said}"
 }
 
-# Whether a slice of TPUs has several hosts; of what is no TPU, it has not.
-#
-#   several_hosts v5litepod-16 8    chips of a host of v5e and v6e
-#
-# The number of other types counts cores, two on each chip, four chips on a host.
-several_hosts() {
-  local size="${1##*-}" most=8
-  [[ $1 =~ ^(v[0-9]|tpu) && ${size} =~ ^[1-9][0-9]*(x[1-9][0-9]*)*$ ]] ||
-    return 1
-  case "$1" in
-    *x[1-9]*) most=4 ;; # v5p-2x2x2: chips, as xpk has it
-    v5litepod-* | v5e-* | v6e-*) most="$2" ;;
-  esac
-  [[ $((${size//x/*})) -gt ${most} ]]
-}
-
-# Ends the script if the workdir is in a bucket, where several hosts are to use
-# it: perl_jax refuses that, once all of them have been made.
-refuse_bucket() {
-  local argument workdir=''
-  for argument in "${ARGUMENTS[@]}"; do
-    [[ ${argument} != --workdir=* ]] || workdir="${argument}"
-  done
-  [[ ${workdir} != --workdir=gs://* && ${workdir} != --workdir=s3://* ]] ||
-    die "${workdir}: a run on several hosts needs a workdir on a file system" \
-      "that all of them share, such as Filestore or a bucket that is mounted" \
-      "(gcsfuse)"
-}
-
 # Sets VARIABLES to the names of --env, which have to be set here.
 #
 #   variables_of HF_TOKEN,WANDB_API_KEY

@@ -2,7 +2,7 @@
 # Trains on a TPU VM, on all of its hosts, and brings the logs back.
 #
 #   launch/tpu_vm.sh --name=NAME --zone=ZONE --type=v5litepod-16 [options] -- \
-#       --config=configs/rl.py --workdir=/mnt/runs/rl --config.lora.rank=4
+#       --config=configs/rl.py --workdir=gs://BUCKET/rl --config.lora.rank=4
 #
 #   --name=NAME        of the TPU VM; made if there is none of that name
 #   --zone=ZONE        such as us-west4-a
@@ -20,9 +20,9 @@
 #   --dry-run          writes the commands down and runs nothing
 #
 # What follows `--` is given to `python -m perl_jax.main --distributed` on every
-# host. The workdir has to be one directory for all of them: on a VM of one host
-# any, also gs://BUCKET/PATH, on several a shared file system that --setup
-# mounts, for example
+# host. The workdir is gs://BUCKET/PATH, or one directory for all of them: on a VM
+# of one host any, on several on a shared file system that --setup mounts, for
+# example
 #   --setup='sudo mkdir -p /mnt/runs && sudo mount -t nfs 10.0.0.2:/runs /mnt/runs'
 # A spot VM that was taken away is deleted and made again by the same command,
 # and the run goes on from its last checkpoint if the workdir outlived it.
@@ -40,9 +40,6 @@ packages_for tpu "${packages}"
 variables_of "${env}"
 [[ -n ${name} && -n ${zone} && -n ${type} ]] ||
   die "give --name, --zone and --type; --help says more"
-if several_hosts "${type}" 8; then
-  refuse_bucket
-fi
 need gcloud "https://cloud.google.com/sdk/docs/install"
 
 if [[ -z ${version} ]]; then

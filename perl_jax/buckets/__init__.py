@@ -7,7 +7,9 @@ its address says, and the rest of the package sees that path:
   store       the objects of a bucket: list, read, write, create, remove
   copies      the copy of what lies at an address, made when it is needed
   unsent      what a copy has that its bucket has not
-  mirror      a workdir that is written here and kept in a bucket
+  mirror      what changes in a directory, sent to a bucket
+  apart       copies of a workdir on the hosts of a run
+  workdirs    the workdir of a command, as a directory of this machine
 """
 
 from perl_jax.buckets.addresses import (
@@ -20,9 +22,10 @@ from perl_jax.buckets.addresses import (
   path_of,
   relative,
 )
+from perl_jax.buckets.apart import is_apart, renew
 from perl_jax.buckets.copies import fetch, present
-from perl_jax.buckets.mirror import Written, mirrored, require_nothing
 from perl_jax.buckets.store import BucketError, Store
+from perl_jax.buckets.workdirs import Written, mirrored, require_nothing
 
 __all__ = [
   "BucketError",
@@ -33,11 +36,13 @@ __all__ = [
   "fetch",
   "here",
   "is_address",
+  "is_apart",
   "is_url",
   "mirrored",
   "named",
   "path_of",
   "present",
   "relative",
+  "renew",
   "require_nothing",
 ]

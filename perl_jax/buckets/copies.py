@@ -52,7 +52,7 @@ def fetch(address: str) -> Path:
   path = addresses.path_of(address)
   above = {address, *_above(address)}
   if not above & copied and not _is_written(path):
-    with _locked(address):
+    with locked(address):
       objects = Store(address).listed()
       if not objects:
         raise FileNotFoundError(f"{address}: nothing lies there.")
@@ -260,15 +260,21 @@ def write_index(
   files.write_json(_beside(address, ".json"), {**before, **listed})
 
 
-def _locked(address: str) -> filelock.BaseFileLock:
+def locked(address: str) -> filelock.BaseFileLock:
+  """A lock in which one process of this machine copies an address."""
   return filelock.FileLock(_beside(address, ".lock"))
 
 
-def _beside(address: str, suffix: str) -> Path:
-  """A file about a copy, which is not in it."""
+def about() -> Path:
+  """The directory of files about copies, which are in none of them."""
   directory = addresses.root() / "about"
   directory.mkdir(parents=True, exist_ok=True)
-  return directory / f"{urllib.parse.quote(address, safe='')}{suffix}"
+  return directory
+
+
+def _beside(address: str, suffix: str) -> Path:
+  """A file about a copy."""
+  return about() / f"{urllib.parse.quote(address, safe='')}{suffix}"
 
 
 def _above(address: str) -> list[str]:

@@ -34,68 +34,6 @@ _LAST = (
 Undisturbed = Callable[[], contextlib.AbstractContextManager[None]]
 
 
-class Written(ValueError):
-  """What goes wrong once all files are written, which are sent all the same."""
-
-
-@contextlib.contextmanager
-def mirrored(
-  address: str,
-  may_write: Callable[[], bool] | None = None,
-  undisturbed: Undisturbed = contextlib.nullcontext,
-) -> Iterator[Path]:
-  """The workdir of an address, as a directory of this machine.
-
-  Args:
-    address: The address.
-    may_write: Says, before anything is sent, whether nobody else writes there.
-      It is sent while the block runs and after it, also if it fails, and what
-      is removed here is removed there. With None, others may write there: what
-      has been written is sent once the block has worked, or raises `Written`,
-      and nothing removed.
-    undisturbed: Blocks in which the last files are sent, and signals wait.
-
-  Raises:
-    BucketError: The bucket cannot be read, or not be written in the end. An
-      error of the block goes on, and the bucket's is logged.
-  """
-  store = Store(address)
-  mirror = Mirror(store, addresses.path_of(address), may_write)
-  alone = may_write is not None
-  if alone:
-    copies.copied.add(store.address)
-  try:
-    mirror.pull()
-    if alone:
-      with mirror.sending(undisturbed):
-        yield mirror.path
-    else:
-      copies.copied.add(store.address)
-      try:
-        yield mirror.path
-      except Written:
-        with undisturbed(), _only_said():
-          mirror.push()
-        raise
-      with undisturbed():
-        mirror.push()
-  finally:
-    copies.copied.discard(store.address)
-
-
-def require_nothing(address: str) -> None:
-  """Checks that nothing lies at an address.
-
-  Raises:
-    ValueError: Something does.
-  """
-  if Store(address).listed():
-    raise ValueError(
-      f"--workdir={address} exists. An export writes a directory of its own:"
-      " name another, or remove this one."
-    )
-
-
 class Mirror:
   """Sends what changes in a directory to a store.
 
@@ -117,6 +55,9 @@ class Mirror:
     self._seen: dict[str, tuple[int, int]] = {}
     self._sent = time.monotonic()
     self._there: set[str] = set()
+    self._pushing = threading.Lock()
+    # What was sent before the run had begun, for its other hosts.
+    self._early: set[str] = set()
 
   def pull(self) -> None:
     """Makes the directory what the store has; one that is empty is not made.
@@ -151,6 +92,8 @@ class Mirror:
       BucketError: The block has worked, and the store refuses. After an error
         of the block, which goes on, it is logged.
     """
+    from perl_jax import hosts
+
     over = threading.Event()
 
     def send():
@@ -177,15 +120,22 @@ class Mirror:
       thread.join()
       if self._is_workdir():
         self._push_last()
+      else:
+        self._drop(self._early)
 
-    try:
-      yield
-    except BaseException:
-      with undisturbed(), _only_said():
+    def end_at_once():
+      with only_said():
         end()
-      raise
-    with undisturbed():
-      end()
+
+    with hosts.undone_by_others(end_at_once):
+      try:
+        yield
+      except BaseException:
+        with undisturbed():
+          end_at_once()
+        raise
+      with undisturbed():
+        end()
 
   def is_due(self) -> bool:
     """Whether a file has changed, one of lines a minute ago or more."""
@@ -202,6 +152,10 @@ class Mirror:
     Raises:
       BucketError: The store refuses, or another run has the workdir.
     """
+    with self._pushing:
+      self._push()
+
+  def _push(self) -> None:
     if self._may_write and not self._may_write():
       raise BucketError(
         f"{self._store.address} is not of this run any more: nothing is sent."
@@ -238,6 +192,17 @@ class Mirror:
       if name in objects and here.get(name) == state
     }
     copies.write_index(self._store.address, self.path, same)
+
+  def share(self) -> None:
+    """Sends what there is for the other hosts of the run, begun or not.
+
+    Raises:
+      BucketError: As `push`.
+    """
+    begun, before = self._is_workdir(), set(self._there)
+    self.push()
+    if not begun:
+      self._early |= self._there - before
 
   def _push_last(self) -> None:
     try:
@@ -287,7 +252,7 @@ class Mirror:
 
 
 @contextlib.contextmanager
-def _only_said() -> Iterator[None]:
+def only_said() -> Iterator[None]:
   """Logs an error of the block, in the place of raising it.
 
   What has ended the run before says how it ends: the message, and the exit

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from perl_jax import checksums, sharding
 from perl_jax import params as params_lib
+from perl_jax.checkpoint import apart
 
 DIRECTORY = "checkpoints"
 
@@ -63,9 +63,7 @@ def load_trainable(
       like, dict(found), f"Checkpoint {directory}/{step}"
     )
     if mesh is None:
-      abstract = jax.tree.map(
-        lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), like
-      )
+      abstract = apart.on_host(like)
     else:
       abstract = jax.tree.map(
         lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to),

@@ -1,6 +1,7 @@
 """Saves the state of a stage, and restores it when the stage goes on."""
 
 import contextlib
+import json
 import math
 import sys
 import threading
@@ -13,9 +14,9 @@ import orbax.checkpoint as ocp
 from absl import flags, logging
 from orbax.checkpoint import checkpoint_managers, multihost
 
-from perl_jax import checksums, disk, hosts, steps
+from perl_jax import buckets, checksums, disk, hosts, steps
 from perl_jax import params as params_lib
-from perl_jax.checkpoint import reading
+from perl_jax.checkpoint import apart, reading
 
 # How Orbax names a directory that it has not finished.
 _UNFINISHED = "*.orbax-checkpoint-tmp"
@@ -32,14 +33,18 @@ def _beside_trainable(state: steps.TrainState) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _without_devices() -> Iterator[None]:
+def _without_devices(alone: bool) -> Iterator[None]:
   """In the block Orbax waits for the other processes without their devices.
 
   By default it runs programs for that, which begin when the sampling has ended
   that a stop has just abandoned. Without them it waits for five minutes at the
   most, so that all processes begin the block together.
+
+  Args:
+    alone: Whether this process alone is in the block.
   """
-  hosts.barrier("to save")
+  if not alone:
+    hosts.barrier("to save")
   flag = flags.FLAGS["experimental_orbax_use_distributed_barrier"]
   before, flag.value = flag.value, True
   try:
@@ -98,27 +103,56 @@ class Checkpointer:
       ]
     )
     self._directory = Path(workdir).absolute() / reading.DIRECTORY
+    # Hosts have copies of the workdir: process 0 writes, for all.
+    self._apart = buckets.is_apart(workdir)
     self._closed = self._failed = False
     # What is written, and how many bytes that takes, for errors.
     self._writes, self._needed = "a checkpoint", 0
     checksums.put_damaged_aside(
       self._directory, self._directory.parent / DAMAGED
     )
-    with self._writing():
-      self._manager = ocp.CheckpointManager(
-        self._directory,
-        item_names=("trainable", "optimizer", "meta"),
-        options=ocp.CheckpointManagerOptions(
-          preservation_policy=policy,
-          best_fn=reading.score,
-          cleanup_tmp_directories=True,
-          enable_async_checkpointing=True,
-          async_options=ocp.AsyncOptions(
-            barrier_sync_fn=self._barrier,
-            post_finalization_callback=self._list_files,
-          ),
+    self._manager = None
+    if hosts.is_primary() or not self._apart:
+      with self._writing():
+        self._manager = self._opened(policy)
+    self._steps = self._known()
+
+  def _opened(self, policy: Any) -> ocp.CheckpointManager:
+    options = {}
+    if self._apart:
+      self._directory.mkdir(exist_ok=True)
+      options = {
+        "create": False,
+        "multiprocessing_options": ocp.options.MultiprocessingOptions(
+          primary_host=0, active_processes={0}
         ),
-      )
+      }
+    return ocp.CheckpointManager(
+      self._directory,
+      item_names=("trainable", "optimizer", "meta"),
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=policy,
+        best_fn=reading.score,
+        cleanup_tmp_directories=True,
+        enable_async_checkpointing=True,
+        async_options=ocp.AsyncOptions(
+          barrier_sync_fn=self._barrier,
+          post_finalization_callback=self._list_files,
+        ),
+        **options,
+      ),
+    )
+
+  def _known(self) -> tuple[int | None, int | None]:
+    """The steps of the latest and the best checkpoint, on all processes."""
+
+    def steps():
+      return self._manager.latest_step(), self._manager.best_step()
+
+    if not self._apart:
+      return steps()
+    found = hosts.decided_by_primary(lambda: json.dumps(steps()))
+    return tuple(json.loads(found))
 
   def _barrier(self, *, key: str, timeout_ms: int) -> None:
     """Where Orbax's threads wait for those of other processes.
@@ -127,6 +161,8 @@ class Checkpointer:
     others may wait elsewhere, for ever, and are not waited for: the main thread
     is to raise the error and to end them.
     """
+    if self._apart:
+      return
     mine = threading.current_thread() is not threading.main_thread()
     if mine and sys.exc_info()[1] is not None:
       self._failed = True
@@ -163,12 +199,12 @@ class Checkpointer:
   @property
   def latest_step(self) -> int | None:
     """Step of the latest complete checkpoint."""
-    return self._manager.latest_step()
+    return self._steps[0]
 
   @property
   def best_step(self) -> int | None:
     """Step of the best complete checkpoint."""
-    return self._manager.best_step()
+    return self._steps[1]
 
   def save(
     self,
@@ -200,25 +236,32 @@ class Checkpointer:
     self.wait()
     self._writes = f"the checkpoint of step {step}"
     self.require_room(state)
-    if step in self._manager.all_steps():
-      self._manager.delete(step)
-    optimizer = _beside_trainable(state)
-    with self._writing(), _without_devices():
-      self._manager.save(
-        step,
-        args=ocp.args.Composite(
-          trainable=ocp.args.StandardSave(state.trainable),
-          optimizer=ocp.args.StandardSave(optimizer),
-          meta=ocp.args.JsonSave({**self.notes(), **meta}),
-        ),
-        metrics=score,
-      )
+    items = state.trainable, _beside_trainable(state)
+    if self._apart:
+      items = apart.gathered(items)
+    if self._manager is not None:
+      if step in self._manager.all_steps():
+        self._manager.delete(step)
+      trainable, optimizer = items
+      with self._writing(), _without_devices(self._apart):
+        self._manager.save(
+          step,
+          args=ocp.args.Composite(
+            trainable=ocp.args.StandardSave(trainable),
+            optimizer=ocp.args.StandardSave(optimizer),
+            meta=ocp.args.JsonSave({**self.notes(), **meta}),
+          ),
+          metrics=score,
+        )
+    self._steps = self._known()
 
   def require_room(self, state: steps.TrainState) -> None:
     """Raises `disk.CannotWrite` if there is no room for one more checkpoint.
 
     It takes as much as the latest one, or else as the arrays do in memory.
     """
+    if self._manager is None:
+      return
     latest = self.latest_step
     self._needed = params_lib.nbytes((state.trainable, state.opt_state))
     if latest is not None:
@@ -245,29 +288,34 @@ class Checkpointer:
     step = self.latest_step
     if step is None:
       return None
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    found = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        trainable=ocp.args.StandardRestore(abstract.trainable),
-        optimizer=ocp.args.StandardRestore(_beside_trainable(abstract)),
-        meta=ocp.args.JsonRestore(),
-      ),
-    )
-    optimizer = found["optimizer"]
-    state = steps.TrainState(found["trainable"], **optimizer)
+    items = {"trainable": like.trainable, "optimizer": _beside_trainable(like)}
+    found = self._read(step, items, meta=ocp.args.JsonRestore())
+    state = steps.TrainState(found["trainable"], **found["optimizer"])
     return Resumed(state, found["meta"])
+
+  def _read(
+    self, step: int, like: Mapping[str, Any], **more: Any
+  ) -> dict[str, Any]:
+    """Items of a checkpoint, those of `like` sharded as it is."""
+
+    def read(abstract):
+      wanted = {k: ocp.args.StandardRestore(v) for k, v in abstract.items()}
+      args = ocp.args.Composite(**wanted, **more)
+      return dict(self._manager.restore(step, args=args))
+
+    if not self._apart:
+      return read(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
+    found = read(apart.on_host(like)) if hosts.is_primary() else {}
+    arrays = {name: found.pop(name, None) for name in like}
+    rest = hosts.content_from_primary(json.dumps(found).encode())
+    return apart.spread(arrays, like) | json.loads(rest)
 
   def best_trainable(self, like: params_lib.Params) -> dict[str, Any]:
     """The trainable tree of the best checkpoint, sharded like `like`."""
-    self._manager.wait_until_finished()
-    checksums.require_whole(self._directory / str(self.best_step))
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    found = self._manager.restore(
-      self.best_step,
-      args=ocp.args.Composite(trainable=ocp.args.StandardRestore(abstract)),
-    )
-    return found["trainable"]
+    if self._manager is not None:
+      self._manager.wait_until_finished()
+      checksums.require_whole(self._directory / str(self.best_step))
+    return self._read(self.best_step, {"trainable": like})["trainable"]
 
   def path(self, step: int) -> Path:
     """Directory of the checkpoint of a step."""
@@ -280,8 +328,9 @@ class Checkpointer:
 
   def wait(self) -> None:
     """Waits until all that was saved is on disk; raises a write's error."""
-    with self._writing():
-      self._manager.wait_until_finished()
+    if self._manager is not None:
+      with self._writing():
+        self._manager.wait_until_finished()
 
   def close(self) -> None:
     """Waits for pending writes; their errors are raised here."""
@@ -289,5 +338,6 @@ class Checkpointer:
     try:
       self.wait()
     finally:
-      with self._writing():
-        self._manager.close()
+      if self._manager is not None:
+        with self._writing():
+          self._manager.close()

@@ -125,17 +125,9 @@ def _kept_in_bucket(task: str, address: str) -> Iterator[Path]:
   Raises:
     ValueError: Another run has it, or the bucket cannot be used.
   """
-  import jax
-
   from perl_jax.hosts import signals
   from perl_jax.tasks.training import bucket_lock
 
-  if jax.process_count() > 1:
-    raise ValueError(
-      f"--workdir={address}: a run of several processes needs a workdir on a"
-      " file system that all hosts share, such as Filestore or a bucket that is"
-      " mounted (gcsfuse)."
-    )
   if task == "export":
     buckets.require_nothing(address)
     with _sent_whole_or_not(address) as place:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from absl import logging
 
-from perl_jax import files, hosts, tasks
+from perl_jax import buckets, files, hosts, tasks
 from perl_jax.data.sources import registry
 from perl_jax.hosts import signals
 from perl_jax.reporting import conversations, terminal
@@ -61,6 +61,7 @@ def run_stages(
   stages, summary = list(configs), {}
   for name in stages:
     signals.stop_if_told()
+    buckets.renew(workdir)  # the stages before
     found = run_stage(configs[name], workdir / name)
     summary |= flat(name, found)
   summary["seconds.total"] = sum(

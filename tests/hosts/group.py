@@ -32,7 +32,16 @@ class Group:
     logs: What each has written, standard output and error together.
   """
 
-  def __init__(self, arguments, *, count, directory, environment, flags=None):
+  def __init__(
+    self,
+    arguments,
+    *,
+    count,
+    directory,
+    environment,
+    flags=None,
+    own=lambda number: {},
+  ):
     """Starts them.
 
     Args:
@@ -41,6 +50,7 @@ class Group:
       directory: For logs.
       environment: Added to this process's.
       flags: `(process id, port) -> arguments` in place of explicit addresses.
+      own: `process id -> environment` of that process alone.
     """
     port = free_port()
     flags = flags or (
@@ -75,7 +85,7 @@ class Group:
               *flags(number, port),
             ],
             cwd=ROOT,
-            env=environment,
+            env=environment | own(number),
             stdout=log,
             stderr=subprocess.STDOUT,
           )

@@ -83,46 +83,17 @@ def test_paths_of_the_gpu_script_are_those_of_the_current_directory(
   assert path.split(":") == [str(ROOT), *([before] if before else [])]
 
 
-@pytest.mark.parametrize("address", ["gs://bucket/rl", "s3://bucket/rl"])
-@pytest.mark.parametrize(
-  "script, options",
-  [
-    ("tpu_vm.sh", ("--type=v5litepod-16",)),
-    ("tpu_vm.sh", ("--type=v6e-32",)),
-    ("tpu_vm.sh", ("--type=v4-16",)),
-    ("tpu_vm.sh", ("--type=v3-32",)),
-    ("gke.sh", ("--tpu-type=v6e-16",)),
-    ("gke.sh", ("--tpu-type=v6e-8",)),  # two of four chips each there
-    ("gke.sh", ("--tpu-type=v5p-2x2x2",)),
-    ("gke.sh", ("--tpu-type=v5p-8", "--count=2")),
-    ("gke.sh", ("--tpu-type=", "--device-type=h200-141gb-8", "--count=2")),
-    ("gke.sh", ("--tpu-type=", "--device-type=v5litepod-16")),
-  ],
-)
-def test_several_hosts_have_no_workdir_in_a_bucket(script, options, address):
-  """Said before anything is made that costs money."""
-  done = call(
-    *(script, *NEEDED[script], *options, "--dry-run", "--"),
-    *("--config=configs/rl.py", f"--workdir={address}"),
-  )
-  assert done.returncode == 2 and done.stdout == ""
-  assert f"--workdir={address}: a run on several hosts" in done.stderr
-
-
 @pytest.mark.parametrize(
   "script, options",
   [
     ("tpu_vm.sh", ("--type=v5litepod-8",)),
-    ("tpu_vm.sh", ("--type=v6e-8",)),
-    ("tpu_vm.sh", ("--type=v4-8",)),
-    ("gke.sh", ("--tpu-type=v6e-4",)),
-    ("gke.sh", ("--tpu-type=v5p-8",)),
-    ("gke.sh", ("--tpu-type=v5p-2x2x1",)),
-    ("gke.sh", ("--tpu-type=", "--device-type=a100-40gb-16")),
+    ("tpu_vm.sh", ("--type=v6e-32",)),
+    ("gke.sh", ("--tpu-type=v5p-8", "--count=2")),
   ],
 )
-def test_one_host_may_have_its_workdir_in_a_bucket(script, options):
+def test_a_workdir_may_be_in_a_bucket(script, options):
+  """With one host or with several, and what reads buckets is installed."""
   training = ("--workdir=gs://bucket/rl", "--config=configs/rl.py")
-  dry(script, *options, training=training)
-  several = NEEDED[script]
-  dry(script, *several, training=(*training, "--workdir=/mnt/rl"))
+  commands = dry(script, *options, training=training)
+  words = " ".join(word for command in commands for word in command)
+  assert "--workdir=gs://bucket/rl" in words and "gcsfs" in words

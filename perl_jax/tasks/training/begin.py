@@ -11,7 +11,7 @@ from pathlib import Path
 from absl import logging
 from jax.sharding import Mesh
 
-from perl_jax import disk, hosts, roles, sharding, steps
+from perl_jax import buckets, disk, hosts, roles, sharding, steps
 from perl_jax import params as params_lib
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.data.text import train_tokenizer
@@ -242,3 +242,4 @@ def _train_tokenizer(config: shared.Config, kind: str, tokenizer: Path) -> None:
         texts, config.data.vocab_size, tokenizer
       ),
     )
+  buckets.renew(tokenizer)

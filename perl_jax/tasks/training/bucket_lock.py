@@ -27,12 +27,16 @@ _LOCK, _BEAT, _TIME = lock.LOCK_FILE, "lock.beat.json", "lock.time.json"
 def held(address: str) -> Iterator[Callable[[], bool]]:
   """Holds the lock of a workdir in a bucket while the block runs.
 
-  It is given a function that says whether the lock is still its own.
+  Of the processes of a run the first does, for all. It is given a function that
+  says whether the lock is still its own.
 
   Raises:
     ValueError: Another run has it, or a workdir above or below; says whose it
       is and what to do.
   """
+  if not hosts.is_primary():
+    yield lambda: True
+    return
   store, mine = buckets.Store(address), lock.myself()
   over = threading.Event()
   release = functools.partial(_release, store, mine, over)

@@ -10,7 +10,15 @@ from typing import Any
 import jax
 from absl import logging
 
-from perl_jax import checksums, disk, files, hosts, json_text, starting
+from perl_jax import (
+  buckets,
+  checksums,
+  disk,
+  files,
+  hosts,
+  json_text,
+  starting,
+)
 from perl_jax.tasks.initial import manifest, saved, sealed
 from perl_jax.tasks.settings import shared
 from perl_jax.tasks.training import changes, lock
@@ -116,6 +124,8 @@ def preparing(config: shared.Config, workdir: str | Path) -> Iterator[Path]:
         hosts.on_primary(
           "workdir", lambda: workdir.mkdir(parents=True, exist_ok=True)
         )
+        if buckets.is_apart(workdir):
+          workdir.mkdir(parents=True, exist_ok=True)
       if not hosts.sees(workdir):
         raise ValueError(
           f"--workdir={workdir} was made by process 0 and is not there for"
