@@ -69,7 +69,10 @@ def test_command(command, here, bucket, monkeypatch):
     monkeypatch.setenv("PERL_JAX_CACHE", str(here / "cache"))
     bucket(flags["workdir"])
   devices = 16 if "config.mesh.tensor" in flags else 1
-  environment = os.environ | {
+  # What a page has set before, such as a login.
+  given = filter(None, flags.get("env", "").split(","))
+  environment = os.environ | dict.fromkeys(given, "given")
+  environment |= {
     "JAX_PLATFORMS": "cpu",
     "XLA_FLAGS": re.sub(
       r"(device_count)=\d+", rf"\1={devices}", os.environ["XLA_FLAGS"]
