@@ -146,13 +146,16 @@ def fingerprint(
       parts = {f"{path}/qvalue": leaf.qvalue, f"{path}/scale": leaf.scale}
     for name, part in parts.items():
       digest.update(f"{name}:{part.shape}:{part.dtype}\n".encode())
-      for piece in _pieces(part):
+      for piece in pieces(part):
         digest.update(np.asarray(to_host(piece)).tobytes())
   return digest.hexdigest()
 
 
-def _pieces(array):
-  """Runs of rows, in order: of `_PIECE` bytes at most, or of one row."""
+def pieces(array):
+  """Runs of the rows of an array, in order, of `_PIECE` bytes at most.
+
+  One row is not divided, nor is an array whose rows lie on several devices.
+  """
   if array.nbytes <= _PIECE or not _is_whole(array):
     yield array
     return

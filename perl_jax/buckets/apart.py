@@ -61,17 +61,19 @@ def copied(
     yield
     return
   from perl_jax import hosts
+  from perl_jax.hosts import signals
 
   path, store = addresses.path_of(address), Store(address)
 
   def again():
-    if hosts.is_primary():
-      push()
-    hosts.barrier("sent")
-    if not sees:
-      with copies.locked(store.address):
-        copies.pull(store, store.listed(), path)
-    hosts.barrier("copied")
+    with signals.deferred():
+      if hosts.is_primary():
+        push()
+      hosts.barrier("sent")
+      if not sees:
+        with copies.locked(store.address):
+          copies.pull(store, store.listed(), path)
+      hosts.barrier("copied")
 
   _renew[path] = again
   try:
@@ -90,13 +92,18 @@ def sent_at_end() -> Iterator[None]:
   from perl_jax import hosts
   from perl_jax.hosts import signals
 
+  def wait():
+    # Who is told to stop meanwhile does not leave before the others.
+    with signals.deferred():
+      hosts.barrier("sent at the end")
+
   try:
     yield
   except signals.Stopped as stopped:
     if stopped.together:
-      hosts.barrier("sent at the end")
+      wait()
     raise
-  hosts.barrier("sent at the end")
+  wait()
 
 
 def _renewing(path: str | Path) -> Callable[[], None] | None:

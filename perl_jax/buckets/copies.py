@@ -98,6 +98,7 @@ def pull(
       path.unlink()
     for name in files_below(path).keys() - wanted.keys() - set(kept):
       (path / name).unlink()
+      _remove_empty((path / name).parent, path)
   elif path.is_dir():
     shutil.rmtree(path)
   stale = [
@@ -138,6 +139,14 @@ def pull(
     raise
   before = {name: known[name] for name in known if name in kept}
   write_index(store.address, path, wanted, before)
+
+
+def _remove_empty(directory: Path, root: Path) -> None:
+  """Removes a directory below the root, and those above it that are empty."""
+  with contextlib.suppress(OSError):  # one is not empty
+    while directory != root:
+      directory.rmdir()
+      directory = directory.parent
 
 
 def each(act: Callable[[T], object], names: Iterable[T]) -> None:

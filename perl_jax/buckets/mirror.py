@@ -31,6 +31,7 @@ _TRACKERS, _WANDB = "trackers.json", "/wandb/"
 _LAST = (
   *("sha256.txt", "adapter_config.json", _CONFIG, "so_far.jsonl", _SUMMARY),
 )
+_ALONE = contextlib.nullcontext()
 Undisturbed = Callable[[], contextlib.AbstractContextManager[None]]
 
 
@@ -92,9 +93,11 @@ class Mirror:
       BucketError: The block has worked, and the store refuses. After an error
         of the block, which goes on, it is logged.
     """
+    import jax
+
     from perl_jax import hosts
 
-    over = threading.Event()
+    over, ending = threading.Event(), threading.Lock()
 
     def send():
       said = False
@@ -116,18 +119,23 @@ class Mirror:
     thread.start()
 
     def end():
-      over.set()
-      thread.join()
-      if self._is_workdir():
-        self._push_last()
-      else:
-        self._drop(self._early)
+      with ending:  # who comes second waits until it has been done
+        if over.is_set():
+          return
+        over.set()
+        thread.join()
+        if self._is_workdir():
+          self._push_last()
+        else:
+          self._drop(self._early)
 
     def end_at_once():
       with only_said():
         end()
 
-    with hosts.undone_by_others(end_at_once):
+    # Alone, a second signal leaves at once.
+    several = jax.process_count() > 1
+    with hosts.undone_by_others(end_at_once) if several else _ALONE:
       try:
         yield
       except BaseException:

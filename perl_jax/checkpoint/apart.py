@@ -10,10 +10,14 @@ import jax
 import numpy as np
 
 from perl_jax import hosts
+from perl_jax import params as params_lib
+
+# What process 0 sends of an array at once; a device holds it several times.
+_SENT_BYTES = 2**24
 
 
 def gathered(tree: Any) -> Any:
-  """A tree of arrays as whole NumPy arrays on process 0, one after the other.
+  """A tree of arrays as whole NumPy arrays on process 0, piece by piece.
 
   All processes have to call it, in the same order.
 
@@ -25,8 +29,16 @@ def gathered(tree: Any) -> Any:
   """
 
   def whole(leaf):
-    found = hosts.to_host(leaf)
-    return found if hosts.is_primary() else None
+    made, start = None, 0
+    if hosts.is_primary():
+      made = np.empty(leaf.shape, leaf.dtype)
+    for piece in params_lib.pieces(leaf):
+      found = hosts.to_host(piece)
+      if made is not None:
+        rows = slice(start, start + len(found)) if leaf.ndim else ...
+        made[rows] = found
+        start += len(found) if leaf.ndim else 0
+    return made
 
   return jax.tree.map(whole, tree)
 
@@ -45,9 +57,13 @@ def spread(tree: Any, like: Any) -> Any:
   mine = structure.flatten_up_to(tree) if hosts.is_primary() else leaves
 
   def placed(leaf, like):
-    content = leaf.tobytes() if hosts.is_primary() else b""
-    content = hosts.content_from_primary(content)
-    whole = np.frombuffer(content, like.dtype).reshape(like.shape)
+    whole = np.empty(like.shape, like.dtype)
+    if hosts.is_primary():
+      whole[...] = leaf
+    content = whole.reshape(-1).view(np.uint8)
+    for start in range(0, len(content), _SENT_BYTES):
+      piece = content[start : start + _SENT_BYTES]
+      piece[:] = hosts.from_primary(piece)
     return jax.make_array_from_callback(
       like.shape, like.sharding, lambda index: whole[index]
     )

@@ -41,7 +41,7 @@ def start(tmp_path, address, bucket_server, cache_settings):
   _, found = bucket_server
   settings = {name.upper(): str(v) for name, v in cache_settings.items()}
 
-  def begin(name, arguments, apart=True):
+  def begin(name, arguments, apart=True, **more):
     def cache(number):
       host = f"host{number}" if apart else "host"
       return {"PERL_JAX_CACHE": str(tmp_path / name / host)}
@@ -50,7 +50,7 @@ def start(tmp_path, address, bucket_server, cache_settings):
       arguments,
       count=2,
       directory=tmp_path / name,
-      environment=settings | found,
+      environment=settings | found | more,
       own=cache,
     )
 
@@ -122,6 +122,28 @@ def test_it_goes_on_elsewhere(start, address, store, tmp_path, lost):
   tasks.run(tiny.config("sft", **fields), tmp_path / "alone")
   alone = tiny.lines(tmp_path / "alone")
   group.assert_same_lines(lines(store), alone, **CLOSE)
+
+
+@IN_BUCKET
+def test_another_process_fails(start, address, store):
+  """What process 0 has is sent, the lock is removed, and it is said once."""
+  tasks.run(tiny.config("sft", steps=2), f"{address}/sft")
+  fields = {
+    "policy__init": f"{address}/sft",
+    "reward__fn": "tests.hosts.rewards:fails_later",
+    "estimator": "rloo",
+    "samples_per_prompt": 2,
+    "eval_every": 4,
+  }
+  arguments = group.arguments("rl", f"{address}/rl", **fields)
+  fails = {"PERL_JAX_FAILS": "--process_id=1"}
+  with start("machines", arguments, **fails) as running:
+    assert running.wait() == [1, 1], "\n----\n".join(running.logs)
+    said = "".join(running.logs)
+  assert said.count("error: ") == 1
+  names = store.listed()
+  assert "rl/metrics.jsonl" in names and "rl/lock.json" not in names
+  assert any(name.startswith("rl/checkpoints/1/trainable/") for name in names)
 
 
 @IN_BUCKET

@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import logging
 
-from perl_jax import disk, files, hosts
+from perl_jax import buckets, disk, files, hosts
 from perl_jax.hosts import signals
 from perl_jax.tasks.initial import sealed
 from perl_jax.tasks.training import standing
@@ -146,7 +146,7 @@ class SoFar:
 
 def clear(workdir: Path) -> None:
   """Removes what a run left that was killed after its result was written."""
-  if hosts.is_primary():
+  if hosts.is_primary() or buckets.is_apart(workdir):
     (workdir / NAME).unlink(missing_ok=True)
 
 

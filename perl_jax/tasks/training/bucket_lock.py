@@ -6,7 +6,6 @@ object cannot be touched, and so `lock.beat.json` is written anew instead.
 """
 
 import contextlib
-import functools
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -38,8 +37,12 @@ def held(address: str) -> Iterator[Callable[[], bool]]:
     yield lambda: True
     return
   store, mine = buckets.Store(address), lock.myself()
-  over = threading.Event()
-  release = functools.partial(_release, store, mine, over)
+  over, releasing = threading.Event(), threading.Lock()
+
+  def release():
+    with releasing:  # who comes second waits until it has been done
+      _release(store, mine, over)
+
   try:
     _take(store, mine)
   except signals.Stopped:

@@ -30,6 +30,7 @@ import numpy as np
 from absl import logging
 
 from perl_jax import (
+  buckets,
   checkpoint,
   checksums,
   disk,
@@ -207,7 +208,9 @@ class Guard:
     A disk that is full does not hide why the run has stopped.
     """
     directory, name = self._workdir / DIRECTORY, f"step-{step}"
-    if jax.process_count() > 1:
+    # Where each host has a copy of the workdir, that of process 0 is kept.
+    apart = buckets.is_apart(self._workdir)
+    if jax.process_count() > 1 and not apart:
       name += f"-process-{jax.process_index()}"
     path, arrays = directory / f"{name}.npz", None
     if evidence is not None:
@@ -221,7 +224,8 @@ class Guard:
         files.write_json(directory / STOP, stop)
       if arrays is None:
         return ""
-      write_arrays(path, arrays)
+      if hosts.is_primary() or not apart:
+        write_arrays(path, arrays)
     except disk.CannotWrite as error:
       return f" Its batch was not kept: {error}"
     return f" Its batch is in {path}, for numpy.load."
