@@ -7,7 +7,9 @@
 Each stage has a sub-config (`--config.rl.beta=0.1`) and a workdir of its own
 below the run's. `base`, `seed`, `trackers` and the fields of `data` here reach
 all stages. `conversations` is how many held-out prompts are printed at the end,
-with the responses of anchor and policy.
+with the responses of anchor and policy. Without a sub-config `sft` the other
+stages start from `base`: so it is with hh_rlhf and taskmaster_ticketing, which
+have no demonstrations, and `del config.sft` does it in a config of your own.
 """
 
 from configs import common, evaluate, reward, rl, sft
@@ -32,7 +34,8 @@ def get_config(arg=None):
     "threshold": "",
     "preview": 0,
   }
-  config.sft = sft.get_config(name)
+  if name not in ("hh_rlhf", "taskmaster_ticketing"):
+    config.sft = sft.get_config(name)
   config.reward = reward.get_config(name)
   config.rl = rl.get_config(name)
   config.evaluate = evaluate.get_config(name)

@@ -15,8 +15,8 @@ The learning rates and lengths are those that came out best of what was tried
 on these pairs, and under which a judge preferred the policy to the anchor
 (docs/results.md#smollm2-on-harmless-pairs). The KL penalty keeps the policy
 near what it was: expect the reward to rise, and the KL to stay at a few nats.
-A stage that is interrupted loses what follows its last evaluation, some
-minutes. What came out: docs/getting-started.md.
+A stage that is told to stop saves first; one that is killed loses ten minutes
+at most. What came out: docs/getting-started.md.
 """
 
 from configs import common, pipeline
@@ -32,7 +32,6 @@ def get_config(arg=None):
       f" use configs/pipeline.py:{arg}."
     )
   config = pipeline.get_config("hh_rlhf")
-  del config.sft
   config.base = BASE
   config.conversations = 4
   for stage in (config.reward, config.rl, config.evaluate):

@@ -10,7 +10,8 @@
 #   --tpu-type=TYPE     such as v5litepod-16; or
 #   --device-type=TYPE  such as h100-mega-80gb-8
 #   --count=N           slices of TPUs, or nodes of GPUs; 1 by default
-#   --storage=NAME      attached with `xpk storage attach`; the workdir is in it
+#   --storage=NAME      attached with `xpk storage attach`; the workdir is in it,
+#                       or in a bucket, --workdir=gs://BUCKET/PATH, without this
 #   --image=IMAGE       with Python 3.11 or newer; python:3.11 by default
 #   --packages=A,B      installed too, such as wandb; gcsfs and s3fs are where an
 #                       argument has gs:// or s3://
@@ -25,7 +26,7 @@
 # The working tree is laid over the image. What follows `--` is given to
 # `python -m perl_jax.main --distributed` in every pod. A pod that fails or is
 # taken away ends the others; the workload is then started again and goes on
-# from its last checkpoint, which is why the workdir lies in a storage. A pod that
+# from its last checkpoint: the workdir outlives the pods. A pod that
 # is told to stop (SIGTERM) saves first and ends with status 75, a failure that
 # is started again.
 

@@ -98,6 +98,15 @@ def main(argv: Sequence[str]) -> int:
   return int(bool(failed))
 
 
+def _directory(text: str) -> pathlib.Path:
+  if re.match(r"[A-Za-z][\w+.-]+:/", text):
+    raise argparse.ArgumentTypeError(
+      f"{text} is no directory: a sweep keeps its runs and its table on this"
+      " machine. A single run may have its workdir in a bucket."
+    )
+  return pathlib.Path(text)
+
+
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   """Returns (options of the sweep, arguments of the runs)."""
   parser = argparse.ArgumentParser(
@@ -106,7 +115,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     allow_abbrev=False,
   )
   parser.add_argument(
-    "--workdir", type=pathlib.Path, required=True, help="a directory for all"
+    "--workdir", type=_directory, required=True, help="a directory for all"
   )
   parser.add_argument(
     "--submit", default="", help="command that takes a run's arguments as a job"

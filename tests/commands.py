@@ -28,7 +28,7 @@ CONFIGS = sorted(
 # What stands for arguments, for example in "launch/gpu.sh -- ARGUMENTS".
 PLACEHOLDERS = {"ARGUMENTS", "...", "--config=mine.py"}
 # Of sbatch itself, in front of the script.
-SBATCH = {"--ntasks", "--nodes"}
+SBATCH = {"--ntasks", "--nodes", "--ntasks-per-node", "--gres"}
 # What docs/reliability.md shows to be refused.
 MISSPELT = {"--config.lorra.rank=4", "--config.batch-size=4"}
 

@@ -113,6 +113,10 @@ def test_grid():
   [
     ([CONFIG, "--config.seed=1"], "nothing to sweep"),
     (["--config.seed=1,2"], "--config=FILE is missing"),
+    (
+      [CONFIG, "--config.seed=1,2", "--workdir=gs://bucket/s"],
+      "gs://bucket/s is no directory",
+    ),
     ([CONFIG, "--config.seed=1,2", "--config.seed=3"], "given twice"),
     ([CONFIG, "--config.seed=1,2", "--config.seed=3,4"], "given twice"),
     (

@@ -3,8 +3,8 @@
 At each evaluation the policy's responses to the first `judge.rows` held-out
 prompts are compared with the anchor's to the same prompts, as the task `judge`
 does it: in both orders, and a win has to hold in both. The anchor's responses
-are drawn once by each process of a run, with one key, so that they are the same
-when a run goes on.
+are drawn before the first step and kept, so that they are the same when a run
+goes on.
 """
 
 import contextlib

@@ -214,7 +214,7 @@ def check(
       f"config.sampling.top_k={config.sampling.top_k},"
       f" top_p={config.sampling.top_p}: the policy gradient is that of the"
       " sampled distribution, which these cut. Use top_k=0 and top_p=1; they"
-      " are for evaluation."
+      " are for configs/generate.py."
     )
   uses_value = settings.estimator.uses_value
   if uses_value and config.value.warmup_steps >= config.steps:

@@ -2,7 +2,8 @@
 
 One rule for its summary, its export, the card of that and an evaluation: the
 best one, unless it was chosen on the rows that it is then judged on. Its
-numbers would flatter it; so the last one is taken.
+numbers would flatter it; so the last one is taken, and of a reward model the
+one that `report_checkpoint` names.
 """
 
 import os

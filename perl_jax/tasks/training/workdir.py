@@ -130,7 +130,7 @@ def preparing(config: shared.Config, workdir: str | Path) -> Iterator[Path]:
         raise ValueError(
           f"--workdir={workdir} was made by process 0 and is not there for"
           f" process {jax.process_index()}: it must lie on a file system that"
-          " all hosts share."
+          " all hosts share, or in a bucket, --workdir=gs://BUCKET/PATH."
         )
       yield workdir
       hosts.barrier("prepared")  # all of them
