@@ -4,8 +4,9 @@
       --metrics validation/reward validation/gold validation/kl \
       --title="A good run" --out=docs/assets/good_run.svg
 
-One drawing below the other over the same steps, in the light colours of a
-report: a picture that is linked from a page has no style sheet.
+One drawing below the other over the same steps, "train/loss" and
+"validation/loss" in one, in the light colours of a report: a picture that is
+linked from a page has no style sheet.
 """
 
 import argparse
@@ -23,7 +24,7 @@ _HEAD, _TITLE, _MARGIN = 36, 24, 12
 def drawing(
   rows: Sequence[Mapping[str, object]], metrics: Sequence[str], stage: str
 ) -> list[svg.Figure]:
-  """A figure for each metric.
+  """A figure for each metric, with a curve for each key that ends with it.
 
   Args:
     rows: Lines of metrics.jsonl.
@@ -33,20 +34,23 @@ def drawing(
   Raises:
     ValueError: A metric has less than two points.
   """
-  found = []
+  lines: dict[str, list[svg.Line]] = {}
   for key in metrics:
     x, y = figures.series(rows, key)
     if len(x) < 2:
       raise ValueError(f"{key}: {len(x)} points are no curve.")
-    name = key.partition("/")[2]
+    part, _, name = key.partition("/")
+    colour = vocabulary.COLOURS[part]
+    lines.setdefault(name, []).append(svg.Line(part, x, y, colour, "points"))
+  found = []
+  for name, those in lines.items():
     row = vocabulary.row_of(name, stage)
-    title = figures.title_of(name, stage)
     found.append(
       svg.curves(
-        figures.identifier(key),
-        title,
+        figures.identifier(name),
+        figures.title_of(name, stage),
         row.unit,
-        [svg.Line(title, x, y, "c2", "points")],
+        those,
         percent=row.percent,
         zero=row.check,
       )
@@ -74,9 +78,13 @@ def document(title: str, drawings: Sequence[svg.Figure]) -> str:
   ]
   for number, figure in enumerate(drawings):
     top = _HEAD + number * step
+    legend = "".join(
+      f'<tspan dx="10" font-size="12" fill="{colours[colour]}">{label}</tspan>'
+      for label, colour, _ in figure.legend
+    )
     parts.append(
       f'<text x="{_MARGIN + 4}" y="{top}" font-size="14" font-weight="600"'
-      f' fill="{colours["ink"]}">{html.escape(figure.title)}</text>'
+      f' fill="{colours["ink"]}">{html.escape(figure.title)}{legend}</text>'
     )
     place = f'<svg x="{_MARGIN}" y="{top + _MARGIN}" width="{svg.WIDTH}"'
     parts.append(

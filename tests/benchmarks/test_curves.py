@@ -45,3 +45,18 @@ def test_a_workdir_as_a_picture(tmp_path, monkeypatch):
 def test_a_point_is_no_curve():
   with pytest.raises(ValueError, match="validation/kl: 1 points"):
     curves.drawing(ROWS[:1], ["validation/kl"], "rl")
+
+
+def test_training_and_held_out_rows_share_a_figure():
+  rows = [
+    {"step": i, "train/loss": 1.0 / (1 + i), "validation/loss": 1.0 + i}
+    for i in range(3)
+  ]
+  keys = ["train/loss", "validation/loss"]
+  (figure,) = curves.drawing(rows, keys, "sft")
+  assert "from 1 at step 0 to 0.3333 at step 2" in figure.alt
+  assert "from 1 at step 0 to 3 at step 2" in figure.alt
+  root = ET.fromstring(curves.document("Both", [figure]))
+  names = {e.text: e.get("fill") for e in root.iter() if "tspan" in e.tag}
+  assert names.keys() == {"train", "validation"}
+  assert len({*names.values()}) == 2
