@@ -65,7 +65,8 @@ def load(
     hf_scores.check_tensors(names, checkpoint.directory)
     weight = None
     if hf_names.SCORE in checkpoint.shapes:
-      weight = checkpoint.read(hf_names.SCORE, (slice(None), slice(None)))
+      whole = (slice(None),) * len(checkpoint.shapes[hf_names.SCORE])
+      weight = checkpoint.read(hf_names.SCORE, whole)
     where = f"{checkpoint.directory}: {hf_names.SCORE}"
     head = score.score_head(weight, config, where)
   base = hf_weights.load_base(checkpoint, config, mesh=mesh, storage=storage)

@@ -7,6 +7,7 @@ there: the window of a Mistral does, one in the config of a Llama does not.
 `hf_config_out` is the way back.
 """
 
+import codecs
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,6 +60,11 @@ def load_hf_config(directory: str | os.PathLike) -> Any:
       str(directory), **local
     )
   except Exception as error:
+    if path.read_bytes().startswith(codecs.BOM_UTF8):
+      raise ValueError(
+        f"{path} begins with a byte order mark, which transformers does not"
+        " read. Save it as UTF-8 without one."
+      ) from error
     raise ValueError(f"{path} cannot be read: {_line(error)}") from error
   if not isinstance(fields, dict):
     raise ValueError(f"{path} holds no JSON object.")
@@ -115,7 +121,8 @@ def _require_supported(fields: Mapping[str, Any], path: Path) -> None:
     )
   if not isinstance(kind, str) or kind not in {**FAMILIES, **NESTED}:
     raise ValueError(
-      f"{path}: model_type={kind!r} is not supported. {supported}"
+      f"{path}: model_type={kind!r} is not supported."
+      f"{_language_model(fields)} {supported}"
     )
   nested = fields.get("text_config")
   for name in ("quantization_config", "compression_config"):
@@ -123,8 +130,21 @@ def _require_supported(fields: Mapping[str, Any], path: Path) -> None:
       if part.get(name) is not None:
         raise ValueError(
           f"{path}: the checkpoint is quantised ({name}). Give the checkpoint"
-          " it was made from."
+          " it was made from; or remove the field, if its tensors are plain"
+          " floats."
         )
+
+
+def _language_model(fields: Mapping[str, Any]) -> str:
+  """A way out for a model around a language model that is supported."""
+  text = fields.get("text_config")
+  kind = text.get("model_type") if isinstance(text, dict) else None
+  if kind not in FAMILIES:
+    return ""
+  return (
+    f" The language model within it (text_config) is {kind!r}, which is: save"
+    " that alone, with its lm_head, as a checkpoint of its own."
+  )
 
 
 def _text_fields(fields: Mapping[str, Any], path: Path) -> Mapping[str, Any]:

@@ -48,6 +48,7 @@ _SCORE = re.compile(
 _UNTRAINED_SCORE = re.compile(
   r"(?:base_model\.model\.)?score\.original_module\.weight"
 )
+_VALUE_HEAD = re.compile(r"(?:base_model\.model\.)?v_head\.")
 _VISION = re.compile(
   r"(?:base_model\.model\.)?(?:model\.)?"
   r"(?:vision_tower|vision_model|multi_modal_projector)\."
@@ -166,6 +167,11 @@ def load_adapter(
     raise ValueError(
       f"{directory / WEIGHTS} is truncated or no safetensors file: {error}."
     ) from error
+  except AttributeError as error:  # a dtype that NumPy does not have
+    raise ValueError(
+      f"{directory / WEIGHTS} has tensors of a dtype that is none of"
+      f" {', '.join(_FLOATS)} ({error}). Save the adapter in one of them."
+    ) from error
   return _assemble(directory / WEIGHTS, settings, tensors, config)
 
 
@@ -196,6 +202,11 @@ def _assemble(path, settings, tensors, config) -> roles.Role:
       heads[name] = tensor
     elif _VISION.match(name):
       vision.append(name)
+    elif _VALUE_HEAD.match(name) and not settings.is_reward:
+      logging.warning(
+        "%s: %s is left out: it is of a value model beside the policy.", path,
+        name,
+      )  # fmt: skip
     else:
       unknown.append(name)
   if unknown:

@@ -48,6 +48,15 @@ MERGE = (
   " Merge the adapter with PEFT (merge_and_unload) and give the merged"
   " checkpoint as config.base."
 )
+# Kinds of adapters that are tokens or keys of their own, before the prompt.
+_PROMPTS = (
+  "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING",
+  "ADAPTION_PROMPT", "CPT", "CARTRIDGE",
+)  # fmt: skip
+_LEARNED_PROMPT = (
+  " It is a learned prompt and changes no weights, so that it cannot be merged"
+  " into a checkpoint either: train a LoRA adapter."
+)
 _CANNOT = (
   " No plain LoRA adapter equals it, and PEFT cannot write it as a merged"
   " checkpoint either."
@@ -212,9 +221,10 @@ def read(directory: str | os.PathLike) -> AdapterConfig:
       " --dequantize if BASE is quantised, and give DIR as config.base."
     )
   if fields.get("peft_type") != "LORA":
+    kind = fields.get("peft_type")
     raise ValueError(
-      f"{path}: peft_type={fields.get('peft_type')!r}; only LORA is supported."
-      + MERGE
+      f"{path}: peft_type={kind!r}; only LORA is supported."
+      + (_LEARNED_PROMPT if kind in _PROMPTS else MERGE)
     )
   _require_supported(path, fields)
   _require_types(path, fields)

@@ -46,7 +46,7 @@ def score_head(
     name: File and tensor, for error messages.
 
   Raises:
-    ValueError: The tensor is missing, or is not for one label.
+    ValueError: The tensor is missing, is not for one label, or not finite.
   """
   shape = None if weight is None else weight.shape
   if shape != (1, config.width):
@@ -55,5 +55,10 @@ def score_head(
       " has one label (num_labels=1)."
     )
   kernel = np.ascontiguousarray(weight[0].astype(np.float32))
+  if not np.isfinite(kernel).all():
+    raise ValueError(
+      f"{name} has numbers that are not finite: its training diverged, or it"
+      " was saved in parts."
+    )
   bias = np.zeros((), np.float32)
   return {params_lib.HEAD: {"kernel": kernel, "bias": bias}}

@@ -98,14 +98,19 @@ def keep_class(directory: str | os.PathLike, tokenizer: Any) -> None:
   Raises:
     ValueError: It is read as another tokenizer, whatever class is named.
   """
-  expected, path = _pipeline(tokenizer), Path(directory) / CONFIG
-  if _pipeline(hugging_face.read_tokenizer(Path(directory))) == expected:
+  directory = Path(directory)
+  expected, path = _pipeline(tokenizer), directory / CONFIG
+  if _pipeline(hugging_face.by_transformers(directory)) == expected:
     return
+  if not (directory / _PIPELINE).is_file():  # a SentencePiece model alone
+    tokenizer.backend_tokenizer.save(str(directory / _PIPELINE))
+    if _pipeline(hugging_face.by_transformers(directory)) == expected:
+      return
   name = type(tokenizer).__name__
   # Which is what the second is called in version 4.
   name = {"TokenizersBackend": "PreTrainedTokenizerFast"}.get(name, name)
   files.write_json(path, _read(path) | {"tokenizer_class": name})
-  if _pipeline(hugging_face.read_tokenizer(Path(directory))) != expected:
+  if _pipeline(hugging_face.by_transformers(directory)) != expected:
     raise ValueError(
       f"{path}: transformers does not read tokenizer.json as the tokenizer that"
       " was trained with, which it read with a config.json beside it. Save that"

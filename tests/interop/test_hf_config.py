@@ -1,5 +1,6 @@
 """config.json and ModelConfig say the same, in both directions."""
 
+import codecs
 import json
 
 import pytest
@@ -86,6 +87,28 @@ def test_old_and_new_spellings_are_one(tmp_path):
     rope_theta=500000.0, rope_type="llama3", rope_factor=8.0,
     rope_original_max_len=512,
   )  # fmt: skip
+
+
+def test_a_model_with_vision_around_one_that_is_known(tmp_path):
+  path = tmp_path / "config.json"
+  text = {"model_type": "mistral"}
+  path.write_text(json.dumps({"model_type": "mistral3", "text_config": text}))
+  with pytest.raises(ValueError, match=r"'mistral3'.* is 'mistral', which is:"):
+    hf_config.load_hf_config(tmp_path)
+  text["model_type"] = "mamba"
+  path.write_text(json.dumps({"model_type": "vlm", "text_config": text}))
+  with pytest.raises(ValueError, match=r"'vlm' is not supported\. Supported"):
+    hf_config.load_hf_config(tmp_path)
+
+
+def test_a_byte_order_mark(tmp_path):
+  fields = hf_config_out.hf_config(presets.preset("llama_tiny", vocab_size=64))
+  path = tmp_path / "config.json"
+  path.write_bytes(codecs.BOM_UTF8 + json.dumps(fields.to_dict()).encode())
+  with pytest.raises(
+    ValueError, match=rf"{path} begins with a byte order mark"
+  ):
+    hf_config.load_hf_config(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["dtype", "torch_dtype"])

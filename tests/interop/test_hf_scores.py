@@ -121,6 +121,12 @@ def test_a_head_of_another_class_is_refused_by_name(reward, name):
   refused(reward, name, "score.weight alone")
 
 
+def test_a_matrix_of_another_shape_is_refused_by_its_shape(reward):
+  width = load(reward).head["head"]["kernel"].shape[0]
+  rewriting.add(score__weight=np.ones(width, np.float32))(reward)
+  refused(reward, "score.weight", f"({width},)", "num_labels=1")
+
+
 def test_tensors_that_are_no_head_are_none(reward):
   rewriting.add(
     lm_head__weight=ONE,

@@ -238,6 +238,23 @@ def test_matrices_that_are_none(adapter, matrix, text):
   adapter_refused(adapter, str(adapter / peft.WEIGHTS), name, text)
 
 
+def test_a_dtype_that_numpy_does_not_have(adapter):
+  dtype = ml_dtypes.float8_e4m3fn
+  edit_adapter(adapter, lambda t: {k: v.astype(dtype) for k, v in t.items()})
+  adapter_refused(adapter, str(adapter / peft.WEIGHTS), "float8", "bfloat16")
+
+
+def test_a_value_head_beside_a_policy_is_left_out(adapter, caplog):
+  """Which a whole checkpoint may have too."""
+  plain = peft.load_adapter(adapter, model())
+  edit_adapter(adapter, lambda t: t | {"v_head.summary.bias": np.ones(1)})
+  with caplog.at_level(logging.WARNING, logger="absl"):
+    assert same(peft.load_adapter(adapter, model()), plain)
+  assert "v_head.summary.bias is left out" in caplog.text
+  edit_json(adapter / peft.CONFIG, task_type="SEQ_CLS")
+  adapter_refused(adapter, "v_head.summary.bias")
+
+
 def test_half_a_pair_is_refused(adapter):
   name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
   edit_adapter(adapter, lambda t: {k: v for k, v in t.items() if k != name})
@@ -276,6 +293,14 @@ def test_the_names_of_a_head_that_was_trained(reward, name):
   trained, untrained = f"{SCORE}.{name}", f"{SCORE}.original_module.weight"
   move_head(reward, trained, untrained)
   assert same(peft.load_adapter(reward, model()), plain)
+
+
+def test_a_head_that_is_not_finite_is_refused(reward):
+  edit_adapter(
+    reward,
+    lambda t: {k: v * (np.nan if SCORE in k else 1) for k, v in t.items()},
+  )
+  adapter_refused(reward, str(reward / peft.WEIGHTS), SCORE, "not finite")
 
 
 def test_a_reward_adapter_without_its_head_is_refused(reward):

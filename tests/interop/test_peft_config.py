@@ -185,6 +185,14 @@ def test_the_first_pattern_that_ends_a_name_counts(adapter):
   assert config.alpha_of("model.layers.0.self_attn.q_proj") == 6
 
 
+def test_a_learned_prompt_is_told_from_what_can_be_merged(adapter):
+  path = adapter / peft_config.CONFIG
+  path.write_text(json.dumps({"peft_type": "PREFIX_TUNING"}))
+  refused(adapter, "peft_type='PREFIX_TUNING'", "cannot be merged")
+  path.write_text(json.dumps({"peft_type": "VERA"}))
+  refused(adapter, "peft_type='VERA'", "merge_and_unload")
+
+
 def test_an_adapter_of_mlx_is_merged_by_what_wrote_it(adapter):
   """PEFT cannot."""
   path = adapter / peft_config.CONFIG

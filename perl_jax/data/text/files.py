@@ -14,13 +14,16 @@ from perl_jax.data.text import (
 
 
 def read(
-  path: str | os.PathLike, template: pathlib.Path | None = None
+  path: str | os.PathLike,
+  template: pathlib.Path | None = None,
+  model: pathlib.Path | None = None,
 ) -> tuple[Any, Sequence[int]]:
   """Reads a tokenizer of `transformers`, and the ids at which its model stops.
 
   Args:
     path: The directory of a tokenizer, or a GGUF file that has one in it.
     template: File of a chat template that takes the place of the tokenizer's.
+    model: Directory of the model, where that is another one.
 
   Raises:
     FileNotFoundError: There is no such directory or file.
@@ -30,7 +33,7 @@ def read(
   if directory.suffix == gguf_metadata.SUFFIX:
     tokenizer, ids = gguf_tokenizer.build_tokenizer(path)
   elif directory.is_dir():
-    tokenizer = hugging_face.read_tokenizer(directory)
+    tokenizer = hugging_face.read_tokenizer(directory, model)
     ids = hugging_face.eos_ids(directory)
   else:
     raise FileNotFoundError(

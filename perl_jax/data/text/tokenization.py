@@ -264,6 +264,7 @@ def load_tokenizer(
   rows: int | None = None,
   *,
   template: pathlib.Path | None = None,
+  model: pathlib.Path | None = None,
   stop_ids: Sequence[int] | None = None,
   unread_id: int | None = None,
 ) -> Tokenization:
@@ -275,6 +276,7 @@ def load_tokenizer(
       a token past them is refused, and so is a tokenizer which needs one for
       every prompt or response. None if the model is made to fit.
     template: File of a chat template that takes the place of the tokenizer's.
+    model: Directory of the model, where that is another one.
     stop_ids: Ids at which the model stops; None if they are those that the
       files beside the tokenizer name.
     unread_id: Id of `Tokenization.unread`, or None.
@@ -283,7 +285,7 @@ def load_tokenizer(
     FileNotFoundError: There is no such directory or file.
     ValueError: There is no tokenizer in it, or its template cannot be used.
   """
-  tokenizer, found = files.read(path, template)
+  tokenizer, found = files.read(path, template, model)
   return Tokenization(
     tokenizer,
     name=str(path) if template is None else f"{path} with {template}",

@@ -1,5 +1,6 @@
 """Says why a directory's tokenizer cannot be read, and what to do about it."""
 
+import codecs
 import pathlib
 
 from perl_jax import json_text
@@ -22,7 +23,7 @@ def reason(directory: pathlib.Path, error: Exception) -> str:
     directory: The directory without a readable tokenizer.
     error: What `transformers` raised.
   """
-  for find in (_broken_file, _code, _library):
+  for find in (_broken_file, empty_token, _code, _library):
     found = find(directory)
     if found:
       return found
@@ -71,9 +72,32 @@ def _broken_file(directory: pathlib.Path) -> str:
       json_text.parse(path.read_bytes())
     except json_text.Fault as error:
       return f"{path.name} is no JSON ({error}). Copy that file again."
+    if path.read_bytes().startswith(codecs.BOM_UTF8):
+      return (
+        f"{path.name} begins with a byte order mark, which transformers does"
+        " not read. Save it as UTF-8 without one."
+      )
   path = directory / _PIECES
   if path.is_file() and path.read_bytes().startswith(_LFS):
     return _pointer(path)
+  return ""
+
+
+def empty_token(directory: pathlib.Path) -> str:
+  """Returns which special token is the empty text; "" if none is.
+
+  So it is in early conversions of LLaMA. To `transformers` it is the unknown
+  token, or an endless recursion.
+  """
+  for name in (_SETTINGS, "special_tokens_map.json"):
+    path = directory / name
+    fields = json_text.read_object(path) if path.is_file() else {}
+    for field in ("bos_token", "eos_token", "unk_token", "pad_token"):
+      if fields.get(field) == "":
+        return (
+          f'{name}: {field} is "". Name the token, as in "</s>", or write null'
+          " if there is none."
+        )
   return ""
 
 

@@ -79,6 +79,7 @@ class Start:
       self.tokenizer,
       self.config.vocab_size,
       template=self.template,
+      model=self.model_files,
       stop_ids=stop_ids,
       unread_id=self.unread_id,
     )

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 
 from absl import logging
 from jax.sharding import Mesh
@@ -150,6 +151,7 @@ def require_head(
   init, others = config.reward.init, []
   if hf_checkpoint.is_checkpoint(init) and not peft.is_adapter(init):
     others = hf_checkpoint.heads(init)
+    others += [p.name for p in sorted(Path(init).glob("value_head.*"))]
   holds = ""
   if others:
     holds = (

@@ -1,5 +1,6 @@
 """Tokenizers that cannot be read: each error's way out is followed once."""
 
+import codecs
 import importlib.util
 import json
 import shlex
@@ -8,9 +9,11 @@ import subprocess
 import sys
 
 import pytest
+import transformers
 
+from perl_jax.data.text import hugging_face, unreadable
 from perl_jax.data.text import tokenization as tokenization_lib
-from perl_jax.data.text import unreadable
+from perl_jax.interop import tokenizer_out
 from tests.data.text import families
 from tests.data.text.families import FAMILIES
 from tests.data.text.messages import TALK, user
@@ -91,6 +94,56 @@ def test_broken_files_are_named(directory, expected, name, content, why):
   (directory / name).write_text(content)
   refused(directory, f"{name} {why}.* [Cc]opy")
   (directory / name).write_text(kept)
+  assert prompt(directory) == expected
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_byte_order_mark(directory, expected, name):
+  """As some editors save a file."""
+  kept = (directory / name).read_bytes()
+  (directory / name).write_bytes(codecs.BOM_UTF8 + kept)
+  refused(directory, f"{name} begins with a byte order mark.* without one")
+  (directory / name).write_bytes(kept)
+  assert prompt(directory) == expected
+
+
+@pytest.mark.parametrize(
+  "eos", ["</s>", "2", [[2]], {"a": 1}, True, [2, "3"], 2.0]
+)
+def test_an_eos_token_that_is_no_id(directory, eos):
+  path = directory / "generation_config.json"
+  path.write_text(json.dumps({"eos_token_id": eos}))
+  with pytest.raises(ValueError) as caught:
+    tokenization_lib.load_tokenizer(directory)
+  assert f"{path}: eos_token_id={eos!r}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ("name", "fields"),
+  [
+    ("generation_config.json", {"eos_token_id": [3, -1]}),
+    ("config.json", {"text_config": {"eos_token_id": 3}}),
+  ],
+)
+def test_where_a_model_stops(directory, name, fields):
+  (directory / "generation_config.json").unlink()
+  fields |= {"model_type": "qwen2"} if name == "config.json" else {}
+  (directory / name).write_text(json.dumps(fields))
+  assert hugging_face.eos_ids(directory) == [3]
+  assert tokenization_lib.load_tokenizer(directory).stop_ids[-1] == 3
+
+
+@pytest.mark.parametrize("fields", [("eos_token",), ("eos_token", "unk_token")])
+def test_a_special_token_that_is_empty(directory, expected, fields):
+  """As in early conversions of LLaMA, where a response would end in <unk>."""
+  path = directory / "tokenizer_config.json"
+  kept = path.read_text()
+  edit(path, **dict.fromkeys(fields, ""))
+  refused(directory, r'tokenizer_config\.json: eos_token is ""\. Name the tok')
+  path.write_text(kept)
+  (directory / "special_tokens_map.json").write_text('{"pad_token": ""}')
+  refused(directory, r'special_tokens_map\.json: pad_token is ""')
+  (directory / "special_tokens_map.json").write_text("{}")
   assert prompt(directory) == expected
 
 
@@ -235,6 +288,37 @@ def test_sentencepiece_is_named_and_no_other_library(pieces):
   assert "`pip install tiktoken`" in found
   (pieces / "tokenizer.model").rename(pieces / "tokenizer.model.v3")
   refused(pieces, r"it has tokenizer\.model\.v3\. Rename that to tokenizer")
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "no family"])
+@pytest.mark.parametrize("named", ["LlamaTokenizer", None])
+def test_a_sentencepiece_model_cuts_as_sentencepiece_does(
+  pieces, family, named
+):
+  """Whatever class transformers finds for it."""
+  library = pytest.importorskip("sentencepiece")
+  with (pieces / "tokenizer.model").open("wb") as out:
+    library.SentencePieceTrainer.train(
+      sentence_iterator=iter([*families.TEXTS, "a  b", "lodge\nshore"] * 20),
+      model_writer=out, vocab_size=310, model_type="bpe", byte_fallback=True,
+      normalization_rule_name="identity", remove_extra_whitespaces=False,
+      hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+  edit(pieces / "tokenizer_config.json", tokenizer_class=named)
+  if family != "no family":
+    (pieces / "config.json").write_text(json.dumps({"model_type": family}))
+  model = library.SentencePieceProcessor(
+    model_file=str(pieces / "tokenizer.model")
+  )
+  loaded = tokenization_lib.load_tokenizer(pieces)
+  for text in ("hello", "a  b", "hello a", "lodge\nshore"):
+    found = loaded.tokenizer.encode(text, add_special_tokens=False)
+    assert found == model.encode(text)
+  # And so it is for who takes the export.
+  tokenizer_out.keep_class(pieces, loaded.tokenizer)
+  theirs = transformers.AutoTokenizer.from_pretrained(pieces)
+  for text in ("hello", "a  b", "hello a"):
+    assert theirs.encode(text, add_special_tokens=False) == model.encode(text)
 
 
 @pytest.mark.slow  # It starts Python, and imports transformers there.

@@ -1,7 +1,9 @@
 """Tokenizers are copied into workdirs and exports whole, or refused."""
 
 import base64
+import dataclasses
 import json
+import shutil
 
 import pytest
 import transformers
@@ -65,6 +67,23 @@ def named(tmp_path):
   found.chat_template = {"default": plain, "tool_use": tool}
   found.save_pretrained(directory)
   return directory
+
+
+def test_a_tokenizer_beside_an_adapter_is_read_as_beside_its_base(tmp_path):
+  """By the base's config.json, and so in each stage that follows."""
+  base = families.write(FAMILIES["llama2"], tmp_path / "base")
+  path = base / "tokenizer_config.json"
+  path.write_text(json.dumps(json.loads(path.read_text()) | {"legacy": False}))
+  beside = shutil.copytree(base, tmp_path / "adapter")
+  (base / "config.json").write_text('{"model_type": "mistral"}')
+  expected = start(base).load_tokenizer().encode_prompt(TALK)
+  alone = start(beside).load_tokenizer().encode_prompt(TALK)
+  assert alone != expected  # the files alone do not say it
+  found = dataclasses.replace(start(beside), model_files=base)
+  assert found.load_tokenizer().encode_prompt(TALK) == expected
+  manifest.write_tokenizer(found, tmp_path / "copy")
+  copied = tokenization_lib.load_tokenizer(tmp_path / "copy")
+  assert copied.encode_prompt(TALK) == expected
 
 
 def test_templates_by_name_are_copied(named, tmp_path):
