@@ -5,7 +5,7 @@ from typing import Any
 
 from perl_jax.data import records
 from perl_jax.data.records import Message
-from perl_jax.data.sources.jsonl import keys, messages
+from perl_jax.data.sources.jsonl import keys, messages, refused
 
 
 def added(
@@ -32,11 +32,11 @@ def added(
   if fields.keys().isdisjoint(keys.CONTEXT):
     return talk, set()
   used = set()
-  for name in keys.SYSTEM:
+  for name in refused.SYSTEM:
     text = fields.get(name)
     if name in fields:
       used.add(name)
-    if keys.is_absent(text):
+    if refused.is_absent(text):
       continue
     if not isinstance(text, str):
       raise messages.error(
@@ -119,13 +119,14 @@ def check_ignored(name: str, value: Any, where: str, learned: bool) -> None:
   Raises:
     ValueError: It would change what the row means.
   """
-  if name in keys.SEEN or (
-    learned and not (name in keys.WEIGHTS and value == 1)
+  is_weight = refused.plain_name(name) in refused.WEIGHTS
+  if refused.is_seen(name, value) or (
+    learned and not (is_weight and refused.weight_of(value) == 1)
   ):
-    keys.check_ignored(name, value, _refusal(where))
+    refused.check_ignored(name, value, _refusal(where))
 
 
-def _refusal(where: str) -> keys.Complain:
+def _refusal(where: str) -> refused.Complain:
   def refusal(field: str, problem: str) -> ValueError:
     return ValueError(f"{where}: field {field!r}: {problem}")
 

@@ -29,12 +29,12 @@ from perl_jax.data.sources.jsonl import (
   endings,
   formats,
   habits,
-  keys,
   layouts,
   messages,
   mistaken,
   pairs,
   rated,
+  refused,
   replies,
   verdicts,
 )
@@ -49,7 +49,7 @@ KNOWN = (
   "turns",
   *verdicts.NUMBERED,
   *described.ANSWERS[:-1],
-  *keys.THOUGHTS,
+  *refused.THOUGHTS,
 )
 
 
@@ -253,14 +253,15 @@ class Reader:
   def _named(self, where: str, fields: Fields) -> Fields:
     """Returns a row with our names, and without fields that are null."""
     columns = self._reading.columns
-    if not columns and not self._ignore and cells.are_plain(fields):
+    ours = refused.system_columns(fields, {*columns, *self._ignore})
+    if not (columns or ours or self._ignore) and cells.are_plain(fields):
       return fields
     if self._missing:
       self._columns.update(fields)
       self._missing -= fields.keys()
     named: Fields = {}
     for column, value in fields.items():
-      name = columns.get(column, column)
+      name = columns.get(column) or ours.get(column, column)
       if cells.is_missing(value) or column in self._ignore:
         continue
       if name in named:

@@ -1,72 +1,38 @@
-"""What the keys of rows and messages mean, and which may be left out.
+"""What the keys of rows and messages mean.
 
 A key is rendered by the chat template, masks a message, is refused by name
-since it would change what a row means, or is ignored and listed in the log.
+(see `refused`), or is ignored and listed in the log.
 """
 
-import difflib
-import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from perl_jax import json_text
 from perl_jax.data import records
 from perl_jax.data.records import Message
-from perl_jax.data.sources.jsonl import cells
+from perl_jax.data.sources.jsonl import refused
+from perl_jax.data.sources.jsonl.refused import (
+  OLD_TOOLS,
+  RENDERED,
+  SYSTEM,
+  WEIGHTS,
+  Complain,
+  is_absent,
+)
 from perl_jax.data.unusable import UnusableError
 
-# Keys of a message that chat templates render.
-RENDERED = (
-  "tool_calls",
-  "tool_call_id",
-  "name",
-  "reasoning_content",
-  "reasoning",
-  "thinking",
-)
 # Types of the parts of a content that are text.
 _PARTS = ("text", "input_text", "output_text")
-# Keys of a message that say whether it is a target: 0 or false masks it.
-WEIGHTS = ("weight", "train", "training", "trainable", "loss")
 # Keys of the function of a call, which may be by themselves.
 _FUNCTION = ("name", "arguments")
-# Older names, before tools had other types than functions.
-_OLD_CALL, _OLD_TOOLS = "function_call", "functions"
-# Columns with the system message of a row.
-SYSTEM = ("system", "system_prompt", "system_message")
+# An older name, before tools had other types than functions.
+_OLD_CALL = "function_call"
 # Columns with what is around the messages of a row.
-CONTEXT = {*SYSTEM, "tools", _OLD_TOOLS, records.VARIABLES}
+CONTEXT = {*SYSTEM, "tools", OLD_TOOLS, records.VARIABLES}
 # Columns with the part of a benchmark that a row belongs to: those of
 # RewardBench and of RM-Bench.
 SUBSETS = ("subset", "domain")
-# Keys that a model should see, and that cannot be shown to it.
-SEEN = (
-  "audio", "audios", "chat_template", "context", "custom_system_prompt",
-  "documents", "history", "image", "image_url", "images", "input_audio",
-  "video", "videos",
-)  # fmt: skip
-# Columns with what was thought before the one response of a row.
-THOUGHTS = ("reasoning_content", "thinking")
-# Keys that would change what is learned, and that cannot be honoured.
-_REFUSED = {
-  *SEEN, *THOUGHTS, "function_calls", _OLD_TOOLS, "loss_mask", "mask", "masked",
-  "no_loss", "refusal", "sample_weight", "train_detail", "train_on",
-  "training_detail",
-}  # fmt: skip
-# What to write instead of some of them.
-_INSTEAD = {
-  **dict.fromkeys(THOUGHTS, "The thoughts of an answer are a key of its message"
-  " `reasoning_content`, or a column beside one response."),
-  "function_calls": "Calls are `tool_calls` of a message.",
-  _OLD_TOOLS: "Tools are a column `tools` of the row.",
-  **dict.fromkeys(("mask", "masked", "no_loss", "train_on", "loss_mask"),
-  "`weight` 0 of a message masks it."),
-  "custom_system_prompt": "A system message is a column `system`.",
-}  # fmt: skip
-_MEANT = {*RENDERED[:2], *WEIGHTS[:3], *SYSTEM, *_REFUSED, "tools"}
-_MEANT |= {records.VARIABLES}
-_MEANT -= {"context"}  # "content" is as good as that.
 # What `apply_chat_template` of transformers takes besides variables.
 ARGUMENTS = {
   "add_generation_prompt", "chat_template", "continue_final_message",
@@ -75,14 +41,6 @@ ARGUMENTS = {
   "sanitize_control_tokens", "tokenize", "tokenizer_kwargs", "tools",
   "truncation",
 }  # fmt: skip
-
-# Makes an error of the name of a field and what is wrong with it.
-Complain = Callable[[str, str], ValueError]
-
-
-def is_absent(value: Any) -> bool:
-  """Whether a value is what writers of mixed tables leave: null or empty."""
-  return cells.is_missing(value) or value in ("", [], {})
 
 
 def of_message(
@@ -111,15 +69,16 @@ def of_message(
   for key, value in message.items():
     if key in ("role", "content") or is_absent(value):
       continue
-    if key in WEIGHTS:
-      if value not in (0, 1):
+    if refused.plain_name(key) in WEIGHTS:
+      weight = refused.weight_of(value)
+      if weight is None:
         raise _wrong(
           complain,
           key,
           f"must be 0 or 1, since a message is a target or is not, but is"
           f" {json.dumps(value, default=str)}.",
         )
-      if not value:
+      if not weight:
         kept["weight"] = 0
     elif key == "tool_calls":
       if calls := _calls(value, complain):
@@ -133,7 +92,8 @@ def of_message(
     elif key in RENDERED:
       ignored.add(key)
     else:
-      check_ignored(key, value, complain)
+      refused.check_ignored(key, value, complain)
+      refused.check_mask(key, value, complain)
       ignored.add(key)
   return kept, ignored
 
@@ -147,7 +107,7 @@ def tools_of(
     UnusableError: They are no list of objects.
   """
   empty: set[str] = set()
-  for key in ("tools", _OLD_TOOLS):
+  for key in ("tools", OLD_TOOLS):
     value = _parsed(fields.get(key), key, complain)
     if is_absent(value):
       empty |= {key} & fields.keys()
@@ -157,7 +117,7 @@ def tools_of(
         complain, key, "must be a list of objects that describe functions."
       )
     tools = [_without_nulls(tool) for tool in value]
-    if key == _OLD_TOOLS:
+    if key == OLD_TOOLS:
       tools = [{"type": "function", "function": tool} for tool in tools]
     return tools, empty | {key}
   return [], empty
@@ -192,39 +152,6 @@ def variables_of(
       " `tools`.",
     )
   return _without_nulls(value)
-
-
-def check_ignored(key: str, value: Any, complain: Complain) -> None:
-  """Refuses a key that may not be left out.
-
-  Raises:
-    ValueError: It would change the meaning, or is a slip for one that would.
-  """
-  near, refused = _slip_for(key), key in _REFUSED or key in ("weight", "tools")
-  if not (near or refused) or is_absent(value):
-    return
-  way_out = (
-    "Remove it, or leave it out on purpose with"
-    f" --config.data.ignore=\"('{key}',)\"."
-  )
-  if refused:
-    what = "changes what the row means and cannot be honoured."
-    instead = f" {_INSTEAD[key]}" if key in _INSTEAD else ""
-    raise complain(key, f"{what}{instead} {way_out}")
-  if near == key:
-    of_messages = key in (*RENDERED, *WEIGHTS)
-    place = "a key of messages" if of_messages else "a column of the row"
-    raise complain(key, f"is read as {place}, and not here. {way_out}")
-  raise complain(
-    key, f"is not a key that is read. Is {near!r} meant? {way_out}"
-  )
-
-
-@functools.cache
-def _slip_for(key: str) -> str | None:
-  """Returns the key that another one is a slip for, or None."""
-  near = difflib.get_close_matches(key, _MEANT, n=1, cutoff=0.8)
-  return near[0] if near else None
 
 
 def text_of(content: Any, complain: Complain) -> Any:

@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Any
 
 from perl_jax import json_text
-from perl_jax.data.sources.jsonl import keys, pairs, rated
+from perl_jax.data.sources.jsonl import pairs, rated, refused
 
 Fields = dict[str, Any]
 # What was done to a row, for the log.
@@ -39,7 +39,7 @@ def with_more(fields: Fields, counts: Counter[str]) -> Fields:
     fields = fields | {
       name: [_message(text, calls[name])] for name, text in texts.items()
     }
-  columns = [n for n in keys.THOUGHTS if isinstance(fields.get(n), str)]
+  columns = [n for n in refused.THOUGHTS if isinstance(fields.get(n), str)]
   thoughts = [name for name in columns if fields[name].strip()]
   if len(thoughts) == len(texts) == 1 and not texts.keys() & {*pairs.SIDES}:
     counts[THOUGHT] += 1
@@ -59,7 +59,7 @@ def _message(text: str, calls: list[Any]) -> dict[str, Any]:
 
 def _is_empty(value: Any) -> bool:
   """Whether tools are none, also as JSON text."""
-  return keys.is_absent(value) or value in ("[]", "null", "None")
+  return refused.is_absent(value) or value in ("[]", "null", "None")
 
 
 def _calls(text: str) -> list[Any]:

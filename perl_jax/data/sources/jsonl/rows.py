@@ -10,7 +10,7 @@ from typing import Any
 
 from perl_jax import names
 from perl_jax.data.records import Record, Reply, reply_of
-from perl_jax.data.sources.jsonl import described, keys
+from perl_jax.data.sources.jsonl import described, refused
 from perl_jax.data.sources.jsonl.messages import listed
 from perl_jax.data.sources.jsonl.row import Row
 from perl_jax.data.unusable import UnusableError
@@ -100,7 +100,7 @@ def shape_of(fields: Mapping[str, Any], where: str, kind: str = "") -> str:
     f"{name!r} for {match!r}"
     for name in fields
     if not columns
-    and name not in keys.SEEN
+    and not refused.is_seen(name, fields[name])
     and (match := names.nearest(name, _MARKS))
   ]
   raise UnusableError(
