@@ -25,6 +25,7 @@ _SPEAKERS = {
 _ROLES = ("user", "assistant", "system", "tool")
 # Keys of a message with who speaks, and with what is said.
 _WHO, _WHAT = ("role", "from", "speaker"), ("content", "value", "text")
+_PAIRS = (("role", "content"), ("from", "value"))
 # A transcript with turns by line, and where a line begins one; HelpSteer2's.
 _LINES = re.compile(r"\s*Human:.*\nAssistant:\s*\Z", re.DOTALL)
 _NEXT = re.compile(r"\n+(?=(?:Human|Assistant):)")
@@ -131,6 +132,23 @@ def texts_in(text: str) -> list[str] | None:
   return value if value and said else None
 
 
+def ragged(value: Any) -> dict[str, int]:
+  """Returns the lengths of the lists of an object that is a conversation.
+
+  A list that is empty is a column that is not there.
+
+  Returns:
+    The lengths by name, if they differ; {} if not, and for other values.
+  """
+  if not isinstance(value, dict):
+    return {}
+  for who, what in _PAIRS:
+    if isinstance(value.get(who), list) and isinstance(value.get(what), list):
+      sizes = {k: len(v) for k, v in value.items() if isinstance(v, list) and v}
+      return sizes if len(set(sizes.values())) > 1 else {}
+  return {}
+
+
 def same(left: Any, right: Any) -> bool:
   """Whether two messages are equal but for white space around the content."""
   return left == right or (
@@ -210,12 +228,14 @@ def _content(message: dict[str, Any]) -> Any:
 
 def _rows_of(value: dict[str, Any]) -> Any:
   """Returns an object of lists as a list of objects, a message as a list."""
-  for who, what in (("role", "content"), ("from", "value")):
+  for who, what in _PAIRS:
     if isinstance(value.get(who), list) and isinstance(value.get(what), list):
-      columns = {k: v for k, v in value.items() if isinstance(v, list)}
+      columns = {k: v for k, v in value.items() if isinstance(v, list) and v}
+      if ragged(value):
+        return value  # `layouts` says what is wrong with it.
       return [
-        dict(zip(columns, row, strict=False))
-        for row in zip(*columns.values(), strict=False)
+        dict(zip(columns, row, strict=True))
+        for row in zip(*columns.values(), strict=True)
       ]
     if isinstance(value.get(who), str):
       return [value]

@@ -20,17 +20,24 @@ _OURS += ("messages", "conversations", "instruction")
 _ASKING = ("prompt", "instruction", *rated.RESPONSES)
 _OTHERS = {
   **dict.fromkeys(("question", "query", "problem", "input"), "prompt"),
-  "prompts": "prompt",
+  **dict.fromkeys(("prompts", "inputs"), "prompt"),
   **dict.fromkeys(("answer", "output", "reply", "solution"), "response"),
-  **dict.fromkeys(("target", "completions", "responses"), "response"),
-  **dict.fromkeys(("dialog", "dialogue", "chat", "turns"), "messages"),
   **dict.fromkeys(
-    ("preferred", "accepted", "winner", "chosen_responses"), "chosen"
+    ("target", "targets", "completions", "responses"), "response"
   ),
-  **dict.fromkeys(("dispreferred", "loser", "rejected_responses"), "rejected"),
+  **dict.fromkeys(("dialog", "dialogue", "chat", "turns"), "messages"),
+  **dict.fromkeys(("preferred", "accepted", "winner", "win", "pos"), "chosen"),
+  **dict.fromkeys(("dispreferred", "loser", "lose", "neg"), "rejected"),
+  **dict.fromkeys(
+    ("chosen_responses", "chosen_response", "response_chosen"), "chosen"
+  ),
+  **dict.fromkeys(
+    ("rejected_responses", "rejected_response", "response_rejected"), "rejected"
+  ),
 }
 # Columns that may say which reply is better, by its letter or number.
 _SIDES = ("winner", "loser", "preferred", "dispreferred", "accepted")
+_SIDES += ("win", "lose", "pos", "neg")
 _SIDE = re.compile(
   r"((model|response|assistant|answer|completion)[ _-]?)?[abcd0-9]|tie.*|both.*"
 )
@@ -84,6 +91,10 @@ def hint(
     return _hint_for_demonstrations(fields)
   if kind == "prompts":  # Only texts have none.
     return f" If a text is a prompt, say so: {option({'text': 'prompt'})}"
+  if kind == "preferences":
+    columns = suggested(fields, kind)
+    if {*pairs.SIDES} <= {*columns.values(), *fields}:
+      return f" {renamed(columns)}"
   scored = rated.replies_of(fields)[0] or rated.score_of(fields) is not None
   if kind == "preferences" and margin is None and scored:
     return (
@@ -104,6 +115,13 @@ def hint(
     if isinstance(value, (int, float)) and stated is not None:
       return f" No column is called a score. {renamed({name: 'score'})}"
   return ""
+
+
+def example(kind: str) -> str:
+  """Returns how columns get the names that a kind needs, as a sentence."""
+  needed = {"preferences": pairs.SIDES, "labelled": ("response", "label")}
+  names = needed.get(kind, ("prompt", "response"))
+  return f" {renamed({f'YOUR_{name.upper()}': name for name in names})}"
 
 
 def _hint_for_demonstrations(fields: Fields) -> str:

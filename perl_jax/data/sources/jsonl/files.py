@@ -48,7 +48,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from perl_jax.data import splits, unusable
 from perl_jax.data.records import Labelled, Record, Splits
-from perl_jax.data.sources.jsonl import forms, paths, repeats
+from perl_jax.data.sources.jsonl import described, forms, paths, repeats
 from perl_jax.data.sources.jsonl import reading as reading_lib
 from perl_jax.data.sources.jsonl import rows as jsonl_rows
 from perl_jax.data.sources.jsonl.messages import listed
@@ -171,6 +171,7 @@ def read(
   ignored: Counter[str] = Counter()
   changed: Counter[str] = Counter()
   bad = unusable.Unusable()
+  hinted = False
   for file in files:
     counts["files"] += 1
     part = reading_lib.File(file, asked)
@@ -184,9 +185,10 @@ def read(
       shapes.setdefault(part.about, []).append(file)
       records += part.records
     else:
+      hinted |= bool(part.hint)
       others.append(
-        f"{file}, which has {shape} ({jsonl_rows.SHAPES[shape].fields})."
-        f"{part.hint}"
+        f"{file}, which has {shape} ({jsonl_rows.SHAPES[shape].fields}) in the"
+        f" columns {listed(part.columns)}.{part.hint}"
       )
       counts["files_of_other_kinds"] += 1
   if not counts["rows"] and not required:
@@ -199,7 +201,7 @@ def read(
     ]
     raise ValueError(
       f"No {kind} can be made of {' '.join(others)} The fields for {kind}"
-      f" are {' or '.join(fields)}."
+      f" are {' or '.join(fields)}.{'' if hinted else described.example(kind)}"
     )
   if not records and not counts["unusable_dropped"]:
     raise ValueError(

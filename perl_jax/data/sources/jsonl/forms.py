@@ -328,20 +328,3 @@ class Reader:
   def _labelled(self, fields: Fields, score: float) -> Fields:
     label = score >= self._reading.threshold
     return rated.without(fields, rated.SCORES) | {"label": label}
-
-
-def answer_of(row: Found) -> str | None:
-  """Returns the right answer that a row gives, as text; None if it has none."""
-  named = row.fields if isinstance(row.fields, dict) else {}
-  given = [named.get(name, row.raw.get(name)) for name in described.ANSWERS]
-  rule = row.raw.get("reward_model")  # As files for verl have it.
-  if isinstance(rule, dict):
-    given.append(rule.get("ground_truth"))
-  for value in map(cells.plain, given):
-    if isinstance(value, str):
-      return value
-    if cells.is_missing(value) or isinstance(value, bool):
-      continue
-    if isinstance(value, (int, float)):
-      return str(value)
-  return None

@@ -112,6 +112,8 @@ def tools_of(
     if is_absent(value):
       empty |= {key} & fields.keys()
       continue
+    if isinstance(value, list):
+      value = [_parsed(tool, key, complain) for tool in value]
     if not _is_list_of_objects(value):
       raise _wrong(
         complain, key, "must be a list of objects that describe functions."

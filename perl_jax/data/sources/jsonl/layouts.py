@@ -81,8 +81,8 @@ def as_messages(fields: Fields, where: str) -> Fields:
     where: File and line, for errors.
 
   Raises:
-    UnusableError: It has a `history` that is no conversation, or a reply that
-      is a list of texts.
+    UnusableError: It has a `history` that is no conversation, a reply that is a
+      list of texts, or a conversation of lists of different lengths.
   """
   fields = _by_turns(fields)
   for name in _CONVERSATIONS:
@@ -98,11 +98,24 @@ def as_messages(fields: Fields, where: str) -> Fields:
   changed = {}
   for name, value in fields.items():
     if name in _TALKS:
+      _check_lengths(name, value, where)
       talk = conversations.of(value)
       if talk is not value:
         changed[name] = talk
   fields = fields | changed if changed else fields
   return _of_transcript(fields)
+
+
+def _check_lengths(name: str, value: Any, where: str) -> None:
+  lengths = conversations.ragged(value)
+  if lengths:
+    sizes = ", ".join(f"{key!r} has {size}" for key, size in lengths.items())
+    raise messages.error(
+      where,
+      name,
+      f"is a conversation as lists of different lengths: {sizes}.",
+      "in which a conversation is lists of different lengths",
+    )
 
 
 def _by_turns(fields: Fields) -> Fields:

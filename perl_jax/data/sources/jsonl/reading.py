@@ -16,7 +16,13 @@ from perl_jax.data.records import (
   reply_of,
   text_of,
 )
-from perl_jax.data.sources.jsonl import described, faults, formats, forms
+from perl_jax.data.sources.jsonl import (
+  answers,
+  described,
+  faults,
+  formats,
+  forms,
+)
 from perl_jax.data.sources.jsonl import rows as jsonl_rows
 from perl_jax.data.sources.jsonl.messages import listed
 
@@ -69,6 +75,7 @@ class File:
   Attributes:
     shape: The shape of most of the first rows.
     about: What the first row is, for the log.
+    columns: The names of its columns in the file.
     hint: How records of the kind could be made of the rows, or "".
     records: Prompts if prompts are asked for and the rows have them, else
       records of the shape.
@@ -94,6 +101,7 @@ class File:
     self.counts: Counter[str] = Counter()
     self.ignored: Counter[str] = Counter()
     self.unusable = unusable.Unusable()
+    self.changed = reader.changed
     for row in itertools.chain(first, rows):
       self.counts["rows"] += 1
       try:
@@ -101,13 +109,13 @@ class File:
       except unusable.UnusableError as error:
         self.counts["unusable_dropped"] += 1
         self.unusable.add(str(error), error.reason)
-    self.changed = reader.changed
     self.counts += Counter(first_turns_only=reader.first_turns_only)
     total = self.counts["rows"]
     if not total:
       raise ValueError(_no_rows(file, reader, asked.reading))
     self.about = reader.about
     stated = asked.reading
+    self.columns = tuple(first[0].raw)
     self.hint = described.hint(
       reader.first, asked.kind, stated.margin, stated.threshold
     )
@@ -149,7 +157,31 @@ class File:
       self.counts[dropped] += 1
       self.unusable.add(where, _REASONS[dropped])
     else:
-      self.records.append(_prompt_of(record, row) if taken else record)
+      self.records.append(self._prompt_of(record, row) if taken else record)
+
+  def _prompt_of(self, record: Record, row: forms.Found) -> Prompt:
+    """Returns a record's prompt; the last turn of a dialogue is the reference.
+
+    Without a dialogue, the right answer is, if the row has one. A row that says
+    itself what the prompt is has no reference if several messages follow it.
+    """
+    prompt, reference = record.prompt, None
+    if isinstance(record, Demonstration):
+      end = len(record.turns) - 1
+      if "messages" not in row.fields:
+        roles = [message["role"] for message in record.turns]
+        end = roles.index("assistant")
+      prompt += record.turns[:end]
+      reply = reply_of(record.turns[end])
+      if isinstance(reply, str) and end + 1 == len(record.turns):
+        reference = reply
+    elif isinstance(record, Prompt):
+      given = answers.given(row.fields, row.raw)
+      texts = [text for a in given if (text := answers.text_of(a)) is not None]
+      reference = texts[0] if texts else None
+      if given and not texts:
+        self.changed[answers.NO_TEXT] += 1
+    return Prompt(record.id, record.group, prompt, reference, row.raw)
 
 
 def _no_rows(
@@ -193,24 +225,3 @@ def _differ(replies: Sequence[Reply]) -> bool:
     for reply in replies
   ]
   return any(one != rest[0] for one in rest[1:])
-
-
-def _prompt_of(record: Record, row: forms.Found) -> Prompt:
-  """Returns a record's prompt; the last turn of a dialogue is the reference.
-
-  Without a dialogue, the right answer is, if the row has one. A row that says
-  itself what the prompt is has no reference if several messages follow it.
-  """
-  prompt, reference = record.prompt, None
-  if isinstance(record, Demonstration):
-    end = len(record.turns) - 1
-    if "messages" not in row.fields:
-      roles = [message["role"] for message in record.turns]
-      end = roles.index("assistant")
-    prompt += record.turns[:end]
-    reply = reply_of(record.turns[end])
-    if isinstance(reply, str) and end + 1 == len(record.turns):
-      reference = reply
-  elif isinstance(record, Prompt):
-    reference = forms.answer_of(row)
-  return Prompt(record.id, record.group, prompt, reference, row.raw)

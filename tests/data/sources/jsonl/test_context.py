@@ -116,6 +116,8 @@ def test_a_system_column_that_the_messages_repeat(write):
     ("tools", TOOLS),
     ("tools", '[{"type": "function", "function": {"name": "look"}}]'),
     ("functions", [{"name": "look", "description": None}]),
+    ("tools", ['{"type": "function", "function": {"name": "look"}}']),
+    ("functions", ['{"name": "look"}']),
   ],
 )
 def test_tools_are_a_key_of_the_first_message(write, kind, column, value):
@@ -281,6 +283,7 @@ def test_a_reply_of_weight_0_teaches_nothing(write, kind, more):
   "more",
   [
     {"tools": "None"},
+    {"tools": ["look"]},
     {"chat_template_kwargs": "high"},
     {"messages": [user("q"), assistant("a") | {"weight": 0.5}]},
     {"messages": [user("q"), assistant(None) | {"tool_calls": "f(1)"}]},

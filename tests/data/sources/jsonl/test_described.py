@@ -24,6 +24,15 @@ from tests.data.sources.jsonl import cases
     ({"prompts": "q", "answer": "a"}, "prompts"),
     ({"prompts": "q", "chosen_responses": "a", "rejected_responses": "b"},
      "preferences"),
+    ({"inputs": "q", "targets": "a"}, "demonstrations"),
+    ({"prompt": "q", "chosen_response": "a", "rejected_response": "b"},
+     "preferences"),
+    ({"question": "q", "response_chosen": "a", "response_rejected": "b"},
+     "preferences"),
+    ({"prompt": "q", "win": "Yes, it is.", "lose": "It is not."},
+     "preferences"),
+    ({"prompt": "q", "pos": "Yes, it is.", "neg": "It is not."},
+     "preferences"),
   ],
 )  # fmt: skip
 def test_the_option_that_is_named_makes_rows(write, row, kind):
@@ -69,3 +78,22 @@ def test_what_is_no_slip_is_not_named(write, row, kind, wrong):
   with pytest.raises(ValueError) as error:
     cases.read(write(row), kind)
   assert wrong not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ("kind", "option"),
+  [
+    ("preferences", '{"YOUR_CHOSEN": "chosen", "YOUR_REJECTED": "rejected"}'),
+    ("labelled", '{"YOUR_RESPONSE": "response", "YOUR_LABEL": "label"}'),
+  ],
+)
+def test_columns_that_are_not_known_are_named(write, kind, option):
+  """The names of a user's columns, and the option that gives them ours."""
+  path = write({"prompt": "q", "better": "a", "worse": "b"})
+  with pytest.raises(ValueError) as error:
+    cases.read(path, kind)
+  assert (
+    f"No {kind} can be made of {path}, which has prompts (prompt) in the"
+    " columns prompt, better, worse. The fields for" in str(error.value)
+  )
+  assert f"--config.data.columns='{option}'." in str(error.value)

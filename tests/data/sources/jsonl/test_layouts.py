@@ -59,3 +59,32 @@ def test_the_right_answer_may_be_a_number(write, value, answer):
   row = {"prompt": [user("q")], "reward_model": {"ground_truth": value}}
   (made,) = cases.read(write(row), "prompts")
   assert made.reference == answer
+
+
+@pytest.mark.parametrize("field", ["messages", "conversations"])
+def test_a_conversation_of_lists_with_an_empty_column(write, field):
+  """Tables of structs have an empty list where no message has the key."""
+  columns = {"role": ["user", "assistant"], "content": ["q", "a"]}
+  path = write({field: columns | {"tool_calls": [], "weight": [1, 1]}})
+  (row,) = cases.read(path, "demonstrations")
+  assert (*row.prompt, *row.turns) == TALK[:2]
+
+
+@pytest.mark.parametrize(
+  ("kind", "field"),
+  [("demonstrations", "messages"), ("demonstrations", "conversations"),
+   ("preferences", "chosen"), ("prompts", "prompt")],
+)  # fmt: skip
+def test_lists_of_different_lengths_are_no_conversation(write, kind, field):
+  columns = {"from": ["human", "gpt", "human"], "value": ["q", "a"]}
+  good = cases.GOOD[kind]
+  row = {**good, field: columns} if field in good else {field: columns}
+  path = write(good, good, row)
+  found = files.load(path, kind, validation_path=path)
+  assert len(found.train) == 2
+  assert found.notes[0] == (
+    "left out 1 row, in which a conversation is lists of different lengths:"
+    f" {path}:3: field '{'messages' if field == 'conversations' else field}':"
+    " is a conversation as lists of different lengths: 'from' has 3, 'value'"
+    " has 2."
+  )
