@@ -22,6 +22,31 @@ class UnusableError(ValueError):
     self.reason = reason
 
 
+class NoRowsError(ValueError):
+  """A file has no row that can be used, as one that describes others.
+
+  Attributes:
+    rows: Number of rows in it.
+    unusable: What is wrong with them.
+  """
+
+  def __init__(
+    self, message: str, rows: int = 0, unusable: "Unusable | None" = None
+  ):
+    super().__init__(message)
+    self.rows = rows
+    self.unusable = unusable or Unusable()
+
+  def note(self, file: object) -> str:
+    """Returns that the file is left out among others, for the log."""
+    if not self.rows:
+      return f"left out a file without rows: {self}"
+    return (
+      f"left out a file without rows: {file}: none of {_rows(self.rows)} can be"
+      " used."
+    )
+
+
 class Unusable:
   """Counts rows that cannot be used, by reason.
 

@@ -18,6 +18,8 @@ _TALKS = ("messages", "conversations", "conversation", "prompt", "chosen")
 _TALKS += ("rejected", "response", "completion", "tools", "functions")
 _TALKS += ("responses", "completions", "replies", "answers", "candidates")
 _TALKS += ("generations", "outputs")
+# Fields of which a row has one.
+_ROW = {"prompt", "question", "instruction", "text", "input", *_TALKS}
 _COMMA = re.compile(r",\s*([}\]])")
 
 
@@ -79,6 +81,23 @@ def of_rows(fields: dict[str, Any], file: pathlib.Path) -> str:
       " lines with to_json(..., orient='records', lines=True)."
     )
   return ""
+
+
+def has_rows(fields: dict[str, Any]) -> bool:
+  """Whether one object has rows in it, and not only what describes others."""
+  lists = [v for v in fields.values() if _is_list_of_objects(v)]
+  if any(not _ROW.isdisjoint(items[0]) for items in lists):
+    return True
+  return not _ROW.isdisjoint(fields) and all(map(_is_column, fields.values()))
+
+
+def one_object(file: pathlib.Path) -> dict[str, Any] | None:
+  """Returns the object that a JSON file is as a whole; None of others."""
+  try:
+    value = json.loads(file.read_text(encoding="utf-8-sig"))
+  except (ValueError, RecursionError):
+    return None
+  return value if isinstance(value, dict) else None
 
 
 def of_list(text: str, file: pathlib.Path) -> str:

@@ -26,7 +26,8 @@ that names its line.
 Counts that are not 0:
 
 - files, rows: files and rows read. files_of_other_kinds: files with rows of
-  another kind, which only take part in the split.
+  another kind, which only take part in the split. files_without_rows: files
+  that are left out beside others, since no row in them can be used.
 - equal_dropped: pairs whose replies are the same.
 - empty_dropped: rows with a reply (either, in a pair) without text.
 - unusable_dropped: rows that are malformed, or of another shape.
@@ -172,9 +173,14 @@ def read(
   changed: Counter[str] = Counter()
   bad = unusable.Unusable()
   hinted = False
+  empty: dict[pathlib.Path, unusable.NoRowsError] = {}
   for file in files:
+    try:
+      part = reading_lib.File(file, asked)
+    except unusable.NoRowsError as error:
+      empty[file] = error
+      continue
     counts["files"] += 1
-    part = reading_lib.File(file, asked)
     shape = part.shape
     groups += [record.group for record in part.records]
     if jsonl_rows.holds(shape, kind):
@@ -191,6 +197,8 @@ def read(
         f" columns {listed(part.columns)}.{part.hint}"
       )
       counts["files_of_other_kinds"] += 1
+  if empty and not (shapes or others):
+    raise next(iter(empty.values()))
   if not counts["rows"] and not required:
     return [], [], [], []
   if not counts["rows"]:
@@ -203,6 +211,12 @@ def read(
       f"No {kind} can be made of {' '.join(others)} The fields for {kind}"
       f" are {' or '.join(fields)}.{'' if hinted else described.example(kind)}"
     )
+  notes = []
+  for file, error in empty.items():
+    counts += Counter(rows=error.rows, unusable_dropped=len(error.unusable))
+    counts["files_without_rows"] += 1
+    bad.merge(error.unusable)
+    notes.append(error.note(file))
   if not records and not counts["unusable_dropped"]:
     raise ValueError(
       f"{path}: none of the {counts['rows']} rows is left:"
@@ -211,7 +225,7 @@ def read(
     )
   bad.check(counts["rows"], f"rows of {path}")
   _check_labels(records, bad, path)
-  notes = bad.notes() + _notes(path, kind, counts, changed, ignored)
+  notes += bad.notes() + _notes(path, kind, counts, changed, ignored)
   notes += _not_there(path, asked, ignored)
   named = [
     f"{found[0]}"

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from perl_jax import json_text
+from perl_jax.data import unusable
 from perl_jax.data.sources.jsonl import faults, foreign, hub, tables
 from perl_jax.data.sources.jsonl.messages import found
 
@@ -147,9 +148,14 @@ def _object(text: str, where: str, file: pathlib.Path | None) -> dict[str, Any]:
   except json_text.Fault as error:
     last = not text.endswith("\n")
     way_out = faults.of_line(text, file, last) if file else ""
-    raise ValueError(
+    message = (
       f"{where}: {error.what}. A line must hold one whole JSON object.{way_out}"
-    ) from error
+    )
+    if file and where == f"{file}:1" and text.lstrip()[:1] == "{":
+      whole = faults.one_object(file)
+      if whole is not None and not faults.has_rows(whole):
+        raise unusable.NoRowsError(message) from error
+    raise ValueError(message) from error
   if not isinstance(fields, dict):
     raise ValueError(
       f"{where}: a line must hold a JSON object, but this is {found(fields)}."

@@ -119,6 +119,10 @@ def stated(
   return Reading(named, margin or None, least)
 
 
+class MissingColumnError(ValueError):
+  """No row of a file has a column that the user names."""
+
+
 class Found(NamedTuple):
   """One row that is made of a row of a file.
 
@@ -241,10 +245,10 @@ class Reader:
     """Checks that every column that the user names was there.
 
     Raises:
-      ValueError: One was in no row.
+      MissingColumnError: One was in no row.
     """
     for column in sorted(self._missing):
-      raise ValueError(
+      raise MissingColumnError(
         f"{file} has no column {column!r}, which data.columns names: it has"
         f" {messages.listed(sorted(self._columns))}."
         + names.did_you_mean(column, self._columns)

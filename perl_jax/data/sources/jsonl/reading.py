@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import pathlib
 from collections import Counter
-from collections.abc import Collection, Sequence, Set
+from collections.abc import Collection, Iterator, Sequence, Set
 from typing import NamedTuple
 
 from perl_jax.data import unusable
@@ -91,10 +91,13 @@ class File:
     """Reads them.
 
     Raises:
-      ValueError: No row can be used, or there is none.
+      NoRowsError: No row can be used, or there is none.
+      ValueError: A row has a field that cannot be honoured, or is no JSON; or
+        the file is one object with all rows in it.
     """
     reader = forms.Reader(asked.kind, asked.reading, asked.ignore)
-    rows = reader.read(formats.rows(file), str(file))
+    missing: list[ValueError] = []
+    rows = _whole(reader.read(formats.rows(file), str(file)), missing)
     first = list(itertools.islice(rows, _FIRST))
     self.shape = _shape_of(first)
     self.records: list[Record] = []
@@ -110,21 +113,30 @@ class File:
         self.counts["unusable_dropped"] += 1
         self.unusable.add(str(error), error.reason)
     self.counts += Counter(first_turns_only=reader.first_turns_only)
-    total = self.counts["rows"]
-    if not total:
-      raise ValueError(_no_rows(file, reader, asked.reading))
+    total, bad = self.counts["rows"], self.counts["unusable_dropped"]
+    if missing and total > bad:
+      raise missing[0]
+    if missing or not total:
+      why = missing[0] if missing else _no_rows(file, reader, asked.reading)
+      raise unusable.NoRowsError(str(why), total, self.unusable)
     self.about = reader.about
     stated = asked.reading
     self.columns = tuple(first[0].raw)
     self.hint = described.hint(
       reader.first, asked.kind, stated.margin, stated.threshold
     )
-    if total == self.counts["unusable_dropped"] == 1:
-      way_out = faults.of_rows(reader.first, file)
-      if way_out:
-        raise ValueError(f"{file}: {way_out}")
-    if self.counts["unusable_dropped"] == total:
-      self.unusable.check(total, f"rows of {file}")
+    if total == bad == 1:
+      way_out = f"{file}: {faults.of_rows(reader.first, file)}"
+      if faults.has_rows(reader.first):
+        raise ValueError(way_out)
+      if not way_out.endswith(": "):
+        raise unusable.NoRowsError(way_out, 1, self.unusable)
+    if total == bad:
+      try:
+        self.unusable.check(total, f"rows of {file}")
+      except ValueError as error:
+        why = str(error)
+        raise unusable.NoRowsError(why, total, self.unusable) from error
 
   def _add(self, row: forms.Found, asked: Asked) -> None:
     """Adds the record of a row, or counts why there is none."""
@@ -182,6 +194,16 @@ class File:
       if given and not texts:
         self.changed[answers.NO_TEXT] += 1
     return Prompt(record.id, record.group, prompt, reference, row.raw)
+
+
+def _whole(
+  rows: Iterator[forms.Found], missing: list[ValueError]
+) -> Iterator[forms.Found]:
+  """Yields all rows, and adds which column is missing once they are read."""
+  try:
+    yield from rows
+  except forms.MissingColumnError as error:
+    missing.append(error)
 
 
 def _no_rows(

@@ -88,26 +88,41 @@ def _candidates(
   bad, ignored = unusable.Unusable(), Counter()
   changed: Counter[str] = Counter()
   shapes: dict[str, int] = {}
+  empty: dict[Any, unusable.NoRowsError] = {}
+  whys: list[str] = []
   for file in found:
-    counts["files"] += 1
+    before = len(rows), counts["rows"]
     reader = forms.Reader("candidates", asked.reading, asked.ignore)
-    for row in reader.read(formats.rows(file), str(file)):
-      counts["rows"] += 1
-      try:
-        made, others = _of_row(row, asked.ignore)
-      except unusable.UnusableError as error:
-        counts["unusable_dropped"] += 1
-        bad.add(str(error), error.reason)
-        continue
-      rows.append(made)
-      # Columns are kept beside the scores, and only keys of messages are lost.
-      ignored.update(name for name in others if "." in name)
-    if not reader.count:
-      raise ValueError(f"{file} is empty: it has no row to score.")
+    try:
+      for row in reader.read(formats.rows(file), str(file)):
+        counts["rows"] += 1
+        try:
+          made, others = _of_row(row, asked.ignore)
+        except unusable.UnusableError as error:
+          counts["unusable_dropped"] += 1
+          bad.add(str(error), error.reason)
+          continue
+        rows.append(made)
+        # Columns are kept beside the scores; only keys of messages are lost.
+        ignored.update(name for name in others if "." in name)
+      if not reader.count:
+        whys.append(f"{file} is empty: it has no row to score.")
+    except (unusable.NoRowsError, forms.MissingColumnError) as error:
+      if len(rows) > before[0]:
+        raise
+      whys.append(str(error))
+    if len(rows) == before[0]:
+      why = whys[-1] if whys else ""
+      empty[file] = unusable.NoRowsError(why, counts["rows"] - before[1])
+      continue
+    counts["files"] += 1
     changed += reader.changed
     shapes[reader.about] = shapes.get(reader.about, 0) + 1
+  if whys and not rows:
+    raise ValueError(whys[0])
   bad.check(counts["rows"], f"rows of {path}")
-  notes = bad.notes()
+  counts += Counter(files_without_rows=len(empty))
+  notes = [error.note(file) for file, error in empty.items()] + bad.notes()
   notes += [f"{path}: {n} rows {what}." for what, n in changed.items()]
   if ignored:
     shares = unusable.shares(ignored.items(), counts["rows"])
