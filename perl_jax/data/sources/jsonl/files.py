@@ -202,15 +202,7 @@ def read(
   if not counts["rows"] and not required:
     return [], [], [], []
   if not counts["rows"]:
-    fields = [
-      shape.fields
-      for name, shape in jsonl_rows.SHAPES.items()
-      if jsonl_rows.holds(name, kind)
-    ]
-    raise ValueError(
-      f"No {kind} can be made of {' '.join(others)} The fields for {kind}"
-      f" are {' or '.join(fields)}.{'' if hinted else described.example(kind)}"
-    )
+    raise ValueError(_none_of(kind, others, hinted))
   notes = []
   for file, error in empty.items():
     counts += Counter(rows=error.rows, unusable_dropped=len(error.unusable))
@@ -234,6 +226,25 @@ def read(
     for about, found in shapes.items()
   ]
   return records, groups, notes, named
+
+
+def _none_of(kind: str, others: Sequence[str], hinted: bool) -> str:
+  """Returns that no file has rows of a kind, and the ways out.
+
+  Args:
+    kind: The kind of record.
+    others: What the files have instead, as sentences.
+    hinted: Whether one of them has a way out.
+  """
+  fields = [
+    shape.fields
+    for name, shape in jsonl_rows.SHAPES.items()
+    if jsonl_rows.holds(name, kind)
+  ]
+  return (
+    f"No {kind} can be made of {' '.join(others)} The fields for {kind}"
+    f" are {' or '.join(fields)}.{'' if hinted else described.example(kind)}"
+  )
 
 
 def _notes(
