@@ -44,7 +44,8 @@ test-slow: $(STAMP)
 # Pages are looked at in Chromium, where there is one (Debian's `chromium`).
 nightly: $(STAMP) $(DOCS) $(PARITY) $(SMOLLM2)
 	PERL_JAX_DRAWS=$(DRAWS) PERL_JAX_NIGHTLY=1 \
-	  $(BIN)/python -m pytest $(WORKERS) -k "fuzz or nightly" -vv -rs
+	  $(BIN)/python -m pytest $(WORKERS) -k "fuzz or nightly" -vv -rs \
+	  -o faulthandler_timeout=3600
 
 # The pages of docs/ as a site, in site/; a broken link is an error.
 docs: $(DOCS)
