@@ -5,7 +5,7 @@ from perl_jax import starting
 
 def run() -> None:
   """Runs what `python -m perl_jax.main` does."""
-  starting.listen()
+  starting.begin()
   # It imports JAX, which takes seconds, and signals are heard meanwhile.
   from perl_jax import main
 

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from rich.console import Console
 
 from perl_jax import disk, files, journal
 from perl_jax.reporting import terminal, trackers
+from perl_jax.reporting.console import Console
 
 # What a run has achieved; a run that has it has finished.
 SUMMARY = "summary.json"

@@ -15,6 +15,8 @@ import sys
 import threading
 from collections.abc import Iterator
 
+from perl_jax import streams
+
 # EX_TEMPFAIL of sysexits.h: no error, and the same command later goes on.
 STATUS = 75
 NAMES = ("SIGTERM", "SIGINT", "SIGHUP")
@@ -69,6 +71,12 @@ def _at_end() -> None:
     with contextlib.suppress(AttributeError, OSError, ValueError):
       stream.flush()
   os._exit(_last)
+
+
+def begin() -> None:
+  """What a command does first: it prints to anybody, and hears of signals."""
+  streams.keep()
+  listen()
 
 
 def listen() -> None:
@@ -142,4 +150,4 @@ atexit.register(_at_end)
 # Not where the command's module is imported by another program.
 _command = getattr(sys.modules["__main__"], "__spec__", None)
 if getattr(_command, "name", "") == "perl_jax.main":
-  listen()
+  begin()

@@ -4,12 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 
 from rich import box
-from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from perl_jax.reporting import numbers, terminal
+from perl_jax.reporting.console import Console
 
 # Below this width two columns of text are too narrow to read.
 _WIDE = 80

@@ -22,10 +22,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from rich import progress
-from rich.console import Console
 
 from perl_jax import hosts
 from perl_jax.reporting import numbers, terminal
+from perl_jax.reporting.console import Console
 
 PLAIN_SECONDS = 10.0
 

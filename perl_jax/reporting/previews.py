@@ -3,10 +3,10 @@
 import os
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.text import Text
 
 from perl_jax.reporting import conversations, terminal
+from perl_jax.reporting.console import Console
 
 # Longer parts are shown without their middle.
 _MOST = 3000

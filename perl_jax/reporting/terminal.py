@@ -10,11 +10,11 @@ from pathlib import Path
 
 from absl import logging as absl_logging
 from rich import box, progress, text
-from rich.console import Console
 from rich.table import Column, Table
 
 from perl_jax.reporting import headline
 from perl_jax.reporting import numbers as numbers_lib
+from perl_jax.reporting.console import Console
 
 # Steps in this many last updates give the rate, so that a slow first step
 # (compilation) is soon forgotten.

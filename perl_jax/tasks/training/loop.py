@@ -8,13 +8,13 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
-from rich.console import Console
 
 from perl_jax import checkpoint as checkpoint_lib
 from perl_jax import hosts, sharding, steps
 from perl_jax import metrics as metrics_lib
 from perl_jax import params as params_lib
 from perl_jax.hosts import signals
+from perl_jax.reporting.console import Console
 from perl_jax.tasks.initial import sealed
 from perl_jax.tasks.settings import shared
 from perl_jax.tasks.training import (
