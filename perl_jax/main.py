@@ -28,7 +28,7 @@ from absl import app, flags, logging
 
 import perl_jax
 from perl_jax import buckets, compilation_cache, disk, hosts, tasks
-from perl_jax.hosts import signals
+from perl_jax.hosts import environment, signals
 from perl_jax.planning import libtpu
 from perl_jax.tasks.rollouts import time_limit
 from perl_jax.tasks.settings import config_files, overrides
@@ -80,11 +80,6 @@ USER_ERRORS = (
 )
 # How long a run that was told to stop may take to end.
 _LAST_SECONDS = 15
-# Says how many tasks a launcher has started, in each of them.
-LAUNCHERS = {
-  "SLURM": "SLURM_STEP_NUM_TASKS",
-  "Open MPI": "OMPI_COMM_WORLD_SIZE",
-}
 
 
 def main(argv: list[str]) -> None:
@@ -99,6 +94,11 @@ def main(argv: list[str]) -> None:
   if config.task != "plan":
     libtpu.leave_out(os.environ)
   join_others(os.environ)
+  try:
+    environment.require_floats()
+    environment.require_devices(os.environ)
+  except ValueError as error:
+    sys.exit(f"error: {error}")
   if not hosts.is_primary():
     logging.set_verbosity(logging.WARNING)
   logging.info(
@@ -148,7 +148,7 @@ def stop(stopped: signals.Stopped) -> None:
   sys.exit(signals.STATUS)
 
 
-def join_others(environment: Mapping[str, str]) -> None:
+def join_others(variables: Mapping[str, str]) -> None:
   """Joins the other processes of the run, if the flags say that there are any.
 
   Exits with one line if the flags contradict each other, if the others are not
@@ -156,7 +156,7 @@ def join_others(environment: Mapping[str, str]) -> None:
   them one run: each would train alone, and all write into one workdir.
 
   Args:
-    environment: Environment variables, with the number of tasks that a launcher
+    variables: Environment variables, with the number of tasks that a launcher
       has started.
   """
   explicit = {
@@ -169,16 +169,20 @@ def join_others(environment: Mapping[str, str]) -> None:
     sys.exit(
       f"error: --nodistributed and --{min(given)} contradict each other."
     )
+  if _DISTRIBUTED.value is False:
+    return
   if not _DISTRIBUTED.value and not given:
-    for launcher, name in LAUNCHERS.items():
-      tasks_ = int(environment.get(name, 1))
-      if tasks_ > 1 and _DISTRIBUTED.value is None:
-        sys.exit(
-          f"error: {launcher} has started {tasks_} tasks ({name}={tasks_}), and"
-          " without --distributed each would be a run of its own in one"
-          " workdir. Add --distributed, or --nodistributed if they are separate"
-          " runs."
-        )
+    try:
+      launcher, name, count = environment.several_tasks(variables)
+    except ValueError as error:
+      sys.exit(f"error: {error}")
+    if count > 1:
+      sys.exit(
+        f"error: {launcher} has started {count} tasks ({name}={count}), and"
+        " without --distributed each would be a run of its own in one"
+        " workdir. Add --distributed, or --nodistributed if they are separate"
+        " runs."
+      )
     return
   address = _COORDINATOR.value
   if address is not None and not address.rpartition(":")[2].isdigit():

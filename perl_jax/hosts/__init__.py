@@ -7,6 +7,7 @@ compiled functions in the same order. What may differ is in this room:
   processes   `join`, `barrier`, `on_primary`, `fail`: joining the run, waiting
               for each other, and ending all processes when one fails
   signals     being told to stop
+  environment variables that a run cannot do with
   arrays      `to_host`: whole NumPy copies of arrays that are spread over
               hosts; `from_primary`, `content_from_primary`, `first_message`:
               what one process knows, on all

@@ -13,7 +13,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from perl_jax import hosts, main, sharding
-from perl_jax.hosts import processes
+from perl_jax.hosts import environment, processes
 
 
 def test_one_process_waits_for_nobody(tmp_path):
@@ -134,7 +134,7 @@ def test_some_of_them_where_jax_finds_the_rest(join):
   assert found["num_processes"] is None
 
 
-@pytest.mark.parametrize("name", main.LAUNCHERS.values())
+@pytest.mark.parametrize("name", environment.LAUNCHERS.values())
 def test_several_tasks_that_are_not_told_to_be_one_run(join, name):
   with pytest.raises(SystemExit, match=f"{name}=2.*Add --distributed"):
     join({name: "2"})
