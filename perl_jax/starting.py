@@ -20,6 +20,9 @@ from perl_jax import streams
 # EX_TEMPFAIL of sysexits.h: no error, and the same command later goes on.
 STATUS = 75
 NAMES = ("SIGTERM", "SIGINT", "SIGHUP")
+# Schedulers send these before they end a job. They are heard where nobody else
+# has a use for them.
+ALSO = ("SIGUSR1", "SIGUSR2", "SIGXCPU")
 
 
 def _leave(number: int, frame: object) -> None:
@@ -81,9 +84,43 @@ def begin() -> None:
 
 def listen() -> None:
   """Handles the signals that this process was not started to ignore."""
-  for number in map(_number, NAMES):
-    if number and signal.getsignal(number) is not signal.SIG_IGN:
-      signal.signal(number, _leave)
+  for number in heard():
+    signal.signal(number, _leave)
+
+
+def heard() -> list[int]:
+  """Numbers of the signals by which a run is told to stop.
+
+  Those of `NAMES` that are not ignored, and those of `ALSO` that would end the
+  process: a handler of somebody else stays, as one of `faulthandler`.
+  """
+  theirs = _caught()
+  return [
+    number
+    for name in (*NAMES, *ALSO)
+    if (number := _number(name))
+    and signal.getsignal(number) is not signal.SIG_IGN
+    and (name in NAMES or _is_free(number, theirs))
+  ]
+
+
+def _is_free(number: int, theirs: int) -> bool:
+  if signal.getsignal(number) is _leave:
+    return True
+  taken = bool(theirs >> (number - 1) & 1)
+  return signal.getsignal(number) is signal.SIG_DFL and not taken
+
+
+def _caught() -> int:
+  """A bit for each signal with a handler, also one that Python did not set.
+
+  0 where the system does not say: only Linux does.
+  """
+  with contextlib.suppress(OSError), open("/proc/self/status") as file:
+    for line in file:
+      if line.startswith("SigCgt:"):
+        return int(line.split()[1], 16)
+  return 0
 
 
 @contextlib.contextmanager
@@ -94,7 +131,8 @@ def heard_while_busy() -> Iterator[None]:
   within one. A thread hears of those that `listen` handles.
   """
   main = threading.current_thread() is threading.main_thread()
-  ours = {n for n in map(_number, NAMES) if n and signal.getsignal(n) is _leave}
+  every = map(_number, (*NAMES, *ALSO))
+  ours = {n for n in every if n and signal.getsignal(n) is _leave}
   if not main or not ours:
     yield
     return
@@ -124,7 +162,7 @@ def _forget() -> None:
   What tells it to end, or a Ctrl-C for all of a terminal, is not for the run:
   the child has inherited the pipe through which the run hears of signals.
   """
-  ours = [n for n in map(_number, NAMES) if n and _is_ours(n)]
+  ours = [n for n in map(_number, (*NAMES, *ALSO)) if n and _is_ours(n)]
   for number in ours:
     usual = signal.SIG_DFL
     if number == signal.SIGINT:

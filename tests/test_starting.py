@@ -56,7 +56,7 @@ with starting.heard_while_busy():
 assert signal.set_wakeup_fd(-1) == write
 with starting.heard_while_busy():
   # It calls no handler, as C++ does not.
-  signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+  signal.pthread_sigmask(signal.SIG_BLOCK, [signal.{name}])
   print("begun", flush=True)
   never = threading.Lock()
   never.acquire()
@@ -65,21 +65,22 @@ with starting.heard_while_busy():
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="of POSIX")
-def test_a_signal_is_heard_while_no_handler_is_called():
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_signal_is_heard_while_no_handler_is_called(name):
   with subprocess.Popen(
-    [sys.executable, "-c", BUSY],
+    [sys.executable, "-c", BUSY.format(name=name)],
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
   ) as process:
     assert process.stdout.readline() == "begun\n", process.stderr.read()
-    process.terminate()
+    process.send_signal(getattr(signal, name))
     try:
       _, said = process.communicate(timeout=60)
     finally:
       process.kill()
   assert process.returncode == starting.STATUS
-  assert said.startswith("Stopped by SIGTERM outside a run")
+  assert said.startswith(f"Stopped by {name} outside a run")
 
 
 @pytest.mark.parametrize(

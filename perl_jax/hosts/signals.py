@@ -1,7 +1,9 @@
 """SIGTERM, SIGINT and SIGHUP: a process is told to stop, and may finish first.
 
 A scheduler that wants its machine back sends SIGTERM and waits for a while; a
-terminal sends SIGINT (Ctrl-C) or, when it is closed, SIGHUP. The first of them
+terminal sends SIGINT (Ctrl-C) or, when it is closed, SIGHUP; a batch system may
+send SIGUSR1, SIGUSR2 or SIGXCPU, which are heard as well where nobody else has
+a handler for them: see `starting.heard`. The first of them
 raises `Stopped` in the main thread or, where `deferred` is entered, waits until
 `told` is asked. The second ends the process at once, unless it is the same
 request once more: systemd sends SIGTERM and SIGHUP together, and what a service
@@ -28,8 +30,9 @@ import time
 import traceback
 from collections.abc import Iterator
 
+from perl_jax import starting
 from perl_jax.hosts import processes
-from perl_jax.starting import NAMES, STATUS
+from perl_jax.starting import STATUS
 
 # Seconds that the main thread has to answer before the other one does.
 _PATIENCE = 3.0
@@ -139,8 +142,7 @@ def handled() -> Iterator[None]:
   Signals that the process was started to ignore, as by `nohup`, stay ignored.
   """
   global _told
-  numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
-  numbers = [n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN]
+  numbers = starting.heard()
   terminals = [stream for stream in (1, 2) if os.isatty(stream)]
   told = _told = _Told()
 
@@ -178,7 +180,10 @@ def handled() -> Iterator[None]:
     told.heard.set()
     signal.set_wakeup_fd(wakeup)
     for number, handler in before.items():
-      signal.signal(number, handler)
+      also = signal.Signals(number).name in starting.ALSO
+      # One that the user's code has put there meanwhile stays.
+      if not also or signal.getsignal(number) is handle:
+        signal.signal(number, handler)
     os.close(write)  # the thread reads the end of it
     thread.join()
     _told = _Told()
@@ -250,6 +255,8 @@ def _listen(read: int, numbers: set[int], told: _Told) -> None:
 
 def _is_same(number: int, seconds: float) -> bool:
   """Whether a signal that comes so long after the first is the same request."""
+  if number == getattr(signal, "SIGXCPU", None):
+    return True  # it comes each second of computing
   return number != signal.SIGINT and seconds < _SAME_SECONDS
 
 

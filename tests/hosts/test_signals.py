@@ -1,6 +1,7 @@
 """Being told to stop: what the first signal does, and what the second."""
 
 import contextlib
+import faulthandler
 import os
 import signal
 import threading
@@ -8,6 +9,7 @@ import time
 
 import pytest
 
+from perl_jax import starting
 from perl_jax.hosts import signals
 
 
@@ -26,8 +28,13 @@ def left(monkeypatch):
 @pytest.fixture(autouse=True)
 def heard():
   """Tests that are started by `nohup`, or behind a `&`, ignore some signals."""
-  numbers = [getattr(signal, name) for name in signals.NAMES]
-  before = {n: signal.signal(n, signal.default_int_handler) for n in numbers}
+  before = {}
+  for names, handler in (
+    (starting.NAMES, signal.default_int_handler),
+    (starting.ALSO, signal.SIG_DFL),
+  ):
+    for number in (getattr(signal, name) for name in names):
+      before[number] = signal.signal(number, handler)
   yield
   for number, handler in before.items():
     signal.signal(number, handler)
@@ -44,7 +51,7 @@ def eventually(condition):
   assert condition()
 
 
-@pytest.mark.parametrize("name", signals.NAMES)
+@pytest.mark.parametrize("name", (*starting.NAMES, *starting.ALSO))
 def test_a_signal_is_an_exception(name, left):
   before = signal.getsignal(getattr(signal, name))
   with pytest.raises(signals.Stopped, match=name) as caught, signals.handled():
@@ -149,6 +156,52 @@ def test_what_is_ignored_stays_ignored(left):
       assert signals.told() == ""
   finally:
     signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("name", starting.ALSO)
+def test_a_signal_that_somebody_has_a_use_for_stays_theirs(left, name):
+  number, got = getattr(signal, name), []
+
+  def mine(number, frame):
+    got.append(number)
+
+  signal.signal(number, mine)
+  with signals.handled():
+    send(name)
+    eventually(lambda: got)
+    assert signals.told() == ""
+  signal.signal(number, signal.SIG_DFL)
+  with signals.handled():  # as by a reward function
+    signal.signal(number, mine)
+  assert signal.getsignal(number) is mine and not left
+
+
+@pytest.mark.skipif(
+  not os.path.exists("/proc/self/status"), reason="Linux alone says so"
+)
+def test_a_handler_of_faulthandler_stays(left, tmp_path):
+  """Python does not know of it."""
+  with open(tmp_path / "stacks", "w+") as file:
+    faulthandler.register(signal.SIGUSR1, file=file)
+    try:
+      with signals.handled():
+        send("SIGUSR1")
+        assert signals.told() == ""
+    finally:
+      faulthandler.unregister(signal.SIGUSR1)
+    file.seek(0)
+    assert "most recent call first" in file.read()
+  assert not left
+
+
+def test_a_limit_of_computing_is_said_again_and_again(left, monkeypatch):
+  """SIGXCPU comes each second, and is not a second request."""
+  monkeypatch.setattr(signals, "_SAME_SECONDS", 0)
+  with signals.handled(), signals.deferred():
+    for _ in range(3):
+      send("SIGXCPU")
+      eventually(lambda: signals.told() == "SIGXCPU")
+  assert not left
 
 
 class Finalized:
