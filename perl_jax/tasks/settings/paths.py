@@ -20,8 +20,9 @@ OF_STAGES = (
 PATHS = (*OF_STAGES, "init", "model")
 # Directory below the workdir of a run with the workdirs of its members.
 MEMBERS = "members"
-# Fields that take addresses of the Hugging Face hub, and what begins them.
-_HUB, _OF_HUB = ("data.path", "data.validation_path"), "hf://"
+# Fields whose folders are read, or addresses of the Hugging Face hub, and what
+# begins these.
+_ROWS, _OF_HUB = ("data.path", "data.validation_path"), "hf://"
 # Fields that name workdirs among other words.
 _AMONG = ("runs", "judges", "judge.by")
 _IN_BUCKET = re.compile(r"(?:gs|s3)://[^\s,=]+")
@@ -36,17 +37,23 @@ def name_of(workdir: Path) -> str:
 
 
 def check(config: ConfigDict, workdir: str) -> None:
-  """Checks the addresses among the paths, which are those of buckets.
+  """Checks the addresses among the paths, and that rows are not the workdir.
 
   Raises:
-    ValueError: One is malformed, or of something else, of which the file system
-      would make a directory; names the field and the ways out.
+    ValueError: An address is malformed, or of something else than a bucket, of
+      which the file system would make a directory, or the run would read what
+      it writes; names the field and the ways out.
   """
   given = {"--workdir": workdir}
   for leaf in leaves_lib.leaves(config):
     if leaf.name not in PATHS or not isinstance(leaf.value, str):
       continue
-    if leaf.name not in _HUB or not leaf.value.startswith(_OF_HUB):
+    if leaf.name in _ROWS and leaf.value and _is_same(leaf.value, workdir):
+      raise ValueError(
+        f"config.{leaf.path} is --workdir: {workdir}. The run would read its"
+        " own files as rows: give a directory of its own as --workdir."
+      )
+    if leaf.name not in _ROWS or not leaf.value.startswith(_OF_HUB):
       given[f"--config.{leaf.path}"] = leaf.value
   for name, value in given.items():
     if not buckets.is_url(value):
@@ -63,6 +70,10 @@ def check(config: ConfigDict, workdir: str) -> None:
         " path in it."
       )
     )
+
+
+def _is_same(path: str, workdir: str) -> bool:
+  return os.path.realpath(absolute(path)) == os.path.realpath(absolute(workdir))
 
 
 def localized(config: ConfigDict) -> ConfigDict:

@@ -122,3 +122,16 @@ def test_a_cache_is_of_this_machine(tmp_path):
 def test_the_hub_has_addresses():
   config = tiny.config("sft", "jsonl", data__path="hf://owner/name")
   paths.check(config, "C:x")
+
+
+@pytest.mark.parametrize("field", ["path", "validation_path"])
+def test_the_workdir_is_not_what_is_read(tmp_path, monkeypatch, field):
+  """A run would read its own metrics and samples as rows."""
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "link").symlink_to(tmp_path / "data")
+  for given in ("data", "data/", "./link", str(tmp_path / "data")):
+    config = tiny.config("sft", "jsonl", **{f"data__{field}": given})
+    with pytest.raises(ValueError, match=f"config.data.{field} is --workdir"):
+      paths.check(config, str(tmp_path / "data"))
+    paths.check(config, str(tmp_path / "data" / "run"))
+  paths.check(tiny.config("sft", "jsonl"), str(tmp_path))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from absl import logging
 
-from perl_jax.data.sources.jsonl import foreign, formats
+from perl_jax.data.sources.jsonl import foreign, formats, workdirs
 
 # What stands beside rows in a directory that `datasets` wrote, or a repository.
 _NO_ROWS = re.compile(
@@ -35,7 +35,8 @@ def below(root: pathlib.Path) -> list[pathlib.Path]:
   """Returns the files in a directory and in folders below it, sorted.
 
   Links are followed, but those to folders that are read anyway. What begins
-  with a dot is left out.
+  with a dot is left out, and so are workdirs of runs below the directory, which
+  the log says.
 
   Raises:
     FileNotFoundError: A link leads nowhere, so that its rows are missing.
@@ -51,6 +52,14 @@ def below(root: pathlib.Path) -> list[pathlib.Path]:
     for child in map(folder.joinpath, folders):
       real = child.resolve()
       if child.name[0] == "." or real in seen:
+        continue
+      if workdirs.is_workdir(child):
+        seen.add(real)
+        logging.info(
+          "%s: left out, as it is the workdir of a run. To read what one has"
+          " written, give its file.",
+          child,
+        )
         continue
       if not (child.is_symlink() and _is_found(real, top)):
         seen.add(real)

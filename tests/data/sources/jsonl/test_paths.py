@@ -157,6 +157,51 @@ def test_files_of_other_formats_beside_those_that_are_read(tmp_path, caplog):
   assert found(tmp_path)[:2] == [["train.jsonl"], ["validation.jsonl"]]
 
 
+OF_A_LOCK = '{"host": "a", "pid": 1, "token": "b"}'
+OF_A_RUN = '{"task": "sft"}'
+
+
+@pytest.mark.parametrize(
+  "files",
+  [
+    {"lock.json": OF_A_LOCK},
+    {"config.json": OF_A_RUN, "command.txt": "perl_jax"},
+    {"config.json": OF_A_RUN, "metrics.jsonl": "{}"},
+    {"model.json": "{}", "checkpoints/4/_METADATA": ""},
+  ],
+)
+def test_a_workdir_among_the_data_is_left_out(tmp_path, caplog, files):
+  """Else a run reads its own samples, and others at each start."""
+  caplog.set_level("INFO")
+  make(tmp_path, "rows.jsonl", "a/run/samples.jsonl", "a/more.jsonl")
+  for name, text in files.items():
+    file = tmp_path / "a" / "run" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+  assert found(tmp_path)[0] == ["a/more.jsonl", "rows.jsonl"]
+  assert f"{tmp_path}/a/run: left out, as it is the workdir" in caplog.text
+  # Who names it, or a file in it, gets what is there.
+  samples = tmp_path / "a" / "run" / "samples.jsonl"
+  assert samples in paths.find_files(str(samples.parent)).train
+  assert paths.find_files(str(samples)).train == (samples,)
+
+
+@pytest.mark.parametrize(
+  "files",
+  [
+    {"config.json": '{"task": "sft"}'},
+    {"config.json": '{"model_type": "llama"}', "metrics.jsonl": "{}"},
+    {"config.json": "[", "lock.json": "{}"},
+    {"lock.json": '{"host": "a"}', "model.json": "{}"},
+  ],
+)
+def test_folders_of_others_are_read(tmp_path, files):
+  make(tmp_path, "a/rows.jsonl")
+  for name, text in files.items():
+    (tmp_path / "a" / name).write_text(text)
+  assert "a/rows.jsonl" in found(tmp_path)[0]
+
+
 class TestRowsThatAreNotThere:
   def test_a_link_that_leads_nowhere(self, tmp_path):
     make(tmp_path, "train-0.jsonl")
