@@ -55,7 +55,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
       " a host that sees config.init."
     )
   workdir = Path(workdir).absolute()
-  if workdir.exists():
+  if workdir.exists() or workdir.is_symlink():  # a link to nowhere, too
     raise ValueError(
       f"--workdir={workdir} exists. An export writes a directory of its own:"
       " name another, or remove this one."

@@ -186,6 +186,14 @@ def test_a_directory_that_exists_is_left_alone(finished, tmp_path):
   assert not list((tmp_path / "out").iterdir())
 
 
+def test_a_link_that_leads_nowhere_is_refused_first(tmp_path):
+  """Its name is taken: the export could not have it in the end."""
+  (tmp_path / "out").symlink_to(tmp_path / "gone")
+  with pytest.raises(ValueError, match=r"out exists"):
+    export(tmp_path / "out", tmp_path / "no_run")
+  assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_another_export_that_writes_there_is_not_disturbed(finished, tmp_path):
   partial = tmp_path / ".out.partial"
   with lock.held(partial):

@@ -132,8 +132,8 @@ def written(row: Scored, field: str) -> dict[str, Any]:
   """
   record = row.record
   found = dict(record.fields) or _described(record)
-  if "id" not in found:
-    found = {"id": record.id} | found
+  if found.get("id") is None:
+    found = {"id": record.id} | {k: v for k, v in found.items() if k != "id"}
   if record.label is not None and not values_lib.is_number(found.get("label")):
     found[f"{field}_label"] = record.label
   for name, side in zip(
@@ -230,8 +230,9 @@ def _accuracy(pairs: Sequence[Scored]) -> intervals.Estimate:
 
 def _benchmarked(row: Scored) -> benchmarks.Row:
   record = row.record
+  own = record.fields.get("id")
   return benchmarks.Row(
-    str(record.fields.get("id", record.id)),
+    record.id if own is None else str(own),
     record.subset,
     row.of("chosen"),
     row.of("rejected"),

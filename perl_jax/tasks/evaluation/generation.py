@@ -161,6 +161,7 @@ def _asked(record: records.Prompt) -> dict[str, Any]:
     | {"content": records.said(message)}
     for message in record.prompt
   ]
-  own = record.fields.get("question_id", record.id)
-  found = {"id": record.fields.get("id", own), "prompt": messages}
+  given = (record.fields.get(name) for name in ("id", "question_id"))
+  own = next((name for name in given if name is not None), record.id)
+  found = {"id": own, "prompt": messages}
   return found | beside

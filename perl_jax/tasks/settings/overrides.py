@@ -17,6 +17,11 @@ from perl_jax import names
 from perl_jax.tasks.settings import config_files, ranges
 
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)(?:=|$)", re.DOTALL)
+# What `ml_collections` says of several values that it cannot take apart; what
+# it advises is no flag of ours.
+_TUPLE = re.compile(
+  r"flag (--[^=]+)=(.*): Error while parsing string: \2 as tuple\..*", re.DOTALL
+)
 _FILE = re.compile(r"--?config(?:=(.*))?$", re.DOTALL)
 # How many places are listed where a field could have been meant.
 _LISTED = 6
@@ -106,6 +111,14 @@ def explain(argv: Sequence[str], error: Exception) -> str:
           return f"unknown flag --{name}. Did you mean --config.{name}?"
   lines = [line.strip() for line in str(error).splitlines() if line.strip()]
   text = (lines or [""])[-1]
+  if several := _TUPLE.fullmatch(text):
+    name, value = several.groups()
+    each = ",".join(f'"{v.strip()}"' for v in value.strip("()[] ").split(","))
+    one = ",".join([f'"{value}"', ""])
+    return (
+      f"{name}={value}: texts of a list are quoted: {name}='({each})' for"
+      f" several, {name}='({one})' for one."
+    )
   if isinstance(error, flags.Error | OSError):
     return text
   return f"{type(error).__name__}: {text}"

@@ -181,6 +181,11 @@ def _refuse_other(workdir: Path, mine: Mapping[str, Any]) -> changes.Review:
     described = json_text.read_object(model)
     manifest.require_version(model, described, f"--workdir={workdir}")
   written = json_text.read_object(path) if path.exists() else _noted(workdir)
+  if not isinstance(written.get("task"), str):
+    raise ValueError(
+      f"{path} is not of a run, but of something else, such as a model of the"
+      " Hugging Face hub: give another --workdir."
+    )
   found = changes.review(complete(written, mine), mine, workdir)
   if found.refused:
     listed = "\n  ".join(found.refused)

@@ -157,6 +157,8 @@ def test_what_is_written_of_ensembles_and_rows_without_a_name():
   assert candidates.written(scored, "r") == {
     "id": "rows.jsonl:2", "prompt": "x", "r": 1.0, "r_members": [0.5, 1.5],
   }  # fmt: skip
+  scored = single(1.0, id=None, prompt="x")
+  assert candidates.written(scored, "r")["id"] == "rows.jsonl:2"
   scored = row([1.0], [2.0], a=1)._replace(members=[[0.0], [3.0]])
   found = candidates.written(scored, "r")
   assert found["r_chosen_members"] == [0.0]

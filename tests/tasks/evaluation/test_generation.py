@@ -36,6 +36,21 @@ SEVERAL = responses(
 )
 
 
+@pytest.mark.parametrize(
+  ("fields", "expected"),
+  [
+    ({}, "p.jsonl:1"),
+    ({"id": None}, "p.jsonl:1"),
+    ({"id": None, "question_id": 4}, 4),
+    ({"id": 0, "question_id": 4}, 0),
+    ({"id": "", "question_id": None}, ""),
+  ],
+)
+def test_the_id_of_a_row(fields, expected):
+  found = responses(response("Plum."), **fields)
+  assert [row["id"] for row in generation.written(found)] == [expected]
+
+
 def test_a_row_for_each_response():
   rows = list(generation.written(SEVERAL))
   assert rows[1] == {

@@ -76,6 +76,23 @@ def test_failure_leaves_what_another_run_has_begun_below(tmp_path):
   assert sorted(path.name for path in runs.iterdir()) == ["a", "b"]
 
 
+@pytest.mark.parametrize("written", [{"model_type": "llama"}, {"task": None}])
+def test_a_folder_of_something_else_is_not_to_be_removed(tmp_path, written):
+  """As of a model that was downloaded."""
+  (tmp_path / "config.json").write_text(json.dumps(written))
+  config = tiny.config("sft")
+  with (
+    pytest.raises(
+      ValueError, match=r"not of a run.*another --workdir"
+    ) as caught,
+    workdir_lib.preparing(config, tmp_path),
+  ):
+    pytest.fail("it is not claimed")
+  said = str(caught.value)
+  assert "remove" not in said and "\n" not in said
+  assert json.loads((tmp_path / "config.json").read_text()) == written
+
+
 def test_lora_spec_is_empty_with_full_tuning():
   assert shared.lora_spec(tiny.config("reward")).rank == 2
   assert shared.lora_spec(tiny.config("reward", tuning="full")).rank == 0
