@@ -54,10 +54,8 @@ def unresolved():
   """The same as they are in the files."""
   for name, data in [*ON_DATA, ("smollm2", None)]:
     config = load(name, data)
-    if name == "smollm2":
+    if name in ("smollm2", "pipeline"):
       yield from ((s, config[s]) for s in PIPELINE if s in config)
-    elif name == "pipeline":
-      yield from ((stage, config[stage]) for stage in PIPELINE)
     else:
       yield name, config
 
@@ -93,9 +91,13 @@ def test_config_without_an_argument(name):
 def test_config_for_a_data_set(name, data):
   config = load(name, data)
   assert config.task == name
-  for stage in PIPELINE if name == "pipeline" else ():
-    assert config[stage].data.name == data
-    assert config[stage].task == stage
+  if name == "pipeline":
+    has_sft = "demonstrations" in registry.describe()[data].kinds
+    stages = [stage for stage in PIPELINE if stage in config]
+    assert stages == [*PIPELINE[not has_sft :]]
+    for stage in stages:
+      assert config[stage].data.name == data
+      assert config[stage].task == stage
 
 
 @pytest.mark.parametrize("name", [*STAGES, *OF_FILES, "pipeline"])

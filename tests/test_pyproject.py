@@ -30,7 +30,9 @@ def ranges(lines):
 
 REQUIRED = ranges(PROJECT["dependencies"])
 OPTIONAL = ranges(
-  line for name in ("gguf", "datasets") for line in EXTRAS[name]
+  line
+  for name in ("gguf", "datasets", "sentencepiece")
+  for line in EXTRAS[name]
 )
 TRACKERS = ranges(EXTRAS["trackers"])
 BUCKETS = ranges([*EXTRAS["gcs"], *EXTRAS["s3"]])
