@@ -45,6 +45,7 @@ def call(
       process.send_signal(number)
 
   numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+  numbers += [signal.SIGUSR1, signal.SIGUSR2]
   before = {
     number: signal.signal(number, tell)
     for number in numbers

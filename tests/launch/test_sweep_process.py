@@ -62,7 +62,8 @@ sys.exit(sweep_process.call([sys.executable, "-c", sys.argv[1]]))
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs os.killpg")
-def test_a_run_that_is_told_by_its_sweep_too_saves():
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_run_that_is_told_by_its_sweep_too_saves(name):
   """As where a service manager ends all processes of a group."""
   with subprocess.Popen(
     [sys.executable, "-c", SWEEP, RUN],
@@ -72,6 +73,6 @@ def test_a_run_that_is_told_by_its_sweep_too_saves():
     start_new_session=True,
   ) as process:
     assert process.stdout.readline() == "begun\n"
-    os.killpg(process.pid, signal.SIGTERM)
-    assert process.stdout.read() == "saved after SIGTERM\n"
+    os.killpg(process.pid, signal.Signals[name])
+    assert process.stdout.read() == f"saved after {name}\n"
   assert process.returncode == 75
