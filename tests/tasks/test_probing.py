@@ -78,7 +78,7 @@ def test_a_new_head_is_the_minimum_over_the_training_pairs(
 @pytest.mark.parametrize("count", [0, 16])
 def test_so_many_rows_are_read(tmp_path, sft_run, count, caplog):
   fields = STILL | {"reward__init": str(sft_run), "probe_rows": count}
-  caplog.set_level("INFO")
+  caplog.set_level("INFO", logger="absl")
   tiny.run(tmp_path, "reward", **fields)
   assert (f"says of {count} rows" in caplog.text) == bool(count)
   assert bool(probe_line(tmp_path)) == bool(count)

@@ -172,7 +172,7 @@ OF_A_RUN = '{"task": "sft"}'
 )
 def test_a_workdir_among_the_data_is_left_out(tmp_path, caplog, files):
   """Else a run reads its own samples, and others at each start."""
-  caplog.set_level("INFO")
+  caplog.set_level("INFO", logger="absl")
   make(tmp_path, "rows.jsonl", "a/run/samples.jsonl", "a/more.jsonl")
   for name, text in files.items():
     file = tmp_path / "a" / "run" / name
