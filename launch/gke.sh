@@ -26,9 +26,9 @@
 # The working tree is laid over the image. What follows `--` is given to
 # `python -m perl_jax.main --distributed` in every pod. A pod that fails or is
 # taken away ends the others; the workload is then started again and goes on
-# from its last checkpoint: the workdir outlives the pods. A pod that
-# is told to stop (SIGTERM) saves first and ends with status 75, a failure that
-# is started again.
+# from its last checkpoint: the workdir outlives the pods. A pod that is told to
+# stop (SIGTERM) saves first and ends with status 75, a failure that is started
+# again.
 
 set -euo pipefail
 # shellcheck source=launch/lib.sh

@@ -41,6 +41,7 @@ sys.path.insert(0, str(ROOT))  # a script has the place of its own file there
 
 from launch import check, sweep_process, sweep_table  # noqa: E402
 from launch.sweep_grid import Job, Run, grid, jobs_of  # noqa: E402
+from perl_jax.buckets import addresses  # noqa: E402
 from perl_jax.starting import STATUS as STOPPED  # noqa: E402
 
 # A run that is there, or waits in a queue, and is not the one that is meant.
@@ -99,7 +100,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _directory(text: str) -> pathlib.Path:
-  if re.match(r"[A-Za-z][\w+.-]+:/", text):
+  if addresses.is_url(text):
     raise argparse.ArgumentTypeError(
       f"{text} is no directory: a sweep keeps its runs and its table on this"
       " machine. A single run may have its workdir in a bucket."

@@ -7,13 +7,13 @@ there: the window of a Mistral does, one in the config of a Llama does not.
 `hf_config_out` is the way back.
 """
 
-import codecs
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from perl_jax import json_text
+from perl_jax.data.text import unreadable
 from perl_jax.data.text.hugging_face import import_transformers
 from perl_jax.interop import hf_fields
 from perl_jax.models.config import ModelConfig
@@ -60,11 +60,8 @@ def load_hf_config(directory: str | os.PathLike) -> Any:
       str(directory), **local
     )
   except Exception as error:
-    if path.read_bytes().startswith(codecs.BOM_UTF8):
-      raise ValueError(
-        f"{path} begins with a byte order mark, which transformers does not"
-        " read. Save it as UTF-8 without one."
-      ) from error
+    if unreadable.has_mark(path):
+      raise ValueError(f"{path} {unreadable.MARKED}") from error
     raise ValueError(f"{path} cannot be read: {_line(error)}") from error
   if not isinstance(fields, dict):
     raise ValueError(f"{path} holds no JSON object.")

@@ -17,7 +17,6 @@ _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 TEMPLATES = "additional_chat_templates"
 # Where older processors keep the template; tokenizers do not read it.
 PROCESSOR = "chat_template.json"
-_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
 # Texts whose tokens show whether a SentencePiece model was understood.
 _PLAIN = ("hello there", "12 mochas, please.", "a  b", "x\ny")
 
@@ -62,9 +61,6 @@ def read_tokenizer(
     tokenizer = _as_sentencepiece(tokenizer, directory)
   except Exception as error:
     raise ValueError(why + unreadable.reason(directory, error)) from error
-  for name in _SETTINGS:
-    if (directory / name).is_file():
-      json_text.read_object(directory / name)
   empty = unreadable.empty_token(directory)
   if empty:
     raise ValueError(why + empty)
@@ -91,11 +87,9 @@ def _as_sentencepiece(tokenizer: Any, directory: pathlib.Path) -> Any:
   `transformers` reads it by the model's family, and for some (Mistral) without
   the space that SentencePiece puts before a text; the class of Llama has it.
   """
-  path = directory / "tokenizer.model"
-  if (directory / "tokenizer.json").is_file() or not path.is_file():
+  path = unreadable.pieces_alone(directory)
+  if path is None or not unreadable.is_sentencepiece(path):
     return tokenizer
-  if path.read_bytes()[:1] != b"\n":
-    return tokenizer  # a vocabulary of tiktoken
   import sentencepiece  # without it `transformers` has not read it
 
   model = sentencepiece.SentencePieceProcessor(model_file=str(path))
@@ -133,7 +127,7 @@ def processor_template(directory: pathlib.Path) -> str | None:
     ValueError: A file that says so is no JSON object.
   """
   others = [directory / TEMPLATE, *(directory / TEMPLATES).glob("*.jinja")]
-  path, settings = directory / PROCESSOR, directory / _SETTINGS[0]
+  path, settings = directory / PROCESSOR, directory / unreadable.SETTINGS
   if not path.is_file() or any(other.is_file() for other in others):
     return None
   if settings.is_file() and json_text.read_object(settings).get(

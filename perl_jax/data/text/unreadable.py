@@ -6,7 +6,7 @@ import pathlib
 from perl_jax import json_text
 
 _LFS = b"version https://git-lfs"
-_SETTINGS = "tokenizer_config.json"
+SETTINGS = "tokenizer_config.json"
 _WHOLE = "tokenizer.json"
 _PIECES = "tokenizer.model"
 _BYTE_PAIRS = ("vocab.json", "merges.txt")
@@ -14,6 +14,11 @@ _BYTE_PAIRS = ("vocab.json", "merges.txt")
 _TEKKEN = "tekken.json"
 _OTHERS = {_TEKKEN, "vocab.txt"}
 _ENDINGS = (".model", ".tiktoken")
+# What is wrong with a file with a mark.
+MARKED = (
+  "begins with a byte order mark, which transformers does not read. Save it as"
+  " UTF-8 without one."
+)
 
 
 def reason(directory: pathlib.Path, error: Exception) -> str:
@@ -59,7 +64,7 @@ def missing_file(directory: pathlib.Path) -> str:
     return f"it has {more[-1]}. Rename that to {_PIECES}."
   return (
     f"it has none of {_WHOLE}, {_PIECES}, or {' with '.join(_BYTE_PAIRS)}. Copy"
-    f" them, {_SETTINGS} and chat_template.jinja, if there is one, from the"
+    f" them, {SETTINGS} and chat_template.jinja, if there is one, from the"
     " model's repository."
   )
 
@@ -72,11 +77,8 @@ def _broken_file(directory: pathlib.Path) -> str:
       json_text.parse(path.read_bytes())
     except json_text.Fault as error:
       return f"{path.name} is no JSON ({error}). Copy that file again."
-    if path.read_bytes().startswith(codecs.BOM_UTF8):
-      return (
-        f"{path.name} begins with a byte order mark, which transformers does"
-        " not read. Save it as UTF-8 without one."
-      )
+    if has_mark(path):
+      return f"{path.name} {MARKED}"
   path = directory / _PIECES
   if path.is_file() and path.read_bytes().startswith(_LFS):
     return _pointer(path)
@@ -88,8 +90,11 @@ def empty_token(directory: pathlib.Path) -> str:
 
   So it is in early conversions of LLaMA. To `transformers` it is the unknown
   token, or an endless recursion.
+
+  Raises:
+    ValueError: A file with the tokens has a key twice, or is no JSON object.
   """
-  for name in (_SETTINGS, "special_tokens_map.json"):
+  for name in (SETTINGS, "special_tokens_map.json"):
     path = directory / name
     fields = json_text.read_object(path) if path.is_file() else {}
     for field in ("bos_token", "eos_token", "unk_token", "pad_token"):
@@ -109,29 +114,46 @@ def _pointer(path: pathlib.Path) -> str:
 
 
 def _code(directory: pathlib.Path) -> str:
-  path = directory / _SETTINGS
+  path = directory / SETTINGS
   settings = json_text.read_object(path) if path.is_file() else {}
   if "AutoTokenizer" not in settings.get("auto_map", {}):
     return ""
   if (directory / _WHOLE).is_file():
     return (
-      f"{_SETTINGS} asks for code from the directory, which is not run. It has"
+      f"{SETTINGS} asks for code from the directory, which is not run. It has"
       f" a {_WHOLE}, which is enough for most models: remove auto_map from"
-      f" {_SETTINGS}, and compare its tokens with the model's own."
+      f" {SETTINGS}, and compare its tokens with the model's own."
     )
   return (
-    f"{_SETTINGS} asks for code from the directory, which is not run, and there"
+    f"{SETTINGS} asks for code from the directory, which is not run, and there"
     f" is no {_WHOLE}. Look for a conversion of the model that has one."
   )
 
 
+def has_mark(path: pathlib.Path) -> bool:
+  """Whether a file begins with a byte order mark."""
+  return path.read_bytes().startswith(codecs.BOM_UTF8)
+
+
+def pieces_alone(directory: pathlib.Path) -> pathlib.Path | None:
+  """Returns tokenizer.model where there is no tokenizer.json beside it."""
+  path = directory / _PIECES
+  return None if (directory / _WHOLE).is_file() or not path.is_file() else path
+
+
+def is_sentencepiece(path: pathlib.Path) -> bool:
+  """Whether a tokenizer.model is of SentencePiece, and not of tiktoken."""
+  with path.open("rb") as file:
+    # A message of Protocol Buffers begins with the number of its first field.
+    return file.read(1) == b"\n"
+
+
 def _library(directory: pathlib.Path) -> str:
   """What a library is missing for, if the files are whole."""
-  path = directory / _PIECES
-  if (directory / _WHOLE).is_file() or not path.is_file():
+  path = pieces_alone(directory)
+  if path is None:
     return ""
-  # A message of Protocol Buffers begins with the number of its first field.
-  if path.read_bytes()[:1] == b"\n":
+  if is_sentencepiece(path):
     return _install("sentencepiece", "a SentencePiece model", directory)
   return _install("tiktoken", "a vocabulary of tiktoken", directory)
 

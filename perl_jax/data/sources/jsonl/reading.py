@@ -126,11 +126,11 @@ class File:
       reader.first, asked.kind, stated.margin, stated.threshold
     )
     if total == bad == 1:
-      way_out = f"{file}: {faults.of_rows(reader.first, file)}"
-      if faults.has_rows(reader.first):
-        raise ValueError(way_out)
-      if not way_out.endswith(": "):
-        raise unusable.NoRowsError(way_out, 1, self.unusable)
+      way_out = faults.of_rows(reader.first, file)
+      if way_out and faults.has_rows(reader.first):
+        raise ValueError(f"{file}: {way_out}")
+      if way_out:
+        raise unusable.NoRowsError(f"{file}: {way_out}", 1, self.unusable)
     if total == bad:
       try:
         self.unusable.check(total, f"rows of {file}")
