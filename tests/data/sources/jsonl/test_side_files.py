@@ -98,5 +98,5 @@ def test_a_shard_of_bad_rows_counts_among_all(write, tmp_path):
 def test_one_row_that_looks_like_many_is_said_to_be_wrong(write, tmp_path):
   path = tmp_path / "rows.jsonl"
   path.write_text('{"responses": [{"text": "a"}, {"text": "b"}]}\n')
-  with pytest.raises(ValueError, match="1 of 1 rows of .* cannot be used"):
+  with pytest.raises(ValueError, match=r"1 of 1 rows of .* cannot be used"):
     files.load(str(path), "preferences")
