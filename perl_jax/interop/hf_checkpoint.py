@@ -41,6 +41,28 @@ def is_nested(directory: str | os.PathLike) -> bool:
   return hf_config.is_nested(hf_config.load_hf_config(directory))
 
 
+def takes_nested(directory: str | os.PathLike, *, reward: bool) -> bool:
+  """Whether an adapter for a checkpoint names its layers within a larger model.
+
+  Args:
+    directory: Directory of the checkpoint.
+    reward: Whether the adapter is that of a reward model.
+
+  Raises:
+    ValueError: No class of `transformers` puts a score on the larger model.
+  """
+  hf = hf_config.load_hf_config(directory)
+  nested = hf_config.is_nested(hf)
+  if nested and reward and hf.model_type not in hf_config.NESTED_SCORED:
+    raise ValueError(
+      f"{directory} has model_type={hf.model_type!r}, for which transformers"
+      " has no class with a score, so that nobody could load the adapter of a"
+      " reward model on it. Set config.format to 'merged', which writes the"
+      " language model by itself, with the score."
+    )
+  return nested
+
+
 def load(
   directory: str | os.PathLike, *, mesh: Mesh, storage: Storage
 ) -> roles.Role:

@@ -28,8 +28,21 @@ FAMILIES = {
   "gemma2": "Gemma2ForCausalLM",
   "gemma3_text": "Gemma3ForCausalLM",
 }
-# Models that see images too, whose language model is one of these families.
-NESTED = {"gemma3": "gemma3_text"}
+_ANY = tuple(FAMILIES)
+# Models that see images too, and the families that their language model may be
+# of. Without an image their logits are those of that model alone, which does
+# not hold of PaliGemma (tokens of the prompt see each other).
+NESTED = {
+  "gemma3": ("gemma3_text",),
+  "internvl": _ANY,
+  "llava": _ANY,
+  "llava_next": _ANY,
+  "llava_onevision": _ANY,
+  "mistral3": _ANY,
+  "vipllava": _ANY,
+}
+# Those of which transformers has a class with a score too.
+NESTED_SCORED = ("gemma3",)
 SEQ_CLS = "ForSequenceClassification"
 _DTYPES = (
   "float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2",
@@ -111,19 +124,21 @@ def _require_supported(fields: Mapping[str, Any], path: Path) -> None:
       f" either. Add that of its architectures={fields.get('architectures')!r},"
       f" as in 'model_type': 'llama'. {supported}"
     )
-  if kind == "mistral" and "layer_types" in fields:
-    raise ValueError(
-      f"{path}: model_type='mistral' with layer_types is what transformers"
-      f" reads as 'ministral', which is not supported. {supported}"
-    )
+  nested = fields.get("text_config")
+  nested = nested if isinstance(nested, dict) else {}
+  for part in (fields, nested):
+    if part.get("model_type") == "mistral" and "layer_types" in part:
+      raise ValueError(
+        f"{path}: model_type='mistral' with layer_types is what transformers"
+        f" reads as 'ministral', which is not supported. {supported}"
+      )
   if not isinstance(kind, str) or kind not in {**FAMILIES, **NESTED}:
     raise ValueError(
       f"{path}: model_type={kind!r} is not supported."
       f"{_language_model(fields)} {supported}"
     )
-  nested = fields.get("text_config")
   for name in ("quantization_config", "compression_config"):
-    for part in (fields, nested if isinstance(nested, dict) else {}):
+    for part in (fields, nested):
       if part.get(name) is not None:
         raise ValueError(
           f"{path}: the checkpoint is quantised ({name}). Give the checkpoint"
@@ -152,10 +167,10 @@ def _text_fields(fields: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
   text = fields.get("text_config") or {}
   if not isinstance(text, dict):
     raise ValueError(f"{path}: text_config={text!r} is no JSON object.")
-  if text.get("model_type", NESTED[kind]) != NESTED[kind]:
+  if "model_type" in text and text["model_type"] not in NESTED[kind]:
     raise ValueError(
       f"{path}: text_config has model_type={text['model_type']!r}; within"
-      f" {kind!r} it can only be {NESTED[kind]!r}."
+      f" {kind!r} it can only be {', '.join(NESTED[kind])}."
     )
   return text
 
@@ -203,7 +218,7 @@ def model_config(hf: Any, name: str) -> ModelConfig:
   family = text.model_type
   softcap = None
   if family in ("gemma2", "gemma3_text") and not is_nested(hf):
-    # With a vision tower, Gemma 3 has the field and does not read it.
+    # The head of a model with a vision tower does not read the field.
     softcap = hf_fields.softcap(text, "final_logit_softcapping", name)
   try:
     return ModelConfig(

@@ -138,7 +138,8 @@ def released(
   fields = json_text.read_object(path)
   if hf_config_lib.is_nested(hf):
     ids = {name: fields[name] for name in _IDS if name in fields}
-    fields = fields["text_config"] | {"model_type": hf.text_config.model_type}
+    text = fields.get("text_config") or {}
+    fields = text | {"model_type": hf.text_config.model_type}
     fields |= ids
   return {} if _differences(config, found) else fields
 

@@ -24,7 +24,9 @@ PROJECTIONS = {
 # Saved by old releases; every loader computes it again.
 IGNORED = re.compile(r".*\.rotary_emb\.inv_freq")
 # The parts of a larger model that see images.
-VISION = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\..*")
+VISION = re.compile(
+  r"(model\.)?((vision_tower|multi_modal_projector)\..*|image_newline)"
+)
 # Beside a weight of GPTQ, AWQ, bitsandbytes, FP8, compressed-tensors, MXFP4,
 # torchao or HQQ.
 QUANTIZED = re.compile(

@@ -11,6 +11,14 @@ from transformers import AutoTokenizer
 
 model = AutoPeftModelForCausalLM.from_pretrained(".").eval()
 """,
+  ("policy", "nested"): """\
+from peft import PeftConfig, PeftModel
+from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+base = PeftConfig.from_pretrained(".").base_model_name_or_path
+model = AutoModelForImageTextToText.from_pretrained(base)
+model = PeftModel.from_pretrained(model, ".").eval()
+""",
   ("policy", "merged"): """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -95,7 +103,8 @@ def policy_usage(form: str, stop_ids: Sequence[int], *, chat: bool) -> str:
   """Markdown with code that loads a policy and responds to two prompts.
 
   Args:
-    form: "adapter" or "merged".
+    form: "adapter", "nested" (an adapter on a model that sees images too) or
+      "merged".
     stop_ids: Ids of the tokens that end a response.
     chat: Whether the tokenizer has a chat template.
   """

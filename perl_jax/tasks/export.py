@@ -29,7 +29,6 @@ from perl_jax.interop import (
   score,
   tokenizer_out,
 )
-from perl_jax.interop import usage as usage_lib
 from perl_jax.interop.gguf import export as gguf_export
 from perl_jax.interop.gguf import usage as gguf_usage
 from perl_jax.reporting import phases
@@ -76,15 +75,15 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   partial = workdir.with_name(f".{workdir.name}.partial")
   with disk.writing("the export", workdir):
     with lock.held(partial), files.emptied(partial, lock.LOCK_FILE):
-      found, usage = {}, ""
+      found, usage, nested = {}, "", has_nested_base(config, start)
       with phases.phase(f"writing {workdir}"):
         if config.format == "gguf":
           found, usage = write_gguf(config, start, partial, workdir)
         else:
           tokenization = write_tokenizer(config, start, partial)
-          usage = usage_of(config, start, tokenization)
+          usage = card.usage_of(config, start, tokenization, nested)
         if config.format == "adapter":
-          write_adapter(config, start, head, partial, workdir)
+          write_adapter(config, start, head, partial, workdir, nested)
         elif config.format == "merged":
           found = write_merged(config, start, head, partial)
         if config.format != "gguf":
@@ -223,17 +222,27 @@ def write_gguf(config, start, partial, workdir) -> tuple[dict[str, float], str]:
   return found, usage
 
 
-def write_adapter(config, start, head, partial, workdir) -> None:
+def has_nested_base(config, start: Start) -> bool:
+  """Whether an adapter goes on a model that sees images too.
+
+  Raises:
+    ValueError: With that model nobody could load the adapter.
+  """
+  if config.format != "adapter" or start.source["kind"] != "huggingface":
+    return False
+  base = start.source["path"]
+  return hf_checkpoint.takes_nested(base, reward=config.role == "reward")
+
+
+def write_adapter(config, start, head, partial, workdir, nested) -> None:
   """The adapter; and the base under it, unless that is a checkpoint already."""
   if start.role.adapter is None:
     raise ValueError(
       f"config.init={config.init!r} has no adapter: it was tuned in full, or"
       " not at all. Set config.format to 'merged'."
     )
-  base, nested = start.source.get("path", ""), False
-  if start.source["kind"] == "huggingface":
-    nested = hf_checkpoint.is_nested(base)
-  else:
+  base = start.source.get("path", "")
+  if start.source["kind"] != "huggingface":
     (partial / _BASE).mkdir()
     tokenization = write_tokenizer(config, start, partial / _BASE)
     hf_export.save_model(
@@ -330,20 +339,3 @@ def stops(config, tokenization: tokenization_lib.Tokenization):
   """Token ids of an export, `hf_export.Stops`."""
   pad, _ = tokenizer_out.pad_token(tokenization, reward=config.role == "reward")
   return hf_export.Stops(tokenization.stop_ids, tokenization.bos_id, pad)
-
-
-def usage_of(
-  config, start: Start, tokenization: tokenization_lib.Tokenization
-) -> str:
-  """Markdown that says how others run the model."""
-  if config.role == "policy":
-    return usage_lib.policy_usage(
-      config.format, tokenization.stop_ids, chat=tokenization.has_template
-    )
-  closing = recipe.closing_text(tokenization.template)
-  return usage_lib.reward_usage(
-    config.format,
-    end=None if tokenization.has_template else tokenization.stop[1],
-    closing=closing,
-    at_turn=start.score_at == "turn",
-  )

@@ -91,9 +91,9 @@ def test_old_and_new_spellings_are_one(tmp_path):
 
 def test_a_model_with_vision_around_one_that_is_known(tmp_path):
   path = tmp_path / "config.json"
-  text = {"model_type": "mistral"}
-  path.write_text(json.dumps({"model_type": "mistral3", "text_config": text}))
-  with pytest.raises(ValueError, match=r"'mistral3'.* is 'mistral', which is:"):
+  text = {"model_type": "llama"}
+  path.write_text(json.dumps({"model_type": "idefics3", "text_config": text}))
+  with pytest.raises(ValueError, match=r"'idefics3'.* is 'llama', which is:"):
     hf_config.load_hf_config(tmp_path)
   text["model_type"] = "mamba"
   path.write_text(json.dumps({"model_type": "vlm", "text_config": text}))

@@ -180,8 +180,10 @@ def test_reward_checkpoint(case):
 OF_VISION = re.compile(r"vision_tower|multi_modal_projector")
 
 
-def nested(directory):
-  return hf_checkpoint.is_nested(directory / "checkpoint")
+def nested(directory, role="policy"):
+  """Whether an adapter of PEFT names the layers within a larger model."""
+  base = "checkpoint" if role == "policy" else "reward_checkpoint"
+  return hf_checkpoint.is_nested(directory / base)
 
 
 def same_tensors(found, expected):
@@ -221,7 +223,7 @@ def test_adapters_out_are_the_adapters_in(case, name, tmp_path):
     adapter.adapter,
     base=base,
     head=adapter.head,
-    nested=nested(directory),
+    nested=nested(directory, "reward" if adapter.head else "policy"),
   )
   same_tensors(tmp_path / peft.WEIGHTS, directory / name / peft.WEIGHTS)
   again = peft.load_adapter(tmp_path, found.config)
@@ -291,14 +293,17 @@ def exported(tmp_path_factory):
     found, adapter = read_pair(family, role)
     target = root / f"{family}-{role}-adapter"
     target.mkdir()
+    base = REFERENCES / family / "checkpoint"
+    if role == "reward" and not nested(REFERENCES / family, role):
+      base = REFERENCES / family / "reward_checkpoint"  # of the same weights
     peft.save_adapter(
       target,
       found.config,
       adapter.lora,
       adapter.adapter,
-      base=str(REFERENCES / family / "checkpoint"),
+      base=str(base),
       head=adapter.head,
-      nested=nested(REFERENCES / family),
+      nested=nested(REFERENCES / family, role),
     )
     target = root / f"{family}-{role}-merged"
     target.mkdir()

@@ -57,6 +57,8 @@ MODELS = {
     ),
   ),
   "gemma3_vision": ("Gemma3Config", _MIXED),
+  "mistral3": torch_side.FAMILIES["mistral3"],
+  "llava": torch_side.FAMILIES["llava"],
 }
 IGNORED = {
   "attention_dropout": 0.3, "use_cache": False, "pretraining_tp": 2,
@@ -83,9 +85,9 @@ def model(name, reward):
   import transformers
 
   config = torch_side.config_of(*MODELS[name])
-  auto = transformers.AutoModelForCausalLM
+  auto = torch_side.causal_class(config)
   if reward:
-    config.num_labels = 1
+    config = torch_side.scoring_config(config)
     auto = transformers.AutoModelForSequenceClassification
   made = auto.from_config(config)
   torch_side.randomise(made, seed=len(name))
@@ -197,10 +199,11 @@ def theirs_of(directory, reward, seed):
   import torch
   import transformers
 
-  auto = transformers.AutoModelForCausalLM
+  load_theirs = torch_side.load_causal
   if reward:
     auto = transformers.AutoModelForSequenceClassification
-  made = auto.from_pretrained(
+    load_theirs = auto.from_pretrained
+  made = load_theirs(
     directory, dtype=torch.float32, attn_implementation="eager"
   ).eval()
   measure = torch_side.scores_of if reward else torch_side.logits_of

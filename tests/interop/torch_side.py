@@ -63,21 +63,45 @@ FAMILIES = {
   "gemma3": ("Gemma3TextConfig", _GEMMA3),
   # The text model of the same shape within one that sees images.
   "gemma3_vision": ("Gemma3Config", _GEMMA3),
+  "mistral3": ("Mistral3Config", dict(sliding_window=5)),
+  "llava": ("LlavaConfig", dict(model_type="qwen2")),
 }
-_VISION = dict(
-  vision_config=dict(
-    hidden_size=16,
-    intermediate_size=16,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    image_size=28,
-    patch_size=14,
-  ),
-  mm_tokens_per_image=4,
-  boi_token_index=VOCAB - 3,
-  eoi_token_index=VOCAB - 2,
-  image_token_index=VOCAB - 1,
+_TOWER = dict(
+  hidden_size=16,
+  intermediate_size=16,
+  num_hidden_layers=1,
+  num_attention_heads=2,
+  image_size=28,
+  patch_size=14,
 )
+# Config class of a model that sees images too -> its fields beside the text
+# model, which is named where the class takes any.
+NESTED = {
+  "Gemma3Config": dict(
+    vision_config=_TOWER,
+    mm_tokens_per_image=4,
+    boi_token_index=VOCAB - 3,
+    eoi_token_index=VOCAB - 2,
+    image_token_index=VOCAB - 1,
+  ),
+  "InternVLConfig": dict(
+    vision_config=_TOWER | dict(image_size=[28, 28], patch_size=[14, 14]),
+    image_token_id=VOCAB - 1,
+  ),
+  "LlavaConfig": dict(vision_config=_TOWER, image_token_index=VOCAB - 1),
+  "LlavaNextConfig": dict(vision_config=_TOWER, image_token_index=VOCAB - 1),
+  "LlavaOnevisionConfig": dict(
+    vision_config=_TOWER,
+    image_token_index=VOCAB - 1,
+    video_token_index=VOCAB - 2,
+  ),
+  "Mistral3Config": dict(
+    vision_config=_TOWER | dict(head_dim=8),
+    image_token_index=VOCAB - 1,
+    tie_word_embeddings=False,
+  ),
+  "VipLlavaConfig": dict(vision_config=_TOWER, image_token_index=VOCAB - 1),
+}
 
 
 def make_config(family: str):
@@ -90,15 +114,47 @@ def config_of(name: str, fields: dict):
   import transformers
 
   shape = dict(SHAPE)
-  if name == "Qwen2Config":
+  if "qwen2" in (name.removesuffix("Config").lower(), fields.get("model_type")):
     shape.pop("head_dim")
     shape["hidden_size"] = 32
   shape |= fields
-  if name == "Gemma3Config":
-    shape = _VISION | {"text_config": shape}
+  if name in NESTED:
+    if name != "Gemma3Config":
+      shape = {"model_type": "mistral"} | shape
+    shape = NESTED[name] | {"text_config": shape}
   made = getattr(transformers, name)(**shape)
   made._attn_implementation = "eager"
   return made
+
+
+def causal_class(config):
+  """The class of `transformers` that makes tokens with a config.
+
+  Gemma 3 with vision has two; of the others that see images it is this one.
+  """
+  import transformers
+
+  if type(config).__name__ in NESTED:
+    return transformers.AutoModelForImageTextToText
+  return transformers.AutoModelForCausalLM
+
+
+def load_causal(directory, **options):
+  """A checkpoint as a model that makes tokens."""
+  import transformers
+
+  config = transformers.AutoConfig.from_pretrained(directory)
+  return causal_class(config).from_pretrained(directory, **options)
+
+
+def scoring_config(config):
+  """The config with one label, of the text model if no class scores more."""
+  name = type(config).__name__
+  if name in NESTED and name != "Gemma3Config":
+    config = config.text_config
+    config._attn_implementation = "eager"
+  config.num_labels = 1
+  return config
 
 
 def randomise(model, seed: int) -> None:
@@ -142,9 +198,8 @@ def judge_logits(directory: Path, expected) -> np.ndarray:
   import pytest
 
   torch = pytest.importorskip("torch", reason="compares with PyTorch")
-  import transformers
 
-  model = transformers.AutoModelForCausalLM.from_pretrained(
+  model = load_causal(
     directory, dtype=torch.float32, attn_implementation="eager"
   )
   return logits_of(model.eval(), expected["tokens"], expected["lengths"])
@@ -197,7 +252,7 @@ def write_family(directory: Path, family: str, seed: int) -> None:
   torch.manual_seed(seed)
   config = make_config(family)
   tokens, lengths = batch(seed)
-  model = transformers.AutoModelForCausalLM.from_config(config).eval()
+  model = causal_class(config).from_config(config).eval()
   randomise(model, seed)
   model.save_pretrained(directory / "checkpoint")
   expected = {
@@ -212,15 +267,16 @@ def write_family(directory: Path, family: str, seed: int) -> None:
   adapted.eval().save_pretrained(directory / "adapter")
   expected["adapter_logits"] = logits_of(adapted, tokens, lengths)
 
-  config = make_config(family)
-  config.num_labels = 1
+  config = scoring_config(make_config(family))
   reward = transformers.AutoModelForSequenceClassification.from_config(config)
   reward.eval()
   randomise(reward, seed + 1)
-  base = transformers.AutoModelForCausalLM.from_pretrained(
-    directory / "checkpoint"
-  )
-  reward.model.load_state_dict(base.model.state_dict())
+  base = load_causal(directory / "checkpoint").model
+  if hasattr(base, "language_model") and not hasattr(
+    reward.model, "language_model"
+  ):
+    base = base.language_model
+  reward.model.load_state_dict(base.state_dict())
   reward.save_pretrained(directory / "reward_checkpoint")
   expected["checkpoint_scores"] = scores_of(reward, tokens, lengths)
   rewarding = peft.get_peft_model(reward, lora("SEQ_CLS", attention))
@@ -239,6 +295,9 @@ def load_exported(directory: Path, role: str, form: str):
   if (role, form) == ("policy", "merged"):
     return transformers.AutoModelForCausalLM.from_pretrained(directory)
   if (role, form) == ("policy", "adapter"):
+    base = peft.PeftConfig.from_pretrained(directory).base_model_name_or_path
+    if type(transformers.AutoConfig.from_pretrained(base)).__name__ in NESTED:
+      return peft.PeftModel.from_pretrained(load_causal(base), directory)
     return peft.AutoPeftModelForCausalLM.from_pretrained(directory)
   if (role, form) == ("reward", "merged"):
     return transformers.AutoModelForSequenceClassification.from_pretrained(

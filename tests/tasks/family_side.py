@@ -63,6 +63,16 @@ FAMILIES = {
   "Gemma 2": ("gemma2", "Gemma2Config", _WINDOWS),
   "Gemma 3": ("gemma3", "Gemma3TextConfig", _WINDOWS),
   "Gemma 3 with vision": ("gemma3", "Gemma3Config", _WINDOWS),
+  "InternVL": ("qwen2.5", "InternVLConfig", dict(model_type="qwen2")),
+  "LLaVA": ("llama2", "LlavaConfig", dict(model_type="llama")),
+  "LLaVA-NeXT": ("mistral2", "LlavaNextConfig", {}),
+  "LLaVA-OneVision": (
+    "qwen2.5",
+    "LlavaOnevisionConfig",
+    dict(model_type="qwen2"),
+  ),
+  "Mistral Small 3.1": ("mistral2", "Mistral3Config", {}),
+  "ViP-LLaVA": ("llama2", "VipLlavaConfig", dict(model_type="llama")),
   "R1 distillation (Qwen)": ("r1", "Qwen2Config", {}),
   "R1 distillation (Llama)": (
     "r1",
@@ -137,9 +147,8 @@ def _make(directory: Path, name: str, seed: int) -> None:
   generation = base / "generation_config.json"
   kept = generation.read_text() if generation.exists() else None
   tokenizer = transformers.AutoTokenizer.from_pretrained(base)
-  model = transformers.AutoModelForCausalLM.from_config(
-    _config(name, tokenizer)
-  )
+  config = _config(name, tokenizer)
+  model = torch_side.causal_class(config).from_config(config)
   torch_side.randomise(model, seed)
   model.save_pretrained(base)
   if kept is None:
@@ -157,8 +166,7 @@ def _make(directory: Path, name: str, seed: int) -> None:
   adapted.save_pretrained(directory / "adapter")
   expected["adapter_logits"] = _logits(adapted, prompt)
 
-  config = _config(name, tokenizer)
-  config.num_labels = 1
+  config = torch_side.scoring_config(_config(name, tokenizer))
   rows = [_ids(tokenizer, messages) for messages in CONVERSATIONS]
   reward = transformers.AutoModelForSequenceClassification.from_config(config)
   torch_side.randomise(reward, seed + 1)

@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from perl_jax.data.sources import registry
+from perl_jax.data.text import recipe
+from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.interop import licences, model_card, pretrained
+from perl_jax.interop import usage as usage_lib
 from perl_jax.reporting import vocabulary
 from perl_jax.tasks.initial import restore
 from perl_jax.tasks.initial.model import Start
@@ -94,3 +97,32 @@ def results_of(
     if isinstance(value, int | float)
     and not key.endswith(("_before", *model_card.ENDS))
   ]
+
+
+def usage_of(
+  config: shared.Config,
+  start: Start,
+  tokenization: tokenization_lib.Tokenization,
+  nested: bool,
+) -> str:
+  """Markdown that says how others run the model.
+
+  Args:
+    config: Of the export.
+    start: What is exported.
+    tokenization: Its tokenizer.
+    nested: Whether it is an adapter on a model that sees images too.
+  """
+  if config.role == "policy":
+    return usage_lib.policy_usage(
+      "nested" if nested else config.format,
+      tokenization.stop_ids,
+      chat=tokenization.has_template,
+    )
+  closing = recipe.closing_text(tokenization.template)
+  return usage_lib.reward_usage(
+    config.format,
+    end=None if tokenization.has_template else tokenization.stop[1],
+    closing=closing,
+    at_turn=start.score_at == "turn",
+  )
