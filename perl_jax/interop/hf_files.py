@@ -143,6 +143,11 @@ class Checkpoint:
         " again."
       ) from error
 
+  def place(self, name: str) -> str:
+    """The file of a tensor and its name there, for error messages."""
+    file, spelled = self._places[name]
+    return f"{self.directory / file}: {spelled}"
+
   def alias(self, name: str, of: str) -> None:
     """Gives a tensor another name; the old one is forgotten."""
     for table in (self.shapes, self.dtypes, self._places):

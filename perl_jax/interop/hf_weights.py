@@ -59,7 +59,7 @@ def load_base(
 
   Raises:
     ValueError: Tensors are missing, unknown, or of another shape or dtype; all
-      of them are listed.
+      of them are listed. Or one has a number that is not finite.
   """
   shapes = leaves.base_shapes(config)
   sources = hf_names.sources(config, shapes)
@@ -69,6 +69,7 @@ def load_base(
     lambda path, bounds, dtype: _read_part(
       checkpoint, sources[path], bounds, dtype
     ),
+    lambda path, layer: checkpoint.place(sources[path].names[layer]),
     mesh=mesh,
     storage=storage,
   )

@@ -51,6 +51,7 @@ def base_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 def load(
   shapes: Mapping[str, tuple[int, ...]],
   read: Callable[[str, Bounds, Any], np.ndarray],
+  where: Callable[[str, int], str],
   *,
   mesh: Mesh,
   storage: Storage,
@@ -61,9 +62,14 @@ def load(
     shapes: Shape of each leaf, by path.
     read: `read(path, bounds, dtype)` returns a part of a leaf. All parts of a
       leaf are asked for before those of the next.
+    where: `where(path, layer)` names the file and the tensor of a layer of a
+      leaf; of one without layers, 0 is given.
     mesh: Mesh for the leaves, sharded by `sharding.RULES`.
     storage: Converts each leaf to the dtype it is kept in before the next is
       read.
+
+  Raises:
+    ValueError: A number is not finite; names the file and the tensor.
   """
   dtype, leaves = jnp.dtype(storage.read_dtype), {}
   for path, shape in shapes.items():
@@ -79,7 +85,29 @@ def load(
       return parts[bounds]
 
     leaf = jax.make_array_from_callback(shape, layout, part)
-    stored = storage.put(path, jax.block_until_ready(leaf))
+    # On the devices, as a pass of the host would take as long as to read.
+    if not bool(_all_finite(leaf)):
+      layer = int(_first_not_finite(leaf)) if path.startswith("layers/") else 0
+      raise ValueError(
+        f"{where(path, layer)} has numbers that are not finite (NaN, infinity,"
+        f" or more than {dtype.name} can hold): its training diverged, or the"
+        " file is damaged. Download it again, or give another checkpoint."
+      )
+    stored = storage.put(path, leaf)
     leaves[path] = sharding.place(mesh, {path: stored}, share=True)[path]
     parts.clear()
   return params_lib.unflatten(leaves)
+
+
+@jax.jit
+def _all_finite(leaf: jax.Array) -> jax.Array:
+  # 0 times a number is 0, unless it is infinite or NaN. Several times faster on
+  # a CPU than isfinite().all(), and a sum over devices keeps a NaN, where a
+  # maximum need not.
+  return jnp.sum(leaf * 0) == 0
+
+
+@jax.jit
+def _first_not_finite(leaf: jax.Array) -> jax.Array:
+  """Index of the first layer with a number that is not finite."""
+  return jnp.argmin(jnp.isfinite(leaf).all(axis=tuple(range(1, leaf.ndim))))

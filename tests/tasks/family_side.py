@@ -167,11 +167,12 @@ def _make(directory: Path, name: str, seed: int) -> None:
   expected["adapter_logits"] = _logits(adapted, prompt)
 
   config = torch_side.scoring_config(_config(name, tokenizer))
-  rows = [_ids(tokenizer, messages) for messages in CONVERSATIONS]
   reward = transformers.AutoModelForSequenceClassification.from_config(config)
   torch_side.randomise(reward, seed + 1)
   reward.save_pretrained(directory / "reward")
   families.write(text_family(name), directory / "reward")
+  tokenizer = transformers.AutoTokenizer.from_pretrained(directory / "reward")
+  rows = [_ids(tokenizer, messages) for messages in CONVERSATIONS]
   expected["scores"] = np.stack(
     [
       torch_side.scores_of(reward.eval(), [r], [len(r)])[0]

@@ -74,7 +74,10 @@ def load(
       held[path] = _leaf(opened, sources[path], shapes[path], dtype)
     return held[path][tuple(slice(*b) for b in bounds)]
 
-  base = leaves.load(shapes, read, mesh=mesh, storage=storage)
+  def where(path, layer):
+    return f"{opened.path}: {sources[path].names[layer]}"
+
+  base = leaves.load(shapes, read, where, mesh=mesh, storage=storage)
   return roles.Role(roles.Backbone(config, LoraSpec()), {}, base)
 
 
