@@ -86,7 +86,8 @@ def _read_part(checkpoint, source, bounds, dtype):
     name = source.names[0 if i is None else first + i]
     found = checkpoint.read(name, index)
     into = whole if i is None else whole[i]
-    into[...] = found.T if source.transposed else found
+    with np.errstate(over="ignore"):  # `leaves.load` refuses what is infinite
+      into[...] = found.T if source.transposed else found
   return whole
 
 

@@ -1,6 +1,7 @@
 """Checkpoints that cannot be used: one clear error each."""
 
 import json
+import re
 import shutil
 
 import jax
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from perl_jax.interop import hf_weights
+from perl_jax import sharding
+from perl_jax.interop import hf_checkpoint, hf_weights
+from perl_jax.interop.storage import Storage
 from tests.interop.tiny import REFERENCES, load
 
 
@@ -177,3 +180,63 @@ def test_reward_model_with_two_labels(tmp_path):
     directory, lambda t: t.update({"score.weight": np.ones((2, 16), "f4")})
   )
   refused(directory, "score.weight", "(2, 16)", "num_labels=1")
+
+
+def put(tensors, name, value):
+  tensors[name] = tensors[name].copy()
+  tensors[name].flat[-1] = value
+
+
+KERNEL = "model.layers.1.mlp.down_proj.weight"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+  "name",
+  [KERNEL, "model.layers.0.input_layernorm.weight", "model.norm.weight",
+   "model.embed_tokens.weight", "lm_head.weight"],
+)  # fmt: skip
+def test_numbers_that_are_not_finite(llama, name, value):
+  edit_tensors(llama, lambda t: put(t, name, value))
+  place = f"{llama / hf_weights.SINGLE}: {name} has numbers"
+  refused(llama, place, "NaN", "diverged")
+
+
+def test_of_shards_the_file_is_named(shards):
+  directory, _ = shards
+  index = json.loads((directory / hf_weights.INDEX).read_text())
+  file = index["weight_map"][KERNEL]
+  edit_tensors(directory, lambda t: put(t, KERNEL, np.nan), file)
+  refused(directory, f"{directory / file}: {KERNEL} has numbers")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "nf4"])
+def test_they_are_found_on_a_mesh_and_before_rounding(llama, dtype):
+  """One device of eight has it; rounded to int8 or nf4 it would be a number."""
+  edit_tensors(llama, lambda t: put(t, KERNEL, np.nan))
+  mesh = sharding.make_mesh(data=1, fsdp=4, tensor=2)
+  with pytest.raises(ValueError, match=f": {re.escape(KERNEL)} has numbers"):
+    hf_checkpoint.load(llama, mesh=mesh, storage=Storage(dtype))
+
+
+def test_numbers_that_float32_cannot_hold(llama):
+  def change(tensors):
+    tensors[KERNEL] = tensors[KERNEL].astype("f8")
+    put(tensors, KERNEL, 1e300)
+
+  edit_tensors(llama, change)
+  refused(llama, KERNEL, "more than float32 can hold")
+
+
+def test_the_largest_numbers_are_finite(llama):
+  largest = np.finfo("f4").max
+  edit_tensors(llama, lambda t: put(t, KERNEL, largest))
+  assert np.max(load(llama).frozen["layers"]["mlp"]["down"]["kernel"]) == (
+    largest
+  )
+
+
+def test_what_is_not_used_may_be_anything(llama):
+  name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+  edit_tensors(llama, lambda t: t.update({name: np.full(4, np.nan, "f4")}))
+  load(llama)

@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 
 from perl_jax.data.text.hugging_face import import_transformers
-from perl_jax.interop import hf_checkpoint, hf_config
+from perl_jax.interop import hf_checkpoint, hf_config, hf_config_out
 from perl_jax.models.lora import LoraSpec
 from tests.interop import rewriting, torch_side
 from tests.interop.tiny import REFERENCES, load, logits
@@ -105,7 +105,7 @@ NEW_NAMES = (
 
 @pytest.mark.parametrize("name", ["mistral3", "llava"])
 def test_old_and_new_names(name, tmp_path, caplog):
-  """Of releases before 4.52 (and of 5, which writes them too), and of others."""
+  """Of releases up to 4.51 (5 writes them too), and of those between."""
   directory = copy_of(name, tmp_path)
   expected = load(directory)
   tensors = rewriting.tensors_of(directory)
@@ -181,6 +181,14 @@ def test_a_text_model_without_a_name_is_the_usual_one(
   assert hf_config.model_config(hf, "x").width == (
     64 if given else hf.text_config.hidden_size
   )
+
+
+def test_a_config_without_a_text_model_is_one_to_export_like(tmp_path):
+  config_json(tmp_path, model_type="llava", eos_token_id=7)
+  hf = hf_config.load_hf_config(tmp_path)
+  config = hf_config.model_config(hf, "x")
+  found = hf_config_out.released(tmp_path, config)
+  assert found == {"model_type": "llama", "eos_token_id": 7}
 
 
 @pytest.mark.parametrize("name", ["mistral3", "llava"])

@@ -24,11 +24,18 @@ from perl_jax.tasks.initial import restore
 from perl_jax.tasks.initial.model import ReadOptions
 from tests.archives import read_arrays
 from tests.interop import tiny as interop
+from tests.interop import torch_side
 from tests.tasks import family_side, tiny
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "models.md"
 FAMILIES = family_side.FAMILIES
 TOLERANCE = 2e-4
+# Families that see images too.
+SEEING = [
+  family
+  for family, (_, kind, _) in FAMILIES.items()
+  if kind in torch_side.NESTED
+]
 # Families that are refused, and the model_type of their config.json.
 REFUSED = {
   "Command R": "cohere",
@@ -197,6 +204,33 @@ def test_out(cell, family, root, judged):
   if cell != "adapter out":
     stops = family_side.text_family(family).stops
     require_one_voice(root / family / f"{role}-{form}", role, stops)
+
+
+@pytest.fixture(scope="module")
+def cards(root, judged):
+  """What the code of model cards gives, by the family of a policy's adapter."""
+  assert not judged
+  found = {family: root / family / "policy-adapter" for family in SEEING}
+  done = subprocess.run(
+    [sys.executable, "-m", "tests.interop.card_side", *found.values()],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  return {
+    family: json.loads((directory / "card.json").read_text())
+    for family, directory in found.items()
+  }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", SEEING)
+def test_the_card_of_an_adapter_loads_a_model_with_vision(family, cards):
+  """On two prompts at once, which changes no response."""
+  found = cards[family]
+  assert len(found["batch"]) == 2 and all(found["batch"])
+  assert found["batch"] == found["alone"]
 
 
 def require_one_voice(directory, role, stops):

@@ -71,6 +71,26 @@ def test_every_leaf(preset, devices, tmp_path):
   same(found.frozen, params)
 
 
+@pytest.mark.parametrize(
+  ("path", "name"),
+  [
+    ("layers/attention/k/kernel", r"blk\.1\.attn_k\.weight"),
+    ("layers/mlp_norm/scale", r"blk\.1\.ffn_norm\.weight"),
+    ("embedding", r"token_embd\.weight"),
+  ],
+)
+def test_numbers_that_are_not_finite(path, name, tmp_path):
+  file, leaves = (
+    tmp_path / "tiny.gguf",
+    params_lib.flatten(models.drawn("llama_tiny", seed=0)),
+  )
+  leaf = np.array(leaves[path])
+  leaf.flat[-1] = np.nan
+  models.write(file, "llama_tiny", params_lib.unflatten(leaves | {path: leaf}))
+  with pytest.raises(ValueError, match=rf"tiny\.gguf: {name} has numbers"):
+    load(file, devices=8)
+
+
 def test_chunks_of_rows(tmp_path, monkeypatch):
   """A matrix that is dequantised a few rows at a time is the same matrix."""
   path = tmp_path / "tiny.gguf"
