@@ -21,9 +21,9 @@ from collections.abc import Mapping
 # Signals are heard while JAX is imported, which takes seconds.
 # isort: off
 from perl_jax import starting
+from perl_jax.importing import jax
 # isort: on
 
-import jax
 from absl import app, flags, logging
 
 import perl_jax

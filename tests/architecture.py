@@ -37,7 +37,7 @@ FLOORS = (
   ("roles", "sampling", "optim"),
   # Models say how activations are laid out: the axes' names are below them.
   (
-    *("streams", "starting", "disk", "names", "segments", "hosts"),
+    *("streams", "starting", "importing", "disk", "names", "segments", "hosts"),
     "sharding",
     *("models", "objectives", "params", "json_text", "files", "checksums"),
     *("endpoints", "buckets", "compilation_cache"),

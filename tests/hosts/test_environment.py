@@ -60,6 +60,8 @@ def test_how_many_tasks_there_are(name):
   [
     ("JAX_PLATFORMS", "abacus"),
     ("JAX_ENABLE_X64", "1"),
+    ("JAX_ENABLE_X64", "x"),
+    ("JAX_NUM_CPU_DEVICES", "two"),
     ("OMPI_COMM_WORLD_SIZE", "x"),
   ],
 )
