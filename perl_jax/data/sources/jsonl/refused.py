@@ -98,11 +98,18 @@ def plain_name(key: str) -> str:
 def is_absent(value: Any) -> bool:
   """Whether a value is what writers of mixed tables leave: null or empty.
 
-  A list of nulls is, too.
+  A list or an object of nulls is, too, as `{"bytes": null, "path": null}` is
+  for an image that is not there.
   """
-  if isinstance(value, list):
-    return all(map(cells.is_missing, value))
-  return cells.is_missing(value) or value in ("", {})
+  return value in ("", {}, []) or _is_null(value)
+
+
+def _is_null(value: Any) -> bool:
+  """Whether a value is null, or holds nulls alone."""
+  if isinstance(value, (list, dict)) and value:
+    inner = value.values() if isinstance(value, dict) else value
+    return all(map(_is_null, inner))
+  return cells.is_missing(value)
 
 
 def weight_of(value: Any) -> int | None:

@@ -206,3 +206,38 @@ def test_the_answer_of_a_rule_is_the_reference(write):
   row = {"prompt": [user("q")], "reward_model": {"ground_truth": "4"}}
   (found,) = cases.read(write(row), "prompts")
   assert found.reference == "4"
+
+
+NULLS = {"bytes": None, "path": None}
+
+
+@pytest.mark.parametrize(
+  "beside",
+  [
+    {"image": NULLS},
+    {"images": [NULLS, None]},
+    {"context": {"docs": [{"title": None}]}},
+    {"tools": [{"type": None, "function": {"name": None}}]},
+  ],
+)
+def test_an_object_of_nulls_is_absent(write, beside):
+  """As a table has it where only other rows have an image."""
+  path = write({"prompt": "q", "response": "a", **beside})
+  assert cases.read(path, "demonstrations")[0].prompt == (user("q"),)
+  asked = user("q") | beside | {"tool_calls": [{"function": {"name": None}}]}
+  path = write({"messages": [asked, assistant("a")]})
+  assert cases.read(path, "demonstrations")[0].prompt == (user("q"),)
+
+
+@pytest.mark.parametrize(
+  "beside",
+  [
+    {"image": {"bytes": None, "path": "a.png"}},
+    {"images": [NULLS, {"bytes": "x", "path": None}]},
+    {"context": {"page": 0}},
+  ],
+)
+def test_an_object_that_is_not_of_nulls_is_refused(write, beside):
+  path = write({"prompt": "q", "response": "a", **beside})
+  with pytest.raises(ValueError, match=r"rows\.jsonl:1.*cannot be honoured"):
+    cases.read(path, "demonstrations")
