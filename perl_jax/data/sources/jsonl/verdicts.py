@@ -27,12 +27,14 @@ class _Form(NamedTuple):
     better: Function of their values that returns 0 if the first reply is
       better, 1 if the second one is, and None if neither is.
     prompt: The column with what was asked, where it is not called a prompt.
+    says: What the verdicts are, for errors.
   """
 
   replies: tuple[str, str]
   verdicts: tuple[str, ...]
   better: Callable[..., int | None]
   prompt: str = ""
+  says: str = ""
 
 
 def _number_of(first: int, second: int) -> Callable[[Any], int | None]:
@@ -45,9 +47,15 @@ def _number_of(first: int, second: int) -> Callable[[Any], int | None]:
 
 
 def _named(verdict: Any) -> int | None:
-  """Reads a verdict "model_a" or "model_b"; all else prefers neither."""
-  sides = ("model_a", "model_b")
-  return sides.index(verdict) if verdict in sides else None
+  """Reads a verdict "model_a" or "model_b"; all else prefers neither.
+
+  A verdict may be the name of a column, too, in any case: "response_a".
+  """
+  plain = verdict.strip().lower() if isinstance(verdict, str) else ""
+  who, _, side = plain.replace(" ", "_").rpartition("_")
+  if who not in ("model", "response", "conversation") or side not in "ab":
+    return None
+  return "ab".index(side)
 
 
 def _flags(first: Any, second: Any) -> int | None:
@@ -70,28 +78,43 @@ def _scores(first: Any, second: Any) -> int | None:
   return int(scores[1] > scores[0])
 
 
+_STRENGTH = "a number below 0 for the first and above 0 for the second"
+_MODELS = "'model_a' or 'model_b'"
 _FORMS = (
   # PKU-SafeRLHF
-  _Form(NUMBERED[:2], NUMBERED[2:], _number_of(0, 1)),
+  _Form(NUMBERED[:2], NUMBERED[2:], _number_of(0, 1), "", "0 or 1"),
   # HelpSteer3: from -3, the first is much better, to 3
   _Form(
-    ("response1", "response2"), ("overall_preference",), _strength, "context"
+    ("response1", "response2"), ("overall_preference",), _strength, "context",
+    _STRENGTH,
+  ),
+  # HelpSteer2-Preference: alike
+  _Form(
+    ("response_1", "response_2"), ("preference_strength",), _strength, "",
+    _STRENGTH,
   ),
   # Chatbot Arena, as conversations and as texts
-  _Form(("conversation_a", "conversation_b"), ("winner",), _named),
-  _Form(("response_a", "response_b"), ("winner",), _named),
   _Form(
-    ("response_a", "response_b"), ("winner_model_a", "winner_model_b"), _flags
+    ("conversation_a", "conversation_b"), ("winner",), _named, "", _MODELS
+  ),
+  _Form(("response_a", "response_b"), ("winner",), _named, "", _MODELS),
+  _Form(
+    ("response_a", "response_b"), ("winner_model_a", "winner_model_b"), _flags,
+    "", "1 for one and 0 for the other",
   ),
   # SHP: 1 if A is preferred
   _Form(
-    ("human_ref_A", "human_ref_B"), ("labels",), _number_of(1, 0), "history"
+    ("human_ref_A", "human_ref_B"), ("labels",), _number_of(1, 0), "history",
+    "1 for the first or 0 for the second",
   ),
   # AlpacaFarm
-  _Form(("output_1", "output_2"), ("preference",), _number_of(1, 2)),
+  _Form(
+    ("output_1", "output_2"), ("preference",), _number_of(1, 2), "", "1 or 2"
+  ),
   # WebGPT comparisons
   _Form(
-    ("answer_0", "answer_1"), ("score_0", "score_1"), _scores, "question"
+    ("answer_0", "answer_1"), ("score_0", "score_1"), _scores, "question",
+    "two numbers, the higher one for the better reply",
   ),
 )  # fmt: skip
 _OUTPUTS = ("preferred_output", "non_preferred_output")
@@ -110,6 +133,7 @@ def decided(fields: Fields, where: str, kind: str) -> Fields:
 
   Raises:
     UnusableError: Neither reply is better.
+    ValueError: Replies are counted from 1 where they should be from 0.
   """
   form = _form_of(fields)
   if form is None:
@@ -118,9 +142,11 @@ def decided(fields: Fields, where: str, kind: str) -> Fields:
   if better is None and kind == "prompts":
     better = 0
   if better is None:
+    _check_counted(fields, form, where)
     said = ", ".join(f"{name} {fields[name]!r}" for name in form.verdicts)
     raise unusable.UnusableError(
-      f"{where}: neither {' nor '.join(form.replies)} is better: {said}.",
+      f"{where}: neither {' nor '.join(form.replies)} is better: {said}. A"
+      f" verdict is {form.says}.",
       "in which neither reply is better",
     )
   read = {*form.replies, *form.verdicts}
@@ -134,6 +160,20 @@ def decided(fields: Fields, where: str, kind: str) -> Fields:
     "chosen": fields[form.replies[better]],
     "rejected": fields[form.replies[1 - better]],
   }
+
+
+def _check_counted(fields: Fields, form: _Form, where: str) -> None:
+  """Checks that the number of the better reply counts from 0.
+
+  A file that counts from 1 would be read the wrong way round.
+  """
+  (name, *_) = form.verdicts
+  if form.verdicts == NUMBERED[2:] and rated.number(fields[name]) == 2:
+    first, second = form.replies
+    raise ValueError(
+      f"{where}: field {name!r}: is 2, but replies are counted from 0. Write 0"
+      f" where {first} is better and 1 where {second} is."
+    )
 
 
 def _form_of(fields: Fields) -> _Form | None:

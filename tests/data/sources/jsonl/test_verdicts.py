@@ -180,3 +180,35 @@ def test_data_beside_a_prompt_is_no_conversation(write):
   row = {"prompt": "q", "response": "a", "data": ["x", "y"]}
   (made,) = cases.read(write(row), "demonstrations")
   assert made.prompt == (user("q"),)
+
+
+def test_strength_of_a_preference(write):
+  """nvidia/HelpSteer2, preference: from -3, the first is much better, to 3."""
+  row = {"prompt": "q", "response_1": "a", "response_2": "b"}
+  found = [
+    formed.one(row | {"preference_strength": strength})
+    for strength in (-3, "1")
+  ]
+  assert [(f["chosen"], f["rejected"]) for f in found] == [
+    ("a", "b"), ("b", "a"),
+  ]  # fmt: skip
+  with pytest.raises(ValueError, match=r"preference_strength 0\. A verdict is"):
+    formed.one(row | {"preference_strength": 0})
+
+
+@pytest.mark.parametrize("winner", ["response_b", "Model B", "MODEL_B"])
+def test_a_winner_is_the_name_of_a_column(winner):
+  row = {"prompt": "q", "response_a": "a", "response_b": "b"}
+  assert formed.one(row | {"winner": winner})["chosen"] == "b"
+  for unknown in ("B", "b", 1, "response_c", "tie", "b_response"):
+    with pytest.raises(ValueError, match="'model_a' or 'model_b'"):
+      formed.one(row | {"winner": unknown})
+
+
+def test_replies_that_are_counted_from_one_are_refused(write):
+  """They would be read the wrong way round where the verdict is 1."""
+  row = {"prompt": "q", "response_0": "a", "response_1": "b"}
+  path = write(*(row | {"better_response_id": n} for n in (1, 1, 2)))
+  with pytest.raises(ValueError, match=r"rows\.jsonl:3: field .* is 2, but"):
+    cases.read(path, "preferences")
+  assert len(cases.read(path, "prompts")) == 3
