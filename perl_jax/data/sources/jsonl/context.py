@@ -33,7 +33,7 @@ def added(
     return talk, set()
   used = set()
   for name in refused.SYSTEM:
-    text = fields.get(name)
+    text = keys.text_of(fields.get(name), _refusal_of(name, where))
     if name in fields:
       used.add(name)
     if refused.is_absent(text):
@@ -124,6 +124,11 @@ def check_ignored(name: str, value: Any, where: str, learned: bool) -> None:
     learned and not (is_weight and refused.weight_of(value) == 1)
   ):
     refused.check_ignored(name, value, _refusal(where))
+
+
+def _refusal_of(name: str, where: str) -> refused.Complain:
+  """Returns what complains of a column, whatever part of it is wrong."""
+  return lambda _, problem: _refusal(where)(name, problem)
 
 
 def _refusal(where: str) -> refused.Complain:

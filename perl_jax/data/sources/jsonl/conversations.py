@@ -17,7 +17,7 @@ _SPEAKERS = {
   **dict.fromkeys(("system", "developer"), "system"),
   **dict.fromkeys(("user", "human", "prompter"), "user"),
   **dict.fromkeys(("assistant", "gpt", "chatgpt", "bard", "bing"), "assistant"),
-  **dict.fromkeys(("model", "bot", "ai"), "assistant"),
+  **dict.fromkeys(("model", "bot", "ai", "chatbot"), "assistant"),
   **dict.fromkeys(("tool", "function"), "tool"),
   **dict.fromkeys(("observation", "function_response"), "tool"),
   "environment": "tool",

@@ -91,7 +91,7 @@ def _message(
     raise error(
       where,
       name,
-      f"'role' must be text, but is {found(role)}.",
+      f"'role' must be text, but is {found(role)}{_keys_of(message)}.",
       "in which a message has no role",
     )
   role = _SAME.get(role, role)
@@ -112,7 +112,7 @@ def _message(
     raise error(
       where,
       name,
-      f"'content' must be text, but is {found(content)}.",
+      f"'content' must be text, but is {found(content)}{_keys_of(message)}.",
       "in which a content is not text",
     )
   if role == "user" and not content.strip():
@@ -120,6 +120,14 @@ def _message(
       where, name, "the user says nothing.", "in which the user says nothing"
     )
   return {"role": role, "content": content, **further}, ignored
+
+
+def _keys_of(message: dict[str, Any]) -> str:
+  """Returns what a message has if it lacks a role or a content, for errors."""
+  if {"role", "content"} <= {k for k, v in message.items() if v is not None}:
+    return ""
+  there = listed(key for key, value in message.items() if value is not None)
+  return f" (the message has {there}); give each message both"
 
 
 def check_text(text: str, field: str, where: str) -> None:

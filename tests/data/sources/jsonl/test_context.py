@@ -328,3 +328,15 @@ def test_names_to_ignore_as_a_command_line_gives_them(write):
     ignore=["images", "context", "image"],
   )
   assert f"{path}: no row that is read has image, which" in found.notes[-1]
+
+
+def test_a_system_message_of_text_parts(write):
+  """As Bedrock and Anthropic have it."""
+  row = {"system": [{"text": "Be "}, {"type": "text", "text": "brief."}]}
+  row |= {"messages": [user("q"), assistant("a")]}
+  (found,) = cases.read(write(row), "demonstrations")
+  assert found.prompt[0] == {"role": "system", "content": "Be brief."}
+  bad = row | {"system": [{"type": "image"}]}
+  path = write(bad, bad)
+  with pytest.raises(ValueError, match="field 'system': has a part"):
+    cases.read(path, "demonstrations")

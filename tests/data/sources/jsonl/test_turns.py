@@ -3,8 +3,8 @@
 import pytest
 
 from perl_jax.data.sources.jsonl import files, forms, whole
-from tests.data.sources.jsonl import writing
-from tests.data.text.messages import user
+from tests.data.sources.jsonl import cases, writing
+from tests.data.text.messages import assistant, user
 
 # Rows as in question.jsonl of MT-Bench: some have references, others do not.
 ROWS = [
@@ -94,3 +94,23 @@ def test_turns_that_are_messages_keep_their_hint(write):
   row = {"turns": [{"role": "user", "content": "a"}]}
   with pytest.raises(ValueError, match=r'{"turns": "messages"}'):
     whole.load(write(row, row), "prompts")
+
+
+def test_a_chatbot_is_the_assistant(write):
+  """As Cohere's files for fine-tuning have it."""
+  talk = [{"role": "User", "content": "q"}, {"role": "Chatbot", "content": "a"}]
+  (row,) = cases.read(write({"messages": talk}), "demonstrations")
+  assert row.turns == (assistant("a"),)
+
+
+@pytest.mark.parametrize(
+  ("message", "there"),
+  [
+    ({"author": "user", "content": "q"}, r"has content, author\)"),
+    ({"role": "user", "message": "q"}, r"has role, message\)"),
+  ],
+)
+def test_keys_of_a_message_without_a_role_or_content(write, message, there):
+  path = write({"messages": [message, assistant("a")]})
+  with pytest.raises(ValueError, match=rf"rows\.jsonl:1: .*{there}; give each"):
+    cases.read(path, "demonstrations")
