@@ -3,7 +3,7 @@
 import json
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from perl_jax.data.records import Message
@@ -20,11 +20,12 @@ _OURS += ("messages", "conversations", "instruction")
 _ASKING = ("prompt", "instruction", *rated.RESPONSES)
 _OTHERS = {
   **dict.fromkeys(("question", "query", "problem", "input"), "prompt"),
-  **dict.fromkeys(("prompts", "inputs"), "prompt"),
+  **dict.fromkeys(("prompts", "inputs", "input_text"), "prompt"),
   **dict.fromkeys(("answer", "output", "reply", "solution"), "response"),
   **dict.fromkeys(
     ("target", "targets", "completions", "responses"), "response"
   ),
+  **dict.fromkeys(("answers", "generation", "output_text"), "response"),
   **dict.fromkeys(("dialog", "dialogue", "chat", "turns"), "messages"),
   **dict.fromkeys(("preferred", "accepted", "winner", "win", "pos"), "chosen"),
   **dict.fromkeys(("dispreferred", "loser", "lose", "neg"), "rejected"),
@@ -32,9 +33,17 @@ _OTHERS = {
     ("chosen_responses", "chosen_response", "response_chosen"), "chosen"
   ),
   **dict.fromkeys(
+    ("text_chosen", "chosen_messages", "preferred_output"), "chosen"
+  ),
+  **dict.fromkeys(
     ("rejected_responses", "rejected_response", "response_rejected"), "rejected"
   ),
+  **dict.fromkeys(
+    ("text_rejected", "rejected_messages", "non_preferred_output"), "rejected"
+  ),
 }
+# Fields with the one answer of a row.
+_ANSWERED = (*rated.RESPONSES, "output", "messages", "conversations")
 # Columns that may say which reply is better, by its letter or number.
 _SIDES = ("winner", "loser", "preferred", "dispreferred", "accepted")
 _SIDES += ("win", "lose", "pos", "neg")
@@ -78,6 +87,7 @@ def hint(
   kind: str,
   margin: float | None = None,
   threshold: float | None = None,
+  columns: Collection[str] = (),
 ) -> str:
   """Returns how records of a kind could be made of a row, "" if unknown.
 
@@ -86,15 +96,17 @@ def hint(
     kind: The kind of record.
     margin: What the user states of pairs, see `forms.Reading`.
     threshold: What the user states of labels.
+    columns: Names of the columns in the file.
   """
   if kind == "demonstrations":
-    return _hint_for_demonstrations(fields)
+    return _hint_for_demonstrations(fields, columns)
   if kind == "prompts":  # Only texts have none.
     return f" If a text is a prompt, say so: {option({'text': 'prompt'})}"
   if kind == "preferences":
-    columns = suggested(fields, kind)
-    if {*pairs.SIDES} <= {*columns.values(), *fields}:
-      return f" {renamed(columns)}"
+    ours = suggested(fields, kind)
+    names = {*ours.values(), *fields}
+    if {*pairs.SIDES} <= names or {"messages", "rejected"} <= names:
+      return f" {renamed(ours)}"
   scored = rated.replies_of(fields)[0] or rated.score_of(fields) is not None
   if kind == "preferences" and margin is None and scored:
     return (
@@ -106,7 +118,7 @@ def hint(
       " Replies with scores become labelled where you say from which score on"
       " one is good: --config.data.threshold=0.5"
     )
-  if scored or fields.keys().isdisjoint(rated.RESPONSES):
+  if scored or fields.keys().isdisjoint(_ANSWERED):
     return ""
   stated = margin if kind == "preferences" else threshold
   for name, value in fields.items():
@@ -124,15 +136,26 @@ def example(kind: str) -> str:
   return f" {renamed({f'YOUR_{name.upper()}': name for name in names})}"
 
 
-def _hint_for_demonstrations(fields: Fields) -> str:
+def _hint_for_demonstrations(fields: Fields, columns: Collection[str]) -> str:
   if "chosen" in fields and isinstance(fields.get("messages"), list):
     return (
       " To learn its `messages`, leave the pair out:"
       " --config.data.ignore=\"('chosen', 'rejected')\""
     )
+  chosen = fields.get("chosen") if {*pairs.SIDES} <= {*columns} else None
+  whole = isinstance(chosen, list) and len(chosen) > 1
+  if chosen and not pairs.is_many(fields) and (whole or "prompt" in fields):
+    ours = "messages" if whole else "response"
+    return (
+      " To learn its chosen replies, leave the others out:"
+      f" {option({'chosen': ours})} --config.data.ignore=\"('rejected',)\""
+    )
   for name in ANSWERS[:-1]:
     if isinstance(fields.get(name), str):
       return f" {renamed({name: 'response'})}"
+  ours = suggested(fields)
+  if "response" in ours.values():
+    return f" {renamed(ours)}"
   return ""
 
 
@@ -187,9 +210,41 @@ def suggested(fields: Fields, kind: str = "") -> dict[str, str]:
     if plain in _SIDES and _is_side(fields[column]):
       continue
     if name and column not in _OURS and name not in taken:
+      if not _may_be(name, fields[column]):
+        continue
       found[column] = name
       taken.add(name)
   return found
+
+
+def answers_in(fields: Fields) -> dict[str, str]:
+  """Returns our names of columns that may be what follows a prompt."""
+  replies = {*pairs.SIDES, *rated.RESPONSES}
+  return {k: v for k, v in suggested(fields).items() if v in replies}
+
+
+def conversation_in(fields: Fields) -> dict[str, str]:
+  """Returns our name of the first column that is a conversation; {} of none.
+
+  It is a prompt if no answer ends it.
+  """
+  for column, value in fields.items():
+    if conversations.is_talk(value):
+      answered = layouts.is_answered(conversations.of(value))
+      return {column: "messages" if answered else "prompt"}
+  return {}
+
+
+def _may_be(name: str, value: Any) -> bool:
+  """Whether a value may be what our name says: a text is no conversation.
+
+  A list of texts is no one response.
+  """
+  if name == "messages" and isinstance(value, str):
+    return conversations.is_talk(value)
+  if name == "response" and isinstance(value, list):
+    return conversations.is_talk(value)
+  return True
 
 
 def _is_side(value: Any) -> bool:

@@ -69,7 +69,7 @@ def of_rows(fields: dict[str, Any], file: pathlib.Path) -> str:
   """
   loaded = _LOADED.format(path=foreign.python_text(file))
   for name, value in fields.items():
-    if _is_list_of_objects(value) and name not in _TALKS:
+    if _is_list_of_objects(value) and not _is_field(name, value):
       command = _EACH.format(row="r", rows=f"{loaded}[{name!r}]")
       return (
         f"the rows are in {name!r} of one object. They become lines with:"
@@ -130,6 +130,13 @@ def _is_list_of_objects(value: Any) -> bool:
     isinstance(value, list)
     and bool(value)
     and all(isinstance(item, dict) for item in value)
+  )
+
+
+def _is_field(name: str, value: list[dict[str, Any]]) -> bool:
+  """Whether a list of objects is a field of a row, as messages are."""
+  return name in _TALKS or all(
+    not item.keys().isdisjoint(("role", "from", "speaker")) for item in value
   )
 
 

@@ -228,6 +228,7 @@ class Reader:
       rated.check_score(fields, where)
       score = rated.score_of(fields)
       if score is not None:
+        mistaken.check_asked(fields, where)
         self._by_prompt.add(where, fields, score)
         return
     if self._kind == "labelled" and self._reading.threshold is not None:
@@ -278,10 +279,7 @@ class Reader:
     return named
 
   def _pairs(self, where: str, fields: Fields) -> Iterator[tuple[str, Fields]]:
-    if "prompt" not in fields and "messages" in fields:
-      talk = fields["messages"]
-      if isinstance(talk, list) and not layouts.is_answered(talk):
-        fields = rated.without(fields, ("messages",)) | {"prompt": talk}
+    fields = pairs.with_chosen(fields)
     mistaken.check_prompt(fields, where)
     if self._kind != "candidates":
       mistaken.check_replies(fields, where)
@@ -308,8 +306,9 @@ class Reader:
     elif self._kind == "preferences" and margin is not None:
       for number, (good, bad) in enumerate(rated.pairs(scored, margin), 1):
         pair = fields | {"chosen": good, "rejected": bad}
-        messages = layouts.as_messages(pair, where)
-        yield f"{where}#{number}", pairs.apart(messages, where)
+        pair = layouts.as_messages(pair, where)
+        mistaken.check_asked(pair, where)
+        yield f"{where}#{number}", pairs.apart(pair, where)
     else:
       yield where, fields
 

@@ -25,6 +25,8 @@ _SAID = {
   "rejected",
 }
 _SAID.update(rated.RESPONSES)
+# Fields with what follows a prompt.
+_TOLD = ("chosen", "rejected", *rated.RESPONSES)
 # Fields that may be conversations.
 _TALKS = ("prompt", "messages", "chosen", "rejected", *rated.RESPONSES)
 
@@ -103,7 +105,16 @@ def as_messages(fields: Fields, where: str) -> Fields:
       if talk is not value:
         changed[name] = talk
   fields = fields | changed if changed else fields
-  return _of_transcript(fields)
+  return _of_transcript(_before_replies(fields))
+
+
+def _before_replies(fields: Fields) -> Fields:
+  """Returns a row whose messages end before the replies beside them.
+
+  They are the prompt then.
+  """
+  told = any(name in fields for name in _TOLD)
+  return as_prompt(fields) if told or rated.replies_of(fields)[0] else fields
 
 
 def _check_lengths(name: str, value: Any, where: str) -> None:
@@ -286,9 +297,17 @@ def without_answer(fields: Fields) -> Fields:
 
 
 def as_prompt(fields: Fields) -> Fields:
-  """Returns a conversation that ends with the user as a prompt."""
+  """Returns a conversation that ends with the user as a prompt.
+
+  A `prompt` beside it must be a part of it.
+  """
   talk = fields.get("messages")
-  if "prompt" in fields or not isinstance(talk, list) or is_answered(talk):
+  if not isinstance(talk, list) or not talk or is_answered(talk):
+    return fields
+  given = fields.get("prompt", [])
+  if isinstance(given, str):
+    given = [{"role": "user", "content": given}]
+  if not isinstance(given, list) or not conversations.contains(talk, given):
     return fields
   return rated.without(fields, ("messages",)) | {"prompt": talk}
 

@@ -54,12 +54,55 @@ def check_prompt(fields: Fields, where: str) -> None:
       f" {described.renamed(columns)}",
     )
   for column, value in fields.items():
-    if conversations.is_talk(value):
+    if not conversations.is_talk(value):
+      continue
+    talk = conversations.of(value)
+    if talk[-1]["role"] == "assistant":
       raise messages.error(
         where,
         "prompt",
-        f"missing, and {column!r} is a conversation. {_ways_out(column)}",
+        f"missing, and {column!r} is a conversation that ends with an answer."
+        f" Give what is before it as `prompt`, or leave {column!r} out with"
+        f" --config.data.ignore=\"('{column}',)\" if it is not what was asked.",
       )
+    raise messages.error(
+      where,
+      "prompt",
+      f"missing, and {column!r} is a conversation. {_ways_out(column)}",
+    )
+
+
+def check_asked(fields: Fields, where: str) -> None:
+  """Checks that replies with scores have a prompt beside them.
+
+  Two of them may begin with the same words, which are not what was asked.
+
+  Args:
+    fields: A row, with `chosen` and `rejected` if two replies are compared.
+    where: File and line, for errors.
+
+  Raises:
+    UnusableError: There is none, and the replies are no whole conversations.
+  """
+  sides = [fields.get(side) for side in pairs.SIDES]
+  whole = all(
+    conversations.is_transcript(side)
+    or (isinstance(side, list) and bool(side) and not _is_answer(side[0]))
+    for side in sides
+  )
+  if "prompt" in fields or whole:
+    return
+  columns = described.suggested(fields) or described.conversation_in(fields)
+  columns = {k: v for k, v in columns.items() if v == "prompt"}
+  beside = [name for name in fields if name not in pairs.SIDES]
+  named = described.renamed(columns or {"YOUR_PROMPT": "prompt"})
+  raise messages.error(
+    where,
+    "prompt",
+    "missing: replies with scores need what was asked, and beside them this row"
+    f" has {messages.listed(beside)}. {named}",
+    "which have no prompt",
+  )
 
 
 def check_words(rows: Sequence[Fields], name: str) -> None:
@@ -120,6 +163,10 @@ def check_text(fields: Fields, where: str) -> None:
     f' --config.data.ignore="{(*beside,)}".',
     "which are single messages",
   )
+
+
+def _is_answer(message: Any) -> bool:
+  return isinstance(message, dict) and message.get("role") == "assistant"
 
 
 def _begin_alike(fields: Fields) -> bool:

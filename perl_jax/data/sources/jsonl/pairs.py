@@ -60,6 +60,30 @@ def apart(fields: Fields, where: str) -> Fields:
   return fields | _of_conversations(fields, chosen, rejected, where)
 
 
+def with_chosen(fields: Fields) -> Fields:
+  """Returns a row whose `messages` end with the chosen reply as a pair.
+
+  Such a row has a rejected reply beside them, or a whole conversation that ends
+  with it, and no other chosen one (ms-swift).
+  """
+  talk, rejected = fields.get("messages"), fields.get("rejected")
+  others = ("prompt", "chosen")
+  if not rejected or any(name in fields for name in others):
+    return fields
+  if not isinstance(talk, list) or len(talk) < 2:
+    return fields
+  found = {k: v for k, v in fields.items() if k != "messages"}
+  if isinstance(rejected, list) and len(rejected) > 1:
+    return found | {"chosen": talk}
+  return found | {
+    "prompt": talk[:-1],
+    "chosen": talk[-1:],
+    "rejected": [{"role": "assistant", "content": rejected}]
+    if isinstance(rejected, str)
+    else rejected,
+  }
+
+
 def _is_list_of_replies(side: Any) -> bool:
   return (
     isinstance(side, list) and bool(side) and isinstance(side[0], (str, list))

@@ -123,7 +123,11 @@ class File:
     stated = asked.reading
     self.columns = tuple(first[0].raw)
     self.hint = described.hint(
-      reader.first, asked.kind, stated.margin, stated.threshold
+      reader.first,
+      asked.kind,
+      stated.margin,
+      stated.threshold,
+      self.columns,
     )
     if total == bad == 1:
       way_out = faults.of_rows(reader.first, file)

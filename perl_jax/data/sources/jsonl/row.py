@@ -295,6 +295,13 @@ class Row:
       raise self.error(
         field, f"must be text or a list of messages, not {found(value)}."
       )
+    if len(value) > 1 and all(isinstance(reply, str) for reply in value):
+      raise self.error(
+        field,
+        f"is a list of {len(value)} texts, {found(value)}, and must be one text"
+        " or messages. If one of them is better, give it as `chosen` and the"
+        " others as `rejected`.",
+      )
     turns = self.messages(field, value)
     self._check_last(field, turns)
     repeats = turns[: len(prompt)] == prompt
@@ -325,10 +332,15 @@ class Row:
     )
 
   def _check_last(self, field: str, messages: Sequence[Message]) -> None:
-    if messages[-1]["role"] != "assistant":
-      raise self.error(
-        field,
-        f"the last message is of the {messages[-1]['role']}, but must be the"
-        " assistant's answer. Add it, or give what is before as `prompt`.",
-        "which do not end with an answer",
-      )
+    if messages[-1]["role"] == "assistant":
+      return
+    way_out = "Add it, or give what is before as `prompt`."
+    columns = described.answers_in(self._fields)
+    if columns and field == "messages":
+      way_out += f" {described.renamed(columns)}"
+    raise self.error(
+      field,
+      f"the last message is of the {messages[-1]['role']}, but must be the"
+      f" assistant's answer. {way_out}",
+      "which do not end with an answer",
+    )

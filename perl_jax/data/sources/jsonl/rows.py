@@ -96,6 +96,7 @@ def shape_of(fields: Mapping[str, Any], where: str, kind: str = "") -> str:
     if fields.get(mark) is not None:
       return name
   columns = described.suggested(fields, kind)
+  columns = columns or described.conversation_in(fields)
   near = [
     f"{name!r} for {match!r}"
     for name in fields
