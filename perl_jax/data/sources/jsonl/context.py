@@ -48,7 +48,8 @@ def added(
       raise messages.error(
         where,
         name,
-        "is another system message than the one of the messages.",
+        "is another system message than the one of the messages. If that one is"
+        f" meant, leave this out: --config.data.ignore=\"('{name}',)\".",
         "which have two system messages",
       )
   tools, columns = keys.tools_of(fields, _refusal(where))

@@ -240,6 +240,8 @@ def _of_alpaca(fields: Fields, where: str) -> Fields:
   read = ("instruction", "input", name, "output", "history")
   rest = rated.without(fields, read)
   if "output" in fields:
+    if "chosen" not in rest:
+      _check_one_answer(fields, where)
     rest["response"] = fields["output"]
   if not isinstance(instruction, str):
     return rest | {"prompt": instruction}
@@ -257,6 +259,19 @@ def _of_alpaca(fields: Fields, where: str) -> Fields:
     return rest | {"prompt": text}
   talk = _history(history, where)
   return rest | {"prompt": [*talk, {"role": "user", "content": text}]}
+
+
+def _check_one_answer(fields: Fields, where: str) -> None:
+  """Checks that an instruction has no second answer beside its `output`."""
+  if fields.get("response", fields["output"]) != fields["output"]:
+    raise messages.error(
+      where,
+      "output",
+      "is another name for `response`, and both are here. Leave out what is not"
+      " the answer: --config.data.ignore=\"('response',)\" or"
+      " --config.data.ignore=\"('output',)\".",
+      "which have two answers",
+    )
 
 
 def _history(history: Any, where: str) -> list[Any]:

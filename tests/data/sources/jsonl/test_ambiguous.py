@@ -159,3 +159,20 @@ def test_a_margin_that_is_met_as_it_is_written():
     assert len(read(*rows, margin=0.1)) == 1
     row["scores"] = [more, less + 1e-6]
     assert read(row, margin=0.1) == []
+
+
+def test_an_instruction_with_two_answers(write):
+  """The reference and what a model said, of which only one is to be learned."""
+  row = {"instruction": "q", "output": "a", "response": "b"}
+  path = write(row, row)
+  with pytest.raises(ValueError, match=r"rows\.jsonl:1: field 'output'.*both"):
+    cases.read(path, "demonstrations")
+  for ignored, answer in (("response", "a"), ("output", "b")):
+    found = files.load(
+      path, "demonstrations", validation_path=path, ignore=(ignored,)
+    )
+    assert found.train[0].turns == (assistant(answer),)
+  same = cases.read(write(row | {"response": "a"}), "demonstrations")
+  assert same[0].turns == (assistant("a"),)
+  pair = one(row | {"chosen": "c", "rejected": "d"})
+  assert pair["chosen"] == "c"
