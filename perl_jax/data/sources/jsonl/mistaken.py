@@ -25,11 +25,25 @@ _WORD = re.compile(r"[^\W\d_]{2,}")
 
 
 def check_replies(fields: Fields, where: str) -> None:
-  """Checks that no side of a pair is an empty list of replies.
+  """Checks that no side of a pair is an empty list, or names a column.
 
   Raises:
-    UnusableError: One is, and the other is a list of replies.
+    UnusableError: One is empty, and the other is a list of replies; or both are
+      names of columns beside them, which hold the replies.
   """
+  first, second = (fields.get(side) for side in pairs.SIDES)
+  if (
+    first != second
+    and _is_column(fields, first)
+    and (_is_column(fields, second))
+  ):
+    raise messages.error(
+      where,
+      "chosen",
+      f"is {first!r}, and `rejected` is {second!r}, which are names of columns"
+      " beside them. Write the replies themselves.",
+      "whose replies are names of columns",
+    )
   if not pairs.is_many(fields):
     return
   for side in pairs.SIDES:
@@ -163,6 +177,10 @@ def check_text(fields: Fields, where: str) -> None:
     f' --config.data.ignore="{(*beside,)}".',
     "which are single messages",
   )
+
+
+def _is_column(fields: Fields, side: Any) -> bool:
+  return isinstance(side, str) and bool(side) and bool(fields.get(side))
 
 
 def _is_answer(message: Any) -> bool:
