@@ -36,6 +36,7 @@ from perl_jax.data.sources.jsonl import (
   rated,
   refused,
   replies,
+  summaries,
   verdicts,
 )
 
@@ -206,7 +207,8 @@ class Reader:
     Raises:
       ValueError: A field is malformed.
     """
-    fields = verdicts.decided(self._named(where, fields), where, self._kind)
+    fields = summaries.apart(self._named(where, fields))
+    fields = verdicts.decided(fields, where, self._kind)
     if not self.about:
       self.about, self.first = described.about(fields), fields
     fields, further = layouts.first_turn(fields)

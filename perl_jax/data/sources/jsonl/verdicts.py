@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from perl_jax.data import unusable
-from perl_jax.data.sources.jsonl import rated
+from perl_jax.data.sources.jsonl import rated, summaries
 
 Fields = dict[str, Any]
 
@@ -110,6 +110,10 @@ _FORMS = (
   # AlpacaFarm
   _Form(
     ("output_1", "output_2"), ("preference",), _number_of(1, 2), "", "1 or 2"
+  ),
+  # OpenAI's comparisons of summaries
+  _Form(
+    summaries.REPLIES, (summaries.VERDICT,), _number_of(0, 1), "", "0 or 1"
   ),
   # WebGPT comparisons
   _Form(

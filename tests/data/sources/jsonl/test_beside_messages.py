@@ -207,7 +207,7 @@ def test_a_list_of_texts_is_no_response(write):
 def test_names_of_columns_are_no_replies(write):
   row = {"prompt": "q", "response_a": "It is 2.", "response_b": "It is 3."}
   path = write(row | {"chosen": "response_b", "rejected": "response_a"})
-  with pytest.raises(ValueError, match="'response_b'.*names of columns"):
+  with pytest.raises(ValueError, match=r"'response_b'.*names of columns"):
     cases.read(path, "preferences")
   path = write(row | {"chosen": "response_b", "rejected": "It is 2."})
   (pair,) = cases.read(path, "preferences")
