@@ -13,8 +13,9 @@ downloaded. `--config.base=PATH` is any other checkpoint with a chat template.
 
 The learning rates and lengths are those that came out best of what was tried
 on these pairs, and under which a judge preferred the policy to the anchor
-(docs/results.md#smollm2-on-harmless-pairs). The KL penalty keeps the policy
-near what it was: expect the reward to rise, and the KL to stay at a few nats.
+(docs/results.md#smollm2-on-harmless-pairs). What the policy learns is what its
+reward model likes, errors too: expect the reward to rise and a KL of a few
+nats, and read the answers.
 A stage that is told to stop saves first; one that is killed loses ten minutes
 at most. What came out: docs/getting-started.md.
 """

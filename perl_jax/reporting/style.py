@@ -110,7 +110,10 @@ footer { margin-top: 4rem; border-top: 1px solid var(--line);
   body { padding: 1.4rem 1rem 3rem; }
   h1 { font-size: 1.6rem; }
   .lede { font-size: 1.08rem; }
-  th, td { padding-right: 0.9rem; font-size: 0.92rem; }
+  th, td { padding-right: 0.7rem; font-size: 0.92rem; }
+  th:last-child, td:last-child { padding-right: 0; }
+  thead .number { min-width: 0; }
+  .number .note { white-space: normal; }
 }
 @media print {
   body { max-width: none; padding: 0; }
