@@ -36,11 +36,6 @@ def is_checkpoint(directory: str | os.PathLike) -> bool:
   return isinstance(settings, dict) and any(name in settings for name in names)
 
 
-def is_nested(directory: str | os.PathLike) -> bool:
-  """Whether the language model of a checkpoint is a part of a larger model."""
-  return hf_config.is_nested(hf_config.load_hf_config(directory))
-
-
 def takes_nested(directory: str | os.PathLike, *, reward: bool) -> bool:
   """Whether an adapter for a checkpoint names its layers within a larger model.
 

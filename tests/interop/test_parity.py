@@ -183,7 +183,7 @@ OF_VISION = re.compile(r"vision_tower|multi_modal_projector")
 def nested(directory, role="policy"):
   """Whether an adapter of PEFT names the layers within a larger model."""
   base = "checkpoint" if role == "policy" else "reward_checkpoint"
-  return hf_checkpoint.is_nested(directory / base)
+  return hf_checkpoint.takes_nested(directory / base, reward=False)
 
 
 def same_tensors(found, expected):

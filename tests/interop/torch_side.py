@@ -74,33 +74,26 @@ _TOWER = dict(
   image_size=28,
   patch_size=14,
 )
+_IMAGES = dict(vision_config=_TOWER, image_token_index=VOCAB - 1)
 # Config class of a model that sees images too -> its fields beside the text
 # model, which is named where the class takes any.
 NESTED = {
-  "Gemma3Config": dict(
-    vision_config=_TOWER,
+  "Gemma3Config": _IMAGES
+  | dict(
     mm_tokens_per_image=4,
     boi_token_index=VOCAB - 3,
     eoi_token_index=VOCAB - 2,
-    image_token_index=VOCAB - 1,
   ),
   "InternVLConfig": dict(
     vision_config=_TOWER | dict(image_size=[28, 28], patch_size=[14, 14]),
     image_token_id=VOCAB - 1,
   ),
-  "LlavaConfig": dict(vision_config=_TOWER, image_token_index=VOCAB - 1),
-  "LlavaNextConfig": dict(vision_config=_TOWER, image_token_index=VOCAB - 1),
-  "LlavaOnevisionConfig": dict(
-    vision_config=_TOWER,
-    image_token_index=VOCAB - 1,
-    video_token_index=VOCAB - 2,
-  ),
-  "Mistral3Config": dict(
-    vision_config=_TOWER | dict(head_dim=8),
-    image_token_index=VOCAB - 1,
-    tie_word_embeddings=False,
-  ),
-  "VipLlavaConfig": dict(vision_config=_TOWER, image_token_index=VOCAB - 1),
+  "LlavaConfig": _IMAGES,
+  "LlavaNextConfig": _IMAGES,
+  "LlavaOnevisionConfig": _IMAGES | dict(video_token_index=VOCAB - 2),
+  "Mistral3Config": _IMAGES
+  | dict(vision_config=_TOWER | dict(head_dim=8), tie_word_embeddings=False),
+  "VipLlavaConfig": _IMAGES,
 }
 
 

@@ -108,9 +108,9 @@ def usage_of(
   """Markdown that says how others run the model.
 
   Args:
-    config: Of the export.
-    start: What is exported.
-    tokenization: Its tokenizer.
+    config: Config of the export.
+    start: The model that is exported.
+    tokenization: Tokenizer of that model.
     nested: Whether it is an adapter on a model that sees images too.
   """
   if config.role == "policy":

@@ -24,7 +24,7 @@ _SPEAKERS = {
 }
 _ROLES = ("user", "assistant", "system", "tool")
 # Keys of a message with who speaks, and with what is said.
-_WHO, _WHAT = ("role", "from", "speaker"), ("content", "value", "text")
+WHO, _WHAT = ("role", "from", "speaker"), ("content", "value", "text")
 _PAIRS = (("role", "content"), ("from", "value"))
 # A transcript with turns by line, and where a line begins one; HelpSteer2's.
 _LINES = re.compile(r"\s*Human:.*\nAssistant:\s*\Z", re.DOTALL)
@@ -209,12 +209,12 @@ def _listed(text: str) -> Any:
   except json_text.Fault:
     return None
   if isinstance(value, dict):
-    if not any(is_speaker(value.get(who)) for who in _WHO):
+    if not any(is_speaker(value.get(who)) for who in WHO):
       return None
     value = [value]
   said = all(
     isinstance(turn, dict)
-    and not turn.keys().isdisjoint(_WHO)
+    and not turn.keys().isdisjoint(WHO)
     and not turn.keys().isdisjoint((*_WHAT, "tool_calls"))
     for turn in value
   )
@@ -248,13 +248,13 @@ def _message(turn: Any) -> Any:
     turn = dict(turn)  # A map of Arrow.
   if not isinstance(turn, dict):
     return turn
-  who = next((key for key in _WHO if turn.get(key) is not None), "role")
+  who = next((key for key in WHO if turn.get(key) is not None), "role")
   what = next((key for key in _WHAT if turn.get(key) is not None), "content")
   message = {
     key: value
     for key, value in turn.items()
     if key not in (who, what)
-    and (value is not None or key not in (*_WHO, *_WHAT))
+    and (value is not None or key not in (*WHO, *_WHAT))
   }
   speaker, value = turn.get(who), turn.get(what)
   if speaker == "function_call":

@@ -219,8 +219,7 @@ def suggested(fields: Fields, kind: str = "") -> dict[str, str]:
 
 def answers_in(fields: Fields) -> dict[str, str]:
   """Returns our names of columns that may be what follows a prompt."""
-  replies = {*pairs.SIDES, *rated.RESPONSES}
-  return {k: v for k, v in suggested(fields).items() if v in replies}
+  return {k: v for k, v in suggested(fields).items() if v in pairs.REPLIES}
 
 
 def conversation_in(fields: Fields) -> dict[str, str]:

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from perl_jax.data.sources.jsonl import pairs, rated
+from perl_jax.data.sources.jsonl import pairs
 
 Fields = dict[str, Any]
 # What ends a turn or a text in the templates of model families.
@@ -26,7 +26,7 @@ _CONTROL = re.compile(
 )
 # What is a transcript, unless a user says it.
 _TRANSCRIPT = re.compile(r"\s*(?:Human|User):.*\n(Assistant:)", re.DOTALL)
-_REPLIES = (*pairs.SIDES, *rated.RESPONSES, "responses", "completions")
+_REPLIES = (*pairs.REPLIES, "responses", "completions")
 
 
 def without(fields: Fields, counts: Counter[str]) -> Fields:

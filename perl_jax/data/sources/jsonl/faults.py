@@ -9,7 +9,7 @@ import re
 import shlex
 from typing import Any
 
-from perl_jax.data.sources.jsonl import foreign
+from perl_jax.data.sources.jsonl import conversations, foreign
 
 _EACH = 'python -c "import json; [print(json.dumps({row})) for r in {rows}]"'
 _LOADED = "json.load(open({path}, encoding='utf-8'))"
@@ -136,7 +136,7 @@ def _is_list_of_objects(value: Any) -> bool:
 def _is_field(name: str, value: list[dict[str, Any]]) -> bool:
   """Whether a list of objects is a field of a row, as messages are."""
   return name in _TALKS or all(
-    not item.keys().isdisjoint(("role", "from", "speaker")) for item in value
+    not item.keys().isdisjoint(conversations.WHO) for item in value
   )
 
 

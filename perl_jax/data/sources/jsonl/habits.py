@@ -9,14 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from perl_jax.data.sources.jsonl import conversations, pairs, rated
+from perl_jax.data.sources.jsonl import conversations, pairs
 
 Fields = dict[str, Any]
 # How many rows of a file say what all of them do.
 FIRST = 100
 # Fewer rows say nothing of others.
 _FEW = 3
-_REPLIES = (*pairs.SIDES, *rated.RESPONSES, "output")
+_REPLIES = (*pairs.REPLIES, "output")
 # What was done to a row, for the log.
 REPEATED = "have replies that begin with the prompt, which is left out of them"
 LISTED = (

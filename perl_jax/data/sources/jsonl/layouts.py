@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from perl_jax.data.sources.jsonl import conversations, messages, rated
+from perl_jax.data.sources.jsonl import conversations, messages, pairs, rated
 
 Fields = dict[str, Any]
 _CONVERSATIONS = ("conversations", "conversation")
@@ -21,14 +21,10 @@ _SAID = {
   "messages",
   *_CONVERSATIONS,
   "instruction",
-  "chosen",
-  "rejected",
+  *pairs.REPLIES,
 }
-_SAID.update(rated.RESPONSES)
-# Fields with what follows a prompt.
-_TOLD = ("chosen", "rejected", *rated.RESPONSES)
 # Fields that may be conversations.
-_TALKS = ("prompt", "messages", "chosen", "rejected", *rated.RESPONSES)
+_TALKS = ("prompt", "messages", *pairs.REPLIES)
 
 
 def is_alpaca(fields: Fields) -> bool:
@@ -113,7 +109,7 @@ def _before_replies(fields: Fields) -> Fields:
 
   They are the prompt then.
   """
-  told = any(name in fields for name in _TOLD)
+  told = any(name in fields for name in pairs.REPLIES)
   return as_prompt(fields) if told or rated.replies_of(fields)[0] else fields
 
 
@@ -162,8 +158,7 @@ def _of_transcript(fields: Fields) -> Fields:
   if not isinstance(prompt, str):
     return fields
   talk = conversations.transcript(prompt)
-  names = ("chosen", "rejected", *rated.RESPONSES)
-  texts = {n: fields[n] for n in names if isinstance(fields.get(n), str)}
+  texts = pairs.texts_of(fields)
   after = {n: t.strip().removeprefix(_NAMED) for n, t in texts.items()}
   start, _, asked = prompt.partition("Human:")
   named = texts and all(t.strip().startswith(_NAMED) for t in texts.values())
@@ -215,7 +210,7 @@ def _of_texts(fields: Fields, where: str) -> Fields:
   if not all(isinstance(text, str) for text in prompt):
     return fields
   fields = fields | {"prompt": prompt[0] if len(prompt) == 1 else prompt}
-  for name in ("chosen", "rejected", *rated.RESPONSES):
+  for name in pairs.REPLIES:
     reply = fields.get(name)
     if not isinstance(given, str) or not isinstance(reply, str):
       continue

@@ -32,11 +32,7 @@ def check_replies(fields: Fields, where: str) -> None:
       names of columns beside them, which hold the replies.
   """
   first, second = (fields.get(side) for side in pairs.SIDES)
-  if (
-    first != second
-    and _is_column(fields, first)
-    and (_is_column(fields, second))
-  ):
+  if first != second and all(_is_column(fields, s) for s in (first, second)):
     raise messages.error(
       where,
       "chosen",
@@ -67,23 +63,17 @@ def check_prompt(fields: Fields, where: str) -> None:
       f"missing: this row has {messages.listed(fields)}."
       f" {described.renamed(columns)}",
     )
-  for column, value in fields.items():
-    if not conversations.is_talk(value):
-      continue
-    talk = conversations.of(value)
-    if talk[-1]["role"] == "assistant":
-      raise messages.error(
-        where,
-        "prompt",
-        f"missing, and {column!r} is a conversation that ends with an answer."
-        f" Give what is before it as `prompt`, or leave {column!r} out with"
-        f" --config.data.ignore=\"('{column}',)\" if it is not what was asked.",
+  for column, ours in described.conversation_in(fields).items():
+    problem = f"missing, and {column!r} is a conversation"
+    if ours == "prompt":
+      problem += f". {_ways_out(column)}"
+    else:
+      problem += (
+        f" that ends with an answer. Give what is before it as `prompt`, or"
+        f" leave {column!r} out with --config.data.ignore=\"('{column}',)\" if"
+        " it is not what was asked."
       )
-    raise messages.error(
-      where,
-      "prompt",
-      f"missing, and {column!r} is a conversation. {_ways_out(column)}",
-    )
+    raise messages.error(where, "prompt", problem)
 
 
 def check_asked(fields: Fields, where: str) -> None:
@@ -161,7 +151,7 @@ def check_text(fields: Fields, where: str) -> None:
   """
   beside = [
     name
-    for name in ("role", "from", "speaker")
+    for name in conversations.WHO
     if conversations.is_speaker(fields.get(name))
   ]
   beside += [n for n in ("parent_id",) if fields.get(n) is not None or beside]

@@ -9,10 +9,17 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from perl_jax.data.sources import hh
-from perl_jax.data.sources.jsonl import conversations, keys, messages
+from perl_jax.data.sources.jsonl import conversations, keys, messages, rated
 
 Fields = dict[str, Any]
 SIDES = ("chosen", "rejected")
+# Fields with what follows a prompt.
+REPLIES = (*SIDES, *rated.RESPONSES)
+
+
+def texts_of(fields: Fields) -> dict[str, str]:
+  """Returns what follows a prompt, as far as it is text, by field."""
+  return {n: fields[n] for n in REPLIES if isinstance(fields.get(n), str)}
 
 
 def is_many(fields: Fields) -> bool:
@@ -72,7 +79,7 @@ def with_chosen(fields: Fields) -> Fields:
     return fields
   if not isinstance(talk, list) or len(talk) < 2:
     return fields
-  found = {k: v for k, v in fields.items() if k != "messages"}
+  found = rated.without(fields, ("messages",))
   if isinstance(rejected, list) and len(rejected) > 1:
     return found | {"chosen": talk}
   return found | {

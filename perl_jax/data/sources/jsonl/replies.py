@@ -19,7 +19,6 @@ CALLED = (
 )
 THOUGHT = "have thoughts in a column, which are read as those of the response"
 _TOOLS = ("tools", "functions")
-_NAMES = (*pairs.SIDES, *rated.RESPONSES)
 
 
 def with_more(fields: Fields, counts: Counter[str]) -> Fields:
@@ -29,7 +28,7 @@ def with_more(fields: Fields, counts: Counter[str]) -> Fields:
     fields: A row in which conversations are messages.
     counts: How many rows were changed, by what was done; updated in place.
   """
-  texts = {n: fields[n] for n in _NAMES if isinstance(fields.get(n), str)}
+  texts = pairs.texts_of(fields)
   if not texts:
     return fields
   tools = not all(_is_empty(fields.get(name)) for name in _TOOLS)

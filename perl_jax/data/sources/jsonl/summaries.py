@@ -29,11 +29,11 @@ def apart(fields: Fields) -> Fields:
     rest = rated.without(fields, ("info", "summaries"))
     return rest | texts | {"prompt": asked} if asked else fields
   said = fields.get("summary")
+  if not isinstance(said, str) or {"prompt", "response"} & {*fields}:
+    return fields
   asked = _asked({name: fields.get(name) for name in _POST})
-  if asked and isinstance(said, str) and not {"prompt", "response"} & {*fields}:
-    rest = rated.without(fields, (*_POST, "summary"))
-    return rest | {"prompt": asked, "response": said}
-  return fields
+  rest = rated.without(fields, (*_POST, "summary"))
+  return rest | {"prompt": asked, "response": said} if asked else fields
 
 
 def _are_two(summaries: Any) -> bool:

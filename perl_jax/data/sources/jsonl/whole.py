@@ -176,9 +176,8 @@ def _of_row(
 
 def _has_response(fields: forms.Fields) -> bool:
   """Whether a row has a pair or a response, whatever lists are beside it."""
-  own = (*pairs.SIDES, *rated.RESPONSES)
   talk = fields.get("messages")
-  return any(fields.get(name) is not None for name in own) or (
+  return any(fields.get(name) is not None for name in pairs.REPLIES) or (
     isinstance(talk, list) and layouts.is_answered(talk)
   )
 
