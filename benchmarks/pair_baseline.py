@@ -8,8 +8,17 @@ sigmoid(w (x_a - x_b)), which is a reward w x with the loss that reward models
 have. It is fitted on the folds that they are trained on, vocabulary included,
 and scores the held-out pairs of each; a line of the output has the reward of
 either reply.
+
+It is a judge of policies, too, of another kind than their reward models:
+
+  PAIR_BASELINE_DATA=DIR python -m perl_jax.main \
+      --config=configs/judge.py:hh_rlhf --config.data.dir=DIR \
+      --config.judges=benchmarks.pair_baseline:judge --workdir=runs/judge \
+      --config.policy.init=runs/rl
 """
 
+import functools
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,13 +49,14 @@ class Baseline:
       C=1.0, fit_intercept=False, max_iter=1000, random_state=seed
     ).fit(found.multiply(sign[:, None]).tocsr(), sign > 0)
 
-  @threadpool_limits.wrap(1)
   def rewards(self, rows: Sequence[Preference]) -> tuple[np.ndarray, ...]:
     """Rewards of the chosen and of the rejected replies, `[n]` each."""
-    return tuple(
-      self._linear.decision_function(self._texts.transform(texts))
-      for texts in _replies(rows)
-    )
+    return tuple(self.score(texts) for texts in _replies(rows))
+
+  @threadpool_limits.wrap(1)
+  def score(self, texts: Sequence[str]) -> np.ndarray:
+    """Rewards of replies, `[n]`."""
+    return self._linear.decision_function(self._texts.transform(texts))
 
 
 def _replies(rows: Sequence[Preference]) -> tuple[list[str], list[str]]:
@@ -85,6 +95,28 @@ def cross_validate(
       for row, chosen, rejected in zip(splits.validation, *scored, strict=True)
     ]
   return found
+
+
+# The environment variable with the directory of the pairs for `judge`.
+DATA = "PAIR_BASELINE_DATA"
+# Folds of hh-rlhf that it is fitted on: not those of the policies' reward
+# models, and not the one that is held out.
+JUDGES_BY = (4,)
+
+
+def judge(
+  prompts: Sequence[Any], responses: Sequence[str], rows: Sequence[Any]
+) -> list[float]:
+  """Rewards of responses by the words of the pairs of `JUDGES_BY`."""
+  return _judge(os.environ.get(DATA, "")).score(responses).tolist()
+
+
+@functools.cache
+def _judge(data_dir: str) -> Baseline:
+  splits = registry.load(
+    "hh_rlhf", "preferences", seed=0, train_folds=JUDGES_BY, data_dir=data_dir
+  )
+  return Baseline(splits.train, seed=0)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

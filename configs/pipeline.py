@@ -10,6 +10,9 @@ all stages. `conversations` is how many held-out prompts are printed at the end,
 with the responses of anchor and policy. Without a sub-config `sft` the other
 stages start from `base`: so it is with hh_rlhf and taskmaster_ticketing, which
 have no demonstrations, and `del config.sft` does it in a config of your own.
+There a sub-config `judge`, of configs/judge.py, has the policy judged at the
+end; with `judge_reward` beside it, of configs/reward.py with a `train_folds` of
+its own, by a second reward model too. configs/smollm2.py has both.
 """
 
 from configs import common, evaluate, reward, rl, sft

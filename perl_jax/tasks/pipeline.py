@@ -1,9 +1,10 @@
-"""sft -> reward -> rl -> evaluate -> report, in one run and one workdir.
+"""sft -> reward -> rl -> evaluate -> judge -> report, in one run and workdir.
 
 Each stage runs in `workdir/STAGE` as it would by its own command, taking the
 earlier ones by their workdirs. A finished stage is not run again, so that a
 killed pipeline goes on where it was. A config without `sft` starts the others
-from `config.base`, a model that is tuned already.
+from `config.base`, a model that is tuned already. One with `judge` has the
+policy judged, and `judge_reward` trains a reward model for that on other rows.
 """
 
 from collections.abc import Mapping
@@ -15,16 +16,24 @@ from perl_jax import buckets, files, hosts, tasks
 from perl_jax.data.sources import registry
 from perl_jax.hosts import signals
 from perl_jax.reporting import conversations, terminal
-from perl_jax.tasks.settings import members, shared, tracking
+from perl_jax.tasks.settings import (
+  judge,
+  members,
+  reward_functions,
+  shared,
+  tracking,
+)
 from perl_jax.tasks.training import finished, lock
 from perl_jax.tasks.training import workdir as workdir_lib
 
-STAGES = ("sft", "reward", "rl", "evaluate")
+STAGES = ("sft", "reward", "rl", "evaluate", "judge_reward", "judge")
 INITS = {
   "sft": {},
   "reward": {"reward": "sft"},
   "rl": {"policy": "sft", "reward": "reward"},
   "evaluate": {"policy": "rl", "reward": "reward"},
+  "judge_reward": {"reward": "sft"},
+  "judge": {"policy": "rl"},
 }
 
 
@@ -40,6 +49,7 @@ def run(config: shared.Config, workdir: str | Path) -> dict[str, float]:
   configs = {name: stage_config(config, name, workdir) for name in stages}
   for name, stage in configs.items():
     members.refuse(stage, f"config.{name}")
+  _require_other_rows(config)
   done = finished_run(config, configs, workdir)
   if done is not None:
     logging.info("pipeline in %s has finished: nothing is left.", workdir)
@@ -77,7 +87,7 @@ def run_stages(
   terminal.achieved_table(
     summary,
     places | {name: workdir / name for name in stages},
-    results={name: tasks.TASKS[name].result for name in stages},
+    results={name: tasks.STAGES[name].result for name in stages},
   )
   return summary
 
@@ -122,6 +132,11 @@ def stage_config(
     for role, earlier in INITS[name].items():
       if earlier in config:
         stage[role].init = str(workdir / earlier)
+    if name == "judge" and "judge_reward" in config:
+      own = reward_functions.names_of(
+        stage.judges, "config.judge.judges", judge.EXAMPLE
+      )
+      stage.judges = repr((*own, f"reward:{workdir / 'judge_reward'}"))
   return stage.lock()
 
 
@@ -151,6 +166,35 @@ def _require_one_value(
         f" what its stage {earlier!r} has made. Leave it out, or run the stages"
         " by their own commands."
       )
+
+
+def _require_other_rows(config: shared.Config) -> None:
+  """Checks that the reward model that judges sees rows of its own.
+
+  The judge would refuse it as well, after all training.
+
+  Raises:
+    ValueError: It shares folds with the one that the policy learns from, or
+      there is no stage that asks it.
+  """
+  if "judge_reward" not in config:
+    return
+  if "judge" not in config:
+    raise ValueError(
+      "config.judge_reward is a reward model for config.judge to ask, which"
+      " this config has not: add configs/judge.py as its `judge`."
+    )
+  learns, judges = (
+    set(data.train_folds or range(data.folds)) - {data.fold}
+    for data in (config.reward.data, config.judge_reward.data)
+  )
+  both = sorted(learns & judges)
+  if both:
+    raise ValueError(
+      f"config.judge_reward.data.train_folds has {both} in common with"
+      " config.reward.data.train_folds: a judge that has seen the rows by which"
+      " the policy learns makes the same errors. Give each its own."
+    )
 
 
 def run_stage(config: shared.Config, workdir: Path) -> dict[str, float]:

@@ -58,10 +58,10 @@ def render(
 
   Args:
     workdir: Directory of a stage, or of a pipeline with `sft/`, `reward/`,
-      `rl/`, `dpo/`, `evaluate/`, `judge/`. Read of each: `metrics.jsonl`,
-      `samples.jsonl`, `scores.jsonl`, `verdicts.jsonl`, `summary.json`,
-      `benchmark.json`, `config.json`. The command is `command` in the root's
-      summary, or in `command.txt` there.
+      `rl/`, `dpo/`, `evaluate/`, `judge_reward/`, `judge/`. Read of each:
+      `metrics.jsonl`, `samples.jsonl`, `scores.jsonl`, `verdicts.jsonl`,
+      `summary.json`, `benchmark.json`, `config.json`. The command is `command`
+      in the root's summary, or in `command.txt` there.
     summary: The root's summary; None reads it.
     samples: Whether prompts and responses are shown.
     command: Whether the command is, which may have passwords in it.
@@ -190,7 +190,7 @@ def _parts(workdir: Path) -> list[tuple[str, Path]]:
   """(name, directory) of the stages of a pipeline; none of a single stage."""
   return [
     (name, workdir / name)
-    for name in tasks.SHOWN
+    for name in tasks.STAGES
     if any((workdir / name / file).exists() for file in _FILES)
   ]
 
@@ -206,7 +206,7 @@ def _read(
   config, summary = _read_object(workdir, "config"), {}
   found = _parts(workdir) or [(_guess(workdir, config), workdir)]
   directories = dict(found)
-  stages = [_stage(name, directories.get(name)) for name in tasks.SHOWN]
+  stages = [_stage(name, directories.get(name)) for name in tasks.STAGES]
   for name, directory in found:
     own = _read_object(directory, "summary")
     summary |= {_full_key(name, key): value for key, value in own.items()}
@@ -219,7 +219,7 @@ def _read(
   ):
     raise ValueError(
       f"{workdir}: nothing to report; a run leaves at least one of "
-      f"{', '.join(_FILES[:-1])} there or in {', '.join(tasks.SHOWN)}"
+      f"{', '.join(_FILES[:-1])} there or in {', '.join(tasks.STAGES)}"
     )
   return stages, config, summary
 
@@ -240,7 +240,7 @@ def _command(workdir: Path, summary: Mapping[str, object]) -> str:
 
 def _stage(name: str, directory: Path | None) -> page.Stage:
   """What a stage has written; nothing if it has no directory."""
-  task = tasks.TASKS[name]
+  task = tasks.STAGES[name]
   stage = page.Stage(name, task.title, task.result)
   if directory is None:
     return stage
@@ -304,7 +304,7 @@ def _full_key(stage: str, key: str) -> str:
   `gold_after` -> `rl.gold_after`, `seconds` -> `seconds.rl`, `peak_bytes` ->
   `memory.rl`.
   """
-  if "." in key and key.split(".")[0] in tasks.SHOWN:
+  if "." in key and key.split(".")[0] in tasks.STAGES:
     return key
   key = key.replace("peak_bytes", "memory").replace("/", ".")
   kind, _, rest = key.partition(".")
@@ -315,7 +315,7 @@ def _full_key(stage: str, key: str) -> str:
 
 def _when(workdir: Path) -> str:
   """The time at which the newest of the files was written, in UTC."""
-  places = [workdir, *(workdir / name for name in tasks.SHOWN)]
+  places = [workdir, *(workdir / name for name in tasks.STAGES)]
   files = [place / file for place in places for file in _FILES]
   times = [file.stat().st_mtime for file in files if file.exists()]
   if not times:

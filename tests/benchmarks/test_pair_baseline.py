@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import pair_baseline
 from perl_jax.data.records import Preference
+from perl_jax.data.sources import registry
 
 
 def pair(chosen, rejected, number=0):
@@ -56,3 +57,21 @@ def test_every_pair_is_scored_once_by_what_has_not_seen_it(transcripts):
   lines = pair_baseline.table(rows).splitlines()
   assert len(lines) == 2 + 4 + 1
   assert lines[-1].startswith("| all | 1.000 (0.839 to 1.000) |")
+
+
+def test_it_judges_by_the_words_of_its_own_fold(transcripts, monkeypatch):
+  """A word of another fold, the held-out one included, moves nothing."""
+  monkeypatch.setenv(pair_baseline.DATA, str(transcripts))
+  pairs = registry.load(
+    "hh_rlhf", "preferences", seed=0, data_dir=str(transcripts),
+    train_folds=pair_baseline.JUDGES_BY,
+  )  # fmt: skip
+  own = [row.chosen.split()[1] for row in pairs.train]
+  held_out = [row.chosen.split()[1] for row in pairs.validation]
+  assert own and held_out
+  score = dict.fromkeys(["good", "bad", "nothing", *own, *held_out])
+  found = pair_baseline.judge([], [*score], [])
+  score = dict(zip(score, found, strict=True))
+  assert score["good"] > 0 > score["bad"]
+  assert all(score[word] > 0 for word in own)
+  assert all(score[word] == score["nothing"] == 0 for word in held_out)

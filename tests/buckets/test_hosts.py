@@ -9,7 +9,6 @@ import json
 import pytest
 
 from perl_jax import tasks
-from perl_jax.tasks.pipeline import STAGES
 from tests.buckets import fixtures, servers
 from tests.hosts import group
 from tests.tasks import tiny
@@ -31,7 +30,7 @@ def get_config():
 
 
 def pipeline():
-  data = {f"{stage}__mesh__data": 2 for stage in STAGES}
+  data = {f"{stage}__mesh__data": 2 for stage in tiny.STAGES}
   return tiny.pipeline(sft__tuning="full", **data)
 
 

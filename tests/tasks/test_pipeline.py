@@ -2,13 +2,15 @@
 
 import json
 import logging
+import re
 
 import pytest
 from tensorboardX.proto import event_pb2
 
-from configs import quickstart, sft
+from configs import judge, quickstart, reward, sft
 from perl_jax import files, tasks
 from perl_jax.tasks import pipeline
+from perl_jax.tasks.settings import judge as judge_settings
 from tests.tasks import tiny
 
 # What a pipeline's summary.json has to have.
@@ -33,7 +35,7 @@ def test_summary_has_what_was_asked_for(finished):
   assert summary["seconds.total"] == pytest.approx(sum(times) / 2)
   for stage in ("sft", "reward", "rl"):
     assert summary[f"memory.{stage}"] > 0
-  for stage in pipeline.STAGES:
+  for stage in tiny.STAGES:
     own = tiny.summary(finished / stage)
     assert (
       own.items()
@@ -45,7 +47,7 @@ def test_summary_has_what_was_asked_for(finished):
     )
 
 
-@pytest.mark.parametrize("stage", pipeline.STAGES)
+@pytest.mark.parametrize("stage", tiny.STAGES)
 def test_workdir_of_a_stage(finished, stage):
   workdir = finished / stage
   config = json.loads((workdir / "config.json").read_text())
@@ -100,7 +102,7 @@ def test_lengths_of_the_quickstart_fit_its_model(tmp_path):
   }
   values |= {
     f"{task}.{name}": value
-    for task in pipeline.STAGES
+    for task in tiny.STAGES
     for name, value in {
       "data.options.size": 48, "data.options.validation_size": 8,
       "eval.rows": 8, "eval.batch_size": 8, "model.preset": "tiny",
@@ -234,6 +236,62 @@ def test_without_sft_the_stages_start_from_the_base(tmp_path, monkeypatch):
   assert configs["reward"].reward.init == configs["rl"].policy.init == ""
   assert configs["rl"].reward.init == str(tmp_path / "run" / "reward")
   assert configs["evaluate"].policy.init == str(tmp_path / "run" / "rl")
+
+
+def with_judges(**fields):
+  """Rows of the policy's reward model, and of one that judges it."""
+  config = tiny.pipeline()
+  with config.unlocked():
+    config.judge = judge.get_config()
+    config.judge_reward = reward.get_config()
+  config.reward.data.train_folds = (1, 2, 3)
+  config.judge_reward.data.train_folds = (4,)
+  return tiny.override(config, tiny.dotted(fields))
+
+
+def test_a_second_reward_model_judges_the_policy(tmp_path, monkeypatch):
+  """Beside the judges that the config names."""
+  stages = Stages()
+  monkeypatch.setattr(tasks, "run", stages)
+  summary = pipeline.run(with_judges(), tmp_path / "run")
+  assert [task for task, *_ in stages.calls] == [
+    *tiny.STAGES, "reward", "judge"
+  ]  # fmt: skip
+  (_, second, place), (_, asked, _) = stages.calls[-2:]
+  run = tmp_path / "run"
+  assert place == run / "judge_reward"
+  assert second.reward.init == str(run / "sft")
+  assert second.data.train_folds == (4,)
+  assert asked.policy.init == str(run / "rl")
+  named = [found.name for found in judge_settings.judges_of(asked)]
+  assert named == ["gold", f"reward:{place}"]
+  assert summary["judge_reward.kl"] == 0.5 and summary["seconds.judge"] == 2.0
+  page = (run / "report.html").read_text()
+  assert "Reward model that judges" in page
+
+
+@pytest.mark.parametrize(
+  "learns, judges, both",
+  [((1, 2), (2, 4), [2]), ((), (4,), [4]), ((1,), (), [1])],
+)
+def test_a_judge_of_the_same_rows_is_refused_at_once(
+  tmp_path, learns, judges, both
+):
+  config = with_judges(
+    reward__data__train_folds=learns, judge_reward__data__train_folds=judges
+  )
+  with pytest.raises(ValueError, match=re.escape(f"has {both} in common")):
+    pipeline.run(config, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_reward_model_to_judge_wants_a_judgement(tmp_path):
+  config = with_judges()
+  with config.unlocked():
+    del config.judge
+  with pytest.raises(ValueError, match=r"configs/judge\.py"):
+    pipeline.run(config, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
 
 
 def test_without_sft_and_base_there_is_nothing_to_start_from(tmp_path):

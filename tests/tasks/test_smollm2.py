@@ -14,7 +14,8 @@ from perl_jax.tasks.initial import model
 from tests.data.text import families
 from tests.tasks import tiny
 
-STAGES = ("reward", "rl", "evaluate")
+STAGES = ("reward", "rl", "evaluate", "judge_reward", "judge")
+TRAINED_STAGES = ("reward", "rl", "judge_reward")
 # One bucket, so that a step compiles once, and a few rows.
 SMALL = {
   "data.max_len": 160,
@@ -69,7 +70,7 @@ def small(checkpoint, pairs, cache):
     "rl.score_microbatches": 2,
   }
   for stage in STAGES:
-    fields = SMALL if stage == "evaluate" else SMALL | TRAINED
+    fields = SMALL | TRAINED if stage in TRAINED_STAGES else SMALL
     values |= {f"{stage}.{name}": value for name, value in fields.items()}
   return tiny.override(smollm2.get_config(), values)
 
@@ -82,10 +83,15 @@ def test_from_a_checkpoint_to_conversations(
   workdir = tmp_path / "run"
   summary = tasks.run(config, workdir)
   assert summary["rl.kl_at_step_0"] == 0.0
-  for name in ("reward.accuracy", "rl.reward_after", "seconds.evaluate"):
+  for name in (
+    "reward.accuracy", "rl.reward_after", "seconds.evaluate",
+    "judge_reward.accuracy", "judge.by.judge_reward.win_rate",
+  ):  # fmt: skip
     assert name in summary
+  # The rows that one has learned from are none of the other's.
+  assert summary["judge.by.judge_reward.same_rows"] == 0.0
   assert not (workdir / "sft").exists()
-  for stage in ("reward", "rl"):
+  for stage in TRAINED_STAGES:
     found = json.loads((workdir / stage / "model.json").read_text())
     assert found["base"]["path"] == str(checkpoint)
 
@@ -100,7 +106,7 @@ def test_from_a_checkpoint_to_conversations(
 
   # The second time nothing is computed: it has finished.
   for name in STAGES:
-    task = tasks.TASKS[name]
+    task = tasks.TASKS[tasks.STAGES[name].name]
     started = "stage" if task.trains else "run"
     monkeypatch.setattr(task.module(), started, None)
   assert tasks.run(config, workdir) == tiny.summary(workdir)

@@ -15,9 +15,10 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from perl_jax import files, tasks
-from perl_jax.tasks.pipeline import STAGES
 from perl_jax.tasks.settings import defaults
 
+# Stages of the quickstart.
+STAGES = ("sft", "reward", "rl", "evaluate")
 # A model of 50,000 parameters; rows of one length: a step compiles once.
 _STAGE = {
   "model.preset": "tiny",

@@ -14,7 +14,7 @@ from perl_jax.tasks.settings import (
 )
 from perl_jax.tasks.settings import reward as reward_settings
 
-_EXAMPLE = """'("gold", "reward:runs/reward_other")'"""
+EXAMPLE = """'("gold", "reward:runs/reward_other")'"""
 _FORMS = (
   "a check of the data set such as gold, reward:WORKDIR, endpoint,"
   " endpoint:MODEL, package.module:function, ./FILE.py:function or the address"
@@ -85,7 +85,7 @@ def judges_of(config: shared.Config) -> tuple[Judge, ...]:
   """
   section = section_of(config)
   field = section.field
-  named = reward_functions.names_of(section.named, field, _EXAMPLE)
+  named = reward_functions.names_of(section.named, field, EXAMPLE)
   if not named:
     raise ValueError(f"{field} is empty: name a judge, which is {_FORMS}.")
   found = [_judge(name, config.data.name, field) for name in named]
