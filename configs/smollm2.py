@@ -52,9 +52,13 @@ def get_config(arg=None):
     stage.microbatches = 4  # a microbatch fits the cache of a CPU
     stage.log_every = 1
     stage.eval = common.evaluation(rows=0, batch_size=16)
+  # Rate and steps are those of a head from zeros: against one that began fitted
+  # the policy learned nothing in as many iterations.
+  config.reward.probe_rows = 0
+  config.reward.optimizer.learning_rate = 1e-3
   config.reward.data.train_folds = (1, 2, 3)
-  config.reward.steps = 36
-  config.reward.eval_every = 18
+  config.reward.steps = 70
+  config.reward.eval_every = 35
   config.judge_reward.data.train_folds = (4,)
   config.judge_reward.steps = 12
   config.judge_reward.eval_every = 12
@@ -62,8 +66,8 @@ def get_config(arg=None):
   rl.estimator = "rloo"
   rl.samples_per_prompt = 4
   rl.rollouts.merge = True
-  # A few large steps, and ever smaller ones: at a constant rate the policy
-  # goes on to what its reward model wrongly likes.
+  # The KL grows ever faster at a constant rate: 1.3 nats after 20 iterations
+  # and 6.2 after 30, the last ten of which made answers longer.
   rl.optimizer.learning_rate = 5e-4
   rl.optimizer.schedule = "cosine"
   rl.optimizer.warmup_steps = 2
@@ -71,10 +75,10 @@ def get_config(arg=None):
   # Most answers of the anchor are longer than 64 tokens. A larger penalty
   # would teach it to be brief, and little else.
   rl.unstopped_penalty = 0.3
-  rl.steps = 30
+  rl.steps = 36
   rl.batch_size = 8
   rl.microbatches = rl.score_microbatches = 8
-  rl.eval_every = 10
+  rl.eval_every = 12
   rl.eval = common.evaluation_as_trained(rows=32, batch_size=16)
   config.evaluate.eval = common.evaluation(rows=64, batch_size=16)
   config.judge.eval = common.evaluation(rows=128, batch_size=16)
