@@ -52,9 +52,7 @@ def get_config(arg=None):
     stage.microbatches = 4  # a microbatch fits the cache of a CPU
     stage.log_every = 1
     stage.eval = common.evaluation(rows=0, batch_size=16)
-  # Rate and steps are those of a head from zeros: against one that began fitted
-  # the policy learned nothing in as many iterations.
-  config.reward.probe_rows = 0
+  config.reward.probe_rows = 0  # rate and steps are those of a head from zeros
   config.reward.optimizer.learning_rate = 1e-3
   config.reward.data.train_folds = (1, 2, 3)
   config.reward.steps = 70
