@@ -16,6 +16,7 @@ import pytest
 from tests import documents
 
 ALL = "All trainers: `TrainingArguments`, `ModelConfig`"
+ARGUMENTS = "Arguments of the trainers, data of the scripts"
 TRL, TUNIX = "docs/from-trl.md", "docs/from-tunix.md"
 # Names of packages in the index, where they are others than of the modules.
 PACKAGES = {"tunix": "google-tunix"}
@@ -37,13 +38,20 @@ CLASSES = [
    (ALL, "`RLOOConfig`, `GRPOConfig`")),
   (TRL, "trl/experimental/ppo/ppo_config.py", "PPOConfig",
    (ALL, "`PPOConfig`")),
+  (TRL, "trl/scripts/utils.py", "ScriptArguments", (ARGUMENTS,)),
+  (TRL, "trl/scripts/utils.py", "DatasetMixtureConfig", (ARGUMENTS,)),
+  (TRL, "trl/scripts/utils.py", "DatasetConfig", (ARGUMENTS,)),
   (TUNIX, "tunix/sft/peft_trainer.py", "TrainingConfig", (TRAINING,)),
+  (TUNIX, "tunix/sft/metrics_logger.py", "MetricsLoggerOptions", (TRAINING,)),
+  (TUNIX, "tunix/sft/profiler.py", "ProfilerOptions", (TRAINING,)),
   (TUNIX, "tunix/rl/rl_cluster.py", "RLTrainingConfig", (TRAINING,)),
   (TUNIX, "tunix/rl/rl_cluster.py", "ClusterConfig", (TRAINING,)),
   (TUNIX, "tunix/rl/rollout/base_rollout.py", "RolloutConfig",
    ("`RolloutConfig`",)),
   (TUNIX, "tunix/rl/algorithm_config.py", "AlgorithmConfig", (RL,)),
   (TUNIX, "tunix/rl/grpo/grpo_learner.py", "GRPOConfig", (RL,)),
+  (TUNIX, "tunix/rl/grpo/dapo_learner.py", "DAPOConfig", (RL,)),
+  (TUNIX, "tunix/rl/grpo/drgrpo_learner.py", "DrGRPOConfig", (RL,)),
   (TUNIX, "tunix/rl/ppo/ppo_learner.py", "PPOConfig", (RL,)),
   (TUNIX, "tunix/sft/dpo/dpo_trainer.py", "DPOTrainingConfig",
    ("`DPOTrainingConfig`, LoRA",)),
