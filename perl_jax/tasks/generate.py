@@ -17,7 +17,7 @@ from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.tasks.evaluation import again, generation
 from perl_jax.tasks.evaluation import policy as policy_evaluation
 from perl_jax.tasks.evaluation.so_far import NOTHING, Part, SoFar
-from perl_jax.tasks.initial import adapter, model, restore
+from perl_jax.tasks.initial import model, restore
 from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.initial.model import Start
 from perl_jax.tasks.rollouts import rewards
@@ -176,8 +176,7 @@ def load(
       options=options,
     )
   else:
-    adapter.require_plain(config.base, "policy")
-    policy = model.checkpoint_start(config.base, options)
+    policy = restore.load_base(config.base, "policy", options)
   _require_room(config, policy, "policy")
   if not config.reward.init:
     return policy, None

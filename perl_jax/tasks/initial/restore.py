@@ -14,7 +14,7 @@ from absl import logging
 
 from perl_jax import buckets, checkpoint, roles, sharding
 from perl_jax import params as params_lib
-from perl_jax.interop import peft, pretrained
+from perl_jax.interop import hf_names, peft, pretrained
 from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
 from perl_jax.tasks.initial import adapter, manifest, model
@@ -50,10 +50,14 @@ def load(
   """
   workdir, options = Path(workdir), options or ReadOptions()
   if not (workdir / manifest.MODEL_FILE).exists():
+    start = None
     if peft.is_adapter(workdir):
-      return adapter.adapter_start(workdir, field, options, shared_with)
-    if pretrained.kind_of(workdir):
-      return model.checkpoint_start(workdir, options, shared_with)
+      start = adapter.adapter_start(workdir, field, options, shared_with)
+    elif pretrained.kind_of(workdir):
+      start = model.checkpoint_start(workdir, options, shared_with)
+    if start is not None:
+      _require_answers(start, str(workdir), role, field)
+      return start
   saved = manifest.read_model(workdir, field)
   if saved["ensemble"] > 1 and role != "reward":
     raise ValueError(
@@ -62,12 +66,9 @@ def load(
       " Give the stage that it began with, or a single reward model."
     )
   if role == "policy" and role not in saved["trained"]:
-    way_out = "Give the stage that it began with"
-    if field == "init":
-      way_out = "Set config.role='reward', or give the stage that it began with"
     raise ValueError(
       f"config.{field}={str(workdir)!r} is a reward model, which answers"
-      f" nothing. {way_out}."
+      f" nothing. {_way_out(field, 'the stage that it began with')}."
     )
   trainable = _trainable(workdir, which, role, saved, options.mesh)
   if saved["tuning"] == "full":
@@ -97,6 +98,41 @@ def load(
     tokenizer=workdir / manifest.TOKENIZER,
     score_at=saved["score_at"],
   )
+
+
+def load_base(base: str, role: str, options: ReadOptions) -> Start:
+  """`config.base` by itself, as the start of a role.
+
+  Raises:
+    FileNotFoundError: A file is missing.
+    ValueError: It cannot be used, has an adapter beside it, or is a reward
+      model and the role a policy.
+  """
+  adapter.require_plain(base, role)
+  start = model.checkpoint_start(base, options)
+  _require_answers(start, base, role, "base")
+  return start
+
+
+def _require_answers(start: Start, path: str, role: str, field: str) -> None:
+  """Refuses a third party's reward model as a policy.
+
+  It has no head for tokens: what is left to make them with, its embedding or
+  the head of the base under an adapter, is not what it was trained with.
+  """
+  if role == "policy" and start.role.head is not None:
+    raise ValueError(
+      f"config.{field}={path!r} is a reward model (it has {hf_names.SCORE}, or"
+      " the base under it has), which answers nothing."
+      f" {_way_out(field, 'the language model that it was trained from')}."
+    )
+
+
+def _way_out(field: str, before: str) -> str:
+  """What to give in the place of a reward model."""
+  if field == "init":  # of an export
+    return f"Set config.role='reward', or give {before}"
+  return f"Give {before}"
 
 
 def _backbone(saved: Mapping[str, Any]) -> roles.Backbone:

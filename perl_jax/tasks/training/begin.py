@@ -16,7 +16,7 @@ from perl_jax import params as params_lib
 from perl_jax.data.text import tokenization as tokenization_lib
 from perl_jax.data.text import train_tokenizer
 from perl_jax.models import presets
-from perl_jax.tasks.initial import adapter, manifest, restore, sealed
+from perl_jax.tasks.initial import manifest, restore, sealed
 from perl_jax.tasks.initial import model as model_lib
 from perl_jax.tasks.initial import trainable as trainable_lib
 from perl_jax.tasks.initial.model import Start
@@ -190,8 +190,7 @@ def _start(config, role, workdir, kind, mesh) -> Start:
       init, config[role].checkpoint, role, f"{role}.init", options=options
     )
   if config.base:
-    adapter.require_plain(config.base, role)
-    return model_lib.checkpoint_start(config.base, options)
+    return restore.load_base(config.base, role, options)
   # A wrong name should not cost a trained tokenizer first.
   presets.preset(config.model.preset, vocab_size=1)
   tokenizer = workdir / manifest.TOKENIZER

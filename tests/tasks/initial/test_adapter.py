@@ -77,10 +77,10 @@ def name_base(root, name):
   edit(root / "adapter" / peft.CONFIG, base_model_name_or_path=name)
 
 
-def load(root, base="", shared_with=None):
+def load(root, base="", shared_with=None, role="policy"):
   options = model.ReadOptions(base=str(base))
   return restore.load(
-    root / "adapter", "", "policy", "policy.init", shared_with, options
+    root / "adapter", "", role, f"{role}.init", shared_with, options
   )
 
 
@@ -164,7 +164,7 @@ def test_an_adapter_without_a_head_keeps_the_head_of_its_base(root):
   config = write_base(root / "scoring", head=True)
   tree = toys.random_params(config, head=True)
   edit(root / "adapter" / peft.CONFIG, task_type=None)
-  found = load(root, root / "scoring").role.head["head"]
+  found = load(root, root / "scoring", role="reward").role.head["head"]
   np.testing.assert_array_equal(found["kernel"], tree["head"]["kernel"])
 
 
@@ -176,10 +176,49 @@ def test_a_reward_model_is_padded_by_the_tokenizer_beside_the_adapter(
   write_base(root / "scoring", head=True)
   edit(root / "scoring" / "config.json", pad_token_id=5)
   edit(root / "adapter" / peft.CONFIG, task_type=None)
-  assert load(root, root / "scoring").unread_id == 5
+  assert load(root, root / "scoring", role="reward").unread_id == 5
   save_tokenizer(root / "adapter", pad_token=pad)
-  assert load(root, root / "scoring").unread_id == (5 if pad is None else 4)
+  found = load(root, root / "scoring", role="reward").unread_id
+  assert found == (5 if pad is None else 4)
   assert load(root).unread_id is None  # a policy
+
+
+# A reward model is no policy: transformers draws the head for tokens anew.
+
+
+@pytest.mark.parametrize(
+  "field, way_out",
+  [("init", "config.role='reward'"), ("policy.init", "Give the language")],
+)
+@pytest.mark.parametrize("kind", ["checkpoint", "adapter", "base of one"])
+def test_a_reward_model_is_no_policy(root, kind, field, way_out):
+  directory = root / "adapter"
+  config = write_base(root / "scoring", head=True)
+  if kind == "checkpoint":
+    directory = root / "scoring"
+  elif kind == "base of one":
+    name_base(root, str(root / "scoring"))
+  else:
+    tree = toys.random_params(config, SPEC, head=True)
+    head = {"head": tree.pop("head") | {"bias": np.zeros(())}}
+    lora, _ = params.partition(tree, "lora")
+    base = str(root / "base")
+    peft.save_adapter(directory, config, SPEC, lora, base=base, head=head)
+  with pytest.raises(ValueError, match="is a reward model") as caught:
+    restore.load(directory, "", "policy", field)
+  for text in (f"config.{field}={str(directory)!r}", "score.weight", way_out):
+    assert text in str(caught.value)
+  edit(root / "adapter" / peft.CONFIG, task_type=None)
+  assert restore.load(directory, "", "reward", field).role.head is not None
+
+
+def test_a_base_that_is_a_reward_model_is_no_policy(root):
+  write_base(root / "scoring", head=True)
+  path, options = str(root / "scoring"), model.ReadOptions()
+  with pytest.raises(ValueError, match=f"base={path!r} is a reward model"):
+    restore.load_base(path, "policy", options)
+  assert restore.load_base(path, "reward", options).role.head is not None
+  assert restore.load_base(str(root / "base"), "policy", options) is not None
 
 
 # The tokenizer.
