@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from perl_jax import json_text
+from perl_jax.data.sources.jsonl import joined
 
 PARQUET = b"PAR1"
 _ARROW_FILE, _ARROW_STREAM = b"ARROW1", b"\xff\xff\xff\xff"
@@ -31,7 +32,8 @@ def rows(file: pathlib.Path, start: bytes) -> Iterator[Row]:
     start: Its first bytes.
 
   Raises:
-    ValueError: The file is damaged, or `rows_of` raises it.
+    ValueError: The file is damaged, or several that were joined; or `rows_of`
+      raises it.
   """
   # Imported here, since it takes a while and JSON does not need it.
   import pyarrow
@@ -41,15 +43,17 @@ def rows(file: pathlib.Path, start: bytes) -> Iterator[Row]:
   try:
     if what == "Parquet":
       with parquet.ParquetFile(file) as opened:
+        joined.require_one_parquet(file, opened.metadata)
         batches = opened.iter_batches(batch_size=_BATCH_ROWS)
         yield from rows_of(batches, str(file))
       return
     with pyarrow.memory_map(str(file)) as opened:
       if start.startswith(_ARROW_FILE):
+        joined.require_one_arrow(file)
         reader = pyarrow.ipc.open_file(opened)
         batches = map(reader.get_batch, range(reader.num_record_batches))
       else:
-        batches = pyarrow.ipc.open_stream(opened)
+        batches = joined.streams(opened, file)
       yield from rows_of(batches, str(file))
   except (pyarrow.ArrowException, OSError) as error:
     reason = str(error).rstrip(". ")
