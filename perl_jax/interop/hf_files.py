@@ -131,13 +131,7 @@ class Checkpoint:
     try:
       return safetensors.safe_open(path, framework="np")
     except safetensors.SafetensorError as error:
-      with path.open("rb") as content:
-        pointer = content.read(len(_LFS)) == _LFS
-      if pointer:
-        raise ValueError(
-          f"{path} is a pointer of Git LFS, not the weights: run `git lfs pull`"
-          f" in {self.directory}."
-        ) from error
+      require_no_pointer(path)
       raise ValueError(
         f"{path} is truncated or no safetensors file: {error}. Download it"
         " again."
@@ -160,6 +154,20 @@ class Checkpoint:
       return _map_eight_bits(self.directory / file, spelled)[index]
     with self._open(file) as shard:
       return shard.get_slice(spelled)[index]
+
+
+def require_no_pointer(path: Path) -> None:
+  """Checks that a file is not what Git LFS puts in the place of one.
+
+  Raises:
+    ValueError: It is.
+  """
+  with path.open("rb") as content:
+    if content.read(len(_LFS)) == _LFS:
+      raise ValueError(
+        f"{path} is a pointer of Git LFS, not the weights: run `git lfs pull`"
+        f" in {path.parent}."
+      )
 
 
 def _map_eight_bits(path: Path, name: str) -> np.ndarray:

@@ -10,7 +10,6 @@ Reference: huggingface/peft, `LoraConfig` and `get_peft_model_state_dict`.
 
 import dataclasses
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,8 +19,22 @@ from absl import logging
 
 from perl_jax import disk, files, roles
 from perl_jax import params as params_lib
-from perl_jax.interop import hf_names, peft_config, score
+from perl_jax.interop import (
+  hf_files,
+  hf_names,
+  peft_config,
+  peft_names,
+  score,
+)
 from perl_jax.interop import leaves as leaves_lib
+from perl_jax.interop.peft_names import (
+  LORA,
+  PREFIX,
+  SCORE,
+  UNTRAINED_SCORE,
+  VALUE_HEAD,
+  VISION,
+)
 from perl_jax.models import lora as lora_lib
 from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
@@ -29,30 +42,7 @@ from perl_jax.models.lora import LoraSpec
 CONFIG = peft_config.CONFIG
 WEIGHTS = "adapter_model.safetensors"
 PICKLE = "adapter_model.bin"
-_PREFIX = "base_model.model."
 _BY_MODULE = {v: k for k, v in hf_names.PROJECTIONS.items()}
-# The layers of the text model, as the classes of transformers nest them: a
-# model with a head, one without, and the text model of a model with vision.
-_ROOTS = (
-  "model.", "", "model.language_model.", "language_model.model.",
-  "language_model.",
-)  # fmt: skip
-_LORA = re.compile(
-  rf"(?:base_model\.model\.)?({'|'.join(map(re.escape, _ROOTS))})"
-  r"layers\.(\d+)\.([\w.]+)\.lora_(A|B)(?:\.default)?\.weight"
-)
-_SCORE = re.compile(
-  r"(?:base_model\.model\.)?score(?:\.modules_to_save(?:\.default)?)?\.weight"
-)
-# The head before training, which old releases of PEFT saved as well.
-_UNTRAINED_SCORE = re.compile(
-  r"(?:base_model\.model\.)?score\.original_module\.weight"
-)
-_VALUE_HEAD = re.compile(r"(?:base_model\.model\.)?v_head\.")
-_VISION = re.compile(
-  r"(?:base_model\.model\.)?(?:model\.)?"
-  r"(?:vision_tower|vision_model|multi_modal_projector)\."
-)
 _OF_VISION = r"(.*\.)?(vision_tower|multi_modal_projector)\..*"
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
@@ -91,11 +81,11 @@ def save_adapter(
     letter = {"lora_a": "A", "lora_b": "B"}[name]
     for layer, matrix in enumerate(np.asarray(leaf, np.float32)):
       module = f"{root}layers.{layer}.{hf_names.PROJECTIONS[stem]}"
-      tensors[f"{_PREFIX}{module}.lora_{letter}.weight"] = np.ascontiguousarray(
+      tensors[f"{PREFIX}{module}.lora_{letter}.weight"] = np.ascontiguousarray(
         matrix.T
       )
   if head is not None:
-    tensors[f"{_PREFIX}{hf_names.SCORE}"] = score.score_weight(head)
+    tensors[f"{PREFIX}{hf_names.SCORE}"] = score.score_weight(head)
   settings = {
     "peft_type": "LORA",
     "task_type": (
@@ -164,6 +154,7 @@ def load_adapter(
   try:
     tensors = safetensors.numpy.load_file(directory / WEIGHTS)
   except (safetensors.SafetensorError, KeyError) as error:
+    hf_files.require_no_pointer(directory / WEIGHTS)
     raise ValueError(
       f"{directory / WEIGHTS} is truncated or no safetensors file: {error}."
     ) from error
@@ -190,7 +181,7 @@ def _assemble(path, settings, tensors, config) -> roles.Role:
   pairs: dict[str, dict[int, dict[str, np.ndarray]]] = {}
   roots, heads, unknown, vision = set(), {}, [], []
   for name, tensor in tensors.items():
-    found = _LORA.fullmatch(name)
+    found = LORA.fullmatch(name)
     if found and found[3] in _BY_MODULE:
       roots.add(found[1])
       layers = pairs.setdefault(_BY_MODULE[found[3]], {})
@@ -198,11 +189,11 @@ def _assemble(path, settings, tensors, config) -> roles.Role:
       if found[4] in pair:
         raise ValueError(f"{path} has {name} under two names; keep one.")
       pair[found[4]] = _checked(path, name, tensor)
-    elif _SCORE.fullmatch(name) or _UNTRAINED_SCORE.fullmatch(name):
+    elif SCORE.fullmatch(name) or UNTRAINED_SCORE.fullmatch(name):
       heads[name] = tensor
-    elif _VISION.match(name):
+    elif VISION.match(name):
       vision.append(name)
-    elif _VALUE_HEAD.match(name) and not settings.is_reward:
+    elif VALUE_HEAD.match(name) and not settings.is_reward:
       logging.warning(
         "%s: %s is left out: it is of a value model beside the policy.", path,
         name,
@@ -212,7 +203,8 @@ def _assemble(path, settings, tensors, config) -> roles.Role:
   if unknown:
     raise ValueError(
       f"{path} has {len(unknown)} tensors that are no LoRA matrix of a"
-      f" projection: {sorted(unknown)[:4]}.{peft_config.MERGE}"
+      f" projection: {sorted(unknown)[:4]}."
+      + peft_names.way_out({n: tensors[n].shape for n in unknown}, config)
     )
   if len(roots) > 1:
     raise ValueError(
@@ -257,7 +249,7 @@ def _checked(path, name, tensor) -> np.ndarray:
 
 def _head(path, settings, heads, config) -> Mapping[str, params_lib.Params]:
   """{"head": ...} of a reward model, or {}."""
-  trained = {k: v for k, v in heads.items() if _SCORE.fullmatch(k)}
+  trained = {k: v for k, v in heads.items() if SCORE.fullmatch(k)}
   if settings.is_reward and not trained:
     raise ValueError(
       f"{path} has no score.weight, and {settings.path} says"

@@ -238,6 +238,12 @@ def test_matrices_that_are_none(adapter, matrix, text):
   adapter_refused(adapter, str(adapter / peft.WEIGHTS), name, text)
 
 
+def test_a_pointer_of_git_lfs_is_no_damaged_file(adapter):
+  text = "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
+  (adapter / peft.WEIGHTS).write_text(text)
+  adapter_refused(adapter, str(adapter / peft.WEIGHTS), "git lfs pull")
+
+
 def test_a_dtype_that_numpy_does_not_have(adapter):
   dtype = ml_dtypes.float8_e4m3fn
   edit_adapter(adapter, lambda t: {k: v.astype(dtype) for k, v in t.items()})
