@@ -114,7 +114,29 @@ def find_base(
     "%s is put on the base %s (%s; %s says %r).", directory, base,
     "config.base" if given else "as it names it", peft.CONFIG, named,
   )  # fmt: skip
+  if given and _is_elsewhere(named, given):
+    logging.warning(
+      "config.%s=%r was trained on %s, which is there too, and is put on"
+      " config.base=%s. If these are not the same weights, what it says is"
+      " wrong: merge it into its own base with PEFT (merge_and_unload), and"
+      " give that checkpoint as config.%s.",
+      field,
+      str(directory),
+      named,
+      given,
+      field,
+    )
   return base, named
+
+
+def _is_elsewhere(named: str, given: str) -> bool:
+  """Whether what an adapter names is another checkpoint than the given one."""
+  if not named or Path(named).resolve() == Path(given).resolve():
+    return False
+  try:
+    return pretrained.kind_of(named) is not None
+  except ValueError:  # several files, or none that is read
+    return False
 
 
 def with_unread(start: Start, directory: Path) -> Start:

@@ -117,6 +117,13 @@ def test_the_base_that_is_given_goes_first(root, named, caplog):
   says = str(root / "base") if named is ... else (named or "")
   assert f"is put on the base {copy}" in caplog.text
   assert f"{peft.CONFIG} says {says!r}" in caplog.text
+  # It may be an adapter of other weights of the same shapes.
+  assert ("which is there too" in caplog.text) == (named is ...)
+  caplog.clear()
+  (root / "link").symlink_to(copy)
+  name_base(root, str(root / "link"))
+  load(root, copy)
+  assert "which is there too" not in caplog.text
 
 
 def test_no_base_is_an_error_about_config_base(root, monkeypatch):
