@@ -21,6 +21,9 @@ _TALKS += ("generations", "outputs")
 # Fields of which a row has one.
 _ROW = {"prompt", "question", "instruction", "text", "input", *_TALKS}
 _COMMA = re.compile(r",\s*([}\]])")
+# What JSON allows neither in a text nor around it: RS of JSON text sequences,
+# the end of a file of DOS, what a disk leaves behind a file.
+_CONTROLS = re.compile(r"[\0-\x08\x0b\x0c\x0e-\x1f]")
 
 
 def of_line(text: str, file: pathlib.Path, last: bool) -> str:
@@ -43,6 +46,12 @@ def of_line(text: str, file: pathlib.Path, last: bool) -> str:
     return (
       " Its lines end with carriage returns, which become line ends with: tr"
       f" '\\r' '\\n' < {path} > {made}"
+    )
+  cleaned = _CONTROLS.sub("", text).strip()
+  if cleaned != text.strip(" \t\n") and (not cleaned or _is_json(cleaned)):
+    return (
+      " It has control characters, which go with: tr -d"
+      f" '\\000-\\010\\013\\014\\016-\\037' < {path} > {made}"
     )
   if stripped.endswith(",") and _is_json(stripped[:-1]):
     return (
@@ -68,13 +77,23 @@ def of_rows(fields: dict[str, Any], file: pathlib.Path) -> str:
     file: The file.
   """
   loaded = _LOADED.format(path=foreign.python_text(file))
+  made = foreign.lines_beside(file)
   for name, value in fields.items():
     if _is_list_of_objects(value) and not _is_field(name, value):
-      command = _EACH.format(row="r", rows=f"{loaded}[{name!r}]")
+      # As the viewer of the Hugging Face hub gives rows.
+      within = all(isinstance(item.get("row"), dict) for item in value)
+      row = "r['row']" if within else "r"
+      command = _EACH.format(row=row, rows=f"{loaded}[{name!r}]")
       return (
         f"the rows are in {name!r} of one object. They become lines with:"
-        f" {command} > {foreign.lines_beside(file)}"
+        f" {command} > {made}"
       )
+  if _are_rows(fields):
+    command = _EACH.format(row="r", rows=f"{loaded}.values()")
+    return (
+      "the rows are the values of one object. They become lines with:"
+      f" {command} > {made}"
+    )
   if fields and all(map(_is_column, fields.values())):
     return (
       "the columns of all rows are in one object. With pandas, rows become"
@@ -104,17 +123,25 @@ def of_list(text: str, file: pathlib.Path) -> str:
   """Returns the way out of a text that begins with [ and holds no objects."""
   path = foreign.python_text(file)
   rows = _LOADED.format(path=path)
-  if not _is_json(text):
+  if _is_json(text):
+    lists = json.loads(text)
+  else:
     if _is_json(_COMMA.sub(r"\1", text)):
       return " Leave out the comma before the bracket that closes."
-    if not _is_json(text.split("\n", 1)[0]):
+    first = text.split("\n", 1)[0]
+    if not _is_json(first):
       return ""
+    lists = [json.loads(first)]
     rows = f"map(json.loads, filter(str.strip, open({path}, encoding='utf-8')))"
-  command = _EACH.format(row="{'messages': r}", rows=rows)
-  return (
-    f" Lists that are conversations become rows with: {command} >"
-    f" {foreign.lines_beside(file)}"
-  )
+  items = next((found for found in lists if isinstance(found, list)), [])
+  if not _is_list_of_objects(items):
+    return ""
+  made = foreign.lines_beside(file)
+  if _is_field("", items):
+    command = _EACH.format(row="{'messages': r}", rows=rows)
+    return f" Lists that are conversations become rows with: {command} > {made}"
+  command = _EACH.format(row="r", rows=f"{rows} for r in r")
+  return f" Lists of rows become lines with: {command} > {made}"
 
 
 def _is_json(text: str) -> bool:
@@ -137,6 +164,17 @@ def _is_field(name: str, value: list[dict[str, Any]]) -> bool:
   """Whether a list of objects is a field of a row, as messages are."""
   return name in _TALKS or all(
     not item.keys().isdisjoint(conversations.WHO) for item in value
+  )
+
+
+def _are_rows(fields: dict[str, Any]) -> bool:
+  """Whether all values of an object are objects with the same fields."""
+  rows = list(fields.values())
+  return (
+    len(rows) > 1
+    and all(isinstance(row, dict) and row for row in rows)
+    and not _ROW.isdisjoint(rows[0])
+    and all(row.keys() == rows[0].keys() for row in rows)
   )
 
 

@@ -26,6 +26,8 @@ _MAGIC = (
   (b"version https://git-lfs", "lfs"),
   (b"<!doctype html", "html"),
   (b"<html", "html"),
+  (b"\xff\xfe\0\0", "utf32"),
+  (b"\0\0\xfe\xff", "utf32"),
   (b"\xff\xfe", "utf16"),
   (b"\xfe\xff", "utf16"),
 )
@@ -101,7 +103,23 @@ _WAYS_OUT = {
     "text in UTF-16",
     "Convert it: iconv -f UTF-16 -t UTF-8 {path} > {lines}",
   ),
+  "utf16le": (
+    "text in UTF-16 without a mark",
+    "Convert it: iconv -f UTF-16LE -t UTF-8 {path} > {lines}",
+  ),
+  "utf16be": (
+    "text in UTF-16 without a mark",
+    "Convert it: iconv -f UTF-16BE -t UTF-8 {path} > {lines}",
+  ),
+  "utf32": (
+    "text in UTF-32",
+    "Convert it: iconv -f UTF-32 -t UTF-8 {path} > {lines}",
+  ),
 }
+# First two bytes of JSON in UTF-16 without a byte order mark.
+_UNMARKED = {
+  b"{\0": "utf16le", b"[\0": "utf16le", b"\0{": "utf16be", b"\0[": "utf16be",
+}  # fmt: skip
 FORMATS = ".jsonl or .jsonl.gz (or .zst), .json, .parquet or .arrow"
 
 
@@ -119,8 +137,8 @@ def format_of(path: pathlib.Path, start: bytes = b"") -> str:
   by_name = _SUFFIXES.get(suffix, "")
   if by_name in ("xlsx", "pickle", "npy"):  # these may be zip archives
     return by_name
-  if start.startswith((b"{\0", b"[\0")):
-    return "utf16"  # Without a byte order mark.
+  if start[:2] in _UNMARKED:
+    return _UNMARKED[start[:2]]
   lower = start.lstrip().lower()
   for magic, name in _MAGIC:
     if start.startswith(magic) or (name == "html" and lower.startswith(magic)):

@@ -34,13 +34,28 @@ def refused(path):
     ("rows.json", f"[{TALK}, {TALK}]", 2),
     ("rows.jsonl", f"{TALK}\n{TALK}\n", 2),
     ("rows.jsonl", "prompt,response\nq,a\n", 1),
+    ("lists.jsonl", f"[{ROW}, {ROW}]\n[{ROW}]\n", 3),
+    ("lists.json", f"[[{ROW}, {ROW}], [{ROW}]]", 3),
+    ("viewer.json", f'{{"rows": [{{"row_idx": 0, "row": {ROW}}}]}}', 1),
+    ("ids.json", f'{{"a": {ROW}, "b": {ROW}}}', 2),
+    ("sequence.jsonl", f"\x1e{ROW}\n\x1e{ROW}\n", 2),
+    ("dos.jsonl", f"{ROW}\n{ROW}\n\x1a", 2),
+    ("disk.jsonl", f"{ROW}\n{ROW}\n\0\0\0\0", 2),
+    ("feeds.jsonl", f"{ROW}\x0b\n{ROW}\x0c\n", 2),
+    ("marked.jsonl", f"\ufeff{ROW}\n".encode("utf-16-le"), 1),
+    ("marked.jsonl", f"\ufeff{ROW}\n".encode("utf-16-be"), 1),
+    ("rows.jsonl", f"{ROW}\n".encode("utf-16-le"), 1),
+    ("list.json", f"[{ROW}]".encode("utf-16-be"), 1),
+    ("rows.jsonl", f"{ROW}\n".encode("utf-32"), 1),
   ],
 )
 def test_the_command_makes_rows(tmp_path, name, data, rows):
   path = tmp_path / name
-  path.write_bytes(data.encode())
+  path.write_bytes(data if isinstance(data, bytes) else data.encode())
   message = refused(path)
-  start = [f"{tool} " for tool in ("sed", "tr", "grep", "jq", "python -c")]
+  start = [
+    f"{tool} " for tool in ("sed", "tr", "grep", "jq", "python -c", "iconv")
+  ]
   command = min(
     (
       message[message.index(tool) :] for tool in start if f": {tool}" in message
@@ -72,6 +87,12 @@ def test_what_is_wrong_is_told(tmp_path, data, way_out):
   path = tmp_path / "rows.jsonl"
   path.write_bytes(data if isinstance(data, bytes) else data.encode())
   assert way_out in refused(path)
+
+
+def test_a_list_of_lists_of_texts_is_no_conversation(tmp_path):
+  path = tmp_path / "rows.json"
+  path.write_text('[["q", "a"], ["r", "b"]]')
+  assert "messages" not in refused(path)
 
 
 def test_commands_are_not_given_for_packed_files(tmp_path):
