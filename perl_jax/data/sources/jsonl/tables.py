@@ -4,7 +4,8 @@ A cell becomes what `to_pylist` of `pyarrow` makes of it. A time that Python
 cannot hold (nanoseconds, years above 9999) is its text instead: such columns
 are hardly ever read, and should not keep the others from being read. Values
 that are written as JSON (the type arrow.json, as `datasets` writes columns of
-several types) are what the JSON says.
+several types) are what the JSON says. Numbers that stand for names may be read
+as these; see `class_labels`.
 """
 
 import pathlib
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from perl_jax import json_text
-from perl_jax.data.sources.jsonl import joined
+from perl_jax.data.sources.jsonl import class_labels, joined
 
 PARQUET = b"PAR1"
 _ARROW_FILE, _ARROW_STREAM = b"ARROW1", b"\xff\xff\xff\xff"
@@ -45,7 +46,7 @@ def rows(file: pathlib.Path, start: bytes) -> Iterator[Row]:
       with parquet.ParquetFile(file) as opened:
         joined.require_one_parquet(file, opened.metadata)
         batches = opened.iter_batches(batch_size=_BATCH_ROWS)
-        yield from rows_of(batches, str(file))
+        yield from rows_of(batches, str(file), opened.schema_arrow)
       return
     with pyarrow.memory_map(str(file)) as opened:
       if start.startswith(_ARROW_FILE):
@@ -62,24 +63,29 @@ def rows(file: pathlib.Path, start: bytes) -> Iterator[Row]:
     ) from error
 
 
-def rows_of(batches: Iterable[Any], name: str) -> Iterator[Row]:
+def rows_of(
+  batches: Iterable[Any], name: str, schema: Any = None
+) -> Iterator[Row]:
   """Yields the name and number of every row, and its fields.
 
   Args:
     batches: Record batches or tables of `pyarrow`.
     name: What the rows are from, which the number follows.
+    schema: That of all batches, if they do not have what is written beside it.
 
   Raises:
     ValueError: Two columns have one name, or the values of one cannot be read.
   """
-  number = 0
+  number, labels = 0, None
   for batch in batches:
     fields = batch.schema.names
     _check_names(fields, name)
+    if labels is None:
+      labels = class_labels.Labels(schema or batch.schema, name)
     for first in range(0, batch.num_rows, _BATCH_ROWS):
       part = batch.slice(first, _BATCH_ROWS)
       columns = [
-        _values(column, field, name)
+        labels.named(field, _values(column, field, name))
         for field, column in zip(fields, part.columns, strict=True)
       ]
       for values in zip(*columns, strict=True):

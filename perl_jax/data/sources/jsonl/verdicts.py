@@ -46,7 +46,7 @@ def _number_of(first: int, second: int) -> Callable[[Any], int | None]:
   return better
 
 
-def _named(verdict: Any) -> int | None:
+def side_of(verdict: Any) -> int | None:
   """Reads a verdict "model_a" or "model_b"; all else prefers neither.
 
   A verdict may be the name of a column, too, in any case: "response_a".
@@ -95,9 +95,9 @@ _FORMS = (
   ),
   # Chatbot Arena, as conversations and as texts
   _Form(
-    ("conversation_a", "conversation_b"), ("winner",), _named, "", _MODELS
+    ("conversation_a", "conversation_b"), ("winner",), side_of, "", _MODELS
   ),
-  _Form(("response_a", "response_b"), ("winner",), _named, "", _MODELS),
+  _Form(("response_a", "response_b"), ("winner",), side_of, "", _MODELS),
   _Form(
     ("response_a", "response_b"), ("winner_model_a", "winner_model_b"), _flags,
     "", "1 for one and 0 for the other",
