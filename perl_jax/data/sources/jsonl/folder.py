@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from absl import logging
 
+from perl_jax import json_text
 from perl_jax.data.sources.jsonl import foreign, formats, workdirs
 
 # What stands beside rows in a directory that `datasets` wrote, or a repository.
@@ -27,6 +28,10 @@ _NO_DATA = re.compile(
 _UNFINISHED = re.compile(
   r".*\.(incomplete|part|partial|crdownload|download|aria2|te?mp)"
 )
+# Folders of Spark: what was not committed, and of what a table consists now.
+_UNCOMMITTED, _DELTA = "_temporary", "_delta_log"
+# What `save_to_disk` of `datasets` writes beside the folders of several splits.
+_SPLITS = "dataset_dict.json"
 _SHARD = re.compile(r"(.*?)(\d+)-of-(\d+)(?!\d).*")
 _SHOWN = 10
 
@@ -40,7 +45,8 @@ def below(root: pathlib.Path) -> list[pathlib.Path]:
 
   Raises:
     FileNotFoundError: A link leads nowhere, so that its rows are missing.
-    ValueError: A folder or a file may not be read.
+    ValueError: A folder or a file may not be read, or a folder is a table of
+      Delta Lake.
   """
   top, found = root.resolve(), []
   seen = {top}
@@ -52,6 +58,15 @@ def below(root: pathlib.Path) -> list[pathlib.Path]:
     for child in map(folder.joinpath, folders):
       real = child.resolve()
       if child.name[0] == "." or real in seen:
+        continue
+      if child.name == _DELTA:
+        raise ValueError(
+          f"{folder} is a table of Delta Lake, in whose Parquet files are rows"
+          " that were deleted or replaced since. Write what it holds now into a"
+          " directory of its own, with Spark or the package deltalake."
+        )
+      if child.name == _UNCOMMITTED:
+        logging.warning("%s: left out: Spark has not finished it.", child)
         continue
       if workdirs.is_workdir(child):
         seen.add(real)
@@ -108,6 +123,7 @@ def warn_of_missing(
   root: pathlib.Path,
   files: Iterable[pathlib.Path],
   others: Iterable[pathlib.Path],
+  found: Iterable[pathlib.Path],
 ) -> None:
   """Says in the log which rows are not there, or are not read.
 
@@ -115,6 +131,7 @@ def warn_of_missing(
     root: The directory.
     files: The files that are read.
     others: Those that are not, and may hold rows.
+    found: All files.
   """
   unfinished = [file for file in others if _is_unfinished(file)]
   foreign_files = [file for file in others if file not in unfinished]
@@ -128,6 +145,28 @@ def warn_of_missing(
       )
   for missing in _missing_shards(files):
     logging.warning("%s: %s", root, missing)
+  for file in found:
+    missing = _missing_splits(file)
+    if missing:
+      logging.warning(
+        "%s names splits that are not there, and whose rows are not read: %s."
+        " Was everything copied or downloaded?",
+        file,
+        ", ".join(missing),
+      )
+
+
+def _missing_splits(file: pathlib.Path) -> list[str]:
+  """Returns which splits are missing that `save_to_disk` has written."""
+  if file.name != _SPLITS:
+    return []
+  splits = (json_text.object_or_none(file) or {}).get("splits")
+  splits = splits if isinstance(splits, list) else []
+  return [
+    name
+    for name in splits
+    if isinstance(name, str) and not (file.parent / name).is_dir()
+  ]
 
 
 def _missing_shards(files: Iterable[pathlib.Path]) -> Iterator[str]:

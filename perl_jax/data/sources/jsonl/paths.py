@@ -64,7 +64,7 @@ def find_files(path: str) -> Parts:
         f"{path} has no {foreign.FORMATS} file in it.{why}"
       )
     _check_train(root, files, others)
-    folder.warn_of_missing(root, files, others)
+    folder.warn_of_missing(root, files, others, found)
     return parts({file: str(file.relative_to(root)) for file in files})
   if root.exists() and not root.is_file():
     raise ValueError(
