@@ -36,6 +36,7 @@ from perl_jax.data.sources.jsonl import (
   rated,
   refused,
   replies,
+  stand_ins,
   summaries,
   verdicts,
 )
@@ -207,7 +208,8 @@ class Reader:
     Raises:
       ValueError: A field is malformed.
     """
-    fields = summaries.apart(self._named(where, fields))
+    fields = stand_ins.without(self._named(where, fields), self.changed)
+    fields = summaries.apart(fields)
     fields = verdicts.decided(fields, where, self._kind)
     if not self.about:
       self.about, self.first = described.about(fields), fields
