@@ -63,7 +63,7 @@ def load_hf_config(directory: str | os.PathLike) -> Any:
     raise FileNotFoundError(
       f"{path} does not exist. A Hugging Face checkpoint directory holds"
       " config.json, *.safetensors and the tokenizer's files."
-      + _instead(Path(directory))
+      + instead(Path(directory))
     )
   json_text.read_object(path, "Download it again, or repair it.")
   transformers = import_transformers()
@@ -96,7 +96,7 @@ def _line(error: Exception) -> str:
   return f"{type(error).__name__}: {text}"
 
 
-def _instead(directory: Path) -> str:
+def instead(directory: Path) -> str:
   """Which directory to give instead, if it can be told."""
   snapshots = sorted((directory / "snapshots").glob("*/config.json"))
   if snapshots:  # a folder of the hub's cache

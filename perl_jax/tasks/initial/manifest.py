@@ -16,7 +16,7 @@ from typing import Any
 from perl_jax import buckets, disk, files, hosts, json_text
 from perl_jax.data.text import files as tokenizer_files
 from perl_jax.data.text import gguf_metadata, gguf_tokenizer, hugging_face
-from perl_jax.interop import hf_checkpoint, peft, values
+from perl_jax.interop import hf_checkpoint, hf_config, peft, values
 from perl_jax.models.config import ModelConfig
 from perl_jax.models.lora import LoraSpec
 from perl_jax.tasks.initial import saved as saved_lib
@@ -192,7 +192,7 @@ def read_model(workdir: str | Path, field: str) -> dict[str, Any]:
   """
   path = Path(workdir) / MODEL_FILE
   if not path.is_file():
-    hint = _below(Path(workdir))
+    hint = _below(Path(workdir)) or hf_config.instead(Path(workdir))
     several = saved_lib.members(workdir)
     if several:
       hint = f" It is a run of {len(several)} members: name one, {several[0]}."
@@ -220,12 +220,17 @@ def read_model(workdir: str | Path, field: str) -> dict[str, Any]:
 
 
 def _below(directory: Path) -> str:
-  """Names what a trainer has saved in folders of its directory, or ""."""
-  folders = sorted(path for path in directory.glob("*/") if path.is_dir())
-  adapters = [path.name for path in folders if peft.is_adapter(path)]
+  """Names what a trainer, or the hub's cache, has in folders, or ""."""
+  folders = [*directory.glob("*/"), *directory.glob("snapshots/*/")]
+  named = {
+    str(path.relative_to(directory)): path
+    for path in sorted(folders)
+    if path.is_dir()
+  }
+  adapters = [name for name, path in named.items() if peft.is_adapter(path)]
   if adapters:
     return f" Adapters lie below it: {', '.join(adapters)}."
-  found = [path.name for path in folders if hf_checkpoint.is_checkpoint(path)]
+  found = [n for n, path in named.items() if hf_checkpoint.is_checkpoint(path)]
   return f" Checkpoints lie below it: {', '.join(found)}." if found else ""
 
 

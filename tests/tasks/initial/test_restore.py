@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from perl_jax.tasks.initial import trainable as trainable_lib
 from perl_jax.tasks.initial.model import ReadOptions
 from perl_jax.tasks.training import standing
 from tests import toys
+from tests.interop.tiny import REFERENCES
 
 
 def leaves_equal(first, second):
@@ -260,3 +262,21 @@ def test_full_tuning_merges_an_earlier_adapter():
   expected = params.merge(start.role.frozen, adapter, spec)
   assert leaves_equal(trainable, expected | roles.init_head(start.config))
   assert not leaves_equal(expected, start.role.frozen)
+
+
+@pytest.mark.parametrize("kind", ["adapter", "checkpoint"])
+def test_a_folder_of_the_hubs_cache_names_its_snapshot(tmp_path, kind):
+  references = REFERENCES / "llama2"
+  cache = tmp_path / "models--org--name"
+  shutil.copytree(references / kind, cache / "snapshots" / "0123abcd")
+  with pytest.raises(FileNotFoundError, match="lie below it") as caught:
+    restore.load(cache, "best", "policy", "policy.init")
+  assert f"below it: {Path('snapshots/0123abcd')}." in str(caught.value)
+
+
+def test_a_name_on_the_hub_is_to_be_downloaded():
+  with pytest.raises(
+    FileNotFoundError, match=r"config\.policy\.init"
+  ) as caught:
+    restore.load("org/name", "best", "policy", "policy.init")
+  assert "`hf download org/name --local-dir DIR`" in str(caught.value)
