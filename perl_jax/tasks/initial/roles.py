@@ -151,7 +151,7 @@ def require_head(
   init, others = config.reward.init, []
   if hf_checkpoint.is_checkpoint(init) and not peft.is_adapter(init):
     others = hf_checkpoint.heads(init)
-    others += [p.name for p in sorted(Path(init).glob("value_head.*"))]
+  others += [path.name for path in sorted(Path(init).glob("value_head.*"))]
   holds = ""
   if others:
     holds = (

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from perl_jax import roles
 from perl_jax.data.text import tokenization as tokenization_lib
-from perl_jax.interop import hf_export
+from perl_jax.interop import hf_export, peft
 from perl_jax.models.lora import LoraSpec
 from perl_jax.tasks.initial import roles as initial_roles
 from perl_jax.tasks.initial.model import Start
@@ -107,12 +107,16 @@ def test_a_model_without_a_head_is_no_reward_model():
     initial_roles.require_head(Start(role, {}, "", None), config)
 
 
-def test_a_value_head_in_a_file_of_its_own_is_named(tmp_path):
-  """As LLaMA-Factory saves reward models."""
-  hf_export.save_model(
-    tmp_path, CONFIG, toys.random_params(CONFIG), hf_export.Stops((1,), 0, 0),
-    dtype="float32", shard_bytes=10**9,
-  )  # fmt: skip
+@pytest.mark.parametrize("adapter", [False, True])
+def test_a_value_head_in_a_file_of_its_own_is_named(tmp_path, adapter):
+  """As LLaMA-Factory saves reward models, in full or with LoRA."""
+  if adapter:
+    (tmp_path / peft.CONFIG).write_text("{}")
+  else:
+    hf_export.save_model(
+      tmp_path, CONFIG, toys.random_params(CONFIG), hf_export.Stops((1,), 0, 0),
+      dtype="float32", shard_bytes=10**9,
+    )  # fmt: skip
   (tmp_path / "value_head.safetensors").write_bytes(b"")
   role = roles.Role(roles.Backbone(CONFIG, LoraSpec()), {}, {})
   config = ConfigDict({"reward": {"init": str(tmp_path)}})
