@@ -10,6 +10,7 @@ import contextlib
 import gzip
 import io
 import pathlib
+import shlex
 import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -34,6 +35,14 @@ SUFFIXES = tuple(
   for packed in packings
 )
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+# A frame that is skipped, which pzstd puts first.
+_SKIPPED = b"\x2a\x4d\x18"
+# What may be in a file that is packed, by its first bytes, as it should be
+# called.
+_PACKED_TOO = {
+  tables.MAGIC[0]: ".parquet", tables.MAGIC[1]: ".arrow",
+  tables.MAGIC[2]: ".arrow", _GZIP: ".jsonl.gz", _ZSTD: ".jsonl.zst",
+}  # fmt: skip
 
 Row = tables.Row
 
@@ -58,9 +67,14 @@ def rows(file: pathlib.Path | hub.Split) -> Iterator[Row]:
   name = foreign.format_of(file, start)
   if name:
     raise ValueError(foreign.refusal(file, name))
-  packed = start.startswith((_GZIP, _ZSTD))
+  packed = start.startswith(_GZIP) or _is_zstd(start)
   with _unpacked(file, start) as lines:
     yield from _json_rows(file, lines, packed)
+
+
+def _is_zstd(start: bytes) -> bool:
+  skipped = start[1:4] == _SKIPPED and 0x50 <= start[0] <= 0x5F
+  return skipped or start.startswith(_ZSTD)
 
 
 @contextlib.contextmanager
@@ -69,7 +83,7 @@ def _unpacked(file: pathlib.Path, start: bytes) -> Iterator[BinaryIO]:
   if start.startswith(_GZIP):
     with gzip.open(file) as lines:
       yield lines
-  elif start.startswith(_ZSTD):
+  elif _is_zstd(start):
     import pyarrow
 
     with (
@@ -88,6 +102,8 @@ def _json_rows(
   """Yields the rows of JSON lines, or of one list of objects."""
   number, name = 0, str(file)
   try:
+    if packed:
+      _check_unpacked(file, lines.peek(512))
     if lines.peek(512).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"[":
       content = lines.read()
       try:
@@ -117,6 +133,26 @@ def _json_rows(
       f"{file}: broken zstd data after line {number}: {error}. Copy or"
       " download it again."
     ) from error
+
+
+def _check_unpacked(file: pathlib.Path, start: bytes) -> None:
+  """Checks that what is packed in a file is text.
+
+  Raises:
+    ValueError: It is a table, an archive or packed once more.
+  """
+  if start[257:262] == b"ustar":
+    raise ValueError(foreign.refusal(file, "tar"))
+  for magic, suffix in _PACKED_TOO.items():
+    if start.startswith(magic):
+      made = file.with_name(f"{file.name.split('.')[0]}-unpacked{suffix}")
+      with file.open("rb") as opened:
+        tool = "gzip" if opened.read(2) == _GZIP else "zstd"
+      raise ValueError(
+        f"{file} is packed with {tool}, and not text is in it, but what is"
+        f" called {suffix}. Unpack it first: {tool} -dc <"
+        f" {shlex.quote(str(file))} > {shlex.quote(str(made))}"
+      )
 
 
 def _list_rows(file: pathlib.Path, text: str, packed: bool) -> Iterator[Row]:
