@@ -91,6 +91,8 @@ def _values(names: Sequence[str]) -> list[Any] | None:
   numbers = [rated.number(name) for name in names]
   if all(number is not None for number in numbers):
     return [int(n) if n.is_integer() else n for n in numbers]
+  if [rated.label_of(name) for name in names] == [0, 1]:
+    return [0, 1]  # The names say what the numbers do.
   known = [
     rated.number(name) is not None
     or rated.label_of(name) is not None

@@ -120,10 +120,16 @@ def test_names_that_are_not_known_are_in_the_log(write, names, caplog):
   assert "1 says that a response is good" in caplog.text
 
 
-def test_columns_of_prompts_are_left_as_they_are(write):
-  path, _ = write("answer", ["A", "B", "C", "D"], numbers(4), "prompt")
-  found = cases.read(path, "prompts")
-  assert [row.fields["answer"] for row in found] == numbers(4)
+@pytest.mark.parametrize(
+  "names", [["A", "B", "C", "D"], ["No", "yes"], ["False", "True"], ["0", "1"]]
+)
+def test_columns_of_prompts_are_left_as_they_are(write, names, caplog):
+  """Where the names say nothing else than the numbers do, or nothing known."""
+  with caplog.at_level(logging.WARNING, logger="absl"):
+    path, _ = write("answer", names, numbers(len(names)), "prompt")
+    found = cases.read(path, "prompts")
+  assert [row.fields["answer"] for row in found] == numbers(len(names))
+  assert not caplog.text
 
 
 @pytest.mark.parametrize(
