@@ -161,7 +161,8 @@ def check_config(
       f"{path}: problem_type={fields['problem_type']!r} is none of"
       f" {', '.join(map(repr, _PROBLEMS[1:]))}."
     )
-  code = fields.get("auto_map") or {}
+  code = fields.get("auto_map")
+  code = code if isinstance(code, dict) else {}
   custom = [name for name in code if name.startswith("AutoModel")]
   if custom:
     raise ValueError(

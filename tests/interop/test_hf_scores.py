@@ -45,6 +45,7 @@ def refused(directory, *texts):
     {"reward_scale": 1, "logit_scale": 1.0, "value_head_prefix": "score"},
     {"pooling": "last", "pooling_mode": None, "num_classes": 1},
     {"auto_map": {"AutoTokenizer": "tokenization.Own"}},
+    {"auto_map": [None]},
     {
       "sentence_transformers": {
         "activation_fn": "torch.nn.modules.linear.Identity",
