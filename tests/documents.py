@@ -163,6 +163,17 @@ def equivalents(page: str) -> Iterator[Equivalent]:
       yield Equivalent(heading, *(*cells, "")[:3])
 
 
+def metrics(page: str, column: str) -> Iterator[tuple[str, str]]:
+  """What tables of metrics name in a column, each with the table's heading.
+
+  `column` is "theirs" or "here"; their headings begin with "Metrics of".
+  """
+  for row in equivalents(page):
+    if row.heading.startswith("Metrics of "):
+      for name in spans(getattr(row, column)):
+        yield row.heading, name
+
+
 def defaults(cell: str) -> Iterator[tuple[str, str]]:
   """Names with what stands in brackets behind them: "`seed` (0)"."""
   yield from re.findall(r"`([a-z_.0-9]+)` \(([^() ]+)\)", cell)

@@ -146,6 +146,14 @@ TABLES = {
   "`RolloutConfig`": ("rl",),
   "`GRPOConfig`, `PPOConfig`": ("rl",),
   "`DPOTrainingConfig`, LoRA": ("dpo",),
+  "Metrics of all trainers": TRAINING,
+  "Metrics of every trainer": TRAINING,
+  "Metrics of SFT": ("sft",),
+  "Metrics of the reward model": ("reward",),
+  "Metrics of DPO": ("dpo",),
+  "Metrics of RLOO and GRPO": ("rl",),
+  "Metrics of GRPO and PPO": ("rl",),
+  "Metrics of PPO": ("rl",),
 }
 
 

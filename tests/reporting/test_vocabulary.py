@@ -14,6 +14,7 @@ from perl_jax.data.sources import registry
 from perl_jax.reporting import vocabulary
 from perl_jax.tasks.training import timing
 from perl_jax.tasks.training.compiled import Compiled
+from tests import documents
 from tests.tasks import tiny
 
 
@@ -109,6 +110,16 @@ def test_every_metric_has_a_row(written, checked, timed):
 def test_every_row_is_written_by_some_run(written, checked, timed):
   found = {vocabulary.row_of(key, stage).name for stage, key in written}
   assert set(vocabulary.METRICS) - found - checked - timed == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["from-trl.md", "from-tunix.md"])
+def test_metrics_beside_those_of_others_are_written(written, timed, page):
+  """But for those of functions, which have their labels."""
+  text = documents.text(documents.DOCS / page)
+  named = {name for _, name in documents.metrics(text, "here")}
+  keys = {key for _, key in written} | timed
+  assert named - keys == {"rollout/reward_fn_LABEL"}
 
 
 @pytest.mark.parametrize(
