@@ -2,16 +2,15 @@
 
 import json
 import logging
-import re
 
 import pytest
 from tensorboardX.proto import event_pb2
 
-from configs import judge, quickstart, reward, sft
+from configs import quickstart, sft
 from perl_jax import files, tasks
 from perl_jax.tasks import pipeline
-from perl_jax.tasks.settings import judge as judge_settings
 from tests.tasks import tiny
+from tests.tasks.stages import Stages
 
 # What a pipeline's summary.json has to have.
 KEYS = (
@@ -115,26 +114,6 @@ def test_lengths_of_the_quickstart_fit_its_model(tmp_path):
   assert pipeline.run(config, tmp_path / "run")["rl.kl_at_step_0"] == 0.0
 
 
-class Stages:
-  """Stands in for the stages: each leaves a summary, or is killed."""
-
-  def __init__(self, killed=None):
-    self.killed, self.calls = killed, []
-
-  def __call__(self, config, workdir):
-    self.calls.append((config.task, config, workdir))
-    if config.task == self.killed:
-      raise KeyboardInterrupt
-    found = {"seconds": 2.0, "peak_bytes": 10, "kl": 0.5, "done": True}
-    workdir.mkdir(parents=True)
-    if tasks.TASKS[config.task].trains:
-      (workdir / "checkpoints" / str(config.steps)).mkdir(parents=True)
-    written = tasks.resolved(config, workdir).to_json()
-    files.write_json(workdir / "config.json", json.loads(written))
-    files.write_json(workdir / "summary.json", found)
-    return found
-
-
 def test_killed_pipeline_goes_on_with_the_stage_it_was_in(
   tmp_path, monkeypatch
 ):
@@ -236,62 +215,6 @@ def test_without_sft_the_stages_start_from_the_base(tmp_path, monkeypatch):
   assert configs["reward"].reward.init == configs["rl"].policy.init == ""
   assert configs["rl"].reward.init == str(tmp_path / "run" / "reward")
   assert configs["evaluate"].policy.init == str(tmp_path / "run" / "rl")
-
-
-def with_judges(**fields):
-  """Rows of the policy's reward model, and of one that judges it."""
-  config = tiny.pipeline()
-  with config.unlocked():
-    config.judge = judge.get_config()
-    config.judge_reward = reward.get_config()
-  config.reward.data.train_folds = (1, 2, 3)
-  config.judge_reward.data.train_folds = (4,)
-  return tiny.override(config, tiny.dotted(fields))
-
-
-def test_a_second_reward_model_judges_the_policy(tmp_path, monkeypatch):
-  """Beside the judges that the config names."""
-  stages = Stages()
-  monkeypatch.setattr(tasks, "run", stages)
-  summary = pipeline.run(with_judges(), tmp_path / "run")
-  assert [task for task, *_ in stages.calls] == [
-    *tiny.STAGES, "reward", "judge"
-  ]  # fmt: skip
-  (_, second, place), (_, asked, _) = stages.calls[-2:]
-  run = tmp_path / "run"
-  assert place == run / "judge_reward"
-  assert second.reward.init == str(run / "sft")
-  assert second.data.train_folds == (4,)
-  assert asked.policy.init == str(run / "rl")
-  named = [found.name for found in judge_settings.judges_of(asked)]
-  assert named == ["gold", f"reward:{place}"]
-  assert summary["judge_reward.kl"] == 0.5 and summary["seconds.judge"] == 2.0
-  page = (run / "report.html").read_text()
-  assert "Reward model that judges" in page
-
-
-@pytest.mark.parametrize(
-  "learns, judges, both",
-  [((1, 2), (2, 4), [2]), ((), (4,), [4]), ((1,), (), [1])],
-)
-def test_a_judge_of_the_same_rows_is_refused_at_once(
-  tmp_path, learns, judges, both
-):
-  config = with_judges(
-    reward__data__train_folds=learns, judge_reward__data__train_folds=judges
-  )
-  with pytest.raises(ValueError, match=re.escape(f"has {both} in common")):
-    pipeline.run(config, tmp_path / "run")
-  assert not (tmp_path / "run").exists()
-
-
-def test_a_reward_model_to_judge_wants_a_judgement(tmp_path):
-  config = with_judges()
-  with config.unlocked():
-    del config.judge
-  with pytest.raises(ValueError, match=r"configs/judge\.py"):
-    pipeline.run(config, tmp_path / "run")
-  assert not (tmp_path / "run").exists()
 
 
 def test_without_sft_and_base_there_is_nothing_to_start_from(tmp_path):
