@@ -1,4 +1,4 @@
-"""Harmless answers from a real language model, in under an hour on a CPU.
+"""Harmless answers from a real language model, in about an hour on a CPU.
 
   make smollm2
   make smollm2 DATA=DIR

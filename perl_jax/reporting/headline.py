@@ -20,6 +20,7 @@ _RESULTS = (
   "reward.trainable_share",
   "evaluate.reward_model.accuracy",
   "evaluate.reward_model.auroc",
+  "judge_reward.accuracy",
 )
 # Of what judges say: those that have an interval.
 _WIN_RATES = ("win_rate_ties_half", "win_rate_length_controlled")
@@ -61,8 +62,10 @@ def rows(
   for stage, result in results.items():
     compared = comparisons(summary, stage)
     names = [name for name in _COMPARED if name in compared]
-    # An evaluation repeats what its stage has measured on the way.
-    if stage != "evaluate":
+    # An evaluation, and a judgement that ends a pipeline, repeat what RL has
+    # measured on the way.
+    repeats = stage == "evaluate" or (stage == "judge" and found)
+    if not repeats:
       rest = set(compared) - set(names)
       names += sorted(rest, key=lambda name: (vocabulary.rank_of(name), name))
     for name in names:
@@ -131,10 +134,26 @@ def comparisons(
 
 
 def takeaway(summary: Mapping[str, object], results: Mapping[str, str]) -> str:
-  """One sentence on whether the policy got better; "" without a policy.
+  """Whether the policy got better, in words; "" without a policy.
 
-  The arguments are those of `rows`.
+  A sentence on the most telling number, and one for each judge. The arguments
+  are those of `rows`.
   """
+  said = [_change(summary, results)]
+  for stage in results:
+    for key in summary:
+      judge = vocabulary.judge_of(key)
+      if not judge or key != f"{stage}.by.{judge}.{_WIN_RATES[0]}":
+        continue
+      if math.isfinite(numbers.number(summary[key])):
+        ends = _between(key, *(summary.get(f"{key}{end}") for end in _ENDS))
+        share = numbers.show(key, summary[key])
+        said.append(f"By {judge} it wins {share}{ends}, a tie as half.")
+  return " ".join(filter(None, said))
+
+
+def _change(summary: Mapping[str, object], results: Mapping[str, str]) -> str:
+  """A sentence on the most telling number before and after; "" without one."""
   for stage in results:
     found = comparisons(summary, stage)
     for name in (*vocabulary.INDEPENDENT, "reward"):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import NamedTuple
@@ -103,7 +104,7 @@ def render(
     Section("Rerun", "How to run it again", _configs(stages, config, command)),
   ]
   lede = headline.takeaway(summary, results)
-  lede = escape(lede).replace("-", "&minus;")
+  lede = re.sub(r"(?<!\w)-(?=\d)", "&minus;", escape(lede))
   lede = f'<p class="lede">{lede}</p>' if lede else ""
   return document(title, when, lede, sections)
 

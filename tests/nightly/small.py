@@ -32,7 +32,7 @@ NOTHING = "benchmarks.from_nothing runs it"
 # Programs that stand for what is run elsewhere.
 SUITES = {
   "make quickstart": NOTHING,
-  "make smollm2": "half an hour; tests/tasks/test_smollm2.py has a small one",
+  "make smollm2": "an hour; tests/tasks/test_smollm2.py has a small one",
   "make smollm2 DATA=DIR": "as make smollm2",
   "make test": "CI runs it",
   "make test-slow": "CI runs it",
@@ -49,7 +49,7 @@ ELSEWHERE = {
   "hf://": "the hub; tests/data/sources/jsonl has a stub",
   "--distributed": HOSTS,
   "--coordinator_address": HOSTS,
-  "configs/smollm2.py": "half an hour; tests/tasks/test_smollm2.py",
+  "configs/smollm2.py": "an hour; tests/tasks/test_smollm2.py",
 }
 PEERS = "TRL and Tunix beside it; tests/benchmarks/test_rl_speed.py"
 PLANS = "large models, compiled; tests/benchmarks/test_plans.py"

@@ -47,6 +47,41 @@ def test_takeaway_tells_rise_from_fall():
   assert headline.takeaway({"sft.gold": 1.0}, RESULTS) == ""
 
 
+JUDGED = {
+  "judge.by.my-judge.win_rate_ties_half": 0.613,
+  "judge.by.my-judge.win_rate_ties_half_low": 0.535,
+  "judge.by.my-judge.win_rate_ties_half_high": 0.688,
+  "judge.by.nobody.win_rate_ties_half": float("nan"),
+  "judge.policy.length": 51.0,
+  "judge.anchor.length": 48.0,
+  "judge.policy.kl": 1.25,
+  "judge_reward.accuracy": 0.64,
+}
+JUDGING = {"judge_reward": "Other", "judge": "Judged"}
+
+
+def test_takeaway_says_what_judges_say():
+  said = headline.takeaway(SUMMARY | JUDGED, RESULTS | JUDGING)
+  assert said == (
+    "Gold success rose from 41.2% to 79.0%, at a KL of 5.25 nats to the anchor."
+    " By my-judge it wins 61.3% (53.5% to 68.8%), a tie as half."
+  )
+  alone = headline.takeaway(JUDGED, RESULTS | JUDGING)
+  assert alone == said.partition(". ")[2]
+
+
+def test_a_judgement_repeats_nothing_of_the_policy_in_a_pipeline():
+  def labels(summary):
+    found = headline.rows(summary, RESULTS | JUDGING)
+    return [row.label for row in found]
+
+  length = "Judged: response length (tokens)"
+  assert length in labels(JUDGED)
+  found = labels(SUMMARY | JUDGED)
+  assert length not in found and "Other: accuracy" in found
+  assert "Judged: KL to the anchor (nats)" in found  # of its own prompts
+
+
 def test_an_evaluation_does_not_repeat_the_reward_model():
   found = {"evaluate.reward_model.auroc": 0.75}
   assert [row.after for row in headline.rows(found, RESULTS)] == ["0.750"]
