@@ -123,7 +123,7 @@ def ppo_value_loss(
   old_values: jax.Array,
   returns: jax.Array,
   value_clip: float,
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
   """Squared error of a value model that may not move far in one rollout.
 
   C_t = V_old(s_t) + clip(V(s_t) - V_old(s_t), -value_clip, value_clip)
@@ -138,7 +138,8 @@ def ppo_value_loss(
     value_clip: In units of the returns, >= 0; 0 turns clipping off.
 
   Returns:
-    Loss per token in squared reward, `[B, T]`, not reduced.
+    loss: Loss per token in squared reward, `[B, T]`, not reduced.
+    clipped: Whether C_t is what counts, `[B, T]`, bool; no gradient.
 
   Raises:
     ValueError: If value_clip is negative.
@@ -152,11 +153,12 @@ def ppo_value_loss(
     )
   loss = value_loss(values=values, returns=returns)
   if value_clip == 0:
-    return loss
+    return loss, jnp.zeros(loss.shape, bool)
   chex.assert_equal_shape([values, old_values])
   chex.assert_type(old_values, jnp.float32)
   old_values = jax.lax.stop_gradient(old_values)
   bound = old_values + value_clip * jnp.sign(values - old_values)
   bounded = value_loss(values=bound, returns=returns)
   moved_far = jnp.abs(values - old_values) > value_clip
-  return jnp.where(moved_far, jnp.maximum(loss, bounded), loss)
+  clipped = moved_far & (bounded > loss)
+  return jnp.where(moved_far, jnp.maximum(loss, bounded), loss), clipped

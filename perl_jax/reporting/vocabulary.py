@@ -183,7 +183,13 @@ METRICS = {
     Metric("decode_steps", "decode steps", "steps"),
     Metric("tokens", "prompt and response tokens", "tokens"),
     Metric("ratio", "policy ratio"),
+    Metric(
+      "approx_kl",
+      "KL of the policy that sampled to the one that is updated",
+      "nats per token",
+    ),
     _share("clip_fraction", "clipped policy ratios", "% of tokens"),
+    _share("value_clip_fraction", "clipped values", "% of tokens"),
     Metric("advantage", "advantage", "score"),
     Metric("value", "value", "score"),
     Metric("return", "return", "score"),

@@ -103,7 +103,7 @@ def policy_loss(
         ),
       )
     tokens = _tokens(batch, values)
-    terms, clipped = _terms(estimator, scores, values, tokens)
+    terms, fractions = _terms(estimator, scores, values, tokens)
     if estimator.kl_place == "loss":
       if estimator.kl == "exact":
         anchor = params_lib.combine(frozen.anchor, frozen.base)
@@ -113,20 +113,21 @@ def policy_loss(
       else:
         kl = _sampled_kl(estimator.kl, scores.logprobs, tokens)
       terms["kl_loss"] = tokens.beta, kl
-    found = _sums(estimator, terms, clipped, tokens.mask)
+    found = _sums(estimator, terms, fractions, tokens.mask)
     return found | _measures(estimator, scores, values, tokens, batch)
 
   return loss_fn
 
 
-def _sums(estimator, terms, clipped, mask):
-  """Sums of the loss, of each of its terms, and of where the ratio clipped."""
+def _sums(estimator, terms, fractions, mask):
+  """Sums of the loss, of each of its terms, and of what was clipped."""
   found = {k: masked_sums(term, mask) for k, (_, term) in terms.items()}
   loss = sum(
     weight * masked.keep(term, mask) for weight, term in terms.values()
   )
   found["loss"] = _reduced(estimator.reduction, loss, mask)
-  found["clip_fraction"] = masked_sums(clipped.astype(jnp.float32), mask)
+  for name, clipped in fractions.items():
+    found[name] = masked_sums(clipped.astype(jnp.float32), mask)
   return found
 
 
@@ -151,7 +152,7 @@ def _tokens(batch: Experience, values: jax.Array) -> _Tokens:
 
 
 def _terms(estimator, scores, values, tokens):
-  """{"policy_loss": (weight, term), ...}, and where the ratio was clipped."""
+  """{"policy_loss": (weight, term), ...}, and where each was clipped."""
   logprobs = masked.keep(scores.logprobs, tokens.mask)
   clipped = jnp.zeros_like(tokens.mask)
   if estimator.clipped:
@@ -166,18 +167,20 @@ def _terms(estimator, scores, values, tokens):
     loss = policy_gradient.reinforce_loss(
       logprobs=logprobs, advantages=tokens.advantages
     )
-  terms = {"policy_loss": (1.0, loss)}
+  terms, fractions = {"policy_loss": (1.0, loss)}, {"clip_fraction": clipped}
   if estimator.uses_value:
-    value_loss = policy_gradient.ppo_value_loss(
+    value_loss, far = policy_gradient.ppo_value_loss(
       values=masked.keep(values, tokens.mask),
       old_values=tokens.old_values,
       returns=tokens.returns,
       value_clip=estimator.value_clip,
     )
     terms["value_loss"] = estimator.value_coef, value_loss
+    if estimator.value_clip:
+      fractions["value_clip_fraction"] = far
   if estimator.entropy_coef:
     terms["entropy_loss"] = estimator.entropy_coef, -scores.entropy
-  return terms, clipped
+  return terms, fractions
 
 
 def _sampled_kl(name: str, logprobs: jax.Array, tokens: _Tokens) -> jax.Array:
@@ -212,14 +215,16 @@ def _measures(estimator, scores, values, tokens, batch):
   kl = jnp.sum(log_ratio, axis=1)
   rewards = batch.rewards.reshape(-1)
   beta = tokens.beta[:, 0]
-  ratio = jnp.exp(masked.keep(scores.logprobs, mask) - tokens.old)
+  logprobs = masked.keep(scores.logprobs, mask)
   found = {
     "kl": masked_sums(kl, some),
     "kl_per_token": masked_sums(log_ratio, mask),
     "kl_k3": masked_sums(kl_lib.kl_k3(tokens.old, tokens.anchor), mask),
     "objective": masked_sums((1 - beta) * rewards - beta * kl, some),
     "entropy": masked_sums(scores.entropy, mask),
-    "ratio": masked_sums(ratio, mask),
+    "ratio": masked_sums(jnp.exp(logprobs - tokens.old), mask),
+    # Of the policy that sampled to the one that is updated.
+    "approx_kl": masked_sums(kl_lib.kl_k3(tokens.old, logprobs), mask),
     "advantage": masked_sums(tokens.advantages, mask),
     "sampler_difference": masked_sums(
       jnp.abs(tokens.old - tokens.sampled), mask

@@ -120,7 +120,7 @@ def test_masked_tokens_change_nothing(bad):
     names = ("logprobs", "old_logprobs", "advantages")
     policy, clipped = policy_loss(**dict(zip(names, kept[:3], strict=True)))
     names = ("values", "old_values", "returns")
-    value = value_loss(**dict(zip(names, kept[3:], strict=True)))
+    value, _ = value_loss(**dict(zip(names, kept[3:], strict=True)))
     return masked.masked_mean(policy + value, mask), masked.masked_sum(
       clipped, mask
     )
@@ -137,7 +137,7 @@ def test_masked_tokens_change_nothing(bad):
 def test_value_hand_computed():
   values = [[1.0, 1.0, 1.0, 0.25]]
   returns = [[2.0, -1.0, 0.6, 1.0]]
-  loss = value_loss(
+  loss, clipped = value_loss(
     values=jnp.array(values),
     old_values=jnp.zeros((1, 4)),
     returns=jnp.array(returns),
@@ -145,6 +145,7 @@ def test_value_hand_computed():
   # Bounded at 0.5: (2 - 0.5)^2 held; (-1 - 1)^2 pulls back; 0.4^2 against
   # 0.1^2; the last has not moved far.
   np.testing.assert_allclose(loss, [[2.25, 4.0, 0.16, 0.5625]], rtol=1e-6)
+  assert clipped.tolist() == [[True, False, False, False]]
 
 
 def test_value_equals_slow_loop_and_jit():
@@ -160,7 +161,7 @@ def test_value_equals_slow_loop_and_jit():
   assert (slope == 0).any() and not (slope == 0).all()
 
   def total(values, old, returns):
-    loss = value_loss(values=values, old_values=old, returns=returns)
+    loss, _ = value_loss(values=values, old_values=old, returns=returns)
     return jnp.sum(loss), loss
 
   step = jax.grad(total, argnums=(0, 1, 2), has_aux=True)
@@ -173,12 +174,12 @@ def test_value_equals_slow_loop_and_jit():
 
 def test_value_clip_of_zero_is_off():
   values, old, returns = draw(6, 3)
-  np.testing.assert_array_equal(
-    policy_gradient.ppo_value_loss(
-      values=values, old_values=old, returns=returns, value_clip=0.0
-    ),
-    policy_gradient.value_loss(values=values, returns=returns),
+  loss, clipped = policy_gradient.ppo_value_loss(
+    values=values, old_values=old, returns=returns, value_clip=0.0
   )
+  expected = policy_gradient.value_loss(values=values, returns=returns)
+  np.testing.assert_array_equal(loss, expected)
+  assert not clipped.any()
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,14 @@ def written(finished, tmp_path_factory, compiled_once):
     entropy_coef=0.01,
     judge__by="gold",
   )
+  tiny.run(
+    root / "ppo",
+    "rl",
+    policy__init=sft,
+    reward__init=str(finished / "reward"),
+    estimator="ppo",
+    ppo__value_clip=0.2,
+  )
   tiny.run(root / "dpo", "dpo", policy__init=sft, nonfinite="skip")
   tiny.score_benchmarks(root / "score", str(finished / "reward"))
   tiny.run(
@@ -60,6 +68,7 @@ def written(finished, tmp_path_factory, compiled_once):
     ("reward", root / "pointwise"),
     ("reward", root / "ensemble"),
     ("rl", root / "grpo"),
+    ("rl", root / "ppo"),
     ("dpo", root / "dpo"),
     ("judge", root / "judge"),
   ]

@@ -214,9 +214,9 @@ def test_loss_by_hand(kl):
   )  # fmt: skip
   e, total = off_policy(), dict.fromkeys(
     ("policy_loss", "value_loss", "kl_loss", "entropy", "clip_fraction",
+     "value_clip_fraction", "approx_kl",
      "ratio", "advantage", "kl_per_token", "kl_k3", "sampler_difference"), 0.0
   )  # fmt: skip
-  bounded = 0
   for (b, g), (policy, anchor, values) in responses_by_hand().items():
     for t in range(len(values)):
       token = e.responses[b, g, t]
@@ -230,7 +230,10 @@ def test_loss_by_hand(kl):
       total["clip_fraction"] += cut * advantage < ratio * advantage
       old_value = e.values[b, g, t]
       near = old_value + np.clip(values[t] - old_value, -0.25, 0.25)
-      bounded += (target - near) ** 2 > (target - values[t]) ** 2
+      total["value_clip_fraction"] += (target - near) ** 2 > (
+        target - values[t]
+      ) ** 2
+      total["approx_kl"] += ratio - 1 - np.log(ratio)
       total["value_loss"] += max(
         (target - values[t]) ** 2, (target - near) ** 2
       )
@@ -246,7 +249,7 @@ def test_loss_by_hand(kl):
       total["sampler_difference"] += abs(old - e.sampled_logprobs[b, g, t])
   count = e.response_mask.sum()
   assert 0.1 * count < total["clip_fraction"] < 0.9 * count
-  assert 0.1 * count < bounded < 0.9 * count
+  assert 0.1 * count < total["value_clip_fraction"] < 0.9 * count
   total["entropy_loss"] = -total["entropy"]
   total["loss"] = (
     total["policy_loss"]
