@@ -49,6 +49,9 @@ ELSEWHERE = {
   "hf://": "the hub; tests/data/sources/jsonl has a stub",
   "--distributed": HOSTS,
   "--coordinator_address": HOSTS,
+  "benchmarks.pair_baseline:judge": (
+    "a variable in front; tests/benchmarks/test_pair_baseline.py"
+  ),
   "configs/smollm2.py": "an hour; tests/tasks/test_smollm2.py",
 }
 PEERS = "TRL and Tunix beside it; tests/benchmarks/test_rl_speed.py"
