@@ -6,7 +6,7 @@ and so do `evaluate.anchor.<name>` and `evaluate.policy.<name>`.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from perl_jax.reporting import numbers, vocabulary
@@ -92,13 +92,20 @@ def _judged(
 ) -> list[Row]:
   """Win rates with their intervals, `<stage>.by.<judge>.win_rate_...`."""
   found = []
-  for key in summary:
-    before, _, rest = key.partition(".by.")
-    judge, _, name = rest.partition(".")
-    if before == stage and name in _WIN_RATES:
-      row = _single(result, summary, key)
-      found.append(row._replace(label=f"{row.label}, by {judge}"))
+  for judge, key in _win_rates(summary, stage):
+    row = _single(result, summary, key)
+    found.append(row._replace(label=f"{row.label}, by {judge}"))
   return found
+
+
+def _win_rates(
+  summary: Mapping[str, object], stage: str
+) -> Iterator[tuple[str, str]]:
+  """(judge, key) of each win rate of a stage that has an interval."""
+  for key in summary:
+    judge = vocabulary.judge_of(key)
+    if judge and key.removeprefix(f"{stage}.by.{judge}.") in _WIN_RATES:
+      yield judge, key
 
 
 def comparisons(
@@ -141,14 +148,11 @@ def takeaway(summary: Mapping[str, object], results: Mapping[str, str]) -> str:
   """
   said = [_change(summary, results)]
   for stage in results:
-    for key in summary:
-      judge = vocabulary.judge_of(key)
-      if not judge or key != f"{stage}.by.{judge}.{_WIN_RATES[0]}":
-        continue
-      if math.isfinite(numbers.number(summary[key])):
-        ends = _between(key, *(summary.get(f"{key}{end}") for end in _ENDS))
-        share = numbers.show(key, summary[key])
-        said.append(f"By {judge} it wins {share}{ends}, a tie as half.")
+    for judge, key in _win_rates(summary, stage):
+      is_first = key.endswith(_WIN_RATES[0])
+      if is_first and math.isfinite(numbers.number(summary[key])):
+        share = _with_interval(summary, key)
+        said.append(f"By {judge} it wins {share}, a tie as half.")
   return " ".join(filter(None, said))
 
 
@@ -196,9 +200,14 @@ def _comparison(result: str, key: str, before: object, after: object) -> Row:
 
 
 def _single(result: str, summary: Mapping[str, object], key: str) -> Row:
-  ends = [summary.get(f"{key}{end}") for end in _ENDS]
-  text = numbers.show(key, summary[key]) + _between(key, *ends)
+  text = _with_interval(summary, key)
   return Row(_label(result, key), "", text, "", None)
+
+
+def _with_interval(summary: Mapping[str, object], key: str) -> str:
+  """A value with its interval in brackets, if it has one."""
+  ends = [summary.get(f"{key}{end}") for end in _ENDS]
+  return numbers.show(key, summary[key]) + _between(key, *ends)
 
 
 def _between(key: str, low: object, high: object) -> str:

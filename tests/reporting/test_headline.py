@@ -70,6 +70,15 @@ def test_takeaway_says_what_judges_say():
   assert alone == said.partition(". ")[2]
 
 
+def test_the_name_of_a_judge_may_have_dots():
+  """As those of models do."""
+  key = "judge.by.model-4.1.win_rate_ties_half"
+  (row,) = headline.rows({key: 0.5}, JUDGING)
+  assert row.label.endswith("by model-4.1") and row.after == "50.0%"
+  said = headline.takeaway({key: 0.5}, JUDGING)
+  assert said == "By model-4.1 it wins 50.0%, a tie as half."
+
+
 def test_a_judgement_repeats_nothing_of_the_policy_in_a_pipeline():
   def labels(summary):
     found = headline.rows(summary, RESULTS | JUDGING)

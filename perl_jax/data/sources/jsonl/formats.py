@@ -67,23 +67,26 @@ def rows(file: pathlib.Path | hub.Split) -> Iterator[Row]:
   name = foreign.format_of(file, start)
   if name:
     raise ValueError(foreign.refusal(file, name))
-  packed = start.startswith(_GZIP) or _is_zstd(start)
-  with _unpacked(file, start) as lines:
-    yield from _json_rows(file, lines, packed)
+  tool = _packed_with(start)
+  with _unpacked(file, tool) as lines:
+    yield from _json_rows(file, lines, tool)
 
 
-def _is_zstd(start: bytes) -> bool:
+def _packed_with(start: bytes) -> str:
+  """What a file is packed with, by its first bytes: gzip, zstd, or ""."""
+  if start.startswith(_GZIP):
+    return "gzip"
   skipped = start[1:4] == _SKIPPED and 0x50 <= start[0] <= 0x5F
-  return skipped or start.startswith(_ZSTD)
+  return "zstd" if skipped or start.startswith(_ZSTD) else ""
 
 
 @contextlib.contextmanager
-def _unpacked(file: pathlib.Path, start: bytes) -> Iterator[BinaryIO]:
+def _unpacked(file: pathlib.Path, tool: str) -> Iterator[BinaryIO]:
   """Opens a file, and unpacks it while it is read."""
-  if start.startswith(_GZIP):
+  if tool == "gzip":
     with gzip.open(file) as lines:
       yield lines
-  elif _is_zstd(start):
+  elif tool == "zstd":
     import pyarrow
 
     with (
@@ -96,14 +99,12 @@ def _unpacked(file: pathlib.Path, start: bytes) -> Iterator[BinaryIO]:
       yield lines
 
 
-def _json_rows(
-  file: pathlib.Path, lines: BinaryIO, packed: bool
-) -> Iterator[Row]:
+def _json_rows(file: pathlib.Path, lines: BinaryIO, tool: str) -> Iterator[Row]:
   """Yields the rows of JSON lines, or of one list of objects."""
   number, name = 0, str(file)
   try:
-    if packed:
-      _check_unpacked(file, lines.peek(512))
+    if tool:
+      _check_unpacked(file, lines.peek(512), tool)
     if lines.peek(512).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"[":
       content = lines.read()
       try:
@@ -111,14 +112,14 @@ def _json_rows(
       except UnicodeDecodeError as error:
         number = content.count(b"\n", 0, error.start) + 1
         raise
-      yield from _list_rows(file, text, packed)
+      yield from _list_rows(file, text, bool(tool))
       return
     # Lines end at \n alone: JSON text may hold U+2028 and the like.
     for number, line in enumerate(lines, 1):
       text = line.decode("utf-8-sig")  # Any may be the first of a joined file.
       if text and not text.isspace():
         where = f"{name}:{number}"
-        yield where, _object(text, where, None if packed else file)
+        yield where, _object(text, where, None if tool else file)
   except UnicodeDecodeError as error:
     raise ValueError(
       f"{file}:{number}: not UTF-8 text: {error}. Save the file as UTF-8."
@@ -135,8 +136,13 @@ def _json_rows(
     ) from error
 
 
-def _check_unpacked(file: pathlib.Path, start: bytes) -> None:
+def _check_unpacked(file: pathlib.Path, start: bytes, tool: str) -> None:
   """Checks that what is packed in a file is text.
+
+  Args:
+    file: The packed file.
+    start: The first bytes of what is in it.
+    tool: What it is packed with; see `_packed_with`.
 
   Raises:
     ValueError: It is a table, an archive or packed once more.
@@ -146,8 +152,6 @@ def _check_unpacked(file: pathlib.Path, start: bytes) -> None:
   for magic, suffix in _PACKED_TOO.items():
     if start.startswith(magic):
       made = file.with_name(f"{file.name.split('.')[0]}-unpacked{suffix}")
-      with file.open("rb") as opened:
-        tool = "gzip" if opened.read(2) == _GZIP else "zstd"
       raise ValueError(
         f"{file} is packed with {tool}, and not text is in it, but what is"
         f" called {suffix}. Unpack it first: {tool} -dc <"

@@ -71,7 +71,8 @@ def rows_of(
   Args:
     batches: Record batches or tables of `pyarrow`.
     name: What the rows are from, which the number follows.
-    schema: That of all batches, if they do not have what is written beside it.
+    schema: The `pyarrow.Schema` of the file, for batches whose own has lost
+      what is written beside it; None takes that of the first batch.
 
   Raises:
     ValueError: Two columns have one name, or the values of one cannot be read.
