@@ -50,7 +50,9 @@ def shares(
     microbatches: Number of parts that a batch is cut into.
     buckets: Lengths of batches.
   """
-  pack = packed_loader.train_packer(layout, items, batch_size, microbatches)
+  pack = packed_loader.train_packer(
+    layout, items, lengths, batch_size, buckets, microbatches
+  )
   train = loader.train_batches(
     items, lengths, batch_size, buckets, pack, 0, whole=True
   )

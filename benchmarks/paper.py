@@ -11,8 +11,9 @@ benchmarks/paper/TABLE.jsonl, which is committed: with command, machine, and all
 numbers of its summary. What has a line is not run again, but where a later run
 starts from a workdir that is not there. A run that takes longer than
 `--minutes`, all its starts together, is told to stop; with more minutes the
-same command goes on from there. `--backbone` runs those of one size alone, so
-that two processes, each on cores of its own, can share a table.
+same command goes on from there. `--backbone` runs those of one size alone and
+`--tuning` those of one kind of tuning, so that two processes, each on cores of
+its own, can share a table.
 Tables: `benchmarks.paper_tables`. `--show` prints what there is as Markdown.
 """
 
@@ -41,6 +42,8 @@ from perl_jax import files, json_text
 
 ROOT = Path(__file__).parents[1]
 LINES = ROOT / "benchmarks" / "paper"
+# Numbers of a summary that another machine, or a busier one, changes.
+_OF_A_MACHINE = ("seconds", "seconds_compiling", "cpu_seconds", "peak_bytes")
 # The numbers of the only judge of a run.
 _JUDGE = re.compile(r"by\..*\.(\w+)")
 
@@ -71,6 +74,7 @@ def run(
   *,
   data: str = "",
   backbone: str = "",
+  tuning: str = "",
   minutes: float = 60.0,
   start: Callable[[Sequence[str], float], int] | None = None,
 ) -> int:
@@ -81,15 +85,21 @@ def run(
     workdir: Directory of all runs.
     data: Directory of the data that are not generated.
     backbone: Only groups of this backbone are run; "" runs all.
+    tuning: Only groups of this kind of tuning are run; "" runs all.
     minutes: Longest time of a run, all its starts together.
     start: `start(arguments, seconds)` runs one, and returns its exit status.
   """
   start = start or _start
   groups, path = paper_tables.TABLES[table](), LINES / f"{table}.jsonl"
-  asked = _of_backbone(groups, backbone)
+  asked = _asked(groups, backbone, tuning)
   lines = read(path)
   while (cell := paper_cells.next_cell(asked, lines)) is not None:
-    needed = _missing(cell, workdir, lines)
+    try:
+      needed = _missing(cell, workdir, lines)
+    except KeyError as error:
+      wanted = str(error.args[0]).rpartition("/")[0]
+      print(f"{cell.name} waits for the runs of {wanted}.", file=sys.stderr)
+      return 1
     given = arguments(needed or cell, workdir, lines, data)
     name = (needed or cell).name
     print(name, flush=True)
@@ -113,8 +123,12 @@ def run(
   return 0
 
 
-def _of_backbone(groups: Sequence[Group], backbone: str) -> list[Group]:
-  return [group for group in groups if backbone in ("", group.backbone)]
+def _asked(groups: Sequence[Group], backbone: str, tuning: str) -> list[Group]:
+  return [
+    group
+    for group in groups
+    if backbone in ("", group.backbone) and tuning in ("", group.tuning)
+  ]
 
 
 def _otherwise(
@@ -127,8 +141,12 @@ def _otherwise(
   """
   line = lines[cell.name]["summary"]
   found = _numbers(workdir / cell.name)
-  shared = paper_show.OF_ANY_MACHINE
-  keys = [key for key in shared if key in line and key in found]
+  keys = [
+    key
+    for key, value in line.items()
+    if key not in _OF_A_MACHINE
+    and all(isinstance(x, int | float) for x in (value, found.get(key)))
+  ]
   wrong = [k for k in keys if not math.isclose(line[k], found[k], rel_tol=1e-3)]
   if not wrong:
     return ""
@@ -177,8 +195,14 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _missing(cell: Cell, workdir: Path, lines: Lines) -> Cell | None:
-  """The first run that it stands on whose workdir is not there."""
+  """The first run that it stands on whose workdir is not there.
+
+  Raises:
+    KeyError: One that it stands on has no line: another process is to run it.
+  """
   for other in paper_cells.starts_from(cell, lines).values():
+    if other.name not in lines:
+      raise KeyError(other.name)
     if not (workdir / other.name / "summary.json").is_file():
       return _missing(other, workdir, lines) or other
   return None
@@ -236,14 +260,15 @@ def main() -> int:
   parser.add_argument("--workdir", type=Path, default=Path("runs/paper"))
   parser.add_argument("--data", default="", help="directory of hh-rlhf")
   parser.add_argument("--backbone", default="", help="this one alone")
+  parser.add_argument("--tuning", default="", help="this kind alone")
   parser.add_argument("--minutes", type=float, default=60.0)
   parser.add_argument("--show", action="store_true")
   given = parser.parse_args()
   groups = paper_tables.TABLES[given.table]()
-  asked = _of_backbone(groups, given.backbone)
-  known = dict.fromkeys(group.backbone for group in groups)
+  asked = _asked(groups, given.backbone, given.tuning)
   if not asked:
-    parser.error(f"--backbone is one of {', '.join(known)}")
+    known = dict.fromkeys(f"{g.backbone}: {g.tuning or '-'}" for g in groups)
+    parser.error(f"--backbone and --tuning are of {'; '.join(known)}")
   if given.show:
     print(paper_show.markdown(asked, read(LINES / f"{given.table}.jsonl")))
     return 0
@@ -252,6 +277,7 @@ def main() -> int:
     given.workdir.absolute(),
     data=given.data,
     backbone=given.backbone,
+    tuning=given.tuning,
     minutes=given.minutes,
   )
 

@@ -32,8 +32,6 @@ COLUMNS = (
   "seconds",
   "cpu_seconds",
 )
-# Those that are the same on each machine.
-OF_ANY_MACHINE = COLUMNS[: COLUMNS.index("peak_bytes")]
 _SIDES = ("policy", "anchor", "against", "response")
 _UNITS = {"peak_bytes": ", MiB", "seconds": ", s", "cpu_seconds": ", s"}
 

@@ -252,10 +252,17 @@ def random_pairs(
   ]
   shards = sharding.held_shards(mesh)
   layout = batching.Packing.of(model, targets=False).layout("preferences", 0)
+  longest = config.data.prompt_len + response_len
   pack = packed_loader.train_packer(
-    layout, pairs, rows, config.microbatches * shards[1], *shards
+    layout,
+    pairs,
+    [longest] * rows,
+    rows,
+    (longest,),
+    config.microbatches * shards[1],
+    *shards,
   )
-  return pack(pairs, 0, rows)
+  return pack(pairs, longest, rows)
 
 
 def random_prompts(

@@ -132,10 +132,8 @@ def train_batches(
 ) -> TrainBatches:
   """Returns endless shuffled batches, in a different order in every epoch.
 
-  A row belongs to the smallest bucket that holds it. So that no bucket drops
-  a remainder, the longest rows that do not fill a batch of their bucket move up
-  into the next one. Only the last bucket has a remainder, which consists of
-  different rows in each epoch.
+  A batch has rows of one bucket; see `full_buckets`. Only the last bucket has a
+  remainder, which consists of different rows in each epoch.
 
   Args:
     rows: Rows as `collate` takes them.
@@ -160,13 +158,8 @@ def train_batches(
   mine = rows_of(shards, shard_count, batch_size)
   if whole:
     mine = range(batch_size)
-  if len(rows) < batch_size:
-    raise ValueError(
-      f"There are {len(rows)} training rows, fewer than one batch of "
-      f"batch_size={batch_size}. Lower batch_size, or give more rows (data.*)."
-    )
   parts = []
-  groups = _full_buckets(lengths, batch_size, buckets)
+  groups = full_buckets(lengths, batch_size, buckets)
   for number, (bucket, indices) in enumerate(groups.items()):
     parts.append(
       grain.MapDataset.source(indices)
@@ -253,13 +246,28 @@ def rows_of(
   return [s * size + i for s in sorted(shards) for i in range(size)]
 
 
-def _full_buckets(
+def full_buckets(
   lengths: Sequence[int], batch_size: int, buckets: Sequence[int]
 ) -> dict[int, list[int]]:
   """Returns row numbers by bucket, at least a batch of them in each.
 
-  All buckets but the last have a multiple of the batch size.
+  A row belongs to the smallest bucket that holds it. So that no bucket drops
+  a remainder, the longest rows that do not fill a batch of their bucket move up
+  into the next one: all buckets but the last have a multiple of the batch size.
+
+  Args:
+    lengths: Number of tokens of each row.
+    batch_size: Number of rows of the global batch.
+    buckets: Lengths in tokens that a batch may be padded to.
+
+  Raises:
+    ValueError: Fewer rows than a batch, or a row longer than every bucket.
   """
+  if len(lengths) < batch_size:
+    raise ValueError(
+      f"There are {len(lengths)} training rows, fewer than one batch of "
+      f"batch_size={batch_size}. Lower batch_size, or give more rows (data.*)."
+    )
   sizes = sorted(set(buckets))
   groups: dict[int, list[int]] = {size: [] for size in sizes}
   order = np.argsort(np.asarray(lengths, np.int64), kind="stable")

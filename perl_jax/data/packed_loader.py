@@ -5,7 +5,7 @@ in which row they are depends on their lengths alone, see `row_plans`.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from perl_jax.data.batches.packed_responses import (
   Layout,
   PackedResponses,
 )
-from perl_jax.data.loader import rows_of
+from perl_jax.data.loader import full_buckets, rows_of
 
 Plan = Sequence[Sequence[int]]
 # Rows of an evaluation are so many times as long as they have to be, whichever
@@ -31,16 +31,14 @@ class TrainPacker:
 
   Attributes:
     layout: How items lie in rows.
-    rows: N, rows of the global batch.
-    room: P, most items of a row.
+    rows: N, rows of the global batch, by the bucket of its items.
     shards, shard_count: What this process reads; see `loader.train_batches`.
     members: Picks the items of each member of an ensemble. A batch then has
       leaves `[N, members, ...]`; None makes one batch of all items.
   """
 
   layout: Layout
-  rows: int
-  room: int
+  rows: Mapping[int, int]
   shards: Sequence[int] = (0,)
   shard_count: int = 1
   members: Subsets | None = None
@@ -49,55 +47,69 @@ class TrainPacker:
     self, items: Sequence[Item], length: int, batch_size: int
   ) -> PackedResponses:
     """Packs all items of a batch, and fills the rows of this process."""
-    del length, batch_size  # rows are as long as they need to be
+    del batch_size  # a whole batch is packed
+    rows = self.rows[length]
     if self.members is None:
-      return self._pack([items])[0]
+      return self._pack([items], rows)[0]
     places = self.members(np.array([item.index for item in items]))
-    packed = self._pack([[items[i] for i in mine] for mine in places])
+    packed = self._pack([[items[i] for i in mine] for mine in places], rows)
     return PackedResponses(
       *(np.stack(arrays, axis=1) for arrays in zip(*packed, strict=True))
     )
 
-  def _pack(self, groups: Sequence[Sequence[Item]]) -> list[PackedResponses]:
-    """Batches of the same shape, one for each group of items."""
+  def _pack(
+    self, groups: Sequence[Sequence[Item]], rows: int
+  ) -> list[PackedResponses]:
+    """Batches of the same shape, one for each group of as many items."""
     plans = [
-      row_plans.balanced(list(map(self.layout.length, items)), self.rows)
+      row_plans.balanced(list(map(self.layout.length, items)), rows)
       for items in groups
     ]
-    mine = rows_of(self.shards, self.shard_count, self.rows)
+    mine = rows_of(self.shards, self.shard_count, rows)
+    room = row_plans.most_in_a_row(len(groups[0]), rows)
     pairs = list(zip(groups, plans, strict=True))
     lengths, targets = zip(
       *(self.layout.needed(*pair) for pair in pairs), strict=True
     )
     needed = max(lengths), max(targets)
-    return [self.layout.pack(*pair, self.room, mine, needed) for pair in pairs]
+    return [self.layout.pack(*pair, room, mine, needed) for pair in pairs]
 
 
 def train_packer(
   layout: Layout,
   items: Sequence[Item],
+  lengths: Sequence[int],
   batch_size: int,
+  buckets: Sequence[int],
   multiple: int,
   shards: Sequence[int] = (0,),
   shard_count: int = 1,
   members: Subsets | None = None,
 ) -> TrainPacker:
-  """The packer of a run, with a number of rows that suits its data.
+  """The packer of a run, with numbers of rows that suit its data.
 
   Args:
     layout: How items lie in rows.
     items: All training items.
-    batch_size: Items of a global batch.
+    lengths, batch_size, buckets: Those of `loader.train_batches`.
     multiple: The number of rows is a multiple of it: the microbatches, each cut
       into the parts that the mesh asks for.
     shards, shard_count, members: See `TrainPacker`.
+
+  Raises:
+    ValueError: Fewer items than a batch, or one longer than every bucket.
   """
-  if members is not None:
-    batch_size = round(members.share * batch_size)
-  lengths = list(map(layout.length, items))
-  rows = row_plans.row_count(lengths, batch_size, multiple, layout.block)
-  room = row_plans.most_in_a_row(batch_size, rows)
-  return TrainPacker(layout, rows, room, shards, shard_count, members)
+  share = 1.0 if members is None else members.share
+  rows = {
+    bucket: row_plans.row_count(
+      [layout.length(items[i]) for i in group],
+      round(share * batch_size),
+      multiple,
+      layout.block,
+    )
+    for bucket, group in full_buckets(lengths, batch_size, buckets).items()
+  }
+  return TrainPacker(layout, rows, shards, shard_count, members)
 
 
 class EvalBatches:

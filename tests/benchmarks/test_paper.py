@@ -123,6 +123,23 @@ def test_two_processes_share_a_table(place, monkeypatch):
   assert list(lines) == [*names(other, place), *own]
 
 
+def test_two_processes_share_a_backbone(place, monkeypatch, capsys):
+  """Each runs one kind of tuning, not before the runs that it stands on."""
+  lora, start = dataclasses.replace(POLICY, tuning="LoRA"), Starts()
+  table = [ANCHOR, REWARD]
+  monkeypatch.setitem(paper_tables.TABLES, "toy", lambda: [*table, lora])
+  assert paper.run("toy", place / "runs", tuning="LoRA", start=start) == 1
+  waits = "rl/LoRA/rate_0.3_seed_0 waits for the runs of"
+  assert f"{waits} coffee_bar/small/reward/full." in capsys.readouterr().err
+  assert paper.run("toy", place / "runs", tuning="full", start=start) == 1
+  assert "for the runs of coffee_bar/small/sft." in capsys.readouterr().err
+  monkeypatch.setitem(paper_tables.TABLES, "toy", lambda: table)
+  assert start.given == [] and run(place, Starts()) == 0
+  monkeypatch.setitem(paper_tables.TABLES, "toy", lambda: [*table, lora])
+  assert paper.run("toy", place / "runs", tuning="LoRA", start=start) == 0
+  assert {name.split("/")[3] for name in names(start, place)} == {"LoRA"}
+
+
 def test_all_starts_of_a_run_count(place, monkeypatch, capsys):
   """Its seconds are those of both, and so is the longest time."""
   clock, cpu = [0.0], [0.0]
@@ -192,11 +209,28 @@ def test_what_is_made_again_has_to_come_out_as_before(
   assert names(start, place)[-1].endswith("reward/full/rate_0.2_seed_1")
   assert files.read_jsonl(path) == lines
   told = capsys.readouterr().err
-  assert "accuracy is 0.85, and 0.75 in its line" in told
+  assert "log_loss is 0.3, and 0.4 in its line" in told
   # Policies of the first seed stand on the other reward model.
   assert told.strip().endswith(
     "them anew: coffee_bar/small/reward/full/rate_0.2_seed_1."
   )
+
+
+def test_an_anchor_is_another_by_its_loss(place, monkeypatch, capsys):
+  """Whose tokens it gets right may be nearly the same for both."""
+  sft = {"accuracy": 0.9, "loss": 1.0, "peak_bytes": 7, "name": "a"}
+  monkeypatch.setitem(SUMMARIES, "sft", {None: sft})
+  run(place, Starts())
+  path = place / "lines" / "toy.jsonl"
+  files.write_jsonl(path, files.read_jsonl(path)[:-1])
+  (place / "runs").rename(place / "elsewhere")
+  monkeypatch.setitem(SUMMARIES, "sft", {None: sft | {"peak_bytes": 8}})
+  assert run(place, Starts()) == 0
+  files.write_jsonl(path, files.read_jsonl(path)[:-1])
+  (place / "runs").rename(place / "a third")
+  monkeypatch.setitem(SUMMARIES, "sft", {None: sft | {"loss": 1.02}})
+  assert run(place, Starts()) == 1
+  assert "loss is 1.02, and 1 in its line" in capsys.readouterr().err
 
 
 def test_what_stands_on_a_run(place):

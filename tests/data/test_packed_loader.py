@@ -32,7 +32,15 @@ def lengths(items):
 
 def train(items, shards=(0,), shard_count=1, members=None):
   pack = packed_loader.train_packer(
-    LAYOUT, items, 32, 2 * shard_count, shards, shard_count, members
+    LAYOUT,
+    items,
+    lengths(items),
+    32,
+    BUCKETS,
+    2 * shard_count,
+    shards,
+    shard_count,
+    members,
   )
   return loader.train_batches(
     items, lengths(items), 32, BUCKETS, pack, 0, shards, shard_count, whole=True
@@ -104,7 +112,7 @@ def test_members_have_rows_as_wide_as_the_widest(longer):
     return np.array([[0, 1], [2, 3]])
 
   layout = Layout(responses=2, targets=True)
-  pack = packed_loader.TrainPacker(layout, rows=1, room=2, members=halves)
+  pack = packed_loader.TrainPacker(layout, rows={0: 1}, members=halves)
   items = [pair(i) for i in range(4)]
   batch = pack(items, 0, 4)
   for k in range(2):

@@ -64,8 +64,7 @@ def test_members_end_where_they_would_have_alone(name, own_rows):
   if own_rows:
     pack = packed_loader.TrainPacker(
       Layout(responses=1),
-      rows=2,
-      room=4,
+      rows={0: 2},
       members=member_rows.Subsets(7, members=MEMBERS, share=0.5, seed=0),
     )
     given = pack(cases.labelled(), 0, 7)

@@ -204,8 +204,9 @@ def packed(
 
     pack = packed_loader.train_packer(
       layout,
-      train.rows,
+      *train,
       config.batch_size,
+      buckets,
       config.microbatches * shares[1],
       *shares,
       members,

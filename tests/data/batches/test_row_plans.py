@@ -85,7 +85,7 @@ def test_fewest_rows(items, length, multiple, rows):
   [
     ([384], 8, 8, 8),  # rows of 768 would have no less padding
     ([300], 8, 128, 4),  # two fill 5 blocks, one alone would take 3
-    ([100] * 9 + [500], 32, 8, 16),  # a long one makes all rows long
+    ([100] * 9 + [500], 32, 8, 9),  # a long one has five others beside it
     ([], 8, 8, 4),
   ],
 )
@@ -93,25 +93,45 @@ def test_number_of_rows(lengths, items, block, rows):
   """Rows times length times (1 + length / 1024), by hand.
 
   8 x 384 x 1.375 = 4224 < 4 x 768 x 1.75 = 5376;
-  4 x 640 x 1.625 = 4160 < 8 x 384 x 1.375.
+  4 x 640 x 1.625 = 4160 < 8 x 384 x 1.375;
+  9 x 512 x 1.5 = 6912 < 16 x 512 x 1.5, but eight would be of 608.
   """
   assert row_plans.row_count(lengths, items, 1, block) == rows
 
 
-def test_rows_are_as_many_as_are_cheapest_on_all_batches():
-  """Beside a loop over many other batches of lengths like those of pairs."""
+@pytest.mark.parametrize(
+  "lowest, highest, items, multiple, expected",
+  [
+    # The longest of so many is longer than two others.
+    (20, 500, 32, 4, 12),
+    (20, 500, 128, 16, 48),
+    (340, 384, 32, 4, 32),  # alike: each in a row of its own
+    (290, 384, 32, 4, 16),  # which would be cheaper here too, but a tenth empty
+  ],
+)
+def test_rows_are_as_many_as_are_cheapest(
+  lowest, highest, items, multiple, expected
+):
+  """Beside a loop over many other batches of such lengths."""
   draws = np.random.default_rng(1)
-  lengths = draws.gamma(4.0, 50.0, size=2000).astype(int) + 20
-  found = row_plans.row_count(lengths.tolist(), 32, 4)
+  lengths = lowest + (highest - lowest) * draws.beta(1.0, 2.0, size=2000)
+  lengths = lengths.astype(int)
+  found = row_plans.row_count(lengths.tolist(), items, multiple)
 
   def computed(rows):
-    total = 0.0
-    for _ in range(200):
-      ends = np.zeros(rows)
-      for size in sorted(draws.choice(lengths, 32), reverse=True):
+    total = used = columns = 0
+    for _ in range(100):
+      ends = np.zeros(rows, int)
+      for size in sorted(draws.choice(lengths, items), reverse=True):
         ends[ends.argmin()] += size
-      total += rows * ends.max() * (1 + ends.max() / 1024)
-    return total
+      length = row_plans.rounded(int(ends.max()))
+      total += rows * length * (1 + length / 1024)
+      used += ends.sum()
+      columns += rows * length
+    return max(1 - used / columns - 0.1, 0), total
 
-  costs = {rows: computed(rows) for rows in (16, 32)}
-  assert found == min(costs, key=costs.get) == 16
+  counts = range(items // 4, items + 1, multiple)
+  costs = {rows: computed(rows) for rows in counts}
+  most = 1.1 * min(cost for _, cost in costs.values())
+  costs = {rows: both for rows, both in costs.items() if both[1] <= most}
+  assert found == min(costs, key=costs.get) == expected

@@ -265,8 +265,8 @@ def test_abstract_batches_are_those_of_full_rows(kind, members):
   )
   subsets = members and Subsets(8, members=members, share=share, seed=0)
   pack = packed_loader.train_packer(
-    layout, rows, 8, 4, (0, 1), 2, subsets or None
+    layout, rows, [20] * 8, 8, (20,), 4, (0, 1), 2, subsets or None
   )
-  for name, array in pack(rows, 0, 8)._asdict().items():
+  for name, array in pack(rows, 20, 8)._asdict().items():
     assert getattr(found, name).shape == array.shape, name
     assert getattr(found, name).dtype == array.dtype, name
