@@ -3,7 +3,9 @@
   python -m benchmarks.compare_reward --baseline runs/baseline/coffee.jsonl \
       --scores runs/coffee/reward_fold*/scores.jsonl
 
-Rows are joined by id, and have to be exactly the rows of the baseline's folds.
+Rows are joined by id, and have to be exactly the rows of the baseline's folds;
+with `--left_out=N` up to N of a fold may be missing, as a run leaves out those
+that are too long, and both are compared on the others.
 Prints the AUROC of both by fold, and over all folds, of raw scores and of ranks
 within each fold (models of different folds do not share a scale), with the
 interval of the difference by a paired bootstrap over groups. The last line is
@@ -123,16 +125,21 @@ def require_unique(rows: Iterable[Row]) -> None:
     seen[row.id] = row
 
 
-def join(baseline: Sequence[Row], files: Sequence[Sequence[Row]]) -> Joined:
+def join(
+  baseline: Sequence[Row],
+  files: Sequence[Sequence[Row]],
+  left_out: int = 0,
+) -> Joined:
   """Joins the scores of the model and of the baseline by row id.
 
   Args:
     baseline: Rows of all folds.
     files: Rows of each scores file, which are those of one fold each.
+    left_out: Most rows of a fold that its file may lack.
 
   Raises:
-    ValueError: Two files share a row, or a file's rows are not exactly those
-      of one fold with the same groups and labels.
+    ValueError: Two files share a row, or a file's rows are not those of one
+      fold with the same groups and labels.
   """
   require_unique(row for rows in files for row in rows)
   by_id = {row.id: row for row in baseline}
@@ -141,7 +148,7 @@ def join(baseline: Sequence[Row], files: Sequence[Sequence[Row]]) -> Joined:
     sizes[row.fold] += 1
   found = []
   for rows in files:
-    _require_fold(rows, by_id, sizes)
+    _require_fold(rows, by_id, sizes, left_out)
     for row in rows:
       other = by_id[row.id]
       if (row.group, row.label) != (other.group, other.label):
@@ -154,7 +161,7 @@ def join(baseline: Sequence[Row], files: Sequence[Sequence[Row]]) -> Joined:
   return Joined(*map(np.array, zip(*found, strict=True)))
 
 
-def _require_fold(rows, by_id, sizes) -> None:
+def _require_fold(rows, by_id, sizes, left_out) -> None:
   way_out = (
     " Train and fit on the same folds: data.split_seed, data.folds and"
     " data.fold of the reward run's config are --seed, --folds and a fold of"
@@ -172,10 +179,14 @@ def _require_fold(rows, by_id, sizes) -> None:
       f"{rows[0].where} and the rows after it are of the baseline's folds"
       f" {folds}, not of one." + way_out
     )
-  if len(rows) != sizes[folds[0]]:
+  missing = sizes[folds[0]] - len(rows)
+  if missing > left_out:
     raise ValueError(
       f"{rows[0].where} and the rows after it are {len(rows)}, but fold"
-      f" {folds[0]} of the baseline has {sizes[folds[0]]}." + way_out
+      f" {folds[0]} of the baseline has {sizes[folds[0]]}."
+      + way_out
+      + " Where the run left rows out as too long (its log says how many),"
+      f" --left_out={missing} compares both on the others."
     )
 
 
@@ -267,11 +278,15 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("--baseline", required=True)
   parser.add_argument("--scores", nargs="+", required=True)
+  parser.add_argument(
+    "--left_out", type=int, default=0, help="rows that a fold may lack"
+  )
   parser.add_argument("--samples", type=int, default=2000)
   parser.add_argument("--seed", type=int, default=0)
   flags = parser.parse_args()
   baseline = read(flags.baseline, folds=True)
-  rows = join(baseline, [read(path, folds=False) for path in flags.scores])
+  files = [read(path, folds=False) for path in flags.scores]
+  rows = join(baseline, files, flags.left_out)
   print(report(rows, samples=flags.samples, seed=flags.seed))
   absent = sorted({row.fold for row in baseline} - set(rows.folds))
   if absent:

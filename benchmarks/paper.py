@@ -42,6 +42,7 @@ from perl_jax import files, json_text
 
 ROOT = Path(__file__).parents[1]
 LINES = ROOT / "benchmarks" / "paper"
+WORKDIR = Path("runs/paper")
 # Numbers of a summary that another machine, or a busier one, changes.
 _OF_A_MACHINE = ("seconds", "seconds_compiling", "cpu_seconds", "peak_bytes")
 # The numbers of the only judge of a run.
@@ -223,8 +224,9 @@ def _line(
   cell: Cell, workdir: Path, given: Sequence[str], data: str
 ) -> dict[str, Any]:
   summary = _numbers(workdir / cell.name)
-  # As it is typed in a clone; where the data lie is this machine's affair.
-  told = [argument.replace(f"{ROOT}/", "") for argument in given]
+  # As it is typed in a clone; where runs and data lie is this machine's affair.
+  told = [argument.replace(str(workdir), str(WORKDIR)) for argument in given]
+  told = [argument.replace(f"{ROOT}/", "") for argument in told]
   if data:
     told = [argument.replace(data, "DIR") for argument in told]
   return {
@@ -257,7 +259,7 @@ def main() -> int:
   """Returns the exit status."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--table", choices=paper_tables.TABLES, required=True)
-  parser.add_argument("--workdir", type=Path, default=Path("runs/paper"))
+  parser.add_argument("--workdir", type=Path, default=WORKDIR)
   parser.add_argument("--data", default="", help="directory of hh-rlhf")
   parser.add_argument("--backbone", default="", help="this one alone")
   parser.add_argument("--tuning", default="", help="this kind alone")

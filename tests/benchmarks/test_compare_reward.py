@@ -169,13 +169,27 @@ def test_command_line_says_which_folds_are_missing(
   assert "bootstrap over 16 groups, 20 resamples" in out
 
 
+def test_rows_that_a_run_has_left_out_count_for_neither(tmp_path):
+  baseline, files = make_files(tmp_path)
+  found = write(tmp_path / "fold0.jsonl", files[0][2:])
+  given = [compare_reward.read(found, folds=False)]
+  rows = compare_reward.read(tmp_path / "baseline.jsonl", folds=True)
+  both = compare_reward.join(rows, given, 2)
+  kept = {row["id"] for row in files[0][2:]}
+  scores = [row["score"] for row in baseline if row["id"] in kept]
+  assert sorted(both.baseline) == sorted(scores)
+  assert sorted(both.model) == sorted(row["score"] for row in files[0][2:])
+  with pytest.raises(ValueError, match="left_out=2 compares"):
+    compare_reward.join(rows, given, 1)
+
+
 def test_errors_name_the_row_and_the_way_out(tmp_path):
   _, files = make_files(tmp_path)
   path = tmp_path / "fold0.jsonl"
   first, *rest = files[0]
   cases = [
     ([first, first, *rest], f"'{first['id']}'.*row 1 and in .*row 2.*its own"),
-    (rest, "are 39, but fold 0 of the baseline has 40.*eval.rows"),
+    (rest, "are 39, but fold 0 of the baseline has 40.*eval.rows.*left_out=1 "),
     ([first | {"id": "new"}, *rest], "no row 'new'.*data.fold"),
     ([first, *rest, *files[1]], r"folds \[0, 1\], not of one"),
     ([first | {"label": 1 - first["label"]}, *rest], "different data"),

@@ -125,8 +125,8 @@ def test_two_processes_share_a_table(place, monkeypatch):
 
 def test_two_processes_share_a_backbone(place, monkeypatch, capsys):
   """Each runs one kind of tuning, not before the runs that it stands on."""
-  lora, start = dataclasses.replace(POLICY, tuning="LoRA"), Starts()
-  table = [ANCHOR, REWARD]
+  lora, table = dataclasses.replace(POLICY, tuning="LoRA"), [ANCHOR, REWARD]
+  start = Starts()
   monkeypatch.setitem(paper_tables.TABLES, "toy", lambda: [*table, lora])
   assert paper.run("toy", place / "runs", tuning="LoRA", start=start) == 1
   waits = "rl/LoRA/rate_0.3_seed_0 waits for the runs of"
@@ -177,12 +177,13 @@ def test_what_has_a_line_is_not_run_again(place):
   assert run(place, again) == 0 and again.given == []
   lines = files.read_jsonl(place / "lines" / "toy.jsonl")
   assert len(lines) == 7
-  # Neither a path of this machine, but for the workdirs, nor one of the code.
-  assert lines[0]["command"].startswith(
+  # Neither a path of this machine nor one of the code.
+  assert lines[0]["command"] == (
     "python -m perl_jax.main --config=configs/sft.py:coffee_bar"
+    " --config.model.preset=small --config.seed=0"
+    " --workdir=runs/paper/coffee_bar/small/sft/seed_0"
   )
-  # A line that is lost, on a machine that has no workdirs: what it starts from
-  # is made anew, and nothing else.
+  # What a lost line starts from is made anew, and nothing else.
   files.write_jsonl(place / "lines" / "toy.jsonl", lines[:-1])
   (place / "runs").rename(place / "elsewhere")
   assert run(place, again) == 0
@@ -222,14 +223,11 @@ def test_an_anchor_is_another_by_its_loss(place, monkeypatch, capsys):
   monkeypatch.setitem(SUMMARIES, "sft", {None: sft})
   run(place, Starts())
   path = place / "lines" / "toy.jsonl"
-  files.write_jsonl(path, files.read_jsonl(path)[:-1])
-  (place / "runs").rename(place / "elsewhere")
-  monkeypatch.setitem(SUMMARIES, "sft", {None: sft | {"peak_bytes": 8}})
-  assert run(place, Starts()) == 0
-  files.write_jsonl(path, files.read_jsonl(path)[:-1])
-  (place / "runs").rename(place / "a third")
-  monkeypatch.setitem(SUMMARIES, "sft", {None: sft | {"loss": 1.02}})
-  assert run(place, Starts()) == 1
+  for status, other in enumerate(({"peak_bytes": 8}, {"loss": 1.02})):
+    files.write_jsonl(path, files.read_jsonl(path)[:-1])
+    (place / "runs").rename(place / f"elsewhere_{status}")
+    monkeypatch.setitem(SUMMARIES, "sft", {None: sft | other})
+    assert run(place, Starts()) == status
   assert "loss is 1.02, and 1 in its line" in capsys.readouterr().err
 
 

@@ -1,11 +1,24 @@
 """The runs of the paper's tables are ones that the program takes."""
 
+import shlex
 from pathlib import Path
 
 import pytest
 
 from benchmarks import paper, paper_cells, paper_tables
 from perl_jax.tasks.settings import overrides
+
+
+@pytest.mark.parametrize("table", paper_tables.TABLES)
+def test_committed_runs_can_be_typed_in_a_clone(table):
+  """No path of the machine that they were made on is in their commands."""
+  lines = paper.read(paper.LINES / f"{table}.jsonl")
+  assert lines
+  for line in lines.values():
+    words = shlex.split(line["command"])
+    values = [word.partition("=")[2].partition(":")[2] for word in words]
+    values += [word.partition("=")[2] for word in words]
+    assert not [value for value in values if value.startswith("/")], line
 
 
 @pytest.mark.parametrize("table", paper_tables.TABLES)
