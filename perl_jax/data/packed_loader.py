@@ -147,7 +147,8 @@ class EvalBatches:
     rows_of(shards, shard_count, batch_size)
     self._layout, self._items = layout, items
     sizes = [layout.length(item) for item in items]
-    rows = row_plans.row_count(sizes, batch_size, shard_count, layout.block)
+    mean = sum(sizes) // max(len(sizes), 1)
+    rows = row_plans.fewest_rows(batch_size, mean, shard_count)
     self._mine = rows_of(shards, shard_count, rows)
     self._room = row_plans.most_in_a_row(batch_size, rows)
     groups: dict[int, list[int]] = {}

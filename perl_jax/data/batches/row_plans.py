@@ -17,8 +17,9 @@ import numpy as np
 _ITEMS, _COLUMNS = 2, 1024
 # Items that a row holds on average where their lengths differ, at most.
 _MOST = 4
-# Batches that the number of rows is chosen on.
-_DRAWN = 16
+# The number of rows is chosen on batches of so many items in all, at least two
+# batches, among about so many numbers.
+_DRAWN, _TRIED = 1024, 64
 # Share of the columns that may be padding, and what less of it may cost more.
 _PADDING, _DEARER = 0.1, 1.1
 # Rows have a multiple of so many tokens, unless they are to have another.
@@ -59,7 +60,8 @@ def row_count(
   if not lengths:
     return fewest_rows(items, 0, multiple)
   # The same on all processes.
-  drawn = np.random.default_rng(0).choice(lengths, size=(_DRAWN, items))
+  batches = max(_DRAWN // items, 2)
+  drawn = np.random.default_rng(0).choice(lengths, size=(batches, items))
 
   def worth(rows: int) -> tuple[float, float]:
     """(share of padding above the limit, cost)."""
@@ -72,7 +74,8 @@ def row_count(
       columns += rows * length
     return max(1 - drawn.sum() / columns - _PADDING, 0.0), total
 
-  counts = range(multiple, max(items, multiple) + 1, multiple)
+  step = multiple * max(items // (multiple * _TRIED), 1)
+  counts = range(step, max(items, step) + 1, step)
   found = {n: worth(n) for n in counts if n * _MOST >= items}
   limit = _DEARER * min(total for _, total in found.values())
   return min((n for n in found if found[n][1] <= limit), key=found.get)
