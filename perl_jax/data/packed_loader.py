@@ -91,7 +91,9 @@ def train_packer(
   Args:
     layout: How items lie in rows.
     items: All training items.
-    lengths, batch_size, buckets: Those of `loader.train_batches`.
+    lengths: Number of tokens of each item, by which it is in a bucket.
+    batch_size: Number of items of the global batch.
+    buckets: Lengths in tokens; a batch has items of one of them.
     multiple: The number of rows is a multiple of it: the microbatches, each cut
       into the parts that the mesh asks for.
     shards, shard_count, members: See `TrainPacker`.

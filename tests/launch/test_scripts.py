@@ -133,7 +133,6 @@ def test_tpu_vm_fails_as_its_training_does(tmp_path):
     "tpu_vm.sh",
     *NEEDED["tpu_vm.sh"],
     f"--logs={tmp_path / 'logs'}",
-    f"--logs={tmp_path / 'logs'}",
     "--",
     *TRAINING,
     PATH=f"{tmp_path}:{os.environ['PATH']}",

@@ -142,7 +142,7 @@ def _check_unpacked(file: pathlib.Path, start: bytes, tool: str) -> None:
   Args:
     file: The packed file.
     start: The first bytes of what is in it.
-    tool: What it is packed with; see `_packed_with`.
+    tool: Name of the program that packed it, "gzip" or "zstd".
 
   Raises:
     ValueError: It is a table, an archive or packed once more.
